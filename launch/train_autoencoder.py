@@ -1,0 +1,75 @@
+"""Trains the quickstart's small autoencoder (its weights ship; launch/guides/quickstart.md says how).
+
+python -m launch.train_autoencoder --output=runs/autoencoder/weights.safetensors --steps=5000
+"""
+
+import time
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+from flax import nnx
+
+from launch.command import run
+from step1x_jax.convert.official import load_autoencoder, save_autoencoder
+from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.config import quickstart_autoencoder
+from step1x_jax.quickstart.autoencoder import (
+    AutoencoderTraining,
+    batches,
+    psnr_held_out,
+    train,
+    whiten,
+)
+
+_OUTPUT = flags.DEFINE_string("output", None, "The .safetensors file to write.", required=True)
+_START = flags.DEFINE_string("start_from", "", "A .safetensors file to go on from.")
+_WHITEN = flags.DEFINE_bool("whiten", False, "Make the latents white before this stage.")
+_STEPS = flags.DEFINE_integer("steps", 5000, "Steps of this stage.")
+_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Highest learning rate.")
+_DECAY = flags.DEFINE_float("decay", 0.5, "Last part of the steps in which the rate falls to 0.")
+_BATCH = flags.DEFINE_integer("batch_size", 16, "Crops in a batch.")
+_SIZE = flags.DEFINE_integer("size", 64, "Side of the crops in pixels.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of weights and crops.")
+_REPORT = flags.DEFINE_integer("report_every", 250, "Steps between figures and saves.")
+
+
+def main(_) -> None:
+    """Runs one stage, saving as it goes."""
+    if _START.value:
+        model = load_autoencoder(_START.value)
+    else:
+        model = Autoencoder(quickstart_autoencoder(), rngs=nnx.Rngs(_SEED.value))
+    config = AutoencoderTraining(
+        steps=_STEPS.value,
+        learning_rate=_RATE.value,
+        batch_size=_BATCH.value,
+        size=_SIZE.value,
+        decay=_DECAY.value,
+        seed=_SEED.value,
+    )
+    if _WHITEN.value:
+        sample = AutoencoderTraining(steps=1, batch_size=256, size=128, seed=_SEED.value + 1)
+        whiten(model, next(batches(sample)))
+    graph = nnx.graphdef(model)
+    output = epath.Path(_OUTPUT.value)
+    started = time.time()
+    errors: list[float] = []
+
+    def report(step: int, error: float, params: nnx.State) -> None:
+        errors.append(error)
+        if step % _REPORT.value and step != config.steps:
+            return
+        current = nnx.merge(graph, jax.tree.map(np.asarray, params))
+        save_autoencoder(output, current)
+        held_out = ", ".join(f"{k} {v:.2f}" for k, v in psnr_held_out(current).items())
+        train_db = 10 * np.log10(4 / np.mean(errors[-_REPORT.value :]))
+        minutes = (time.time() - started) / 60
+        print(f"step {step}: {train_db:.2f} dB; held out: {held_out} dB; {minutes:.1f} min", flush=True)
+
+    train(model, config, report)
+
+
+if __name__ == "__main__":
+    run(main)

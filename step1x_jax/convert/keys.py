@@ -1,0 +1,241 @@
+"""The one place that knows the published layout: a two-way table between its tensors and ours.
+
+An `Entry` is one tensor of the official file; its `parts` say which of our parameters hold it and
+how. A part is cut out along one axis, unfolded, permuted for RoPE and transposed: moves of numbers
+only, so both directions are exact to the bit. Values are never computed here.
+
+Legend: D model width, F mlp width, H heads, K head width, C other widths.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from flax import nnx
+
+from step1x_jax.models.config import ModelConfig
+
+Path = tuple[str | int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """How one of our parameters (or one layer of a stacked one) lies in an official tensor."""
+
+    path: Path  # of our parameter
+    layer: int | None  # index along its leading "layers" axis
+    unfolded: tuple[int, ...]  # shape of the official piece, fused axes taken apart
+    order: tuple[int, ...]  # transposes the unfolded piece into our axes
+    rotated: int | None = None  # unfolded axis of head width that RoPE turns
+    fused_qkv: bool = False  # leading unfolded axis is q, k, v and RoPE leaves v alone
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Our shape."""
+        return tuple(self.unfolded[i] for i in self.order)
+
+    def to_ours(self, piece: np.ndarray) -> np.ndarray:
+        """The official piece in our layout."""
+        return self._turn(piece.reshape(self.unfolded), inverse=False).transpose(self.order)
+
+    def to_official(self, ours: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Our parameter as the official piece of `shape`."""
+        return self._turn(ours.transpose(np.argsort(self.order)), inverse=True).reshape(shape)
+
+    def _turn(self, x: np.ndarray, inverse: bool) -> np.ndarray:
+        """Interleaved pairs (published) to halves (ours), or back."""
+        if self.rotated is None:
+            return x
+        width = self.unfolded[self.rotated]
+        index = np.concatenate([np.arange(0, width, 2), np.arange(1, width, 2)])
+        turned = x.take(np.argsort(index) if inverse else index, axis=self.rotated)
+        return np.concatenate([turned[:2], x[2:]]) if self.fused_qkv else turned
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One tensor of an official file; several parts follow each other along `axis`."""
+
+    name: str
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+    axis: int = 0
+
+    def pieces(self) -> Iterator[tuple[Part, tuple[slice, ...], tuple[int, ...]]]:
+        """Each part with its slice of the official tensor and that slice's shape."""
+        rest = math.prod(n for i, n in enumerate(self.shape) if i != self.axis)
+        start = 0
+        for part in self.parts:
+            stop = start + math.prod(part.unfolded) // rest
+            where = [slice(None)] * len(self.shape)
+            where[self.axis] = slice(start, stop)
+            shape = tuple(stop - start if i == self.axis else n for i, n in enumerate(self.shape))
+            yield part, tuple(where), shape
+            start = stop
+
+
+Table = dict[str, Entry]
+
+
+class _Builder:
+    """Collects entries for modules of the kinds that occur."""
+
+    def __init__(self) -> None:
+        self.table: Table = {}
+
+    def add(self, name: str, shape: tuple[int, ...], *parts: Part, axis: int = 0) -> None:
+        self.table[name] = Entry(name, shape, parts, axis)
+
+    def vector(self, name: str, path: Path, size: int, layer: int | None = None) -> None:
+        """A bias, a norm's scale, or another plain vector."""
+        self.add(name, (size,), Part(path, layer, (size,), (0,)))
+
+    def head_norm(self, name: str, path: Path, width: int, layer: int) -> None:
+        """The scale of a QK-norm, in RoPE order."""
+        self.add(name, (width,), Part(path, layer, (width,), (0,), rotated=0))
+
+    def layer_norm(self, name: str, path: Path, size: int, layer: int) -> None:
+        self.vector(f"{name}.weight", (*path, "scale"), size, layer)
+        self.vector(f"{name}.bias", (*path, "bias"), size, layer)
+
+    def linear(self, name: str, path: Path, c_in: int, c_out: int, layer: int | None = None):
+        """(out, in) <-> (in, out)."""
+        kernel = Part((*path, "kernel"), layer, (c_out, c_in), (1, 0))
+        self.add(f"{name}.weight", (c_out, c_in), kernel)
+        self.vector(f"{name}.bias", (*path, "bias"), c_out, layer)
+
+    def chunked(self, name: str, path: Path, d: int, chunks: int, layer: int | None = None):
+        """A modulation: (chunks * D, D) <-> (D, chunks, D)."""
+        kernel = Part((*path, "kernel"), layer, (chunks, d, d), (2, 0, 1))
+        self.add(f"{name}.weight", (chunks * d, d), kernel)
+        bias = Part((*path, "bias"), layer, (chunks, d), (0, 1))
+        self.add(f"{name}.bias", (chunks * d,), bias)
+
+    def qkv(self, name: str, path: Path, d: int, heads: int, layer: int, rope: bool) -> None:
+        """(3 * H * K, D) <-> (3, D, H, K)."""
+        kernel, bias = qkv_parts(path, d, heads, layer, rope)
+        self.add(f"{name}.weight", (3 * d, d), kernel)
+        self.add(f"{name}.bias", (3 * d,), bias)
+
+    def proj(self, name: str, path: Path, d: int, heads: int, layer: int) -> None:
+        """(D, H * K) <-> (H, K, D)."""
+        kernel = Part((*path, "kernel"), layer, (d, heads, d // heads), (1, 2, 0))
+        self.add(f"{name}.weight", (d, d), kernel)
+        self.vector(f"{name}.bias", (*path, "bias"), d, layer)
+
+
+def qkv_parts(path: Path, d: int, heads: int, layer: int, rope: bool) -> tuple[Part, Part]:
+    """Kernel and bias of a fused query, key, value projection."""
+    rotated = 2 if rope else None
+    k = d // heads
+    return (
+        Part((*path, "kernel"), layer, (3, heads, k, d), (0, 3, 1, 2), rotated, fused_qkv=rope),
+        Part((*path, "bias"), layer, (3, heads, k), (0, 1, 2), rotated, fused_qkv=rope),
+    )
+
+
+def model_table(config: ModelConfig) -> Table:
+    """Connector and DiT: official name -> entry, for these sizes and version."""
+    b = _Builder()
+    _connector(b, config)
+    _transformer(b, config)
+    return b.table
+
+
+def _connector(b: _Builder, config: ModelConfig) -> None:
+    root: Path = ("connector",)
+    c_in, d = config.connector_in_channels, config.connector_hidden_size
+    s = "connector.S"
+    b.linear(f"{s}.t_embedder.mlp.0", (*root, "t_embedder", "in_layer"), 256, d)
+    b.linear(f"{s}.t_embedder.mlp.2", (*root, "t_embedder", "out_layer"), d, d)
+    b.linear(f"{s}.c_embedder.linear_1", (*root, "c_embedder", "in_layer"), c_in, d)
+    b.linear(f"{s}.c_embedder.linear_2", (*root, "c_embedder", "out_layer"), d, d)
+    b.linear(f"{s}.input_embedder", (*root, "input_embedder"), c_in, d)
+    for i in range(config.connector_depth):
+        name = f"{s}.individual_token_refiner.blocks.{i}"
+        path = (*root, "blocks")
+        heads = config.connector_heads
+        b.layer_norm(f"{name}.norm1", (*path, "norm1"), d, i)
+        b.qkv(f"{name}.self_attn_qkv", (*path, "qkv"), d, heads, i, rope=False)
+        b.proj(f"{name}.self_attn_proj", (*path, "proj"), d, heads, i)
+        b.layer_norm(f"{name}.norm2", (*path, "norm2"), d, i)
+        b.linear(f"{name}.mlp.fc1", (*path, "mlp_in"), d, 4 * d, i)
+        b.linear(f"{name}.mlp.fc2", (*path, "mlp_out"), 4 * d, d, i)
+        b.chunked(f"{name}.adaLN_modulation.1", (*path, "adaLN_modulation"), d, 2, i)
+    b.linear("connector.global_proj_out", (*root, "global_proj_out"), c_in, config.vec_in_dim)
+    if config.version == "v1.0":
+        b.vector("connector.scale_factor", (*root, "scale_factor"), 1)
+
+
+def _transformer(b: _Builder, config: ModelConfig) -> None:
+    root: Path = ("transformer",)
+    d, f, heads, k = config.hidden_size, config.mlp_dim, config.num_heads, config.head_dim
+    b.linear("img_in", (*root, "img_in"), config.in_channels, d)
+    b.linear("txt_in", (*root, "txt_in"), config.context_in_dim, d)
+    for name, c_in in (("time_in", 256), ("vector_in", config.vec_in_dim)):
+        b.linear(f"{name}.in_layer", (*root, name, "in_layer"), c_in, d)
+        b.linear(f"{name}.out_layer", (*root, name, "out_layer"), d, d)
+
+    for i in range(config.depth):
+        for stream in ("img", "txt"):
+            name = f"double_blocks.{i}.{stream}"
+            path = (*root, "double_blocks", stream)
+            b.chunked(f"{name}_mod.lin", (*path, "mod"), d, 6, i)
+            b.qkv(f"{name}_attn.qkv", (*path, "qkv"), d, heads, i, rope=True)
+            for norm in ("query_norm", "key_norm"):
+                b.head_norm(f"{name}_attn.norm.{norm}.scale", (*path, norm, "scale"), k, i)
+            b.proj(f"{name}_attn.proj", (*path, "proj"), d, heads, i)
+            b.linear(f"{name}_mlp.0", (*path, "mlp_in"), d, f, i)
+            b.linear(f"{name}_mlp.2", (*path, "mlp_out"), f, d, i)
+
+    for i in range(config.depth_single_blocks):
+        name, path = f"single_blocks.{i}", (*root, "single_blocks")
+        b.chunked(f"{name}.modulation.lin", (*path, "modulation"), d, 3, i)
+        qkv_kernel, qkv_bias = qkv_parts((*path, "qkv"), d, heads, i, rope=True)
+        mlp_kernel = Part((*path, "mlp_in", "kernel"), i, (f, d), (1, 0))
+        mlp_bias = Part((*path, "mlp_in", "bias"), i, (f,), (0,))
+        b.add(f"{name}.linear1.weight", (3 * d + f, d), qkv_kernel, mlp_kernel)
+        b.add(f"{name}.linear1.bias", (3 * d + f,), qkv_bias, mlp_bias)
+        proj = Part((*path, "proj", "kernel"), i, (d, heads, k), (1, 2, 0))
+        mlp_out = Part((*path, "mlp_out", "kernel"), i, (d, f), (1, 0))
+        b.add(f"{name}.linear2.weight", (d, d + f), proj, mlp_out, axis=1)
+        b.vector(f"{name}.linear2.bias", (*path, "proj", "bias"), d, i)
+        for norm in ("query_norm", "key_norm"):
+            b.head_norm(f"{name}.norm.{norm}.scale", (*path, norm, "scale"), k, i)
+
+    b.chunked("final_layer.adaLN_modulation.1", (*root, "final_layer", "adaLN_modulation"), d, 2)
+    b.linear("final_layer.linear", (*root, "final_layer", "linear"), d, config.in_channels)
+
+
+def autoencoder_table(abstract: nnx.State) -> Table:
+    """Autoencoder: our paths are the official names; convolutions are (out, in, h, w) there.
+
+    Args:
+      abstract: the autoencoder's state, arrays or shapes.
+    """
+    b = _Builder()
+    for path, leaf in flat(abstract).items():
+        suffix = {"kernel": "weight", "scale": "weight", "bias": "bias"}[str(path[-1])]
+        name = ".".join(map(str, (*path[:-1], suffix)))
+        if len(leaf.shape) == 4:
+            height, width, c_in, c_out = leaf.shape
+            shape = (c_out, c_in, height, width)
+            b.add(name, shape, Part(path, None, shape, (2, 3, 1, 0)))
+        else:
+            b.vector(name, path, leaf.shape[0])
+    return b.table
+
+
+def flat(state: nnx.State) -> Mapping[Path, nnx.Variable]:
+    """Our parameters by path."""
+    return dict(nnx.to_flat_state(state))
+
+
+def by_parameter(table: Table) -> dict[Path, list[tuple[Part, str, tuple[slice, ...]]]]:
+    """For each of our parameters the parts that fill it, with official name and slice."""
+    result: dict[Path, list[tuple[Part, str, tuple[slice, ...]]]] = {}
+    for entry in table.values():
+        for part, where, _ in entry.pieces():
+            result.setdefault(part.path, []).append((part, entry.name, where))
+    return result

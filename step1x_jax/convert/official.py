@@ -1,0 +1,298 @@
+"""The published .safetensors files to our models and back, strictly.
+
+Every tensor on both sides is accounted for: a missing, unexpected or misshapen one is an error that
+names it. Loading goes parameter by parameter, so the host never holds the model twice.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from step1x_jax.convert.keys import Path, Table, autoencoder_table, by_parameter, flat, model_table
+from step1x_jax.convert.lora import KohyaLora
+from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
+from step1x_jax.errors import UserError
+from step1x_jax.files import replacing
+from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.config import AutoencoderConfig, ModelConfig
+from step1x_jax.models.step1x_edit import Step1XEdit
+
+MODEL_NAMES = (  # the releases, newest first, then the name that we write
+    "step1x-edit-v1p1-official.safetensors",
+    "step1x-edit-i1258.safetensors",
+    "weights.safetensors",
+)
+AUTOENCODER_NAMES = ("vae.safetensors", "weights.safetensors")
+
+# Fields that config.json has beyond the sizes; ours are left out where they have the release's value.
+OUR_FIELDS = ("text_length", "attend_to_padding")
+NOT_IN_FILE = ("gate_init", "qk_bias_init", "dtype", "param_dtype", "remat")
+
+
+def model_config_from_json(values: dict) -> ModelConfig:
+    """The sizes that a config.json gives; other keys (of sampling, say) are none of ours.
+
+    Raises:
+      UserError: a size is missing.
+    """
+    fields = {f.name for f in dataclasses.fields(ModelConfig)} - set(NOT_IN_FILE)
+    missing = sorted(fields - set(OUR_FIELDS) - set(values))
+    if missing:
+        raise UserError(f"config.json lacks {', '.join(missing)}; add the model's sizes to it.")
+    chosen = {name: value for name, value in values.items() if name in fields}
+    config = ModelConfig(**(chosen | {"axes_dim": tuple(values["axes_dim"])}))
+    config.validate()
+    return config
+
+
+def model_config_to_json(config: ModelConfig) -> dict:
+    """The form in which config.json says a model's sizes."""
+    values = dataclasses.asdict(config)
+    for name in NOT_IN_FILE:
+        del values[name]
+    return {"kind": "dit"} | values | {"axes_dim": list(config.axes_dim)}
+
+
+def autoencoder_config_from_json(values: dict) -> AutoencoderConfig:
+    """The sizes that a config.json gives; without norm_groups there are 32."""
+    fields = {f.name for f in dataclasses.fields(AutoencoderConfig)}
+    missing = sorted(fields - {"norm_groups"} - set(values))
+    if missing:
+        raise UserError(f"config.json lacks {', '.join(missing)}; add the model's sizes to it.")
+    chosen = {name: value for name, value in values.items() if name in fields}
+    config = AutoencoderConfig(**(chosen | {"ch_mult": tuple(values["ch_mult"])}))
+    config.validate()
+    return config
+
+
+def read_json(path: epath.Path) -> dict:
+    """A JSON object from a file.
+
+    Raises:
+      UserError: not readable as one.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as e:
+        raise UserError(f"{path} is not valid JSON ({e}); mend or replace it.") from e
+    if not isinstance(values, dict):
+        raise UserError(f"{path} should hold a JSON object; mend or replace it.")
+    return values
+
+
+def find_weights(path: epath.PathLike, names: Sequence[str]) -> epath.Path:
+    """The weight file itself, or the first of `names` in a folder.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = epath.Path(path)
+    if not path.is_dir():
+        return path  # a missing file is named when it is opened
+    for name in names:
+        if (path / name).is_file():
+            return path / name
+    raise UserError(f"{path} holds none of {', '.join(names)}; give the weight file itself.")
+
+
+def _json_beside(file: epath.Path, kind: str) -> dict | None:
+    beside = file.parent / "config.json"
+    values = read_json(beside) if beside.is_file() else {}
+    return values if values.get("kind") == kind else None
+
+
+def load_model(
+    path: epath.PathLike,
+    config: ModelConfig | None = None,
+    *,
+    dtype: str | None = None,
+    loras: Sequence[tuple[epath.PathLike, float]] = (),
+    shardings: nnx.State | None = None,
+) -> Step1XEdit:
+    """Connector and DiT from an official file, or a folder with one.
+
+    Args:
+      path: the file or folder.
+      config: sizes, checked against the file, and dtypes; None reads the sizes from the config.json
+        beside the file, or takes those of the release, and keeps the file's dtype.
+      dtype: of the arithmetic where config is None; None computes in the parameters' dtype.
+      loras: kohya files to merge, each with a scale.
+      shardings: a tree like the model's state; None puts everything on the default device.
+
+    Returns:
+      The model, parameters in config.param_dtype.
+
+    Raises:
+      UserError: the file is unreadable or does not fit the sizes.
+    """
+    file = SafetensorsFile(find_weights(path, MODEL_NAMES))
+    if config is None:
+        config = _model_config_of(file)
+        config.dtype = dtype or config.param_dtype
+    table = model_table(config)
+    read = file.read
+    for lora_path, scale in loras:
+        read = KohyaLora(lora_path, table).merged_into(read, scale)
+    abstract = nnx.eval_shape(lambda: Step1XEdit(config, rngs=nnx.Rngs(0)))
+    return _fill(abstract, table, file, read, shardings)
+
+
+def _model_config_of(file: SafetensorsFile) -> ModelConfig:
+    values = _json_beside(file.path, "dit")
+    if values is not None:
+        config = model_config_from_json(values)
+    else:
+        config = ModelConfig(version="v1.0" if "connector.scale_factor" in file.shapes else "v1.1")
+    floats = {np.dtype(np.float32): "float32"}
+    config.param_dtype = floats.get(file.dtypes.get("img_in.weight"), "bfloat16")
+    return config
+
+
+def load_autoencoder(
+    path: epath.PathLike, config: AutoencoderConfig | None = None
+) -> Autoencoder:
+    """The autoencoder from an official file, or a folder with one; float32.
+
+    Args:
+      path: the file or folder.
+      config: sizes; None reads the config.json beside the file, or takes the release's.
+
+    Returns:
+      The model.
+
+    Raises:
+      UserError: the file is unreadable or does not fit the sizes.
+    """
+    file = SafetensorsFile(find_weights(path, AUTOENCODER_NAMES))
+    if config is None:
+        values = _json_beside(file.path, "vae")
+        config = AutoencoderConfig() if values is None else autoencoder_config_from_json(values)
+    abstract = nnx.eval_shape(lambda: Autoencoder(config, rngs=nnx.Rngs(0)))
+    table = autoencoder_table(nnx.state(abstract))
+    return _fill(abstract, table, file, file.read, None)
+
+
+def check_tensors(file: SafetensorsFile, table: Table) -> None:
+    """Compares names and shapes of file and table.
+
+    Raises:
+      UserError: they differ; names the first tensors that do.
+    """
+    shapes = file.shapes
+    problems = [f"{name} is missing" for name in table if name not in shapes]
+    problems += [f"{name} is unexpected" for name in shapes if name not in table]
+    problems += [
+        f"{name} has shape {list(shapes[name])}, expected {list(entry.shape)}"
+        for name, entry in table.items()
+        if name in shapes and shapes[name] != entry.shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise UserError(
+            f"{file.path} does not fit the model's sizes: {'; '.join(problems[:3])}{more}. Give the"
+            " right file, or put a config.json with its sizes beside it."
+        )
+
+
+def _fill(model, table: Table, file: SafetensorsFile, read: Callable, shardings):
+    """Puts the file's tensors into an abstract model, one of our parameters at a time."""
+    check_tensors(file, table)
+    graph, state = nnx.split(model)
+    leaves = dict(flat(state))
+    sources = by_parameter(table)
+    places = None if shardings is None else dict(flat(shardings))
+    for path, leaf in leaves.items():
+        array = np.empty(leaf.shape, leaf.dtype)
+        for part, name, where in sources[path]:
+            target = array if part.layer is None else array[part.layer]
+            target[...] = part.to_ours(read(name)[where])
+        place = None if places is None else _sharding(places[path])
+        leaves[path] = leaf.replace(jax.device_put(array, place))
+    return nnx.merge(graph, nnx.from_flat_state(leaves))
+
+
+def _sharding(leaf):
+    return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+
+
+def official_tensors(
+    table: Table, state: nnx.State
+) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype]], Callable[[str], np.ndarray]]:
+    """Our parameters seen as official tensors (gradients too: the layouts only move numbers).
+
+    Args:
+      table: of the model.
+      state: its parameters, or a tree like them.
+
+    Returns:
+      name -> shape and dtype, and a function from name to array.
+    """
+    leaves: dict[Path, nnx.Variable] = dict(flat(state))
+
+    def get(name: str) -> np.ndarray:
+        entry = table[name]
+        pieces = []
+        for part, _, shape in entry.pieces():
+            value = leaves[part.path][...]
+            ours = np.asarray(value if part.layer is None else value[part.layer])
+            pieces.append(part.to_official(ours, shape))
+        return np.concatenate(pieces, axis=entry.axis)
+
+    tensors = {
+        name: (entry.shape, np.dtype(leaves[entry.parts[0].path].dtype))
+        for name, entry in table.items()
+    }
+    return tensors, get
+
+
+def save_model(
+    path: epath.PathLike, model: Step1XEdit, *, json_fields: dict | None = None
+) -> None:
+    """Writes connector and DiT as an official file, in the parameters' dtype.
+
+    A config.json is written beside it unless the sizes are a release's.
+
+    Args:
+      path: the .safetensors file.
+      model: the model.
+      json_fields: more entries for config.json (sampling defaults, say); given, it is written.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    tensors, get = official_tensors(model_table(model.config), nnx.state(model))
+    write_safetensors(path, tensors, get)
+    values = model_config_to_json(model.config)
+    if json_fields or values != model_config_to_json(ModelConfig(version=model.config.version)):
+        _write_json(path, values | (json_fields or {}))
+
+
+def save_autoencoder(path: epath.PathLike, model: Autoencoder, dtype: str = "float32") -> None:
+    """Writes the autoencoder as an official file, with a config.json unless of release sizes.
+
+    Args:
+      path: the .safetensors file.
+      model: the model.
+      dtype: of the tensors in the file.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    state = nnx.state(model)
+    tensors, get = official_tensors(autoencoder_table(state), state)
+    wanted = np.dtype(jax.numpy.dtype(dtype))
+    tensors = {name: (shape, wanted) for name, (shape, _) in tensors.items()}
+    write_safetensors(path, tensors, lambda name: get(name).astype(wanted))
+    if model.config != AutoencoderConfig():
+        values = dataclasses.asdict(model.config)
+        _write_json(path, {"kind": "vae"} | values | {"ch_mult": list(model.config.ch_mult)})
+
+
+def _write_json(path: epath.PathLike, values: dict) -> None:
+    with replacing(epath.Path(path).parent / "config.json") as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n")

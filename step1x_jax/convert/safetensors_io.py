@@ -1,0 +1,161 @@
+"""Reading and writing .safetensors one tensor at a time, local or on object storage.
+
+The format is a little-endian u64 (length of the header), a JSON header that gives each tensor's
+dtype, shape and byte range, and the bytes. The safetensors package writes only whole dicts held in
+memory; a 25 GB model wants to be streamed. Tensors are laid out in that package's order, so that a
+file it wrote comes back byte for byte.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from step1x_jax.errors import UserError
+from step1x_jax.files import replacing
+
+# In the order in which the safetensors package sorts a file's tensors, last first.
+DTYPES: dict[str, np.dtype] = {
+    "BOOL": np.dtype(bool),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "F8_E5M2": np.dtype(jnp.float8_e5m2),
+    "F8_E4M3": np.dtype(jnp.float8_e4m3fn),
+    "I16": np.dtype(np.int16),
+    "U16": np.dtype(np.uint16),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(jnp.bfloat16),
+    "I32": np.dtype(np.int32),
+    "U32": np.dtype(np.uint32),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "I64": np.dtype(np.int64),
+    "U64": np.dtype(np.uint64),
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+RANK = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
+MAX_HEADER = 100_000_000
+
+
+class SafetensorsFile:
+    """An open .safetensors file: names, shapes and dtypes now, tensors when asked for."""
+
+    def __init__(self, path: epath.PathLike):
+        """Reads and checks the header.
+
+        Args:
+          path: the file.
+
+        Raises:
+          UserError: missing, truncated or not a safetensors file.
+        """
+        self.path = epath.Path(path)
+        if not self.path.is_file():
+            raise UserError(f"{self.path} does not exist; give the path of a .safetensors file.")
+        size = self.path.stat().length
+        with self.path.open("rb") as f:
+            prefix = f.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or length > min(MAX_HEADER, size - 8):
+                raise UserError(
+                    f"{self.path} is truncated or not a safetensors file; fetch it again."
+                )
+            try:
+                header = json.loads(f.read(length))
+                self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
+                self._entries = {
+                    name: (
+                        DTYPES[entry["dtype"]],
+                        tuple(int(n) for n in entry["shape"]),
+                        tuple(int(n) for n in entry["data_offsets"]),
+                    )
+                    for name, entry in header.items()
+                }
+            except (ValueError, KeyError, TypeError, AttributeError) as e:
+                raise UserError(
+                    f"{self.path} has an unreadable header ({e!r}); fetch it again."
+                ) from e
+        self._start = 8 + length
+        self._check_layout(size - self._start)
+
+    def _check_layout(self, data_bytes: int) -> None:
+        end = 0
+        for name, (dtype, shape, offsets) in sorted(
+            self._entries.items(), key=lambda item: item[1][2]
+        ):
+            wanted = end, end + dtype.itemsize * math.prod(shape)
+            if offsets != wanted:
+                raise UserError(
+                    f"{self.path}: the header gives {name} bytes {list(offsets)}, its shape and"
+                    f" place say {list(wanted)}; the file is damaged, fetch it again."
+                )
+            end = wanted[1]
+        if end != data_bytes:
+            raise UserError(
+                f"{self.path} is truncated or damaged: its header promises {end} bytes of tensors"
+                f" and {data_bytes} are there; fetch it again."
+            )
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor."""
+        return {name: shape for name, (_, shape, _) in self._entries.items()}
+
+    @property
+    def dtypes(self) -> dict[str, np.dtype]:
+        """The dtype of every tensor."""
+        return {name: dtype for name, (dtype, _, _) in self._entries.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, in the file's dtype."""
+        dtype, shape, (begin, end) = self._entries[name]
+        with self.path.open("rb") as f:
+            f.seek(self._start + begin)
+            data = f.read(end - begin)
+        if len(data) != end - begin:
+            raise UserError(f"{self.path} ended while reading {name}; fetch it again.")
+        return np.frombuffer(data, dtype).reshape(shape)
+
+
+def write_safetensors(
+    path: epath.PathLike,
+    tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    get: Callable[[str], np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a file tensor by tensor; it appears under its name only when complete.
+
+    Args:
+      path: the file to write or replace.
+      tensors: name -> shape and dtype.
+      get: gives a named tensor when its turn has come.
+      metadata: strings for the header.
+
+    Raises:
+      UserError: the disk is full or the folder not writable.
+    """
+    order = sorted(tensors, key=lambda name: (-RANK[np.dtype(tensors[name][1])], name))
+    header: dict = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in order:
+        shape, dtype = tensors[name][0], np.dtype(tensors[name][1])
+        begin, end = end, end + dtype.itemsize * math.prod(shape)
+        header[name] = {
+            "dtype": CODES[dtype],
+            "shape": list(shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+
+    with replacing(path) as temporary, temporary.open("wb") as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            shape, dtype = tensors[name]
+            array = np.ascontiguousarray(get(name))
+            if array.shape != tuple(shape) or array.dtype != np.dtype(dtype):
+                raise ValueError(f"{name}: {array.shape} {array.dtype}, promised {shape} {dtype}")
+            f.write(array.tobytes())

@@ -1,0 +1,1 @@
+"""From a picture and an instruction to the edited picture."""

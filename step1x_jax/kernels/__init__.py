@@ -1,0 +1,1 @@
+"""The attention of the model, behind one function."""

@@ -1,0 +1,1 @@
+"""Connector, diffusion transformer and autoencoder in flax.nnx."""

@@ -1,0 +1,223 @@
+"""The FLUX autoencoder: pictures to latents and back.
+
+Legend: B batch, H W pixels, h w latent positions, C channels. Module names are those of the
+published file, so that a key of the file is a path here.
+"""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from step1x_jax.kernels.attention import attention
+from step1x_jax.models.config import AutoencoderConfig
+
+
+def group_norm(channels: int, groups: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    """GroupNorm with the published eps and a two-pass variance."""
+    return nnx.GroupNorm(
+        channels, num_groups=groups, epsilon=1e-6, use_fast_variance=False, rngs=rngs
+    )
+
+
+def conv(c_in: int, c_out: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
+    """A convolution that keeps height and width."""
+    return nnx.Conv(c_in, c_out, (size, size), padding=size // 2, rngs=rngs)
+
+
+class ResnetBlock(nnx.Module):
+    """norm, SiLU, conv, norm, SiLU, conv, plus the input (through 1x1 where widths differ)."""
+
+    def __init__(self, c_in: int, c_out: int, groups: int, rngs: nnx.Rngs):
+        self.norm1 = group_norm(c_in, groups, rngs)
+        self.conv1 = conv(c_in, c_out, 3, rngs)
+        self.norm2 = group_norm(c_out, groups, rngs)
+        self.conv2 = conv(c_out, c_out, 3, rngs)
+        self.nin_shortcut = conv(c_in, c_out, 1, rngs) if c_in != c_out else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, H, W, c_in) -> (B, H, W, c_out)."""
+        h = self.conv1(nnx.silu(self.norm1(x)))
+        h = self.conv2(nnx.silu(self.norm2(h)))
+        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+
+
+class AttentionBlock(nnx.Module):
+    """Single-head self-attention over all positions, with a residual."""
+
+    def __init__(self, channels: int, groups: int, rngs: nnx.Rngs):
+        self.norm = group_norm(channels, groups, rngs)
+        self.q = conv(channels, channels, 1, rngs)
+        self.k = conv(channels, channels, 1, rngs)
+        self.v = conv(channels, channels, 1, rngs)
+        self.proj_out = conv(channels, channels, 1, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        b, h, w, c = x.shape
+        normed = self.norm(x)
+        q, k, v = (f(normed).reshape(b, 1, h * w, c) for f in (self.q, self.k, self.v))
+        return x + self.proj_out(attention(q, k, v).reshape(b, h, w, c))
+
+
+class Mid(nnx.Module):
+    """resnet, attention, resnet at the lowest resolution."""
+
+    def __init__(self, channels: int, groups: int, rngs: nnx.Rngs):
+        self.block_1 = ResnetBlock(channels, channels, groups, rngs)
+        self.attn_1 = AttentionBlock(channels, groups, rngs)
+        self.block_2 = ResnetBlock(channels, channels, groups, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, h, w, C) -> (B, h, w, C)."""
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Downsample(nnx.Module):
+    """3x3 convolution of stride 2 with one zero row below and one zero column on the right."""
+
+    def __init__(self, channels: int, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(
+            channels, channels, (3, 3), strides=2, padding=((0, 1), (0, 1)), rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, H/2, W/2, C)."""
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Nearest neighbour 2x, then a 3x3 convolution."""
+
+    def __init__(self, channels: int, rngs: nnx.Rngs):
+        self.conv = conv(channels, channels, 3, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, 2H, 2W, C)."""
+        return self.conv(x.repeat(2, axis=1).repeat(2, axis=2))
+
+
+class Level(nnx.Module):
+    """The resnets of one resolution, and the way to the next one ("down", "up" or None)."""
+
+    def __init__(self, widths: list[int], groups: int, resample: str | None, rngs: nnx.Rngs):
+        self.block = nnx.List(
+            ResnetBlock(c_in, c_out, groups, rngs) for c_in, c_out in itertools.pairwise(widths)
+        )
+        self.downsample = Downsample(widths[-1], rngs) if resample == "down" else None
+        self.upsample = Upsample(widths[-1], rngs) if resample == "up" else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, H', W', C')."""
+        for block in self.block:
+            x = block(x)
+        for resample in (self.downsample, self.upsample):
+            x = x if resample is None else resample(x)
+        return x
+
+
+class Encoder(nnx.Module):
+    """Pictures to the mean and log-variance of the latents."""
+
+    def __init__(self, config: AutoencoderConfig, rngs: nnx.Rngs):
+        groups = config.norm_groups
+        widths = [config.ch * m for m in config.ch_mult]
+        self.conv_in = conv(3, config.ch, 3, rngs)
+        self.down = nnx.List()
+        previous = config.ch
+        for i, width in enumerate(widths):
+            resample = "down" if i < len(widths) - 1 else None
+            path = [previous] + [width] * config.num_res_blocks
+            self.down.append(Level(path, groups, resample, rngs))
+            previous = width
+        self.mid = Mid(previous, groups, rngs)
+        self.norm_out = group_norm(previous, groups, rngs)
+        self.conv_out = conv(previous, 2 * config.z_channels, 3, rngs)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(B, H, W, 3) -> mean and logvar, (B, h, w, z) each."""
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        x = self.conv_out(nnx.silu(self.norm_out(self.mid(x))))
+        mean, logvar = jnp.split(x, 2, axis=-1)
+        return mean, logvar
+
+
+class Decoder(nnx.Module):
+    """Latents to pictures; `up` runs from its highest index to 0, as published."""
+
+    def __init__(self, config: AutoencoderConfig, rngs: nnx.Rngs):
+        groups = config.norm_groups
+        widths = [config.ch * m for m in config.ch_mult]
+        self.conv_in = conv(config.z_channels, widths[-1], 3, rngs)
+        self.mid = Mid(widths[-1], groups, rngs)
+        levels = []
+        previous = widths[-1]
+        for i in reversed(range(len(widths))):
+            path = [previous] + [widths[i]] * (config.num_res_blocks + 1)
+            levels.append(Level(path, groups, "up" if i > 0 else None, rngs))
+            previous = widths[i]
+        self.up = nnx.List(reversed(levels))
+        self.norm_out = group_norm(previous, groups, rngs)
+        self.conv_out = conv(previous, 3, 3, rngs)
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        """(B, h, w, z) -> (B, H, W, 3)."""
+        x = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(nnx.silu(self.norm_out(x)))
+
+
+class Autoencoder(nnx.Module):
+    """Encoder and decoder with the scale and shift between which the DiT lives."""
+
+    def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
+        config.validate()
+        self.config = dataclasses.replace(config, ch_mult=tuple(config.ch_mult))
+        self.encoder = Encoder(config, rngs)
+        self.decoder = Decoder(config, rngs)
+
+    def moments(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and log-variance of the latents before scale and shift.
+
+        Args:
+          images: (B, H, W, 3) float32 in [-1, 1], H and W multiples of 8.
+
+        Returns:
+          mean and logvar, (B, H/8, W/8, 16) float32 each.
+        """
+        return self.encoder(images)
+
+    def encode(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Pictures to scaled latents: of the mean, or of a posterior sample if a key is given.
+
+        The published code samples; the mean is reproducible and our default.
+
+        Args:
+          images: (B, H, W, 3) float32 in [-1, 1], H and W multiples of 8.
+          key: a jax.random key, for a sample.
+
+        Returns:
+          (B, H/8, W/8, 16) float32.
+        """
+        latents, logvar = self.moments(images)
+        if key is not None:
+            std = jnp.exp(0.5 * logvar)
+            latents = latents + std * jax.random.normal(key, latents.shape)
+        return self.config.scale_factor * (latents - self.config.shift_factor)
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Scaled latents to pictures, not clipped.
+
+        Args:
+          latents: (B, h, w, 16).
+
+        Returns:
+          (B, 8h, 8w, 3) float32, about [-1, 1].
+        """
+        latents = latents.astype(jnp.float32)
+        return self.decoder(latents / self.config.scale_factor + self.config.shift_factor)

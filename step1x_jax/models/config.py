@@ -1,0 +1,200 @@
+"""Sizes and precisions of the models, with presets for the releases."""
+
+import dataclasses
+from collections.abc import Callable
+
+from step1x_jax.errors import UserError
+
+VERSIONS = ("v1.0", "v1.1")
+REMAT_POLICIES = ("none", "full")
+
+
+def _check_dtypes(config, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) not in ("float32", "bfloat16"):
+            raise UserError(f"{name} is {getattr(config, name)!r}; use 'float32' or 'bfloat16'.")
+
+
+@dataclasses.dataclass(unsafe_hash=True)  # a model's graph holds a copy and is a jit key
+class ModelConfig:
+    """Connector and diffusion transformer (DiT). The defaults are the published sizes.
+
+    `version` decides what differs between the releases: v1.0 scales the connector's pooled text by
+    a learned scalar and gives reference tokens the noise tokens' positions; v1.1 shifts them by one
+    on all three axes and can do without a reference.
+
+    `attend_to_padding` is how the releases were trained: the DiT sees all `text_length` text
+    tokens. False masks the padding (a choice for training from scratch).
+
+    `gate_init` and `qk_bias_init` only shape random weights: the value at which the residual gates
+    start (published: 0) and the bias of q and k (with a low `theta`, positive values make a query
+    look at its own place in the reference from the first step on).
+    """
+
+    version: str = "v1.1"
+    in_channels: int = 64
+    hidden_size: int = 3072
+    num_heads: int = 24
+    axes_dim: tuple[int, ...] = (16, 56, 56)
+    theta: float = 10_000.0
+    depth: int = 19
+    depth_single_blocks: int = 38
+    mlp_ratio: float = 4.0
+    vec_in_dim: int = 768
+    context_in_dim: int = 4096
+    connector_in_channels: int = 3584
+    connector_hidden_size: int = 4096
+    connector_heads: int = 32
+    connector_depth: int = 2
+    text_length: int = 640
+    attend_to_padding: bool = True
+    gate_init: float = 0.0
+    qk_bias_init: float = 0.0
+    dtype: str = "bfloat16"
+    param_dtype: str = "float32"
+    remat: str = "none"
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head of the DiT."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def mlp_dim(self) -> int:
+        """Hidden width of the DiT's MLPs."""
+        return int(self.hidden_size * self.mlp_ratio)
+
+    def validate(self) -> None:
+        """Raises UserError for sizes that do not fit together."""
+        if self.version not in VERSIONS:
+            raise UserError(f"model.version is {self.version!r}; use one of {', '.join(VERSIONS)}.")
+        if self.remat not in REMAT_POLICIES:
+            raise UserError(
+                f"model.remat is {self.remat!r}; use one of {', '.join(REMAT_POLICIES)}."
+            )
+        if self.hidden_size % self.num_heads:
+            raise UserError(
+                f"model.hidden_size {self.hidden_size} is no multiple of num_heads"
+                f" {self.num_heads}; change one of them."
+            )
+        if sum(self.axes_dim) != self.head_dim or any(d % 2 for d in self.axes_dim):
+            raise UserError(
+                f"model.axes_dim {tuple(self.axes_dim)} must be three even numbers that add up to"
+                f" the head width {self.head_dim}."
+            )
+        if self.connector_hidden_size % self.connector_heads:
+            raise UserError(
+                f"model.connector_hidden_size {self.connector_hidden_size} is no multiple of"
+                f" connector_heads {self.connector_heads}; change one of them."
+            )
+        if self.connector_hidden_size != self.context_in_dim:
+            raise UserError(
+                f"model.context_in_dim {self.context_in_dim} must equal connector_hidden_size"
+                f" {self.connector_hidden_size}: the connector's tokens feed txt_in."
+            )
+        if min(self.depth, self.depth_single_blocks, self.connector_depth, self.text_length) < 1:
+            raise UserError("model depths and text_length must be at least 1.")
+        _check_dtypes(self, "dtype", "param_dtype")
+
+
+@dataclasses.dataclass(unsafe_hash=True)  # a model's graph holds a copy and is a jit key
+class AutoencoderConfig:
+    """The FLUX autoencoder: 8x down (for four multipliers), `z_channels` latent channels.
+
+    latent = scale_factor * (mean - shift_factor). Always run in float32, as published.
+    """
+
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 16
+    scale_factor: float = 0.3611
+    shift_factor: float = 0.1159
+    norm_groups: int = 32
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent along one side."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+    def validate(self) -> None:
+        """Raises UserError for sizes that do not fit together."""
+        for multiplier in self.ch_mult:
+            if (self.ch * multiplier) % self.norm_groups:
+                raise UserError(
+                    f"autoencoder width {self.ch * multiplier} is no multiple of norm_groups"
+                    f" {self.norm_groups}; change ch, ch_mult or norm_groups."
+                )
+
+
+def step1x_edit_v1_0() -> ModelConfig:
+    """The first release, step1x-edit-i1258.safetensors."""
+    return ModelConfig(version="v1.0")
+
+
+def step1x_edit_v1_1() -> ModelConfig:
+    """The second release, step1x-edit-v1p1-official.safetensors."""
+    return ModelConfig(version="v1.1")
+
+
+def quickstart() -> ModelConfig:
+    """About 4 M parameters; learns ten edits of photographs in minutes on two CPU cores."""
+    return ModelConfig(
+        version="v1.0",
+        hidden_size=192,
+        num_heads=6,
+        axes_dim=(4, 14, 14),
+        theta=10.0,
+        depth=1,
+        depth_single_blocks=3,
+        vec_in_dim=96,
+        context_in_dim=128,
+        connector_in_channels=128,
+        connector_hidden_size=128,
+        connector_heads=4,
+        connector_depth=1,
+        text_length=64,
+        attend_to_padding=False,
+        gate_init=0.5,
+        qk_bias_init=1.0,
+        dtype="float32",
+    )
+
+
+def tiny() -> ModelConfig:
+    """A few thousand parameters, for tests."""
+    return ModelConfig(
+        hidden_size=32,
+        num_heads=2,
+        axes_dim=(4, 6, 6),
+        depth=1,
+        depth_single_blocks=2,
+        vec_in_dim=16,
+        context_in_dim=32,
+        connector_in_channels=24,
+        connector_hidden_size=32,
+        connector_heads=2,
+        connector_depth=1,
+        text_length=8,
+        dtype="float32",
+    )
+
+
+PRESETS: dict[str, Callable[[], ModelConfig]] = {
+    "step1x_edit_v1_0": step1x_edit_v1_0,
+    "step1x_edit_v1_1": step1x_edit_v1_1,
+    "quickstart": quickstart,
+    "tiny": tiny,
+}
+
+
+def quickstart_autoencoder() -> AutoencoderConfig:
+    """About 2.8 M parameters; its weights ship in step1x_jax/assets/quickstart/autoencoder."""
+    return AutoencoderConfig(
+        ch=16,
+        ch_mult=(1, 2, 4, 8),
+        num_res_blocks=1,
+        scale_factor=1.0,
+        shift_factor=0.0,
+        norm_groups=8,
+    )

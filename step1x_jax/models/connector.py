@@ -1,0 +1,116 @@
+"""The token refiner between the language model and the DiT.
+
+Legend: B batch, T text tokens, C width of the language model, D connector width, V width of the
+global vector, H heads, K head width.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from step1x_jax.kernels.attention import attention
+from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.embeddings import timestep_embedding
+from step1x_jax.models.layers import (
+    Embedder,
+    LayerNorm,
+    Projection,
+    dense,
+    modulation,
+    param,
+    qkv_projection,
+    scan,
+    stack,
+)
+
+MLP_RATIO = 4
+SCALE_FACTOR = -0.91  # where the learned scalar of v1.0 starts
+
+
+def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Valid queries attend to valid keys; padded queries take the value of key 0, as published.
+
+    Their output matters: the released DiT attends to all text tokens, padding included.
+
+    Args:
+      q: (B, H, T, K), and k and v alike.
+      k: see q.
+      v: see q.
+      lengths: (B,) int32, valid tokens.
+
+    Returns:
+      (B, H, T, K).
+    """
+    valid = jnp.arange(q.shape[2])[:, None] < lengths[:, None, None, None]
+    return jnp.where(valid, attention(q, k, v, kv_lengths=lengths), v[:, :, :1])
+
+
+class RefinerBlock(nnx.Module):
+    """Self-attention and SiLU MLP, each behind a gate made from timestep and mean text."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        d, h = config.connector_hidden_size, config.connector_heads
+        k, f = d // h, d * MLP_RATIO
+        make = partial(Projection, config=config, rngs=rngs)
+        self.norm1 = LayerNorm(d, config=config, rngs=rngs)
+        self.qkv = qkv_projection(d, h, 0.0, config=config, rngs=rngs)
+        self.proj = make("bhtk,hkd->btd", (h, k, d), ("heads", "head_dim", "embed"))
+        self.norm2 = LayerNorm(d, config=config, rngs=rngs)
+        self.mlp_in = make("btd,df->btf", (d, f), ("embed", "mlp"))
+        self.mlp_out = make("btf,fd->btd", (f, d), ("mlp", "embed"))
+        self.adaLN_modulation = modulation(2, d, gates=(0, 1), config=config, rngs=rngs)
+
+    def __call__(self, x: jax.Array, c: jax.Array, lengths: jax.Array) -> jax.Array:
+        """x (B, T, D), c (B, D), lengths (B,) -> (B, T, D)."""
+        gate1, gate2 = self.adaLN_modulation(nnx.silu(c))[:, :, None]
+        q, k, v = self.qkv(self.norm1(x))
+        x = x + gate1 * self.proj(masked_attention(q, k, v, lengths))
+        return x + gate2 * self.mlp_out(nnx.silu(self.mlp_in(self.norm2(x))))
+
+
+class Connector(nnx.Module):
+    """Embeddings of the language model to the DiT's text tokens and global vector."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        c_in, d = config.connector_in_channels, config.connector_hidden_size
+        self.remat = config.remat
+        self.t_embedder = Embedder(256, d, config=config, rngs=rngs)
+        self.c_embedder = Embedder(c_in, d, config=config, rngs=rngs)
+        self.input_embedder = dense(c_in, d, ("context", "embed"), config=config, rngs=rngs)
+        self.blocks = stack(
+            config.connector_depth, lambda rngs: RefinerBlock(config, rngs=rngs), rngs
+        )
+        self.global_proj_out = Projection(
+            "bc,cv->bv", (c_in, config.vec_in_dim), ("context", "vector"), config=config, rngs=rngs
+        )
+        self.scale_factor = (
+            param(lambda key, shape: jnp.full(shape, SCALE_FACTOR), (1,), (None,), config, rngs)
+            if config.version == "v1.0"
+            else None
+        )
+
+    def __call__(
+        self, text: jax.Array, lengths: jax.Array, timesteps: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Refines the text.
+
+        Args:
+          text: (B, T, C), zero behind each example's length.
+          lengths: (B,) int32, at least 1.
+          timesteps: (B,) float32 in [0, 1].
+
+        Returns:
+          Text tokens (B, T, D) and the global vector (B, V).
+        """
+        valid = jnp.arange(text.shape[1]) < lengths[:, None]
+        total = jnp.einsum("btc,bt->bc", text.astype(jnp.float32), valid.astype(jnp.float32))
+        mean = total / lengths[:, None]
+
+        c = self.t_embedder(timestep_embedding(timesteps)) + self.c_embedder(mean)
+        tokens = scan(self.blocks, self.input_embedder(text), c, lengths, remat=self.remat)
+
+        if self.scale_factor is not None:
+            mean = mean * (1 + self.scale_factor.astype(jnp.float32))
+        return tokens, self.global_proj_out(mean)

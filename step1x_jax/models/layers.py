@@ -1,0 +1,226 @@
+"""The few layers of which connector and DiT are made.
+
+Parameters carry logical axis names for parallel/rules.py; kernels are stored as their einsum wants
+them. Legend: B batch, L tokens, D width, F mlp width, K head width.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.embeddings import apply_rope
+
+Axes = Sequence[str | None]
+Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+
+
+def zeros(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """An initializer."""
+    return jnp.zeros(shape)
+
+
+def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """An initializer."""
+    return jnp.ones(shape)
+
+
+def param(
+    init: Initializer, shape: tuple[int, ...], axes: Axes, config: ModelConfig, rngs: nnx.Rngs
+) -> nnx.Param:
+    """A parameter in config.param_dtype with its logical axes."""
+    value = init(rngs.params(), shape).astype(config.param_dtype)
+    return nnx.Param(value, out_sharding=tuple(axes))
+
+
+class Projection(nnx.Module):
+    """einsum(spec, x, kernel) + bias; the spec is the layer's documentation.
+
+    The bias spans the axes that kernel and output share. Random kernels have variance 1 / fan-in.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        shape: tuple[int, ...],
+        axes: Axes,
+        *,
+        config: ModelConfig,
+        rngs: nnx.Rngs,
+        kernel_init: Initializer | None = None,
+        bias_init: Initializer | None = zeros,
+    ):
+        inputs, self.output = spec.split("->")
+        x_axes, self.kernel_axes = inputs.split(",")
+        self.spec = spec
+        self.dtype = jnp.dtype(config.dtype)
+        fan_in = math.prod(n for n, a in zip(shape, self.kernel_axes, strict=True) if a in x_axes)
+
+        def scaled_normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+            return jax.random.normal(key, shape) * fan_in**-0.5
+
+        self.kernel = param(kernel_init or scaled_normal, shape, axes, config, rngs)
+        kept = [i for i, a in enumerate(self.kernel_axes) if a in self.output]
+        bias_shape, bias_axes = tuple(shape[i] for i in kept), [axes[i] for i in kept]
+        self.bias = bias_init and param(bias_init, bias_shape, bias_axes, config, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Operands as the spec says, computed in config.dtype."""
+        y = jnp.einsum(self.spec, x.astype(self.dtype), self.kernel.astype(self.dtype))
+        if self.bias is None:
+            return y
+        broadcast = tuple(n if a in self.kernel_axes else 1 for n, a in zip(y.shape, self.output))
+        return y + self.bias.astype(self.dtype).reshape(broadcast)
+
+
+def dense(c_in: int, c_out: int, axes: Axes, *, config: ModelConfig, rngs: nnx.Rngs, **kwargs):
+    """A linear layer over the last axis of (B, L, c_in)."""
+    return Projection("bld,df->blf", (c_in, c_out), axes, config=config, rngs=rngs, **kwargs)
+
+
+def modulation(
+    chunks: int, width: int, *, gates: Sequence[int], config: ModelConfig, rngs: nnx.Rngs
+) -> Projection:
+    """`chunks` vectors (B, D) from SiLU(vec), unpacked along the leading axis.
+
+    Zero at first, but for the gates (their places among the chunks), which start at
+    config.gate_init.
+    """
+
+    def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        is_gate = jnp.isin(jnp.arange(chunks), jnp.array(gates, int))
+        return jnp.broadcast_to(config.gate_init * is_gate[:, None], shape)
+
+    return Projection(
+        "bd,dce->cbe",
+        (width, chunks, width),
+        ("embed", None, "modulation"),
+        config=config,
+        rngs=rngs,
+        kernel_init=zeros,
+        bias_init=bias_init,
+    )
+
+
+def layer_norm(x: jax.Array) -> jax.Array:
+    """LayerNorm over the last axis in float32, eps 1e-6, without scale and bias."""
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
+
+
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    """(1 + scale) * LN(x) + shift in x's dtype; x (B, L, D), shift and scale (B, D)."""
+    return ((1 + scale[:, None]) * layer_norm(x) + shift[:, None]).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm with scale and bias, in float32."""
+
+    def __init__(self, width: int, *, config: ModelConfig, rngs: nnx.Rngs):
+        self.scale = param(ones, (width,), ("embed",), config, rngs)
+        self.bias = param(zeros, (width,), ("embed",), config, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, L, D) -> (B, L, D) in x's dtype."""
+        y = layer_norm(x) * self.scale.astype(jnp.float32) + self.bias.astype(jnp.float32)
+        return y.astype(x.dtype)
+
+
+class HeadNorm(nnx.Module):
+    """RMSNorm of queries or keys over the width of a head, eps 1e-6, in float32."""
+
+    def __init__(self, width: int, *, config: ModelConfig, rngs: nnx.Rngs):
+        self.scale = param(ones, (width,), ("head_dim",), config, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, H, L, K) -> (B, H, L, K) float32."""
+        x = x.astype(jnp.float32)
+        rms = jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
+        return x * rms * self.scale.astype(jnp.float32)
+
+
+def qkv_projection(
+    d: int, heads: int, qk_bias: float, *, config: ModelConfig, rngs: nnx.Rngs
+) -> Projection:
+    """Fused queries, keys and values; q and k start with the bias `qk_bias`."""
+
+    def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jnp.zeros(shape).at[:2].set(qk_bias)
+
+    return Projection(
+        "bld,cdhk->cbhlk",
+        (3, d, heads, d // heads),
+        (None, "embed", "heads", "head_dim"),
+        config=config,
+        rngs=rngs,
+        bias_init=bias_init,
+    )
+
+
+def normalised_qkv(
+    qkv: Projection, query_norm: HeadNorm, key_norm: HeadNorm, x: jax.Array, rope: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Projects, normalises q and k and turns them by RoPE, the latter two in float32.
+
+    Args:
+      qkv: the fused projection.
+      query_norm: norm of q.
+      key_norm: norm of k.
+      x: (B, L, D).
+      rope: (2, L, K).
+
+    Returns:
+      q, k, v: (B, H, L, K) in the compute dtype.
+    """
+    q, k, v = qkv(x)
+    q = apply_rope(query_norm(q), rope).astype(v.dtype)
+    k = apply_rope(key_norm(k), rope).astype(v.dtype)
+    return q, k, v
+
+
+class Embedder(nnx.Module):
+    """linear, SiLU, linear: the MLP in front of a conditioning vector."""
+
+    def __init__(self, c_in: int, width: int, *, config: ModelConfig, rngs: nnx.Rngs):
+        make = partial(Projection, "bd,de->be", config=config, rngs=rngs)
+        self.in_layer = make((c_in, width), ("vector", "embed"))
+        self.out_layer = make((width, width), ("embed", "modulation"))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, c_in) -> (B, D)."""
+        return self.out_layer(nnx.silu(self.in_layer(x)))
+
+
+def stack(depth: int, build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> nnx.Module:
+    """`depth` modules as one, whose parameters have a leading "layers" axis."""
+
+    @nnx.split_rngs(splits=depth)
+    @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
+    def stacked(rngs: nnx.Rngs) -> nnx.Module:
+        return build(rngs)
+
+    return stacked(rngs)
+
+
+def scan(blocks: nnx.Module, x, *context, remat: str):
+    """Runs a stack in order: x = block(x, *context) for each; compiles one block.
+
+    Args:
+      blocks: of `stack`.
+      x: a tree of arrays that flows through the blocks.
+      *context: what every block sees (arrays or None).
+      remat: "none", or "full" to recompute a block in the backward pass instead of storing it.
+    """
+    graph, params = nnx.split(blocks)
+
+    def layer(x, params):
+        return nnx.merge(graph, params)(x, *context), None
+
+    if remat == "full":
+        layer = jax.checkpoint(layer)
+    return jax.lax.scan(layer, x, params)[0]

@@ -1,0 +1,94 @@
+"""Step1X-Edit: connector and DiT from latents and embeddings to the velocity of the noise."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.connector import Connector
+from step1x_jax.models.embeddings import pack, position_ids, rope_table, unpack
+from step1x_jax.models.transformer import Transformer
+
+Size = tuple[int, int]
+
+
+def token_positions(config: ModelConfig, noise: Size, reference: Size | None) -> np.ndarray:
+    """Position ids of the image tokens: noise, then reference.
+
+    v1.0 gives the reference the noise's positions; v1.1 shifts it by one on every axis.
+
+    Args:
+      config: for its version.
+      noise: rows and columns of the noise latents.
+      reference: rows and columns of the reference latents, or None.
+
+    Returns:
+      (I, 3) int64.
+    """
+    ids = [position_ids(*noise)]
+    if reference is not None:
+        ids.append(position_ids(*reference, offset=0 if config.version == "v1.0" else 1))
+    return np.concatenate(ids)
+
+
+class Step1XEdit(nnx.Module):
+    """The trainable model. Call it for the velocity; its parts are `connector`, `transformer`."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        config.validate()
+        self.config = dataclasses.replace(config, axes_dim=tuple(config.axes_dim))
+        self.connector = Connector(config, rngs=rngs)
+        self.transformer = Transformer(config, rngs=rngs)
+
+    def image_velocity(
+        self,
+        latents: jax.Array,
+        reference: jax.Array | None,
+        text: jax.Array,
+        text_lengths: jax.Array,
+        timesteps: jax.Array,
+    ) -> jax.Array:
+        """Velocities at all image tokens, the reference's included; arguments as in __call__.
+
+        Returns:
+          (B, I, 64) in the compute dtype, noise tokens first.
+        """
+        image, size = pack(latents), None
+        if reference is not None:
+            image = jnp.concatenate([image, pack(reference)], axis=1)
+            size = reference.shape[1:3]
+        tokens, vector = self.connector(text, text_lengths, timesteps)
+
+        config = self.config
+        ids = token_positions(config, latents.shape[1:3], size)
+        ids = np.concatenate([ids, np.zeros((text.shape[1], 3), ids.dtype)])
+        rope = jnp.asarray(rope_table(ids, tuple(config.axes_dim), config.theta))
+        kv_lengths = None if config.attend_to_padding else image.shape[1] + text_lengths
+        return self.transformer(image, tokens, vector, timesteps, rope, kv_lengths)
+
+    def __call__(
+        self,
+        latents: jax.Array,
+        reference: jax.Array | None,
+        text: jax.Array,
+        text_lengths: jax.Array,
+        timesteps: jax.Array,
+    ) -> jax.Array:
+        """The velocity eps - x0 of the noisy latents.
+
+        Args:
+          latents: (B, h, w, 16) noisy latents, h and w even.
+          reference: (B, h', w', 16) latents of the source picture; None for text-to-image.
+          text: (B, T, 3584) embeddings, zero behind each example's length.
+          text_lengths: (B,) int32, valid embeddings, at least 1.
+          timesteps: (B,) float32 in [0, 1], 1 is noise.
+
+        Returns:
+          (B, h, w, 16) float32.
+        """
+        h, w = latents.shape[1:3]
+        velocity = self.image_velocity(latents, reference, text, text_lengths, timesteps)
+        return unpack(velocity[:, : h * w // 4].astype(jnp.float32), h, w)

@@ -1,0 +1,189 @@
+"""The DiT: double-stream blocks, single-stream blocks, final layer (after FLUX.1).
+
+Tokens run as [noise | reference | text]: attention does not care, and text padding is a suffix.
+Legend: B batch, I image tokens (noise, then reference), T text tokens, L = I + T, D width, H heads,
+K head width, F mlp width, V width of the global vector, C other widths.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from step1x_jax.kernels.attention import attention
+from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.embeddings import timestep_embedding
+from step1x_jax.models.layers import (
+    Embedder,
+    HeadNorm,
+    Projection,
+    dense,
+    modulate,
+    modulation,
+    normalised_qkv,
+    qkv_projection,
+    scan,
+    stack,
+    zeros,
+)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The tanh approximation, as published."""
+    return nnx.gelu(x, approximate=True)
+
+
+class Stream(nnx.Module):
+    """One side (image or text) of a double block: all its parameters."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        d, h, k, f = config.hidden_size, config.num_heads, config.head_dim, config.mlp_dim
+        make = partial(Projection, config=config, rngs=rngs)
+        self.mod = modulation(6, d, gates=(2, 5), config=config, rngs=rngs)
+        self.qkv = qkv_projection(d, h, config.qk_bias_init, config=config, rngs=rngs)
+        self.query_norm = HeadNorm(k, config=config, rngs=rngs)
+        self.key_norm = HeadNorm(k, config=config, rngs=rngs)
+        self.proj = make("bhlk,hkd->bld", (h, k, d), ("heads", "head_dim", "embed"))
+        self.mlp_in = make("bld,df->blf", (d, f), ("embed", "mlp"))
+        self.mlp_out = make("blf,fd->bld", (f, d), ("mlp", "embed"))
+
+    def heads(self, x: jax.Array, rope: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Modulated x (B, l, D) and its rows of the RoPE table -> q, k, v (B, H, l, K)."""
+        return normalised_qkv(self.qkv, self.query_norm, self.key_norm, x, rope)
+
+
+class DoubleBlock(nnx.Module):
+    """Image and text with weights of their own and one joint attention."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.img = Stream(config, rngs=rngs)
+        self.txt = Stream(config, rngs=rngs)
+
+    def __call__(
+        self,
+        x: tuple[jax.Array, jax.Array],
+        vec: jax.Array,
+        rope: jax.Array,
+        kv_lengths: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """x = image (B, I, D) and text (B, T, D); vec = SiLU of the conditioning (B, D)."""
+        n = x[0].shape[1]
+        streams = (self.img, self.txt)
+        mods = [stream.mod(vec) for stream in streams]
+
+        qkv = [
+            stream.heads(modulate(part, mod[0], mod[1]), table)
+            for stream, part, mod, table in zip(
+                streams, x, mods, (rope[:, :n], rope[:, n:]), strict=True
+            )
+        ]
+        q, k, v = (jnp.concatenate(pair, axis=2) for pair in zip(*qkv, strict=True))
+        out = attention(q, k, v, kv_lengths=kv_lengths)
+
+        result = []
+        for stream, part, mod, attended in zip(
+            streams, x, mods, (out[:, :, :n], out[:, :, n:]), strict=True
+        ):
+            _, _, gate1, shift2, scale2, gate2 = mod
+            part = part + gate1[:, None] * stream.proj(attended)
+            hidden = gelu(stream.mlp_in(modulate(part, shift2, scale2)))
+            result.append(part + gate2[:, None] * stream.mlp_out(hidden))
+        return result[0], result[1]
+
+
+class SingleBlock(nnx.Module):
+    """Attention and MLP in parallel over all tokens, behind one gate.
+
+    The published linear1 is `qkv` and `mlp_in` here, linear2 is `proj` (with its bias) and
+    `mlp_out`: four matmuls without splits and concatenations.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        d, h, k, f = config.hidden_size, config.num_heads, config.head_dim, config.mlp_dim
+        make = partial(Projection, config=config, rngs=rngs)
+        self.modulation = modulation(3, d, gates=(2,), config=config, rngs=rngs)
+        self.qkv = qkv_projection(d, h, config.qk_bias_init, config=config, rngs=rngs)
+        self.query_norm = HeadNorm(k, config=config, rngs=rngs)
+        self.key_norm = HeadNorm(k, config=config, rngs=rngs)
+        self.proj = make("bhlk,hkd->bld", (h, k, d), ("heads", "head_dim", "embed"))
+        self.mlp_in = make("bld,df->blf", (d, f), ("embed", "mlp"))
+        self.mlp_out = make("blf,fd->bld", (f, d), ("mlp", "embed"), bias_init=None)
+
+    def __call__(
+        self, x: jax.Array, vec: jax.Array, rope: jax.Array, kv_lengths: jax.Array | None
+    ) -> jax.Array:
+        """x (B, L, D), vec = SiLU of the conditioning (B, D) -> (B, L, D)."""
+        shift, scale, gate = self.modulation(vec)
+        normed = modulate(x, shift, scale)
+        q, k, v = normalised_qkv(self.qkv, self.query_norm, self.key_norm, normed, rope)
+        attended = self.proj(attention(q, k, v, kv_lengths=kv_lengths))
+        return x + gate[:, None] * (attended + self.mlp_out(gelu(self.mlp_in(normed))))
+
+
+class FinalLayer(nnx.Module):
+    """Modulated LayerNorm and the projection to latents."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        d, c = config.hidden_size, config.in_channels
+        self.adaLN_modulation = modulation(2, d, gates=(), config=config, rngs=rngs)
+        self.linear = dense(
+            d, c, ("embed", "channels"), config=config, rngs=rngs, kernel_init=zeros
+        )
+
+    def __call__(self, x: jax.Array, vec: jax.Array) -> jax.Array:
+        """x (B, I, D), vec (B, D) -> (B, I, C)."""
+        shift, scale = self.adaLN_modulation(vec)
+        return self.linear(modulate(x, shift, scale))
+
+
+class Transformer(nnx.Module):
+    """The whole DiT: image and text tokens to velocities of the image tokens."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        d = config.hidden_size
+        make = partial(dense, config=config, rngs=rngs)
+        self.remat = config.remat
+        self.img_in = make(config.in_channels, d, ("channels", "embed"))
+        self.txt_in = make(config.context_in_dim, d, ("context", "embed"))
+        self.time_in = Embedder(256, d, config=config, rngs=rngs)
+        self.vector_in = Embedder(config.vec_in_dim, d, config=config, rngs=rngs)
+        self.double_blocks = stack(
+            config.depth, lambda rngs: DoubleBlock(config, rngs=rngs), rngs
+        )
+        self.single_blocks = stack(
+            config.depth_single_blocks, lambda rngs: SingleBlock(config, rngs=rngs), rngs
+        )
+        self.final_layer = FinalLayer(config, rngs=rngs)
+
+    def __call__(
+        self,
+        image: jax.Array,
+        text: jax.Array,
+        vector: jax.Array,
+        timesteps: jax.Array,
+        rope: jax.Array,
+        kv_lengths: jax.Array | None,
+    ) -> jax.Array:
+        """The velocity at every image token.
+
+        Args:
+          image: (B, I, C) noise tokens, then reference tokens.
+          text: (B, T, C') tokens of the connector.
+          vector: (B, V) of the connector.
+          timesteps: (B,) float32 in [0, 1].
+          rope: (2, I + T, K) of `rope_table`, text last.
+          kv_lengths: (B,) int32 valid tokens, or None for all (the releases attend to padding).
+
+        Returns:
+          (B, I, C) in the compute dtype.
+        """
+        image, text = self.img_in(image), self.txt_in(text)
+        vec = self.time_in(timestep_embedding(timesteps)) + self.vector_in(vector)
+        vec = nnx.silu(vec)
+        context = (vec, rope, kv_lengths)
+
+        image, text = scan(self.double_blocks, (image, text), *context, remat=self.remat)
+        x = jnp.concatenate([image, text], axis=1)
+        x = scan(self.single_blocks, x, *context, remat=self.remat)
+        return self.final_layer(x[:, : image.shape[1]], vec)

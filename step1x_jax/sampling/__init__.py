@@ -1,0 +1,1 @@
+"""From noise to latents: schedule, guidance and the Euler sampler."""

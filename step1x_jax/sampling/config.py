@@ -1,0 +1,56 @@
+"""How an edit is sampled."""
+
+import dataclasses
+
+from step1x_jax.errors import UserError
+
+# Above this time v1.1 damps the guidance (REFERENCE: timesteps_truncate); v1.0 never does.
+TRUNCATE = {"v1.0": 1.0, "v1.1": 0.93}
+
+
+@dataclasses.dataclass
+class SamplingConfig:
+    """The defaults are the published ones.
+
+    `shift` is the schedule's e^mu; None takes it from the number of noise tokens, as published.
+    `truncate` None takes the release's value.
+    """
+
+    num_steps: int = 28
+    guidance: float = 6.0
+    shift: float | None = None
+    truncate: float | None = None
+
+    def validate(self) -> None:
+        """Raises UserError for impossible values."""
+        if self.num_steps < 1:
+            raise UserError(f"sampling.num_steps is {self.num_steps}; it must be at least 1.")
+        if self.shift is not None and self.shift <= 0:
+            raise UserError(f"sampling.shift is {self.shift}; it must be positive.")
+
+    def truncate_for(self, version: str) -> float:
+        """The time above which guidance is damped, for a model of `version`."""
+        return TRUNCATE[version] if self.truncate is None else self.truncate
+
+
+# Our field -> key of a model's config.json (its published form has the first, second and last).
+_JSON_KEYS = {
+    "num_steps": "sample_steps",
+    "guidance": "cfg_scale",
+    "shift": "sample_shift",
+    "truncate": "timesteps_truncate",
+}
+
+
+def sampling_from_json(values: dict) -> SamplingConfig:
+    """The sampling defaults that a model's config.json gives; absent ones are the published."""
+    chosen = {ours: values[key] for ours, key in _JSON_KEYS.items() if key in values}
+    config = SamplingConfig(**chosen)
+    config.validate()
+    return config
+
+
+def sampling_to_json(config: SamplingConfig) -> dict:
+    """The entries for a model's config.json; fields that are None are left out."""
+    values = {key: getattr(config, ours) for ours, key in _JSON_KEYS.items()}
+    return {key: value for key, value in values.items() if value is not None}

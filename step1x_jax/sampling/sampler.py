@@ -1,0 +1,167 @@
+"""Euler steps from noise to latents: one step function, two drivers.
+
+`sample` is a scan, one compiled program; `sample_with_progress` is a loop on the host that shows
+what it has after every step. Both give the same latents within rounding.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from step1x_jax.errors import UserError
+from step1x_jax.sampling.guidance import guide
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """What an edit is made from. B edits, T text tokens, C width of the language model.
+
+    Attributes:
+      reference: (B, h', w', 16) latents of the source pictures; None for text-to-image.
+      text: (B, T, C) embeddings, zero behind their lengths.
+      text_lengths: (B,) int32.
+      negative_text: like text, of the empty instruction with the same picture.
+      negative_lengths: (B,) int32.
+    """
+
+    reference: jax.Array | None
+    text: jax.Array
+    text_lengths: jax.Array
+    negative_text: jax.Array
+    negative_lengths: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """Scale and damping of the guidance, fixed for a run; see `guide`."""
+
+    scale: float
+    truncate: float
+
+
+def euler_step(
+    graph: nnx.GraphDef,
+    guidance: Guidance,
+    params: nnx.State,
+    conditions: Conditions,
+    latents: jax.Array,
+    t: jax.Array,
+    t_next: jax.Array,
+) -> jax.Array:
+    """latents + (t_next - t) * guided velocity; condition and negative run as one batch of 2B.
+
+    Args:
+      graph: of the model.
+      guidance: of the run.
+      params: of the model.
+      conditions: of B edits.
+      latents: (B, h, w, 16) float32 at time t.
+      t: current time, a scalar.
+      t_next: next time, a scalar.
+
+    Returns:
+      (B, h, w, 16) float32 at time t_next.
+    """
+    c = conditions
+    reference = None if c.reference is None else jnp.concatenate([c.reference] * 2)
+    velocity = nnx.merge(graph, params)(
+        jnp.concatenate([latents] * 2),
+        reference,
+        jnp.concatenate([c.text, c.negative_text]),
+        jnp.concatenate([c.text_lengths, c.negative_lengths]),
+        jnp.full(2 * len(latents), t, jnp.float32),
+    )
+    conditional, unconditional = jnp.split(velocity, 2)
+    guided = guide(conditional, unconditional, guidance.scale, t, guidance.truncate)
+    return latents + (t_next - t) * guided
+
+
+_jitted_step = partial(jax.jit, static_argnums=(0, 1))(euler_step)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _scan(graph, guidance, params, conditions, noise, times):
+    def step(latents, pair):
+        return euler_step(graph, guidance, params, conditions, latents, *pair), None
+
+    return jax.lax.scan(step, noise, (times[:-1], times[1:]))[0]
+
+
+def sample(
+    model: nnx.Module,
+    conditions: Conditions,
+    noise: jax.Array,
+    times: np.ndarray,
+    guidance: Guidance,
+) -> jax.Array:
+    """All steps as one program.
+
+    Args:
+      model: gives the velocity, see Step1XEdit.
+      conditions: of B edits.
+      noise: (B, h, w, 16) float32.
+      times: (steps + 1,) float32 from 1 to 0, see `timesteps`.
+      guidance: of the run.
+
+    Returns:
+      (B, h, w, 16) float32 latents.
+    """
+    graph, params = nnx.split(model)
+    return _scan(graph, guidance, params, conditions, noise, jnp.asarray(times))
+
+
+def sample_with_progress(
+    model: nnx.Module,
+    conditions: Conditions,
+    noise: jax.Array,
+    times: np.ndarray,
+    guidance: Guidance,
+    show: Callable[[int, jax.Array], None],
+) -> jax.Array:
+    """As `sample`, but the host calls `show(step, latents)` after steps 1, 2, ..."""
+    graph, params = nnx.split(model)
+    latents = noise
+    for i, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        latents = _jitted_step(graph, guidance, params, conditions, latents, t, t_next)
+        show(i + 1, latents)
+    return latents
+
+
+def noise_from_seed(seed: int, shape: tuple[int, ...]) -> jax.Array:
+    """(B, h, w, 16) float32; example i of seed s is the only example of seed s + i."""
+    keys = jax.vmap(jax.random.key)(seed + jnp.arange(shape[0]))
+    return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
+
+
+def noise_from_file(path: epath.PathLike, shape: tuple[int, ...]) -> jax.Array:
+    """Noise that another program drew, so that results can be compared.
+
+    Args:
+      path: a .npy file in the published layout, (B, 16, h, w), any float type.
+      shape: the wanted (B, h, w, 16).
+
+    Returns:
+      (B, h, w, 16) float32.
+
+    Raises:
+      UserError: not readable, or of another shape.
+    """
+    try:
+        with epath.Path(path).open("rb") as f:
+            noise = np.load(f)
+    except (OSError, ValueError, EOFError) as e:
+        raise UserError(f"noise file {path} is not a readable .npy file ({e}).") from e
+    b, h, w, c = shape
+    if noise.shape != (b, c, h, w):
+        raise UserError(
+            f"noise file {path} has shape {list(noise.shape)}, this edit needs {[b, c, h, w]};"
+            " draw it again, or give the --size it was drawn for."
+        )
+    return jnp.asarray(noise.transpose(0, 2, 3, 1), jnp.float32)

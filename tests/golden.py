@@ -1,0 +1,272 @@
+"""Recomputes golden vectors made with the published code.
+
+    python -m tests.golden PATH [PATH ...]
+
+PATH is a folder with a config.json (its `kind` says what it holds) or one of the tables
+schedule.json and resize.json. Everything runs in float32 with the highest matmul precision. One row
+per quantity is printed: name, largest absolute error, tolerance, ok or FAIL. The exit code is 1 if
+a quantity fails, 2 if a path is of no known kind.
+
+Tolerances (float32 rounding): 2e-5 of the largest golden value or of 1 for
+outputs, 1e-4 of the largest for each gradient, 1e-5 relative for loss and global norm.
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from flax import nnx
+
+from step1x_jax.conditioning.images import image_size
+from step1x_jax.convert.keys import model_table
+from step1x_jax.convert.official import load_autoencoder, load_model, official_tensors, read_json
+from step1x_jax.errors import UserError
+from step1x_jax.models.step1x_edit import Step1XEdit, token_positions
+from step1x_jax.sampling.config import sampling_from_json
+from step1x_jax.sampling.sampler import Conditions, Guidance, sample, sample_with_progress
+from step1x_jax.sampling.schedule import timesteps
+from step1x_jax.training.loss import interpolate, rectified_flow_loss
+
+Case = dict[str, np.ndarray]
+
+
+class Row(NamedTuple):
+    """One compared quantity."""
+
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.tolerance  # NaN is not
+
+
+def outputs(name: str, ours, golden, relative: float = 2e-5) -> Row:
+    """An array against its golden one; the tolerance is relative to max(1, max |golden|)."""
+    return _row(name, ours, golden, relative * max(1.0, float(np.abs(golden).max())))
+
+
+def gradient(name: str, ours, golden) -> Row:
+    """A gradient: 1e-4 of the largest golden entry."""
+    return _row(name, ours, golden, 1e-4 * float(np.abs(golden).max()))
+
+
+def scalar(name: str, ours, golden) -> Row:
+    """Loss or norm: 1e-5 relative."""
+    return _row(name, ours, golden, 1e-5 * abs(float(golden)))
+
+
+def _row(name: str, ours, golden, tolerance: float) -> Row:
+    ours, golden = np.asarray(ours, np.float64), np.asarray(golden, np.float64)
+    if ours.shape != golden.shape:
+        return Row(f"{name} (shape {ours.shape}, golden {golden.shape})", np.inf, tolerance)
+    return Row(name, float(np.abs(ours - golden).max()), tolerance)
+
+
+def nhwc(x: np.ndarray) -> jax.Array:
+    """(..., C, h, w) -> (..., h, w, C)."""
+    return jnp.asarray(np.moveaxis(x, -3, -1))
+
+
+def nchw(x) -> np.ndarray:
+    """(..., h, w, C) -> (..., C, h, w)."""
+    return np.moveaxis(np.asarray(x), -1, -3)
+
+
+def read_case(folder: pathlib.Path) -> Case:
+    with np.load(folder / "case.npz") as case:
+        return dict(case)
+
+
+def lengths_of(mask: np.ndarray) -> jax.Array:
+    """(B, T) of ones and zeros behind them -> (B,)."""
+    lengths = mask.sum(-1)
+    if not np.array_equal(mask != 0, np.arange(mask.shape[-1]) < lengths[:, None]):
+        raise UserError("text_mask is not a prefix mask; this harness knows no other kind.")
+    return jnp.asarray(lengths, jnp.int32)
+
+
+def forward_rows(model: Step1XEdit, inputs: Case, golden: Case) -> Iterator[Row]:
+    """Those of output_tokens and velocity that `golden` has."""
+    latents, reference = nhwc(inputs["latents"]), nhwc(inputs["ref_latents"])
+    text, lengths = jnp.asarray(inputs["text_embeddings"]), lengths_of(inputs["text_mask"])
+    arguments = latents, reference, text, lengths, jnp.asarray(inputs["timesteps"])
+    tokens = nnx.jit(lambda model, *args: model.image_velocity(*args))(model, *arguments)
+    yield outputs("output_tokens", tokens, golden["output_tokens"])
+    velocity = nnx.jit(lambda model, *args: model(*args))(model, *arguments)
+    yield outputs("velocity", nchw(velocity), golden["velocity"])
+
+
+def training_rows(model: Step1XEdit, case: Case) -> Iterator[Row]:
+    """Loss, norm of all gradients, and the listed gradients, by official name."""
+    graph, params = nnx.split(model)
+    clean, noise = nhwc(case["train_x0"]), nhwc(case["train_noise"])
+    reference, t = nhwc(case["ref_latents"]), jnp.asarray(case["timesteps"])
+    text, lengths = jnp.asarray(case["text_embeddings"]), lengths_of(case["text_mask"])
+
+    @jax.jit
+    def loss_and_gradients(params):
+        def loss(params):
+            noisy = interpolate(clean, noise, t)
+            velocity = nnx.merge(graph, params)(noisy, reference, text, lengths, t)
+            return rectified_flow_loss(velocity, clean, noise)
+
+        return jax.value_and_grad(loss)(params)
+
+    loss, gradients = loss_and_gradients(params)
+    yield scalar("train_loss", loss, case["train_loss"])
+    yield scalar("grad_global_norm", optax.global_norm(gradients), case["grad_global_norm"])
+    _, get = official_tensors(model_table(model.config), gradients)
+    for name in sorted(case):
+        if name.startswith("grad/"):
+            yield gradient(name, get(name.removeprefix("grad/")), case[name])
+
+
+def sampling_rows(model: Step1XEdit, case: Case, values: dict) -> Iterator[Row]:
+    """The schedule, every latent of the host loop, and the last one of the scan."""
+    defaults = sampling_from_json(values)
+    noise, reference = nhwc(case["sample_noise"]), nhwc(case["sample_ref"])
+    h, w = noise.shape[1:3]
+    times = timesteps(defaults.num_steps, h * w // 4, defaults.shift)
+    yield outputs("sample_schedule", times, case["sample_schedule"])
+
+    text, lengths = jnp.asarray(case["sample_embeddings"]), lengths_of(case["sample_mask"])
+    conditions = Conditions(reference, text[:1], lengths[:1], text[1:], lengths[1:])
+    guidance = Guidance(defaults.guidance, defaults.truncate_for(model.config.version))
+    trajectory: list[np.ndarray] = []
+    sample_with_progress(
+        model, conditions, noise, times, guidance, lambda _, x: trajectory.append(nchw(x[0]))
+    )
+    yield outputs("sample_trajectory", np.stack(trajectory), case["sample_trajectory"])
+    last = sample(model, conditions, noise, times, guidance)
+    yield outputs("sample_trajectory (scan, last)", nchw(last[0]), case["sample_trajectory"][-1])
+
+
+def check_dit(folder: pathlib.Path, values: dict) -> Iterator[Row]:
+    """Connector, DiT, training and sampling."""
+    case = read_case(folder)
+    model = load_model(folder, dtype="float32")
+    text, lengths = jnp.asarray(case["text_embeddings"]), lengths_of(case["text_mask"])
+    t = jnp.asarray(case["timesteps"])
+    h, w = case["latents"].shape[2:]
+
+    ids = token_positions(model.config, (h, w), case["ref_latents"].shape[2:])
+    ids = np.broadcast_to(ids, (len(text), *ids.shape))
+    yield outputs("img_ids", ids, case["img_ids"], relative=0)
+    connector = nnx.jit(lambda model, *args: model.connector(*args))
+    tokens, vector = connector(model, text, lengths, t)
+    yield outputs("connector_tokens", tokens, case["connector_tokens"])
+    yield outputs("connector_vec", vector, case["connector_vec"])
+    yield from forward_rows(model, case, case)
+    yield from training_rows(model, case)
+    yield from sampling_rows(model, case, values)
+    if "t2i_velocity" in case:
+        without_reference = nnx.jit(lambda model, x, *args: model(x, None, *args))
+        velocity = without_reference(model, nhwc(case["latents"]), text, lengths, t)
+        yield outputs("t2i_velocity", nchw(velocity), case["t2i_velocity"])
+
+
+def check_lora(folder: pathlib.Path, values: dict) -> Iterator[Row]:
+    """A kohya file merged into the weights of its base."""
+    base = folder / values["base"]
+    (file,) = folder.glob("*.safetensors")
+    model = load_model(base, dtype="float32", loras=[(file, 1.0)])
+    yield from forward_rows(model, read_case(base), read_case(folder))
+
+
+def check_vae(folder: pathlib.Path, values: dict) -> Iterator[Row]:
+    """Encoder, scaled latents, decoder."""
+    case = read_case(folder)
+    model = load_autoencoder(folder)
+    image = nhwc(case["image"])
+    mean, logvar = nnx.jit(lambda model, x: model.moments(x))(model, image)
+    yield outputs("mean", nchw(mean), case["mean"])
+    yield outputs("logvar", nchw(logvar), case["logvar"])
+    latents = nnx.jit(lambda model, x: model.encode(x))(model, image)
+    yield outputs("latents", nchw(latents), case["latents"])
+    decoded = nnx.jit(lambda model, x: model.decode(x))(model, nhwc(case["latents"]))
+    yield outputs("decoded", nchw(decoded), case["decoded"])
+
+
+def check_schedule(rows: list) -> Iterator[Row]:
+    """The table of sampling times."""
+    for row in rows:
+        steps, tokens = row["num_steps"], row["image_seq_len"]
+        name = f"{steps} steps, {tokens} tokens"
+        yield outputs(name, timesteps(steps, tokens), row["timesteps"])
+
+
+def check_resize(rows: list) -> Iterator[Row]:
+    """The table of picture sizes, exact."""
+    for row in rows:
+        width, height, level = row["width"], row["height"], row["size_level"]
+        size = image_size(width, height, level)
+        yield outputs(f"{width} x {height} at {level}", size, row["resized"], relative=0)
+
+
+FOLDERS: dict[str, Callable[[pathlib.Path, dict], Iterator[Row]]] = {
+    "dit": check_dit,
+    "vae": check_vae,
+    "lora": check_lora,
+}
+TABLES: dict[str, Callable[[list], Iterator[Row]]] = {
+    "schedule": check_schedule,
+    "resize": check_resize,
+}
+
+
+def check(path: pathlib.Path) -> Iterator[Row]:
+    """The rows of one path.
+
+    Raises:
+      UserError: it is of no known kind.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist.")
+    if path.is_file():
+        if path.stem not in TABLES:
+            raise UserError(f"{path}: unknown kind; known files: {', '.join(TABLES)}.")
+        return TABLES[path.stem](json.loads(path.read_text()))
+    config = path / "config.json"
+    values = read_json(epath.Path(config)) if config.is_file() else {}
+    if values.get("kind") not in FOLDERS:
+        raise UserError(
+            f"{path}: unknown kind {values.get('kind')!r} in config.json;"
+            f" known: {', '.join(FOLDERS)}."
+        )
+    return FOLDERS[values["kind"]](path, values)
+
+
+def main(arguments: list[str]) -> int:
+    """Prints all rows and a closing line."""
+    if not arguments:
+        print("usage: python -m tests.golden PATH [PATH ...]", file=sys.stderr)
+        return 2
+    failed = total = unknown = 0
+    with jax.default_matmul_precision("highest"):
+        for argument in arguments:
+            try:
+                for row in check(pathlib.Path(argument)):
+                    total, failed = total + 1, failed + (not row.ok)
+                    verdict = "ok" if row.ok else "FAIL"
+                    name = f"{argument}: {row.name}"
+                    print(f"{name:<72} {row.error:10.3e} {row.tolerance:10.3e} {verdict}")
+            except UserError as e:
+                unknown += 1
+                print(f"error: {e}", file=sys.stderr)
+    bad = bool(failed or unknown)
+    print(f"{total} quantities, {failed} failed, {unknown} paths not checked:"
+          f" {'FAIL' if bad else 'ok'}")
+    return 1 if failed else 2 if unknown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
