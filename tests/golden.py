@@ -123,7 +123,7 @@ def training_rows(model: Step1XEdit, case: Case) -> Iterator[Row]:
 
     loss, gradients = loss_and_gradients(params)
     yield scalar("train_loss", loss, case["train_loss"])
-    yield scalar("grad_global_norm", optax.global_norm(gradients), case["grad_global_norm"])
+    yield scalar("grad_global_norm", optax.tree.norm(gradients), case["grad_global_norm"])
     _, get = official_tensors(model_table(model.config), gradients)
     for name in sorted(case):
         if name.startswith("grad/"):

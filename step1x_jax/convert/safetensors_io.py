@@ -155,7 +155,7 @@ def write_safetensors(
         f.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             shape, dtype = tensors[name]
-            array = np.ascontiguousarray(get(name))
+            array = get(name)
             if array.shape != tuple(shape) or array.dtype != np.dtype(dtype):
                 raise ValueError(f"{name}: {array.shape} {array.dtype}, promised {shape} {dtype}")
             f.write(array.tobytes())

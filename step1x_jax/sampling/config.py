@@ -12,10 +12,12 @@ TRUNCATE = {"v1.0": 1.0, "v1.1": 0.93}
 class SamplingConfig:
     """The defaults are the published ones.
 
-    `shift` is the schedule's e^mu; None takes it from the number of noise tokens, as published.
-    `truncate` None takes the release's value.
+    `size` is the published size level: an edit has about size^2 pixels. `shift` is the schedule's
+    e^mu; None takes it from the number of noise tokens, as published. `truncate` None takes the
+    release's value.
     """
 
+    size: int = 1024
     num_steps: int = 28
     guidance: float = 6.0
     shift: float | None = None
@@ -25,6 +27,8 @@ class SamplingConfig:
         """Raises UserError for impossible values."""
         if self.num_steps < 1:
             raise UserError(f"sampling.num_steps is {self.num_steps}; it must be at least 1.")
+        if self.size < 32:
+            raise UserError(f"sampling.size is {self.size}; it must be at least 32 pixels.")
         if self.shift is not None and self.shift <= 0:
             raise UserError(f"sampling.shift is {self.shift}; it must be positive.")
 
@@ -33,8 +37,9 @@ class SamplingConfig:
         return TRUNCATE[version] if self.truncate is None else self.truncate
 
 
-# Our field -> key of a model's config.json (its published form has the first, second and last).
+# Our field -> key of a model's config.json.
 _JSON_KEYS = {
+    "size": "size_level",
     "num_steps": "sample_steps",
     "guidance": "cfg_scale",
     "shift": "sample_shift",

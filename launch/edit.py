@@ -1,0 +1,68 @@
+"""Edits a picture.
+
+python -m launch.edit --model=quickstart --image=photo.jpg --instruction="make it night" \
+    --output=night.png
+"""
+
+import jax
+from absl import flags
+from etils import epath
+from tqdm import tqdm
+
+from launch.command import run
+from launch.loading import load_editor
+from step1x_jax.conditioning.images import open_image
+from step1x_jax.errors import UserError
+from step1x_jax.files import replacing
+
+_MODEL = flags.DEFINE_string(
+    "model", None, "quickstart, a run directory, or a folder of weights.", required=True
+)
+_IMAGE = flags.DEFINE_string("image", None, "The picture to edit.", required=True)
+_INSTRUCTION = flags.DEFINE_string("instruction", None, "What to do to it.", required=True)
+_OUTPUT = flags.DEFINE_string("output", "edited.png", "Where the result goes (.png or .jpg).")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
+_STEPS = flags.DEFINE_integer("steps", None, "Euler steps (default: the model's).", lower_bound=1)
+_GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale (default: the model's).")
+_SIZE = flags.DEFINE_integer(
+    "size", None, "Size level: about size^2 pixels are edited (default: the model's)."
+)
+_NOISE = flags.DEFINE_string("noise", None, "A .npy file (1, 16, h, w) instead of the seed.")
+_AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it lies, if not with the model.")
+_ENCODER = flags.DEFINE_string("encoder", None, "The Qwen folder, if not with the model.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Arithmetic (default: float32 on CPU, else bfloat16)."
+)
+
+
+def main(_) -> None:
+    """Loads, edits, saves."""
+    output = epath.Path(_OUTPUT.value)
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise UserError(f"--output={output} should end in .png, .jpg or .webp.")
+    image = open_image(_IMAGE.value)
+    editor = load_editor(
+        _MODEL.value,
+        dtype=_DTYPE.value,
+        autoencoder=_AUTOENCODER.value,
+        encoder=_ENCODER.value,
+        num_steps=_STEPS.value,
+        guidance=_GUIDANCE.value,
+        size=_SIZE.value,
+    )
+    total = editor.sampling.num_steps
+    with tqdm(total=total, desc="editing", unit="step") as bar:
+        (edited,) = editor.edit(
+            [image],
+            [_INSTRUCTION.value],
+            seed=_SEED.value,
+            noise_file=_NOISE.value,
+            show=lambda step, latents: (jax.block_until_ready(latents), bar.update()),
+        )
+    with replacing(output) as temporary, temporary.open("wb") as f:
+        edited.save(f, {".png": "PNG", ".webp": "WEBP"}.get(output.suffix.lower(), "JPEG"))
+    print(f"{output}: {edited.width} x {edited.height}, {total} steps, seed {_SEED.value}")
+
+
+if __name__ == "__main__":
+    run(main)

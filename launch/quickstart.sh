@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# From nothing to an edited picture: photographs, edits, records, training, a report.
+# Needs Python 3.11+ and pip; about 10 minutes on two CPU cores once packages are installed.
+# Run it again and it goes on where it was; `rm -r runs/quickstart` starts over.
+
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+need_environment torch quickstart
+
+run=runs/quickstart
+assets=step1x_jax/assets/quickstart
+mkdir -p "$run"
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" HF_HUB_OFFLINE=1
+started=$(date +%s)
+
+"$PYTHON" -m launch.quickstart_data --output="$run/pictures"
+"$PYTHON" -m launch.precompute --input="$run/pictures/triplets.jsonl" --output="$run/records" \
+  --encoder="$assets/encoder" --autoencoder="$assets/autoencoder" --size=128 \
+  --min_pixels=3136 --text_length=64
+"$PYTHON" -m launch.train --config=configs/quickstart.py --workdir="$run/train"
+"$PYTHON" -m launch.quickstart_report --pictures="$run/pictures" --workdir="$run/train" \
+  --output="$run" --started="$started"

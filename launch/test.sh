@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The tests. Quick and without torch by default; --all adds the slow ones, those that need extras,
+# the second lane (Python 3.12 with its newest jax, kernels only), the linter and the type checker.
+
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+if [ "${1:-}" != --all ]; then
+  need_environment no-torch
+  exec "$PYTHON" -m pytest -m "not slow and not torch and not quickstart" "$@"
+fi
+
+shift
+need_environment torch quickstart dev
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+"$PYTHON" -m mypy
+
+lane=$(PYENV_VERSION=${LANE_312:-3.12.1} python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || true)
+if [ -n "$lane" ]; then
+  if [ ! -x .venv-3.12/bin/python ]; then
+    "$lane" -m venv .venv-3.12
+    .venv-3.12/bin/pip install --quiet --disable-pip-version-check jax flax numpy pytest etils[epath] absl-py
+  fi
+  .venv-3.12/bin/python -m pytest tests/kernels
+else
+  echo "skipped: the second lane, because there is no python3.12 here"
+fi
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,144 @@
+"""Official files in and out, strictly."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from step1x_jax.convert.keys import by_parameter, flat, model_table
+from step1x_jax.convert.official import (
+    load_autoencoder,
+    load_model,
+    save_autoencoder,
+    save_model,
+)
+from step1x_jax.errors import UserError
+from step1x_jax.models.config import PRESETS
+from step1x_jax.models.step1x_edit import Step1XEdit
+from tests.vectors import VECTORS
+
+
+@pytest.mark.parametrize("name", ["dit_v1_0", "dit_v1_1"])
+def test_a_model_comes_back_byte_for_byte(tmp_path, name):
+    save_model(tmp_path / "weights.safetensors", load_model(VECTORS / name))
+    written = (tmp_path / "weights.safetensors").read_bytes()
+    assert written == (VECTORS / name / "weights.safetensors").read_bytes()
+    again = load_model(tmp_path)  # with the config.json that was written beside
+    assert again.config == load_model(VECTORS / name).config
+
+
+def test_an_autoencoder_comes_back_byte_for_byte(tmp_path):
+    save_autoencoder(tmp_path / "weights.safetensors", load_autoencoder(VECTORS / "vae"))
+    written = (tmp_path / "weights.safetensors").read_bytes()
+    assert written == (VECTORS / "vae" / "weights.safetensors").read_bytes()
+    assert load_autoencoder(tmp_path).config == load_autoencoder(VECTORS / "vae").config
+
+
+def test_bfloat16_comes_back_bit_for_bit(tmp_path):
+    tensors = load_file(VECTORS / "dit_v1_0" / "weights.safetensors")
+    half = {name: x.astype(jax.numpy.bfloat16) for name, x in tensors.items()}
+    (tmp_path / "in").mkdir()
+    save_file(half, tmp_path / "in" / "weights.safetensors")
+    shutil.copy(VECTORS / "dit_v1_0" / "config.json", tmp_path / "in")
+    model = load_model(tmp_path / "in")
+    assert model.config.param_dtype == "bfloat16"
+    save_model(tmp_path / "out.safetensors", model)
+    want = (tmp_path / "in" / "weights.safetensors").read_bytes()
+    assert (tmp_path / "out.safetensors").read_bytes() == want
+
+
+@pytest.mark.parametrize("preset", ["step1x_edit_v1_0", "step1x_edit_v1_1", "tiny"])
+def test_the_table_covers_every_parameter_once(preset):
+    config = PRESETS[preset]()
+    abstract = nnx.state(nnx.eval_shape(lambda: Step1XEdit(config, rngs=nnx.Rngs(0))))
+    sources = by_parameter(model_table(config))
+    leaves = flat(abstract)
+    assert set(sources) == set(leaves)
+    for path, parts in sources.items():
+        stacked = parts[0][0].layer is not None
+        layers = [part.layer for part, _, _ in parts]
+        assert layers == (list(range(leaves[path].shape[0])) if stacked else [None])
+        assert {part.shape for part, _, _ in parts} == {leaves[path].shape[stacked:]}
+
+
+def altered(tmp_path, change):
+    """The v1.0 vectors with their tensors changed in place."""
+    shutil.copy(VECTORS / "dit_v1_0" / "config.json", tmp_path)
+    tensors = load_file(VECTORS / "dit_v1_0" / "weights.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "weights.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("img_in.bias"), "img_in.bias is missing"),
+        (lambda t: t.update(extra=np.zeros(3, np.float32)), "extra is unexpected"),
+        (
+            lambda t: t.update({"txt_in.bias": np.zeros(7, np.float32)}),
+            r"txt_in.bias has shape \[7\], expected \[64\]",
+        ),
+    ],
+)
+def test_every_tensor_must_fit(tmp_path, change, words):
+    with pytest.raises(UserError, match=words):
+        load_model(altered(tmp_path, change))
+
+
+def test_another_version_is_noticed(tmp_path):
+    folder = altered(tmp_path, lambda tensors: None)
+    values = json.loads((folder / "config.json").read_text()) | {"version": "v1.1"}
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="connector.scale_factor is unexpected"):
+        load_model(folder)
+
+
+def test_without_config_json_a_file_must_have_the_releases_sizes(tmp_path):
+    shutil.copy(VECTORS / "dit_v1_0" / "weights.safetensors", tmp_path)
+    with pytest.raises(UserError, match=r"put a config.json with its sizes beside it"):
+        load_model(tmp_path)
+
+
+def test_an_incomplete_config_json_is_named(tmp_path):
+    folder = altered(tmp_path, lambda tensors: None)
+    values = json.loads((folder / "config.json").read_text())
+    del values["num_heads"]
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="config.json lacks num_heads"):
+        load_model(folder)
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"holds none of .*step1x-edit-v1p1-official"):
+        load_model(tmp_path)
+
+
+def test_release_sizes_need_no_config_json(tmp_path):
+    """A file of the release's shapes is recognised by them (abstractly: nothing is loaded)."""
+    from step1x_jax.convert.official import _model_config_of
+
+    class File:
+        path = tmp_path / "step1x-edit-i1258.safetensors"
+        shapes = {name: e.shape for name, e in model_table(PRESETS["step1x_edit_v1_0"]()).items()}
+        dtypes = dict.fromkeys(shapes, np.dtype(jax.numpy.bfloat16))
+
+    config = _model_config_of(File())
+    assert (config.version, config.param_dtype) == ("v1.0", "bfloat16")
+
+
+def test_weights_go_where_the_shardings_say():
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    plain = load_model(VECTORS / "dit_v1_0")
+    shardings = jax.tree.map(lambda _: place, nnx.state(plain))
+    placed = load_model(VECTORS / "dit_v1_0", plain.config, shardings=shardings)
+    for ours, want in zip(
+        jax.tree.leaves(nnx.state(placed)), jax.tree.leaves(nnx.state(plain)), strict=True
+    ):
+        assert ours.sharding == place
+        np.testing.assert_array_equal(ours, want)

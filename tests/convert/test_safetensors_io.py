@@ -1,0 +1,94 @@
+"""Our reader and writer against the safetensors package, and what happens to bad files."""
+
+import errno
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
+from step1x_jax.errors import UserError
+
+TENSORS = {
+    "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "a.weight": np.arange(4, dtype=ml_dtypes.bfloat16),
+    "scalar": np.array(2.5, np.float64),
+    "ids": np.array([[3, -1]], np.int64),
+    "mask": np.array([True, False, True]),
+    "empty": np.zeros((0, 4), np.float16),
+}
+
+
+def specs(tensors):
+    return {name: (x.shape, x.dtype) for name, x in tensors.items()}
+
+
+def test_a_file_of_the_package_is_read_and_written_byte_for_byte(tmp_path):
+    theirs, ours = tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors"
+    save_file(TENSORS, theirs, metadata={"format": "pt"})
+    file = SafetensorsFile(theirs)
+    assert file.metadata == {"format": "pt"}
+    for name, want in TENSORS.items():
+        np.testing.assert_array_equal(file.read(name), want)
+        assert file.read(name).dtype == want.dtype
+    write_safetensors(ours, specs(TENSORS), file.read, file.metadata)
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_the_package_reads_our_file(tmp_path):
+    path = tmp_path / "made" / "x.safetensors"  # the folder is made
+    write_safetensors(path, specs(TENSORS), TENSORS.__getitem__)
+    loaded = load_file(path)
+    for name, want in TENSORS.items():
+        np.testing.assert_array_equal(loaded[name], want)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60, -1])
+def test_a_truncated_file_is_named(tmp_path, keep):
+    path = tmp_path / "cut.safetensors"
+    save_file(TENSORS, path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"cut\.safetensors is truncated"):
+        SafetensorsFile(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "picture.safetensors"
+    path.write_bytes(b"\x89PNG" * 100)
+    with pytest.raises(UserError, match="truncated or not a safetensors file"):
+        SafetensorsFile(path)
+    body = b"{not json"
+    path.write_bytes(len(body).to_bytes(8, "little") + body)
+    with pytest.raises(UserError, match="unreadable header"):
+        SafetensorsFile(path)
+    with pytest.raises(UserError, match="does not exist"):
+        SafetensorsFile(tmp_path / "absent.safetensors")
+
+
+def test_overlapping_tensors_are_refused(tmp_path):
+    header = {
+        "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+    }
+    text = json.dumps(header).encode()
+    path = tmp_path / "overlap.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(12))
+    with pytest.raises(UserError, match="the header gives b bytes"):
+        SafetensorsFile(path)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"before")
+
+    def full_after_one(name):
+        if name == "mask":  # the last one in the file
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return TENSORS[name]
+
+    with pytest.raises(UserError, match=r"could not be written \(No space left"):
+        write_safetensors(path, specs(TENSORS), full_after_one)
+    assert path.read_bytes() == b"before"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]

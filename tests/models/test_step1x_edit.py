@@ -1,0 +1,168 @@
+"""The model as a whole: sizes, axes, padding, precision. Its numbers are in tests/test_golden.py."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from step1x_jax.convert.keys import flat
+from step1x_jax.convert.official import load_model
+from step1x_jax.models.config import PRESETS, tiny
+from step1x_jax.models.connector import masked_attention
+from step1x_jax.models.layers import scan
+from step1x_jax.models.step1x_edit import Step1XEdit
+from tests.golden import lengths_of, nchw, nhwc, read_case
+from tests.vectors import VECTORS
+
+
+def inputs(config, batch=2, text_length=None, seed=0):
+    rng = np.random.default_rng(seed)
+    text = rng.normal(size=(batch, text_length or config.text_length, config.connector_in_channels))
+    return (
+        jnp.float32(rng.normal(size=(batch, 4, 6, 16))),
+        jnp.float32(rng.normal(size=(batch, 4, 6, 16))),
+        jnp.float32(text),
+        jnp.full(batch, text.shape[1]),
+        jnp.float32(rng.uniform(size=batch)),
+    )
+
+
+def random_model(**changes):
+    """Every parameter random, the gates and the last layer included."""
+    config = dataclasses.replace(tiny(), **changes)
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: Step1XEdit(config, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(1)
+    draw = lambda x: jnp.float32(0.3 * rng.normal(size=x.shape))  # noqa: E731
+    return nnx.merge(graph, jax.tree.map(draw, shapes))
+
+
+velocity = nnx.jit(lambda model, *args: model(*args))
+image_velocity = nnx.jit(lambda model, *args: model.image_velocity(*args))
+
+
+@pytest.mark.parametrize(
+    ("preset", "connector", "total"),
+    [
+        ("step1x_edit_v1_0", 536_621_825, 12_427_800_385),
+        ("step1x_edit_v1_1", 536_621_824, 12_427_800_384),
+    ],
+)
+def test_the_releases_have_the_published_number_of_parameters(preset, connector, total):
+    model = nnx.eval_shape(lambda: Step1XEdit(PRESETS[preset](), rngs=nnx.Rngs(0)))
+    assert sum(x.size for x in jax.tree.leaves(nnx.state(model.connector))) == connector
+    assert sum(x.size for x in jax.tree.leaves(nnx.state(model))) == total
+
+
+def test_every_parameter_has_its_logical_axes():
+    """Watches flax: stacking must keep the names and put "layers" in front."""
+    model = nnx.eval_shape(lambda: Step1XEdit(tiny(), rngs=nnx.Rngs(0)))
+    axes = {path: leaf.get_metadata()["out_sharding"] for path, leaf in flat(nnx.state(model)).items()}
+    for path, leaf in flat(nnx.state(model)).items():
+        assert len(axes[path]) == leaf.ndim, path
+        stacked = any("blocks" in str(name) for name in path)
+        assert (axes[path][0] == "layers") == stacked, path
+    qkv = ("transformer", "single_blocks", "qkv", "kernel")
+    assert axes[qkv] == ("layers", None, "embed", "heads", "head_dim")
+
+
+def test_a_new_model_ignores_its_blocks():
+    """Gates and final layer start at zero, so the velocity of a random model is zero."""
+    model = Step1XEdit(tiny(), rngs=nnx.Rngs(0))
+    assert not np.any(velocity(model, *inputs(model.config)))
+
+
+def test_masked_padding_equals_trimmed_text():
+    """With attend_to_padding=False, padding changes nothing: the second path has none."""
+    model = random_model(attend_to_padding=False)
+    latents, reference, text, _, t = inputs(model.config)
+    short = velocity(model, latents, reference, text[:, :5], jnp.full(2, 5), t)
+    padded = velocity(model, latents, reference, text.at[:, 5:].set(0), jnp.full(2, 5), t)
+    np.testing.assert_allclose(padded, short, atol=1e-4 * np.abs(short).max())  # float32
+
+
+def test_the_releases_attend_to_padding():
+    model = random_model()
+    latents, reference, text, _, t = inputs(model.config)
+    short = velocity(model, latents, reference, text[:, :5], jnp.full(2, 5), t)
+    padded = velocity(model, latents, reference, text.at[:, 5:].set(0), jnp.full(2, 5), t)
+    assert np.abs(padded - short).max() > 1e-2 * np.abs(short).max()
+
+
+def test_padded_queries_of_the_connector_take_the_value_of_key_0():
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 1, 5, 4))
+    out = masked_attention(q, k, v, jnp.array([3, 5]))
+    np.testing.assert_array_equal(out[0, :, 3:], np.broadcast_to(v[0, :, :1], (1, 2, 4)))
+    assert np.abs(out[0, :, :3] - v[0, :, :1]).max() > 1e-3
+
+
+def test_examples_of_a_batch_are_independent():
+    model = random_model()
+    arguments = inputs(model.config)
+    lengths = jnp.array([3, 8])
+    batch = velocity(model, *arguments[:3], lengths, arguments[4])
+    for i in range(2):
+        one = [x[i : i + 1] for x in arguments]
+        single = velocity(model, *one[:3], lengths[i : i + 1], one[4])
+        np.testing.assert_allclose(batch[i : i + 1], single, atol=1e-4 * np.abs(single).max())
+
+
+def test_v1_1_moves_the_reference_and_v1_0_does_not():
+    """With equal pictures, v1.0 cannot tell noise tokens from reference tokens."""
+    for version, same in (("v1.0", True), ("v1.1", False)):
+        model = random_model(version=version)
+        latents, _, text, lengths, t = inputs(model.config)
+        tokens = image_velocity(model, latents, latents, text, lengths, t)
+        noise, reference = jnp.split(tokens, 2, axis=1)
+        difference = np.abs(noise - reference).max() / np.abs(noise).max()
+        assert (difference < 1e-4) == same
+
+
+def test_scan_runs_the_layers_in_order():
+    model = random_model(depth_single_blocks=3)
+    blocks = model.transformer.single_blocks
+    x = jax.random.normal(jax.random.key(0), (1, 6, 32))
+    vec, rope = jax.random.normal(jax.random.key(1), (1, 32)), jnp.ones((2, 6, 16))
+    graph, state = nnx.split(blocks)
+    one = jax.jit(lambda params, x: nnx.merge(graph, params)(x, vec, rope, None))
+    want = x
+    for i in range(3):
+        want = one(jax.tree.map(lambda p, i=i: p[i], state), want)
+    for remat in ("none", "full"):
+        got = nnx.jit(lambda b, x, r=remat: scan(b, x, vec, rope, None, remat=r))(blocks, x)
+        np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+def test_remat_changes_no_gradient():
+    def gradients(remat):
+        model = random_model(remat=remat, depth_single_blocks=1)
+        graph, params = nnx.split(model)
+        arguments = inputs(model.config)
+        loss = lambda params: jnp.mean(nnx.merge(graph, params)(*arguments) ** 2)  # noqa: E731
+        return jax.tree.leaves(jax.jit(jax.grad(loss))(params))
+
+    for plain, saved in zip(gradients("none"), gradients("full"), strict=True):
+        np.testing.assert_allclose(saved, plain, atol=1e-5 * np.abs(plain).max() + 1e-9)
+
+
+@pytest.mark.parametrize("name", ["dit_v1_0", "dit_v1_1"])
+def test_bfloat16_stays_close_to_float32(name):
+    """The precision people use: bfloat16 has 8 bits, so each of some 40 roundings on the way adds
+
+    about 2^-9 of the values' size. Relative to the velocity's norm the sum stays under 3 %.
+    """
+    case = read_case(VECTORS / name)
+    model = load_model(VECTORS / name, dtype="bfloat16")
+    ours = velocity(
+        model,
+        nhwc(case["latents"]),
+        nhwc(case["ref_latents"]),
+        jnp.asarray(case["text_embeddings"]),
+        lengths_of(case["text_mask"]),
+        jnp.asarray(case["timesteps"]),
+    )
+    assert ours.dtype == jnp.float32
+    error = np.linalg.norm(nchw(ours) - case["velocity"]) / np.linalg.norm(case["velocity"])
+    assert 1e-4 < error < 3e-2
