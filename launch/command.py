@@ -1,9 +1,10 @@
 """What all commands share: how they start, and how they end when the user made a mistake."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app
+from absl import app, flags
 
 from step1x_jax.errors import UserError
 
@@ -23,4 +24,18 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             print(f"error: {e}", file=sys.stderr)
             return 1
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses flags; a wrong one is one sentence and exit code 1."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as e:
+        message = str(e)
+    except OSError as e:  # from ml_collections: a field is set, but --config cannot be opened
+        message = " ".join(str(e).split())
+    except KeyError as e:  # from ml_collections: --config.section.no_such_field=...
+        message = re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", str(e.args[0]))
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)

@@ -1,4 +1,4 @@
-"""Trains the quickstart's small autoencoder (its weights ship; launch/guides/quickstart.md says how).
+"""Trains the quickstart's small autoencoder; launch/guides/quickstart.md says how ours was made.
 
 python -m launch.train_autoencoder --output=runs/autoencoder/weights.safetensors --steps=5000
 """
@@ -66,7 +66,10 @@ def main(_) -> None:
         held_out = ", ".join(f"{k} {v:.2f}" for k, v in psnr_held_out(current).items())
         train_db = 10 * np.log10(4 / np.mean(errors[-_REPORT.value :]))
         minutes = (time.time() - started) / 60
-        print(f"step {step}: {train_db:.2f} dB; held out: {held_out} dB; {minutes:.1f} min", flush=True)
+        print(
+            f"step {step}: {train_db:.2f} dB; held out: {held_out} dB; {minutes:.1f} min",
+            flush=True,
+        )
 
     train(model, config, report)
 

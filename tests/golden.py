@@ -263,8 +263,10 @@ def main(arguments: list[str]) -> int:
                 unknown += 1
                 print(f"error: {e}", file=sys.stderr)
     bad = bool(failed or unknown)
-    print(f"{total} quantities, {failed} failed, {unknown} paths not checked:"
-          f" {'FAIL' if bad else 'ok'}")
+    print(
+        f"{total} quantities, {failed} failed, {unknown} paths not checked:"
+        f" {'FAIL' if bad else 'ok'}"
+    )
     return 1 if failed else 2 if unknown else 0
 
 

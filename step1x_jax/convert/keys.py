@@ -9,7 +9,8 @@ Legend: D model width, F mlp width, H heads, K head width, C other widths.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -227,9 +228,10 @@ def autoencoder_table(abstract: nnx.State) -> Table:
     return b.table
 
 
-def flat(state: nnx.State) -> Mapping[Path, nnx.Variable]:
+def flat(state: nnx.State) -> dict[Path, nnx.Variable]:
     """Our parameters by path."""
-    return dict(nnx.to_flat_state(state))
+    leaves: Iterable[Any] = nnx.to_flat_state(state)
+    return dict(leaves)
 
 
 def by_parameter(table: Table) -> dict[Path, list[tuple[Part, str, tuple[slice, ...]]]]:

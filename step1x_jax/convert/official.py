@@ -7,6 +7,7 @@ names it. Loading goes parameter by parameter, so the host never holds the model
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ MODEL_NAMES = (  # the releases, newest first, then the name that we write
 )
 AUTOENCODER_NAMES = ("vae.safetensors", "weights.safetensors")
 
-# Fields that config.json has beyond the sizes; ours are left out where they have the release's value.
+# Fields that only our config.json has, and fields that are no matter of the weights.
 OUR_FIELDS = ("text_length", "attend_to_padding")
 NOT_IN_FILE = ("gate_init", "qk_bias_init", "dtype", "param_dtype", "remat")
 
@@ -135,7 +136,7 @@ def load_model(
         config = _model_config_of(file)
         config.dtype = dtype or config.param_dtype
     table = model_table(config)
-    read = file.read
+    read: Callable[[str], np.ndarray] = file.read
     for lora_path, scale in loras:
         read = KohyaLora(lora_path, table).merged_into(read, scale)
     abstract = nnx.eval_shape(lambda: Step1XEdit(config, rngs=nnx.Rngs(0)))
@@ -148,14 +149,12 @@ def _model_config_of(file: SafetensorsFile) -> ModelConfig:
         config = model_config_from_json(values)
     else:
         config = ModelConfig(version="v1.0" if "connector.scale_factor" in file.shapes else "v1.1")
-    floats = {np.dtype(np.float32): "float32"}
-    config.param_dtype = floats.get(file.dtypes.get("img_in.weight"), "bfloat16")
+    is_float32 = file.dtypes.get("img_in.weight") == np.float32
+    config.param_dtype = "float32" if is_float32 else "bfloat16"
     return config
 
 
-def load_autoencoder(
-    path: epath.PathLike, config: AutoencoderConfig | None = None
-) -> Autoencoder:
+def load_autoencoder(path: epath.PathLike, config: AutoencoderConfig | None = None) -> Autoencoder:
     """The autoencoder from an official file, or a folder with one; float32.
 
     Args:
@@ -203,7 +202,7 @@ def _fill(model, table: Table, file: SafetensorsFile, read: Callable, shardings)
     """Puts the file's tensors into an abstract model, one of our parameters at a time."""
     check_tensors(file, table)
     graph, state = nnx.split(model)
-    leaves = dict(flat(state))
+    leaves: dict[Any, Any] = dict(flat(state))  # flax types its flat paths as Never
     sources = by_parameter(table)
     places = None if shardings is None else dict(flat(shardings))
     for path, leaf in leaves.items():
@@ -250,9 +249,7 @@ def official_tensors(
     return tensors, get
 
 
-def save_model(
-    path: epath.PathLike, model: Step1XEdit, *, json_fields: dict | None = None
-) -> None:
+def save_model(path: epath.PathLike, model: Step1XEdit, *, json_fields: dict | None = None) -> None:
     """Writes connector and DiT as an official file, in the parameters' dtype.
 
     A config.json is written beside it unless the sizes are a release's.

@@ -48,7 +48,7 @@ class Editor:
         *,
         seed: int = 0,
         noise_file: epath.PathLike | None = None,
-        show: Callable[[int, jax.Array], None] | None = None,
+        show: Callable[[int, jax.Array], object] | None = None,
     ) -> list[Image.Image]:
         """Edits B pictures that share a size after resizing, as one batch.
 
@@ -68,9 +68,10 @@ class Editor:
         """
         config = self.model.config
         resized = [self.resize(image) for image in images]
-        conditions = self._conditions(resized, instructions)
+        reference = self.encode(resized)
+        conditions = self._conditions(resized, instructions, reference)
 
-        b, h, w, c = conditions.reference.shape
+        b, h, w, c = reference.shape
         if noise_file is None:
             noise = noise_from_seed(seed, (b, h, w, c))
         else:
@@ -100,12 +101,14 @@ class Editor:
         return [from_array(array) for array in np.asarray(_decode(self.autoencoder, latents))]
 
     def _conditions(
-        self, images: Sequence[Image.Image], instructions: Sequence[str]
+        self, images: Sequence[Image.Image], instructions: Sequence[str], reference: jax.Array
     ) -> Conditions:
-        text, lengths = self.encoder.encode([*images, *images], [*instructions, *[""] * len(images)])
+        text, lengths = self.encoder.encode(
+            [*images, *images], [*instructions, *[""] * len(images)]
+        )
         b = len(images)
         return Conditions(
-            reference=self.encode(images),
+            reference=reference,
             text=jnp.asarray(text[:b]),
             text_lengths=jnp.asarray(lengths[:b]),
             negative_text=jnp.asarray(text[b:]),

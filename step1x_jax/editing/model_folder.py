@@ -67,7 +67,9 @@ def load_parts(
     if (folder / "checkpoints").is_dir():
         return _from_run(*restore_run(folder), dtype)
     if (folder / "transformer").is_dir():
-        weights, autoencoder, encoder = (folder / n for n in ("transformer", "autoencoder", "encoder"))
+        weights, autoencoder, encoder = (
+            folder / n for n in ("transformer", "autoencoder", "encoder")
+        )
     elif any((folder / name).is_file() for name in MODEL_NAMES):
         weights, autoencoder, encoder = folder, folder / "vae.safetensors", folder / ENCODER
     else:

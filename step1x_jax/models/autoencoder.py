@@ -125,7 +125,7 @@ class Encoder(nnx.Module):
         groups = config.norm_groups
         widths = [config.ch * m for m in config.ch_mult]
         self.conv_in = conv(3, config.ch, 3, rngs)
-        self.down = nnx.List()
+        self.down: nnx.List[Level] = nnx.List()
         previous = config.ch
         for i, width in enumerate(widths):
             resample = "down" if i < len(widths) - 1 else None

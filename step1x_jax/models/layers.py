@@ -73,7 +73,8 @@ class Projection(nnx.Module):
         y = jnp.einsum(self.spec, x.astype(self.dtype), self.kernel.astype(self.dtype))
         if self.bias is None:
             return y
-        broadcast = tuple(n if a in self.kernel_axes else 1 for n, a in zip(y.shape, self.output))
+        sizes = zip(y.shape, self.output, strict=True)
+        broadcast = tuple(n if a in self.kernel_axes else 1 for n, a in sizes)
         return y + self.bias.astype(self.dtype).reshape(broadcast)
 
 

@@ -15,6 +15,11 @@ from step1x_jax.models.transformer import Transformer
 Size = tuple[int, int]
 
 
+def grid(latents: jax.Array) -> Size:
+    """Rows and columns of (B, h, w, 16)."""
+    return latents.shape[1], latents.shape[2]
+
+
 def token_positions(config: ModelConfig, noise: Size, reference: Size | None) -> np.ndarray:
     """Position ids of the image tokens: noise, then reference.
 
@@ -56,14 +61,13 @@ class Step1XEdit(nnx.Module):
         Returns:
           (B, I, 64) in the compute dtype, noise tokens first.
         """
-        image, size = pack(latents), None
+        image = pack(latents)
         if reference is not None:
             image = jnp.concatenate([image, pack(reference)], axis=1)
-            size = reference.shape[1:3]
         tokens, vector = self.connector(text, text_lengths, timesteps)
 
         config = self.config
-        ids = token_positions(config, latents.shape[1:3], size)
+        ids = token_positions(config, grid(latents), None if reference is None else grid(reference))
         ids = np.concatenate([ids, np.zeros((text.shape[1], 3), ids.dtype)])
         rope = jnp.asarray(rope_table(ids, tuple(config.axes_dim), config.theta))
         kv_lengths = None if config.attend_to_padding else image.shape[1] + text_lengths

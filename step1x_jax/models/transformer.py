@@ -148,9 +148,7 @@ class Transformer(nnx.Module):
         self.txt_in = make(config.context_in_dim, d, ("context", "embed"))
         self.time_in = Embedder(256, d, config=config, rngs=rngs)
         self.vector_in = Embedder(config.vec_in_dim, d, config=config, rngs=rngs)
-        self.double_blocks = stack(
-            config.depth, lambda rngs: DoubleBlock(config, rngs=rngs), rngs
-        )
+        self.double_blocks = stack(config.depth, lambda rngs: DoubleBlock(config, rngs=rngs), rngs)
         self.single_blocks = stack(
             config.depth_single_blocks, lambda rngs: SingleBlock(config, rngs=rngs), rngs
         )

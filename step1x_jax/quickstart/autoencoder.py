@@ -70,13 +70,14 @@ def training_crop(size: int, rng: np.random.Generator) -> np.ndarray:
         elif choice < 0.75:
             image = EDITS[rng.integers(len(EDITS))].apply(image)
     if rng.random() < 0.3:
-        image = np.rot90(image, rng.integers(4))
+        image = np.rot90(image, int(rng.integers(4)))
     top, left = rng.integers(PICTURE - size + 1, size=2)
     return image[top : top + size, left : left + size]
 
 
 def batches(config: AutoencoderTraining) -> Iterator[np.ndarray]:
     """Endless batches (B, S, S, 3) float32 in [-1, 1], made one ahead; batch n depends on n only."""
+
     def make(step: int) -> np.ndarray:
         rng = np.random.default_rng((config.seed, step))
         drawn = [training_crop(config.size, rng) for _ in range(config.batch_size)]
@@ -176,6 +177,7 @@ def whiten(model: Autoencoder, images: np.ndarray) -> None:
     z = len(centre)
 
     out, into = model.encoder.conv_out, model.decoder.conv_in
+    assert out.bias is not None and into.bias is not None  # nnx.Conv could be without
     kernel, bias = np.array(out.kernel[...], np.float64), np.array(out.bias[...], np.float64)
     kernel[..., :z] = kernel[..., :z] @ forward
     bias[:z] = forward @ (bias[:z] - centre)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from step1x_jax.errors import UserError
 from step1x_jax.quickstart import photographs
-from step1x_jax.quickstart.edits import KINDS, Kind
+from step1x_jax.quickstart.edits import KINDS
 
 TRAINING_FILE = "triplets.jsonl"
 HELD_OUT_FILE = "held_out.jsonl"
@@ -30,9 +30,9 @@ class Settings:
     """What decides the data set's content.
 
     Attributes:
-        crops: Training crops; each is edited in every kind.
-        size: Side of all pictures in pixels.
-        seed: Of crops and of the choice of phrasings.
+      crops: Training crops; each is edited in every kind.
+      size: Side of all pictures in pixels.
+      seed: Of crops and of the choice of phrasings.
     """
 
     crops: int = 200
@@ -46,15 +46,15 @@ def write(output: epath.PathLike, settings: Settings) -> Iterator[int]:
     The folder gets its name only when it is complete; an interrupted run starts again (seconds).
 
     Args:
-        output: Folder to make.
-        settings: What to make.
+      output: Folder to make.
+      settings: What to make.
 
     Yields:
-        1, 2, ... up to `total_crops(settings)`; nothing at all if the data set was there.
+      1, 2, ... up to `total_crops(settings)`; nothing at all if the data set was there.
 
     Raises:
-        UserError: the folder exists with other settings or other content, or a photograph is
-            missing.
+      UserError: the folder exists with other settings or other content, or a photograph is
+        missing.
     """
     output = epath.Path(output)
     description = json.dumps({"version": VERSION, **dataclasses.asdict(settings)}, sort_keys=True)
@@ -85,32 +85,18 @@ def total_crops(settings: Settings) -> int:
     return settings.crops + len(photographs.HELD_OUT) * len(photographs.FIXED_CROPS)
 
 
-def phrase(kind: Kind, generator: np.random.Generator) -> tuple[str, str]:
-    """One way to ask for this kind of edit.
-
-    Args:
-        kind: The kind.
-        generator: Chooses; both languages are equally likely.
-
-    Returns:
-        The instruction, and its language: "en" or "cn".
-    """
-    language, phrasings = (("en", kind.english), ("cn", kind.chinese))[generator.integers(2)]
-    return phrasings[generator.integers(len(phrasings))], language
-
-
 def read_held_out(folder: epath.PathLike) -> list[dict[str, str]]:
     """The held-out edits in order, with `source` and `target` as paths that can be opened.
 
     Args:
-        folder: A folder that `write` made.
+      folder: A folder that `write` made.
 
     Returns:
-        One dictionary per edit: id, image (id of the crop), kind, task, language,
-        instruction, source, target.
+      One dictionary per edit: id, image (id of the crop), kind, task, language,
+      instruction, source, target.
 
     Raises:
-        UserError: there is no data set.
+      UserError: there is no data set.
     """
     folder = epath.Path(folder)
     path = folder / HELD_OUT_FILE
@@ -138,7 +124,7 @@ def _write_all(folder: epath.Path, settings: Settings) -> Iterator[int]:
     for name, crops in ((TRAINING_FILE, training), (HELD_OUT_FILE, held_out)):
         lines = []
         for number, (image_id, image) in enumerate(crops):
-            rows = _write_edits(folder, image_id, image, (settings.seed, number))
+            rows = _write_edits(folder, image_id, image, settings.seed, number)
             lines += [json.dumps(row, ensure_ascii=False) for row in rows]
             done += 1
             yield done
@@ -151,16 +137,21 @@ def _training_crop(settings: Settings, number: int) -> np.ndarray:
 
 
 def _write_edits(
-    folder: epath.Path, image_id: str, image: np.ndarray, seed: tuple[int, int]
+    folder: epath.Path, image_id: str, image: np.ndarray, seed: int, crop: int
 ) -> Iterator[dict[str, str]]:
-    """Writes a crop and all its edits; yields their rows."""
+    """Writes a crop (the list's number `crop`) and all its edits; yields their rows."""
     source = f"sources/{image_id}.png"
     _write_png(folder / source, image)
     for number, kind in enumerate(KINDS.values()):
         edit_id = f"{image_id}_{kind.name}"
         target = f"targets/{edit_id}.png"
         _write_png(folder / target, kind.apply(image))
-        instruction, language = phrase(kind, np.random.default_rng((*seed, number)))
+        # Languages alternate over crops and over kinds; phrasings are drawn.
+        language = ("en", "cn")[(crop + number) % 2]
+        phrasings = kind.english if language == "en" else kind.chinese
+        instruction = phrasings[
+            np.random.default_rng((seed, crop, number)).integers(len(phrasings))
+        ]
         yield {
             "id": edit_id,
             "image": image_id,

@@ -23,10 +23,10 @@ class Photograph:
     """Where a photograph lies, and how often training draws it.
 
     Attributes:
-        name: Short unique name.
-        package: Import name of the package that ships it.
-        path: File inside the package's folder.
-        weight: Relative frequency among random crops.
+      name: Short unique name.
+      package: Import name of the package that ships it.
+      path: File inside the package's folder.
+      weight: Relative frequency among random crops.
     """
 
     name: str
@@ -74,7 +74,7 @@ def load(photograph: Photograph) -> Image.Image:
     """Reads one photograph as an RGB picture of its full size, once (do not change it).
 
     Raises:
-        UserError: the package is not installed, or does not ship the file.
+      UserError: the package is not installed, or does not ship the file.
     """
     spec = importlib.util.find_spec(photograph.package)  # finds the folder, imports nothing
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
@@ -95,15 +95,15 @@ def random_crop(
     """A square crop of a photograph, random in place and scale, half of them mirrored.
 
     Args:
-        generator: Source of randomness; the crop is a pure function of its state.
-        size: Side of the result in pixels.
-        sources: The photographs to draw from, by their weights.
+      generator: Source of randomness; the crop is a pure function of its state.
+      size: Side of the result in pixels.
+      sources: The photographs to draw from, by their weights.
 
     Returns:
-        (size, size, 3) uint8.
+      (size, size, 3) uint8.
 
     Raises:
-        UserError: as `load`.
+      UserError: as `load`.
     """
     weights = np.array([photograph.weight for photograph in sources])
     image = load(sources[generator.choice(len(sources), p=weights / weights.sum())])
@@ -121,13 +121,13 @@ def held_out_crops(size: int) -> dict[str, np.ndarray]:
     """The fixed crops of the held-out photographs that every evaluation uses.
 
     Args:
-        size: Side of the results in pixels.
+      size: Side of the results in pixels.
 
     Returns:
-        Per photograph's name (4, size, size, 3) uint8, the crops of `FIXED_CROPS`.
+      Per photograph's name (4, size, size, 3) uint8, the crops of `FIXED_CROPS`.
 
     Raises:
-        UserError: as `load`.
+      UserError: as `load`.
     """
     crops = {}
     for photograph in HELD_OUT:

@@ -5,6 +5,7 @@ what it has after every step. Both give the same latents within rounding.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -123,12 +124,12 @@ def sample_with_progress(
     noise: jax.Array,
     times: np.ndarray,
     guidance: Guidance,
-    show: Callable[[int, jax.Array], None],
+    show: Callable[[int, jax.Array], object],
 ) -> jax.Array:
     """As `sample`, but the host calls `show(step, latents)` after steps 1, 2, ..."""
     graph, params = nnx.split(model)
     latents = noise
-    for i, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for i, (t, t_next) in enumerate(itertools.pairwise(times)):
         latents = _jitted_step(graph, guidance, params, conditions, latents, t, t_next)
         show(i + 1, latents)
     return latents

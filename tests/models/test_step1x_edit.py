@@ -59,7 +59,9 @@ def test_the_releases_have_the_published_number_of_parameters(preset, connector,
 def test_every_parameter_has_its_logical_axes():
     """Watches flax: stacking must keep the names and put "layers" in front."""
     model = nnx.eval_shape(lambda: Step1XEdit(tiny(), rngs=nnx.Rngs(0)))
-    axes = {path: leaf.get_metadata()["out_sharding"] for path, leaf in flat(nnx.state(model)).items()}
+    axes = {
+        path: leaf.get_metadata()["out_sharding"] for path, leaf in flat(nnx.state(model)).items()
+    }
     for path, leaf in flat(nnx.state(model)).items():
         assert len(axes[path]) == leaf.ndim, path
         stacked = any("blocks" in str(name) for name in path)

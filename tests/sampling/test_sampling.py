@@ -45,9 +45,7 @@ NOISE = jnp.zeros((1, 4, 4, 16))
 def test_euler_integrates_the_guided_velocity():
     """The velocity is constant in time: x(0) = x(1) + guided value, whatever the steps."""
     c, u, scale = 2.0, 0.5, 3.0
-    out = sample(
-        Flow(), conditions(c, u), NOISE, timesteps(5, 4), Guidance(scale, truncate=1.0)
-    )
+    out = sample(Flow(), conditions(c, u), NOISE, timesteps(5, 4), Guidance(scale, truncate=1.0))
     np.testing.assert_allclose(out, u + scale * (c - u), rtol=1e-6)
 
 

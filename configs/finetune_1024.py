@@ -1,0 +1,30 @@
+"""Fine-tunes the released v1.1 weights on your own edits, 1024 px.
+
+    python -m launch.train --config=configs/finetune_1024.py --workdir=runs/finetune \\
+        --config.data.path=DATA --config.training.start_from=step1x-edit-v1p1-official.safetensors
+
+DATA comes from launch.precompute. Time and loss: not measured yet (this needs about 200 GB of
+accelerator memory for parameters and optimizer state, split over the devices by mesh.fsdp; 12.4
+billion parameters, all of them trained). `python -m launch.describe` with this config shows its
+shapes without any memory.
+"""
+
+from step1x_jax.models.config import step1x_edit_v1_1
+from step1x_jax.training.config import TrainConfig
+
+
+def get_config() -> TrainConfig:
+    config = TrainConfig(model=step1x_edit_v1_1())
+    config.model.dtype = "bfloat16"  # of the computation; parameters and optimizer stay float32
+    config.model.remat = "full"  # blocks are recomputed in the backward pass: activations must fit
+
+    config.data.batch_size = 8
+
+    config.optimizer.learning_rate = 1e-5  # constant, as in the paper
+    config.optimizer.clip_norm = 1.0
+
+    config.training.steps = 10_000
+    config.training.log_every = 10
+    config.checkpoint.every = 500
+    config.checkpoint.keep = 2  # 150 GB each
+    return config

@@ -1,0 +1,27 @@
+"""The flag --config of the commands that take a file of configs/."""
+
+from absl import flags
+from ml_collections import config_flags
+
+from step1x_jax.errors import UserError
+from step1x_jax.training.config import TrainConfig
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/; --config.training.steps=100 sets any of its fields."
+)
+flags.mark_flag_as_required("config")
+
+
+def read_config() -> TrainConfig:
+    """The config of the file named by --config, with the flags' overrides, validated.
+
+    Raises:
+      UserError: there is no such file, it holds no training config, or a value is impossible.
+    """
+    config = _CONFIG.value
+    if type(config).__name__ == "_ErrorConfig":  # ml_collections: a file that it could not open
+        raise UserError("--config names no file that can be read; give one of configs/.")
+    if not isinstance(config, TrainConfig):
+        raise UserError("get_config() in the file of --config must return a TrainConfig.")
+    config.validate()
+    return config

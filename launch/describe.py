@@ -1,0 +1,44 @@
+"""Says what a config would train, without memory: parameters, shapes, the traced train step.
+
+python -m launch.describe --config=configs/finetune_1024.py
+"""
+
+from typing import Any
+
+import jax
+from absl import flags
+
+from launch.command import run
+from launch.config_flag import read_config
+from step1x_jax.parallel.mesh import make_mesh
+from step1x_jax.training.describe import abstract_batch, parameter_counts, trace_train_step
+from step1x_jax.training.step import abstract_state
+
+_SIZE = flags.DEFINE_integer("size", 1024, "Side of the pictures in pixels.", lower_bound=16)
+
+
+def main(_) -> None:
+    """Prints parameters, batch, counts and times."""
+    config = read_config()
+    mesh = make_mesh(config.mesh)
+
+    print("Parameters (AdamW adds two arrays like each of them):")
+    print_arrays(abstract_state(config, mesh).params)
+    print("Batch:")
+    print_arrays(abstract_batch(config, _SIZE.value, mesh))
+
+    for part, count in parameter_counts(config.model).items():
+        print(f"{part}: {count:,} parameters")
+    _, seconds = trace_train_step(config, _SIZE.value, mesh)
+    print(f"Train step traced in {seconds['trace']:.1f} s, lowered in {seconds['lower']:.1f} s.")
+
+
+def print_arrays(tree: Any) -> None:
+    """One line per array: name, dtype, shape, and how it is split over the mesh."""
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        print(f"  {name}  {x.dtype}{list(x.shape)}  {tuple(x.sharding.spec)}")
+
+
+if __name__ == "__main__":
+    run(main)

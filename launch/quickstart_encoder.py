@@ -1,0 +1,23 @@
+"""Makes the quickstart's small Qwen2.5-VL, random weights and all; its result ships in assets/.
+
+python -m launch.quickstart_encoder --output=step1x_jax/assets/quickstart/encoder
+"""
+
+from absl import flags
+from etils import epath
+
+from launch.command import run
+from step1x_jax.quickstart import small_encoder
+
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to make or to replace.", required=True)
+
+
+def main(_) -> None:
+    """Writes the folder."""
+    small_encoder.write(_OUTPUT.value)
+    size = sum(path.stat().length for path in epath.Path(_OUTPUT.value).iterdir())
+    print(f"{_OUTPUT.value}: {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,61 @@
+"""Trains the editor, or goes on with a run: launch/guides/training.md.
+
+python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart/train
+
+Any field of the config can be set after it: --config.training.steps=100.
+"""
+
+import sys
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+
+from launch.command import run
+from launch.config_flag import read_config
+from step1x_jax.data.pipeline import make_batches
+from step1x_jax.training.loop import print_once, train
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, local or gs://.", required=True)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the other processes: TPU pods, Slurm and MPI say who they are."
+)
+
+STOPPED = 143  # what a shell reports for a process that ended on SIGTERM
+
+
+def main(_) -> int:
+    """Brings data and training together."""
+    config = read_config()
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    # A second run with the same shapes need not compile again.
+    cache = epath.Path("~/.cache/step1x_jax/compiled").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+
+    def batches(first_step: int) -> Iterator[dict[str, np.ndarray]]:
+        return make_batches(
+            config.data,
+            text_length=config.model.text_length,
+            seed=config.training.seed,
+            start_step=first_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    step, steps = int(train(config, _WORKDIR.value, batches).step), config.training.steps
+    if step < steps:
+        print(
+            f"Stopped as asked after step {step} of {steps}, with a checkpoint; the same command"
+            " goes on from there.",
+            file=sys.stderr,
+        )
+        return STOPPED
+    print_once(f"Done: {steps} steps. Checkpoints and metrics are in {_WORKDIR.value}.")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""What flows into the connector: pictures, prompts and the language model that reads both."""

@@ -1,0 +1,178 @@
+"""The published prompt: from an instruction to the token ids that the released weights expect.
+
+The language model sees one user turn of Qwen's chat template: prefix, picture, instruction. It is a
+fixed form, so it is written out here instead of rendering the template that lies beside each copy
+of the model. From <|vision_end|> on, quoted text is cut into single characters before it is
+tokenised, so that lettering is spelled out to the model. The release takes an apostrophe for a
+quote too and so spells out all that follows it; its weights expect that ("published" quoting).
+
+One quirk is left out: the published attention mask is `ids > 0`, and id 0 is "!", so that the
+published code is blind to exclamation marks. Here they are tokens like others.
+"""
+
+from collections.abc import Callable
+
+import tokenizers
+from absl import logging
+from etils import epath
+
+from step1x_jax.errors import UserError
+
+Tokenize = Callable[[str], list[int]]  # knows Qwen's special tokens, adds none by itself
+
+PREFIX = (
+    'Given a user prompt, generate an "Enhanced prompt" that provides detailed visual descriptions'
+    " suitable for image generation. Evaluate the level of detail in the user prompt:\n"
+    "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures,"
+    " and spatial relationships to create vivid and concrete scenes.\n"
+    "- If the prompt is already detailed, refine and enhance the existing details slightly without"
+    " overcomplicating.\n\n"
+    "Here are examples of how to transform or refine prompts:\n"
+    "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round"
+    " shape, sleeping peacefully on a warm sunny windowsill, surrounded by pots of blooming red"
+    " flowers.\n"
+    "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring"
+    " glowing street lamps, a diverse crowd of people in colorful clothing, and a double-decker bus"
+    " passing by towering glass skyscrapers.\n\n"
+    "Please generate only the enhanced description for the prompt below and avoid including any"
+    " additional commentary or evaluations:\n"
+    "User Prompt:"
+)
+CHAT_START = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n" + PREFIX
+)
+CHAT_BEFORE_IMAGE = CHAT_START + "Picture 1: <|vision_start|>"
+CHAT_AFTER_INSTRUCTION = "<|im_end|>\n<|im_start|>assistant\n"
+IMAGE_TOKEN = "<|image_pad|>"
+QUOTES = str.maketrans(dict.fromkeys("“”'", '"'))
+
+
+class Prompt:
+    """Makes token ids with one vocabulary.
+
+    Attributes:
+      image_id: the id that stands for each token of the picture.
+      dropped: how many leading positions of the hidden states the release throws away: those before
+        the colon that ends the prefix, 217 with Qwen's own vocabulary.
+    """
+
+    def __init__(self, tokenize: Tokenize):
+        """Takes a tokenizer and reads its special tokens.
+
+        Args:
+          tokenize: text to ids.
+
+        Raises:
+          UserError: the vocabulary lacks Qwen's special tokens.
+        """
+        self._tokenize = tokenize
+        self._before_image = tokenize(CHAT_BEFORE_IMAGE)
+        self.dropped = len(tokenize(CHAT_START.removesuffix(":")))
+        self.image_id, self._video_id = map(self._special, (IMAGE_TOKEN, "<|video_pad|>"))
+        self._opening, self._closing = tokenize("“"), tokenize("”")
+
+    def _special(self, token: str) -> int:
+        ids = self._tokenize(token)
+        if len(ids) != 1:
+            raise UserError(
+                f"the tokenizer does not know the special token {token}; use that of Qwen2.5-VL."
+            )
+        return ids[0]
+
+    def ids(self, instruction: str, image_tokens: int) -> list[int]:
+        """The whole prompt.
+
+        Args:
+          instruction: any text; an empty one is legal.
+          image_tokens: how many tokens the picture has in the language model.
+
+        Returns:
+          Token ids.
+        """
+        return [
+            *self._before_image,
+            *[self.image_id] * image_tokens,
+            *self.ids_from_vision_end(instruction),
+        ]
+
+    def ids_from_vision_end(self, instruction: str) -> list[int]:
+        """The part behind the picture, quoted text in single characters."""
+        check_instruction(instruction)
+        text = "<|vision_end|>" + instruction + CHAT_AFTER_INSTRUCTION
+        ids = [i for piece in published_pieces(text) for i in self._piece_ids(piece)]
+        kept = [i for i in ids if i not in (self.image_id, self._video_id)]
+        if len(kept) < len(ids):
+            logging.warning("The instruction %r names picture tokens; left out.", instruction)
+        return kept
+
+    def _piece_ids(self, piece: str) -> list[int]:
+        ids = self._tokenize(piece)
+        opening, closing = self._opening, self._closing
+        if ids[: len(opening)] == opening and ids[-len(closing) :] == closing:
+            return ids[len(opening) : -len(closing)]
+        return ids  # a quote merged with the character, as with a space: it stays
+
+
+def check_instruction(instruction: str) -> None:
+    """Raises UserError for text that cannot be tokenised because half a character is in it."""
+    try:
+        instruction.encode()
+    except UnicodeEncodeError as e:
+        raise UserError(f"the instruction {instruction!r} is not valid Unicode text.") from e
+
+
+def published_pieces(text: str) -> list[str]:
+    """Cuts a text the way the release does before tokenising piece by piece.
+
+    Curly double quotes and apostrophes become `"`, and each `"` toggles quoting. Outside, the text
+    up to and including the next quote is one piece; inside, every character is one, in curly
+    quotes.
+
+    Args:
+      text: the part of the chat from <|vision_end|> on. (The release runs over the whole chat and
+        exempts the two quotes of the prefix by their place.)
+
+    Returns:
+      The pieces, to be tokenised each by itself.
+    """
+    pieces = []
+    quoted = False
+    outside = ""
+    for char in text.translate(QUOTES):
+        if char == '"':
+            outside += char
+            if not quoted:
+                pieces.append(outside)
+                outside = ""
+            quoted = not quoted
+        elif quoted:
+            pieces.append(f"“{char}”")
+        else:
+            outside += char
+    return [*pieces, outside] if outside else pieces
+
+
+def load_tokenizer(folder: epath.PathLike) -> Tokenize:
+    """The tokenizer of a Hugging Face folder.
+
+    Args:
+      folder: holds tokenizer.json.
+
+    Returns:
+      Text to ids, special tokens recognised and none added.
+
+    Raises:
+      UserError: there is none, or it is unreadable.
+    """
+    path = epath.Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give the folder of a Qwen2.5-VL model.")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(path.read_text())
+    except Exception as e:  # the library raises bare Exception
+        raise UserError(f"{path} is not a readable tokenizer ({e}); fetch it again.") from e
+
+    def tokenize(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    return tokenize

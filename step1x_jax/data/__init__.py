@@ -1,0 +1,1 @@
+"""Edit records: schema, shards, precomputing and the input pipeline."""

@@ -1,0 +1,254 @@
+"""Batches for training. The batch of a step is a pure function of config, seed and step.
+
+Every bucket is shuffled anew in each of its epochs and cut into global batches, of which a process
+takes its slice; the buckets take turns by a plan that all processes share. Nothing is remembered
+between steps, so that going on at a step costs nothing and the number of processes may change.
+"""
+
+import bisect
+import dataclasses
+import functools
+import itertools
+import math
+import sys
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+
+import grain
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+
+from step1x_jax.data.manifest import MANIFEST, read_manifest
+from step1x_jax.data.records import DamagedRecordError, EditRecord
+from step1x_jax.data.shards import ShardInfo, ShardReader, check_size
+from step1x_jax.errors import UserError
+
+OPEN_SHARDS = 64  # per bucket and process
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Which data and how it is read."""
+
+    path: str = ""  # a folder that launch.precompute made, local or mounted
+    batch_size: int = 8  # edits in a step, over all processes
+    caption_dropout: float = 0.1  # how often an edit is trained on the empty instruction instead
+    max_bad_records: int = 0  # damaged records for which others may stand in, in each process
+    threads: int = 2  # that read batches ahead, in each process
+
+
+def make_batches(
+    config: DataConfig,
+    *,
+    text_length: int,
+    seed: int,
+    start_step: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches from a step on.
+
+    Args:
+      config: which data.
+      text_length: T, to which texts are padded.
+      seed: of the run.
+      start_step: the step of the first batch.
+      process_index: of this process.
+      process_count: of all processes; each gets batch_size / process_count edits of a batch.
+
+    Returns:
+      An iterator over dicts of arrays, b edits each, all of one latent size (h, w):
+        target, source: (b, h, w, 16) bfloat16 latents;
+        text: (b, T, C) bfloat16 embeddings, zero behind their lengths;
+        text_lengths: (b,) int32.
+
+    Raises:
+      UserError: the data set is incomplete or damaged (for damaged records: when they are met), or
+        does not fit the config.
+    """
+    if config.batch_size < 1 or config.batch_size % process_count:
+        raise UserError(
+            f"data.batch_size is {config.batch_size}; use a multiple of the {process_count}"
+            " processes."
+        )
+    if not 0 <= config.caption_dropout <= 1:
+        raise UserError(f"data.caption_dropout is {config.caption_dropout}; use 0 to 1.")
+    buckets = _open_buckets(config, text_length)
+    batches = [
+        grain.MapDataset.source(bucket)
+        .shuffle(int(_stream(seed, "shuffle", number).integers(2**32)))
+        .repeat()
+        .batch(config.batch_size // process_count, batch_fn=list)[process_index::process_count]
+        for number, bucket in enumerate(buckets)
+    ]
+    assemble = functools.partial(_assemble, config, text_length, seed, process_index)
+    plan = BucketPlan([len(bucket) for bucket in buckets], seed)
+    steps = grain.MapDataset.select_from_datasets(batches, plan).map_with_index(assemble)
+    options = grain.ReadOptions(config.threads, prefetch_buffer_size=max(config.threads, 1))
+    return iter(steps[start_step:].to_iter_dataset(options))
+
+
+def _open_buckets(config: DataConfig, text_length: int) -> list["Bucket"]:
+    folder = epath.Path(config.path or "(data.path is not set)")
+    manifest = read_manifest(folder / MANIFEST)
+    if not manifest.records:
+        raise UserError(f"{folder} holds no records; run launch.precompute on another input.")
+    for shard in manifest.shards:
+        check_size(folder / shard.file, shard)
+        if shard.longest_text > text_length:
+            raise UserError(
+                f"{folder} has texts of {shard.longest_text} tokens, model.text_length is"
+                f" {text_length}; raise it, or run launch.precompute with --text_length."
+            )
+    tolerance = Tolerance(config.max_bad_records)
+    buckets = [Bucket(folder, shards, tolerance) for shards in manifest.buckets.values()]
+    if (largest := max(map(len, buckets))) < config.batch_size:
+        logging.warning(
+            "No bucket of %s fills a batch of %d (the largest holds %d): edits repeat in a batch.",
+            folder, config.batch_size, largest,
+        )  # fmt: skip
+    return buckets
+
+
+def _stream(seed: int, name: str, *numbers: int) -> np.random.Generator:
+    """Random numbers of a named use, the same wherever and whenever they are drawn."""
+    return np.random.default_rng([zlib.crc32(name.encode()), seed % 2**64, *numbers])
+
+
+class BucketPlan:
+    """Which bucket a step takes, and how many batches that bucket has given before.
+
+    Steps come in rounds; in each one a bucket has as many turns as it has records (both divided by
+    what is common to all), in random order.
+    """
+
+    def __init__(self, records: Sequence[int], seed: int):
+        """Plans for buckets of these sizes."""
+        self._turns = np.array(records) // math.gcd(*records)
+        self._round = functools.lru_cache(maxsize=2)(functools.partial(self._make_round, seed))
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, step: int) -> tuple[int, int]:
+        """Bucket and number of its batch for a step."""
+        number, place = divmod(step, int(self._turns.sum()))
+        buckets, earlier = self._round(number)
+        bucket = int(buckets[place])
+        return bucket, number * int(self._turns[bucket]) + int(earlier[place])
+
+    def _make_round(self, seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Bucket per step of a round, and how often it came earlier in the round."""
+        turns = self._turns
+        buckets = np.repeat(np.arange(len(turns)), turns)
+        buckets = _stream(seed, "buckets", number).permutation(buckets)
+        earlier = np.empty_like(buckets)
+        for bucket, count in enumerate(turns):
+            earlier[buckets == bucket] = np.arange(count)
+        return buckets, earlier
+
+
+class Tolerance:
+    """Counts damaged records, each once, and ends the patience with them; shared by threads."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._met: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
+
+    def meet(self, shard: str, index: int, error: DamagedRecordError) -> None:
+        """Notes a damaged record.
+
+        Raises:
+          UserError: it is one too many.
+        """
+        with self._lock:
+            new = (shard, index) not in self._met
+            self._met.add((shard, index))
+            count = len(self._met)
+        if self._limit == 0:
+            raise error
+        if count > self._limit:
+            raise UserError(
+                f"more damaged records than data.max_bad_records={self._limit}; the last: {error}"
+            )
+        if new:
+            logging.warning(
+                "Damaged record %d of %d that are tolerated, another stands in: %s",
+                count, self._limit, error,
+            )  # fmt: skip
+
+
+class Bucket:
+    """All records of one latent size, as one sequence."""
+
+    def __init__(self, folder: epath.Path, shards: Sequence[ShardInfo], tolerance: Tolerance):
+        self._shards = shards
+        self._tolerance = tolerance
+        self._ends = list(itertools.accumulate(shard.records for shard in shards))
+        self._reader = functools.lru_cache(OPEN_SHARDS)(
+            lambda number: ShardReader(folder, shards[number])
+        )
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __repr__(self) -> str:
+        return f"Bucket(latent_size={self._shards[0].latent_size}, records={len(self)})"
+
+    def __getitem__(self, index: int) -> EditRecord:
+        """A record; in place of a damaged one the next that is not.
+
+        Raises:
+          UserError: too many are damaged.
+        """
+        for offset in range(len(self)):
+            place = (index + offset) % len(self)
+            number = bisect.bisect_right(self._ends, place)
+            shard = self._shards[number]
+            in_shard = place - self._ends[number] + shard.records
+            try:
+                return self._reader(number)[in_shard]
+            except DamagedRecordError as e:
+                self._tolerance.meet(shard.file, in_shard, e)
+        raise UserError(f"all records of {self!r} are damaged; run launch.precompute again.")
+
+
+def _assemble(
+    config: DataConfig,
+    text_length: int,
+    seed: int,
+    process_index: int,
+    step: int,
+    records: Sequence[EditRecord],
+) -> dict[str, np.ndarray]:
+    """Pads and stacks one process's records of a step; drops captions."""
+    dice = _stream(seed, "caption_dropout", step).random(config.batch_size)
+    first = process_index * len(records)
+    texts = [
+        _text(record, drop=bool(die < config.caption_dropout))
+        for record, die in zip(records, dice[first : first + len(records)], strict=True)
+    ]
+    padded = np.zeros((len(texts), text_length, texts[0].shape[-1]), jnp.bfloat16)
+    for row, text in zip(padded, texts, strict=True):
+        row[: len(text)] = text
+    return {
+        "target": np.stack([record.target for record in records]),
+        "source": np.stack([record.source for record in records]),
+        "text": padded,
+        "text_lengths": np.array([len(text) for text in texts], np.int32),
+    }
+
+
+def _text(record: EditRecord, *, drop: bool) -> np.ndarray:
+    if not drop:
+        return record.text
+    if record.negative_text is None:
+        raise UserError(
+            f"the record {record.id} has no negative embedding; set data.caption_dropout to 0, or"
+            " make the data with launch.precompute."
+        )
+    return record.negative_text

@@ -1,0 +1,310 @@
+"""Triplets to shards: everything that training would otherwise compute again at every step.
+
+The work is cut into parts. A part's shards and then its manifest get their names when the part is
+complete, so that a second run finds what is done; dataset.json is written when all parts are there.
+The name of a part holds a hash of its rows: changed rows make a new part.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from step1x_jax.conditioning.encoder import Encoder
+from step1x_jax.conditioning.images import decode_image, open_image, read_image_bytes, to_array
+from step1x_jax.data.buckets import bucket_sizes, fit, nearest_bucket
+from step1x_jax.data.manifest import MANIFEST, BadRow, Manifest, read_manifest, write_manifest
+from step1x_jax.data.records import EditRecord
+from step1x_jax.data.shards import ShardWriter, check_size, writing_shards
+from step1x_jax.data.sources import Triplet
+from step1x_jax.errors import UserError
+from step1x_jax.files import replacing
+
+MIB = 1 << 20
+
+# (B, H, W, 3) float32 in [-1, 1] -> latents (B, H/8, W/8, 16); B is always the batch size.
+EncodeImages = Callable[[np.ndarray], np.ndarray]
+LoadModels = Callable[[], tuple[Encoder, EncodeImages]]
+OnRow = Callable[[BadRow | None], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides the records' content. A data set has one; see `fingerprint` for the models.
+
+    Attributes:
+      size: size level, see buckets.py.
+      encoder: fingerprint of the language model.
+      autoencoder: fingerprint of the autoencoder.
+      min_pixels: see EncoderConfig.
+      max_pixels: see EncoderConfig.
+      text_length: see EncoderConfig.
+      quoting: see EncoderConfig.
+      encoder_dtype: see EncoderConfig.
+    """
+
+    size: int
+    encoder: str
+    autoencoder: str
+    min_pixels: int
+    max_pixels: int
+    text_length: int
+    quoting: str
+    encoder_dtype: str
+
+
+def fingerprint(path: epath.PathLike) -> str:
+    """A short hash of a file, or of a folder's files, that is quick on large ones.
+
+    It covers names, sizes, and the first and last MiB of each file; the name of `path` itself does
+    not count, so that a copy has the fingerprint of its original.
+
+    Raises:
+      UserError: there is nothing there.
+    """
+    path = epath.Path(path)
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+    if not files:
+        raise UserError(f"{path} does not exist; give a model's file or folder.")
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().length
+        digest.update(f"{file.name if path.is_dir() else ''} {size} ".encode())
+        with file.open("rb") as f:
+            digest.update(f.read(MIB))
+            f.seek(max(size - MIB, 0))
+            digest.update(f.read(MIB))
+    return digest.hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A run of rows that is done as a whole. `name` holds its place and a hash of its rows."""
+
+    name: str
+    triplets: Sequence[Triplet]
+
+
+def split_parts(triplets: Sequence[Triplet], part_size: int) -> list[Part]:
+    """Cuts rows into parts of `part_size`, the last one shorter."""
+    starts = range(0, len(triplets), part_size)
+    rows = [triplets[start : start + part_size] for start in starts]
+    return [Part(f"part-{i:05d}-{_content_hash(r)}", r) for i, r in enumerate(rows)]
+
+
+def _content_hash(triplets: Sequence[Triplet]) -> str:
+    """Of the rows and their files' sizes: a picture that was mended or replaced counts as new."""
+    rows = [(dataclasses.astuple(t), _length(t.source), _length(t.target)) for t in triplets]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
+
+
+def _length(path: str) -> int:
+    try:
+        return epath.Path(path).stat().length
+    except (OSError, ValueError):
+        return -1
+
+
+def precompute(
+    triplets: Sequence[Triplet],
+    output: epath.PathLike,
+    settings: Settings,
+    load_models: LoadModels,
+    *,
+    bad_rows: Sequence[BadRow] = (),
+    part_size: int = 1024,
+    batch_size: int = 8,
+    on_row: OnRow = lambda bad: None,
+) -> Manifest:
+    """Makes a data set, or finishes one.
+
+    Args:
+      triplets: the edits.
+      output: folder to write to, local or mounted.
+      settings: what the models are; noted, and compared with what the folder was made with.
+      load_models: gives encoder and autoencoder; not called if everything is done already.
+      bad_rows: rows of the input that were none; noted.
+      part_size: edits in a part.
+      batch_size: edits that go through the models at once.
+      on_row: called once per edit, with its fault if it has one.
+
+    Returns:
+      The manifest. Edits that could not be used are in its bad_rows.
+
+    Raises:
+      UserError: the folder was made with other settings, or the disk is full.
+    """
+    output = epath.Path(output)
+    check_settings(output, settings)
+    for leftover in output.glob(".*.tmp"):
+        leftover.unlink()
+    parts = split_parts(triplets, part_size)
+    maker: PartMaker | None = None
+    done = []
+    for part in parts:
+        manifest = finished(output, part)
+        if manifest is None:
+            maker = maker or PartMaker(output, settings, *load_models(), batch_size)
+            manifest = maker.make(part, on_row)
+        else:
+            faults = {bad.row: bad for bad in manifest.bad_rows}
+            for triplet in part.triplets:
+                on_row(faults.get(triplet.row))
+        done.append(manifest)
+    manifest = Manifest(
+        settings=dataclasses.asdict(settings),
+        shards=[shard for part in done for shard in part.shards],
+        bad_rows=[*bad_rows, *(row for part in done for row in part.bad_rows)],
+    )
+    write_manifest(output / MANIFEST, manifest)
+    return manifest
+
+
+def check_settings(output: epath.Path, settings: Settings) -> None:
+    """Raises UserError, naming a setting, if what lies in a folder was made with other ones."""
+    for path in sorted([*output.glob("part-*.json"), *output.glob(MANIFEST)]):
+        before = read_manifest(path).settings
+        for name, value in dataclasses.asdict(settings).items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"{output} was made with {name}={before.get(name)}, now it is {value}; give"
+                    " another --output, or remove that folder to start again."
+                )
+
+
+def finished(output: epath.Path, part: Part) -> Manifest | None:
+    """The manifest of a part if all of it is there."""
+    path = output / f"{part.name}.json"
+    if not path.is_file():
+        return None
+    manifest = read_manifest(path)
+    try:
+        for shard in manifest.shards:
+            check_size(output / shard.file, shard)
+    except UserError:
+        return None
+    return manifest
+
+
+@dataclasses.dataclass
+class _Loaded:
+    """An edit whose pictures could be read, cut to its bucket."""
+
+    triplet: Triplet
+    source: Image.Image
+    target: Image.Image
+    source_size: tuple[int, int]
+    target_size: tuple[int, int]
+    source_hash: str
+
+
+class PartMaker:
+    """Takes parts through the models and onto disk."""
+
+    def __init__(
+        self,
+        output: epath.Path,
+        settings: Settings,
+        encoder: Encoder,
+        encode_images: EncodeImages,
+        batch_size: int,
+    ):
+        self._output = output
+        self._settings = settings
+        self._encoder = encoder
+        self._encode_images = encode_images
+        self._batch_size = batch_size
+        self._buckets = bucket_sizes(settings.size)
+
+    def make(self, part: Part, on_row: OnRow) -> Manifest:
+        """Makes one part; all of it gets its names at the end, its manifest last.
+
+        Raises:
+          UserError: the disk is full.
+        """
+        manifest = Manifest(dataclasses.asdict(self._settings), [])
+        negatives: dict[str, np.ndarray] = {}  # by source hash
+        waiting: dict[tuple[int, int], list[_Loaded]] = {}  # by bucket
+        with (
+            replacing(self._output / f"{part.name}.json") as manifest_file,
+            writing_shards(self._output, part.name) as shards,
+        ):
+            for triplet in part.triplets:
+                try:
+                    edit = self._load(triplet)
+                except UserError as e:
+                    manifest.bad_rows.append(BadRow(triplet.row, str(e)))
+                    on_row(manifest.bad_rows[-1])
+                    continue
+                batch = waiting.setdefault(edit.source.size, [])
+                batch.append(edit)
+                if len(batch) == self._batch_size:
+                    self._write(waiting.pop(edit.source.size), negatives, shards)
+                on_row(None)
+            for batch in waiting.values():
+                self._write(batch, negatives, shards)
+            manifest.shards = shards.close()
+            manifest_file.write_text(manifest.to_json())
+        return manifest
+
+    def _load(self, triplet: Triplet) -> _Loaded:
+        data = read_image_bytes(triplet.source)
+        source = decode_image(data, triplet.source)
+        target = open_image(triplet.target)
+        bucket = nearest_bucket(*source.size, self._buckets)
+        return _Loaded(
+            triplet,
+            fit(source, bucket),
+            fit(target, bucket),
+            source.size,
+            target.size,
+            hashlib.sha256(data).hexdigest(),
+        )
+
+    def _write(
+        self, edits: list[_Loaded], negatives: dict[str, np.ndarray], shards: ShardWriter
+    ) -> None:
+        """Encodes edits of one bucket, at most a batch, and writes their records."""
+        sources = self._latents([edit.source for edit in edits])
+        targets = self._latents([edit.target for edit in edits])
+        texts = self._texts([(edit.source, edit.triplet.instruction) for edit in edits])
+        new = {edit.source_hash: edit.source for edit in edits if edit.source_hash not in negatives}
+        if new:
+            embeddings = self._texts([(source, "") for source in new.values()])
+            negatives |= zip(new, embeddings, strict=True)
+        for edit, source, target, text in zip(edits, sources, targets, texts, strict=True):
+            record = EditRecord(
+                id=edit.triplet.id,
+                instruction=edit.triplet.instruction,
+                language=edit.triplet.language,
+                task=edit.triplet.task,
+                source_size=edit.source_size,
+                target_size=edit.target_size,
+                source_hash=edit.source_hash,
+                text=text,
+                negative_text=negatives[edit.source_hash],
+                source=source,
+                target=target,
+            )
+            shards.write(record)
+
+    def _latents(self, images: list[Image.Image]) -> np.ndarray:
+        """(B, h, w, 16) bfloat16; the batch is filled up so that one program serves a bucket."""
+        filled = images + images[-1:] * (self._batch_size - len(images))
+        latents = self._encode_images(np.stack([to_array(image) for image in filled]))
+        return np.asarray(latents)[: len(images)].astype(jnp.bfloat16)
+
+    def _texts(self, examples: list[tuple[Image.Image, str]]) -> list[np.ndarray]:
+        """(T, C) bfloat16 each, unpadded."""
+        embeddings, lengths = self._encoder.encode(*map(list, zip(*examples, strict=True)))
+        return [
+            text[:length].astype(jnp.bfloat16)
+            for text, length in zip(embeddings, lengths, strict=True)
+        ]

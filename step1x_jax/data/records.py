@@ -1,0 +1,162 @@
+"""The record schema: one edit, ready to train on, as bytes.
+
+A record is a small safetensors file: a little-endian u64 (length of the header), a JSON header, the
+arrays. The header's `__metadata__` holds the strings, `schema_version` among them; the arrays are
+bfloat16. launch/guides/data.md has the table.
+"""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from step1x_jax.errors import UserError
+
+SCHEMA_VERSION = 1
+LATENT_CHANNELS = 16
+BF16 = np.dtype(jnp.bfloat16)
+
+ARRAYS = ("text", "negative_text", "source", "target")
+STRINGS = ("id", "instruction", "language", "task", "source_hash")
+SIZES = ("source_size", "target_size")
+
+
+@dataclasses.dataclass
+class EditRecord:
+    """One edit. T text tokens, C width of the language model, h w latent positions.
+
+    Attributes:
+      id: names the edit for people.
+      instruction: as given.
+      language: of the instruction, such as "en"; "" if not known.
+      task: kind of edit; "" if not known.
+      source_size: (width, height) in pixels of the picture as it was found.
+      target_size: the same of the edited picture.
+      source_hash: sha256 of the source picture's file, hexadecimal.
+      text: (T, C) bfloat16, embedding of the instruction with the source picture, unpadded.
+      negative_text: the same for the empty instruction, (T', C); None if there is none.
+      source: (h, w, 16) bfloat16 latents, scaled and shifted; h and w are even.
+      target: the same of the edited picture.
+    """
+
+    id: str
+    instruction: str
+    language: str
+    task: str
+    source_size: tuple[int, int]
+    target_size: tuple[int, int]
+    source_hash: str
+    text: np.ndarray
+    negative_text: np.ndarray | None
+    source: np.ndarray
+    target: np.ndarray
+
+    def problem(self) -> str | None:
+        """What is wrong with the record, or None."""
+        arrays = self.arrays()
+        for name, array in arrays.items():
+            if array.dtype != BF16:
+                return f"{name} is {array.dtype}, not bfloat16"
+        texts = [array.shape for name, array in arrays.items() if "text" in name]
+        if any(len(shape) != 2 or 0 in shape or shape[1] != texts[0][1] for shape in texts):
+            return f"text has shapes {texts}, not (tokens, width)"
+        latents = [self.source.shape, self.target.shape]
+        h, w, c = self.source.shape if self.source.ndim == 3 else (0, 0, 0)
+        if latents[0] != latents[1] or c != LATENT_CHANNELS or h < 2 or w < 2 or h % 2 or w % 2:
+            return f"source and target have shapes {latents}, not twice the same (h, w, 16)"
+        return None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, without those that are None."""
+        named = {name: getattr(self, name) for name in ARRAYS}
+        return {name: array for name, array in named.items() if array is not None}
+
+
+class DamagedRecordError(UserError):
+    """A record that cannot be used; another can stand in for it."""
+
+    def __init__(self, where: str, reason: object):
+        super().__init__(
+            f"{where} is damaged ({reason}); delete that file and run launch.precompute again, or"
+            " allow such records with --config.data.max_bad_records=N."
+        )
+
+
+def encode_record(record: EditRecord) -> bytes:
+    """A record as bytes.
+
+    Raises:
+      ValueError: the record does not follow the schema.
+    """
+    problem = record.problem()
+    if problem:
+        raise ValueError(f"{record.id}: {problem}")
+    metadata = {"schema_version": str(SCHEMA_VERSION)}
+    metadata |= {name: getattr(record, name) for name in STRINGS}
+    metadata |= {name: json.dumps(getattr(record, name)) for name in SIZES}
+    arrays = {name: np.ascontiguousarray(array) for name, array in record.arrays().items()}
+    return safetensors.numpy.save(arrays, metadata)
+
+
+def decode_record(data: bytes, where: str) -> EditRecord:
+    """Bytes as a record, checked.
+
+    Args:
+      data: what `encode_record` gave.
+      where: names file and record in errors.
+
+    Returns:
+      The record; its arrays are views of `data`.
+
+    Raises:
+      DamagedRecordError: not a record, or it does not follow the schema.
+      UserError: written by a newer version.
+    """
+    try:
+        header, body = _split(data)
+        metadata = header.pop("__metadata__")
+        version = int(metadata["schema_version"])
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise DamagedRecordError(where, f"unreadable header, {e!r}") from e
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{where} was written by a newer version of step1x_jax (schema {version}, this one"
+            f" reads up to {SCHEMA_VERSION}); upgrade step1x_jax."
+        )
+    try:
+        fields: dict[str, Any] = {"negative_text": None}
+        fields |= {name: metadata[name] for name in STRINGS}
+        fields |= {name: _size(metadata[name]) for name in SIZES}
+        fields |= {name: _array(entry, body) for name, entry in header.items()}
+        record = EditRecord(**fields)
+    except (ValueError, KeyError, TypeError) as e:
+        raise DamagedRecordError(where, e) from e
+    if problem := record.problem():
+        raise DamagedRecordError(where, problem)
+    return record
+
+
+def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > len(data) - 8:
+        raise ValueError("too short")
+    return json.loads(data[8 : 8 + length]), memoryview(data)[8 + length :]
+
+
+def _array(entry: dict[str, Any], body: memoryview) -> np.ndarray:
+    begin, end = entry["data_offsets"]
+    shape = tuple(entry["shape"])
+    if entry["dtype"] != "BF16":
+        raise ValueError(f"an array of type {entry['dtype']}")
+    if not 0 <= begin <= end <= len(body) or end - begin != BF16.itemsize * math.prod(shape):
+        raise ValueError(f"{end - begin} bytes for an array of shape {shape}")
+    return np.frombuffer(body[begin:end], BF16).reshape(shape)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = json.loads(text)
+    return width, height

@@ -1,0 +1,175 @@
+"""Shards: ArrayRecord files of records that share a latent size.
+
+ArrayRecord opens local paths; a bucket of an object store has to be mounted.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from array_record.python import array_record_module as array_record
+from etils import epath
+
+from step1x_jax.data.records import DamagedRecordError, EditRecord, decode_record, encode_record
+from step1x_jax.errors import UserError
+from step1x_jax.files import replacing
+
+# Training reads single records at random, hence groups of one; bfloat16 does not compress.
+WRITER_OPTIONS = "group_size:1,uncompressed"
+READER_OPTIONS = "readahead_buffer_size:0"
+
+
+@dataclasses.dataclass
+class ShardInfo:
+    """What the manifest knows about a shard.
+
+    Attributes:
+      file: its name in the data set's folder.
+      latent_size: (h, w) of all its latents.
+      records: how many there are.
+      bytes: size of the file.
+      longest_text: tokens of the longest text in it.
+    """
+
+    file: str
+    latent_size: tuple[int, int]
+    records: int = 0
+    bytes: int = 0
+    longest_text: int = 0
+
+
+class ShardWriter:
+    """Writes records into one shard per latent size, opened as needed; see `writing_shards`."""
+
+    def __init__(self, folder: epath.Path, prefix: str, files: contextlib.ExitStack):
+        self._folder = folder
+        self._prefix = prefix
+        self._files = files
+        self._open: dict[tuple[int, int], _OpenShard] = {}
+
+    def write(self, record: EditRecord) -> None:
+        """Appends a record to the shard of its latent size.
+
+        Raises:
+          ValueError: the record does not follow the schema.
+        """
+        data = encode_record(record)
+        h, w, _ = record.source.shape
+        if (h, w) not in self._open:
+            file = f"{self._prefix}-{h:03d}x{w:03d}.array_record"
+            temporary = self._files.enter_context(replacing(self._folder / file))
+            self._open[h, w] = _OpenShard(temporary, ShardInfo(file, (h, w)))
+        self._open[h, w].write(record, data)
+
+    def close(self) -> list[ShardInfo]:
+        """Brings everything to disk, so that only the renaming is left to do; may be repeated."""
+        return [shard.close() for shard in self._open.values()]
+
+
+class _OpenShard:
+    def __init__(self, path: epath.Path, info: ShardInfo):
+        self._path = path
+        self._info = info
+        self._writer = array_record.ArrayRecordWriter(str(path), WRITER_OPTIONS)
+
+    def write(self, record: EditRecord, data: bytes) -> None:
+        _as_os_error(self._writer.write, data)
+        info = self._info
+        info.records += 1
+        texts = (record.text, record.negative_text)
+        lengths = [len(text) for text in texts if text is not None]
+        info.longest_text = max(info.longest_text, *lengths)
+
+    def close(self) -> ShardInfo:
+        if self._writer.is_open():
+            _as_os_error(self._writer.close)
+            self._info.bytes = self._path.stat().length
+        return self._info
+
+
+def _as_os_error(function: Callable[..., object], *arguments: object) -> None:
+    try:
+        function(*arguments)
+    except RuntimeError as e:  # ArrayRecord's way to report a full disk
+        raise OSError(str(e)) from e
+
+
+@contextlib.contextmanager
+def writing_shards(folder: epath.PathLike, prefix: str) -> Iterator[ShardWriter]:
+    """A place to write records to; the shards get their names only if the block succeeds.
+
+    Args:
+      folder: of the data set, local or mounted.
+      prefix: of the shards' names.
+
+    Yields:
+      The writer.
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written to.
+    """
+    with contextlib.ExitStack() as files:
+        writer = ShardWriter(epath.Path(folder), prefix, files)
+        try:
+            yield writer
+        finally:
+            writer.close()  # all of them, before the first is renamed
+
+
+class ShardReader:
+    """Reads and checks the records of a shard; may be shared by threads."""
+
+    def __init__(self, folder: epath.PathLike, info: ShardInfo):
+        """Opens the file.
+
+        Args:
+          folder: of the data set.
+          info: what the manifest says of the shard.
+
+        Raises:
+          UserError: missing, truncated, or not what the manifest says.
+        """
+        self._path = epath.Path(folder) / info.file
+        self._info = info
+        check_size(self._path, info)
+        self._reader = array_record.ArrayRecordReader(str(self._path), READER_OPTIONS)
+        count = self._reader.num_records() if self._reader.ok() else 0
+        if count != info.records:
+            raise UserError(
+                f"{self._path} has {count} readable records, the manifest says {info.records};"
+                " delete it and run launch.precompute again."
+            )
+
+    def __len__(self) -> int:
+        return self._info.records
+
+    def __getitem__(self, index: int) -> EditRecord:
+        """A record.
+
+        Args:
+          index: 0 to len - 1.
+
+        Raises:
+          DamagedRecordError: this record cannot be used.
+          UserError: it was written by a newer version.
+        """
+        where = f"{self._path}, record {index},"
+        try:
+            (data,) = self._reader.read([index])
+        except RuntimeError as e:
+            raise DamagedRecordError(where, e) from e
+        record = decode_record(data, where)
+        if record.source.shape[:2] != tuple(self._info.latent_size):
+            raise DamagedRecordError(where, f"latents of {record.source.shape[:2]}")
+        return record
+
+
+def check_size(path: epath.Path, info: ShardInfo) -> None:
+    """Raises UserError if a shard is not there in full."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; run launch.precompute again.")
+    if (size := path.stat().length) != info.bytes:
+        raise UserError(
+            f"{path} is damaged: it has {size} bytes, the manifest says {info.bytes}; delete it and"
+            " run launch.precompute again."
+        )

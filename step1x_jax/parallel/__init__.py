@@ -1,0 +1,1 @@
+"""The device mesh and the table that maps logical axes onto it."""

@@ -1,0 +1,101 @@
+"""Which array axis lies along which mesh axis: the one table that knows both sides.
+
+Parameters carry *logical* axis names ("embed", "heads", ...; see models/). The table below maps
+each of them to a mesh axis. Changing how the model is laid out over devices means changing this
+table and nothing else; results change by rounding at most.
+"""
+
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from step1x_jax.parallel.mesh import BATCH_AXES
+
+# logical axis -> mesh axis (None: every device holds all of it)
+RULES: dict[str, str | None] = {
+    # stacked blocks: the scan walks along them, so splitting would move whole layers around
+    "layers": None,
+    # model width; every large matrix has it once: FSDP splits this one, and nothing else
+    "embed": "fsdp",
+    # the other side of those matrices: whole on every device
+    "mlp": None,
+    "heads": None,
+    "head_dim": None,
+    "modulation": None,
+    # ends of small matrices: timestep or global vector, text embeddings, channels of image tokens
+    "vector": None,
+    "context": None,
+    "channels": None,
+}
+
+
+def partition_spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> Any:
+    """Maps the logical axis names of one array to the mesh.
+
+    An axis whose size is not divisible by its mesh axis stays whole on every device (biases and
+    norms of small models; all large arrays of the releases divide by any power of two up to 1024).
+
+    Args:
+      names: one logical name, or None, per axis; () for an array that every device holds whole.
+      shape: the array's shape.
+      mesh: with the axes of mesh.AXES.
+
+    Returns:
+      A PartitionSpec with one entry per axis.
+
+    Raises:
+      ValueError: a name that is not in RULES, a wrong number of names, or two axes of the array
+        that ask for the same mesh axis.
+    """
+    if names and len(names) != len(shape):
+        raise ValueError(f"axis names {names} do not fit the shape {shape}")
+    for name in names:
+        if name is not None and name not in RULES:
+            raise ValueError(f"logical axis {name!r} is not in parallel/rules.py's table")
+
+    axes = [RULES[name] if name is not None else None for name in names]
+    used = [axis for axis in axes if axis is not None]
+    if len(used) != len(set(used)):
+        raise ValueError(f"two of the axes {names} ask for the same mesh axis {used}")
+    return PartitionSpec(
+        *(
+            axis if axis is not None and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(axes, shape, strict=False)
+        )
+    )
+
+
+def shardings(abstract_state: Any, mesh: Mesh) -> Any:
+    """The NamedSharding of every array in a tree of nnx variables and plain arrays.
+
+    Variables are placed by their logical names, wherever in the tree they are: optimizer moments
+    are variables too (made from the parameters), so they lie exactly as their parameters do. Plain
+    arrays (counters) and variables without names lie whole on every device.
+
+    Args:
+      abstract_state: a tree with the shape of every array, as from jax.eval_shape.
+      mesh: with the axes of mesh.AXES.
+
+    Returns:
+      The same tree with a NamedSharding in the place of each array.
+    """
+
+    def place(spec: PartitionSpec, array: jax.ShapeDtypeStruct) -> NamedSharding:
+        return NamedSharding(mesh, partition_spec(tuple(spec), array.shape, mesh))
+
+    logical = nnx.get_partition_spec(abstract_state)
+    return jax.tree.map(
+        place, logical, abstract_state, is_leaf=lambda x: isinstance(x, PartitionSpec)
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Every array of a batch is split along its first axis, over data and fsdp together."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())

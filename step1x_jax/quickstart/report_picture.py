@@ -1,0 +1,144 @@
+"""The quickstart's one picture: source, instruction, edited, true edit; and the loss curve.
+
+matplotlib is imported here alone, and only when a picture is drawn.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from typing import IO, Any
+
+import numpy as np
+
+from step1x_jax.errors import UserError
+
+COLUMNS = ("source", "instruction", "edited", "true edit")
+SMOOTHED_OVER = 0.1  # of the curve's points: the loss of a batch says little by itself
+
+
+def examples(rows: Sequence[dict[str, str]], *, chinese: bool) -> list[int]:
+    """Chooses one edit of every kind, going round the crops.
+
+    Args:
+      rows: All edits, dictionaries with kind and language.
+      chinese: Every other kind is shown with a Chinese instruction, where there is one.
+
+    Returns:
+      Indices into `rows`, one per kind in order of first appearance.
+    """
+    chosen = []
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    for number, kind in enumerate(kinds):
+        own = [i for i, row in enumerate(rows) if row["kind"] == kind]
+        start = (5 * number) % len(own)  # of 2 x 4 crops: the photographs in turn
+        turned = own[start:] + own[:start]
+        language = "cn" if chinese and number % 2 else "en"
+        matching = [i for i in turned if rows[i]["language"] == language]
+        chosen.append((matching or turned)[0])
+    return chosen
+
+
+def draw(
+    file: IO[bytes],
+    rows: Sequence[dict[str, str]],
+    sources: np.ndarray,
+    targets: np.ndarray,
+    edited: np.ndarray,
+    curve: Sequence[dict[str, float]],
+    title: str,
+) -> str | None:
+    """Draws the picture.
+
+    Args:
+      file: Where the PNG goes.
+      rows: All N edits, dictionaries with kind, language and instruction.
+      sources: (N, H, W, 3) uint8.
+      targets: The true edits, likewise.
+      edited: The model's outputs, likewise.
+      curve: The run's metrics, dictionaries with step and loss; empty for no curve.
+      title: One line above everything.
+
+    Returns:
+      What the picture could not show, or None.
+
+    Raises:
+      UserError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.font_manager import FontProperties
+    except ImportError as e:
+        raise UserError('the report needs matplotlib: pip install "step1x_jax[quickstart]"') from e
+    characters = {c for row in rows if row["language"] == "cn" for c in row["instruction"]}
+    font = font_with(characters)
+    chosen = examples(rows, chinese=font is not None)
+
+    half = (len(chosen) + 1) // 2
+    width = 11.2 + (3.8 if curve else 0)
+    figure = Figure(figsize=(width, 1.35 * half + 0.75), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    widths = [1, 1, 0.68] if curve else [1, 1]
+    parts = figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0]
+    for part, group in zip(parts, (chosen[:half], chosen[half:]), strict=False):
+        axes = part.subplots(half, len(COLUMNS), squeeze=False)
+        for axis in axes.flat:
+            axis.axis("off")
+        for axis, name in zip(axes[0], COLUMNS, strict=True):
+            axis.set_title(name, fontsize=9)
+        for line, i in zip(axes, group, strict=False):
+            for axis, picture in zip(line[[0, 2, 3]], (sources, edited, targets), strict=True):
+                axis.imshow(picture[i])
+            in_chinese = rows[i]["language"] == "cn"
+            if in_chinese and font is None:
+                text, properties = rows[i]["kind"].replace("_", " "), FontProperties()
+            else:
+                text = textwrap.fill(rows[i]["instruction"], 8 if in_chinese else 15)
+                properties = FontProperties(fname=font if in_chinese else None)
+            line[1].set_box_aspect(1)  # as high as the pictures beside it
+            line[1].text(
+                0.5, 0.5, text, ha="center", va="center", fontsize=9, fontproperties=properties
+            )
+    if curve:
+        _draw_curve(parts[2].subplots(), curve)
+    figure.savefig(file, format="png")
+    if font is None and characters:
+        return "no font with Chinese characters was found: the picture shows English instructions"
+    return None
+
+
+def font_with(characters: set[str]) -> str | None:
+    """The file of an installed font that has all these characters, None if there is none."""
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    codes = {ord(c) for c in characters if not c.isspace()}
+    for path in sorted({entry.fname for entry in font_manager.fontManager.ttflist}):
+        if "LastResort" in path:  # has all characters, as boxes
+            continue
+        try:
+            if codes <= FT2Font(path).get_charmap().keys():
+                return path
+        except (OSError, RuntimeError):  # removed since matplotlib listed it, or damaged
+            continue
+    return None
+
+
+def smooth(losses: np.ndarray, points: int) -> np.ndarray:
+    """Mean over the last `points` values (fewer at the start): (N,) -> (N,)."""
+    sums = np.concatenate([[0.0], np.cumsum(losses, dtype=np.float64)])
+    ends = np.arange(1, len(losses) + 1)
+    starts = np.maximum(ends - points, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _draw_curve(axis: Any, curve: Sequence[dict[str, float]]) -> None:
+    """The loss, as logged and smoothed."""
+    steps = [row["step"] for row in curve]
+    losses = np.array([row["loss"] for row in curve])
+    points = max(1, round(SMOOTHED_OVER * len(losses)))
+    axis.plot(steps, losses, color="0.8", label="as logged")
+    axis.plot(steps, smooth(losses, points), color="C0", label="smoothed")
+    axis.set(xlabel="step", title="training loss")
+    # The first losses are several times the rest and would flatten all that matters.
+    axis.set_ylim(0.95 * losses.min(), 1.05 * np.quantile(losses, 0.97))
+    axis.legend()
+    axis.grid(alpha=0.3)

@@ -1,0 +1,235 @@
+"""A small Qwen2.5-VL of the real class with random weights, for the quickstart.
+
+It stands where the release has Qwen2.5-VL-7B: the same classes read the same prompt, but in a
+millisecond, and nothing was learned. That is enough for the quickstart's instructions, because
+random features still tell words apart; it is no language model and understands nothing else. What
+it cannot do is carry over from one phrasing to another that shares no words with it.
+
+The result is an ordinary Hugging Face folder.
+"""
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+from etils import epath
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from step1x_jax.conditioning.prompt import CHAT_AFTER_INSTRUCTION, CHAT_BEFORE_IMAGE, CHAT_START
+from step1x_jax.errors import UserError
+from step1x_jax.quickstart.edits import KINDS
+
+# Qwen's special tokens, in the order of their ids.
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
+# How Qwen cuts text before merging bytes: English contractions, a word with at most one mark before
+# it, single digits, runs of marks, line ends, spaces.
+PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+VOCABULARY = 1400  # at most; training stops earlier when every word is one token
+LONGEST_TOKEN = 12  # bytes: four Chinese characters, so that no phrase becomes a token of its own
+
+HIDDEN = 128
+PATCH = 14
+MERGE = 2
+MIN_PIXELS = 4 * 28 * 28  # a 128 px picture becomes 25 tokens; the release's limit would make 256
+MAX_PIXELS = 324 * 28 * 28
+
+TOKENIZER_CONFIG = {
+    "tokenizer_class": "Qwen2Tokenizer",
+    "eos_token": "<|im_end|>",
+    "pad_token": "<|endoftext|>",
+    "model_max_length": 4096,
+}
+PREPROCESSOR_CONFIG = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "min_pixels": MIN_PIXELS,
+    "max_pixels": MAX_PIXELS,
+    "patch_size": PATCH,
+    "temporal_patch_size": 2,
+    "merge_size": MERGE,
+    # CLIP's statistics, as in the release.
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+
+SEED = 0
+# Scales of the random weights, relative to one over the square root of the fan-in. What a layer
+# adds is smaller than what it adds to, so that a word stays recognisable at its own place; large
+# queries and keys let attention choose; pictures differ less than instructions, of which the mean
+# over all tokens would otherwise show nothing.
+RESIDUAL_SCALE = 0.7
+QUERY_KEY_SCALE = 2.0
+PICTURE_SCALE = 0.1
+
+
+def template_texts() -> list[str]:
+    """The constant texts of the published prompt, without its special tokens.
+
+    Also cut behind the prefix, where the first hidden states are dropped: no merge may span it.
+    """
+    parts = (
+        CHAT_START,
+        CHAT_BEFORE_IMAGE.removeprefix(CHAT_START),
+        CHAT_AFTER_INSTRUCTION,
+    )
+    return [text for part in parts for text in re.split(r"<\|\w+\|>", part) if text]
+
+
+def train_tokenizer() -> Tokenizer:
+    """Byte-level BPE, as Qwen's, with merges for the prompt and the quickstart's instructions.
+
+    Ids: bytes first (0 is "!", as in Qwen's vocabulary), then merges, then the special tokens.
+    Every call gives the same tokenizer.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    phrasings = [text for kind in KINDS.values() for text in kind.english + kind.chinese]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=LONGEST_TOKEN,
+        show_progress=False,
+    )
+    # Instructions count more: their words should be whole before the template's are.
+    tokenizer.train_from_iterator(template_texts() * 2 + phrasings * 3, trainer)
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return tokenizer
+
+
+def model_config(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Arguments of `transformers.Qwen2_5_VLConfig`: two language layers, two vision layers."""
+    ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
+    return {
+        "text_config": {
+            "vocab_size": tokenizer.get_vocab_size(),
+            "hidden_size": HIDDEN,
+            "intermediate_size": 2 * HIDDEN,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 4096,
+            # Time, height and width share a head's 16 frequencies as 2 : 3 : 3, as in the release.
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [4, 6, 6],
+            },
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+        },
+        "vision_config": {
+            "depth": 2,
+            "hidden_size": HIDDEN // 2,
+            "intermediate_size": HIDDEN,
+            "num_heads": 4,
+            "out_hidden_size": HIDDEN,
+            "patch_size": PATCH,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": MERGE,
+            "window_size": 112,
+            "fullatt_block_indexes": [1],
+            "tokens_per_second": 2,
+        },
+        "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+        "tie_word_embeddings": True,  # no text is generated, so the second table would be idle
+    }
+
+
+def random_weight(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    """Random values for one parameter of the model.
+
+    Args:
+      name: The parameter's name in the class of transformers.
+      shape: Its shape; matrices are (out, in).
+      generator: Source of randomness.
+
+    Returns:
+      float32 of that shape.
+    """
+    values = generator.standard_normal(shape, dtype=np.float32)
+    if name.endswith(("embed_tokens.weight", "merger.mlp.2.bias")):
+        return values  # the bias is what all picture tokens share
+    if name.endswith("bias"):
+        return np.zeros(shape, np.float32)
+    if len(shape) == 1:  # the scales of the norms
+        return np.ones(shape, np.float32)
+    values /= np.sqrt(np.prod(shape[1:], dtype=np.float32))
+    if name.endswith(("o_proj.weight", "attn.proj.weight", "down_proj.weight")):
+        values *= RESIDUAL_SCALE
+    elif name.endswith(("q_proj.weight", "k_proj.weight")):
+        values *= QUERY_KEY_SCALE
+    elif name.endswith("merger.mlp.2.weight"):
+        values *= PICTURE_SCALE
+    return values
+
+
+def write(folder: epath.PathLike) -> None:
+    """Makes the encoder and writes it as a Hugging Face folder, weights in bfloat16.
+
+    Args:
+      folder: Where to; one that exists is replaced when the new one is complete.
+
+    Raises:
+      UserError: torch is missing.
+    """
+    try:
+        import torch
+        from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    except ImportError as e:
+        raise UserError(
+            'making the small encoder needs torch: pip install "step1x_jax[torch]"'
+        ) from e
+    tokenizer = train_tokenizer()
+    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**model_config(tokenizer)))
+    generator = np.random.default_rng(SEED)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            values = random_weight(name, tuple(parameter.shape), generator)
+            parameter.copy_(torch.from_numpy(values))
+
+    folder = epath.Path(folder)
+    unfinished = folder.parent / f".{folder.name}.unfinished"
+    if unfinished.exists():
+        unfinished.rmtree()
+    unfinished.mkdir(parents=True)
+    model.bfloat16().save_pretrained(unfinished)
+    tokenizer.save(str(unfinished / "tokenizer.json"))
+    for file, settings in (
+        ("tokenizer_config.json", TOKENIZER_CONFIG),
+        ("preprocessor_config.json", PREPROCESSOR_CONFIG),
+    ):
+        (unfinished / file).write_text(json.dumps(settings, indent=2) + "\n")
+    if folder.exists():
+        folder.rmtree()
+    unfinished.rename(folder)

@@ -1,0 +1,329 @@
+"""Checkpoints: state, step and config saved together, restored together or not at all.
+
+    WORKDIR/checkpoints/STEP/
+        params/  optimizer/  [ema/]   arrays by Orbax, under the names of the model's modules
+        _CHECKPOINT_METADATA          JSON of Orbax; our part holds the config and, for each array,
+                                      shape, dtype and fingerprint
+
+Orbax notices neither a flipped bit (it loads silently) nor another dtype (it casts silently), so we
+compare names, shapes, dtypes and fingerprints ourselves.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from step1x_jax.errors import UserError
+from step1x_jax.models.config import ModelConfig
+from step1x_jax.training.config import TrainConfig
+from step1x_jax.training.config_file import from_json, to_json
+from step1x_jax.training.step import TrainState, abstract_model
+
+Arrays = dict[str, Any]  # name of the parameter (double_blocks.image.qkv.kernel) -> array
+FOLDER = "checkpoints"
+
+
+def _name_arrays(tree: Any) -> Arrays:
+    """A tree's arrays by name: the path of modules and attributes, joined by dots."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    return {n.removesuffix(".value"): x for n, (_, x) in zip(names, leaves, strict=True)}
+
+
+def _to_items(state: TrainState) -> dict[str, Arrays]:
+    """The parts of a checkpoint, so that parameters can be loaded without the rest."""
+    items = {
+        "params": _name_arrays(state.params),
+        "optimizer": {"step": state.step, **_name_arrays(state.opt_state)},
+    }
+    if state.ema is not None:
+        items["ema"] = _name_arrays(state.ema)
+    return items
+
+
+def _fill(tree: Any, arrays: Arrays) -> Any:
+    """The inverse of _name_arrays: the tree with its arrays replaced by those of their names."""
+    return jax.tree.unflatten(jax.tree.structure(tree), [arrays[n] for n in _name_arrays(tree)])
+
+
+@jax.jit
+def _fingerprints(arrays: Arrays) -> Arrays:
+    """The sum of each array's bits, read as unsigned integers, modulo 2^32.
+
+    Integer sums have no rounding and no order: the number does not depend on the sharding.
+    """
+
+    def fingerprint(x: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+        return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
+
+    return jax.tree.map(fingerprint, arrays)
+
+
+def _describe(arrays: Arrays) -> dict[str, dict[str, Any]]:
+    """Shape, dtype and fingerprint of each array, as JSON values."""
+    fingerprints = jax.device_get(_fingerprints(arrays))
+    return {
+        name: {
+            "shape": list(x.shape),
+            "dtype": str(x.dtype),
+            "fingerprint": int(fingerprints[name]),
+        }
+        for name, x in arrays.items()
+    }
+
+
+class _DamagedError(Exception):
+    """A checkpoint that cannot be trusted."""
+
+
+class Checkpoints:
+    """The checkpoints of one run. All processes call every method, in the same order.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many of the newest to keep.
+    """
+
+    def __init__(self, workdir: epath.PathLike, keep: int):
+        self.folder = epath.Path(workdir) / FOLDER
+        logging.getLogger("absl").addFilter(_not_from_orbax)
+        with self._clear_errors():
+            self._writer = ocp.training.Checkpointer(
+                self.folder,
+                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+                cleanup_tmp_directories=True,  # what an interrupted save left behind
+            )
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, newest first."""
+        return _steps(self.folder)
+
+    def save(self, state: TrainState, config: TrainConfig) -> None:
+        """Copies the state to the host and returns; it is written in the background.
+
+        Raises:
+          UserError: this save, or the one before it, could not be written (a full disk). Older
+            checkpoints are intact and nothing half-written stays.
+        """
+        items = _to_items(state)
+        about = {
+            "config": to_json(config),
+            "arrays": {item: _describe(arrays) for item, arrays in items.items()},
+        }
+        with self._clear_errors():
+            self._writer.save_checkpointables_async(
+                int(state.step), items, force=True, custom_metadata=about
+            )
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk; raises what `save` raises."""
+        with self._clear_errors():
+            self._writer.wait()
+
+    def close(self) -> None:
+        """Waits and releases Orbax's threads."""
+        with self._clear_errors():
+            self._writer.close()
+
+    def restore(self, abstract: TrainState, say: Callable[[str], None]) -> TrainState | None:
+        """The newest checkpoint that is whole, or None if there is none yet.
+
+        A damaged one is reported and renamed (STEP becomes STEP.damaged), and the one before it is
+        tried.
+
+        Args:
+          abstract: the state wanted: shapes, dtypes and shardings.
+          say: prints a warning.
+
+        Raises:
+          UserError: checkpoints exist but all are damaged, or they are of another model.
+        """
+        for step in self.steps:
+            try:
+                items, _ = _load(self.folder / str(step), lambda _: _to_items(abstract))
+            except _DamagedError as e:
+                say(f"Checkpoint {step} is damaged ({e}); trying the one before it.")
+                if jax.process_index() == 0:
+                    path = self.folder / str(step)
+                    path.rename(self.folder / f"{step}.damaged")
+                _barrier("renamed_damaged_checkpoint")
+                self._writer.reload()
+                continue
+            opt_state = _fill(abstract.opt_state, items["optimizer"])
+            ema = _fill(abstract.ema, items["ema"]) if abstract.ema is not None else None
+            params = _fill(abstract.params, items["params"])
+            return TrainState(items["optimizer"]["step"], params, opt_state, ema)
+        if any(path.name.endswith(".damaged") for path in self.folder.iterdir()):
+            raise UserError(
+                f"All checkpoints in {self.folder} are damaged; delete it to start anew, or choose"
+                " another --workdir."
+            )
+        return None
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """Turns a failed write into a sentence, after removing what was half-written."""
+        try:
+            yield
+        except (OSError, ValueError) as e:
+            system = "os_error_code" in str(e)  # how tensorstore words it, as a ValueError
+            if not (system or isinstance(e, OSError)):
+                raise
+            if jax.process_index() == 0:
+                for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                    path.rmtree(missing_ok=True)
+            reason = getattr(e, "strerror", None)
+            reason = reason or str(e).split(" [os_error_code")[0].rsplit(": ", 1)[-1]
+            raise UserError(
+                f"The checkpoint could not be written to {self.folder} ({reason}); free space and"
+                " run the command again: it goes on from the last complete checkpoint."
+            ) from e
+
+
+def restore_params(
+    workdir: epath.PathLike,
+    *,
+    model: ModelConfig | None = None,
+    ema: bool = False,
+    shardings: nnx.State | None = None,
+    say: Callable[[str], None] = logging.warning,
+) -> tuple[nnx.State, TrainConfig]:
+    """Loads the parameters of a run's newest whole checkpoint, for sampling or fine-tuning.
+
+    Args:
+      workdir: the run's folder.
+      model: the model that they are for; default the run's own.
+      ema: take the moving average instead of the raw parameters.
+      shardings: where each parameter goes, a tree like the parameters; default one device.
+      say: prints a warning about a damaged checkpoint.
+
+    Returns:
+      Parameters for nnx.merge (float32, as trained) and the run's config.
+
+    Raises:
+      UserError: no whole checkpoint, one of another model, or no moving average in it.
+    """
+    folder = epath.Path(workdir) / FOLDER
+    item = "ema" if ema else "params"
+
+    def abstract_params(config: TrainConfig) -> nnx.State:
+        if ema and not config.optimizer.ema_decay:
+            raise UserError(f"{workdir} has no moving average: optimizer.ema_decay was 0.")
+        _, abstract = abstract_model(model or config.model)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        places = shardings or jax.tree.map(lambda _: device, abstract)
+        return jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            abstract,
+            places,
+        )
+
+    for step in _steps(folder):
+        try:
+            items, config = _load(
+                folder / str(step), lambda config: {item: _name_arrays(abstract_params(config))}
+            )
+        except _DamagedError as e:
+            say(f"Checkpoint {folder / str(step)} is damaged ({e}); trying the one before it.")
+            continue
+        return _fill(abstract_params(config), items[item]), config
+    raise UserError(f"{folder} holds no whole checkpoint; is {workdir} the folder of a run?")
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    """The steps that have a checkpoint, newest first."""
+    if not folder.exists():
+        return []
+    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+
+
+def _load(
+    path: epath.Path, wanted: Callable[[TrainConfig], dict[str, Arrays]]
+) -> tuple[dict[str, Arrays], TrainConfig]:
+    """Loads and verifies the wanted items of one checkpoint.
+
+    Args:
+      path: WORKDIR/checkpoints/STEP.
+      wanted: from the checkpoint's config to its items as abstract arrays.
+
+    Raises:
+      _DamagedError: anything but what was saved.
+      UserError: it is whole, but of another model.
+    """
+    with _damage("its description cannot be read"):
+        about = ocp.checkpointables_metadata(path).custom_metadata
+        saved, values = about["arrays"], about["config"]
+    config = from_json(values, str(path))
+
+    abstract = wanted(config)
+    for item, arrays in abstract.items():
+        _check_same_arrays(saved.get(item, {}), arrays, path)
+    with _damage("its arrays cannot be read"):
+        loaded = ocp.load_checkpointables(path, abstract)
+    for item, arrays in loaded.items():
+        for name, found in _describe(arrays).items():
+            if found["fingerprint"] != saved[item][name]["fingerprint"]:
+                raise _DamagedError(f"{item}.{name} does not match its fingerprint")
+    return loaded, config
+
+
+def _check_same_arrays(saved: dict[str, dict[str, Any]], wanted: Arrays, path: epath.Path) -> None:
+    """Raises UserError naming the first array in which checkpoint and model differ."""
+
+    def summary(shape: Any, dtype: Any) -> str:
+        return f"{dtype}{list(shape)}"
+
+    for name, x in wanted.items():
+        here = summary(x.shape, x.dtype)
+        there = summary(saved[name]["shape"], saved[name]["dtype"]) if name in saved else "missing"
+        if here != there:
+            raise UserError(
+                f"{path} is of another model: {name} is {there} there and {here} in this config;"
+                " use the config that the checkpoint was made with."
+            )
+    for name in saved:
+        if name not in wanted:
+            raise UserError(
+                f"{path} is of another model: its {name} does not exist in this config; use the"
+                " config that the checkpoint was made with."
+            )
+
+
+@contextlib.contextmanager
+def _damage(what: str) -> Iterator[None]:
+    """Any failure inside is damage, on all processes if on one."""
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as e:  # Orbax, tensorstore and JSON each have their own
+        error = e
+    if jax.process_count() > 1:
+        failures = multihost_utils.process_allgather(np.array(error is not None))
+        if error is None and failures.any():
+            error = RuntimeError("on another process")
+    if error is not None:
+        raise _DamagedError(f"{what}: {str(error).strip().splitlines()[:1]}") from error
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    """A log filter: Orbax prints a failed save's traceback once per thread.
+
+    The failure itself is raised to us and becomes one sentence.
+    """
+    return not (record.exc_info and "orbax" in record.pathname)

@@ -1,0 +1,165 @@
+"""Everything one training run is made of, as plain dataclasses.
+
+A file in configs/ returns a TrainConfig; command-line flags override its fields; `validate` checks
+the result; config_file.py writes it beside the run and reads it back.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from step1x_jax.conditioning.encoder import EncoderConfig
+from step1x_jax.data.pipeline import DataConfig
+from step1x_jax.errors import UserError
+from step1x_jax.models.config import ModelConfig
+from step1x_jax.parallel.mesh import MeshConfig
+from step1x_jax.sampling.config import SamplingConfig
+
+DISTRIBUTIONS = ("logit_normal", "uniform")
+SCHEDULES = ("constant", "linear")
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """AdamW (see optimizer.py). The paper trains at a constant 1e-5."""
+
+    learning_rate: float = 1e-5
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # of all parameters, times the learning rate
+    clip_norm: float = 1.0  # largest global norm of the gradient; 0: no clipping
+    schedule: str = "constant"  # or "linear": flat, then linearly down to zero
+    warmup_steps: int = 0
+    flat_fraction: float = 0.0  # "linear": the part of all steps before the fall begins
+    ema_decay: float = 0.0  # moving average of the parameters, kept beside them; 0: none
+
+
+@dataclasses.dataclass
+class TimestepConfig:
+    """Where between picture (0) and noise (1) the model is trained.
+
+    The paper does not say; logit-normal(0, 1) with the resolution's shift is our choice. The
+    published LoRA script uses logit-normal(0, 1) with shift 3.1582.
+    """
+
+    distribution: str = "logit_normal"  # t = sigmoid(mean + std N(0, 1)), or "uniform"
+    mean: float = 0.0
+    std: float = 1.0
+    shift: float | None = None  # s in t s / (1 + (s - 1) t); None: the resolution's; 1: no shift
+
+
+@dataclasses.dataclass
+class TrainingConfig:
+    """How long, from where, and how often to report."""
+
+    steps: int = 10_000
+    seed: int = 0
+    log_every: int = 10  # steps between two rows of metrics
+    start_from: str = ""  # a run's folder or a released .safetensors file; "": random weights
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """Checkpoints of parameters, optimizer state, step and config together."""
+
+    every: int = 1000  # steps between two checkpoints; the last step always has one
+    keep: int = 3  # how many of the newest to keep
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """One training run.
+
+    `sampling`, `autoencoder` (a folder or file; "": the release's beside the weights) and `encoder`
+    are not used while training: they travel with the run, so that launch.edit can sample from its
+    folder alone.
+    """
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    timesteps: TimestepConfig = dataclasses.field(default_factory=TimestepConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    autoencoder: str = ""
+    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+
+    def validate(self) -> None:
+        """Raises UserError, naming the field, for values that cannot be trained with."""
+        self.model.validate()
+        self.mesh.validate()
+        optimizer, timesteps = self.optimizer, self.timesteps
+        checks = (
+            ("model.param_dtype", self.model.param_dtype == "float32",
+             "training needs 'float32' (model.dtype is the precision of the computation)"),
+            ("data.batch_size", self.data.batch_size > 0, "use a positive number"),
+            ("optimizer.learning_rate", optimizer.learning_rate > 0, "use a positive number"),
+            ("optimizer.b1", 0 <= optimizer.b1 < 1, "use a number from 0 to below 1"),
+            ("optimizer.b2", 0 <= optimizer.b2 < 1, "use a number from 0 to below 1"),
+            ("optimizer.eps", optimizer.eps > 0, "use a positive number"),
+            ("optimizer.weight_decay", optimizer.weight_decay >= 0, "use 0 or more"),
+            ("optimizer.clip_norm", optimizer.clip_norm >= 0, "use 0 (no clipping) or more"),
+            ("optimizer.schedule", optimizer.schedule in SCHEDULES,
+             f"use one of {', '.join(SCHEDULES)}"),
+            ("optimizer.warmup_steps", optimizer.warmup_steps >= 0, "use 0 or more"),
+            ("optimizer.flat_fraction", 0 <= optimizer.flat_fraction <= 1, "use 0 to 1"),
+            ("optimizer.ema_decay", 0 <= optimizer.ema_decay < 1, "use 0 (off) to below 1"),
+            ("timesteps.distribution", timesteps.distribution in DISTRIBUTIONS,
+             f"use one of {', '.join(DISTRIBUTIONS)}"),
+            ("timesteps.std", timesteps.std > 0, "use a positive number"),
+            ("timesteps.shift", timesteps.shift is None or timesteps.shift > 0,
+             "use a positive number, or none for the resolution's"),
+            ("training.steps", self.training.steps > 0, "use a positive number"),
+            ("training.log_every", self.training.log_every > 0, "use a positive number"),
+            ("checkpoint.every", self.checkpoint.every > 0, "use a positive number"),
+            ("checkpoint.keep", self.checkpoint.keep > 0, "use a positive number"),
+        )  # fmt: skip
+        for field, fine, advice in checks:
+            if not fine:
+                value: Any = self
+                for name in field.split("."):
+                    value = getattr(value, name)
+                raise UserError(f"{field} is {value!r}; {advice}.")
+
+
+# What may change when a run is resumed: how long and where it runs and what it tells, not what is
+# trained on what. (More steps stretch a "linear" schedule; the mesh changes rounding.)
+MAY_CHANGE = (
+    "training.steps",
+    "training.log_every",
+    "training.start_from",
+    "checkpoint.",
+    "mesh.",
+    "model.remat",
+    "data.threads",
+    "data.max_bad_records",
+    "sampling.",
+    "autoencoder",
+    "encoder.",
+)
+
+
+def check_same_run(config: TrainConfig, saved: TrainConfig, workdir: epath.PathLike) -> None:
+    """Raises UserError if going on in `workdir` with `config` would train something else."""
+    before = dict(_flat_fields(saved))
+    for field, value in _flat_fields(config):
+        if value != before[field] and not field.startswith(MAY_CHANGE):
+            raise UserError(
+                f"{field} is {value!r} but the run in {workdir} has {before[field]!r}; give the"
+                " same value, or another --workdir (training.start_from can name this one)."
+            )
+
+
+def _flat_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields ("optimizer.b1", 0.9) and so on, leaf by leaf."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _flat_fields(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, tuple(value) if isinstance(value, list) else value

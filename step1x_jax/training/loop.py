@@ -1,0 +1,181 @@
+"""The training loop, from top to bottom."""
+
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from step1x_jax.convert.official import load_model
+from step1x_jax.errors import UserError
+from step1x_jax.parallel.mesh import check_batch_size, make_mesh
+from step1x_jax.parallel.rules import batch_sharding, shardings
+from step1x_jax.training.checkpoint import FOLDER, Checkpoints, restore_params
+from step1x_jax.training.config import TrainConfig, check_same_run
+from step1x_jax.training.config_file import load_config, save_config
+from step1x_jax.training.metrics import Metrics
+from step1x_jax.training.step import (
+    TrainState,
+    abstract_model,
+    abstract_state,
+    init_state,
+    make_train_step,
+    state_from_params,
+)
+
+# From the first step wanted to the batches from there on, one after another: this process's rows
+# of target, source, text and text_lengths (see step.py) as numpy arrays.
+Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
+
+
+def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> TrainState:
+    """Trains connector and DiT, or goes on where an earlier call in `workdir` stopped.
+
+    SIGTERM and Ctrl-C end the run after the current step, with a checkpoint.
+
+    Args:
+      config: everything about the run.
+      workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+      batches: the data; which rows a step gets depends on its number alone.
+
+    Returns:
+      The last state. Its step is below config.training.steps if the run was stopped early.
+
+    Raises:
+      UserError: the config does not fit the devices, the run in `workdir` or the weights to start
+        from; the loss is no longer finite; the disk is full.
+    """
+    workdir = epath.Path(workdir)
+    steps = config.training.steps
+
+    # ---------------------------------------------------------------- config and devices
+    config.validate()
+    mesh = make_mesh(config.mesh)
+    check_batch_size(config.data.batch_size, mesh)
+    for field in dataclasses.fields(config):
+        print_once(f"{field.name}: {getattr(config, field.name)}")
+    print_once(f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
+
+    with contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
+        config_path = workdir / "config.json"
+        if checkpoints.steps and config_path.exists():
+            check_same_run(config, load_config(config_path), workdir)
+        if jax.process_index() == 0:
+            save_config(config, config_path)
+
+        # ------------------------------------------------------------ how the run starts
+        # 1. This run has checkpoints: go on from the newest that is whole.
+        # 2. training.start_from is the folder of another run: its newest parameters; step 0.
+        # 3. training.start_from is a released .safetensors file: its parameters; step 0.
+        # 4. Otherwise: random parameters.
+        state = checkpoints.restore(abstract_state(config, mesh), print_once)
+        source = epath.Path(config.training.start_from)
+        if state is not None:
+            print_once(f"Going on from step {int(state.step)} of {steps} in {workdir}.")
+        elif config.training.start_from:
+            print_once(f"Starting from the weights of {source}.")
+            places = shardings(abstract_model(config.model)[1], mesh)
+            if (source / FOLDER).is_dir():
+                params, _ = restore_params(
+                    source, model=config.model, shardings=places, say=print_once
+                )
+            else:
+                params = nnx.state(load_model(source, config.model, shardings=places))
+            state = state_from_params(config, mesh, params)
+        else:
+            print_once("Starting from random weights.")
+            state = init_state(config, mesh)
+
+        step = first_step = int(state.step)
+        if first_step > steps:
+            raise UserError(
+                f"{workdir} has done {first_step} steps; training.steps={steps} asks for fewer."
+            )
+        if first_step == steps:
+            return state
+
+        # ------------------------------------------------------------ the loop
+        metrics = Metrics(workdir, first_step, steps)
+        data = batches(first_step)
+        train_step = make_train_step(config, mesh)
+        with jax.set_mesh(mesh), contextlib.closing(metrics), _stop_signal() as stop_asked:
+            batch = _put(next(data), mesh)
+            while step < steps:
+                state, values = train_step(state, batch)  # returns at once; the devices work on
+                step += 1
+                if step < steps:
+                    batch = _put(next(data), mesh)  # meanwhile the next batch is read and sent
+                jax.block_until_ready(values)
+                metrics.advance(step)
+
+                stop = stop_asked(step)
+                save = stop or step == steps or step % config.checkpoint.every == 0
+                log = step in (1, steps) or step % config.training.log_every == 0
+                if save or log:
+                    row = {name: float(value) for name, value in jax.device_get(values).items()}
+                    _check_finite(row, step, workdir)
+                if log:
+                    metrics.write(step, row)
+                if save:
+                    checkpoints.save(state, config)  # in the background; the last one is waited for
+                if stop:
+                    break
+    return state
+
+
+def print_once(text: str) -> None:
+    """Prints on process 0 only."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def _put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Makes one global array of each process's rows."""
+    return {
+        name: jax.make_array_from_process_local_data(batch_sharding(mesh), rows)
+        for name, rows in batch.items()
+    }
+
+
+def _check_finite(row: dict[str, float], step: int, workdir: epath.Path) -> None:
+    for name, value in row.items():
+        if not np.isfinite(value):
+            raise UserError(
+                f"{name} is {value} at step {step}; lower optimizer.learning_rate or look at the"
+                f" data. The checkpoints in {workdir / FOLDER} are from before."
+            )
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[Callable[[int], bool]]:
+    """Gives a function that says, after a step, whether the run has been asked to stop.
+
+    With several processes, jax.distributed watches for SIGTERM on any of them and all stop after
+    the same step.
+    """
+    if jax.distributed.is_initialized():
+        yield multihost_utils.reached_preemption_sync_point
+        return
+
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, before[number])  # a second one ends the process at once
+
+    before: dict[int, Any] = {
+        number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield lambda step: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,163 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard, console and progress bar."""
+
+import contextlib
+import json
+import sys
+import time
+
+import jax
+from etils import epath
+from tqdm import tqdm
+
+from step1x_jax.errors import UserError
+from step1x_jax.files import replacing
+
+Row = dict[str, float]  # loss, grad_norm, learning_rate, param_norm
+FILE = "metrics.jsonl"
+
+
+class Metrics:
+    """Writes one row per logged step, on process 0; on the others it does nothing.
+
+    WORKDIR/metrics.jsonl holds one JSON object per row: step (steps done), loss, grad_norm,
+    learning_rate, param_norm, steps_per_second. WORKDIR/tensorboard/ holds the same.
+
+    Args:
+      workdir: the run's folder.
+      first_step: steps done when this process starts. Rows after it are dropped: they were written
+        after the checkpoint that it starts from, and will be written again.
+      steps: where the run ends, for the progress bar.
+
+    Raises:
+      UserError: the folder cannot be written to.
+    """
+
+    def __init__(self, workdir: epath.PathLike, first_step: int, steps: int):
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        self._file = epath.Path(workdir) / FILE
+        _drop_rows_after(self._file, first_step)
+        self._tensorboard = _TensorBoard(epath.Path(workdir) / "tensorboard", first_step)
+        self._bar = tqdm(
+            total=steps,
+            initial=first_step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),  # in a log file, the lines of `write` are enough
+        )
+        self._steps = steps
+        self._timed: tuple[int, float] | None = None  # a step and when it was done
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar on to `step` steps done."""
+        if self._active:
+            self._bar.update(step - self._bar.n)
+            if self._timed is None:  # the speed counts from here: the first step compiles
+                self._timed = step, time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Prints a line above the progress bar."""
+        if self._active:
+            tqdm.write(text)
+            sys.stdout.flush()
+
+    def write(self, step: int, values: Row) -> None:
+        """Writes the row of a step.
+
+        Args:
+          step: steps done.
+          values: of the last of them.
+
+        Raises:
+          UserError: the disk is full.
+        """
+        if not self._active:
+            return
+        row: Row = {"step": step, "loss": values["loss"], **values}
+        left = ""
+        now = time.monotonic()
+        if self._timed is not None and step > self._timed[0]:
+            speed = (step - self._timed[0]) / (now - self._timed[1])
+            row["steps_per_second"] = round(speed, 4)
+            left = f"  {speed:.3g} steps/s  {_clock((self._steps - step) / speed)} left"
+        self._timed = step, now
+        try:
+            with self._file.open("a") as f:
+                f.write(json.dumps(row) + "\n")
+            self._tensorboard.write(row)
+        except OSError as e:
+            raise UserError(
+                f"{self._file} could not be written ({e.strerror or e}); free space and run the"
+                " command again: it goes on from the last checkpoint."
+            ) from e
+        self.say(
+            f"step {step:>{len(str(self._steps))}}/{self._steps}  loss {values['loss']:.4f}"
+            f"  gradient norm {values['grad_norm']:.3g}  learning rate"
+            f" {values['learning_rate']:.2e}{left}"
+        )
+
+    def close(self) -> None:
+        """Finishes the bar and the files."""
+        if self._active:
+            self._bar.close()
+            with contextlib.suppress(OSError):  # a full disk: `write` has said it
+                self._tensorboard.close()
+
+
+def read_metrics(workdir: epath.PathLike) -> list[Row]:
+    """The rows of a run's metrics.jsonl. A last line that a crash cut short is left out."""
+    path = epath.Path(workdir) / FILE
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _drop_rows_after(path: epath.Path, step: int) -> None:
+    rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _clock(seconds: float) -> str:
+    """4000 -> "1:06:40"."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+
+
+class _TensorBoard:
+    """Scalars in TensorBoard's event files.
+
+    Written in the caller's thread: SummaryWriter's own would swallow a full disk's error, then
+    block.
+    """
+
+    def __init__(self, folder: epath.Path, first_step: int):
+        # imported here: a second that nothing else should pay for
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        self._event, self._scalar = Event, scalar
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), f".{first_step}")
+        # TensorBoard hides what an earlier process wrote from this step on
+        start = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(step=first_step + 1, session_log=start))
+
+    def write(self, row: Row) -> None:
+        for name, value in row.items():
+            if name != "step":
+                event = self._event(
+                    wall_time=time.time(), step=row["step"], summary=self._scalar(name, value)
+                )
+                self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,171 @@
+"""The training state and the one jitted step that moves it forward."""
+
+import dataclasses
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.parallel.rules import batch_sharding, replicated, shardings
+from step1x_jax.training.config import TrainConfig
+from step1x_jax.training.loss import interpolate, rectified_flow_loss, sample_timesteps
+from step1x_jax.training.optimizer import learning_rate, make_optimizer
+
+Batch = dict[str, Any]  # target, source, text, text_lengths: see train_step
+Metrics = dict[str, jax.Array]
+TOKEN_SIDE = 2  # latents per side of one token
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TrainState:
+    """What a run is at one moment. Arrays are float32 unless said otherwise.
+
+    step: int32 scalar, steps done; also the number of the next batch.
+    params: connector and DiT, an nnx.State of nnx.Param.
+    opt_state: optax's; moments are shaped, named and sharded like their parameters.
+    ema: moving average of the parameters, or None.
+    """
+
+    step: jax.Array
+    params: nnx.State
+    opt_state: optax.OptState
+    ema: nnx.State | None
+
+
+def stream(seed: int, name: str) -> jax.Array:
+    """The random key of one named use. Uses that happen every step fold the step in, too."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
+
+
+def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure and abstract parameters of the model: no memory, milliseconds."""
+    graphs: list[nnx.GraphDef] = []
+
+    def build() -> nnx.State:  # not nnx.eval_shape: under a mesh it looks for the logical axes
+        graph, params = nnx.split(Step1XEdit(config, rngs=nnx.Rngs(0)))
+        graphs.append(graph)
+        return params
+
+    params = jax.eval_shape(build)
+    return graphs[0], params
+
+
+def _random_params(config: TrainConfig) -> nnx.State:
+    rngs = nnx.Rngs(stream(config.training.seed, "init"))
+    return nnx.split(Step1XEdit(config.model, rngs=rngs))[1]
+
+
+def _first_state(config: TrainConfig, params: nnx.State) -> TrainState:
+    optimizer = make_optimizer(config.optimizer, config.training.steps)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
+    )
+
+
+def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
+    """The state as ShapeDtypeStructs with their shardings."""
+    state = jax.eval_shape(lambda: _first_state(config, _random_params(config)))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        state,
+        shardings(state, mesh),
+    )
+
+
+def _shardings_of(abstract: Any) -> Any:
+    return jax.tree.map(lambda x: x.sharding, abstract)
+
+
+def init_state(config: TrainConfig, mesh: Mesh) -> TrainState:
+    """A state of random parameters, made where it will live: no device ever holds all of it."""
+    out = _shardings_of(abstract_state(config, mesh))
+    return jax.jit(lambda: _first_state(config, _random_params(config)), out_shardings=out)()
+
+
+def state_from_params(config: TrainConfig, mesh: Mesh, params: nnx.State) -> TrainState:
+    """A state at step 0 that starts from given parameters; their buffers are taken over."""
+    out = _shardings_of(abstract_state(config, mesh))
+    first_state = jax.jit(
+        lambda params: _first_state(config, params), out_shardings=out, donate_argnums=0
+    )
+    return first_state(params)
+
+
+def make_train_step(config: TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
+    """Builds the jitted step.
+
+    Args:
+      config: of the run.
+      mesh: devices; the state and the batch are sharded over it by parallel/rules.py.
+
+    Returns:
+      train_step(state, batch) -> (state, metrics). The old state's buffers are reused. It compiles
+      once per shape of batch (aspect bucket).
+    """
+    graph, _ = abstract_model(config.model)
+    optimizer = make_optimizer(config.optimizer, config.training.steps)
+    rate = learning_rate(config.optimizer, config.training.steps)
+    seed = config.training.seed
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One step of rectified flow.
+
+        Args:
+          state: before the step.
+          batch: target and source (B, h, w, 16), text (B, T, C) zero-padded, text_lengths (B,).
+
+        Returns:
+          The state after it, and float32 scalars: loss, grad_norm (before clipping), learning_rate,
+          param_norm (after the step).
+        """
+        # --- where on the way from picture to noise each example is
+        clean = batch["target"].astype(jnp.float32)
+        size, height, width, _ = clean.shape
+        noise_key = jax.random.fold_in(stream(seed, "noise"), state.step)
+        noise = jax.random.normal(noise_key, clean.shape, jnp.float32)
+        num_tokens = height * width // TOKEN_SIDE**2
+        time_key = jax.random.fold_in(stream(seed, "timesteps"), state.step)
+        t = sample_timesteps(config.timesteps, time_key, size, num_tokens)
+        noisy = interpolate(clean, noise, t)
+
+        # --- loss and gradient, connector and DiT together
+        def loss_fn(params: nnx.State) -> jax.Array:
+            model = nnx.merge(graph, params)
+            velocity = model(noisy, batch["source"], batch["text"], batch["text_lengths"], t)
+            return rectified_flow_loss(velocity, clean, noise)
+
+        loss, gradient = jax.value_and_grad(loss_fn)(state.params)
+
+        # --- update
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            decay = config.optimizer.ema_decay
+            ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, ema, params)
+
+        metrics = {
+            "loss": loss,
+            "grad_norm": optax.tree.norm(gradient),
+            "learning_rate": rate(state.step),
+            "param_norm": optax.tree.norm(params),
+        }
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+    state_shardings = _shardings_of(abstract_state(config, mesh))
+    return jax.jit(
+        train_step,
+        in_shardings=(state_shardings, batch_sharding(mesh)),
+        out_shardings=(state_shardings, replicated(mesh)),
+        donate_argnums=0,
+    )

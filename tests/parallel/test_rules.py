@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from step1x_jax.models.config import PRESETS
+from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from step1x_jax.parallel.rules import RULES, batch_sharding, partition_spec, shardings
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(MeshConfig(data=2))
+
+
+def test_logical_names_become_mesh_axes(mesh):
+    assert partition_spec(("layers", "embed", "mlp"), (3, 8, 5), mesh) == P(None, "fsdp", None)
+    assert partition_spec((), (3, 8), mesh) == P()
+
+
+def test_an_axis_that_does_not_divide_stays_whole(mesh):
+    assert partition_spec(("embed", "mlp"), (6, 5), mesh) == P(None, None)
+
+
+def test_unknown_names_are_refused(mesh):
+    with pytest.raises(ValueError, match="'colour' is not in"):
+        partition_spec(("colour",), (8,), mesh)
+
+
+def test_a_wrong_number_of_names_is_refused(mesh):
+    with pytest.raises(ValueError, match="do not fit the shape"):
+        partition_spec(("embed",), (8, 8), mesh)
+
+
+def test_colliding_axes_are_refused(mesh):
+    with pytest.raises(ValueError, match="same mesh axis"):
+        partition_spec(("embed", "embed"), (8, 8), mesh)
+
+
+def test_variables_are_placed_by_name_wherever_they_are(mesh):
+    kernel = nnx.Param(jnp.ones((8, 3)), out_sharding=("embed", "mlp"))
+    tree = {"moments": [nnx.State({"kernel": kernel})], "count": jnp.zeros(())}
+    placed = shardings(jax.eval_shape(lambda: tree), mesh)
+    assert placed["moments"][0]["kernel"].get_value().spec == P("fsdp", None)
+    assert placed["count"].spec == P()
+
+
+def test_batches_are_split_over_both_axes(mesh):
+    assert batch_sharding(mesh).spec == P(("data", "fsdp"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_large_array_of_the_models_is_split(preset, mesh):
+    """Also: each name that the model uses is in the table, and no two collide."""
+    config = PRESETS[preset]()
+    params = nnx.state(nnx.eval_shape(lambda: Step1XEdit(config, rngs=nnx.Rngs(0))))
+    places = shardings(params, mesh)
+    whole = total = 0
+    for x, place in zip(jax.tree.leaves(params), jax.tree.leaves(places), strict=True):
+        total += x.size
+        whole += 0 if "fsdp" in place.spec else x.size
+    assert whole < 0.03 * total  # what stays: biases and the small projection of the mean text
+
+
+def test_the_table_names_mesh_axes_only(mesh):
+    assert {axis for axis in RULES.values() if axis} <= set(mesh.axis_names)

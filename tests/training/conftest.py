@@ -1,0 +1,12 @@
+import pytest
+
+from step1x_jax.training import step
+from tests.training.tiny import Toy
+
+
+@pytest.fixture(scope="module")
+def toy_model():
+    """Training uses the toy instead of the real model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "Step1XEdit", Toy)
+        yield

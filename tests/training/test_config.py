@@ -1,0 +1,127 @@
+import json
+
+import pytest
+
+from step1x_jax.errors import UserError
+from step1x_jax.training.config import TrainConfig, check_same_run
+from step1x_jax.training.config_file import from_json, load_config, save_config, to_json
+from tests.training.tiny import tiny_config
+
+
+def set_field(config, field, value):
+    *path, name = field.split(".")
+    for part in path:
+        config = getattr(config, part)
+    setattr(config, name, value)
+
+
+def test_the_defaults_can_be_trained():
+    TrainConfig().validate()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model.version", "v2"),
+        ("model.param_dtype", "bfloat16"),
+        ("data.batch_size", 0),
+        ("optimizer.learning_rate", float("nan")),
+        ("optimizer.b2", 1.0),
+        ("optimizer.schedule", "cosine"),
+        ("optimizer.flat_fraction", 1.5),
+        ("optimizer.ema_decay", 1.0),
+        ("timesteps.distribution", "normal"),
+        ("timesteps.shift", 0.0),
+        ("training.steps", 0),
+        ("training.log_every", 0),
+        ("checkpoint.every", 0),
+        ("checkpoint.keep", -1),
+        ("mesh.fsdp", 0),
+    ],
+)
+def test_impossible_values_are_named(field, value):
+    config = tiny_config()
+    set_field(config, field, value)
+    with pytest.raises(UserError, match=rf"^{field} is "):
+        config.validate()
+
+
+def test_json_round_trip(tmp_path):
+    config = tiny_config()
+    config.timesteps.shift = 3.0
+    save_config(config, tmp_path / "config.json")
+    assert load_config(tmp_path / "config.json") == config
+    assert json.loads((tmp_path / "config.json").read_text()) == to_json(config)
+
+
+def test_whole_numbers_are_floats_where_floats_are_due():
+    values = to_json(tiny_config())
+    values["optimizer"]["learning_rate"] = 1
+    rate = from_json(values, "test").optimizer.learning_rate
+    assert (rate, type(rate)) == (1.0, float)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("optimizer", "momentum", 0.9, r"unknown field optimizer\.momentum"),
+        ("training", "steps", "many", r"training\.steps is 'many', not of type int"),
+        ("model", "axes_dim", [4, "x", 6], r"model\.axes_dim is 'x'"),
+    ],
+)
+def test_wrong_files_are_explained(section, key, value, message):
+    values = to_json(tiny_config())
+    values[section][key] = value
+    with pytest.raises(UserError, match=message):
+        from_json(values, "run/config.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_files_that_are_no_config(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json"):
+        load_config(tmp_path / "config.json")
+
+
+def test_a_missing_file_is_explained(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load_config(tmp_path / "config.json")
+
+
+def test_missing_fields_take_their_defaults():
+    assert from_json({}, "test") == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("training.steps", 99),
+        ("training.log_every", 7),
+        ("checkpoint.keep", 9),
+        ("mesh.data", 1),
+        ("sampling.guidance", 1.0),
+        ("model.remat", "full"),
+    ],
+)
+def test_what_may_change_on_resume(field, value):
+    config = tiny_config()
+    set_field(config, field, value)
+    check_same_run(config, tiny_config(), "run")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model.hidden_size", 64),
+        ("data.path", "elsewhere"),
+        ("data.batch_size", 16),
+        ("optimizer.learning_rate", 1e-4),
+        ("timesteps.shift", 2.0),
+        ("training.seed", 1),
+    ],
+)
+def test_what_may_not(field, value):
+    config = tiny_config()
+    set_field(config, field, value)
+    with pytest.raises(UserError, match=rf"^{field} is .* but the run in run has"):
+        check_same_run(config, tiny_config(), "run")

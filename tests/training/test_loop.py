@@ -1,0 +1,180 @@
+"""Whole runs of a toy model: start, stop, resume, and what ends them."""
+
+import dataclasses
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from step1x_jax.convert.official import save_model
+from step1x_jax.errors import UserError
+from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.training import loop, step
+from step1x_jax.training.config_file import load_config
+from step1x_jax.training.loop import train
+from step1x_jax.training.metrics import read_metrics
+from tests.training.tiny import batches, make_batch, tiny_config
+
+
+pytestmark = pytest.mark.usefixtures("toy_model")
+
+
+def assert_same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def rows(workdir):
+    """The metrics that do not depend on the clock."""
+    return [
+        {name: value for name, value in row.items() if name != "steps_per_second"}
+        for row in read_metrics(workdir)
+    ]
+
+
+def folders(workdir):
+    return sorted(p.name for p in (workdir / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def whole_run(toy_model, tmp_path_factory):
+    """Five steps without interruption: the folder and the last state."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, train(tiny_config(steps=5), workdir, batches)
+
+
+def test_a_run_leaves_config_metrics_and_checkpoints(whole_run, capsys):
+    workdir, state = whole_run
+    assert int(state.step) == 5
+    assert load_config(workdir / "config.json") == tiny_config(steps=5)
+    assert folders(workdir) == ["2", "4", "5"]
+    assert [row["step"] for row in rows(workdir)] == [1, 2, 3, 4, 5]
+    assert all(row["loss"] > 0 for row in rows(workdir))
+    # all its steps are done: called again, it only says so
+    again = train(tiny_config(steps=5), workdir, batches)
+    assert_same(again, state)
+    assert "Going on from step 5 of 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_resuming_is_bit_for_bit(whole_run, tmp_path, number):
+    def interrupted(first_step):
+        for step, batch in enumerate(batches(first_step), first_step):
+            if step == 3:  # read while step 2 runs; three steps are done when that is over
+                os.kill(os.getpid(), number)
+            yield batch
+
+    stopped = train(tiny_config(steps=5), tmp_path, interrupted)
+    assert int(stopped.step) == 3
+    assert folders(tmp_path) == ["2", "3"]
+    assert signal.getsignal(number) is not None  # ours is gone again
+
+    state = train(tiny_config(steps=5), tmp_path, batches)
+    assert_same(state, whole_run[1])
+    assert rows(tmp_path) == rows(whole_run[0])
+
+
+def test_falling_back_repeats_the_lost_steps(whole_run, tmp_path, capsys):
+    """Steps may grow; the newest checkpoint is damaged; metrics are not doubled."""
+    train(tiny_config(steps=4), tmp_path, batches)
+    (tmp_path / "checkpoints" / "4" / "_CHECKPOINT_METADATA").write_text("?")
+    config = tiny_config(steps=5)
+    config.training.log_every = 1
+    state = train(config, tmp_path, batches)
+    assert "Checkpoint 4 is damaged" in capsys.readouterr().out
+    assert_same(state, whole_run[1])
+    assert rows(tmp_path) == rows(whole_run[0])
+
+
+def test_another_config_is_refused(whole_run):
+    config = tiny_config(steps=6)
+    config.optimizer.learning_rate = 0.5
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate is 0\.5 but"):
+        train(config, whole_run[0], batches)
+    with pytest.raises(UserError, match=r"has done 5 steps; training\.steps=4"):
+        train(tiny_config(steps=4), whole_run[0], batches)
+    assert load_config(whole_run[0] / "config.json").optimizer.learning_rate == 0.01
+
+
+def test_a_batch_that_does_not_split(tmp_path):
+    config = tiny_config()
+    config.data.batch_size = 12
+    with pytest.raises(UserError, match=r"data\.batch_size 12"):
+        train(config, tmp_path / "run", batches)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path):
+    def spoilt(first_step):
+        for step, batch in enumerate(batches(first_step), first_step):
+            yield batch | {"target": batch["target"] * (np.nan if step == 3 else 1)}
+
+    with pytest.raises(UserError, match=r"is nan at step 4; lower optimizer\.learning_rate"):
+        train(tiny_config(steps=8), tmp_path, spoilt)
+    assert folders(tmp_path) == ["2"]
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+
+
+def test_a_sentence_from_the_data_ends_the_run(tmp_path):
+    def damaged(first_step):
+        yield make_batch(0)
+        raise UserError("record 7 is damaged")
+
+    with pytest.raises(UserError, match="record 7"):
+        train(tiny_config(), tmp_path, damaged)
+
+
+@pytest.fixture
+def no_learning(monkeypatch):
+    """Steps are counted, but leave the parameters alone."""
+
+    def step(state, batch):
+        values = dict.fromkeys(("loss", "grad_norm", "learning_rate", "param_norm"), 1.0)
+        return dataclasses.replace(state, step=state.step + 1), values
+
+    monkeypatch.setattr(loop, "make_train_step", lambda config, mesh: step)
+
+
+@pytest.mark.usefixtures("no_learning")
+def test_starting_from_another_run(whole_run, tmp_path, capsys):
+    config = tiny_config(steps=1)
+    config.training.start_from = str(whole_run[0])
+    state = train(config, tmp_path, batches)
+    assert "Starting from the weights of" in capsys.readouterr().out
+    assert int(state.step) == 1
+    assert_same(state.params, whole_run[1].params)
+    assert not any(x.any() for x in jax.tree.leaves(state.opt_state))
+
+
+@pytest.mark.usefixtures("no_learning")
+def test_starting_from_a_released_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "Step1XEdit", Step1XEdit)  # the real model
+    config = tiny_config(steps=1)
+    graph, abstract = step.abstract_model(config.model)
+    rng = np.random.default_rng(0)
+    given = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), abstract)
+    save_model(tmp_path / "weights.safetensors", nnx.merge(graph, given))
+    config.training.start_from = str(tmp_path / "weights.safetensors")
+    state = train(config, tmp_path / "run", batches)
+    assert_same(state.params, given)
+    assert state.params["transformer"]["img_in"]["kernel"].sharding.spec == (None, "fsdp")
+
+
+@pytest.mark.parametrize("missing", ["nothing", "nothing.safetensors"])
+def test_nothing_to_start_from(tmp_path, missing):
+    config = tiny_config()
+    config.training.start_from = str(tmp_path / missing)
+    with pytest.raises(UserError, match="nothing"):
+        train(config, tmp_path / "run", batches)
+
+
+def test_starting_from_another_size(whole_run, tmp_path):
+    config = tiny_config()
+    config.model.hidden_size = 64
+    config.training.start_from = str(whole_run[0])
+    with pytest.raises(UserError, match=r"float32\[16, 32\] there and float32\[16, 64\]"):
+        train(config, tmp_path, batches)

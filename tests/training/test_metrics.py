@@ -1,0 +1,73 @@
+import json
+import struct
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from step1x_jax.errors import UserError
+from step1x_jax.training.metrics import FILE, Metrics, read_metrics
+
+VALUES = {"loss": 0.5, "grad_norm": 1.0, "learning_rate": 1e-3, "param_norm": 2.0}
+
+
+def write(workdir, first, last):
+    metrics = Metrics(workdir, first, 100)
+    for step in range(first + 1, last + 1):
+        metrics.advance(step)
+        metrics.write(step, VALUES | {"loss": float(step)})
+    metrics.close()
+
+
+def test_rows(tmp_path, capsys):
+    write(tmp_path, 0, 3)
+    lines = (tmp_path / FILE).read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert rows == read_metrics(tmp_path)
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1), (2, 2), (3, 3)]
+    assert rows[1]["steps_per_second"] > 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 3
+    assert out[2].startswith("step   3/100  loss 3.0000")
+    assert out[2].endswith("left")
+
+
+def test_no_rows(tmp_path):
+    assert read_metrics(tmp_path) == []
+
+
+def test_going_on_drops_later_rows(tmp_path):
+    write(tmp_path, 0, 5)
+    with (tmp_path / FILE).open("a") as f:
+        f.write('{"step": 6, "lo')  # a crash in the middle of a row
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+    write(tmp_path, 3, 6)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def events(path):
+    data, at = path.read_bytes(), 0
+    while at < len(data):  # TFRecord: length, its checksum, payload, its checksum
+        (length,) = struct.unpack_from("<Q", data, at)
+        yield Event.FromString(data[at + 12 : at + 12 + length])
+        at += 16 + length
+
+
+def test_tensorboard(tmp_path):
+    write(tmp_path, 0, 2)
+    write(tmp_path, 1, 2)
+    first, second = (list(events(p)) for p in sorted((tmp_path / "tensorboard").iterdir()))
+    scalars = {(e.step, v.tag): v.simple_value for e in first for v in e.summary.value}
+    assert scalars[2, "loss"] == 2
+    assert scalars[1, "grad_norm"] == 1
+    # the second process tells TensorBoard to forget what the first wrote from step 2 on
+    starts = [e.step for e in second if e.session_log.status == SessionLog.START]
+    assert starts == [2]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    metrics = Metrics(tmp_path, 0, 100)
+    (tmp_path / FILE).unlink()
+    (tmp_path / FILE).symlink_to("/dev/full")  # every write fails with ENOSPC
+    with pytest.raises(UserError, match="No space left on device"):
+        metrics.write(1, VALUES)
+    metrics.close()
