@@ -30,7 +30,12 @@ def get_config() -> TrainConfig:
     config.checkpoint.every = 450
     config.checkpoint.keep = 2
 
+    # how launch.edit uses the run: its companions, and the sampling that suits so small a model
+    config.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
+    config.encoder.path = "step1x_jax/assets/quickstart/encoder"
+    config.encoder.min_pixels = 4 * 28 * 28
+    config.encoder.text_length = 64
     config.sampling.num_steps = 10
-    config.sampling.guidance = 1.5  # the release's 6 overshoots in a small model
+    config.sampling.guidance = 1.5  # the release's 6 overshoots here
     config.sampling.shift = 1.5
     return config

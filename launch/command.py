@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from step1x_jax.errors import UserError
 
@@ -16,6 +16,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """
 
     def guarded(argv: Sequence[str]) -> int:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # libraries tell much at INFO
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
         try:

@@ -1,6 +1,6 @@
 """Edits the quickstart's held-out photographs and says how well.
 
-python -m launch.quickstart_report --model=runs/quickstart/train \
+python -m launch.quickstart_report --workdir=runs/quickstart/train \
     --pictures=runs/quickstart/pictures --output=runs/quickstart
 
 Prints a table; writes report.json and report.png (launch/guides/quickstart.md explains them).
@@ -24,14 +24,16 @@ from step1x_jax.quickstart import report, report_picture
 from step1x_jax.quickstart.dataset import read_held_out
 from step1x_jax.training.metrics import read_metrics
 
-_MODEL = flags.DEFINE_string("model", None, "A run directory, or quickstart.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The run of launch.train; or quickstart, the model that ships.", required=True
+)
 _PICTURES = flags.DEFINE_string(
     "pictures", None, "What launch.quickstart_data made.", required=True
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the report.", required=True)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the noise: edit i has seed + i.")
-_EARLIER = flags.DEFINE_float(
-    "seconds_before", 0, "What earlier steps took, to be added to this one's seconds."
+_STARTED = flags.DEFINE_float(
+    "started", None, "When the first step started (date +%s), for the report's seconds."
 )
 
 BATCH = 8  # pictures edited at a time
@@ -39,11 +41,11 @@ BATCH = 8  # pictures edited at a time
 
 def main(_) -> None:
     """Edits, scores, writes."""
-    started = time.monotonic()
+    started = time.time() if _STARTED.value is None else _STARTED.value
     rows = read_held_out(_PICTURES.value)
     sources = [open_image(row["source"]) for row in rows]
     targets = [open_image(row["target"]) for row in rows]
-    editor = load_editor(_MODEL.value)
+    editor = load_editor(_WORKDIR.value)
     edited, reconstructed = _edit(editor, rows, sources, targets)
 
     before, after, ours = _stack(sources), _stack(targets), _stack(edited)
@@ -52,9 +54,9 @@ def main(_) -> None:
     output = epath.Path(_OUTPUT.value)
     with replacing(output / "report.png") as temporary, temporary.open("wb") as file:
         title = f"Photographs that no stage of training has seen: {gain:+.1f} dB on average"
-        curve = read_metrics(_MODEL.value)
+        curve = read_metrics(_WORKDIR.value)
         missing = report_picture.draw(file, rows, before, after, ours, curve, title)
-    seconds = _EARLIER.value + time.monotonic() - started
+    seconds = time.time() - started
     with replacing(output / "report.json") as temporary:
         content = report.to_json(scores, round(seconds, 1))
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -18,6 +18,7 @@ from step1x_jax.conditioning.prompt import Prompt, load_tokenizer
 from step1x_jax.errors import UserError
 
 DTYPES = ("bfloat16", "float32")
+SMALL = 50_000_000  # parameters; below, waking threads costs more than they do
 
 
 @dataclasses.dataclass
@@ -97,6 +98,8 @@ class TransformersEncoder:
         self._prompt = Prompt(load_tokenizer(folder))
         self._processor = _load_processor(folder, config)
         self._model = _load_model(folder, getattr(torch, config.dtype)).to(self._device)
+        if self._model.num_parameters() < SMALL:
+            torch.set_num_threads(1)
         if self._prompt.image_id != self._model.config.image_token_id:
             raise UserError(
                 f"in {folder}, tokenizer.json gives the picture id {self._prompt.image_id} and"

@@ -77,11 +77,12 @@ def make_batches(
     if not 0 <= config.caption_dropout <= 1:
         raise UserError(f"data.caption_dropout is {config.caption_dropout}; use 0 to 1.")
     buckets = _open_buckets(config, text_length)
+    mine = config.batch_size // process_count
     batches = [
         grain.MapDataset.source(bucket)
         .shuffle(int(_stream(seed, "shuffle", number).integers(2**32)))
         .repeat()
-        .batch(config.batch_size // process_count, batch_fn=list)[process_index::process_count]
+        .batch(mine, drop_remainder=True, batch_fn=list)[process_index::process_count]
         for number, bucket in enumerate(buckets)
     ]
     assemble = functools.partial(_assemble, config, text_length, seed, process_index)

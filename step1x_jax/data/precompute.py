@@ -100,9 +100,14 @@ def split_parts(triplets: Sequence[Triplet], part_size: int) -> list[Part]:
 
 
 def _content_hash(triplets: Sequence[Triplet]) -> str:
-    """Of the rows and their files' sizes: a picture that was mended or replaced counts as new."""
-    rows = [(dataclasses.astuple(t), _length(t.source), _length(t.target)) for t in triplets]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
+    """Of the rows and their pictures' sizes: a picture that was mended counts as new."""
+    digest = hashlib.sha256()
+    for triplet in triplets:
+        row = dataclasses.asdict(triplet)
+        del row["folder"]  # the list and its pictures may be moved together
+        sizes = _length(triplet.source_path), _length(triplet.target_path)
+        digest.update(json.dumps([row, sizes]).encode())
+    return digest.hexdigest()[:12]
 
 
 def _length(path: str) -> int:
@@ -193,6 +198,12 @@ def finished(output: epath.Path, part: Part) -> Manifest | None:
     return manifest
 
 
+# Latents and negative embeddings of the latest sources, by hash: edits of one picture usually stand
+# next to each other in a list, and 64 pictures of the release's size are about 300 MB.
+Known = dict[str, tuple[np.ndarray, np.ndarray]]
+REMEMBERED = 64
+
+
 @dataclasses.dataclass
 class _Loaded:
     """An edit whose pictures could be read, cut to its bucket."""
@@ -230,7 +241,7 @@ class PartMaker:
           UserError: the disk is full.
         """
         manifest = Manifest(dataclasses.asdict(self._settings), [])
-        negatives: dict[str, np.ndarray] = {}  # by source hash
+        known: Known = {}
         waiting: dict[tuple[int, int], list[_Loaded]] = {}  # by bucket
         with (
             replacing(self._output / f"{part.name}.json") as manifest_file,
@@ -246,18 +257,18 @@ class PartMaker:
                 batch = waiting.setdefault(edit.source.size, [])
                 batch.append(edit)
                 if len(batch) == self._batch_size:
-                    self._write(waiting.pop(edit.source.size), negatives, shards)
+                    self._write(waiting.pop(edit.source.size), known, shards)
                 on_row(None)
             for batch in waiting.values():
-                self._write(batch, negatives, shards)
+                self._write(batch, known, shards)
             manifest.shards = shards.close()
             manifest_file.write_text(manifest.to_json())
         return manifest
 
     def _load(self, triplet: Triplet) -> _Loaded:
-        data = read_image_bytes(triplet.source)
-        source = decode_image(data, triplet.source)
-        target = open_image(triplet.target)
+        data = read_image_bytes(triplet.source_path)
+        source = decode_image(data, triplet.source_path)
+        target = open_image(triplet.target_path)
         bucket = nearest_bucket(*source.size, self._buckets)
         return _Loaded(
             triplet,
@@ -268,18 +279,17 @@ class PartMaker:
             hashlib.sha256(data).hexdigest(),
         )
 
-    def _write(
-        self, edits: list[_Loaded], negatives: dict[str, np.ndarray], shards: ShardWriter
-    ) -> None:
+    def _write(self, edits: list[_Loaded], known: Known, shards: ShardWriter) -> None:
         """Encodes edits of one bucket, at most a batch, and writes their records."""
-        sources = self._latents([edit.source for edit in edits])
         targets = self._latents([edit.target for edit in edits])
         texts = self._texts([(edit.source, edit.triplet.instruction) for edit in edits])
-        new = {edit.source_hash: edit.source for edit in edits if edit.source_hash not in negatives}
+        new = {edit.source_hash: edit.source for edit in edits if edit.source_hash not in known}
         if new:
-            embeddings = self._texts([(source, "") for source in new.values()])
-            negatives |= zip(new, embeddings, strict=True)
-        for edit, source, target, text in zip(edits, sources, targets, texts, strict=True):
+            sources = list(new.values())
+            negatives = self._texts([(source, "") for source in sources])
+            known |= zip(new, zip(self._latents(sources), negatives, strict=True), strict=True)
+        for edit, target, text in zip(edits, targets, texts, strict=True):
+            source, negative = known[edit.source_hash]
             record = EditRecord(
                 id=edit.triplet.id,
                 instruction=edit.triplet.instruction,
@@ -289,11 +299,13 @@ class PartMaker:
                 target_size=edit.target_size,
                 source_hash=edit.source_hash,
                 text=text,
-                negative_text=negatives[edit.source_hash],
+                negative_text=negative,
                 source=source,
                 target=target,
             )
             shards.write(record)
+        for source_hash in list(known)[:-REMEMBERED]:
+            del known[source_hash]
 
     def _latents(self, images: list[Image.Image]) -> np.ndarray:
         """(B, h, w, 16) bfloat16; the batch is filled up so that one program serves a bucket."""

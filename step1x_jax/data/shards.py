@@ -65,6 +65,12 @@ class ShardWriter:
         """Brings everything to disk, so that only the renaming is left to do; may be repeated."""
         return [shard.close() for shard in self._open.values()]
 
+    def abandon(self) -> None:
+        """Lets go of the files, which are about to be removed."""
+        for shard in self._open.values():
+            with contextlib.suppress(OSError):
+                shard.close()
+
 
 class _OpenShard:
     def __init__(self, path: epath.Path, info: ShardInfo):
@@ -112,8 +118,10 @@ def writing_shards(folder: epath.PathLike, prefix: str) -> Iterator[ShardWriter]
         writer = ShardWriter(epath.Path(folder), prefix, files)
         try:
             yield writer
-        finally:
             writer.close()  # all of them, before the first is renamed
+        except BaseException:
+            writer.abandon()
+            raise
 
 
 class ShardReader:

@@ -24,8 +24,9 @@ class Triplet:
 
     Attributes:
       row: names the row for people.
-      source: path of the picture before.
-      target: path of the picture after.
+      folder: where relative paths start.
+      source: path of the picture before, as written in the file.
+      target: path of the picture after, as written in the file.
       instruction: may be empty.
       language: of the instruction; "" if not known.
       task: kind of edit; "" if not known.
@@ -33,12 +34,23 @@ class Triplet:
     """
 
     row: str
+    folder: str
     source: str
     target: str
     instruction: str
     language: str
     task: str
     id: str
+
+    @property
+    def source_path(self) -> str:
+        """Where the picture before lies."""
+        return str(epath.Path(self.folder) / self.source)
+
+    @property
+    def target_path(self) -> str:
+        """Where the picture after lies."""
+        return str(epath.Path(self.folder) / self.target)
 
 
 def read_triplets(path: epath.PathLike) -> tuple[list[Triplet], list[BadRow]]:
@@ -119,8 +131,9 @@ def _triplet(name: str, row: Any, folder: epath.Path) -> Triplet:
     optional = {f: "" if row.get(f) is None else str(row[f]) for f in OPTIONAL}
     return Triplet(
         row=name,
-        source=str(folder / row["source"]),
-        target=str(folder / row["target"]),
+        folder=str(folder),
+        source=row["source"],
+        target=row["target"],
         instruction=row["instruction"],
         **(optional | {"id": optional["id"] or name}),
     )

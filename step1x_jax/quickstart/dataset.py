@@ -149,15 +149,13 @@ def _write_edits(
         # Languages alternate over crops and over kinds; phrasings are drawn.
         language = ("en", "cn")[(crop + number) % 2]
         phrasings = kind.english if language == "en" else kind.chinese
-        instruction = phrasings[
-            np.random.default_rng((seed, crop, number)).integers(len(phrasings))
-        ]
+        draw = np.random.default_rng((seed, crop, number)).integers(len(phrasings))
         yield {
             "id": edit_id,
             "image": image_id,
             "source": source,
             "target": target,
-            "instruction": instruction,
+            "instruction": phrasings[draw],
             "language": language,
             "task": kind.task,
             "kind": kind.name,

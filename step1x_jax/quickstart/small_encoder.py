@@ -46,7 +46,6 @@ PIECES = (
 )
 
 VOCABULARY = 1400  # at most; training stops earlier when every word is one token
-LONGEST_TOKEN = 12  # bytes: four Chinese characters, so that no phrase becomes a token of its own
 
 HIDDEN = 128
 PATCH = 14
@@ -110,11 +109,13 @@ def train_tokenizer() -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    phrasings = [text for kind in KINDS.values() for text in kind.english + kind.chinese]
+    phrasings = [text for kind in KINDS.values() for text in kind.english]
+    # Chinese has no spaces between words. Cut into characters, each becomes a token and no phrase
+    # does, so that other phrasings share tokens with these.
+    phrasings += [character for kind in KINDS.values() for character in "".join(kind.chinese)]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        max_token_length=LONGEST_TOKEN,
         show_progress=False,
     )
     # Instructions count more: their words should be whole before the template's are.

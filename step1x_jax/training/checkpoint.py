@@ -11,6 +11,7 @@ compare names, shapes, dtypes and fingerprints ourselves.
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -96,6 +97,7 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.PathLike, keep: int):
         self.folder = epath.Path(workdir) / FOLDER
+        self._failed = False
         logging.getLogger("absl").addFilter(_not_from_orbax)
         with self._clear_errors():
             self._writer = ocp.training.Checkpointer(
@@ -114,7 +116,7 @@ class Checkpoints:
 
         Raises:
           UserError: this save, or the one before it, could not be written (a full disk). Older
-            checkpoints are intact and nothing half-written stays.
+            checkpoints are intact, and `close` removes what is half-written.
         """
         items = _to_items(state)
         about = {
@@ -132,9 +134,15 @@ class Checkpoints:
             self._writer.wait()
 
     def close(self) -> None:
-        """Waits and releases Orbax's threads."""
+        """Waits for the last save and releases Orbax's threads; raises what `save` raises."""
         with self._clear_errors():
-            self._writer.close()
+            try:
+                self._writer.close()
+            finally:
+                if self._failed and jax.process_index() == 0:
+                    time.sleep(1)  # Orbax's other threads may still be writing
+                    for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                        path.rmtree(missing_ok=True)
 
     def restore(self, abstract: TrainState, say: Callable[[str], None]) -> TrainState | None:
         """The newest checkpoint that is whole, or None if there is none yet.
@@ -173,16 +181,14 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:
-        """Turns a failed write into a sentence, after removing what was half-written."""
+        """Turns a failed write into a sentence."""
         try:
             yield
         except (OSError, ValueError) as e:
             system = "os_error_code" in str(e)  # how tensorstore words it, as a ValueError
             if not (system or isinstance(e, OSError)):
                 raise
-            if jax.process_index() == 0:
-                for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                    path.rmtree(missing_ok=True)
+            self._failed = True
             reason = getattr(e, "strerror", None)
             reason = reason or str(e).split(" [os_error_code")[0].rsplit(": ", 1)[-1]
             raise UserError(

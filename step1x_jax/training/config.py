@@ -73,9 +73,9 @@ class CheckpointConfig:
 class TrainConfig:
     """One training run.
 
-    `sampling`, `autoencoder` (a folder or file; "": the release's beside the weights) and `encoder`
-    are not used while training: they travel with the run, so that launch.edit can sample from its
-    folder alone.
+    `sampling`, `autoencoder` (a file or folder) and `encoder` are not used while training: they
+    travel with the run, so that launch.edit needs its folder alone. They say what the data was made
+    with.
     """
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -93,6 +93,8 @@ class TrainConfig:
         """Raises UserError, naming the field, for values that cannot be trained with."""
         self.model.validate()
         self.mesh.validate()
+        self.sampling.validate()
+        self.encoder.validate()
         optimizer, timesteps = self.optimizer, self.timesteps
         checks = (
             ("model.param_dtype", self.model.param_dtype == "float32",

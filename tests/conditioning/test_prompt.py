@@ -3,6 +3,7 @@
 import base64
 import functools
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 
@@ -19,9 +20,9 @@ CASES = [pytest.param(case, id=case["instruction"][:20]) for case in GOLDEN["cas
 
 
 def test_texts_are_the_published_ones():
-    assert prompt.PREFIX == GOLDEN["prefix"]
-    assert prompt.CHAT_BEFORE_IMAGE == GOLDEN["chat_before_image"]
-    assert prompt.CHAT_AFTER_INSTRUCTION == GOLDEN["chat_after_instruction"]
+    assert GOLDEN["prefix"] == prompt.PREFIX
+    assert GOLDEN["chat_before_image"] == prompt.CHAT_BEFORE_IMAGE
+    assert GOLDEN["chat_after_instruction"] == prompt.CHAT_AFTER_INSTRUCTION
 
 
 def test_prefix_quotes_lie_where_the_release_spares_them():
@@ -51,7 +52,7 @@ def _qwen_tokenizer():
     def word_ids(word: str) -> list[int]:
         parts = [bytes([byte]) for byte in word.encode()]
         while len(parts) > 1:  # merge the pair that the vocabulary ranks first, again and again
-            pairs = [a + b for a, b in zip(parts, parts[1:], strict=False)]
+            pairs = [a + b for a, b in itertools.pairwise(parts)]
             best = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], len(ranks)))
             if pairs[best] not in ranks:
                 break

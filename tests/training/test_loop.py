@@ -19,7 +19,6 @@ from step1x_jax.training.loop import train
 from step1x_jax.training.metrics import read_metrics
 from tests.training.tiny import batches, make_batch, tiny_config
 
-
 pytestmark = pytest.mark.usefixtures("toy_model")
 
 
@@ -63,15 +62,16 @@ def test_a_run_leaves_config_metrics_and_checkpoints(whole_run, capsys):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_resuming_is_bit_for_bit(whole_run, tmp_path, number):
     def interrupted(first_step):
-        for step, batch in enumerate(batches(first_step), first_step):
-            if step == 3:  # read while step 2 runs; three steps are done when that is over
+        for number_of_batch, batch in enumerate(batches(first_step), first_step):
+            if number_of_batch == 3:  # read while the third step runs
                 os.kill(os.getpid(), number)
             yield batch
 
+    handler = signal.getsignal(number)
     stopped = train(tiny_config(steps=5), tmp_path, interrupted)
     assert int(stopped.step) == 3
     assert folders(tmp_path) == ["2", "3"]
-    assert signal.getsignal(number) is not None  # ours is gone again
+    assert signal.getsignal(number) is handler  # ours is gone again
 
     state = train(tiny_config(steps=5), tmp_path, batches)
     assert_same(state, whole_run[1])
@@ -110,8 +110,8 @@ def test_a_batch_that_does_not_split(tmp_path):
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path):
     def spoilt(first_step):
-        for step, batch in enumerate(batches(first_step), first_step):
-            yield batch | {"target": batch["target"] * (np.nan if step == 3 else 1)}
+        for number, batch in enumerate(batches(first_step), first_step):
+            yield batch | {"target": batch["target"] * (np.nan if number == 3 else 1)}
 
     with pytest.raises(UserError, match=r"is nan at step 4; lower optimizer\.learning_rate"):
         train(tiny_config(steps=8), tmp_path, spoilt)
@@ -161,7 +161,7 @@ def test_starting_from_a_released_file(tmp_path, monkeypatch):
     config.training.start_from = str(tmp_path / "weights.safetensors")
     state = train(config, tmp_path / "run", batches)
     assert_same(state.params, given)
-    assert state.params["transformer"]["img_in"]["kernel"].sharding.spec == (None, "fsdp")
+    assert state.params["transformer"]["img_in"]["kernel"].sharding.spec == jax.P(None, "fsdp")
 
 
 @pytest.mark.parametrize("missing", ["nothing", "nothing.safetensors"])
@@ -174,7 +174,7 @@ def test_nothing_to_start_from(tmp_path, missing):
 
 def test_starting_from_another_size(whole_run, tmp_path):
     config = tiny_config()
-    config.model.hidden_size = 64
+    config.model.hidden_size, config.model.axes_dim = 64, (8, 12, 12)
     config.training.start_from = str(whole_run[0])
     with pytest.raises(UserError, match=r"float32\[16, 32\] there and float32\[16, 64\]"):
         train(config, tmp_path, batches)

@@ -45,25 +45,20 @@ def test_adamw(clip_norm):
     ours = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
     optimizer = make_optimizer(config, steps=5)
     state = optimizer.init(ours)
-    m = v = jax.tree.map(np.zeros_like, params)
+    m, v = (jax.tree.map(np.zeros_like, params) for _ in range(2))
 
-    for step in range(1, 6):
+    for count in range(1, 6):
         gradient = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
         updates, state = optimizer.update(jax.tree.map(jnp.float32, gradient), state, ours)
         ours = optax.apply_updates(ours, updates)
 
         norm = np.sqrt(sum(np.sum(g**2) for g in gradient.values()))
         scale = clip_norm / norm if clip_norm and norm > clip_norm else 1.0
-        gradient = jax.tree.map(lambda g: g * scale, gradient)
-        m = jax.tree.map(lambda m, g: 0.8 * m + 0.2 * g, m, gradient)
-        v = jax.tree.map(lambda v, g: 0.9 * v + 0.1 * g**2, v, gradient)
-        params = jax.tree.map(
-            lambda p, m, v: (
-                p - 0.1 * (m / (1 - 0.8**step) / (np.sqrt(v / (1 - 0.9**step)) + 1e-6) + 0.01 * p)
-            ),
-            params,
-            m,
-            v,
-        )
+        for name, p in params.items():
+            g = gradient[name] * scale
+            m[name] = 0.8 * m[name] + 0.2 * g
+            v[name] = 0.9 * v[name] + 0.1 * g**2
+            m_hat, v_hat = m[name] / (1 - 0.8**count), v[name] / (1 - 0.9**count)
+            params[name] = p - 0.1 * (m_hat / (np.sqrt(v_hat) + 1e-6) + 0.01 * p)
     for name in params:  # float32 against float64, five steps
         np.testing.assert_allclose(ours[name], params[name], atol=1e-5)

@@ -1,0 +1,207 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from step1x_jax.data.manifest import MANIFEST, read_manifest, write_dataset
+from step1x_jax.data.pipeline import BucketPlan, DataConfig, make_batches
+from step1x_jax.data.shards import writing_shards
+from step1x_jax.errors import UserError
+from tests.data.examples import make_record
+from tests.data.test_shards import damage
+
+SIZES = [(4, 4), (2, 8), (4, 4), (8, 2), (4, 4)]
+RECORDS = [make_record(i, SIZES[i % 5], tokens=4 + i % 3) for i in range(40)]
+BY_TARGET = {record.target.tobytes(): record for record in RECORDS}
+STEPS = 25
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder, RECORDS)
+    return str(folder)
+
+
+def batches(path, steps=STEPS, *, start=0, process=(0, 1), seed=7, length=9, **config):
+    index, count = process
+    config = DataConfig(**({"path": path, "batch_size": 4} | config))
+    iterator = make_batches(
+        config, text_length=length, seed=seed, start_step=start,
+        process_index=index, process_count=count,
+    )  # fmt: skip
+    return list(itertools.islice(iterator, steps))
+
+
+def assert_same(left, right) -> None:
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            assert a[name].tobytes() == b[name].tobytes()
+
+
+def ids(batch) -> list[str]:
+    return [BY_TARGET[target.tobytes()].id for target in batch["target"]]
+
+
+def test_batches_hold_the_records_padded(path):
+    for batch in batches(path, caption_dropout=0.0):
+        assert batch["text"].shape == (4, 9, 8)
+        assert batch["text_lengths"].dtype == np.int32
+        assert batch["target"].shape == batch["source"].shape
+        for i, target in enumerate(batch["target"]):
+            record = BY_TARGET[target.tobytes()]
+            assert batch["source"][i].tobytes() == record.source.tobytes()
+            assert batch["text_lengths"][i] == len(record.text)
+            assert batch["text"][i, : len(record.text)].tobytes() == record.text.tobytes()
+            assert not batch["text"][i, len(record.text) :].any()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_number_of_processes_does_not_matter(path, count):
+    parts = [batches(path, process=(i, count), caption_dropout=0.5) for i in range(count)]
+    joined = [
+        {name: np.concatenate([batch[name] for batch in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(joined, batches(path, caption_dropout=0.5))
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_the_number_of_threads_does_not_matter(path, threads):
+    assert_same(batches(path, threads=threads), batches(path))
+
+
+@pytest.mark.parametrize("start", [1, 10, 24])
+def test_seeking_equals_iterating(path, start):
+    assert_same(batches(path, STEPS - start, start=start), batches(path)[start:])
+
+
+def test_seeking_is_quick_however_far(path):
+    assert batches(path, 1, start=10**9)
+
+
+def test_seeds_and_epochs_differ(path):
+    order = [ids(batch) for batch in batches(path, 40)]
+    assert order != [ids(batch) for batch in batches(path, 40, seed=8)]
+    assert order[:10] != order[10:20]
+
+
+def test_every_record_comes_equally_often_and_none_twice_in_an_epoch(path):
+    """40 records in batches of 4 and buckets of 24, 8 and 8: 5 turns a round, 10 steps an epoch."""
+    seen = [name for batch in batches(path, 50) for name in ids(batch)]
+    counts = {name: seen.count(name) for name in set(seen)}
+    assert set(counts.values()) == {5}
+    assert len(counts) == 40
+    largest = [name for name in seen if RECORDS[int(name)].source.shape == (4, 4, 16)]
+    for epoch in range(5):
+        assert len(set(largest[24 * epoch : 24 * (epoch + 1)])) == 24
+
+
+def test_caption_dropout_takes_the_negative_embedding(path):
+    kept = batches(path, 100, caption_dropout=0.0)
+    some = batches(path, 100, caption_dropout=0.3)
+    dropped = 0
+    for batch, whole in zip(some, kept, strict=True):
+        for i, target in enumerate(batch["target"]):
+            assert target.tobytes() == whole["target"][i].tobytes()
+            record = BY_TARGET[target.tobytes()]
+            length = batch["text_lengths"][i]
+            text = batch["text"][i, :length].tobytes()
+            is_dropped = text == record.negative_text.tobytes()
+            assert is_dropped or text == record.text.tobytes()
+            dropped += is_dropped
+    assert 85 <= dropped <= 155  # 400 draws of 0.3: four standard deviations of 9 around 120
+    assert all((b["text_lengths"] == 3).all() for b in batches(path, 5, caption_dropout=1.0))
+
+
+def test_dropout_without_negatives_is_refused(tmp_path):
+    record = make_record(0)
+    record.negative_text = None
+    write_dataset(tmp_path, [record])
+    with pytest.raises(UserError, match="caption_dropout to 0"):
+        batches(str(tmp_path), caption_dropout=0.9)
+    assert batches(str(tmp_path), caption_dropout=0.0)
+
+
+def test_a_batch_larger_than_every_bucket_repeats_and_says_so(tmp_path, caplog):
+    write_dataset(tmp_path, RECORDS[:3])
+    (first, *_) = batches(str(tmp_path), batch_size=8)
+    assert len(first["target"]) == 8
+    assert sum("edits repeat in a batch" in r.message for r in caplog.records) == 1
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Ten records in two shards; numbers 3 and 7 are damaged."""
+    records = RECORDS[0:50:5] + RECORDS[2:12:5]
+    manifest = write_dataset(tmp_path, records[:5])
+    with writing_shards(tmp_path, "more") as shards:
+        for record in records[5:]:
+            shards.write(record)
+    manifest.shards += shards.close()
+    (tmp_path / MANIFEST).write_text(manifest.to_json())
+    buckets = read_manifest(tmp_path / MANIFEST).buckets
+    (infos,) = buckets.values()
+    for info, index in ((infos[0], 3), (infos[1], 2)):
+        offset = 0 if info.file.startswith("records") else 5
+        damage(tmp_path / info.file, records[offset + index])
+    return str(tmp_path)
+
+
+def test_a_damaged_record_stops_training_with_a_sentence(damaged):
+    with pytest.raises(UserError, match=r"record [23], is damaged .*max_bad_records"):
+        batches(damaged)
+
+
+def test_tolerated_records_are_replaced_counted_and_said(damaged, caplog):
+    first = batches(damaged, max_bad_records=2)
+    assert sum("another stands in" in r.message for r in caplog.records) == 2
+    assert_same(first, batches(damaged, max_bad_records=5))
+    parts = [batches(damaged, max_bad_records=2, process=(i, 2)) for i in (0, 1)]
+    for whole, left, right in zip(first, *parts, strict=True):
+        assert ids(whole) == ids(left) + ids(right)
+
+
+def test_one_damaged_record_too_many_stops_training(damaged):
+    with pytest.raises(UserError, match=r"more damaged records than data\.max_bad_records=1"):
+        batches(damaged, max_bad_records=1)
+
+
+def test_nothing_but_damage_ends(tmp_path):
+    (info,) = write_dataset(tmp_path, RECORDS[:1]).shards
+    damage(tmp_path / info.file, RECORDS[0])
+    with pytest.raises(UserError, match="all records"):
+        batches(str(tmp_path), max_bad_records=100)
+
+
+def test_what_does_not_fit_is_said_at_once(path, tmp_path):
+    with pytest.raises(UserError, match=r"multiple of the 3 processes"):
+        batches(path, process=(0, 3))
+    with pytest.raises(UserError, match=r"texts of 6 tokens, model.text_length is 5"):
+        batches(path, length=5)
+    with pytest.raises(UserError, match="caption_dropout"):
+        batches(path, caption_dropout=1.5)
+    with pytest.raises(UserError, match=r"dataset\.json is missing"):
+        batches(str(tmp_path))
+    with pytest.raises(UserError, match=r"data\.path is not set"):
+        batches("")
+    write_dataset(tmp_path, [])
+    with pytest.raises(UserError, match="no records"):
+        batches(str(tmp_path))
+    (info,) = write_dataset(tmp_path, RECORDS[:1]).shards
+    (tmp_path / info.file).write_bytes(b"")
+    with pytest.raises(UserError, match=f"{info.file} is damaged"):
+        batches(str(tmp_path))
+
+
+def test_the_plan_counts_each_buckets_batches():
+    plan = BucketPlan([30, 20, 10], seed=1)
+    taken = [plan[step] for step in range(60)]
+    for bucket in range(3):
+        numbers = [number for b, number in taken if b == bucket]
+        assert numbers == list(range(10 * (3 - bucket)))
+    assert taken[:6] != taken[6:12]
+    assert BucketPlan([7], seed=1)[12345] == (0, 12345)

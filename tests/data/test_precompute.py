@@ -1,0 +1,254 @@
+import dataclasses
+import hashlib
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from step1x_jax.conditioning.images import open_image, to_array
+from step1x_jax.data import shards
+from step1x_jax.data.buckets import fit
+from step1x_jax.data.manifest import MANIFEST, read_manifest
+from step1x_jax.data.precompute import Settings, fingerprint, precompute
+from step1x_jax.data.shards import ShardReader
+from step1x_jax.data.sources import read_triplets
+from step1x_jax.errors import UserError
+from tests.data.examples import assert_equal
+
+SETTINGS = Settings(64, "e", "a", 1, 2, 640, "published", "float32")
+BATCH = 3
+
+
+class FakeModels:
+    """An encoder and autoencoder whose outputs tell what went in."""
+
+    def __init__(self):
+        self.loads = 0
+        self.texts: list[str] = []
+        self.shapes: set[tuple] = set()
+        self.fail_after = 10**9
+
+    def load(self):
+        self.loads += 1
+        return self, self.encode_images
+
+    def encode(self, images, instructions):
+        """One token per letter and one for the picture; channel 0 is the picture's mean."""
+        assert len(images) <= BATCH
+        embeddings = np.zeros((len(images), 20, 4), np.float32)
+        lengths = np.array([1 + len(text) for text in instructions], np.int32)
+        for row, image, length in zip(embeddings, images, lengths, strict=True):
+            row[:length] = to_array(image).mean()
+        self.texts += instructions
+        if len(self.texts) > self.fail_after:
+            raise KeyboardInterrupt
+        return embeddings, lengths
+
+    def encode_images(self, images):
+        """Means over 8 x 8 pixels in all channels."""
+        b, h, w, _ = images.shape
+        self.shapes.add(images.shape)
+        means = images.reshape(b, h // 8, 8, w // 8, 8, 3).mean(axis=(2, 4, 5))
+        return np.repeat(means[..., None], 16, axis=-1)
+
+
+@pytest.fixture
+def models():
+    return FakeModels()
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Seven edits of three pictures, two square and one wide."""
+    rng = np.random.default_rng(0)
+    for name, size in {"s0": (80, 80), "s1": (100, 90), "s2": (160, 90), "t": (70, 70)}.items():
+        pixels = rng.integers(0, 256, (*size[::-1], 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    return [
+        {"source": f"s{i % 3}.png", "target": "t.png", "instruction": "ab" * (i % 4), "id": f"e{i}"}
+        for i in range(7)
+    ]
+
+
+def make(tmp_path, rows, models, settings=SETTINGS, part_size=4, **options):
+    path = tmp_path / "edits.json"
+    path.write_text(json.dumps(rows))
+    triplets, bad = read_triplets(path)
+    return precompute(
+        triplets, tmp_path / "out", settings, models.load,
+        bad_rows=bad, part_size=part_size, batch_size=BATCH, **options,
+    )  # fmt: skip
+
+
+def read_all(folder):
+    shards = read_manifest(folder / MANIFEST).shards
+    readers = [ShardReader(folder, shard) for shard in shards]
+    records = [reader[i] for reader in readers for i in range(len(reader))]
+    return {record.id: record for record in records}
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_records_hold_what_the_models_gave(tmp_path, rows, models):
+    manifest = make(tmp_path, rows, models)
+    assert manifest.records == 7
+    assert not manifest.bad_rows
+    assert manifest.settings == dataclasses.asdict(SETTINGS)
+    assert manifest == read_manifest(tmp_path / "out" / MANIFEST)
+    records = read_all(tmp_path / "out")
+    assert set(records) == {row["id"] for row in rows}
+    for row in rows:
+        record, source = records[row["id"]], tmp_path / row["source"]
+        size = (80, 48) if row["source"] == "s2.png" else (64, 64)
+        picture, target = (fit(open_image(tmp_path / row[k]), size) for k in ("source", "target"))
+        assert record.instruction == row["instruction"]
+        assert record.source_size == Image.open(source).size
+        assert record.target_size == (70, 70)
+        assert record.source_hash == hashlib.sha256(source.read_bytes()).hexdigest()
+        mean = to_array(picture).mean().astype(jnp.bfloat16)
+        assert record.text.shape == (1 + len(row["instruction"]), 4)
+        assert record.negative_text.shape == (1, 4)
+        assert (record.text == mean).all()
+        assert (record.negative_text == mean).all()
+        for latents, image in ((record.source, picture), (record.target, target)):
+            wanted = models.encode_images(to_array(image)[None])[0]
+            assert latents.tobytes() == wanted.astype(jnp.bfloat16).tobytes()
+
+
+def test_negatives_are_made_once_per_picture_and_shapes_compile_once(tmp_path, rows, models):
+    make(tmp_path, [{**row, "instruction": "x"} for row in rows], models, part_size=100)
+    assert models.texts.count("") == 3
+    assert models.texts.count("x") == 7
+    assert models.shapes == {(BATCH, 64, 64, 3), (BATCH, 48, 80, 3)}
+
+
+def test_a_second_run_finds_everything_done(tmp_path, rows, models):
+    make(tmp_path, rows, models)
+    before, calls = contents(tmp_path / "out"), []
+    make(tmp_path, rows, models, on_row=calls.append)
+    assert models.loads == 1
+    assert contents(tmp_path / "out") == before
+    assert calls == [None] * 7
+
+
+def test_an_interrupted_run_goes_on_and_equals_a_whole_one(tmp_path, rows, models):
+    models.fail_after = 8  # in the second part
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, rows, models)
+    out = tmp_path / "out"
+    suffixes = [path.suffix for path in out.iterdir()]
+    assert sorted(suffixes) == [".array_record", ".array_record", ".json"]
+    leftover = out / ".part-1.array_record.1.tmp"  # of a process that was killed
+    leftover.touch()
+    done = len(models.texts)
+    models.fail_after = 10**9
+    make(tmp_path, rows, models)
+    assert not leftover.exists()
+    again = [text for text in models.texts[done:] if text]
+    assert sorted(again) == sorted(row["instruction"] for row in rows[4:] if row["instruction"])
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in tmp_path.glob("*.png"):
+        (moved / path.name).write_bytes(path.read_bytes())
+    make(moved, rows, FakeModels())
+    assert contents(moved / "out").keys() == contents(out).keys()
+    whole = read_all(moved / "out")
+    for name, record in read_all(out).items():
+        assert_equal(record, whole[name])
+
+
+def test_changed_rows_and_pictures_are_done_again_and_only_those(tmp_path, rows, models):
+    first = make(tmp_path, rows, models)
+    rows[6]["instruction"] = "new"
+    second = make(tmp_path, rows, models)
+    assert read_all(tmp_path / "out")["e6"].instruction == "new"
+    assert first.shards[:2] == second.shards[:2]
+    Image.new("RGB", (80, 80)).save(tmp_path / "s0.png")  # another size of file
+    third = make(tmp_path, rows, models)
+    assert not {shard.file for shard in third.shards} & {shard.file for shard in second.shards}
+    assert (read_all(tmp_path / "out")["e0"].text == -1).all()
+
+
+def test_a_missing_shard_is_made_again(tmp_path, rows, models):
+    manifest = make(tmp_path, rows, models)
+    (tmp_path / "out" / manifest.shards[0].file).unlink()
+    make(tmp_path, rows, models)
+    assert len(read_all(tmp_path / "out")) == 7
+
+
+@pytest.mark.parametrize("change", [{"size": 128}, {"encoder": "other"}, {"text_length": 5}])
+def test_other_settings_over_an_output_are_refused(tmp_path, rows, models, change):
+    make(tmp_path, rows, models)
+    before = contents(tmp_path / "out")
+    ((name, value),) = change.items()
+    with pytest.raises(UserError, match=rf"made with {name}=.*, now it is {value}"):
+        make(tmp_path, rows, models, dataclasses.replace(SETTINGS, **change))
+    assert contents(tmp_path / "out") == before
+
+
+def test_bad_pictures_and_rows_are_reported_and_the_rest_is_done(tmp_path, rows, models):
+    (tmp_path / "torn.png").write_bytes((tmp_path / "s0.png").read_bytes()[:300])
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    rows[1]["source"], rows[4]["target"], rows[5]["source"] = "torn.png", "dot.png", "nowhere.png"
+    del rows[6]["instruction"]
+    reported = []
+    manifest = make(tmp_path, rows, models, on_row=reported.append)
+    assert manifest.records == 3
+    reasons = {bad.row: bad.reason for bad in manifest.bad_rows}
+    assert len(reasons) == 4
+    assert "torn.png is not a readable picture" in reasons["edits.json row 2"]
+    assert "dot.png is 1x1 pixels" in reasons["edits.json row 5"]
+    assert "nowhere.png cannot be read" in reasons["edits.json row 6"]
+    assert reasons["edits.json row 7"] == "instruction is missing"
+    assert len(reported) == 6  # the last row is none, the caller knows it already
+    assert len([bad for bad in reported if bad]) == 3
+
+    again = []
+    assert make(tmp_path, rows, models, on_row=again.append) == manifest
+    assert sorted(map(str, again)) == sorted(map(str, reported))
+    Image.new("RGB", (80, 80)).save(tmp_path / "torn.png")  # mended
+    assert make(tmp_path, rows, models).records == 4
+
+
+def test_a_full_disk_leaves_what_was_done_and_nothing_half(tmp_path, rows, models, monkeypatch):
+    class FullDisk:
+        def __init__(self, *arguments):
+            self.open = True
+
+        def write(self, data):
+            raise RuntimeError("write() failed: No space left on device")
+
+        def close(self):
+            self.open = False
+
+        def is_open(self):
+            return self.open
+
+    make(tmp_path, rows[:4], models)
+    before = contents(tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(shards.array_record, "ArrayRecordWriter", FullDisk)
+        with pytest.raises(UserError, match=r"No space left on device.*free space"):
+            make(tmp_path, rows, models)
+    assert contents(tmp_path / "out") == before
+    assert make(tmp_path, rows, models).records == 7
+
+
+def test_fingerprints_tell_models_apart(tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    with pytest.raises(UserError, match="does not exist"):
+        fingerprint(weights)
+    (weights / "a").write_bytes(bytes(3_000_000))
+    seen = {fingerprint(weights)}
+    for change in (b"x" + bytes(2_999_999), bytes(2_999_999) + b"x", bytes(3_000_001)):
+        (weights / "a").write_bytes(change)
+        seen.add(fingerprint(weights))
+    (weights / "b").touch()
+    seen.add(fingerprint(weights))
+    assert len(seen) == 5
+    assert fingerprint(weights / "a") == fingerprint((weights / "a").rename(tmp_path / "c"))

@@ -1,0 +1,118 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from step1x_jax.data.manifest import (
+    MANIFEST,
+    BadRow,
+    Manifest,
+    read_manifest,
+    write_dataset,
+    write_manifest,
+)
+from step1x_jax.data.records import SCHEMA_VERSION, DamagedRecordError
+from step1x_jax.data.shards import ShardReader, writing_shards
+from step1x_jax.errors import UserError
+from tests.data.examples import assert_equal, make_record
+
+
+def damage(path, record) -> None:
+    """Flips a bit in a record's target latents."""
+    data = bytearray(path.read_bytes())
+    place = data.index(record.target.tobytes())
+    data[place + 10] ^= 1
+    path.write_bytes(data)
+
+
+def test_records_go_to_the_shard_of_their_size_and_come_back(tmp_path):
+    records = [make_record(i, size) for i, size in enumerate([(4, 4), (2, 6), (4, 4)])]
+    manifest = write_dataset(tmp_path, records, {"size": 32})
+    assert read_manifest(tmp_path / MANIFEST) == manifest
+    assert manifest.settings == {"size": 32}
+    assert manifest.records == 3
+    assert list(manifest.buckets) == [(2, 6), (4, 4)]
+    (small,), (large,) = manifest.buckets.values()
+    assert small.longest_text == 5
+    readers = [ShardReader(tmp_path, info) for info in (large, small, large)]
+    assert [len(reader) for reader in readers] == [2, 1, 2]
+    for reader, index, record in zip(readers, (0, 0, 1), records, strict=True):
+        assert_equal(reader[index], record)
+    assert len(list(tmp_path.iterdir())) == 3  # nothing left over
+
+
+def test_a_failing_block_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), writing_shards(tmp_path, "x") as shards:
+        shards.write(make_record(0))
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+FULL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # further writing fails
+from step1x_jax.data.manifest import write_dataset
+from step1x_jax.errors import UserError
+from tests.data.examples import make_record
+try:
+    write_dataset(sys.argv[1], (make_record(i, (32, 32 + i % 2 * 2)) for i in range(20)))
+except UserError as e:
+    print(e)
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    output = tmp_path / "data"
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(output)], capture_output=True, text=True, check=True
+    )
+    assert "could not be written" in done.stdout
+    assert "free space" in done.stdout
+    assert not list(output.iterdir())
+
+
+def test_a_damaged_record_is_named_and_alone(tmp_path):
+    records = [make_record(i) for i in range(3)]
+    (info,) = write_dataset(tmp_path, records).shards
+    damage(tmp_path / info.file, records[1])
+    reader = ShardReader(tmp_path, info)
+    with pytest.raises(DamagedRecordError, match=rf"{info.file}, record 1, is damaged"):
+        reader[1]
+    assert_equal(reader[0], records[0])
+    assert_equal(reader[2], records[2])
+
+
+def test_truncated_and_missing_shards_are_named(tmp_path):
+    (info,) = write_dataset(tmp_path, [make_record(i, (32, 32)) for i in range(3)]).shards
+    path = tmp_path / info.file
+    data = path.read_bytes()
+    path.write_bytes(data[:-100])
+    with pytest.raises(UserError, match=rf"{info.file} is damaged"):
+        ShardReader(tmp_path, info)
+    path.write_bytes(data[: len(data) // 2] + b"?" * (len(data) - len(data) // 2))
+    with pytest.raises(UserError, match=rf"{info.file} has 0 readable records"):
+        ShardReader(tmp_path, info)
+    path.unlink()
+    with pytest.raises(UserError, match=rf"{info.file} is missing"):
+        ShardReader(tmp_path, info)
+
+
+def test_a_shard_of_another_size_is_damage(tmp_path):
+    (info,) = write_dataset(tmp_path, [make_record(0)]).shards
+    with pytest.raises(DamagedRecordError, match="latents"):
+        ShardReader(tmp_path, dataclasses.replace(info, latent_size=(6, 6)))[0]
+
+
+def test_bad_manifests_are_named(tmp_path):
+    path = tmp_path / MANIFEST
+    with pytest.raises(UserError, match=r"dataset\.json is missing"):
+        read_manifest(path)
+    for text in ("{", "[]", '{"schema_version": 1}', '{"schema_version": null}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"dataset\.json is damaged"):
+            read_manifest(path)
+    write_manifest(path, Manifest({}, [], [BadRow("a", "b")], SCHEMA_VERSION + 1))
+    with pytest.raises(UserError, match=r"newer version.*upgrade"):
+        read_manifest(path)

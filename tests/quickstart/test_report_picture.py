@@ -1,0 +1,48 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from step1x_jax.quickstart import report_picture
+
+KINDS = ("fog", "night", "frame")
+ROWS = [
+    {"kind": kind, "language": language, "instruction": {"en": "make it", "cn": "改成"}[language]}
+    for language in ("en", "cn", "en", "cn")
+    for kind in KINDS
+]
+
+
+def test_examples_show_every_kind_once():
+    english = report_picture.examples(ROWS, chinese=False)
+    assert [ROWS[i]["kind"] for i in english] == list(KINDS)
+    assert {ROWS[i]["language"] for i in english} == {"en"}
+    both = report_picture.examples(ROWS, chinese=True)
+    assert [ROWS[i]["language"] for i in both] == ["en", "cn", "en"]
+
+
+def test_smooth_is_the_mean_of_the_last_points():
+    losses = np.random.default_rng(0).random(20)
+    expected = [losses[max(0, i - 3) : i + 1].mean() for i in range(20)]
+    # A difference of sums of 20 numbers below 1: rounding of about 1e-15.
+    np.testing.assert_allclose(report_picture.smooth(losses, 4), expected, rtol=1e-12)
+
+
+@pytest.mark.quickstart
+def test_fonts():
+    assert report_picture.font_with(set("make it night")) is not None
+    assert report_picture.font_with({"\U000e0001"}) is None  # a tag that only boxes stand for
+
+
+@pytest.mark.quickstart
+@pytest.mark.parametrize("with_curve", [True, False])
+def test_draw(with_curve):
+    pictures = np.random.default_rng(0).integers(0, 256, (3, len(ROWS), 16, 16, 3), dtype=np.uint8)
+    curve = [{"step": 25 * i, "loss": 1 / i} for i in range(1, 9)] if with_curve else []
+    file = io.BytesIO()
+    missing = report_picture.draw(file, ROWS, *pictures, curve, "a title")
+    assert missing is None or "Chinese" in missing
+    image = Image.open(file)
+    assert image.format == "PNG"
+    assert (image.width > 1400) == with_curve

@@ -1,0 +1,32 @@
+"""Full sizes without memory; the numbers are those of the released files."""
+
+import pytest
+
+from step1x_jax.models.config import PRESETS
+from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from step1x_jax.training.config import TrainConfig
+from step1x_jax.training.describe import parameter_counts, trace_train_step
+
+DIT, CONNECTOR = 11_891_178_560, 536_621_824
+
+
+@pytest.mark.parametrize(("preset", "more"), [("step1x_edit_v1_0", 1), ("step1x_edit_v1_1", 0)])
+def test_parameter_counts(preset, more):
+    assert parameter_counts(PRESETS[preset]()) == {
+        "connector": CONNECTOR + more,
+        "transformer": DIT,
+        "total": DIT + CONNECTOR + more,
+    }
+
+
+def test_the_full_train_step_is_traced():
+    config = TrainConfig(model=PRESETS["step1x_edit_v1_1"]())
+    config.model.remat = "full"
+    lowered, _ = trace_train_step(config, 1024, make_mesh(MeshConfig(data=2)))
+    (state, batch), _ = lowered.in_avals
+    assert batch["target"].shape == (8, 128, 128, 16)
+    assert batch["text"].shape == (8, 640, 3584)
+    kernel = state.params["transformer"]["single_blocks"]["mlp_in"]["kernel"].get_value()
+    assert kernel.shape == (38, 3072, 12288)
+    # noise, reference and text tokens of 1024 px meet in the attention
+    assert "8832" in lowered.as_text()
