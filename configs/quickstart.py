@@ -35,6 +35,14 @@ def get_config() -> TrainConfig:
     config.encoder.path = "step1x_jax/assets/quickstart/encoder"
     config.encoder.min_pixels = 4 * 28 * 28
     config.encoder.text_length = 64
+    config.sampling.size = 128
+    # What the records were made with, and editing needs again: see launch/quickstart.sh.
+    config.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
+    config.encoder.path = "step1x_jax/assets/quickstart/encoder"
+    config.encoder.min_pixels = 4 * 28 * 28  # 25 tokens a picture; the release sees 256 and more
+    config.encoder.text_length = config.model.text_length
+
+    config.sampling.size = 128
     config.sampling.num_steps = 10
     config.sampling.guidance = 1.5  # the release's 6 overshoots here
     config.sampling.shift = 1.5

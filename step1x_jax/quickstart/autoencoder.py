@@ -76,7 +76,7 @@ def training_crop(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def batches(config: AutoencoderTraining) -> Iterator[np.ndarray]:
-    """Endless batches (B, S, S, 3) float32 in [-1, 1], made one ahead; batch n depends on n only."""
+    """Endless batches (B, S, S, 3) float32 in [-1, 1], made one ahead; n alone decides."""
 
     def make(step: int) -> np.ndarray:
         rng = np.random.default_rng((config.seed, step))
@@ -159,7 +159,7 @@ def train(
 
 
 def whiten(model: Autoencoder, images: np.ndarray) -> None:
-    """Makes the latents of `images` white by a linear map folded into the neighbouring convolutions.
+    """Makes the latents of `images` white by a linear map that the convolutions beside take in.
 
     A DiT learns white latents several times faster. What the decoder sees is unchanged but at the
     border, where its zero padding now stands for the mean; a short further stage mends that.
@@ -177,7 +177,8 @@ def whiten(model: Autoencoder, images: np.ndarray) -> None:
     z = len(centre)
 
     out, into = model.encoder.conv_out, model.decoder.conv_in
-    assert out.bias is not None and into.bias is not None  # nnx.Conv could be without
+    assert out.bias is not None
+    assert into.bias is not None  # nnx.Conv could be without
     kernel, bias = np.array(out.kernel[...], np.float64), np.array(out.bias[...], np.float64)
     kernel[..., :z] = kernel[..., :z] @ forward
     bias[:z] = forward @ (bias[:z] - centre)

@@ -76,10 +76,19 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
         # 3. training.start_from is a released .safetensors file: its parameters; step 0.
         # 4. Otherwise: random parameters.
         state = checkpoints.restore(abstract_state(config, mesh), print_once)
-        source = epath.Path(config.training.start_from)
+        step = first_step = 0 if state is None else int(state.step)
+        if first_step > steps:
+            raise UserError(
+                f"{workdir} has done {first_step} steps; training.steps={steps} asks for fewer."
+            )
         if state is not None:
-            print_once(f"Going on from step {int(state.step)} of {steps} in {workdir}.")
-        elif config.training.start_from:
+            print_once(f"Going on from step {first_step} of {steps} in {workdir}.")
+            if first_step == steps:
+                return state
+
+        data = batches(first_step)  # now, because it may be missing and what follows takes time
+        if state is None and config.training.start_from:
+            source = epath.Path(config.training.start_from)
             print_once(f"Starting from the weights of {source}.")
             places = shardings(abstract_model(config.model)[1], mesh)
             if (source / FOLDER).is_dir():
@@ -89,21 +98,12 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
             else:
                 params = nnx.state(load_model(source, config.model, shardings=places))
             state = state_from_params(config, mesh, params)
-        else:
+        elif state is None:
             print_once("Starting from random weights.")
             state = init_state(config, mesh)
 
-        step = first_step = int(state.step)
-        if first_step > steps:
-            raise UserError(
-                f"{workdir} has done {first_step} steps; training.steps={steps} asks for fewer."
-            )
-        if first_step == steps:
-            return state
-
         # ------------------------------------------------------------ the loop
         metrics = Metrics(workdir, first_step, steps)
-        data = batches(first_step)
         train_step = make_train_step(config, mesh)
         with jax.set_mesh(mesh), contextlib.closing(metrics), _stop_signal() as stop_asked:
             batch = _put(next(data), mesh)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -94,7 +95,7 @@ def test_another_version_is_noticed(tmp_path):
     folder = altered(tmp_path, lambda tensors: None)
     values = json.loads((folder / "config.json").read_text()) | {"version": "v1.1"}
     (folder / "config.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match="connector.scale_factor is unexpected"):
+    with pytest.raises(UserError, match=r"connector\.scale_factor is unexpected"):
         load_model(folder)
 
 
@@ -109,7 +110,7 @@ def test_an_incomplete_config_json_is_named(tmp_path):
     values = json.loads((folder / "config.json").read_text())
     del values["num_heads"]
     (folder / "config.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match="config.json lacks num_heads"):
+    with pytest.raises(UserError, match=r"config\.json lacks num_heads"):
         load_model(folder)
 
 
@@ -122,12 +123,13 @@ def test_release_sizes_need_no_config_json(tmp_path):
     """A file of the release's shapes is recognised by them (abstractly: nothing is loaded)."""
     from step1x_jax.convert.official import _model_config_of
 
-    class File:
-        path = tmp_path / "step1x-edit-i1258.safetensors"
-        shapes = {name: e.shape for name, e in model_table(PRESETS["step1x_edit_v1_0"]()).items()}
-        dtypes = dict.fromkeys(shapes, np.dtype(jax.numpy.bfloat16))
-
-    config = _model_config_of(File())
+    shapes = {name: e.shape for name, e in model_table(PRESETS["step1x_edit_v1_0"]()).items()}
+    file = types.SimpleNamespace(
+        path=tmp_path / "step1x-edit-i1258.safetensors",
+        shapes=shapes,
+        dtypes=dict.fromkeys(shapes, np.dtype(jax.numpy.bfloat16)),
+    )
+    config = _model_config_of(file)
     assert (config.version, config.param_dtype) == ("v1.0", "bfloat16")
 
 

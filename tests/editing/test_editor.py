@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from step1x_jax.convert.official import save_autoencoder, save_model
 from step1x_jax.conditioning.encoder import EncoderConfig
+from step1x_jax.convert.official import save_autoencoder, save_model
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.model_folder import editor_json, load_parts
 from step1x_jax.errors import UserError

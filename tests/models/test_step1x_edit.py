@@ -1,4 +1,4 @@
-"""The model as a whole: sizes, axes, padding, precision. Its numbers are in tests/test_golden.py."""
+"""Sizes, axes, padding and precision of the model; its numbers are in tests/test_golden.py."""
 
 import dataclasses
 

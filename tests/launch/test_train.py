@@ -1,0 +1,100 @@
+"""The command itself, in processes of its own: tiny model, real records."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from step1x_jax.data.manifest import write_dataset
+from step1x_jax.training.metrics import read_metrics
+from tests.data.examples import make_record
+
+CONFIG = """
+from step1x_jax.models.config import tiny
+from step1x_jax.training.config import TrainConfig
+
+def get_config():
+    config = TrainConfig(model=tiny())
+    config.data.path = {path!r}
+    config.data.batch_size = 4
+    config.training.steps = 2
+    config.training.log_every = 1
+    config.checkpoint.every = 1
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A config file and its records: two aspect buckets, texts that fit the tiny model."""
+    folder = tmp_path_factory.mktemp("train")
+    sizes = [(4, 4), (2, 6)]
+    records = [make_record(i, sizes[i % 2], tokens=3 + i % 4, width=24) for i in range(12)]
+    write_dataset(folder / "records", records)
+    (folder / "tiny.py").write_text(CONFIG.format(path=str(folder / "records")))
+    return folder
+
+
+def launch(folder, command, *arguments):
+    """Runs a command on one CPU device, with a home of its own for caches."""
+    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
+    return subprocess.run(
+        [sys.executable, "-m", f"launch.{command}", *arguments],
+        cwd=pathlib.Path(__file__).parents[2],
+        env=os.environ | {"HOME": str(folder), "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_train_and_go_on(folder):
+    arguments = [f"--config={folder / 'tiny.py'}", f"--workdir={folder / 'run'}"]
+    result = launch(folder, "train", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "Starting from random weights." in result.stdout
+    assert "step 2/2  loss" in result.stdout
+    assert "Done: 2 steps." in result.stdout
+
+    result = launch(folder, "train", *arguments, "--config.training.steps=3")
+    assert result.returncode == 0, result.stderr
+    assert "Going on from step 2 of 3" in result.stdout
+    assert [row["step"] for row in read_metrics(folder / "run")] == [1, 2, 3]
+    config = json.loads((folder / "run" / "config.json").read_text())
+    assert config["training"]["steps"] == 3
+
+    # at once, because nothing is compiled: what must not change
+    result = launch(folder, "train", *arguments, "--config.training.seed=1")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: training.seed is 1 but the run in")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config={config}", "--config.training.stepz=3"], "Field stepz not found"),
+        (["--config={config}", "--config.training.steps=many"], "invalid literal for int"),
+        (["--config={config}", "--config.optimizer.b2=2"], "optimizer.b2 is 2.0; use"),
+        (["--config=nothing.py"], "--config names no file"),
+        (["--config={config}", "--config.data.path=nothing"], "nothing/dataset.json is missing"),
+    ],
+)
+def test_mistakes_are_one_sentence(folder, tmp_path, arguments, sentence):
+    arguments = [argument.format(config=folder / "tiny.py") for argument in arguments]
+    result = launch(folder, "train", *arguments, f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert sentence in result.stderr
+
+
+def test_describe(folder):
+    result = launch(folder, "describe", "--config=configs/finetune_1024.py")
+    assert result.returncode == 0, result.stderr
+    assert "transformer: 11,891,178,560 parameters" in result.stdout
+    assert "total: 12,427,800,384 parameters" in result.stdout
+    assert "source  bfloat16[8, 128, 128, 16]" in result.stdout
+    assert "Train step traced in" in result.stdout
