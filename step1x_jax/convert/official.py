@@ -249,45 +249,56 @@ def official_tensors(
     return tensors, get
 
 
-def save_model(path: epath.PathLike, model: Step1XEdit, *, json_fields: dict | None = None) -> None:
-    """Writes connector and DiT as an official file, in the parameters' dtype.
+def save_model(
+    path: epath.PathLike,
+    model: Step1XEdit,
+    *,
+    dtype: str | None = None,
+    json_fields: dict | None = None,
+) -> None:
+    """Writes connector and DiT as an official file.
 
     A config.json is written beside it unless the sizes are a release's.
 
     Args:
       path: the .safetensors file.
       model: the model.
+      dtype: of the tensors in the file; None keeps the parameters'.
       json_fields: more entries for config.json (sampling defaults, say); given, it is written.
 
     Raises:
       UserError: the file cannot be written.
     """
-    tensors, get = official_tensors(model_table(model.config), nnx.state(model))
-    write_safetensors(path, tensors, get)
+    _write_tensors(path, model_table(model.config), nnx.state(model), dtype)
     values = model_config_to_json(model.config)
     if json_fields or values != model_config_to_json(ModelConfig(version=model.config.version)):
         _write_json(path, values | (json_fields or {}))
 
 
-def save_autoencoder(path: epath.PathLike, model: Autoencoder, dtype: str = "float32") -> None:
+def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | None = None) -> None:
     """Writes the autoencoder as an official file, with a config.json unless of release sizes.
 
     Args:
       path: the .safetensors file.
       model: the model.
-      dtype: of the tensors in the file.
+      dtype: of the tensors in the file; None keeps the parameters'.
 
     Raises:
       UserError: the file cannot be written.
     """
     state = nnx.state(model)
-    tensors, get = official_tensors(autoencoder_table(state), state)
-    wanted = np.dtype(jax.numpy.dtype(dtype))
-    tensors = {name: (shape, wanted) for name, (shape, _) in tensors.items()}
-    write_safetensors(path, tensors, lambda name: get(name).astype(wanted))
+    _write_tensors(path, autoencoder_table(state), state, dtype)
     if model.config != AutoencoderConfig():
         values = dataclasses.asdict(model.config)
         _write_json(path, {"kind": "vae"} | values | {"ch_mult": list(model.config.ch_mult)})
+
+
+def _write_tensors(path: epath.PathLike, table: Table, state: nnx.State, dtype: str | None) -> None:
+    tensors, get = official_tensors(table, state)
+    if dtype is not None:
+        wanted = jax.numpy.dtype(dtype)
+        tensors = {name: (shape, wanted) for name, (shape, _) in tensors.items()}
+    write_safetensors(path, tensors, lambda name: get(name).astype(tensors[name][1], copy=False))
 
 
 def _write_json(path: epath.PathLike, values: dict) -> None:

@@ -10,8 +10,10 @@ compare names, shapes, dtypes and fingerprints ourselves.
 """
 
 import contextlib
+import json
 import logging
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,6 +85,11 @@ def _describe(arrays: Arrays) -> dict[str, dict[str, Any]]:
     }
 
 
+def _checksum(about: dict[str, Any]) -> int:
+    """Guards the description itself."""
+    return zlib.crc32(json.dumps(about, sort_keys=True).encode())
+
+
 class _DamagedError(Exception):
     """A checkpoint that cannot be trusted."""
 
@@ -119,10 +126,11 @@ class Checkpoints:
             checkpoints are intact, and `close` removes what is half-written.
         """
         items = _to_items(state)
-        about = {
+        about: dict[str, Any] = {
             "config": to_json(config),
             "arrays": {item: _describe(arrays) for item, arrays in items.items()},
         }
+        about["checksum"] = _checksum(about)
         with self._clear_errors():
             self._writer.save_checkpointables_async(
                 int(state.step), items, force=True, custom_metadata=about
@@ -269,8 +277,10 @@ def _load(
     """
     with _damage("its description cannot be read"):
         about = ocp.checkpointables_metadata(path).custom_metadata
-        saved, values = about["arrays"], about["config"]
-    config = from_json(values, str(path))
+        if about.pop("checksum") != _checksum(about):
+            raise ValueError("its checksum is wrong")
+        saved = about["arrays"]
+    config = from_json(about["config"], str(path))
 
     abstract = wanted(config)
     for item, arrays in abstract.items():
@@ -319,7 +329,7 @@ def _damage(what: str) -> Iterator[None]:
         if error is None and failures.any():
             error = RuntimeError("on another process")
     if error is not None:
-        raise _DamagedError(f"{what}: {str(error).strip().splitlines()[:1]}") from error
+        raise _DamagedError(f"{what}: {error!r}".split("\n")[0][:200]) from error
 
 
 def _barrier(name: str) -> None:

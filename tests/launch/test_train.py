@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from step1x_jax.data.manifest import write_dataset
 from step1x_jax.training.metrics import read_metrics
 from tests.data.examples import make_record
 
+ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = """
 from step1x_jax.models.config import tiny
 from step1x_jax.training.config import TrainConfig
@@ -38,13 +40,17 @@ def folder(tmp_path_factory):
     return folder
 
 
-def launch(folder, command, *arguments):
-    """Runs a command on one CPU device, with a home of its own for caches."""
+def environment(folder):
+    """One CPU device, and a home of its own for caches."""
     flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
+    return os.environ | {"HOME": str(folder), "XLA_FLAGS": flags}
+
+
+def launch(folder, command, *arguments):
     return subprocess.run(
         [sys.executable, "-m", f"launch.{command}", *arguments],
-        cwd=pathlib.Path(__file__).parents[2],
-        env=os.environ | {"HOME": str(folder), "XLA_FLAGS": flags},
+        cwd=ROOT,
+        env=environment(folder),
         capture_output=True,
         text=True,
         check=False,
@@ -67,7 +73,20 @@ def test_train_and_go_on(folder):
     config = json.loads((folder / "run" / "config.json").read_text())
     assert config["training"]["steps"] == 3
 
-    # at once, because nothing is compiled: what must not change
+    # SIGTERM: a checkpoint, a sentence and the exit code of a process that was ended by it
+    command = [sys.executable, "-m", "launch.train", *arguments, "--config.training.steps=1000000"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        while not process.stdout.readline().startswith("step "):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert stderr.startswith("Stopped as asked after step ")
+
+    # what must not change
     result = launch(folder, "train", *arguments, "--config.training.seed=1")
     assert result.returncode == 1
     assert result.stderr.startswith("error: training.seed is 1 but the run in")

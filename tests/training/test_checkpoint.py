@@ -91,6 +91,12 @@ def flip_a_bit(workdir, step, item="params"):
     path.write_bytes(data)
 
 
+def replace(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 def test_the_newest_comes_back(workdir, state, abstract):
     restored, said = restore(workdir, abstract)
     assert_same(restored, at_step(state, 3))
@@ -128,9 +134,10 @@ def test_a_flipped_bit_is_noticed(workdir, state, abstract, item):
         lambda path: [p.unlink() for p in path.rglob("d/*")],
         lambda path: (path / "_CHECKPOINT_METADATA").write_text("{"),
         lambda path: (path / "_CHECKPOINT_METADATA").unlink(),
+        lambda path: replace(path / "_CHECKPOINT_METADATA", '"batch_size": 8', '"batch_size": 9'),
         lambda path: (shutil.rmtree(path), path.mkdir()),
     ],
-    ids=["no data", "bad description", "no description", "empty folder"],
+    ids=["no data", "bad description", "no description", "wrong description", "empty folder"],
 )
 def test_damage_falls_back(workdir, state, abstract, damage):
     damage(workdir / "checkpoints" / "3")

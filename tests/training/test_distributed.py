@@ -23,8 +23,12 @@ def run_two(workdir, steps, devices=2, **environment):
     flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={devices}")
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.training.worker"]
-            + [str(port), "2", str(index), str(workdir), str(steps)],
+            [
+                sys.executable,
+                "-m",
+                "tests.training.worker",
+                *map(str, (port, 2, index, workdir, steps)),
+            ],
             cwd=pathlib.Path(__file__).parents[2],
             env=os.environ | {"XLA_FLAGS": flags} | environment,
             stdout=subprocess.PIPE,
