@@ -32,6 +32,7 @@ _DECAY = flags.DEFINE_float("decay", 0.5, "Last part of the steps in which the r
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Crops in a batch.")
 _SIZE = flags.DEFINE_integer("size", 64, "Side of the crops in pixels.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of weights and crops.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the file.")
 _REPORT = flags.DEFINE_integer("report_every", 250, "Steps between figures and saves.")
 
 
@@ -62,7 +63,7 @@ def main(_) -> None:
         if step % _REPORT.value and step != config.steps:
             return
         current = nnx.merge(graph, jax.tree.map(np.asarray, params))
-        save_autoencoder(output, current)
+        save_autoencoder(output, current, dtype=_DTYPE.value)
         held_out = ", ".join(f"{k} {v:.2f}" for k, v in psnr_held_out(current).items())
         train_db = 10 * np.log10(4 / np.mean(errors[-_REPORT.value :]))
         minutes = (time.time() - started) / 60

@@ -21,7 +21,8 @@ from step1x_jax.errors import UserError
 from step1x_jax.files import replacing
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
-from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.models.layers import abstract
+from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 
 MODEL_NAMES = (  # the releases, newest first, then the name that we write
     "step1x-edit-v1p1-official.safetensors",
@@ -139,8 +140,7 @@ def load_model(
     read: Callable[[str], np.ndarray] = file.read
     for lora_path, scale in loras:
         read = KohyaLora(lora_path, table).merged_into(read, scale)
-    abstract = nnx.eval_shape(lambda: Step1XEdit(config, rngs=nnx.Rngs(0)))
-    return _fill(abstract, table, file, read, shardings)
+    return nnx.merge(*_fill(abstract_model(config), table, file, read, shardings))
 
 
 def _model_config_of(file: SafetensorsFile) -> ModelConfig:
@@ -171,9 +171,10 @@ def load_autoencoder(path: epath.PathLike, config: AutoencoderConfig | None = No
     if config is None:
         values = _json_beside(file.path, "vae")
         config = AutoencoderConfig() if values is None else autoencoder_config_from_json(values)
-    abstract = nnx.eval_shape(lambda: Autoencoder(config, rngs=nnx.Rngs(0)))
-    table = autoencoder_table(nnx.state(abstract))
-    return _fill(abstract, table, file, file.read, None)
+    sizes = config
+    graph, shapes = abstract(lambda: Autoencoder(sizes, rngs=nnx.Rngs(0)))
+    table = autoencoder_table(shapes)
+    return nnx.merge(*_fill((graph, shapes), table, file, file.read, None))
 
 
 def check_tensors(file: SafetensorsFile, table: Table) -> None:
@@ -198,11 +199,17 @@ def check_tensors(file: SafetensorsFile, table: Table) -> None:
         )
 
 
-def _fill(model, table: Table, file: SafetensorsFile, read: Callable, shardings):
-    """Puts the file's tensors into an abstract model, one of our parameters at a time."""
+def _fill(
+    abstract: tuple[nnx.GraphDef, nnx.State],
+    table: Table,
+    file: SafetensorsFile,
+    read: Callable[[str], np.ndarray],
+    shardings: nnx.State | None,
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """An abstract model with the file's tensors in it; one of our parameters at a time."""
     check_tensors(file, table)
-    graph, state = nnx.split(model)
-    leaves: dict[Any, Any] = dict(flat(state))  # flax types its flat paths as Never
+    graph, shapes = abstract
+    leaves: dict[Any, Any] = dict(flat(shapes))  # flax types its flat paths as Never
     sources = by_parameter(table)
     places = None if shardings is None else dict(flat(shardings))
     for path, leaf in leaves.items():
@@ -212,10 +219,10 @@ def _fill(model, table: Table, file: SafetensorsFile, read: Callable, shardings)
             target[...] = part.to_ours(read(name)[where])
         place = None if places is None else _sharding(places[path])
         leaves[path] = leaf.replace(jax.device_put(array, place))
-    return nnx.merge(graph, nnx.from_flat_state(leaves))
+    return graph, nnx.from_flat_state(leaves)
 
 
-def _sharding(leaf):
+def _sharding(leaf: Any) -> jax.sharding.Sharding:
     return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
 
 

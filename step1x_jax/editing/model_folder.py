@@ -18,7 +18,7 @@ import step1x_jax
 from step1x_jax.conditioning.encoder import EncoderConfig
 from step1x_jax.convert.official import MODEL_NAMES, load_model, read_json
 from step1x_jax.errors import UserError
-from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
 
 QUICKSTART = epath.Path(step1x_jax.__file__).parent / "assets" / "quickstart"
@@ -88,6 +88,6 @@ def load_parts(
 
 def _from_run(params: nnx.State, config: Any, dtype: str | None) -> Parts:
     model_config = dataclasses.replace(config.model, dtype=dtype or config.model.dtype)
-    graph = nnx.graphdef(nnx.eval_shape(lambda: Step1XEdit(model_config, rngs=nnx.Rngs(0))))
-    model = nnx.merge(graph, params)
-    return Parts(model, config.sampling, epath.Path(config.autoencoder), config.encoder)
+    model = nnx.merge(abstract_model(model_config)[0], params)
+    autoencoder = epath.Path(config.autoencoder or "(the run's config.autoencoder is not set)")
+    return Parts(model, config.sampling, autoencoder, config.encoder)

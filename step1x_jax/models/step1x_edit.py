@@ -10,6 +10,7 @@ from flax import nnx
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.connector import Connector
 from step1x_jax.models.embeddings import pack, position_ids, rope_table, unpack
+from step1x_jax.models.layers import abstract
 from step1x_jax.models.transformer import Transformer
 
 Size = tuple[int, int]
@@ -37,6 +38,11 @@ def token_positions(config: ModelConfig, noise: Size, reference: Size | None) ->
     if reference is not None:
         ids.append(position_ids(*reference, offset=0 if config.version == "v1.0" else 1))
     return np.concatenate(ids)
+
+
+def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure and abstract parameters of the model, see `abstract`."""
+    return abstract(lambda: Step1XEdit(config, rngs=nnx.Rngs(0)))
 
 
 class Step1XEdit(nnx.Module):

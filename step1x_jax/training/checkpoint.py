@@ -27,9 +27,10 @@ from orbax.checkpoint import v1 as ocp
 
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import from_json, to_json
-from step1x_jax.training.step import TrainState, abstract_model
+from step1x_jax.training.step import TrainState
 
 Arrays = dict[str, Any]  # name of the parameter (double_blocks.image.qkv.kernel) -> array
 FOLDER = "checkpoints"

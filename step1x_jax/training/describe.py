@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.rules import batch_sharding
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.step import Batch, abstract_model, abstract_state, make_train_step
+from step1x_jax.training.step import Batch, abstract_state, make_train_step
 
 PIXELS_PER_LATENT = 8
 LATENT_CHANNELS = 16

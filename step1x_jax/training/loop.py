@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from step1x_jax.convert.official import load_model
 from step1x_jax.errors import UserError
+from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import check_batch_size, make_mesh
 from step1x_jax.parallel.rules import batch_sharding, shardings
 from step1x_jax.training.checkpoint import FOLDER, Checkpoints, restore_params
@@ -23,7 +24,6 @@ from step1x_jax.training.config_file import load_config, save_config
 from step1x_jax.training.metrics import Metrics
 from step1x_jax.training.step import (
     TrainState,
-    abstract_model,
     abstract_state,
     init_state,
     make_train_step,

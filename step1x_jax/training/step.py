@@ -10,8 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from step1x_jax.models.config import ModelConfig
-from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from step1x_jax.parallel.rules import batch_sharding, replicated, shardings
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.loss import interpolate, rectified_flow_loss, sample_timesteps
@@ -42,19 +41,6 @@ class TrainState:
 def stream(seed: int, name: str) -> jax.Array:
     """The random key of one named use. Uses that happen every step fold the step in, too."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
-
-
-def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Structure and abstract parameters of the model: no memory, milliseconds."""
-    graphs: list[nnx.GraphDef] = []
-
-    def build() -> nnx.State:  # not nnx.eval_shape: under a mesh it looks for the logical axes
-        graph, params = nnx.split(Step1XEdit(config, rngs=nnx.Rngs(0)))
-        graphs.append(graph)
-        return params
-
-    params = jax.eval_shape(build)
-    return graphs[0], params
 
 
 def _random_params(config: TrainConfig) -> nnx.State:

@@ -16,7 +16,7 @@ from step1x_jax.editing.model_folder import editor_json, load_parts
 from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig, tiny
-from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.sampling.config import SamplingConfig
 
 AUTOENCODER = AutoencoderConfig(ch=4, ch_mult=(1, 1, 1, 1), num_res_blocks=1, norm_groups=2)
@@ -39,7 +39,7 @@ class Words:
 
 def random_model(version="v1.1"):
     config = dataclasses.replace(tiny(), version=version)
-    graph, shapes = nnx.split(nnx.eval_shape(lambda: Step1XEdit(config, rngs=nnx.Rngs(0))))
+    graph, shapes = abstract_model(config)
     rng = np.random.default_rng(0)
     return nnx.merge(
         graph, jax.tree.map(lambda x: jnp.float32(0.1 * rng.normal(size=x.shape)), shapes)

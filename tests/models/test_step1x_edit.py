@@ -13,7 +13,7 @@ from step1x_jax.convert.official import load_model
 from step1x_jax.models.config import PRESETS, tiny
 from step1x_jax.models.connector import masked_attention
 from step1x_jax.models.layers import scan
-from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from tests.golden import lengths_of, nchw, nhwc, read_case
 from tests.vectors import VECTORS
 
@@ -33,7 +33,7 @@ def inputs(config, batch=2, text_length=None, seed=0):
 def random_model(**changes):
     """Every parameter random, the gates and the last layer included."""
     config = dataclasses.replace(tiny(), **changes)
-    graph, shapes = nnx.split(nnx.eval_shape(lambda: Step1XEdit(config, rngs=nnx.Rngs(0))))
+    graph, shapes = abstract_model(config)
     rng = np.random.default_rng(1)
     draw = lambda x: jnp.float32(0.3 * rng.normal(size=x.shape))  # noqa: E731
     return nnx.merge(graph, jax.tree.map(draw, shapes))
@@ -51,18 +51,16 @@ image_velocity = nnx.jit(lambda model, *args: model.image_velocity(*args))
     ],
 )
 def test_the_releases_have_the_published_number_of_parameters(preset, connector, total):
-    model = nnx.eval_shape(lambda: Step1XEdit(PRESETS[preset](), rngs=nnx.Rngs(0)))
-    assert sum(x.size for x in jax.tree.leaves(nnx.state(model.connector))) == connector
-    assert sum(x.size for x in jax.tree.leaves(nnx.state(model))) == total
+    _, shapes = abstract_model(PRESETS[preset]())
+    assert sum(x.size for x in jax.tree.leaves(shapes["connector"])) == connector
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == total
 
 
 def test_every_parameter_has_its_logical_axes():
     """Watches flax: stacking must keep the names and put "layers" in front."""
-    model = nnx.eval_shape(lambda: Step1XEdit(tiny(), rngs=nnx.Rngs(0)))
-    axes = {
-        path: leaf.get_metadata()["out_sharding"] for path, leaf in flat(nnx.state(model)).items()
-    }
-    for path, leaf in flat(nnx.state(model)).items():
+    leaves = flat(abstract_model(tiny())[1])
+    axes = {path: leaf.get_metadata()["out_sharding"] for path, leaf in leaves.items()}
+    for path, leaf in leaves.items():
         assert len(axes[path]) == leaf.ndim, path
         stacked = any("blocks" in str(name) for name in path)
         assert (axes[path][0] == "layers") == stacked, path

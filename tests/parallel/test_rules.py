@@ -5,7 +5,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from step1x_jax.models.config import PRESETS
-from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import RULES, batch_sharding, partition_spec, shardings
 
@@ -55,7 +55,7 @@ def test_batches_are_split_over_both_axes(mesh):
 def test_every_large_array_of_the_models_is_split(preset, mesh):
     """Also: each name that the model uses is in the table, and no two collide."""
     config = PRESETS[preset]()
-    params = nnx.state(nnx.eval_shape(lambda: Step1XEdit(config, rngs=nnx.Rngs(0))))
+    _, params = abstract_model(config)
     places = shardings(params, mesh)
     whole = total = 0
     for x, place in zip(jax.tree.leaves(params), jax.tree.leaves(places), strict=True):

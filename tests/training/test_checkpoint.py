@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 from step1x_jax.errors import UserError
+from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint import Checkpoints, _fingerprints, restore_params
-from step1x_jax.training.step import abstract_model, abstract_state, init_state
+from step1x_jax.training.step import abstract_state, init_state
 from tests.training.tiny import tiny_config
 
 pytestmark = [

@@ -12,6 +12,7 @@ from flax import nnx
 
 from step1x_jax.convert.official import save_model
 from step1x_jax.errors import UserError
+from step1x_jax.models import step1x_edit
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.training import loop, step
 from step1x_jax.training.config_file import load_config
@@ -152,9 +153,10 @@ def test_starting_from_another_run(whole_run, tmp_path, capsys):
 
 @pytest.mark.usefixtures("no_learning")
 def test_starting_from_a_released_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(step, "Step1XEdit", Step1XEdit)  # the real model
+    for module in (step, step1x_edit):  # the real model
+        monkeypatch.setattr(module, "Step1XEdit", Step1XEdit)
     config = tiny_config(steps=1)
-    graph, abstract = step.abstract_model(config.model)
+    graph, abstract = step1x_edit.abstract_model(config.model)
     rng = np.random.default_rng(0)
     given = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), abstract)
     save_model(tmp_path / "weights.safetensors", nnx.merge(graph, given))
