@@ -20,12 +20,12 @@ need_environment() {
     echo "installing packages (once)" >&2
     # The CPU build of torch where its index can be reached: a plain one pulls gigabytes of CUDA.
     if [ "$torch" = torch ] && ! .venv/bin/python -c 'import torch' 2>/dev/null; then
-      .venv/bin/pip install --quiet --disable-pip-version-check --retries 1 --timeout 10 \
+      .venv/bin/pip install -qq --disable-pip-version-check --retries 1 --timeout 10 \
         --extra-index-url https://download.pytorch.org/whl/cpu 'torch==2.13.0'
     fi
-    local extras
-    extras=$(IFS=,; echo "$*")
-    .venv/bin/pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+    local extras=""
+    [ $# -eq 0 ] || extras="[$(IFS=,; echo "$*")]"
+    .venv/bin/pip install --quiet --disable-pip-version-check --editable ".$extras"
     touch "$stamp"
   fi
   PYTHON="$PWD/.venv/bin/python"

@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 
+from step1x_jax.models import step1x_edit
 from step1x_jax.training import step
 from step1x_jax.training.loop import train
 from tests.training.tiny import BATCH, Toy, make_batch, tiny_config
@@ -18,7 +19,7 @@ from tests.training.tiny import BATCH, Toy, make_batch, tiny_config
 
 def main(port: str, count: int, index: int, workdir: str, steps: int) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
-    step.Step1XEdit = Toy
+    step.Step1XEdit = step1x_edit.Step1XEdit = Toy
     rows = slice(index * BATCH // count, (index + 1) * BATCH // count)
     stop_at = int(os.environ.get("STOP_AT", -1))
 
