@@ -30,13 +30,7 @@ def get_config() -> TrainConfig:
     config.checkpoint.every = 450
     config.checkpoint.keep = 2
 
-    # how launch.edit uses the run: its companions, and the sampling that suits so small a model
-    config.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
-    config.encoder.path = "step1x_jax/assets/quickstart/encoder"
-    config.encoder.min_pixels = 4 * 28 * 28
-    config.encoder.text_length = 64
-    config.sampling.size = 128
-    # What the records were made with, and editing needs again: see launch/quickstart.sh.
+    # What the records were made with (launch/quickstart.sh), and editing needs again.
     config.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
     config.encoder.path = "step1x_jax/assets/quickstart/encoder"
     config.encoder.min_pixels = 4 * 28 * 28  # 25 tokens a picture; the release sees 256 and more
@@ -44,6 +38,6 @@ def get_config() -> TrainConfig:
 
     config.sampling.size = 128
     config.sampling.num_steps = 10
-    config.sampling.guidance = 1.5  # the release's 6 overshoots here
-    config.sampling.shift = 1.5
+    config.sampling.guidance = 1.2  # the release's 6 overshoots in so small a model
+    config.sampling.shift = 3.0
     return config

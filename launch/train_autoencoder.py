@@ -8,7 +8,6 @@ import time
 import jax
 import numpy as np
 from absl import flags
-from etils import epath
 from flax import nnx
 
 from launch.command import run
@@ -26,7 +25,7 @@ from step1x_jax.quickstart.autoencoder import (
 _OUTPUT = flags.DEFINE_string("output", None, "The .safetensors file to write.", required=True)
 _START = flags.DEFINE_string("start_from", "", "A .safetensors file to go on from.")
 _WHITEN = flags.DEFINE_bool("whiten", False, "Make the latents white before this stage.")
-_STEPS = flags.DEFINE_integer("steps", 5000, "Steps of this stage.")
+_STEPS = flags.DEFINE_integer("steps", 5000, "Steps of this stage; 0 only whitens or casts.")
 _RATE = flags.DEFINE_float("learning_rate", 1e-3, "Highest learning rate.")
 _DECAY = flags.DEFINE_float("decay", 0.5, "Last part of the steps in which the rate falls to 0.")
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Crops in a batch.")
@@ -53,26 +52,25 @@ def main(_) -> None:
     if _WHITEN.value:
         sample = AutoencoderTraining(steps=1, batch_size=256, size=128, seed=_SEED.value + 1)
         whiten(model, next(batches(sample)))
-    graph = nnx.graphdef(model)
-    output = epath.Path(_OUTPUT.value)
+    graph, params = nnx.split(model)
     started = time.time()
     errors: list[float] = []
 
+    def save(step: int, params: nnx.State) -> None:
+        current = nnx.merge(graph, jax.tree.map(np.asarray, params))
+        save_autoencoder(_OUTPUT.value, current, dtype=_DTYPE.value)
+        held_out = ", ".join(f"{k} {v:.2f}" for k, v in psnr_held_out(current).items())
+        trained = f"{10 * np.log10(4 / np.mean(errors)):.2f} dB; " if errors else ""
+        minutes = (time.time() - started) / 60
+        print(f"step {step}: {trained}held out: {held_out} dB; {minutes:.1f} min", flush=True)
+        errors.clear()
+
     def report(step: int, error: float, params: nnx.State) -> None:
         errors.append(error)
-        if step % _REPORT.value and step != config.steps:
-            return
-        current = nnx.merge(graph, jax.tree.map(np.asarray, params))
-        save_autoencoder(output, current, dtype=_DTYPE.value)
-        held_out = ", ".join(f"{k} {v:.2f}" for k, v in psnr_held_out(current).items())
-        train_db = 10 * np.log10(4 / np.mean(errors[-_REPORT.value :]))
-        minutes = (time.time() - started) / 60
-        print(
-            f"step {step}: {train_db:.2f} dB; held out: {held_out} dB; {minutes:.1f} min",
-            flush=True,
-        )
+        if step % _REPORT.value == 0 and step < config.steps:
+            save(step, params)
 
-    train(model, config, report)
+    save(config.steps, train(model, config, report) if config.steps else params)
 
 
 if __name__ == "__main__":
