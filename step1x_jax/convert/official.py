@@ -88,7 +88,7 @@ def read_json(path: epath.Path) -> dict:
 
 
 def find_weights(path: epath.PathLike, names: Sequence[str]) -> epath.Path:
-    """The weight file itself, or the first of `names` in a folder.
+    """The weight file itself, or in a folder the first of `names`, or the only .safetensors file.
 
     Raises:
       UserError: there is none.
@@ -99,6 +99,9 @@ def find_weights(path: epath.PathLike, names: Sequence[str]) -> epath.Path:
     for name in names:
         if (path / name).is_file():
             return path / name
+    files = list(path.glob("*.safetensors"))
+    if len(files) == 1:
+        return files[0]
     raise UserError(f"{path} holds none of {', '.join(names)}; give the weight file itself.")
 
 

@@ -144,3 +144,12 @@ def test_weights_go_where_the_shardings_say():
     ):
         assert ours.sharding == place
         np.testing.assert_array_equal(ours, want)
+
+
+def test_the_only_file_of_a_folder_may_have_any_name(tmp_path):
+    folder = altered(tmp_path, lambda tensors: None)
+    (folder / "weights.safetensors").rename(folder / "mine.safetensors")
+    assert load_model(folder).config.version == "v1.0"
+    shutil.copy(folder / "mine.safetensors", folder / "other.safetensors")
+    with pytest.raises(UserError, match="give the weight file itself"):
+        load_model(folder)
