@@ -25,9 +25,9 @@ def get_config() -> TrainConfig:
 
     config.timesteps.shift = 3.0  # noisy times matter most: that is where the edit is decided
 
-    config.training.steps = 1350
+    config.training.steps = 1250
     config.training.log_every = 25
-    config.checkpoint.every = 450
+    config.checkpoint.every = 250
     config.checkpoint.keep = 2
 
     # What the records were made with (launch/quickstart.sh), and editing needs again.

@@ -39,3 +39,8 @@ def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path from the root; one on object storage (gs://...) is so already."""
+    return epath.Path(path) if "://" in os.fspath(path) else epath.Path(path).resolve()

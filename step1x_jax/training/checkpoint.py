@@ -26,6 +26,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from step1x_jax.errors import UserError
+from step1x_jax.files import absolute
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.training.config import TrainConfig
@@ -104,7 +105,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int):
-        self.folder = epath.Path(workdir) / FOLDER
+        self.folder = absolute(epath.Path(workdir) / FOLDER)  # Orbax refuses relative paths
         self._failed = False
         logging.getLogger("absl").addFilter(_not_from_orbax)
         with self._clear_errors():
@@ -229,7 +230,7 @@ def restore_params(
     Raises:
       UserError: no whole checkpoint, one of another model, or no moving average in it.
     """
-    folder = epath.Path(workdir) / FOLDER
+    folder = absolute(epath.Path(workdir) / FOLDER)
     item = "ema" if ema else "params"
 
     def abstract_params(config: TrainConfig) -> nnx.State:

@@ -263,3 +263,11 @@ def test_restore_params_says_what_is_wrong(workdir, tmp_path):
     config.model.hidden_size = 64
     with pytest.raises(UserError, match=r"img_in is float32\[16, 32\] there"):
         restore_params(workdir, model=config.model)
+
+
+def test_a_relative_folder(tmp_path, monkeypatch, state):
+    monkeypatch.chdir(tmp_path)
+    checkpoints = Checkpoints("runs/mine", keep=1)
+    checkpoints.save(at_step(state, 1), tiny_config())
+    checkpoints.close()
+    assert_same(restore_params("runs/mine")[0], state.params)
