@@ -36,6 +36,8 @@ from step1x_jax.training.loss import interpolate, rectified_flow_loss
 
 Case = dict[str, np.ndarray]
 
+VECTORS = pathlib.Path(__file__).parent / "vectors"
+
 
 class Row(NamedTuple):
     """One compared quantity."""

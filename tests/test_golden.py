@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import golden
-from tests.vectors import VECTORS
+from tests.golden import VECTORS
 
 PATHS = sorted(p for p in VECTORS.iterdir() if p.suffix == ".json" or (p / "config.json").exists())
 

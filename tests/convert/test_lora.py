@@ -9,7 +9,7 @@ from step1x_jax.convert.lora import KohyaLora
 from step1x_jax.convert.official import load_model
 from step1x_jax.convert.safetensors_io import SafetensorsFile
 from step1x_jax.errors import UserError
-from tests.vectors import VECTORS
+from tests.golden import VECTORS
 
 FILE = VECTORS / "lora" / "lora_kohya.safetensors"
 MODULE = "lora_unet_single_blocks_0_linear1"

@@ -20,7 +20,7 @@ from step1x_jax.convert.official import (
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import PRESETS
 from step1x_jax.models.step1x_edit import abstract_model
-from tests.vectors import VECTORS
+from tests.golden import VECTORS
 
 
 @pytest.mark.parametrize("name", ["dit_v1_0", "dit_v1_1"])

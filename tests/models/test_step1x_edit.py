@@ -14,8 +14,7 @@ from step1x_jax.models.config import PRESETS, tiny
 from step1x_jax.models.connector import masked_attention
 from step1x_jax.models.layers import scan
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
-from tests.golden import lengths_of, nchw, nhwc, read_case
-from tests.vectors import VECTORS
+from tests.golden import VECTORS, lengths_of, nchw, nhwc, read_case
 
 
 def inputs(config, batch=2, text_length=None, seed=0):
