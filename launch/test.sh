@@ -24,4 +24,4 @@ if [ -n "$lane" ]; then
 else
   echo "skipped: the second lane, because there is no python3.12 here"
 fi
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest -rs "$@"
