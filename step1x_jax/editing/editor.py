@@ -13,6 +13,7 @@ from PIL import Image
 from step1x_jax.conditioning.encoder import Encoder
 from step1x_jax.conditioning.images import from_array, image_size, to_array
 from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.sampling.sampler import (
@@ -76,7 +77,7 @@ class Editor:
             noise = noise_from_seed(seed, (b, h, w, c))
         else:
             noise = noise_from_file(noise_file, (b, h, w, c))
-        times = timesteps(self.sampling.num_steps, h * w // 4, self.sampling.shift)
+        times = timesteps(self.sampling.num_steps, h * w // PATCH**2, self.sampling.shift)
         guidance = Guidance(self.sampling.guidance, self.sampling.truncate_for(config.version))
         if show is None:
             latents = sample(self.model, conditions, noise, times, guidance)

@@ -79,7 +79,7 @@ def load_parts(
             f" {MODEL_NAMES[0]} or {MODEL_NAMES[1]}."
         )
     model = load_model(weights, dtype=dtype)
-    beside = (weights if weights.is_dir() else weights.parent) / "config.json"
+    beside = weights / "config.json"
     values = read_json(beside) if beside.is_file() else {}
     limits = {name: values[name] for name in ("min_pixels", "max_pixels") if name in values}
     config = EncoderConfig(path=str(encoder), text_length=model.config.text_length, **limits)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.connector import Connector
-from step1x_jax.models.embeddings import pack, position_ids, rope_table, unpack
+from step1x_jax.models.embeddings import PATCH, pack, position_ids, rope_table, unpack
 from step1x_jax.models.layers import abstract
 from step1x_jax.models.transformer import Transformer
 
@@ -101,4 +101,4 @@ class Step1XEdit(nnx.Module):
         """
         h, w = latents.shape[1:3]
         velocity = self.image_velocity(latents, reference, text, text_lengths, timesteps)
-        return unpack(velocity[:, : h * w // 4].astype(jnp.float32), h, w)
+        return unpack(velocity[:, : h * w // PATCH**2].astype(jnp.float32), h, w)

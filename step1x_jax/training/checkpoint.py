@@ -33,7 +33,7 @@ from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import from_json, to_json
 from step1x_jax.training.step import TrainState
 
-Arrays = dict[str, Any]  # name of the parameter (double_blocks.image.qkv.kernel) -> array
+Arrays = dict[str, Any]  # name of the parameter (transformer.img_in.kernel) -> array
 FOLDER = "checkpoints"
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from step1x_jax.data.records import LATENT_CHANNELS
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.rules import batch_sharding
@@ -14,7 +15,6 @@ from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.step import Batch, abstract_state, make_train_step
 
 PIXELS_PER_LATENT = 8
-LATENT_CHANNELS = 16
 
 
 def parameter_counts(config: ModelConfig) -> dict[str, int]:

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from step1x_jax.parallel.rules import batch_sharding, replicated, shardings
 from step1x_jax.training.config import TrainConfig
@@ -18,7 +19,6 @@ from step1x_jax.training.optimizer import learning_rate, make_optimizer
 
 Batch = dict[str, Any]  # target, source, text, text_lengths: see train_step
 Metrics = dict[str, jax.Array]
-TOKEN_SIDE = 2  # latents per side of one token
 
 
 @jax.tree_util.register_dataclass
@@ -119,7 +119,7 @@ def make_train_step(config: TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
         size, height, width, _ = clean.shape
         noise_key = jax.random.fold_in(stream(seed, "noise"), state.step)
         noise = jax.random.normal(noise_key, clean.shape, jnp.float32)
-        num_tokens = height * width // TOKEN_SIDE**2
+        num_tokens = height * width // PATCH**2
         time_key = jax.random.fold_in(stream(seed, "timesteps"), state.step)
         t = sample_timesteps(config.timesteps, time_key, size, num_tokens)
         noisy = interpolate(clean, noise, t)
