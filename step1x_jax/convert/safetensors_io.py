@@ -6,6 +6,7 @@ memory; a 25 GB model wants to be streamed. Tensors are laid out in that package
 file it wrote comes back byte for byte.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -40,6 +41,54 @@ RANK = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
 MAX_HEADER = 100_000_000
 
 
+@dataclasses.dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of one tensor; its bytes are `begin` to `end` behind the header."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """A header's tensors and metadata.
+
+    Args:
+      text: the JSON of the header.
+      data_bytes: how many bytes follow it.
+
+    Raises:
+      ValueError: unreadable, or its tensors do not lie one after another in those bytes.
+    """
+    try:
+        header = json.loads(text)
+        metadata = header.pop("__metadata__", None) or {}
+        tensors = {
+            name: TensorInfo(
+                DTYPES[entry["dtype"]],
+                tuple(map(int, entry["shape"])),
+                *map(int, entry["data_offsets"]),
+            )
+            for name, entry in header.items()
+        }
+        in_order = sorted(tensors.items(), key=lambda item: item[1].begin)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"unreadable header, {e!r}") from e
+    end = 0
+    for name, info in in_order:
+        wanted = end, end + info.dtype.itemsize * math.prod(info.shape)
+        if (info.begin, info.end) != wanted or min(info.shape, default=0) < 0:
+            raise ValueError(
+                f"the header gives {name} bytes {[info.begin, info.end]}, its shape"
+                f" {list(info.shape)} and place say {list(wanted)}"
+            )
+        end = info.end
+    if end != data_bytes:
+        raise ValueError(f"truncated: the header promises {end} bytes, {data_bytes} are there")
+    return tensors, metadata
+
+
 class SafetensorsFile:
     """An open .safetensors file: names, shapes and dtypes now, tensors when asked for."""
 
@@ -63,61 +112,32 @@ class SafetensorsFile:
                 raise UserError(
                     f"{self.path} is truncated or not a safetensors file; fetch it again."
                 )
-            try:
-                header = json.loads(f.read(length))
-                self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
-                self._entries = {
-                    name: (
-                        DTYPES[entry["dtype"]],
-                        tuple(int(n) for n in entry["shape"]),
-                        tuple(int(n) for n in entry["data_offsets"]),
-                    )
-                    for name, entry in header.items()
-                }
-            except (ValueError, KeyError, TypeError, AttributeError) as e:
-                raise UserError(
-                    f"{self.path} has an unreadable header ({e!r}); fetch it again."
-                ) from e
+            text = f.read(length)
         self._start = 8 + length
-        self._check_layout(size - self._start)
-
-    def _check_layout(self, data_bytes: int) -> None:
-        end = 0
-        for name, (dtype, shape, offsets) in sorted(
-            self._entries.items(), key=lambda item: item[1][2]
-        ):
-            wanted = end, end + dtype.itemsize * math.prod(shape)
-            if offsets != wanted:
-                raise UserError(
-                    f"{self.path}: the header gives {name} bytes {list(offsets)}, its shape and"
-                    f" place say {list(wanted)}; the file is damaged, fetch it again."
-                )
-            end = wanted[1]
-        if end != data_bytes:
-            raise UserError(
-                f"{self.path} is truncated or damaged: its header promises {end} bytes of tensors"
-                f" and {data_bytes} are there; fetch it again."
-            )
+        try:
+            self._tensors, self.metadata = parse_header(text, size - self._start)
+        except ValueError as e:
+            raise UserError(f"{self.path} is damaged ({e}); fetch it again.") from e
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor."""
-        return {name: shape for name, (_, shape, _) in self._entries.items()}
+        return {name: info.shape for name, info in self._tensors.items()}
 
     @property
     def dtypes(self) -> dict[str, np.dtype]:
         """The dtype of every tensor."""
-        return {name: dtype for name, (dtype, _, _) in self._entries.items()}
+        return {name: info.dtype for name, info in self._tensors.items()}
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, in the file's dtype."""
-        dtype, shape, (begin, end) = self._entries[name]
+        info = self._tensors[name]
         with self.path.open("rb") as f:
-            f.seek(self._start + begin)
-            data = f.read(end - begin)
-        if len(data) != end - begin:
+            f.seek(self._start + info.begin)
+            data = f.read(info.end - info.begin)
+        if len(data) != info.end - info.begin:
             raise UserError(f"{self.path} ended while reading {name}; fetch it again.")
-        return np.frombuffer(data, dtype).reshape(shape)
+        return np.frombuffer(data, info.dtype).reshape(info.shape)
 
 
 def write_safetensors(

@@ -1,19 +1,18 @@
 """The record schema: one edit, ready to train on, as bytes.
 
-A record is a small safetensors file: a little-endian u64 (length of the header), a JSON header, the
-arrays. The header's `__metadata__` holds the strings, `schema_version` among them; the arrays are
-bfloat16. launch/guides/data.md has the table.
+A record is a small safetensors file. Its metadata holds the strings, `schema_version` among them;
+its arrays are bfloat16. launch/guides/data.md has the table.
 """
 
 import dataclasses
 import json
-import math
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from step1x_jax.convert.safetensors_io import parse_header
 from step1x_jax.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -116,12 +115,12 @@ def decode_record(data: bytes, where: str) -> EditRecord:
       DamagedRecordError: not a record, or it does not follow the schema.
       UserError: written by a newer version.
     """
+    start = 8 + int.from_bytes(data[:8], "little")
     try:
-        header, body = _split(data)
-        metadata = header.pop("__metadata__")
+        tensors, metadata = parse_header(data[8:start], len(data) - start)
         version = int(metadata["schema_version"])
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise DamagedRecordError(where, f"unreadable header, {e!r}") from e
+    except (ValueError, KeyError) as e:
+        raise DamagedRecordError(where, e) from e
     if version > SCHEMA_VERSION:
         raise UserError(
             f"{where} was written by a newer version of step1x_jax (schema {version}, this one"
@@ -131,30 +130,16 @@ def decode_record(data: bytes, where: str) -> EditRecord:
         fields: dict[str, Any] = {"negative_text": None}
         fields |= {name: metadata[name] for name in STRINGS}
         fields |= {name: _size(metadata[name]) for name in SIZES}
-        fields |= {name: _array(entry, body) for name, entry in header.items()}
+        body = memoryview(data)[start:]
+        for name, info in tensors.items():
+            array = np.frombuffer(body[info.begin : info.end], info.dtype)
+            fields[name] = array.reshape(info.shape)
         record = EditRecord(**fields)
     except (ValueError, KeyError, TypeError) as e:
         raise DamagedRecordError(where, e) from e
     if problem := record.problem():
         raise DamagedRecordError(where, problem)
     return record
-
-
-def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > len(data) - 8:
-        raise ValueError("too short")
-    return json.loads(data[8 : 8 + length]), memoryview(data)[8 + length :]
-
-
-def _array(entry: dict[str, Any], body: memoryview) -> np.ndarray:
-    begin, end = entry["data_offsets"]
-    shape = tuple(entry["shape"])
-    if entry["dtype"] != "BF16":
-        raise ValueError(f"an array of type {entry['dtype']}")
-    if not 0 <= begin <= end <= len(body) or end - begin != BF16.itemsize * math.prod(shape):
-        raise ValueError(f"{end - begin} bytes for an array of shape {shape}")
-    return np.frombuffer(body[begin:end], BF16).reshape(shape)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -177,7 +177,7 @@ class Autoencoder(nnx.Module):
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
         config.validate()
-        self.config = dataclasses.replace(config, ch_mult=tuple(config.ch_mult))
+        self.config = dataclasses.replace(config)  # a copy: it must not change any more
         self.encoder = Encoder(config, rngs)
         self.decoder = Decoder(config, rngs)
 

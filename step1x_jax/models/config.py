@@ -54,6 +54,9 @@ class ModelConfig:
     param_dtype: str = "float32"
     remat: str = "none"
 
+    def __post_init__(self) -> None:
+        self.axes_dim = tuple(self.axes_dim)  # JSON and notebooks give lists, which do not hash
+
     @property
     def head_dim(self) -> int:
         """Width of one attention head of the DiT."""
@@ -79,7 +82,7 @@ class ModelConfig:
             )
         if sum(self.axes_dim) != self.head_dim or any(d % 2 for d in self.axes_dim):
             raise UserError(
-                f"model.axes_dim {tuple(self.axes_dim)} must be three even numbers that add up to"
+                f"model.axes_dim {self.axes_dim} must be three even numbers that add up to"
                 f" the head width {self.head_dim}."
             )
         if self.connector_hidden_size % self.connector_heads:
@@ -112,10 +115,8 @@ class AutoencoderConfig:
     shift_factor: float = 0.1159
     norm_groups: int = 32
 
-    @property
-    def downscale(self) -> int:
-        """Pixels per latent along one side."""
-        return 2 ** (len(self.ch_mult) - 1)
+    def __post_init__(self) -> None:
+        self.ch_mult = tuple(self.ch_mult)  # as above
 
     def validate(self) -> None:
         """Raises UserError for sizes that do not fit together."""

@@ -50,7 +50,7 @@ class Step1XEdit(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         config.validate()
-        self.config = dataclasses.replace(config, axes_dim=tuple(config.axes_dim))
+        self.config = dataclasses.replace(config)  # a copy: it must not change any more
         self.connector = Connector(config, rngs=rngs)
         self.transformer = Transformer(config, rngs=rngs)
 
@@ -75,7 +75,7 @@ class Step1XEdit(nnx.Module):
         config = self.config
         ids = token_positions(config, grid(latents), None if reference is None else grid(reference))
         ids = np.concatenate([ids, np.zeros((text.shape[1], 3), ids.dtype)])
-        rope = jnp.asarray(rope_table(ids, tuple(config.axes_dim), config.theta))
+        rope = jnp.asarray(rope_table(ids, config.axes_dim, config.theta))
         kv_lengths = None if config.attend_to_padding else image.shape[1] + text_lengths
         return self.transformer(image, tokens, vector, timesteps, rope, kv_lengths)
 
