@@ -7,7 +7,7 @@ from absl import flags
 
 from launch.command import run
 from step1x_jax.convert.official import save_model
-from step1x_jax.editing.model_folder import editor_json, load_parts
+from step1x_jax.editing.loading import editor_json, load_parts
 from step1x_jax.training.checkpoint import restore_params
 
 _INPUT = flags.DEFINE_string(
@@ -22,7 +22,7 @@ _DTYPE = flags.DEFINE_enum(
 def main(_) -> None:
     """Loads and writes."""
     parts = load_parts(_INPUT.value, restore_params)
-    fields = editor_json(parts.sampling, parts.encoder)
+    fields = editor_json(parts)
     save_model(_OUTPUT.value, parts.model, dtype=_DTYPE.value, json_fields=fields)
     print(f"{_OUTPUT.value}, and config.json beside it")
 

@@ -10,10 +10,11 @@ from etils import epath
 from tqdm import tqdm
 
 from launch.command import run
-from launch.loading import load_editor
 from step1x_jax.conditioning.images import open_image
+from step1x_jax.editing.loading import load_editor
 from step1x_jax.errors import UserError
 from step1x_jax.files import replacing
+from step1x_jax.training.checkpoint import restore_params
 
 _MODEL = flags.DEFINE_string(
     "model", None, "quickstart, a run directory, or a folder of weights.", required=True
@@ -43,6 +44,7 @@ def main(_) -> None:
     image = open_image(_IMAGE.value)
     editor = load_editor(
         _MODEL.value,
+        restore_run=restore_params,
         dtype=_DTYPE.value,
         autoencoder=_AUTOENCODER.value,
         encoder=_ENCODER.value,

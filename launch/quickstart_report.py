@@ -16,12 +16,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from launch.command import run
-from launch.loading import load_editor
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.editing.editor import Editor
+from step1x_jax.editing.loading import load_editor
 from step1x_jax.files import replacing
 from step1x_jax.quickstart import report, report_picture
 from step1x_jax.quickstart.dataset import read_held_out
+from step1x_jax.training.checkpoint import restore_params
 from step1x_jax.training.metrics import read_metrics
 
 _WORKDIR = flags.DEFINE_string(
@@ -45,7 +46,7 @@ def main(_) -> None:
     rows = read_held_out(_PICTURES.value)
     sources = [open_image(row["source"]) for row in rows]
     targets = [open_image(row["target"]) for row in rows]
-    editor = load_editor(_WORKDIR.value)
+    editor = load_editor(_WORKDIR.value, restore_run=restore_params)
     edited, reconstructed = _edit(editor, rows, sources, targets)
 
     before, after, ours = _stack(sources), _stack(targets), _stack(edited)

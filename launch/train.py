@@ -2,7 +2,8 @@
 
 python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart/train
 
-Any field of the config can be set after it: --config.training.steps=100.
+Any field of the config can be set after it: --config.training.steps=100. Released weights to start
+from are one: --config.training.start_from=step1x-edit-v1p1-official.safetensors.
 """
 
 import sys

@@ -25,8 +25,9 @@ from etils import epath
 from flax import nnx
 
 from step1x_jax.conditioning.images import image_size
+from step1x_jax.convert.config_json import read_json
 from step1x_jax.convert.keys import model_table
-from step1x_jax.convert.official import load_autoencoder, load_model, official_tensors, read_json
+from step1x_jax.convert.official import load_autoencoder, load_model, official_tensors
 from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import Step1XEdit, token_positions
 from step1x_jax.sampling.config import sampling_from_json

@@ -21,6 +21,6 @@ def test_models_conversion_and_sampling_need_no_torch():
     statement = (
         "import step1x_jax.models.step1x_edit, step1x_jax.convert.official,"
         " step1x_jax.sampling.sampler, step1x_jax.conditioning.encoder,"
-        " step1x_jax.editing.model_folder, step1x_jax.training.loop, step1x_jax.data.pipeline"
+        " step1x_jax.editing.loading, step1x_jax.training.loop, step1x_jax.data.pipeline"
     )
     assert not {"torch", "transformers", "ray"} & set(imported_by(statement))

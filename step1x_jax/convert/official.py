@@ -4,8 +4,6 @@ Every tensor on both sides is accounted for: a missing, unexpected or misshapen 
 names it. Loading goes parameter by parameter, so the host never holds the model twice.
 """
 
-import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,11 +12,11 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
+from step1x_jax.convert import config_json
 from step1x_jax.convert.keys import Path, Table, autoencoder_table, by_parameter, flat, model_table
 from step1x_jax.convert.lora import KohyaLora
 from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.errors import UserError
-from step1x_jax.files import replacing
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.layers import abstract
@@ -30,61 +28,6 @@ MODEL_NAMES = (  # the releases, newest first, then the name that we write
     "weights.safetensors",
 )
 AUTOENCODER_NAMES = ("vae.safetensors", "weights.safetensors")
-
-# Fields that only our config.json has, and fields that are no matter of the weights.
-OUR_FIELDS = ("text_length", "attend_to_padding")
-NOT_IN_FILE = ("gate_init", "qk_bias_init", "dtype", "param_dtype", "remat")
-
-
-def model_config_from_json(values: dict) -> ModelConfig:
-    """The sizes that a config.json gives; other keys (of sampling, say) are none of ours.
-
-    Raises:
-      UserError: a size is missing.
-    """
-    fields = {f.name for f in dataclasses.fields(ModelConfig)} - set(NOT_IN_FILE)
-    missing = sorted(fields - set(OUR_FIELDS) - set(values))
-    if missing:
-        raise UserError(f"config.json lacks {', '.join(missing)}; add the model's sizes to it.")
-    chosen = {name: value for name, value in values.items() if name in fields}
-    config = ModelConfig(**(chosen | {"axes_dim": tuple(values["axes_dim"])}))
-    config.validate()
-    return config
-
-
-def model_config_to_json(config: ModelConfig) -> dict:
-    """The form in which config.json says a model's sizes."""
-    values = dataclasses.asdict(config)
-    for name in NOT_IN_FILE:
-        del values[name]
-    return {"kind": "dit"} | values | {"axes_dim": list(config.axes_dim)}
-
-
-def autoencoder_config_from_json(values: dict) -> AutoencoderConfig:
-    """The sizes that a config.json gives; without norm_groups there are 32."""
-    fields = {f.name for f in dataclasses.fields(AutoencoderConfig)}
-    missing = sorted(fields - {"norm_groups"} - set(values))
-    if missing:
-        raise UserError(f"config.json lacks {', '.join(missing)}; add the model's sizes to it.")
-    chosen = {name: value for name, value in values.items() if name in fields}
-    config = AutoencoderConfig(**(chosen | {"ch_mult": tuple(values["ch_mult"])}))
-    config.validate()
-    return config
-
-
-def read_json(path: epath.Path) -> dict:
-    """A JSON object from a file.
-
-    Raises:
-      UserError: not readable as one.
-    """
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as e:
-        raise UserError(f"{path} is not valid JSON ({e}); mend or replace it.") from e
-    if not isinstance(values, dict):
-        raise UserError(f"{path} should hold a JSON object; mend or replace it.")
-    return values
 
 
 def find_weights(path: epath.PathLike, names: Sequence[str]) -> epath.Path:
@@ -103,12 +46,6 @@ def find_weights(path: epath.PathLike, names: Sequence[str]) -> epath.Path:
     if len(files) == 1:
         return files[0]
     raise UserError(f"{path} holds none of {', '.join(names)}; give the weight file itself.")
-
-
-def _json_beside(file: epath.Path, kind: str) -> dict | None:
-    beside = file.parent / "config.json"
-    values = read_json(beside) if beside.is_file() else {}
-    return values if values.get("kind") == kind else None
 
 
 def load_model(
@@ -147,9 +84,9 @@ def load_model(
 
 
 def _model_config_of(file: SafetensorsFile) -> ModelConfig:
-    values = _json_beside(file.path, "dit")
-    if values is not None:
-        config = model_config_from_json(values)
+    values = config_json.read_config_json(file.path.parent, "dit")
+    if values:
+        config = config_json.model_from_json(values)
     else:
         config = ModelConfig(version="v1.0" if "connector.scale_factor" in file.shapes else "v1.1")
     is_float32 = file.dtypes.get("img_in.weight") == np.float32
@@ -172,8 +109,8 @@ def load_autoencoder(path: epath.PathLike, config: AutoencoderConfig | None = No
     """
     file = SafetensorsFile(find_weights(path, AUTOENCODER_NAMES))
     if config is None:
-        values = _json_beside(file.path, "vae")
-        config = AutoencoderConfig() if values is None else autoencoder_config_from_json(values)
+        values = config_json.read_config_json(file.path.parent, "vae")
+        config = config_json.autoencoder_from_json(values) if values else AutoencoderConfig()
     sizes = config
     graph, shapes = abstract(lambda: Autoencoder(sizes, rngs=nnx.Rngs(0)))
     table = autoencoder_table(shapes)
@@ -280,9 +217,9 @@ def save_model(
       UserError: the file cannot be written.
     """
     _write_tensors(path, model_table(model.config), nnx.state(model), dtype)
-    values = model_config_to_json(model.config)
-    if json_fields or values != model_config_to_json(ModelConfig(version=model.config.version)):
-        _write_json(path, values | (json_fields or {}))
+    sizes = config_json.to_json(model.config)
+    if json_fields or sizes != config_json.to_json(ModelConfig(version=model.config.version)):
+        config_json.write_config_json(epath.Path(path).parent, sizes | (json_fields or {}))
 
 
 def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | None = None) -> None:
@@ -299,8 +236,7 @@ def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | N
     state = nnx.state(model)
     _write_tensors(path, autoencoder_table(state), state, dtype)
     if model.config != AutoencoderConfig():
-        values = dataclasses.asdict(model.config)
-        _write_json(path, {"kind": "vae"} | values | {"ch_mult": list(model.config.ch_mult)})
+        config_json.write_config_json(epath.Path(path).parent, config_json.to_json(model.config))
 
 
 def _write_tensors(path: epath.PathLike, table: Table, state: nnx.State, dtype: str | None) -> None:
@@ -309,8 +245,3 @@ def _write_tensors(path: epath.PathLike, table: Table, state: nnx.State, dtype: 
         wanted = jax.numpy.dtype(dtype)
         tensors = {name: (shape, wanted) for name, (shape, _) in tensors.items()}
     write_safetensors(path, tensors, lambda name: get(name).astype(tensors[name][1], copy=False))
-
-
-def _write_json(path: epath.PathLike, values: dict) -> None:
-    with replacing(epath.Path(path).parent / "config.json") as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n")

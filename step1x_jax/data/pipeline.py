@@ -39,6 +39,17 @@ class DataConfig:
     max_bad_records: int = 0  # damaged records for which others may stand in, in each process
     threads: int = 2  # that read batches ahead, in each process
 
+    def validate(self) -> None:
+        """Raises UserError, naming the field, for impossible values."""
+        if self.batch_size < 1:
+            raise UserError(f"data.batch_size is {self.batch_size}; use a positive number.")
+        if not 0 <= self.caption_dropout <= 1:
+            raise UserError(f"data.caption_dropout is {self.caption_dropout}; use 0 to 1.")
+        if self.max_bad_records < 0:
+            raise UserError(f"data.max_bad_records is {self.max_bad_records}; use 0 or more.")
+        if self.threads < 0:
+            raise UserError(f"data.threads is {self.threads}; use 0 (no reading ahead) or more.")
+
 
 def make_batches(
     config: DataConfig,
@@ -69,13 +80,12 @@ def make_batches(
       UserError: the data set is incomplete or damaged (for damaged records: when they are met), or
         does not fit the config.
     """
-    if config.batch_size < 1 or config.batch_size % process_count:
+    config.validate()
+    if config.batch_size % process_count:
         raise UserError(
             f"data.batch_size is {config.batch_size}; use a multiple of the {process_count}"
             " processes."
         )
-    if not 0 <= config.caption_dropout <= 1:
-        raise UserError(f"data.caption_dropout is {config.caption_dropout}; use 0 to 1.")
     buckets = _open_buckets(config, text_length)
     mine = config.batch_size // process_count
     batches = [

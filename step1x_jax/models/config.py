@@ -181,6 +181,7 @@ def tiny() -> ModelConfig:
     )
 
 
+# Tests run over all of them; a config of configs/ calls the function.
 PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "step1x_edit_v1_0": step1x_edit_v1_0,
     "step1x_edit_v1_1": step1x_edit_v1_1,

@@ -17,6 +17,8 @@ BATCH_AXES = ("data", "fsdp")
 class MeshConfig:
     """How many devices lie along each axis; -1 (for one of them) takes all that are left.
 
+    A field is the axis of its name; axes without a field yet (sequence, tensor) have size 1.
+
     data: copies of the parameters, each with its part of the batch.
     fsdp: parameters and optimizer state are split over it, and the batch as well.
     """
@@ -26,14 +28,15 @@ class MeshConfig:
 
     def validate(self) -> None:
         """Raises UserError for sizes that no number of devices can satisfy."""
-        for name in BATCH_AXES:
-            if getattr(self, name) < 1 and getattr(self, name) != -1:
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
+            if size < 1 and size != -1:
                 raise UserError(
-                    f"mesh.{name} is {getattr(self, name)}; use a positive number of devices,"
-                    " or -1 for all that are left."
+                    f"mesh.{name} is {size}; use a positive number of devices, or -1 for all that"
+                    " are left."
                 )
-        if self.data == self.fsdp == -1:
-            raise UserError("mesh.data and mesh.fsdp are both -1; give one of them a number.")
+        if list(sizes.values()).count(-1) > 1:
+            raise UserError(f"{_words(sizes)}: only one of them may be -1.")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -44,22 +47,22 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       devices: default all of them.
 
     Returns:
-      A mesh with the axes of AXES (sequence and tensor have size 1), all of type Auto: the
-      compiler places what lies between the shardings we name.
+      A mesh with the axes of AXES, all of type Auto: the compiler places what lies between the
+      shardings we name.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
     config.validate()
     devices = jax.devices() if devices is None else list(devices)
-    sizes = [config.data, config.fsdp, 1, 1]
+    sizes = [getattr(config, axis, 1) for axis in AXES]
     if -1 in sizes:
         given = math.prod(size for size in sizes if size != -1)
         sizes[sizes.index(-1)] = max(len(devices) // given, 1)
     if math.prod(sizes) != len(devices):
         raise UserError(
-            f"A mesh of data={config.data} x fsdp={config.fsdp} does not fit {len(devices)}"
-            " devices; choose mesh.data and mesh.fsdp so that they multiply to it."
+            f"{_words(dataclasses.asdict(config))} do not fit {len(devices)} devices; choose them"
+            " so that they multiply to it."
         )
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
@@ -70,5 +73,9 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     if batch_size % parts:
         raise UserError(
             f"data.batch_size {batch_size} does not split over {parts} devices"
-            f" (mesh data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}); make it a multiple."
+            f" ({_words({axis: mesh.shape[axis] for axis in BATCH_AXES})}); make it a multiple."
         )
+
+
+def _words(sizes: dict[str, int]) -> str:
+    return ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())

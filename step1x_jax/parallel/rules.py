@@ -1,8 +1,9 @@
 """Which array axis lies along which mesh axis: the one table that knows both sides.
 
 Parameters carry *logical* axis names ("embed", "heads", ...; see models/). The table below maps
-each of them to a mesh axis. Changing how the model is laid out over devices means changing this
-table and nothing else; results change by rounding at most.
+each of them to a mesh axis. Changing how the model is laid out over the axes that a mesh has (a
+new one is a field of mesh.py's MeshConfig) means changing this table and nothing else; results
+change by rounding at most.
 """
 
 from typing import Any
@@ -31,14 +32,16 @@ RULES: dict[str, str | None] = {
 }
 
 
-def partition_spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> Any:
+def partition_spec(
+    names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh
+) -> PartitionSpec:
     """Maps the logical axis names of one array to the mesh.
 
     An axis whose size is not divisible by its mesh axis stays whole on every device (biases and
     norms of small models; all large arrays of the releases divide by any power of two up to 1024).
 
     Args:
-      names: one logical name, or None, per axis; () for an array that every device holds whole.
+      names: one logical name, or None, per axis.
       shape: the array's shape.
       mesh: with the axes of mesh.AXES.
 
@@ -49,7 +52,7 @@ def partition_spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: 
       ValueError: a name that is not in RULES, a wrong number of names, or two axes of the array
         that ask for the same mesh axis.
     """
-    if names and len(names) != len(shape):
+    if len(names) != len(shape):
         raise ValueError(f"axis names {names} do not fit the shape {shape}")
     for name in names:
         if name is not None and name not in RULES:
@@ -62,7 +65,7 @@ def partition_spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: 
     return PartitionSpec(
         *(
             axis if axis is not None and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(axes, shape, strict=False)
+            for axis, size in zip(axes, shape, strict=True)
         )
     )
 
@@ -83,7 +86,8 @@ def shardings(abstract_state: Any, mesh: Mesh) -> Any:
     """
 
     def place(spec: PartitionSpec, array: jax.ShapeDtypeStruct) -> NamedSharding:
-        return NamedSharding(mesh, partition_spec(tuple(spec), array.shape, mesh))
+        names = tuple(spec) or (None,) * len(array.shape)
+        return NamedSharding(mesh, partition_spec(names, array.shape, mesh))
 
     logical = nnx.get_partition_spec(abstract_state)
     return jax.tree.map(

@@ -1,4 +1,4 @@
-"""Classifier-free guidance, with v1.1's damping."""
+"""Classifier-free guidance, with v1.1's damping; sampler.py applies it at every step."""
 
 import jax
 import jax.numpy as jnp

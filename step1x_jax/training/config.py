@@ -16,8 +16,8 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.sampling.config import SamplingConfig
+from step1x_jax.training.timesteps import TimestepConfig
 
-DISTRIBUTIONS = ("logit_normal", "uniform")
 SCHEDULES = ("constant", "linear")
 
 
@@ -35,20 +35,6 @@ class OptimizerConfig:
     warmup_steps: int = 0
     flat_fraction: float = 0.0  # "linear": the part of all steps before the fall begins
     ema_decay: float = 0.0  # moving average of the parameters, kept beside them; 0: none
-
-
-@dataclasses.dataclass
-class TimestepConfig:
-    """Where between picture (0) and noise (1) the model is trained.
-
-    The paper does not say; logit-normal(0, 1) with the resolution's shift is our choice. The
-    published LoRA script uses logit-normal(0, 1) with shift 3.1582.
-    """
-
-    distribution: str = "logit_normal"  # t = sigmoid(mean + std N(0, 1)), or "uniform"
-    mean: float = 0.0
-    std: float = 1.0
-    shift: float | None = None  # s in t s / (1 + (s - 1) t); None: the resolution's; 1: no shift
 
 
 @dataclasses.dataclass
@@ -91,15 +77,14 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for values that cannot be trained with."""
-        self.model.validate()
-        self.mesh.validate()
-        self.sampling.validate()
-        self.encoder.validate()
-        optimizer, timesteps = self.optimizer, self.timesteps
+        for part in (
+            self.model, self.data, self.timesteps, self.mesh, self.sampling, self.encoder
+        ):  # fmt: skip
+            part.validate()
+        optimizer = self.optimizer
         checks = (
             ("model.param_dtype", self.model.param_dtype == "float32",
              "training needs 'float32' (model.dtype is the precision of the computation)"),
-            ("data.batch_size", self.data.batch_size > 0, "use a positive number"),
             ("optimizer.learning_rate", optimizer.learning_rate > 0, "use a positive number"),
             ("optimizer.b1", 0 <= optimizer.b1 < 1, "use a number from 0 to below 1"),
             ("optimizer.b2", 0 <= optimizer.b2 < 1, "use a number from 0 to below 1"),
@@ -111,11 +96,6 @@ class TrainConfig:
             ("optimizer.warmup_steps", optimizer.warmup_steps >= 0, "use 0 or more"),
             ("optimizer.flat_fraction", 0 <= optimizer.flat_fraction <= 1, "use 0 to 1"),
             ("optimizer.ema_decay", 0 <= optimizer.ema_decay < 1, "use 0 (off) to below 1"),
-            ("timesteps.distribution", timesteps.distribution in DISTRIBUTIONS,
-             f"use one of {', '.join(DISTRIBUTIONS)}"),
-            ("timesteps.std", timesteps.std > 0, "use a positive number"),
-            ("timesteps.shift", timesteps.shift is None or timesteps.shift > 0,
-             "use a positive number, or none for the resolution's"),
             ("training.steps", self.training.steps > 0, "use a positive number"),
             ("training.log_every", self.training.log_every > 0, "use a positive number"),
             ("checkpoint.every", self.checkpoint.every > 0, "use a positive number"),

@@ -14,8 +14,9 @@ from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from step1x_jax.parallel.rules import batch_sharding, replicated, shardings
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.loss import interpolate, rectified_flow_loss, sample_timesteps
+from step1x_jax.training.loss import interpolate, rectified_flow_loss
 from step1x_jax.training.optimizer import learning_rate, make_optimizer
+from step1x_jax.training.timesteps import sample_timesteps
 
 Batch = dict[str, Any]  # target, source, text, text_lengths: see train_step
 Metrics = dict[str, jax.Array]

@@ -12,7 +12,7 @@ from PIL import Image
 from step1x_jax.conditioning.encoder import EncoderConfig
 from step1x_jax.convert.official import save_autoencoder, save_model
 from step1x_jax.editing.editor import Editor
-from step1x_jax.editing.model_folder import editor_json, load_parts
+from step1x_jax.editing.loading import Parts, editor_json, load_parts
 from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig, tiny
@@ -95,22 +95,18 @@ def test_an_empty_instruction_is_legal(editor):
     assert editor.edit([picture((64, 64))], [""])[0].size == (64, 64)
 
 
-def no_run(path):
-    raise AssertionError("not a run directory")
-
-
 def test_a_folder_of_parts_gives_back_model_and_defaults(tmp_path):
     encoder = EncoderConfig(path="", min_pixels=3136, max_pixels=12544, text_length=8)
     save_model(
         tmp_path / "transformer" / "weights.safetensors",
         random_model(),
-        json_fields=editor_json(SAMPLING, encoder),
+        json_fields=editor_json(Parts(random_model(), SAMPLING, tmp_path, encoder)),
     )
     save_autoencoder(
         tmp_path / "autoencoder" / "weights.safetensors",
         Autoencoder(AUTOENCODER, rngs=nnx.Rngs(0)),
     )
-    parts = load_parts(str(tmp_path), no_run)
+    parts = load_parts(str(tmp_path))
     assert parts.sampling == SAMPLING
     assert parts.autoencoder == tmp_path / "autoencoder"
     assert parts.encoder == dataclasses.replace(encoder, path=str(tmp_path / "encoder"))
@@ -127,9 +123,9 @@ def test_the_releases_folder_is_recognised(tmp_path):
     save_model(tmp_path / "step1x-edit-v1p1-official.safetensors", random_model())
     (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match=r"step1x-edit-v1p1-official\.safetensors does not fit"):
-        load_parts(str(tmp_path), no_run)
+        load_parts(str(tmp_path))
 
 
 def test_any_other_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no model: give a run directory"):
-        load_parts(str(tmp_path), no_run)
+        load_parts(str(tmp_path))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from step1x_jax.convert.official import load_model
-from step1x_jax.editing.model_folder import QUICKSTART
+from step1x_jax.editing.loading import QUICKSTART
 
 
 def command(*arguments):

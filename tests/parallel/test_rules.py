@@ -17,7 +17,7 @@ def mesh():
 
 def test_logical_names_become_mesh_axes(mesh):
     assert partition_spec(("layers", "embed", "mlp"), (3, 8, 5), mesh) == P(None, "fsdp", None)
-    assert partition_spec((), (3, 8), mesh) == P()
+    assert partition_spec((None, None), (3, 8), mesh) == P(None, None)
 
 
 def test_an_axis_that_does_not_divide_stays_whole(mesh):

@@ -1,0 +1,91 @@
+"""config.json beside a weight file: the sizes of its model. The releases have none.
+
+Its `kind` is "dit" (connector and DiT) or "vae" (autoencoder); entries of others, such as the
+sampling defaults of editing/loading.py, may stand beside the sizes.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+from step1x_jax.errors import UserError
+from step1x_jax.files import replacing
+from step1x_jax.models.config import AutoencoderConfig, ModelConfig
+
+Values = dict[str, Any]
+FILE = "config.json"
+
+# Fields of ModelConfig that are no matter of the weights, and those that old files may lack.
+NOT_IN_FILE = ("gate_init", "qk_bias_init", "dtype", "param_dtype", "remat")
+MODEL_OPTIONAL = ("text_length", "attend_to_padding")
+AUTOENCODER_OPTIONAL = ("norm_groups",)
+
+
+def read_json(path: epath.PathLike) -> Values:
+    """A JSON object from a file.
+
+    Raises:
+      UserError: not readable as one.
+    """
+    try:
+        values = json.loads(epath.Path(path).read_text())
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path} is not readable JSON ({e}); mend or replace it.") from e
+    if not isinstance(values, dict):
+        raise UserError(f"{path} should hold a JSON object; mend or replace it.")
+    return values
+
+
+def read_config_json(folder: epath.PathLike, kind: str) -> Values:
+    """The entries of a folder's config.json, none if it has no such file of this kind.
+
+    Raises:
+      UserError: the file is unreadable.
+    """
+    path = epath.Path(folder) / FILE
+    values = read_json(path) if path.is_file() else {}
+    return values if values.get("kind") == kind else {}
+
+
+def write_config_json(folder: epath.PathLike, values: Values) -> None:
+    """Writes config.json, completely or not at all.
+
+    Raises:
+      UserError: the disk is full or the folder not writable.
+    """
+    with replacing(epath.Path(folder) / FILE) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def model_from_json(values: Values) -> ModelConfig:
+    """The sizes of connector and DiT.
+
+    Raises:
+      UserError: a size is missing, or they do not fit together.
+    """
+    return _from_json(ModelConfig, values, NOT_IN_FILE, MODEL_OPTIONAL)
+
+
+def autoencoder_from_json(values: Values) -> AutoencoderConfig:
+    """The sizes of the autoencoder; raises as `model_from_json`."""
+    return _from_json(AutoencoderConfig, values, (), AUTOENCODER_OPTIONAL)
+
+
+def to_json(config: ModelConfig | AutoencoderConfig) -> Values:
+    """The entries that say a model's sizes."""
+    values = {name: x for name, x in dataclasses.asdict(config).items() if name not in NOT_IN_FILE}
+    return {"kind": "dit" if isinstance(config, ModelConfig) else "vae"} | values
+
+
+def _from_json(
+    config_class: Any, values: Values, left_out: tuple[str, ...], optional: tuple[str, ...]
+) -> Any:
+    names = {field.name for field in dataclasses.fields(config_class)} - set(left_out)
+    missing = sorted(names - set(optional) - set(values))
+    if missing:
+        raise UserError(f"config.json lacks {', '.join(missing)}; add the model's sizes to it.")
+    config = config_class(**{name: x for name, x in values.items() if name in names})
+    config.validate()
+    return config

@@ -1,0 +1,79 @@
+"""Where between picture (0) and noise (1) the model is trained: the timestep distributions.
+
+Another distribution is another function in DISTRIBUTIONS.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from step1x_jax.errors import UserError
+from step1x_jax.sampling.schedule import resolution_mu, time_shift
+
+
+@dataclasses.dataclass
+class TimestepConfig:
+    """The paper does not say; logit-normal(0, 1) with the resolution's shift is our choice.
+
+    The published LoRA script uses logit-normal(0, 1) with shift 3.1582.
+    """
+
+    distribution: str = "logit_normal"  # a name in DISTRIBUTIONS
+    mean: float = 0.0  # of the logit
+    std: float = 1.0  # of the logit
+    shift: float | None = None  # s in t s / (1 + (s - 1) t); None: the resolution's; 1: no shift
+
+    def validate(self) -> None:
+        """Raises UserError, naming the field, for impossible values."""
+        if self.distribution not in DISTRIBUTIONS:
+            raise UserError(
+                f"timesteps.distribution is {self.distribution!r}; use one of"
+                f" {', '.join(DISTRIBUTIONS)}."
+            )
+        if self.std <= 0:
+            raise UserError(f"timesteps.std is {self.std}; use a positive number.")
+        if self.shift is not None and self.shift <= 0:
+            raise UserError(
+                f"timesteps.shift is {self.shift}; use a positive number, or none for the"
+                " resolution's."
+            )
+
+
+def logit_normal(config: TimestepConfig, key: jax.Array, batch_size: int) -> jax.Array:
+    """sigmoid(mean + std N(0, 1)): (B,) float32."""
+    normal = jax.random.normal(key, (batch_size,), jnp.float32)
+    return jax.nn.sigmoid(config.mean + config.std * normal)
+
+
+def uniform(config: TimestepConfig, key: jax.Array, batch_size: int) -> jax.Array:
+    """Every time alike: (B,) float32."""
+    return jax.random.uniform(key, (batch_size,), jnp.float32)
+
+
+DISTRIBUTIONS: dict[str, Callable[[TimestepConfig, jax.Array, int], jax.Array]] = {
+    "logit_normal": logit_normal,
+    "uniform": uniform,
+}
+
+
+def sample_timesteps(
+    config: TimestepConfig, key: jax.Array, batch_size: int, num_tokens: int
+) -> jax.Array:
+    """Draws one time per example.
+
+    Args:
+      config: distribution and shift.
+      key: random key.
+      batch_size: B.
+      num_tokens: noise tokens of one example, for the resolution's shift.
+
+    Returns:
+      (B,) float32 in [0, 1]; 0 is the picture, 1 is noise.
+    """
+    t = DISTRIBUTIONS[config.distribution](config, key, batch_size)
+    # None: as the sampler shifts at this resolution, so that training and sampling agree
+    shift = math.exp(resolution_mu(num_tokens)) if config.shift is None else config.shift
+    return time_shift(t, shift)
