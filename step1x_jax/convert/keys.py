@@ -183,27 +183,27 @@ def _transformer(b: _Builder, config: ModelConfig) -> None:
             name = f"double_blocks.{i}.{stream}"
             path = (*root, "double_blocks", stream)
             b.chunked(f"{name}_mod.lin", (*path, "mod"), d, 6, i)
-            b.qkv(f"{name}_attn.qkv", (*path, "qkv"), d, heads, i, rope=True)
+            b.qkv(f"{name}_attn.qkv", (*path, "attn", "qkv"), d, heads, i, rope=True)
             for norm in ("query_norm", "key_norm"):
-                b.head_norm(f"{name}_attn.norm.{norm}.scale", (*path, norm, "scale"), k, i)
-            b.proj(f"{name}_attn.proj", (*path, "proj"), d, heads, i)
+                b.head_norm(f"{name}_attn.norm.{norm}.scale", (*path, "attn", norm, "scale"), k, i)
+            b.proj(f"{name}_attn.proj", (*path, "attn", "proj"), d, heads, i)
             b.linear(f"{name}_mlp.0", (*path, "mlp_in"), d, f, i)
             b.linear(f"{name}_mlp.2", (*path, "mlp_out"), f, d, i)
 
     for i in range(config.depth_single_blocks):
         name, path = f"single_blocks.{i}", (*root, "single_blocks")
         b.chunked(f"{name}.modulation.lin", (*path, "modulation"), d, 3, i)
-        qkv_kernel, qkv_bias = qkv_parts((*path, "qkv"), d, heads, i, rope=True)
+        qkv_kernel, qkv_bias = qkv_parts((*path, "attn", "qkv"), d, heads, i, rope=True)
         mlp_kernel = Part((*path, "mlp_in", "kernel"), i, (f, d), (1, 0))
         mlp_bias = Part((*path, "mlp_in", "bias"), i, (f,), (0,))
         b.add(f"{name}.linear1.weight", (3 * d + f, d), qkv_kernel, mlp_kernel)
         b.add(f"{name}.linear1.bias", (3 * d + f,), qkv_bias, mlp_bias)
-        proj = Part((*path, "proj", "kernel"), i, (d, heads, k), (1, 2, 0))
+        proj = Part((*path, "attn", "proj", "kernel"), i, (d, heads, k), (1, 2, 0))
         mlp_out = Part((*path, "mlp_out", "kernel"), i, (d, f), (1, 0))
         b.add(f"{name}.linear2.weight", (d, d + f), proj, mlp_out, axis=1)
-        b.vector(f"{name}.linear2.bias", (*path, "proj", "bias"), d, i)
+        b.vector(f"{name}.linear2.bias", (*path, "attn", "proj", "bias"), d, i)
         for norm in ("query_norm", "key_norm"):
-            b.head_norm(f"{name}.norm.{norm}.scale", (*path, norm, "scale"), k, i)
+            b.head_norm(f"{name}.norm.{norm}.scale", (*path, "attn", norm, "scale"), k, i)
 
     b.chunked("final_layer.adaLN_modulation.1", (*root, "final_layer", "adaLN_modulation"), d, 2)
     b.linear("final_layer.linear", (*root, "final_layer", "linear"), d, config.in_channels)

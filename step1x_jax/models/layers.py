@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from step1x_jax.models.config import ModelConfig
-from step1x_jax.models.embeddings import apply_rope
 
 Axes = Sequence[str | None]
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
@@ -161,27 +160,6 @@ def qkv_projection(
         rngs=rngs,
         bias_init=bias_init,
     )
-
-
-def normalised_qkv(
-    qkv: Projection, query_norm: HeadNorm, key_norm: HeadNorm, x: jax.Array, rope: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Projects, normalises q and k and turns them by RoPE, the latter two in float32.
-
-    Args:
-      qkv: the fused projection.
-      query_norm: norm of q.
-      key_norm: norm of k.
-      x: (B, L, D).
-      rope: (2, L, K).
-
-    Returns:
-      q, k, v: (B, H, L, K) in the compute dtype.
-    """
-    q, k, v = qkv(x)
-    q = apply_rope(query_norm(q), rope).astype(v.dtype)
-    k = apply_rope(key_norm(k), rope).astype(v.dtype)
-    return q, k, v
 
 
 class Embedder(nnx.Module):

@@ -13,7 +13,7 @@ from flax import nnx
 
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.config import ModelConfig
-from step1x_jax.models.embeddings import timestep_embedding
+from step1x_jax.models.embeddings import apply_rope, timestep_embedding
 from step1x_jax.models.layers import (
     Embedder,
     HeadNorm,
@@ -21,7 +21,6 @@ from step1x_jax.models.layers import (
     dense,
     modulate,
     modulation,
-    normalised_qkv,
     qkv_projection,
     scan,
     stack,
@@ -34,23 +33,50 @@ def gelu(x: jax.Array) -> jax.Array:
     return nnx.gelu(x, approximate=True)
 
 
-class Stream(nnx.Module):
-    """One side (image or text) of a double block: all its parameters."""
+class SelfAttention(nnx.Module):
+    """What lies around an attention: q, k, v with QK-norm and RoPE before, a projection after."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        d, h, k, f = config.hidden_size, config.num_heads, config.head_dim, config.mlp_dim
-        make = partial(Projection, config=config, rngs=rngs)
-        self.mod = modulation(6, d, gates=(2, 5), config=config, rngs=rngs)
+        d, h, k = config.hidden_size, config.num_heads, config.head_dim
         self.qkv = qkv_projection(d, h, config.qk_bias_init, config=config, rngs=rngs)
         self.query_norm = HeadNorm(k, config=config, rngs=rngs)
         self.key_norm = HeadNorm(k, config=config, rngs=rngs)
-        self.proj = make("bhlk,hkd->bld", (h, k, d), ("heads", "head_dim", "embed"))
+        self.proj = Projection(
+            "bhlk,hkd->bld", (h, k, d), ("heads", "head_dim", "embed"), config=config, rngs=rngs
+        )
+
+    def heads(self, x: jax.Array, rope: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x (B, l, D) and its rows of the RoPE table (2, l, K) -> q, k, v (B, H, l, K)."""
+        q, k, v = self.qkv(x)
+        q = apply_rope(self.query_norm(q), rope).astype(v.dtype)  # norm and RoPE in float32
+        k = apply_rope(self.key_norm(k), rope).astype(v.dtype)
+        return q, k, v
+
+
+class Stream(nnx.Module):
+    """One side (image or text) of a double block: all but the attention, which both share."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        d, f = config.hidden_size, config.mlp_dim
+        make = partial(Projection, config=config, rngs=rngs)
+        self.mod = modulation(6, d, gates=(2, 5), config=config, rngs=rngs)
+        self.attn = SelfAttention(config, rngs=rngs)
         self.mlp_in = make("bld,df->blf", (d, f), ("embed", "mlp"))
         self.mlp_out = make("blf,fd->bld", (f, d), ("mlp", "embed"))
 
-    def heads(self, x: jax.Array, rope: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Modulated x (B, l, D) and its rows of the RoPE table -> q, k, v (B, H, l, K)."""
-        return normalised_qkv(self.qkv, self.query_norm, self.key_norm, x, rope)
+    def heads(
+        self, x: jax.Array, mod: jax.Array, rope: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x (B, l, D), mod (6, B, D), rope (2, l, K) -> q, k, v (B, H, l, K)."""
+        shift, scale = mod[:2]
+        return self.attn.heads(modulate(x, shift, scale), rope)
+
+    def update(self, x: jax.Array, mod: jax.Array, attended: jax.Array) -> jax.Array:
+        """x (B, l, D), mod (6, B, D), what was attended to (B, H, l, K) -> (B, l, D)."""
+        gate1, shift2, scale2, gate2 = mod[2:]
+        x = x + gate1[:, None] * self.attn.proj(attended)
+        hidden = gelu(self.mlp_in(modulate(x, shift2, scale2)))
+        return x + gate2[:, None] * self.mlp_out(hidden)
 
 
 class DoubleBlock(nnx.Module):
@@ -68,45 +94,32 @@ class DoubleBlock(nnx.Module):
         kv_lengths: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
         """x = image (B, I, D) and text (B, T, D); vec = SiLU of the conditioning (B, D)."""
-        n = x[0].shape[1]
-        streams = (self.img, self.txt)
-        mods = [stream.mod(vec) for stream in streams]
+        image, text = x
+        n = image.shape[1]
+        image_mod, text_mod = self.img.mod(vec), self.txt.mod(vec)
 
-        qkv = [
-            stream.heads(modulate(part, mod[0], mod[1]), table)
-            for stream, part, mod, table in zip(
-                streams, x, mods, (rope[:, :n], rope[:, n:]), strict=True
-            )
-        ]
-        q, k, v = (jnp.concatenate(pair, axis=2) for pair in zip(*qkv, strict=True))
-        out = attention(q, k, v, kv_lengths=kv_lengths)
+        image_qkv = self.img.heads(image, image_mod, rope[:, :n])
+        text_qkv = self.txt.heads(text, text_mod, rope[:, n:])
+        q, k, v = (jnp.concatenate(pair, axis=2) for pair in zip(image_qkv, text_qkv, strict=True))
+        attended = attention(q, k, v, kv_lengths=kv_lengths)
 
-        result = []
-        for stream, part, mod, attended in zip(
-            streams, x, mods, (out[:, :, :n], out[:, :, n:]), strict=True
-        ):
-            _, _, gate1, shift2, scale2, gate2 = mod
-            part = part + gate1[:, None] * stream.proj(attended)
-            hidden = gelu(stream.mlp_in(modulate(part, shift2, scale2)))
-            result.append(part + gate2[:, None] * stream.mlp_out(hidden))
-        return result[0], result[1]
+        image = self.img.update(image, image_mod, attended[:, :, :n])
+        text = self.txt.update(text, text_mod, attended[:, :, n:])
+        return image, text
 
 
 class SingleBlock(nnx.Module):
     """Attention and MLP in parallel over all tokens, behind one gate.
 
-    The published linear1 is `qkv` and `mlp_in` here, linear2 is `proj` (with its bias) and
-    `mlp_out`: four matmuls without splits and concatenations.
+    The published linear1 is `attn.qkv` and `mlp_in` here, linear2 is `attn.proj` (with its bias)
+    and `mlp_out`: four matmuls without splits and concatenations.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        d, h, k, f = config.hidden_size, config.num_heads, config.head_dim, config.mlp_dim
+        d, f = config.hidden_size, config.mlp_dim
         make = partial(Projection, config=config, rngs=rngs)
         self.modulation = modulation(3, d, gates=(2,), config=config, rngs=rngs)
-        self.qkv = qkv_projection(d, h, config.qk_bias_init, config=config, rngs=rngs)
-        self.query_norm = HeadNorm(k, config=config, rngs=rngs)
-        self.key_norm = HeadNorm(k, config=config, rngs=rngs)
-        self.proj = make("bhlk,hkd->bld", (h, k, d), ("heads", "head_dim", "embed"))
+        self.attn = SelfAttention(config, rngs=rngs)
         self.mlp_in = make("bld,df->blf", (d, f), ("embed", "mlp"))
         self.mlp_out = make("blf,fd->bld", (f, d), ("mlp", "embed"), bias_init=None)
 
@@ -116,8 +129,8 @@ class SingleBlock(nnx.Module):
         """x (B, L, D), vec = SiLU of the conditioning (B, D) -> (B, L, D)."""
         shift, scale, gate = self.modulation(vec)
         normed = modulate(x, shift, scale)
-        q, k, v = normalised_qkv(self.qkv, self.query_norm, self.key_norm, normed, rope)
-        attended = self.proj(attention(q, k, v, kv_lengths=kv_lengths))
+        q, k, v = self.attn.heads(normed, rope)
+        attended = self.attn.proj(attention(q, k, v, kv_lengths=kv_lengths))
         return x + gate[:, None] * (attended + self.mlp_out(gelu(self.mlp_in(normed))))
 
 

@@ -61,7 +61,7 @@ def trace_train_step(
       The lowered step (ready for .compile()) and the seconds that tracing and lowering took.
     """
     state, batch = abstract_state(config, mesh), abstract_batch(config, size, mesh)
-    train_step = make_train_step(config, mesh)
+    train_step = make_train_step(config, mesh, state)
     with jax.set_mesh(mesh):
         start = time.monotonic()
         traced = train_step.trace(state, batch)

@@ -15,9 +15,8 @@ from jax.sharding import Mesh
 
 from step1x_jax.convert.official import load_model
 from step1x_jax.errors import UserError
-from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import check_batch_size, make_mesh
-from step1x_jax.parallel.rules import batch_sharding, shardings
+from step1x_jax.parallel.rules import batch_sharding
 from step1x_jax.training.checkpoint import FOLDER, Checkpoints, restore_params
 from step1x_jax.training.config import TrainConfig, check_same_run
 from step1x_jax.training.config_file import load_config, save_config
@@ -27,6 +26,7 @@ from step1x_jax.training.step import (
     abstract_state,
     init_state,
     make_train_step,
+    shardings_of,
     state_from_params,
 )
 
@@ -75,7 +75,8 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
         # 2. training.start_from is the folder of another run: its newest parameters; step 0.
         # 3. training.start_from is a released .safetensors file: its parameters; step 0.
         # 4. Otherwise: random parameters.
-        state = checkpoints.restore(abstract_state(config, mesh), print_once)
+        abstract = abstract_state(config, mesh)
+        state = checkpoints.restore(abstract, print_once)
         step = first_step = 0 if state is None else int(state.step)
         if first_step > steps:
             raise UserError(
@@ -90,21 +91,21 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
         if state is None and config.training.start_from:
             source = epath.Path(config.training.start_from)
             print_once(f"Starting from the weights of {source}.")
-            places = shardings(abstract_model(config.model)[1], mesh)
+            places = shardings_of(abstract.params)
             if (source / FOLDER).is_dir():
                 params, _ = restore_params(
                     source, model=config.model, shardings=places, say=print_once
                 )
             else:
                 params = nnx.state(load_model(source, config.model, shardings=places))
-            state = state_from_params(config, mesh, params)
+            state = state_from_params(config, abstract, params)
         elif state is None:
             print_once("Starting from random weights.")
-            state = init_state(config, mesh)
+            state = init_state(config, abstract)
 
         # ------------------------------------------------------------ the loop
         metrics = Metrics(workdir, first_step, steps)
-        train_step = make_train_step(config, mesh)
+        train_step = make_train_step(config, mesh, abstract)
         with jax.set_mesh(mesh), contextlib.closing(metrics), _stop_signal() as stop_asked:
             batch = _put(next(data), mesh)
             while step < steps:

@@ -60,7 +60,7 @@ def _first_state(config: TrainConfig, params: nnx.State) -> TrainState:
 
 
 def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
-    """The state as ShapeDtypeStructs with their shardings."""
+    """The state as ShapeDtypeStructs with their shardings: what it will hold, and where."""
     state = jax.eval_shape(lambda: _first_state(config, _random_params(config)))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -69,31 +69,36 @@ def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
     )
 
 
-def _shardings_of(abstract: Any) -> Any:
+def shardings_of(abstract: Any) -> Any:
+    """A tree's shardings, from its ShapeDtypeStructs."""
     return jax.tree.map(lambda x: x.sharding, abstract)
 
 
-def init_state(config: TrainConfig, mesh: Mesh) -> TrainState:
+def init_state(config: TrainConfig, abstract: TrainState) -> TrainState:
     """A state of random parameters, made where it will live: no device ever holds all of it."""
-    out = _shardings_of(abstract_state(config, mesh))
-    return jax.jit(lambda: _first_state(config, _random_params(config)), out_shardings=out)()
-
-
-def state_from_params(config: TrainConfig, mesh: Mesh, params: nnx.State) -> TrainState:
-    """A state at step 0 that starts from given parameters; their buffers are taken over."""
-    out = _shardings_of(abstract_state(config, mesh))
     first_state = jax.jit(
-        lambda params: _first_state(config, params), out_shardings=out, donate_argnums=0
+        lambda: _first_state(config, _random_params(config)), out_shardings=shardings_of(abstract)
+    )
+    return first_state()
+
+
+def state_from_params(config: TrainConfig, abstract: TrainState, params: nnx.State) -> TrainState:
+    """A state at step 0 that starts from given parameters; their buffers are taken over."""
+    first_state = jax.jit(
+        lambda params: _first_state(config, params),
+        out_shardings=shardings_of(abstract),
+        donate_argnums=0,
     )
     return first_state(params)
 
 
-def make_train_step(config: TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
+def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> jax.stages.Wrapped:
     """Builds the jitted step.
 
     Args:
       config: of the run.
-      mesh: devices; the state and the batch are sharded over it by parallel/rules.py.
+      mesh: devices; the batch is split over it.
+      abstract: the state on that mesh, see `abstract_state`.
 
     Returns:
       train_step(state, batch) -> (state, metrics). The old state's buffers are reused. It compiles
@@ -149,7 +154,7 @@ def make_train_step(config: TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
         }
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
-    state_shardings = _shardings_of(abstract_state(config, mesh))
+    state_shardings = shardings_of(abstract)
     return jax.jit(
         train_step,
         in_shardings=(state_shardings, batch_sharding(mesh)),

@@ -63,7 +63,7 @@ def test_every_parameter_has_its_logical_axes():
         assert len(axes[path]) == leaf.ndim, path
         stacked = any("blocks" in str(name) for name in path)
         assert (axes[path][0] == "layers") == stacked, path
-    qkv = ("transformer", "single_blocks", "qkv", "kernel")
+    qkv = ("transformer", "single_blocks", "attn", "qkv", "kernel")
     assert axes[qkv] == ("layers", None, "embed", "heads", "head_dim")
 
 

@@ -31,7 +31,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def state(toy_model, mesh):
-    return init_state(tiny_config(), mesh)
+    return init_state(tiny_config(), abstract_state(tiny_config(), mesh))
 
 
 @pytest.fixture(scope="module")

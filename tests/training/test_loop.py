@@ -137,7 +137,7 @@ def no_learning(monkeypatch):
         values = dict.fromkeys(("loss", "grad_norm", "learning_rate", "param_norm"), 1.0)
         return dataclasses.replace(state, step=state.step + 1), values
 
-    monkeypatch.setattr(loop, "make_train_step", lambda config, mesh: step)
+    monkeypatch.setattr(loop, "make_train_step", lambda config, mesh, abstract: step)
 
 
 @pytest.mark.usefixtures("no_learning")
