@@ -8,9 +8,9 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from step1x_jax.errors import UserError
+from step1x_jax.models.layers import BATCH_AXES
 
 AXES = ("data", "fsdp", "sequence", "tensor")
-BATCH_AXES = ("data", "fsdp")
 
 
 @dataclasses.dataclass

@@ -1,12 +1,15 @@
 """The step on one device and on eight; its gradient is checked by tests.golden."""
 
+import re
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from step1x_jax.parallel.rules import batch_sharding
 from step1x_jax.training.step import (
     TrainState,
     abstract_state,
@@ -76,6 +79,28 @@ def test_a_mesh_changes_rounding_only(one_device, config):
         assert [x.sharding for x in jax.tree.leaves(tree)] == places
     kernel = here.state.params["transformer"]["single_blocks"]["mlp_in"]["kernel"].get_value()
     assert kernel.addressable_shards[0].data.size * mesh.shape["fsdp"] == kernel.size
+
+
+def test_devices_send_each_other_weights_and_no_tokens():
+    """A collective over the 30 image, 7 text or all 37 tokens would mean a gathered batch."""
+    config = tiny_config()
+    mesh = make_mesh(MeshConfig(fsdp=8))
+    state = abstract_state(config, mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((40, *shape), dtype, sharding=batch_sharding(mesh))
+        for name, shape, dtype in (
+            ("target", (6, 10, 16), jnp.float32),
+            ("source", (6, 10, 16), jnp.float32),
+            ("text", (7, 24), jnp.float32),
+            ("text_lengths", (), jnp.int32),
+        )
+    }
+    with jax.set_mesh(mesh):
+        program = make_train_step(config, mesh, state).lower(state, batch).compile().as_text()
+    collectives = re.findall(r"= ([^=]*) (?:all-gather|all-reduce|all-to-all)", program)
+    assert len(collectives) > 20  # of weights and gradients
+    sent = {int(size) for shape in collectives for size in re.findall(r"[\[,](\d+)", shape)}
+    assert not sent & {30, 7, 37}
 
 
 def test_metrics_and_moving_average(one_device):
