@@ -19,6 +19,7 @@ from step1x_jax.convert.official import load_autoencoder
 from step1x_jax.data.manifest import BadRow
 from step1x_jax.data.precompute import EncodeImages, Settings, fingerprint, precompute
 from step1x_jax.data.sources import read_triplets
+from step1x_jax.models.autoencoder import Autoencoder
 
 _DEFAULTS = EncoderConfig()
 _INPUT = flags.DEFINE_string("input", None, "A .jsonl or .json file of edits.", required=True)
@@ -64,7 +65,7 @@ def main(_) -> int:
 
     def load_models() -> tuple[Encoder, EncodeImages]:
         autoencoder = load_autoencoder(_AUTOENCODER.value)
-        encode = nnx.jit(lambda autoencoder, images: autoencoder.encode(images))
+        encode = nnx.jit(Autoencoder.encode)
         return TransformersEncoder(config), lambda images: np.asarray(encode(autoencoder, images))
 
     with tqdm(total=len(triplets), desc="precompute", unit="edit") as bar:

@@ -27,8 +27,10 @@ from flax import nnx
 from step1x_jax.conditioning.images import image_size
 from step1x_jax.convert.config_json import read_json
 from step1x_jax.convert.keys import model_table
-from step1x_jax.convert.official import load_autoencoder, load_model, official_tensors
+from step1x_jax.convert.official import load_autoencoder, load_model, official_reader
 from step1x_jax.errors import UserError
+from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.connector import Connector
 from step1x_jax.models.step1x_edit import Step1XEdit, token_positions
 from step1x_jax.sampling.config import sampling_from_json
 from step1x_jax.sampling.sampler import Conditions, Guidance, sample, sample_with_progress
@@ -102,9 +104,9 @@ def forward_rows(model: Step1XEdit, inputs: Case, golden: Case) -> Iterator[Row]
     latents, reference = nhwc(inputs["latents"]), nhwc(inputs["ref_latents"])
     text, lengths = jnp.asarray(inputs["text_embeddings"]), lengths_of(inputs["text_mask"])
     arguments = latents, reference, text, lengths, jnp.asarray(inputs["timesteps"])
-    tokens = nnx.jit(lambda model, *args: model.image_velocity(*args))(model, *arguments)
+    tokens = nnx.jit(Step1XEdit.image_velocity)(model, *arguments)
     yield outputs("output_tokens", tokens, golden["output_tokens"])
-    velocity = nnx.jit(lambda model, *args: model(*args))(model, *arguments)
+    velocity = nnx.jit(Step1XEdit.__call__)(model, *arguments)
     yield outputs("velocity", nchw(velocity), golden["velocity"])
 
 
@@ -127,10 +129,10 @@ def training_rows(model: Step1XEdit, case: Case) -> Iterator[Row]:
     loss, gradients = loss_and_gradients(params)
     yield scalar("train_loss", loss, case["train_loss"])
     yield scalar("grad_global_norm", optax.tree.norm(gradients), case["grad_global_norm"])
-    _, get = official_tensors(model_table(model.config), gradients)
+    read = official_reader(model_table(model.config), gradients)
     for name in sorted(case):
         if name.startswith("grad/"):
-            yield gradient(name, get(name.removeprefix("grad/")), case[name])
+            yield gradient(name, read(name.removeprefix("grad/")), case[name])
 
 
 def sampling_rows(model: Step1XEdit, case: Case, values: dict) -> Iterator[Row]:
@@ -161,19 +163,18 @@ def check_dit(folder: pathlib.Path, values: dict) -> Iterator[Row]:
     t = jnp.asarray(case["timesteps"])
     h, w = case["latents"].shape[2:]
 
-    ids = token_positions(model.config, (h, w), case["ref_latents"].shape[2:])
+    ids = token_positions(model.config.version, [(h, w), case["ref_latents"].shape[2:]], 0)
     ids = np.broadcast_to(ids, (len(text), *ids.shape))
     yield outputs("img_ids", ids, case["img_ids"], relative=0)
-    connector = nnx.jit(lambda model, *args: model.connector(*args))
-    tokens, vector = connector(model, text, lengths, t)
+    tokens, vector = nnx.jit(Connector.__call__)(model.connector, text, lengths, t)
     yield outputs("connector_tokens", tokens, case["connector_tokens"])
     yield outputs("connector_vec", vector, case["connector_vec"])
     yield from forward_rows(model, case, case)
     yield from training_rows(model, case)
     yield from sampling_rows(model, case, values)
     if "t2i_velocity" in case:
-        without_reference = nnx.jit(lambda model, x, *args: model(x, None, *args))
-        velocity = without_reference(model, nhwc(case["latents"]), text, lengths, t)
+        arguments = nhwc(case["latents"]), None, text, lengths, t
+        velocity = nnx.jit(Step1XEdit.__call__)(model, *arguments)
         yield outputs("t2i_velocity", nchw(velocity), case["t2i_velocity"])
 
 
@@ -190,12 +191,12 @@ def check_vae(folder: pathlib.Path, values: dict) -> Iterator[Row]:
     case = read_case(folder)
     model = load_autoencoder(folder)
     image = nhwc(case["image"])
-    mean, logvar = nnx.jit(lambda model, x: model.moments(x))(model, image)
+    mean, logvar = nnx.jit(Autoencoder.moments)(model, image)
     yield outputs("mean", nchw(mean), case["mean"])
     yield outputs("logvar", nchw(logvar), case["logvar"])
-    latents = nnx.jit(lambda model, x: model.encode(x))(model, image)
+    latents = nnx.jit(Autoencoder.encode)(model, image)
     yield outputs("latents", nchw(latents), case["latents"])
-    decoded = nnx.jit(lambda model, x: model.decode(x))(model, nhwc(case["latents"]))
+    decoded = nnx.jit(Autoencoder.decode)(model, nhwc(case["latents"]))
     yield outputs("decoded", nchw(decoded), case["decoded"])
 
 

@@ -13,7 +13,7 @@ from etils import epath
 from flax import nnx
 
 from step1x_jax.convert import config_json
-from step1x_jax.convert.keys import Path, Table, autoencoder_table, by_parameter, flat, model_table
+from step1x_jax.convert.keys import Table, autoencoder_table, by_parameter, flat, model_table
 from step1x_jax.convert.lora import KohyaLora
 from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.errors import UserError
@@ -80,7 +80,9 @@ def load_model(
     read: Callable[[str], np.ndarray] = file.read
     for lora_path, scale in loras:
         read = KohyaLora(lora_path, table).merged_into(read, scale)
-    return nnx.merge(*_fill(abstract_model(config), table, file, read, shardings))
+    check_tensors(file, table)
+    graph, params = abstract_model(config)
+    return nnx.merge(graph, _filled(params, table, read, shardings))
 
 
 def _model_config_of(file: SafetensorsFile) -> ModelConfig:
@@ -112,9 +114,10 @@ def load_autoencoder(path: epath.PathLike, config: AutoencoderConfig | None = No
         values = config_json.read_config_json(file.path.parent, "vae")
         config = config_json.autoencoder_from_json(values) if values else AutoencoderConfig()
     sizes = config
-    graph, shapes = abstract(lambda: Autoencoder(sizes, rngs=nnx.Rngs(0)))
-    table = autoencoder_table(shapes)
-    return nnx.merge(*_fill((graph, shapes), table, file, file.read, None))
+    graph, params = abstract(lambda: Autoencoder(sizes, rngs=nnx.Rngs(0)))
+    table = autoencoder_table(params)
+    check_tensors(file, table)
+    return nnx.merge(graph, _filled(params, table, file.read))
 
 
 def check_tensors(file: SafetensorsFile, table: Table) -> None:
@@ -139,36 +142,28 @@ def check_tensors(file: SafetensorsFile, table: Table) -> None:
         )
 
 
-def _fill(
-    abstract: tuple[nnx.GraphDef, nnx.State],
+def _filled(
+    abstract_params: nnx.State,
     table: Table,
-    file: SafetensorsFile,
     read: Callable[[str], np.ndarray],
-    shardings: nnx.State | None,
-) -> tuple[nnx.GraphDef, nnx.State]:
-    """An abstract model with the file's tensors in it; one of our parameters at a time."""
-    check_tensors(file, table)
-    graph, shapes = abstract
-    leaves: dict[Any, Any] = dict(flat(shapes))  # flax types its flat paths as Never
+    shardings: nnx.State | None = None,
+) -> nnx.State:
+    """Abstract parameters with the tensors of `read` in them; one of our parameters at a time."""
     sources = by_parameter(table)
-    places = None if shardings is None else dict(flat(shardings))
-    for path, leaf in leaves.items():
+    places = {} if shardings is None else flat(shardings)
+    filled: dict[Any, Any] = {}  # flax types flat paths as Never
+    for path, leaf in flat(abstract_params).items():
         array = np.empty(leaf.shape, leaf.dtype)
         for part, name, where in sources[path]:
             target = array if part.layer is None else array[part.layer]
             target[...] = part.to_ours(read(name)[where])
-        place = None if places is None else _sharding(places[path])
-        leaves[path] = leaf.replace(jax.device_put(array, place))
-    return graph, nnx.from_flat_state(leaves)
+        place = places.get(path)
+        place = place.get_value() if isinstance(place, nnx.Variable) else place
+        filled[path] = leaf.replace(jax.device_put(array, place))
+    return nnx.from_flat_state(filled)
 
 
-def _sharding(leaf: Any) -> jax.sharding.Sharding:
-    return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
-
-
-def official_tensors(
-    table: Table, state: nnx.State
-) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype]], Callable[[str], np.ndarray]]:
+def official_reader(table: Table, state: nnx.State) -> Callable[[str], np.ndarray]:
     """Our parameters seen as official tensors (gradients too: the layouts only move numbers).
 
     Args:
@@ -176,11 +171,11 @@ def official_tensors(
       state: its parameters, or a tree like them.
 
     Returns:
-      name -> shape and dtype, and a function from name to array.
+      A function from official name to array.
     """
-    leaves: dict[Path, nnx.Variable] = dict(flat(state))
+    leaves = flat(state)
 
-    def get(name: str) -> np.ndarray:
+    def read(name: str) -> np.ndarray:
         entry = table[name]
         pieces = []
         for part, _, shape in entry.pieces():
@@ -189,11 +184,7 @@ def official_tensors(
             pieces.append(part.to_official(ours, shape))
         return np.concatenate(pieces, axis=entry.axis)
 
-    tensors = {
-        name: (entry.shape, np.dtype(leaves[entry.parts[0].path].dtype))
-        for name, entry in table.items()
-    }
-    return tensors, get
+    return read
 
 
 def save_model(
@@ -240,8 +231,9 @@ def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | N
 
 
 def _write_tensors(path: epath.PathLike, table: Table, state: nnx.State, dtype: str | None) -> None:
-    tensors, get = official_tensors(table, state)
-    if dtype is not None:
-        wanted = jax.numpy.dtype(dtype)
-        tensors = {name: (shape, wanted) for name, (shape, _) in tensors.items()}
-    write_safetensors(path, tensors, lambda name: get(name).astype(tensors[name][1], copy=False))
+    leaves, read = flat(state), official_reader(table, state)
+    specs = {
+        name: (entry.shape, jax.numpy.dtype(dtype or leaves[entry.parts[0].path].dtype))
+        for name, entry in table.items()
+    }
+    write_safetensors(path, specs, lambda name: read(name).astype(specs[name][1], copy=False))

@@ -29,8 +29,8 @@ from step1x_jax.sampling.schedule import timesteps
 # Pillow's filters as the two releases use them.
 RESAMPLING = {"v1.0": Image.Resampling.BICUBIC, "v1.1": Image.Resampling.LANCZOS}
 
-_encode = nnx.jit(lambda autoencoder, images: autoencoder.encode(images))
-_decode = nnx.jit(lambda autoencoder, latents: autoencoder.decode(latents))
+_encode = nnx.jit(Autoencoder.encode)
+_decode = nnx.jit(Autoencoder.decode)
 
 
 @dataclasses.dataclass

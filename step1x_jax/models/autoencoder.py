@@ -192,23 +192,17 @@ class Autoencoder(nnx.Module):
         """
         return self.encoder(images)
 
-    def encode(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Pictures to scaled latents: of the mean, or of a posterior sample if a key is given.
-
-        The published code samples; the mean is reproducible and our default.
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Pictures to scaled latents, those of the mean (the published code draws from around it).
 
         Args:
           images: (B, H, W, 3) float32 in [-1, 1], H and W multiples of 8.
-          key: a jax.random key, for a sample.
 
         Returns:
           (B, H/8, W/8, 16) float32.
         """
-        latents, logvar = self.moments(images)
-        if key is not None:
-            std = jnp.exp(0.5 * logvar)
-            latents = latents + std * jax.random.normal(key, latents.shape)
-        return self.config.scale_factor * (latents - self.config.shift_factor)
+        mean, _ = self.moments(images)
+        return self.config.scale_factor * (mean - self.config.shift_factor)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Scaled latents to pictures, not clipped.

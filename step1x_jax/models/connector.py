@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn.initializers import constant
 
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.config import ModelConfig
@@ -17,7 +18,6 @@ from step1x_jax.models.layers import (
     Embedder,
     LayerNorm,
     Projection,
-    dense,
     modulation,
     param,
     qkv_projection,
@@ -78,15 +78,15 @@ class Connector(nnx.Module):
         self.remat = config.remat
         self.t_embedder = Embedder(256, d, config=config, rngs=rngs)
         self.c_embedder = Embedder(c_in, d, config=config, rngs=rngs)
-        self.input_embedder = dense(c_in, d, ("context", "embed"), config=config, rngs=rngs)
+        make = partial(Projection, config=config, rngs=rngs)
+        self.input_embedder = make("btc,cd->btd", (c_in, d), ("context", "embed"))
         self.blocks = stack(
             config.connector_depth, lambda rngs: RefinerBlock(config, rngs=rngs), rngs
         )
-        self.global_proj_out = Projection(
-            "bc,cv->bv", (c_in, config.vec_in_dim), ("context", "vector"), config=config, rngs=rngs
-        )
+        vector_shape = c_in, config.vec_in_dim
+        self.global_proj_out = make("bc,cv->bv", vector_shape, ("context", "vector"))
         self.scale_factor = (
-            param(lambda key, shape: jnp.full(shape, SCALE_FACTOR), (1,), (None,), config, rngs)
+            param(constant(SCALE_FACTOR), (1,), (None,), config, rngs)
             if config.version == "v1.0"
             else None
         )

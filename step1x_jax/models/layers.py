@@ -11,6 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn.initializers import normal, ones, zeros
 from jax.sharding import PartitionSpec
 
 from step1x_jax.models.config import ModelConfig
@@ -19,16 +20,6 @@ BATCH_AXES = ("data", "fsdp")  # mesh axes over which a batch is split
 
 Axes = Sequence[str | None]
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
-
-
-def zeros(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """An initializer."""
-    return jnp.zeros(shape)
-
-
-def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """An initializer."""
-    return jnp.ones(shape)
 
 
 def param(
@@ -56,33 +47,23 @@ class Projection(nnx.Module):
         kernel_init: Initializer | None = None,
         bias_init: Initializer | None = zeros,
     ):
-        inputs, self.output = spec.split("->")
-        x_axes, self.kernel_axes = inputs.split(",")
-        self.spec = spec
-        self.dtype = jnp.dtype(config.dtype)
-        fan_in = math.prod(n for n, a in zip(shape, self.kernel_axes, strict=True) if a in x_axes)
+        inputs, output = spec.split("->")
+        x_letters, kernel_letters = inputs.split(",")
+        size = dict(zip(kernel_letters, shape, strict=True))
+        name = dict(zip(kernel_letters, axes, strict=True))
+        fan_in = math.prod(n for letter, n in size.items() if letter in x_letters)
+        kept = [letter for letter in output if letter in size]
+        bias_shape, bias_axes = tuple(size[a] for a in kept), [name[a] for a in kept]
 
-        def scaled_normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-            return jax.random.normal(key, shape) * fan_in**-0.5
-
-        self.kernel = param(kernel_init or scaled_normal, shape, axes, config, rngs)
-        kept = [i for i, a in enumerate(self.kernel_axes) if a in self.output]
-        bias_shape, bias_axes = tuple(shape[i] for i in kept), [axes[i] for i in kept]
+        self.spec, self.dtype = spec, jnp.dtype(config.dtype)
+        self.bias_view = tuple(size.get(letter, 1) for letter in output)
+        self.kernel = param(kernel_init or normal(fan_in**-0.5), shape, axes, config, rngs)
         self.bias = bias_init and param(bias_init, bias_shape, bias_axes, config, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Operands as the spec says, computed in config.dtype."""
         y = jnp.einsum(self.spec, x.astype(self.dtype), self.kernel.astype(self.dtype))
-        if self.bias is None:
-            return y
-        sizes = zip(y.shape, self.output, strict=True)
-        broadcast = tuple(n if a in self.kernel_axes else 1 for n, a in sizes)
-        return y + self.bias.astype(self.dtype).reshape(broadcast)
-
-
-def dense(c_in: int, c_out: int, axes: Axes, *, config: ModelConfig, rngs: nnx.Rngs, **kwargs):
-    """A linear layer over the last axis of (B, L, c_in)."""
-    return Projection("bld,df->blf", (c_in, c_out), axes, config=config, rngs=rngs, **kwargs)
+        return y if self.bias is None else y + self.bias.astype(self.dtype).reshape(self.bias_view)
 
 
 def modulation(

@@ -1,6 +1,7 @@
 """Step1X-Edit: connector and DiT from latents and embeddings to the velocity of the noise."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,31 +14,24 @@ from step1x_jax.models.embeddings import PATCH, pack, position_ids, rope_table, 
 from step1x_jax.models.layers import abstract
 from step1x_jax.models.transformer import Transformer
 
-Size = tuple[int, int]
 
+def token_positions(version: str, sizes: Sequence[tuple[int, ...]], text_length: int) -> np.ndarray:
+    """Position ids of all tokens: noise, reference (if there is one), text.
 
-def grid(latents: jax.Array) -> Size:
-    """Rows and columns of (B, h, w, 16)."""
-    return latents.shape[1], latents.shape[2]
-
-
-def token_positions(config: ModelConfig, noise: Size, reference: Size | None) -> np.ndarray:
-    """Position ids of the image tokens: noise, then reference.
-
-    v1.0 gives the reference the noise's positions; v1.1 shifts it by one on every axis.
+    v1.0 gives the reference the noise's positions; v1.1 shifts it by one on every axis. Text is
+    at 0.
 
     Args:
-      config: for its version.
-      noise: rows and columns of the noise latents.
-      reference: rows and columns of the reference latents, or None.
+      version: of the model.
+      sizes: rows and columns of the noise latents, and of the reference latents.
+      text_length: number of text tokens.
 
     Returns:
-      (I, 3) int64.
+      (L, 3) int64.
     """
-    ids = [position_ids(*noise)]
-    if reference is not None:
-        ids.append(position_ids(*reference, offset=0 if config.version == "v1.0" else 1))
-    return np.concatenate(ids)
+    shift = 0 if version == "v1.0" else 1
+    image = [position_ids(h, w, offset=i * shift) for i, (h, w) in enumerate(sizes)]
+    return np.concatenate([*image, np.zeros((text_length, 3), np.int64)])
 
 
 def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
@@ -67,14 +61,11 @@ class Step1XEdit(nnx.Module):
         Returns:
           (B, I, 64) in the compute dtype, noise tokens first.
         """
-        image = pack(latents)
-        if reference is not None:
-            image = jnp.concatenate([image, pack(reference)], axis=1)
-        tokens, vector = self.connector(text, text_lengths, timesteps)
-
         config = self.config
-        ids = token_positions(config, grid(latents), None if reference is None else grid(reference))
-        ids = np.concatenate([ids, np.zeros((text.shape[1], 3), ids.dtype)])
+        pictures = [latents] if reference is None else [latents, reference]
+        image = jnp.concatenate([pack(x) for x in pictures], axis=1)
+        tokens, vector = self.connector(text, text_lengths, timesteps)
+        ids = token_positions(config.version, [x.shape[1:3] for x in pictures], text.shape[1])
         rope = jnp.asarray(rope_table(ids, config.axes_dim, config.theta))
         kv_lengths = None if config.attend_to_padding else image.shape[1] + text_lengths
         return self.transformer(image, tokens, vector, timesteps, rope, kv_lengths)

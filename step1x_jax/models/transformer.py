@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn.initializers import zeros
 
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.config import ModelConfig
@@ -18,13 +19,11 @@ from step1x_jax.models.layers import (
     Embedder,
     HeadNorm,
     Projection,
-    dense,
     modulate,
     modulation,
     qkv_projection,
     scan,
     stack,
-    zeros,
 )
 
 
@@ -140,8 +139,13 @@ class FinalLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d, c = config.hidden_size, config.in_channels
         self.adaLN_modulation = modulation(2, d, gates=(), config=config, rngs=rngs)
-        self.linear = dense(
-            d, c, ("embed", "channels"), config=config, rngs=rngs, kernel_init=zeros
+        self.linear = Projection(
+            "bld,dc->blc",
+            (d, c),
+            ("embed", "channels"),
+            config=config,
+            rngs=rngs,
+            kernel_init=zeros,
         )
 
     def __call__(self, x: jax.Array, vec: jax.Array) -> jax.Array:
@@ -155,10 +159,10 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d = config.hidden_size
-        make = partial(dense, config=config, rngs=rngs)
+        make = partial(Projection, "blc,cd->bld", config=config, rngs=rngs)
         self.remat = config.remat
-        self.img_in = make(config.in_channels, d, ("channels", "embed"))
-        self.txt_in = make(config.context_in_dim, d, ("context", "embed"))
+        self.img_in = make((config.in_channels, d), ("channels", "embed"))
+        self.txt_in = make((config.context_in_dim, d), ("context", "embed"))
         self.time_in = Embedder(256, d, config=config, rngs=rngs)
         self.vector_in = Embedder(config.vec_in_dim, d, config=config, rngs=rngs)
         self.double_blocks = stack(config.depth, lambda rngs: DoubleBlock(config, rngs=rngs), rngs)

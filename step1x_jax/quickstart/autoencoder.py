@@ -168,7 +168,7 @@ def whiten(model: Autoencoder, images: np.ndarray) -> None:
       model: changed in place.
       images: (B, S, S, 3) float32 in [-1, 1].
     """
-    mean, _ = nnx.jit(lambda model, x: model.moments(x))(model, images)
+    mean, _ = nnx.jit(Autoencoder.moments)(model, jnp.asarray(images))
     latents = np.asarray(mean, np.float64).reshape(-1, mean.shape[-1])
     centre = latents.mean(0)
     values, vectors = np.linalg.eigh(np.cov(latents.T))

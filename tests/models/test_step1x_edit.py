@@ -38,8 +38,8 @@ def random_model(**changes):
     return nnx.merge(graph, jax.tree.map(draw, shapes))
 
 
-velocity = nnx.jit(lambda model, *args: model(*args))
-image_velocity = nnx.jit(lambda model, *args: model.image_velocity(*args))
+velocity = nnx.jit(Step1XEdit.__call__)
+image_velocity = nnx.jit(Step1XEdit.image_velocity)
 
 
 @pytest.mark.parametrize(
