@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend, and the usual way to raise it for a setting."""
 
 
 class UserError(Exception):
@@ -6,3 +6,9 @@ class UserError(Exception):
 
     Commands print it on stderr and end with exit code 1, without a traceback.
     """
+
+
+def require(fine: bool, field: str, value: object, advice: str) -> None:
+    """Raises a UserError that names the setting `field` and its value, unless `fine`."""
+    if not fine:
+        raise UserError(f"{field} is {value!r}; {advice}.")

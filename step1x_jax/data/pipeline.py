@@ -24,7 +24,7 @@ from etils import epath
 from step1x_jax.data.manifest import MANIFEST, read_manifest
 from step1x_jax.data.records import DamagedRecordError, EditRecord
 from step1x_jax.data.shards import ShardInfo, ShardReader, check_size
-from step1x_jax.errors import UserError
+from step1x_jax.errors import UserError, require
 
 OPEN_SHARDS = 64  # per bucket and process
 
@@ -41,14 +41,12 @@ class DataConfig:
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
-        if self.batch_size < 1:
-            raise UserError(f"data.batch_size is {self.batch_size}; use a positive number.")
-        if not 0 <= self.caption_dropout <= 1:
-            raise UserError(f"data.caption_dropout is {self.caption_dropout}; use 0 to 1.")
-        if self.max_bad_records < 0:
-            raise UserError(f"data.max_bad_records is {self.max_bad_records}; use 0 or more.")
-        if self.threads < 0:
-            raise UserError(f"data.threads is {self.threads}; use 0 (no reading ahead) or more.")
+        require(self.batch_size > 0, "data.batch_size", self.batch_size, "use a positive number")
+        dropout = self.caption_dropout
+        require(0 <= dropout <= 1, "data.caption_dropout", dropout, "use 0 to 1")
+        bad = self.max_bad_records
+        require(bad >= 0, "data.max_bad_records", bad, "use 0 or more")
+        require(self.threads >= 0, "data.threads", self.threads, "use 0 or more")
 
 
 def make_batches(
@@ -81,11 +79,10 @@ def make_batches(
         does not fit the config.
     """
     config.validate()
-    if config.batch_size % process_count:
-        raise UserError(
-            f"data.batch_size is {config.batch_size}; use a multiple of the {process_count}"
-            " processes."
-        )
+    require(
+        config.batch_size % process_count == 0,
+        "data.batch_size", config.batch_size, f"use a multiple of the {process_count} processes",
+    )  # fmt: skip
     buckets = _open_buckets(config, text_length)
     mine = config.batch_size // process_count
     batches = [

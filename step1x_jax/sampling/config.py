@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from step1x_jax.errors import UserError
+from step1x_jax.errors import require
 
 # Above this time v1.1 damps the guidance (REFERENCE: timesteps_truncate); v1.0 never does.
 TRUNCATE = {"v1.0": 1.0, "v1.1": 0.93}
@@ -25,12 +25,10 @@ class SamplingConfig:
 
     def validate(self) -> None:
         """Raises UserError for impossible values."""
-        if self.num_steps < 1:
-            raise UserError(f"sampling.num_steps is {self.num_steps}; it must be at least 1.")
-        if self.size < 32:
-            raise UserError(f"sampling.size is {self.size}; it must be at least 32 pixels.")
-        if self.shift is not None and self.shift <= 0:
-            raise UserError(f"sampling.shift is {self.shift}; it must be positive.")
+        steps, size, shift = self.num_steps, self.size, self.shift
+        require(steps >= 1, "sampling.num_steps", steps, "use 1 or more")
+        require(size >= 32, "sampling.size", size, "use 32 pixels or more")
+        require(shift is None or shift > 0, "sampling.shift", shift, "use a positive number")
 
     def truncate_for(self, version: str) -> float:
         """The time above which guidance is damped, for a model of `version`."""

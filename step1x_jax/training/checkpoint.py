@@ -34,6 +34,7 @@ from step1x_jax.training.config_file import from_json, to_json
 from step1x_jax.training.step import TrainState
 
 Arrays = dict[str, Any]  # name of the parameter (transformer.img_in.kernel) -> array
+Description = dict[str, dict[str, dict[str, Any]]]  # item -> name -> shape, dtype, fingerprint
 FOLDER = "checkpoints"
 
 
@@ -169,11 +170,12 @@ class Checkpoints:
         """
         for step in self.steps:
             try:
-                items, _ = _load(self.folder / str(step), lambda _: _to_items(abstract))
+                path = self.folder / str(step)
+                _, saved = _read_description(path)
+                items = _load(path, saved, _to_items(abstract))
             except _DamagedError as e:
                 say(f"Checkpoint {step} is damaged ({e}); trying the one before it.")
                 if jax.process_index() == 0:
-                    path = self.folder / str(step)
                     path.rename(self.folder / f"{step}.damaged")
                 _barrier("renamed_damaged_checkpoint")
                 self._writer.reload()
@@ -209,19 +211,18 @@ class Checkpoints:
 
 def restore_params(
     workdir: epath.PathLike,
+    abstract: nnx.State | None = None,
     *,
-    model: ModelConfig | None = None,
     ema: bool = False,
-    shardings: nnx.State | None = None,
     say: Callable[[str], None] = logging.warning,
 ) -> tuple[nnx.State, TrainConfig]:
     """Loads the parameters of a run's newest whole checkpoint, for sampling or fine-tuning.
 
     Args:
       workdir: the run's folder.
-      model: the model that they are for; default the run's own.
+      abstract: the parameters wanted: shapes, dtypes and shardings; default those of the run, on
+        one device.
       ema: take the moving average instead of the raw parameters.
-      shardings: where each parameter goes, a tree like the parameters; default one device.
       say: prints a warning about a damaged checkpoint.
 
     Returns:
@@ -232,29 +233,26 @@ def restore_params(
     """
     folder = absolute(epath.Path(workdir) / FOLDER)
     item = "ema" if ema else "params"
-
-    def abstract_params(config: TrainConfig) -> nnx.State:
-        if ema and not config.optimizer.ema_decay:
-            raise UserError(f"{workdir} has no moving average: optimizer.ema_decay was 0.")
-        _, abstract = abstract_model(model or config.model)
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        places = shardings or jax.tree.map(lambda _: device, abstract)
-        return jax.tree.map(
-            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-            abstract,
-            places,
-        )
-
     for step in _steps(folder):
+        path = folder / str(step)
         try:
-            items, config = _load(
-                folder / str(step), lambda config: {item: _name_arrays(abstract_params(config))}
-            )
+            config, saved = _read_description(path)
+            if item not in saved:
+                raise UserError(f"{workdir} has no moving average: optimizer.ema_decay was 0.")
+            wanted = _on_one_device(config.model) if abstract is None else abstract
+            items = _load(path, saved, {item: _name_arrays(wanted)})
         except _DamagedError as e:
-            say(f"Checkpoint {folder / str(step)} is damaged ({e}); trying the one before it.")
+            say(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
             continue
-        return _fill(abstract_params(config), items[item]), config
+        return _fill(wanted, items[item]), config
     raise UserError(f"{folder} holds no whole checkpoint; is {workdir} the folder of a run?")
+
+
+def _on_one_device(config: ModelConfig) -> nnx.State:
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract_model(config)[1]
+    )
 
 
 def _steps(folder: epath.Path) -> list[int]:
@@ -264,36 +262,41 @@ def _steps(folder: epath.Path) -> list[int]:
     return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
 
 
-def _load(
-    path: epath.Path, wanted: Callable[[TrainConfig], dict[str, Arrays]]
-) -> tuple[dict[str, Arrays], TrainConfig]:
-    """Loads and verifies the wanted items of one checkpoint.
-
-    Args:
-      path: WORKDIR/checkpoints/STEP.
-      wanted: from the checkpoint's config to its items as abstract arrays.
+def _read_description(path: epath.Path) -> tuple[TrainConfig, Description]:
+    """The config of one checkpoint, and shape, dtype and fingerprint of its arrays.
 
     Raises:
-      _DamagedError: anything but what was saved.
-      UserError: it is whole, but of another model.
+      _DamagedError: they cannot be read or are not what was saved.
     """
     with _damage("its description cannot be read"):
         about = ocp.checkpointables_metadata(path).custom_metadata
         if about.pop("checksum") != _checksum(about):
             raise ValueError("its checksum is wrong")
         saved = about["arrays"]
-    config = from_json(about["config"], str(path))
+    return from_json(about["config"], str(path)), saved
 
-    abstract = wanted(config)
-    for item, arrays in abstract.items():
+
+def _load(path: epath.Path, saved: Description, wanted: dict[str, Arrays]) -> dict[str, Arrays]:
+    """Loads and verifies items of one checkpoint.
+
+    Args:
+      path: WORKDIR/checkpoints/STEP.
+      saved: see `_read_description`.
+      wanted: the items as abstract arrays.
+
+    Raises:
+      _DamagedError: anything but what was saved.
+      UserError: it is whole, but of another model.
+    """
+    for item, arrays in wanted.items():
         _check_same_arrays(saved.get(item, {}), arrays, path)
     with _damage("its arrays cannot be read"):
-        loaded = ocp.load_checkpointables(path, abstract)
+        loaded = ocp.load_checkpointables(path, wanted)
     for item, arrays in loaded.items():
         for name, found in _describe(arrays).items():
             if found["fingerprint"] != saved[item][name]["fingerprint"]:
                 raise _DamagedError(f"{item}.{name} does not match its fingerprint")
-    return loaded, config
+    return loaded
 
 
 def _check_same_arrays(saved: dict[str, dict[str, Any]], wanted: Arrays, path: epath.Path) -> None:

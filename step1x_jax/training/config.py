@@ -12,7 +12,7 @@ from etils import epath
 
 from step1x_jax.conditioning.encoder import EncoderConfig
 from step1x_jax.data.pipeline import DataConfig
-from step1x_jax.errors import UserError
+from step1x_jax.errors import UserError, require
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.sampling.config import SamplingConfig
@@ -36,6 +36,22 @@ class OptimizerConfig:
     flat_fraction: float = 0.0  # "linear": the part of all steps before the fall begins
     ema_decay: float = 0.0  # moving average of the parameters, kept beside them; 0: none
 
+    def validate(self) -> None:
+        """Raises UserError, naming the field, for impossible values."""
+        for name, fine, advice in (
+            ("learning_rate", self.learning_rate > 0, "use a positive number"),
+            ("b1", 0 <= self.b1 < 1, "use a number from 0 to below 1"),
+            ("b2", 0 <= self.b2 < 1, "use a number from 0 to below 1"),
+            ("eps", self.eps > 0, "use a positive number"),
+            ("weight_decay", self.weight_decay >= 0, "use 0 or more"),
+            ("clip_norm", self.clip_norm >= 0, "use 0 (no clipping) or more"),
+            ("schedule", self.schedule in SCHEDULES, f"use one of {', '.join(SCHEDULES)}"),
+            ("warmup_steps", self.warmup_steps >= 0, "use 0 or more"),
+            ("flat_fraction", 0 <= self.flat_fraction <= 1, "use 0 to 1"),
+            ("ema_decay", 0 <= self.ema_decay < 1, "use 0 (off) to below 1"),
+        ):
+            require(fine, f"optimizer.{name}", getattr(self, name), advice)
+
 
 @dataclasses.dataclass
 class TrainingConfig:
@@ -46,6 +62,11 @@ class TrainingConfig:
     log_every: int = 10  # steps between two rows of metrics
     start_from: str = ""  # a run's folder or a released .safetensors file; "": random weights
 
+    def validate(self) -> None:
+        """Raises UserError, naming the field, for impossible values."""
+        require(self.steps > 0, "training.steps", self.steps, "use a positive number")
+        require(self.log_every > 0, "training.log_every", self.log_every, "use a positive number")
+
 
 @dataclasses.dataclass
 class CheckpointConfig:
@@ -53,6 +74,11 @@ class CheckpointConfig:
 
     every: int = 1000  # steps between two checkpoints; the last step always has one
     keep: int = 3  # how many of the newest to keep
+
+    def validate(self) -> None:
+        """Raises UserError, naming the field, for impossible values."""
+        require(self.every > 0, "checkpoint.every", self.every, "use a positive number")
+        require(self.keep > 0, "checkpoint.keep", self.keep, "use a positive number")
 
 
 @dataclasses.dataclass
@@ -77,36 +103,13 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for values that cannot be trained with."""
-        for part in (
-            self.model, self.data, self.timesteps, self.mesh, self.sampling, self.encoder
-        ):  # fmt: skip
-            part.validate()
-        optimizer = self.optimizer
-        checks = (
-            ("model.param_dtype", self.model.param_dtype == "float32",
-             "training needs 'float32' (model.dtype is the precision of the computation)"),
-            ("optimizer.learning_rate", optimizer.learning_rate > 0, "use a positive number"),
-            ("optimizer.b1", 0 <= optimizer.b1 < 1, "use a number from 0 to below 1"),
-            ("optimizer.b2", 0 <= optimizer.b2 < 1, "use a number from 0 to below 1"),
-            ("optimizer.eps", optimizer.eps > 0, "use a positive number"),
-            ("optimizer.weight_decay", optimizer.weight_decay >= 0, "use 0 or more"),
-            ("optimizer.clip_norm", optimizer.clip_norm >= 0, "use 0 (no clipping) or more"),
-            ("optimizer.schedule", optimizer.schedule in SCHEDULES,
-             f"use one of {', '.join(SCHEDULES)}"),
-            ("optimizer.warmup_steps", optimizer.warmup_steps >= 0, "use 0 or more"),
-            ("optimizer.flat_fraction", 0 <= optimizer.flat_fraction <= 1, "use 0 to 1"),
-            ("optimizer.ema_decay", 0 <= optimizer.ema_decay < 1, "use 0 (off) to below 1"),
-            ("training.steps", self.training.steps > 0, "use a positive number"),
-            ("training.log_every", self.training.log_every > 0, "use a positive number"),
-            ("checkpoint.every", self.checkpoint.every > 0, "use a positive number"),
-            ("checkpoint.keep", self.checkpoint.keep > 0, "use a positive number"),
-        )  # fmt: skip
-        for field, fine, advice in checks:
-            if not fine:
-                value: Any = self
-                for name in field.split("."):
-                    value = getattr(value, name)
-                raise UserError(f"{field} is {value!r}; {advice}.")
+        for field in dataclasses.fields(self):
+            section: Any = getattr(self, field.name)
+            if hasattr(section, "validate"):
+                section.validate()
+        dtype = self.model.param_dtype
+        advice = "training needs 'float32' (model.dtype is the precision of the computation)"
+        require(dtype == "float32", "model.param_dtype", dtype, advice)
 
 
 # What may change when a run is resumed: how long and where it runs and what it tells, not what is

@@ -24,10 +24,9 @@ from step1x_jax.training.metrics import Metrics
 from step1x_jax.training.step import (
     TrainState,
     abstract_state,
-    init_state,
     make_train_step,
+    new_state,
     shardings_of,
-    state_from_params,
 )
 
 # From the first step wanted to the batches from there on, one after another: this process's rows
@@ -77,40 +76,30 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
         # 4. Otherwise: random parameters.
         abstract = abstract_state(config, mesh)
         state = checkpoints.restore(abstract, print_once)
-        step = first_step = 0 if state is None else int(state.step)
-        if first_step > steps:
-            raise UserError(
-                f"{workdir} has done {first_step} steps; training.steps={steps} asks for fewer."
-            )
-        if state is not None:
-            print_once(f"Going on from step {first_step} of {steps} in {workdir}.")
-            if first_step == steps:
-                return state
+        start = 0 if state is None else int(state.step)
+        if start > steps:
+            raise UserError(f"{workdir} has done {start} steps; training.steps={steps} are fewer.")
+        if state is not None and start == steps:
+            print_once(f"All {steps} steps in {workdir} are done.")
+            return state
 
-        data = batches(first_step)  # now, because it may be missing and what follows takes time
-        if state is None and config.training.start_from:
-            source = epath.Path(config.training.start_from)
+        data = batches(start)  # now, because it may be missing and what follows takes time
+        if state is not None:  # 1
+            print_once(f"Going on from step {start} of {steps} in {workdir}.")
+        elif source := config.training.start_from:  # 2, 3
             print_once(f"Starting from the weights of {source}.")
-            places = shardings_of(abstract.params)
-            if (source / FOLDER).is_dir():
-                params, _ = restore_params(
-                    source, model=config.model, shardings=places, say=print_once
-                )
-            else:
-                params = nnx.state(load_model(source, config.model, shardings=places))
-            state = state_from_params(config, abstract, params)
-        elif state is None:
+            state = new_state(config, abstract, _load_params(source, config, abstract.params))
+        else:  # 4
             print_once("Starting from random weights.")
-            state = init_state(config, abstract)
+            state = new_state(config, abstract)
 
         # ------------------------------------------------------------ the loop
-        metrics = Metrics(workdir, first_step, steps)
+        metrics = Metrics(workdir, start, steps)
         train_step = make_train_step(config, mesh, abstract)
         with jax.set_mesh(mesh), contextlib.closing(metrics), _stop_signal() as stop_asked:
             batch = _put(next(data), mesh)
-            while step < steps:
+            for step in range(start + 1, steps + 1):
                 state, values = train_step(state, batch)  # returns at once; the devices work on
-                step += 1
                 if step < steps:
                     batch = _put(next(data), mesh)  # meanwhile the next batch is read and sent
                 jax.block_until_ready(values)
@@ -129,6 +118,13 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
                 if stop:
                     break
     return state
+
+
+def _load_params(source: str, config: TrainConfig, abstract: nnx.State) -> nnx.State:
+    """The parameters of another run, or of a released file."""
+    if (epath.Path(source) / FOLDER).is_dir():
+        return restore_params(source, abstract, say=print_once)[0]
+    return nnx.state(load_model(source, config.model, shardings=shardings_of(abstract)))
 
 
 def print_once(text: str) -> None:

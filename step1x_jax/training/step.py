@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from functools import partial
 from typing import Any
 
 import jax
@@ -49,7 +50,8 @@ def _random_params(config: TrainConfig) -> nnx.State:
     return nnx.split(Step1XEdit(config.model, rngs=rngs))[1]
 
 
-def _first_state(config: TrainConfig, params: nnx.State) -> TrainState:
+def _first_state(config: TrainConfig, params: nnx.State | None = None) -> TrainState:
+    params = _random_params(config) if params is None else params
     optimizer = make_optimizer(config.optimizer, config.training.steps)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -61,7 +63,7 @@ def _first_state(config: TrainConfig, params: nnx.State) -> TrainState:
 
 def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
     """The state as ShapeDtypeStructs with their shardings: what it will hold, and where."""
-    state = jax.eval_shape(lambda: _first_state(config, _random_params(config)))
+    state = jax.eval_shape(lambda: _first_state(config))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         state,
@@ -74,22 +76,20 @@ def shardings_of(abstract: Any) -> Any:
     return jax.tree.map(lambda x: x.sharding, abstract)
 
 
-def init_state(config: TrainConfig, abstract: TrainState) -> TrainState:
-    """A state of random parameters, made where it will live: no device ever holds all of it."""
-    first_state = jax.jit(
-        lambda: _first_state(config, _random_params(config)), out_shardings=shardings_of(abstract)
-    )
-    return first_state()
+def new_state(
+    config: TrainConfig, abstract: TrainState, params: nnx.State | None = None
+) -> TrainState:
+    """A state at step 0, made where it will lie: no device ever holds all of it.
 
-
-def state_from_params(config: TrainConfig, abstract: TrainState, params: nnx.State) -> TrainState:
-    """A state at step 0 that starts from given parameters; their buffers are taken over."""
-    first_state = jax.jit(
-        lambda params: _first_state(config, params),
-        out_shardings=shardings_of(abstract),
-        donate_argnums=0,
+    Args:
+      config: of the run.
+      abstract: see `abstract_state`.
+      params: to start from, their buffers are taken over; None makes random ones.
+    """
+    make = jax.jit(
+        partial(_first_state, config), out_shardings=shardings_of(abstract), donate_argnums=0
     )
-    return first_state(params)
+    return make(params)
 
 
 def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> jax.stages.Wrapped:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from step1x_jax.errors import UserError
+from step1x_jax.errors import require
 from step1x_jax.sampling.schedule import resolution_mu, time_shift
 
 
@@ -28,18 +28,16 @@ class TimestepConfig:
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
-        if self.distribution not in DISTRIBUTIONS:
-            raise UserError(
-                f"timesteps.distribution is {self.distribution!r}; use one of"
-                f" {', '.join(DISTRIBUTIONS)}."
-            )
-        if self.std <= 0:
-            raise UserError(f"timesteps.std is {self.std}; use a positive number.")
-        if self.shift is not None and self.shift <= 0:
-            raise UserError(
-                f"timesteps.shift is {self.shift}; use a positive number, or none for the"
-                " resolution's."
-            )
+        names = ", ".join(DISTRIBUTIONS)
+        require(
+            self.distribution in DISTRIBUTIONS,
+            "timesteps.distribution", self.distribution, f"use one of {names}",
+        )  # fmt: skip
+        require(self.std > 0, "timesteps.std", self.std, "use a positive number")
+        require(
+            self.shift is None or self.shift > 0,
+            "timesteps.shift", self.shift, "use a positive number, or none for the resolution's",
+        )  # fmt: skip
 
 
 def logit_normal(config: TimestepConfig, key: jax.Array, batch_size: int) -> jax.Array:

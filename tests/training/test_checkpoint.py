@@ -12,7 +12,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint import Checkpoints, _fingerprints, restore_params
-from step1x_jax.training.step import abstract_state, init_state
+from step1x_jax.training.step import abstract_state, new_state
 from tests.training.tiny import tiny_config
 
 pytestmark = [
@@ -31,7 +31,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def state(toy_model, mesh):
-    return init_state(tiny_config(), abstract_state(tiny_config(), mesh))
+    return new_state(tiny_config(), abstract_state(tiny_config(), mesh))
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,7 @@ def test_restore_params_says_what_is_wrong(workdir, tmp_path):
     config = tiny_config()
     config.model.hidden_size = 64
     with pytest.raises(UserError, match=r"img_in is float32\[16, 32\] there"):
-        restore_params(workdir, model=config.model)
+        restore_params(workdir, abstract_model(config.model)[1])
 
 
 def test_a_relative_folder(tmp_path, monkeypatch, state):

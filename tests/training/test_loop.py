@@ -57,7 +57,7 @@ def test_a_run_leaves_config_metrics_and_checkpoints(whole_run, capsys):
     # all its steps are done: called again, it only says so
     again = train(tiny_config(steps=5), workdir, batches)
     assert_same(again, state)
-    assert "Going on from step 5 of 5" in capsys.readouterr().out
+    assert "All 5 steps in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -13,10 +13,9 @@ from step1x_jax.parallel.rules import batch_sharding
 from step1x_jax.training.step import (
     TrainState,
     abstract_state,
-    init_state,
     make_train_step,
+    new_state,
     shardings_of,
-    state_from_params,
     stream,
 )
 from tests.training.tiny import make_batch, tiny_config
@@ -50,12 +49,12 @@ def run(mesh, state):
 @pytest.fixture(scope="module")
 def one_device():
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    return run(mesh, init_state(tiny_config(), abstract_state(tiny_config(), mesh)))
+    return run(mesh, new_state(tiny_config(), abstract_state(tiny_config(), mesh)))
 
 
 def test_the_random_start_is_the_same_on_a_mesh(one_device):
     abstract = abstract_state(tiny_config(), make_mesh(MeshConfig(data=2)))
-    state = init_state(tiny_config(), abstract)
+    state = new_state(tiny_config(), abstract)
     for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(one_device.states[0]), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)  # the compiler may fuse otherwise
 
@@ -130,7 +129,7 @@ def test_the_loss_falls_on_one_batch(one_device):
 def test_given_parameters_start_at_step_zero(one_device):
     params = one_device.states[2].params
     abstract = abstract_state(tiny_config(), make_mesh(MeshConfig(), jax.devices()[:1]))
-    state = state_from_params(tiny_config(), abstract, jax.device_put(params))
+    state = new_state(tiny_config(), abstract, jax.device_put(params))
     for tree in (state.params, state.ema):
         for x, y in zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True):
             np.testing.assert_array_equal(x, y)
