@@ -21,15 +21,16 @@ def main(_) -> None:
     """Prints parameters, batch, counts and times."""
     config = read_config()
     mesh = make_mesh(config.mesh)
+    state = abstract_state(config, mesh)
+    batch = abstract_batch(config, _SIZE.value, mesh)
 
     print("Parameters (AdamW adds two arrays like each of them):")
-    print_arrays(abstract_state(config, mesh).params)
+    print_arrays(state.params)
     print("Batch:")
-    print_arrays(abstract_batch(config, _SIZE.value, mesh))
-
-    for part, count in parameter_counts(config.model).items():
+    print_arrays(batch)
+    for part, count in parameter_counts(state.params).items():
         print(f"{part}: {count:,} parameters")
-    _, seconds = trace_train_step(config, _SIZE.value, mesh)
+    _, seconds = trace_train_step(config, mesh, state, batch)
     print(f"Train step traced in {seconds['trace']:.1f} s, lowered in {seconds['lower']:.1f} s.")
 
 

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from launch.command import run
 from step1x_jax.conditioning.encoder import DTYPES, Encoder, EncoderConfig, TransformersEncoder
+from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.convert.official import load_autoencoder
 from step1x_jax.data.manifest import BadRow
-from step1x_jax.data.precompute import EncodeImages, Settings, fingerprint, precompute
+from step1x_jax.data.precompute import EncodeImages, make_settings, precompute
 from step1x_jax.data.sources import read_triplets
 from step1x_jax.models.autoencoder import Autoencoder
 
@@ -51,16 +52,7 @@ def main(_) -> int:
         dtype=_DTYPE.value,
     )
     config.validate()
-    settings = Settings(
-        size=_SIZE.value,
-        encoder=fingerprint(config.path),
-        autoencoder=fingerprint(_AUTOENCODER.value),
-        min_pixels=config.min_pixels,
-        max_pixels=config.max_pixels,
-        text_length=config.text_length,
-        quoting=config.quoting,
-        encoder_dtype=config.dtype,
-    )
+    settings = make_settings(_SIZE.value, config, _AUTOENCODER.value)
     triplets, bad_rows = read_triplets(_INPUT.value)
 
     def load_models() -> tuple[Encoder, EncodeImages]:
@@ -90,7 +82,8 @@ def main(_) -> int:
             batch_size=_BATCH.value,
             on_row=on_row,
         )
-    shapes = ", ".join(f"{8 * w}x{8 * h}" for h, w in manifest.buckets) or "none"
+    pixels = [(w * PIXELS_PER_LATENT, h * PIXELS_PER_LATENT) for h, w in manifest.buckets]
+    shapes = ", ".join(f"{w}x{h}" for w, h in pixels) or "none"
     print(f"{_OUTPUT.value}: {manifest.records} edits in {len(manifest.shards)} shards ({shapes}).")
     if manifest.bad_rows:
         print(f"{len(manifest.bad_rows)} rows could not be used, see above.", file=sys.stderr)

@@ -25,15 +25,16 @@ from etils import epath
 from flax import nnx
 
 from step1x_jax.conditioning.images import image_size
-from step1x_jax.convert.config_json import read_json
 from step1x_jax.convert.keys import model_table
 from step1x_jax.convert.official import load_autoencoder, load_model, official_reader
 from step1x_jax.errors import UserError
+from step1x_jax.json_files import read_json
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.connector import Connector
 from step1x_jax.models.step1x_edit import Step1XEdit, token_positions
 from step1x_jax.sampling.config import sampling_from_json
-from step1x_jax.sampling.sampler import Conditions, Guidance, sample, sample_with_progress
+from step1x_jax.sampling.guidance import Guidance
+from step1x_jax.sampling.sampler import Conditions, sample, sample_with_progress
 from step1x_jax.sampling.schedule import timesteps
 from step1x_jax.training.loss import interpolate, rectified_flow_loss
 

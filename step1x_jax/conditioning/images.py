@@ -8,10 +8,12 @@ from etils import epath
 from PIL import Image, ImageOps
 
 from step1x_jax.errors import UserError
+from step1x_jax.models.embeddings import PATCH
 
-SMALLEST_SIDE = 8  # pixels: one latent position
+PIXELS_PER_LATENT = 8  # along one side
+SMALLEST_SIDE = PIXELS_PER_LATENT
 LONGEST_RATIO = 200  # Qwen2.5-VL takes nothing longer
-MULTIPLE = 16  # pixels: one token is 2x2 latent positions of 8 pixels
+MULTIPLE = PATCH * PIXELS_PER_LATENT  # pixels along one side of a token
 
 
 def open_image(path: epath.PathLike) -> Image.Image:

@@ -5,13 +5,12 @@ sampling defaults of editing/loading.py, may stand beside the sizes.
 """
 
 import dataclasses
-import json
 from typing import Any
 
 from etils import epath
 
 from step1x_jax.errors import UserError
-from step1x_jax.files import replacing
+from step1x_jax.json_files import build, read_json
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 
 Values = dict[str, Any]
@@ -23,21 +22,6 @@ MODEL_OPTIONAL = ("text_length", "attend_to_padding")
 AUTOENCODER_OPTIONAL = ("norm_groups",)
 
 
-def read_json(path: epath.PathLike) -> Values:
-    """A JSON object from a file.
-
-    Raises:
-      UserError: not readable as one.
-    """
-    try:
-        values = json.loads(epath.Path(path).read_text())
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path} is not readable JSON ({e}); mend or replace it.") from e
-    if not isinstance(values, dict):
-        raise UserError(f"{path} should hold a JSON object; mend or replace it.")
-    return values
-
-
 def read_config_json(folder: epath.PathLike, kind: str) -> Values:
     """The entries of a folder's config.json, none if it has no such file of this kind.
 
@@ -47,16 +31,6 @@ def read_config_json(folder: epath.PathLike, kind: str) -> Values:
     path = epath.Path(folder) / FILE
     values = read_json(path) if path.is_file() else {}
     return values if values.get("kind") == kind else {}
-
-
-def write_config_json(folder: epath.PathLike, values: Values) -> None:
-    """Writes config.json, completely or not at all.
-
-    Raises:
-      UserError: the disk is full or the folder not writable.
-    """
-    with replacing(epath.Path(folder) / FILE) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n")
 
 
 def model_from_json(values: Values) -> ModelConfig:
@@ -86,6 +60,7 @@ def _from_json(
     missing = sorted(names - set(optional) - set(values))
     if missing:
         raise UserError(f"config.json lacks {', '.join(missing)}; add the model's sizes to it.")
-    config = config_class(**{name: x for name, x in values.items() if name in names})
+    chosen = {name: value for name, value in values.items() if name in names}
+    config = build(config_class, chosen, FILE)
     config.validate()
     return config

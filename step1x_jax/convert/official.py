@@ -17,6 +17,7 @@ from step1x_jax.convert.keys import Table, autoencoder_table, by_parameter, flat
 from step1x_jax.convert.lora import KohyaLora
 from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.errors import UserError
+from step1x_jax.json_files import write_json
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.layers import abstract
@@ -210,7 +211,7 @@ def save_model(
     _write_tensors(path, model_table(model.config), nnx.state(model), dtype)
     sizes = config_json.to_json(model.config)
     if json_fields or sizes != config_json.to_json(ModelConfig(version=model.config.version)):
-        config_json.write_config_json(epath.Path(path).parent, sizes | (json_fields or {}))
+        write_json(_beside(path), sizes | (json_fields or {}))
 
 
 def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | None = None) -> None:
@@ -227,7 +228,11 @@ def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | N
     state = nnx.state(model)
     _write_tensors(path, autoencoder_table(state), state, dtype)
     if model.config != AutoencoderConfig():
-        config_json.write_config_json(epath.Path(path).parent, config_json.to_json(model.config))
+        write_json(_beside(path), config_json.to_json(model.config))
+
+
+def _beside(path: epath.PathLike) -> epath.Path:
+    return epath.Path(path).parent / config_json.FILE
 
 
 def _write_tensors(path: epath.PathLike, table: Table, state: nnx.State, dtype: str | None) -> None:

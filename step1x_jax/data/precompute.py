@@ -9,13 +9,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from PIL import Image
 
-from step1x_jax.conditioning.encoder import Encoder
+from step1x_jax.conditioning.encoder import Encoder, EncoderConfig
 from step1x_jax.conditioning.images import decode_image, open_image, read_image_bytes, to_array
 from step1x_jax.data.buckets import bucket_sizes, fit, nearest_bucket
 from step1x_jax.data.manifest import MANIFEST, BadRow, Manifest, read_manifest, write_manifest
@@ -33,29 +34,25 @@ LoadModels = Callable[[], tuple[Encoder, EncodeImages]]
 OnRow = Callable[[BadRow | None], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What decides the records' content. A data set has one; see `fingerprint` for the models.
+def make_settings(size: int, encoder: EncoderConfig, autoencoder: epath.PathLike) -> dict[str, Any]:
+    """What decides the records' content: noted in the manifest, of which a data set has one.
 
-    Attributes:
+    Args:
       size: size level, see buckets.py.
-      encoder: fingerprint of the language model.
-      autoencoder: fingerprint of the autoencoder.
-      min_pixels: see EncoderConfig.
-      max_pixels: see EncoderConfig.
-      text_length: see EncoderConfig.
-      quoting: see EncoderConfig.
-      encoder_dtype: see EncoderConfig.
-    """
+      encoder: which counts with all its fields, its model by `fingerprint`.
+      autoencoder: its file or folder, counts by `fingerprint`.
 
-    size: int
-    encoder: str
-    autoencoder: str
-    min_pixels: int
-    max_pixels: int
-    text_length: int
-    quoting: str
-    encoder_dtype: str
+    Raises:
+      UserError: a model is not there.
+    """
+    reading = dataclasses.asdict(encoder)
+    return {
+        "size": size,
+        "encoder": fingerprint(reading.pop("path")),
+        "autoencoder": fingerprint(autoencoder),
+        "encoder_dtype": reading.pop("dtype"),
+        **reading,
+    }
 
 
 def fingerprint(path: epath.PathLike) -> str:
@@ -120,7 +117,7 @@ def _length(path: str) -> int:
 def precompute(
     triplets: Sequence[Triplet],
     output: epath.PathLike,
-    settings: Settings,
+    settings: dict[str, Any],
     load_models: LoadModels,
     *,
     bad_rows: Sequence[BadRow] = (),
@@ -133,7 +130,7 @@ def precompute(
     Args:
       triplets: the edits.
       output: folder to write to, local or mounted.
-      settings: what the models are; noted, and compared with what the folder was made with.
+      settings: see `make_settings`; noted, and compared with what the folder was made with.
       load_models: gives encoder and autoencoder; not called if everything is done already.
       bad_rows: rows of the input that were none; noted.
       part_size: edits in a part.
@@ -164,7 +161,7 @@ def precompute(
                 on_row(faults.get(triplet.row))
         done.append(manifest)
     manifest = Manifest(
-        settings=dataclasses.asdict(settings),
+        settings=settings,
         shards=[shard for part in done for shard in part.shards],
         bad_rows=[*bad_rows, *(row for part in done for row in part.bad_rows)],
     )
@@ -172,11 +169,11 @@ def precompute(
     return manifest
 
 
-def check_settings(output: epath.Path, settings: Settings) -> None:
+def check_settings(output: epath.Path, settings: dict[str, Any]) -> None:
     """Raises UserError, naming a setting, if what lies in a folder was made with other ones."""
     for path in sorted([*output.glob("part-*.json"), *output.glob(MANIFEST)]):
         before = read_manifest(path).settings
-        for name, value in dataclasses.asdict(settings).items():
+        for name, value in settings.items():
             if before.get(name) != value:
                 raise UserError(
                     f"{output} was made with {name}={before.get(name)}, now it is {value}; give"
@@ -222,7 +219,7 @@ class PartMaker:
     def __init__(
         self,
         output: epath.Path,
-        settings: Settings,
+        settings: dict[str, Any],
         encoder: Encoder,
         encode_images: EncodeImages,
         batch_size: int,
@@ -232,7 +229,7 @@ class PartMaker:
         self._encoder = encoder
         self._encode_images = encode_images
         self._batch_size = batch_size
-        self._buckets = bucket_sizes(settings.size)
+        self._buckets = bucket_sizes(settings["size"])
 
     def make(self, part: Part, on_row: OnRow) -> Manifest:
         """Makes one part; all of it gets its names at the end, its manifest last.
@@ -240,7 +237,7 @@ class PartMaker:
         Raises:
           UserError: the disk is full.
         """
-        manifest = Manifest(dataclasses.asdict(self._settings), [])
+        manifest = Manifest(self._settings, [])
         known: Known = {}
         waiting: dict[tuple[int, int], list[_Loaded]] = {}  # by bucket
         with (

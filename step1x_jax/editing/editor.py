@@ -16,9 +16,9 @@ from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.sampling.config import SamplingConfig
+from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.sampler import (
     Conditions,
-    Guidance,
     noise_from_file,
     noise_from_seed,
     sample,

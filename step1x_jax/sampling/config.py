@@ -3,6 +3,7 @@
 import dataclasses
 
 from step1x_jax.errors import require
+from step1x_jax.json_files import build
 
 # Above this time v1.1 damps the guidance (REFERENCE: timesteps_truncate); v1.0 never does.
 TRUNCATE = {"v1.0": 1.0, "v1.1": 0.93}
@@ -48,7 +49,7 @@ _JSON_KEYS = {
 def sampling_from_json(values: dict) -> SamplingConfig:
     """The sampling defaults that a model's config.json gives; absent ones are the published."""
     chosen = {ours: values[key] for ours, key in _JSON_KEYS.items() if key in values}
-    config = SamplingConfig(**chosen)
+    config = build(SamplingConfig, chosen, "config.json")
     config.validate()
     return config
 

@@ -1,17 +1,23 @@
 """Classifier-free guidance, with v1.1's damping; sampler.py applies it at every step."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
 from step1x_jax.models.embeddings import pack, unpack
 
 
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """Its settings, fixed for a run: the scale, and the time above which it is damped."""
+
+    scale: float
+    truncate: float
+
+
 def guide(
-    conditional: jax.Array,
-    unconditional: jax.Array,
-    scale: float,
-    t: jax.Array,
-    truncate: float,
+    conditional: jax.Array, unconditional: jax.Array, guidance: Guidance, t: jax.Array | float
 ) -> jax.Array:
     """u + scale * (c - u); while t > truncate the difference is divided by f(its norm).
 
@@ -21,9 +27,8 @@ def guide(
     Args:
       conditional: (B, h, w, 16) velocity with the instruction.
       unconditional: (B, h, w, 16) velocity with the empty instruction.
-      scale: of the guidance.
+      guidance: scale and truncate.
       t: the step's current time, a scalar.
-      truncate: see above.
 
     Returns:
       (B, h, w, 16).
@@ -31,5 +36,5 @@ def guide(
     difference = pack(conditional - unconditional)
     norm = jnp.linalg.norm(difference, axis=-1, keepdims=True)
     damped = difference / jnp.where(norm > 1, jnp.maximum(norm, 1) ** 0.4, 1)
-    difference = jnp.where(t > truncate, damped, difference)
-    return unconditional + scale * unpack(difference, *conditional.shape[1:3])
+    difference = jnp.where(t > guidance.truncate, damped, difference)
+    return unconditional + guidance.scale * unpack(difference, *conditional.shape[1:3])

@@ -16,7 +16,7 @@ from etils import epath
 from flax import nnx
 
 from step1x_jax.errors import UserError
-from step1x_jax.sampling.guidance import guide
+from step1x_jax.sampling.guidance import Guidance, guide
 
 
 @jax.tree_util.register_dataclass
@@ -37,14 +37,6 @@ class Conditions:
     text_lengths: jax.Array
     negative_text: jax.Array
     negative_lengths: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Guidance:
-    """Scale and damping of the guidance, fixed for a run; see `guide`."""
-
-    scale: float
-    truncate: float
 
 
 def euler_step(
@@ -80,7 +72,7 @@ def euler_step(
         jnp.full(2 * len(latents), t, jnp.float32),
     )
     conditional, unconditional = jnp.split(velocity, 2)
-    guided = guide(conditional, unconditional, guidance.scale, t, guidance.truncate)
+    guided = guide(conditional, unconditional, guidance, t)
     return latents + (t_next - t) * guided
 
 

@@ -14,16 +14,18 @@ def resolution_mu(num_tokens: int) -> float:
     return 0.5 + (1.15 - 0.5) * (num_tokens - 256) / (4096 - 256)
 
 
-def time_shift(t: Times, shift: float) -> Times:
-    """shift * t / (1 + (shift - 1) * t): moves times towards noise for shift > 1.
+def time_shift(t: Times, num_tokens: int, shift: float | None = None) -> Times:
+    """s t / (1 + (s - 1) t): moves times towards noise for s > 1.
 
-    With shift = e^mu this is the published e^mu / (e^mu + 1/t - 1), without its division at 0.
+    With s = e^mu this is the published e^mu / (e^mu + 1/t - 1), without its division at 0.
 
     Args:
       t: times in [0, 1], any shape.
-      shift: positive.
+      num_tokens: noise tokens of a picture, for the resolution's s = e^mu.
+      shift: s, positive; None is the resolution's.
     """
-    return shift * t / (1 + (shift - 1) * t)
+    s = math.exp(resolution_mu(num_tokens)) if shift is None else shift
+    return s * t / (1 + (s - 1) * t)
 
 
 def timesteps(num_steps: int, num_tokens: int, shift: float | None = None) -> np.ndarray:
@@ -31,11 +33,10 @@ def timesteps(num_steps: int, num_tokens: int, shift: float | None = None) -> np
 
     Args:
       num_steps: Euler steps.
-      num_tokens: noise tokens, which set the shift.
-      shift: overrides that shift (e^mu).
+      num_tokens: see `time_shift`.
+      shift: see `time_shift`.
 
     Returns:
       (num_steps + 1,) float32 from 1 to 0.
     """
-    shift = math.exp(resolution_mu(num_tokens)) if shift is None else shift
-    return time_shift(np.linspace(1, 0, num_steps + 1), shift).astype(np.float32)
+    return time_shift(np.linspace(1, 0, num_steps + 1), num_tokens, shift).astype(np.float32)

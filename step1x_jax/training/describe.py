@@ -5,23 +5,20 @@ import time
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh
 
+from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.records import LATENT_CHANNELS
-from step1x_jax.models.config import ModelConfig
-from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.rules import batch_sharding
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.step import Batch, abstract_state, make_train_step
-
-PIXELS_PER_LATENT = 8
+from step1x_jax.training.step import Batch, TrainState, make_train_step
 
 
-def parameter_counts(config: ModelConfig) -> dict[str, int]:
-    """How many numbers connector and transformer hold, and their total."""
-    _, params = abstract_model(config)
+def parameter_counts(params: nnx.State) -> dict[str, int]:
+    """How many numbers connector and transformer hold, and their total; shapes are enough."""
     counts = {
-        part: sum(math.prod(x.shape) for x in jax.tree.leaves(params[part])) for part in params
+        str(part): sum(math.prod(x.shape) for x in jax.tree.leaves(params[part])) for part in params
     }
     return counts | {"total": sum(counts.values())}
 
@@ -48,19 +45,19 @@ def abstract_batch(config: TrainConfig, size: int, mesh: Mesh) -> Batch:
 
 
 def trace_train_step(
-    config: TrainConfig, size: int, mesh: Mesh
+    config: TrainConfig, mesh: Mesh, state: TrainState, batch: Batch
 ) -> tuple[jax.stages.Lowered, dict[str, float]]:
     """Traces the train step and lowers it to StableHLO; nothing is allocated.
 
     Args:
       config: of the run.
-      size: side of the pictures in pixels.
       mesh: devices to lower for.
+      state: see `abstract_state`.
+      batch: see `abstract_batch`.
 
     Returns:
       The lowered step (ready for .compile()) and the seconds that tracing and lowering took.
     """
-    state, batch = abstract_state(config, mesh), abstract_batch(config, size, mesh)
     train_step = make_train_step(config, mesh, state)
     with jax.set_mesh(mesh):
         start = time.monotonic()

@@ -4,14 +4,13 @@ Another distribution is another function in DISTRIBUTIONS.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from step1x_jax.errors import require
-from step1x_jax.sampling.schedule import resolution_mu, time_shift
+from step1x_jax.sampling.schedule import time_shift
 
 
 @dataclasses.dataclass
@@ -72,6 +71,5 @@ def sample_timesteps(
       (B,) float32 in [0, 1]; 0 is the picture, 1 is noise.
     """
     t = DISTRIBUTIONS[config.distribution](config, key, batch_size)
-    # None: as the sampler shifts at this resolution, so that training and sampling agree
-    shift = math.exp(resolution_mu(num_tokens)) if config.shift is None else config.shift
-    return time_shift(t, shift)
+    # as the sampler shifts, so that training and sampling agree
+    return time_shift(t, num_tokens, config.shift)

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from step1x_jax.conditioning.encoder import EncoderConfig
 from step1x_jax.conditioning.images import open_image, to_array
 from step1x_jax.data import shards
 from step1x_jax.data.buckets import fit
 from step1x_jax.data.manifest import MANIFEST, read_manifest
-from step1x_jax.data.precompute import Settings, fingerprint, precompute
+from step1x_jax.data.precompute import fingerprint, make_settings, precompute
 from step1x_jax.data.shards import ShardReader
 from step1x_jax.data.sources import read_triplets
 from step1x_jax.errors import UserError
 from tests.data.examples import assert_equal
 
-SETTINGS = Settings(64, "e", "a", 1, 2, 640, "published", "float32")
+SETTINGS = {"size": 64, "encoder": "e", "text_length": 640}
 BATCH = 3
 
 
@@ -97,7 +98,7 @@ def test_records_hold_what_the_models_gave(tmp_path, rows, models):
     manifest = make(tmp_path, rows, models)
     assert manifest.records == 7
     assert not manifest.bad_rows
-    assert manifest.settings == dataclasses.asdict(SETTINGS)
+    assert manifest.settings == SETTINGS
     assert manifest == read_manifest(tmp_path / "out" / MANIFEST)
     records = read_all(tmp_path / "out")
     assert set(records) == {row["id"] for row in rows}
@@ -186,7 +187,7 @@ def test_other_settings_over_an_output_are_refused(tmp_path, rows, models, chang
     before = contents(tmp_path / "out")
     ((name, value),) = change.items()
     with pytest.raises(UserError, match=rf"made with {name}=.*, now it is {value}"):
-        make(tmp_path, rows, models, dataclasses.replace(SETTINGS, **change))
+        make(tmp_path, rows, models, SETTINGS | change)
     assert contents(tmp_path / "out") == before
 
 
@@ -252,3 +253,17 @@ def test_fingerprints_tell_models_apart(tmp_path):
     seen.add(fingerprint(weights))
     assert len(seen) == 5
     assert fingerprint(weights / "a") == fingerprint((weights / "a").rename(tmp_path / "c"))
+
+
+def test_settings_follow_the_models_and_every_field_of_the_encoder(tmp_path):
+    model, autoencoder = tmp_path / "model", tmp_path / "vae.safetensors"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    autoencoder.write_bytes(b"weights")
+    encoder = EncoderConfig(path=str(model), text_length=5)
+    settings = make_settings(64, encoder, autoencoder)
+    assert settings["encoder"] == fingerprint(model)
+    assert settings["autoencoder"] == fingerprint(autoencoder)
+    for change in ({"min_pixels": 1}, {"max_pixels": 2}, {"text_length": 6}, {"dtype": "float32"}):
+        assert make_settings(64, dataclasses.replace(encoder, **change), autoencoder) != settings
+    assert make_settings(80, encoder, autoencoder) != settings

@@ -8,10 +8,9 @@ from flax import nnx
 
 from step1x_jax.errors import UserError
 from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
-from step1x_jax.sampling.guidance import guide
+from step1x_jax.sampling.guidance import Guidance, guide
 from step1x_jax.sampling.sampler import (
     Conditions,
-    Guidance,
     noise_from_file,
     noise_from_seed,
     sample,
@@ -77,14 +76,14 @@ def test_damping_divides_by_the_norm_of_a_token_to_the_power_0_4():
             norm = np.linalg.norm(difference[token])
             factor = norm**0.4 if damped and norm > 1 else 1
             want[token] += 6 * difference[token] / factor
-        got = guide(jnp.float32(u + difference), jnp.float32(u), 6.0, t, 0.93)
+        got = guide(jnp.float32(u + difference), jnp.float32(u), Guidance(6.0, 0.93), t)
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)  # float32 of values to 200
 
 
 def test_equal_conditions_give_finite_guidance_and_gradients():
     """The norm is 0 there; its power must not poison a gradient."""
     x = jnp.ones((1, 2, 2, 16))
-    np.testing.assert_array_equal(guide(x, x, 6.0, 1.0, 0.93), x)
+    np.testing.assert_array_equal(guide(x, x, Guidance(6.0, 0.93), 1.0), x)
 
 
 def test_schedule_shift_overrides_the_resolution():

@@ -3,16 +3,18 @@
 import pytest
 
 from step1x_jax.models.config import PRESETS
+from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.describe import parameter_counts, trace_train_step
+from step1x_jax.training.describe import abstract_batch, parameter_counts, trace_train_step
+from step1x_jax.training.step import abstract_state
 
 DIT, CONNECTOR = 11_891_178_560, 536_621_824
 
 
 @pytest.mark.parametrize(("preset", "more"), [("step1x_edit_v1_0", 1), ("step1x_edit_v1_1", 0)])
 def test_parameter_counts(preset, more):
-    assert parameter_counts(PRESETS[preset]()) == {
+    assert parameter_counts(abstract_model(PRESETS[preset]())[1]) == {
         "connector": CONNECTOR + more,
         "transformer": DIT,
         "total": DIT + CONNECTOR + more,
@@ -22,7 +24,9 @@ def test_parameter_counts(preset, more):
 def test_the_full_train_step_is_traced():
     config = TrainConfig(model=PRESETS["step1x_edit_v1_1"]())
     config.model.remat = "full"
-    lowered, _ = trace_train_step(config, 1024, make_mesh(MeshConfig(data=2)))
+    mesh = make_mesh(MeshConfig(data=2))
+    state, batch = abstract_state(config, mesh), abstract_batch(config, 1024, mesh)
+    lowered, _ = trace_train_step(config, mesh, state, batch)
     (state, batch), _ = lowered.in_avals
     assert batch["target"].shape == (8, 128, 128, 16)
     assert batch["text"].shape == (8, 640, 3584)
