@@ -34,7 +34,6 @@ def get_config() -> TrainConfig:
     config.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
     config.encoder.path = "step1x_jax/assets/quickstart/encoder"
     config.encoder.min_pixels = 4 * 28 * 28  # 25 tokens a picture; the release sees 256 and more
-    config.encoder.text_length = config.model.text_length
 
     config.sampling.size = 128
     config.sampling.num_steps = 10

@@ -9,8 +9,8 @@ from absl import app, flags, logging
 from step1x_jax.errors import UserError
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Parses flags and calls `main(argv)`, whose result is the exit code (None: 0).
+def run(main: Callable[[], int | None]) -> None:
+    """Parses flags and calls `main`, whose result is the exit code (None: 0).
 
     A UserError becomes one line on stderr and exit code 1.
     """
@@ -21,7 +21,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
         try:
-            return main(argv) or 0
+            return main() or 0
         except UserError as e:
             print(f"error: {e}", file=sys.stderr)
             return 1

@@ -19,7 +19,7 @@ _DTYPE = flags.DEFINE_enum(
 )
 
 
-def main(_) -> None:
+def main() -> None:
     """Loads and writes."""
     parts = load_parts(_INPUT.value, restore_params)
     fields = editor_json(parts)

@@ -17,7 +17,7 @@ from step1x_jax.training.step import abstract_state
 _SIZE = flags.DEFINE_integer("size", 1024, "Side of the pictures in pixels.", lower_bound=16)
 
 
-def main(_) -> None:
+def main() -> None:
     """Prints parameters, batch, counts and times."""
     config = read_config()
     mesh = make_mesh(config.mesh)

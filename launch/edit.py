@@ -36,7 +36,7 @@ _DTYPE = flags.DEFINE_enum(
 )
 
 
-def main(_) -> None:
+def main() -> None:
     """Loads, edits, saves."""
     output = epath.Path(_OUTPUT.value)
     if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):

@@ -42,7 +42,7 @@ _DTYPE = flags.DEFINE_enum("encoder_dtype", _DEFAULTS.dtype, DTYPES, "Arithmetic
 BAD_ROWS = 3
 
 
-def main(_) -> int:
+def main() -> int:
     """Reads the list, makes the data set, tells what was left out."""
     config = EncoderConfig(
         path=_ENCODER.value,

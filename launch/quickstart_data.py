@@ -16,7 +16,7 @@ _SIZE = flags.DEFINE_integer("size", 128, "Side of the pictures in pixels.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the crops and of the choice of phrasings.")
 
 
-def main(_) -> None:
+def main() -> None:
     """Writes the folder, or says that it is there."""
     settings = dataset.Settings(crops=_CROPS.value, size=_SIZE.value, seed=_SEED.value)
     finished = 0

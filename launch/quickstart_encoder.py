@@ -12,7 +12,7 @@ from step1x_jax.quickstart import small_encoder
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make or to replace.", required=True)
 
 
-def main(_) -> None:
+def main() -> None:
     """Writes the folder."""
     small_encoder.write(_OUTPUT.value)
     size = sum(path.stat().length for path in epath.Path(_OUTPUT.value).iterdir())

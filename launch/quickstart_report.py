@@ -40,7 +40,7 @@ _STARTED = flags.DEFINE_float(
 BATCH = 8  # pictures edited at a time
 
 
-def main(_) -> None:
+def main() -> None:
     """Edits, scores, writes."""
     started = time.time() if _STARTED.value is None else _STARTED.value
     rows = read_held_out(_PICTURES.value)

@@ -27,7 +27,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 STOPPED = 143  # what a shell reports for a process that ended on SIGTERM
 
 
-def main(_) -> int:
+def main() -> int:
     """Brings data and training together."""
     config = read_config()
     if _DISTRIBUTED.value:

@@ -35,7 +35,7 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the 
 _REPORT = flags.DEFINE_integer("report_every", 250, "Steps between figures and saves.")
 
 
-def main(_) -> None:
+def main() -> None:
     """Runs one stage, saving as it goes."""
     if _START.value:
         model = load_autoencoder(_START.value)

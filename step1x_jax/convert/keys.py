@@ -17,14 +17,12 @@ from flax import nnx
 
 from step1x_jax.models.config import ModelConfig
 
-Path = tuple[str | int, ...]
-
 
 @dataclasses.dataclass(frozen=True)
 class Part:
     """How one of our parameters (or one layer of a stacked one) lies in an official tensor."""
 
-    path: Path  # of our parameter
+    path: str  # of our parameter, joined by dots
     layer: int | None  # index along its leading "layers" axis
     unfolded: tuple[int, ...]  # shape of the official piece, fused axes taken apart
     order: tuple[int, ...]  # transposes the unfolded piece into our axes
@@ -88,51 +86,51 @@ class _Builder:
     def add(self, name: str, shape: tuple[int, ...], *parts: Part, axis: int = 0) -> None:
         self.table[name] = Entry(name, shape, parts, axis)
 
-    def vector(self, name: str, path: Path, size: int, layer: int | None = None) -> None:
+    def vector(self, name: str, path: str, size: int, layer: int | None = None) -> None:
         """A bias, a norm's scale, or another plain vector."""
         self.add(name, (size,), Part(path, layer, (size,), (0,)))
 
-    def head_norm(self, name: str, path: Path, width: int, layer: int) -> None:
+    def head_norm(self, name: str, path: str, width: int, layer: int) -> None:
         """The scale of a QK-norm, in RoPE order."""
         self.add(name, (width,), Part(path, layer, (width,), (0,), rotated=0))
 
-    def layer_norm(self, name: str, path: Path, size: int, layer: int) -> None:
-        self.vector(f"{name}.weight", (*path, "scale"), size, layer)
-        self.vector(f"{name}.bias", (*path, "bias"), size, layer)
+    def layer_norm(self, name: str, path: str, size: int, layer: int) -> None:
+        self.vector(f"{name}.weight", f"{path}.scale", size, layer)
+        self.vector(f"{name}.bias", f"{path}.bias", size, layer)
 
-    def linear(self, name: str, path: Path, c_in: int, c_out: int, layer: int | None = None):
+    def linear(self, name: str, path: str, c_in: int, c_out: int, layer: int | None = None):
         """(out, in) <-> (in, out)."""
-        kernel = Part((*path, "kernel"), layer, (c_out, c_in), (1, 0))
+        kernel = Part(f"{path}.kernel", layer, (c_out, c_in), (1, 0))
         self.add(f"{name}.weight", (c_out, c_in), kernel)
-        self.vector(f"{name}.bias", (*path, "bias"), c_out, layer)
+        self.vector(f"{name}.bias", f"{path}.bias", c_out, layer)
 
-    def chunked(self, name: str, path: Path, d: int, chunks: int, layer: int | None = None):
+    def chunked(self, name: str, path: str, d: int, chunks: int, layer: int | None = None):
         """A modulation: (chunks * D, D) <-> (D, chunks, D)."""
-        kernel = Part((*path, "kernel"), layer, (chunks, d, d), (2, 0, 1))
+        kernel = Part(f"{path}.kernel", layer, (chunks, d, d), (2, 0, 1))
         self.add(f"{name}.weight", (chunks * d, d), kernel)
-        bias = Part((*path, "bias"), layer, (chunks, d), (0, 1))
+        bias = Part(f"{path}.bias", layer, (chunks, d), (0, 1))
         self.add(f"{name}.bias", (chunks * d,), bias)
 
-    def qkv(self, name: str, path: Path, d: int, heads: int, layer: int, rope: bool) -> None:
+    def qkv(self, name: str, path: str, d: int, heads: int, layer: int, rope: bool) -> None:
         """(3 * H * K, D) <-> (3, D, H, K)."""
         kernel, bias = qkv_parts(path, d, heads, layer, rope)
         self.add(f"{name}.weight", (3 * d, d), kernel)
         self.add(f"{name}.bias", (3 * d,), bias)
 
-    def proj(self, name: str, path: Path, d: int, heads: int, layer: int) -> None:
+    def proj(self, name: str, path: str, d: int, heads: int, layer: int) -> None:
         """(D, H * K) <-> (H, K, D)."""
-        kernel = Part((*path, "kernel"), layer, (d, heads, d // heads), (1, 2, 0))
+        kernel = Part(f"{path}.kernel", layer, (d, heads, d // heads), (1, 2, 0))
         self.add(f"{name}.weight", (d, d), kernel)
-        self.vector(f"{name}.bias", (*path, "bias"), d, layer)
+        self.vector(f"{name}.bias", f"{path}.bias", d, layer)
 
 
-def qkv_parts(path: Path, d: int, heads: int, layer: int, rope: bool) -> tuple[Part, Part]:
+def qkv_parts(path: str, d: int, heads: int, layer: int, rope: bool) -> tuple[Part, Part]:
     """Kernel and bias of a fused query, key, value projection."""
     rotated = 2 if rope else None
     k = d // heads
     return (
-        Part((*path, "kernel"), layer, (3, heads, k, d), (0, 3, 1, 2), rotated, fused_qkv=rope),
-        Part((*path, "bias"), layer, (3, heads, k), (0, 1, 2), rotated, fused_qkv=rope),
+        Part(f"{path}.kernel", layer, (3, heads, k, d), (0, 3, 1, 2), rotated, fused_qkv=rope),
+        Part(f"{path}.bias", layer, (3, heads, k), (0, 1, 2), rotated, fused_qkv=rope),
     )
 
 
@@ -145,68 +143,65 @@ def model_table(config: ModelConfig) -> Table:
 
 
 def _connector(b: _Builder, config: ModelConfig) -> None:
-    root: Path = ("connector",)
     c_in, d = config.connector_in_channels, config.connector_hidden_size
-    s = "connector.S"
-    b.linear(f"{s}.t_embedder.mlp.0", (*root, "t_embedder", "in_layer"), 256, d)
-    b.linear(f"{s}.t_embedder.mlp.2", (*root, "t_embedder", "out_layer"), d, d)
-    b.linear(f"{s}.c_embedder.linear_1", (*root, "c_embedder", "in_layer"), c_in, d)
-    b.linear(f"{s}.c_embedder.linear_2", (*root, "c_embedder", "out_layer"), d, d)
-    b.linear(f"{s}.input_embedder", (*root, "input_embedder"), c_in, d)
+    b.linear("connector.S.t_embedder.mlp.0", "connector.t_embedder.in_layer", 256, d)
+    b.linear("connector.S.t_embedder.mlp.2", "connector.t_embedder.out_layer", d, d)
+    b.linear("connector.S.c_embedder.linear_1", "connector.c_embedder.in_layer", c_in, d)
+    b.linear("connector.S.c_embedder.linear_2", "connector.c_embedder.out_layer", d, d)
+    b.linear("connector.S.input_embedder", "connector.input_embedder", c_in, d)
     for i in range(config.connector_depth):
-        name = f"{s}.individual_token_refiner.blocks.{i}"
-        path = (*root, "blocks")
+        name = f"connector.S.individual_token_refiner.blocks.{i}"
+        path = "connector.blocks"
         heads = config.connector_heads
-        b.layer_norm(f"{name}.norm1", (*path, "norm1"), d, i)
-        b.qkv(f"{name}.self_attn_qkv", (*path, "qkv"), d, heads, i, rope=False)
-        b.proj(f"{name}.self_attn_proj", (*path, "proj"), d, heads, i)
-        b.layer_norm(f"{name}.norm2", (*path, "norm2"), d, i)
-        b.linear(f"{name}.mlp.fc1", (*path, "mlp_in"), d, 4 * d, i)
-        b.linear(f"{name}.mlp.fc2", (*path, "mlp_out"), 4 * d, d, i)
-        b.chunked(f"{name}.adaLN_modulation.1", (*path, "adaLN_modulation"), d, 2, i)
-    b.linear("connector.global_proj_out", (*root, "global_proj_out"), c_in, config.vec_in_dim)
+        b.layer_norm(f"{name}.norm1", f"{path}.norm1", d, i)
+        b.qkv(f"{name}.self_attn_qkv", f"{path}.qkv", d, heads, i, rope=False)
+        b.proj(f"{name}.self_attn_proj", f"{path}.proj", d, heads, i)
+        b.layer_norm(f"{name}.norm2", f"{path}.norm2", d, i)
+        b.linear(f"{name}.mlp.fc1", f"{path}.mlp_in", d, 4 * d, i)
+        b.linear(f"{name}.mlp.fc2", f"{path}.mlp_out", 4 * d, d, i)
+        b.chunked(f"{name}.adaLN_modulation.1", f"{path}.adaLN_modulation", d, 2, i)
+    b.linear("connector.global_proj_out", "connector.global_proj_out", c_in, config.vec_in_dim)
     if config.version == "v1.0":
-        b.vector("connector.scale_factor", (*root, "scale_factor"), 1)
+        b.vector("connector.scale_factor", "connector.scale_factor", 1)
 
 
 def _transformer(b: _Builder, config: ModelConfig) -> None:
-    root: Path = ("transformer",)
     d, f, heads, k = config.hidden_size, config.mlp_dim, config.num_heads, config.head_dim
-    b.linear("img_in", (*root, "img_in"), config.in_channels, d)
-    b.linear("txt_in", (*root, "txt_in"), config.context_in_dim, d)
+    b.linear("img_in", "transformer.img_in", config.in_channels, d)
+    b.linear("txt_in", "transformer.txt_in", config.context_in_dim, d)
     for name, c_in in (("time_in", 256), ("vector_in", config.vec_in_dim)):
-        b.linear(f"{name}.in_layer", (*root, name, "in_layer"), c_in, d)
-        b.linear(f"{name}.out_layer", (*root, name, "out_layer"), d, d)
+        b.linear(f"{name}.in_layer", f"transformer.{name}.in_layer", c_in, d)
+        b.linear(f"{name}.out_layer", f"transformer.{name}.out_layer", d, d)
 
     for i in range(config.depth):
         for stream in ("img", "txt"):
             name = f"double_blocks.{i}.{stream}"
-            path = (*root, "double_blocks", stream)
-            b.chunked(f"{name}_mod.lin", (*path, "mod"), d, 6, i)
-            b.qkv(f"{name}_attn.qkv", (*path, "attn", "qkv"), d, heads, i, rope=True)
+            path = f"transformer.double_blocks.{stream}"
+            b.chunked(f"{name}_mod.lin", f"{path}.mod", d, 6, i)
+            b.qkv(f"{name}_attn.qkv", f"{path}.attn.qkv", d, heads, i, rope=True)
             for norm in ("query_norm", "key_norm"):
-                b.head_norm(f"{name}_attn.norm.{norm}.scale", (*path, "attn", norm, "scale"), k, i)
-            b.proj(f"{name}_attn.proj", (*path, "attn", "proj"), d, heads, i)
-            b.linear(f"{name}_mlp.0", (*path, "mlp_in"), d, f, i)
-            b.linear(f"{name}_mlp.2", (*path, "mlp_out"), f, d, i)
+                b.head_norm(f"{name}_attn.norm.{norm}.scale", f"{path}.attn.{norm}.scale", k, i)
+            b.proj(f"{name}_attn.proj", f"{path}.attn.proj", d, heads, i)
+            b.linear(f"{name}_mlp.0", f"{path}.mlp_in", d, f, i)
+            b.linear(f"{name}_mlp.2", f"{path}.mlp_out", f, d, i)
 
     for i in range(config.depth_single_blocks):
-        name, path = f"single_blocks.{i}", (*root, "single_blocks")
-        b.chunked(f"{name}.modulation.lin", (*path, "modulation"), d, 3, i)
-        qkv_kernel, qkv_bias = qkv_parts((*path, "attn", "qkv"), d, heads, i, rope=True)
-        mlp_kernel = Part((*path, "mlp_in", "kernel"), i, (f, d), (1, 0))
-        mlp_bias = Part((*path, "mlp_in", "bias"), i, (f,), (0,))
+        name, path = f"single_blocks.{i}", "transformer.single_blocks"
+        b.chunked(f"{name}.modulation.lin", f"{path}.modulation", d, 3, i)
+        qkv_kernel, qkv_bias = qkv_parts(f"{path}.attn.qkv", d, heads, i, rope=True)
+        mlp_kernel = Part(f"{path}.mlp_in.kernel", i, (f, d), (1, 0))
+        mlp_bias = Part(f"{path}.mlp_in.bias", i, (f,), (0,))
         b.add(f"{name}.linear1.weight", (3 * d + f, d), qkv_kernel, mlp_kernel)
         b.add(f"{name}.linear1.bias", (3 * d + f,), qkv_bias, mlp_bias)
-        proj = Part((*path, "attn", "proj", "kernel"), i, (d, heads, k), (1, 2, 0))
-        mlp_out = Part((*path, "mlp_out", "kernel"), i, (d, f), (1, 0))
+        proj = Part(f"{path}.attn.proj.kernel", i, (d, heads, k), (1, 2, 0))
+        mlp_out = Part(f"{path}.mlp_out.kernel", i, (d, f), (1, 0))
         b.add(f"{name}.linear2.weight", (d, d + f), proj, mlp_out, axis=1)
-        b.vector(f"{name}.linear2.bias", (*path, "attn", "proj", "bias"), d, i)
+        b.vector(f"{name}.linear2.bias", f"{path}.attn.proj.bias", d, i)
         for norm in ("query_norm", "key_norm"):
-            b.head_norm(f"{name}.norm.{norm}.scale", (*path, "attn", norm, "scale"), k, i)
+            b.head_norm(f"{name}.norm.{norm}.scale", f"{path}.attn.{norm}.scale", k, i)
 
-    b.chunked("final_layer.adaLN_modulation.1", (*root, "final_layer", "adaLN_modulation"), d, 2)
-    b.linear("final_layer.linear", (*root, "final_layer", "linear"), d, config.in_channels)
+    b.chunked("final_layer.adaLN_modulation.1", "transformer.final_layer.adaLN_modulation", d, 2)
+    b.linear("final_layer.linear", "transformer.final_layer.linear", d, config.in_channels)
 
 
 def autoencoder_table(abstract: nnx.State) -> Table:
@@ -217,26 +212,31 @@ def autoencoder_table(abstract: nnx.State) -> Table:
     """
     b = _Builder()
     for path, leaf in flat(abstract).items():
-        suffix = {"kernel": "weight", "scale": "weight", "bias": "bias"}[str(path[-1])]
-        name = ".".join(map(str, (*path[:-1], suffix)))
+        module, _, kind = path.rpartition(".")
+        name = f"{module}.{'bias' if kind == 'bias' else 'weight'}"
         if len(leaf.shape) == 4:
             height, width, c_in, c_out = leaf.shape
             shape = (c_out, c_in, height, width)
             b.add(name, shape, Part(path, None, shape, (2, 3, 1, 0)))
         else:
-            b.vector(name, path, leaf.shape[0])
+            b.add(name, leaf.shape, Part(path, None, leaf.shape, (0,)))
     return b.table
 
 
-def flat(state: nnx.State) -> dict[Path, nnx.Variable]:
+def dotted(path: Iterable[str | int]) -> str:
+    """A path of nnx as we write it: transformer.img_in.kernel."""
+    return ".".join(map(str, path))
+
+
+def flat(state: nnx.State) -> dict[str, nnx.Variable]:
     """Our parameters by path."""
     leaves: Iterable[Any] = nnx.to_flat_state(state)
-    return dict(leaves)
+    return {dotted(path): leaf for path, leaf in leaves}
 
 
-def by_parameter(table: Table) -> dict[Path, list[tuple[Part, str, tuple[slice, ...]]]]:
+def by_parameter(table: Table) -> dict[str, list[tuple[Part, str, tuple[slice, ...]]]]:
     """For each of our parameters the parts that fill it, with official name and slice."""
-    result: dict[Path, list[tuple[Part, str, tuple[slice, ...]]]] = {}
+    result: dict[str, list[tuple[Part, str, tuple[slice, ...]]]] = {}
     for entry in table.values():
         for part, where, _ in entry.pieces():
             result.setdefault(part.path, []).append((part, entry.name, where))

@@ -4,7 +4,7 @@ Every tensor on both sides is accounted for: a missing, unexpected or misshapen 
 names it. Loading goes parameter by parameter, so the host never holds the model twice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,14 @@ from etils import epath
 from flax import nnx
 
 from step1x_jax.convert import config_json
-from step1x_jax.convert.keys import Table, autoencoder_table, by_parameter, flat, model_table
+from step1x_jax.convert.keys import (
+    Table,
+    autoencoder_table,
+    by_parameter,
+    dotted,
+    flat,
+    model_table,
+)
 from step1x_jax.convert.lora import KohyaLora
 from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.errors import UserError
@@ -152,13 +159,14 @@ def _filled(
     """Abstract parameters with the tensors of `read` in them; one of our parameters at a time."""
     sources = by_parameter(table)
     places = {} if shardings is None else flat(shardings)
-    filled: dict[Any, Any] = {}  # flax types flat paths as Never
-    for path, leaf in flat(abstract_params).items():
+    filled: dict[Any, Any] = {}
+    leaves: Iterable[Any] = nnx.to_flat_state(abstract_params)
+    for path, leaf in leaves:
         array = np.empty(leaf.shape, leaf.dtype)
-        for part, name, where in sources[path]:
+        for part, name, where in sources[dotted(path)]:
             target = array if part.layer is None else array[part.layer]
             target[...] = part.to_ours(read(name)[where])
-        place = places.get(path)
+        place = places.get(dotted(path))
         place = place.get_value() if isinstance(place, nnx.Variable) else place
         filled[path] = leaf.replace(jax.device_put(array, place))
     return nnx.from_flat_state(filled)

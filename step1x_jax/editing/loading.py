@@ -117,7 +117,8 @@ def _from_run(params: nnx.State, config: Any, dtype: str | None) -> Parts:
     model_config = dataclasses.replace(config.model, dtype=dtype or config.model.dtype)
     model = nnx.merge(abstract_model(model_config)[0], params)
     autoencoder = epath.Path(config.autoencoder or "(the run's config.autoencoder is not set)")
-    return Parts(model, config.sampling, autoencoder, config.encoder)
+    encoder = dataclasses.replace(config.encoder, text_length=config.model.text_length)
+    return Parts(model, config.sampling, autoencoder, encoder)
 
 
 def editor_json(parts: Parts) -> dict[str, Any]:

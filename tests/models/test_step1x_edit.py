@@ -61,9 +61,9 @@ def test_every_parameter_has_its_logical_axes():
     axes = {path: leaf.get_metadata()["out_sharding"] for path, leaf in leaves.items()}
     for path, leaf in leaves.items():
         assert len(axes[path]) == leaf.ndim, path
-        stacked = any("blocks" in str(name) for name in path)
+        stacked = "blocks" in path
         assert (axes[path][0] == "layers") == stacked, path
-    qkv = ("transformer", "single_blocks", "attn", "qkv", "kernel")
+    qkv = "transformer.single_blocks.attn.qkv.kernel"
     assert axes[qkv] == ("layers", None, "embed", "heads", "head_dim")
 
 
