@@ -1,13 +1,14 @@
 """Fine-tunes the released v1.1 weights on your own edits, 1024 px.
 
     python -m launch.train --config=configs/finetune_1024.py --workdir=runs/finetune \\
-        --config.data.path=DATA --config.training.start_from=step1x-edit-v1p1-official.safetensors \\
-        --config.autoencoder=vae.safetensors --config.encoder.path=Qwen2.5-VL-7B-Instruct
+        --config.data.path=DATA --config.autoencoder=vae.safetensors \\
+        --config.encoder.path=Qwen2.5-VL-7B-Instruct \\
+        --config.training.start_from=step1x-edit-v1p1-official.safetensors
 
-DATA comes from launch.precompute; autoencoder and encoder are what launch.edit will read. Time and loss: not measured yet (this needs about 200 GB of
-accelerator memory for parameters and optimizer state, split over the devices by mesh.fsdp; 12.4
-billion parameters, all of them trained). `python -m launch.describe` with this config shows its
-shapes without any memory.
+DATA comes from launch.precompute; autoencoder and encoder are what launch.edit will read. Time and
+loss: not measured yet (this needs about 200 GB of accelerator memory for parameters and optimizer
+state, split over the devices by mesh.fsdp; 12.4 billion parameters, all of them trained).
+`python -m launch.describe` with this config shows its shapes without any memory.
 """
 
 from step1x_jax.models.config import step1x_edit_v1_1

@@ -4,7 +4,9 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import app, flags, logging
+from etils import epath
 
 from step1x_jax.errors import UserError
 
@@ -12,7 +14,8 @@ from step1x_jax.errors import UserError
 def run(main: Callable[[], int | None]) -> None:
     """Parses flags and calls `main`, whose result is the exit code (None: 0).
 
-    A UserError becomes one line on stderr and exit code 1.
+    A UserError becomes one line on stderr and exit code 1. What was compiled is kept on disk, so
+    that a second run with the same shapes need not compile again.
     """
 
     def guarded(argv: Sequence[str]) -> int:
@@ -20,6 +23,9 @@ def run(main: Callable[[], int | None]) -> None:
             logging.set_verbosity(logging.WARNING)  # libraries tell much at INFO
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
+        cache = epath.Path("~/.cache/step1x_jax/compiled").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         try:
             return main() or 0
         except UserError as e:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from absl import flags
-from etils import epath
 
 from launch.command import run
 from launch.config_flag import read_config
@@ -32,9 +31,6 @@ def main() -> int:
     config = read_config()
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
-    # A second run with the same shapes need not compile again.
-    cache = epath.Path("~/.cache/step1x_jax/compiled").expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(cache))
 
     def batches(first_step: int) -> Iterator[dict[str, np.ndarray]]:
         return make_batches(

@@ -129,8 +129,8 @@ def sample_with_progress(
 
 def noise_from_seed(seed: int, shape: tuple[int, ...]) -> jax.Array:
     """(B, h, w, 16) float32; example i of seed s is the only example of seed s + i."""
-    keys = jax.vmap(jax.random.key)(seed + jnp.arange(shape[0]))
-    return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
+    draw = [jax.random.normal(jax.random.key(seed + i), shape[1:]) for i in range(shape[0])]
+    return jnp.stack(draw)
 
 
 def noise_from_file(path: epath.PathLike, shape: tuple[int, ...]) -> jax.Array:
