@@ -3,9 +3,10 @@
 # the second lane (Python 3.12 with its newest jax, kernels only), the linter and the type checker.
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+workers=(-n auto --maxprocesses=4 --dist=loadfile)  # a file's tests share what they compile
 if [ "${1:-}" != --all ]; then
   need_environment no-torch
-  exec "$PYTHON" -m pytest -m "not slow and not torch and not quickstart" "$@"
+  exec "$PYTHON" -m pytest "${workers[@]}" -m "not slow and not torch and not quickstart" "$@"
 fi
 
 shift
@@ -24,4 +25,4 @@ if [ -n "$lane" ]; then
 else
   echo "skipped: the second lane, because there is no python3.12 here"
 fi
-exec "$PYTHON" -m pytest -rs "$@"
+exec "$PYTHON" -m pytest "${workers[@]}" -rs "$@"
