@@ -153,3 +153,26 @@ def test_the_only_file_of_a_folder_may_have_any_name(tmp_path):
     shutil.copy(folder / "mine.safetensors", folder / "other.safetensors")
     with pytest.raises(UserError, match="give the weight file itself"):
         load_model(folder)
+
+
+def test_another_dtype_is_rounded_on_saving(tmp_path):
+    save_model(tmp_path / "x.safetensors", load_model(VECTORS / "dit_v1_0"), dtype="bfloat16")
+    saved, whole = (
+        load_file(tmp_path / "x.safetensors"),
+        load_file(VECTORS / "dit_v1_0" / "weights.safetensors"),
+    )
+    assert saved.keys() == whole.keys()
+    for name, x in saved.items():
+        assert x.dtype == jax.numpy.bfloat16
+        np.testing.assert_array_equal(x, whole[name].astype(jax.numpy.bfloat16))
+
+
+def test_loras_add_up():
+    lora = VECTORS / "lora" / "lora_kohya.safetensors"
+    both, sum_of_both, none = (
+        jax.tree.leaves(nnx.state(load_model(VECTORS / "dit_v1_0", loras=loras)))
+        for loras in ([(lora, 0.5), (lora, 2.0)], [(lora, 2.5)], [])
+    )
+    for one, other in zip(both, sum_of_both, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)  # float32 sums
+    assert max(float(np.abs(x - y).max()) for x, y in zip(both, none, strict=True)) > 1e-2

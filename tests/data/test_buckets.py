@@ -32,3 +32,9 @@ def test_fit_covers_and_cuts_evenly():
     row = fitted[16, :, 0]  # the middle sixth of the ramp
     assert abs(row.mean() - 127.5) < 1
     assert abs((row[-1] - row[0]) - 255 / 6) < 4
+
+
+def test_nearness_is_of_ratios():
+    """Half-way between 1 and 2 is 1.414 by ratio, 1.5 by difference."""
+    assert nearest_bucket(144, 100, [(100, 100), (200, 100)]) == (200, 100)
+    assert nearest_bucket(139, 100, [(100, 100), (200, 100)]) == (100, 100)

@@ -267,3 +267,14 @@ def test_settings_follow_the_models_and_every_field_of_the_encoder(tmp_path):
     for change in ({"min_pixels": 1}, {"max_pixels": 2}, {"text_length": 6}, {"dtype": "float32"}):
         assert make_settings(64, dataclasses.replace(encoder, **change), autoencoder) != settings
     assert make_settings(80, encoder, autoencoder) != settings
+
+
+def test_a_part_is_noted_only_after_its_shards(tmp_path, rows, models):
+    """A folder stands where a shard should go: its renaming fails, as in a crash between both."""
+    (shard,) = make(tmp_path, rows[:1], models).shards
+    for path in (tmp_path / "out").iterdir():
+        path.unlink()
+    (tmp_path / "out" / shard.file / "in the way").mkdir(parents=True)
+    with pytest.raises(UserError, match="could not be written"):
+        make(tmp_path, rows[:1], models)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [shard.file]

@@ -116,3 +116,10 @@ def test_bad_manifests_are_named(tmp_path):
     write_manifest(path, Manifest({}, [], [BadRow("a", "b")], SCHEMA_VERSION + 1))
     with pytest.raises(UserError, match=r"newer version.*upgrade"):
         read_manifest(path)
+
+
+def test_the_longest_text_is_that_of_any_record_and_of_negatives(tmp_path):
+    records = [make_record(i, tokens=tokens) for i, tokens in enumerate((4, 9, 5))]
+    assert write_dataset(tmp_path / "texts", records).shards[0].longest_text == 9
+    short = make_record(0, tokens=2)  # its negative has 3
+    assert write_dataset(tmp_path / "negatives", [short]).shards[0].longest_text == 3

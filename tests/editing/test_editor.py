@@ -11,6 +11,7 @@ from PIL import Image
 
 from step1x_jax.conditioning.encoder import EncoderConfig
 from step1x_jax.convert.official import save_autoencoder, save_model
+from step1x_jax.editing import editor as editor_module
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.loading import Parts, editor_json, load_parts
 from step1x_jax.errors import UserError
@@ -129,3 +130,26 @@ def test_the_releases_folder_is_recognised(tmp_path):
 def test_any_other_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no model: give a run directory"):
         load_parts(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("version", "kernel", "truncate"), [("v1.0", "BICUBIC", 1.0), ("v1.1", "LANCZOS", 0.93)]
+)
+def test_each_version_has_its_filter_and_truncation(monkeypatch, version, kernel, truncate):
+    """The published pair: the editor asks Pillow for one and the sampler for the other."""
+    seen = []
+
+    def sample(model, conditions, noise, times, guidance):
+        seen.append((guidance.truncate, guidance.scale, float(times[1])))
+        return noise
+
+    monkeypatch.setattr(editor_module, "sample", sample)
+    made = Editor(
+        random_model(version), Autoencoder(AUTOENCODER, rngs=nnx.Rngs(0)), Words(), SAMPLING
+    )
+    source = picture((90, 45))
+    wanted = np.asarray(source.resize((80, 32), getattr(Image.Resampling, kernel)))
+    np.testing.assert_array_equal(np.asarray(made.resize(source)), wanted)
+    made.edit([source], ["fog"])
+    # the run's shift of 1.5 at 2/3 of the way: 1.5 t / (1 + 0.5 t)
+    assert seen == [(truncate, 2.0, pytest.approx(0.75))]

@@ -113,3 +113,10 @@ def test_shapes_are_checked():
         run(q, k, v[:, :, :-1])
     with pytest.raises(ValueError, match="no multiple"):
         run(q[:, :3], k, v)
+
+
+def test_bfloat16_keeps_float32_logits():
+    """Logits up to about 40 in bfloat16 have steps of 0.25: weights would be off by a tenth."""
+    q, k, v = (jnp.bfloat16(x) for x in operands(L, S, scale=10.0))
+    want = reference(*(np.float64(x) for x in (q, k, v)), np.ones((B, L, S), bool))
+    np.testing.assert_allclose(np.float64(attention(q, k, v)), want, atol=2e-2)

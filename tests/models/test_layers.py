@@ -1,12 +1,17 @@
 """Projection against plain einsum; everything else in layers.py is in tests/test_golden.py."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from step1x_jax.models.config import tiny
-from step1x_jax.models.layers import Projection, modulation, qkv_projection
+from step1x_jax.models.layers import HeadNorm, Projection, layer_norm, modulation, qkv_projection
+from step1x_jax.models.step1x_edit import abstract_model
+from tests.models.test_step1x_edit import inputs
 
 SPECS = [  # spec, sizes by letter, where the bias goes
     ("bld,df->blf", (8, 6), (1, 1, 6)),
@@ -43,3 +48,34 @@ def test_where_gates_and_query_biases_start():
     assert np.asarray(mod.bias[...])[:, 0].tolist() == [0, 0, 0.5, 0, 0, 0.5]
     qkv = qkv_projection(8, 2, 1.0, config=config, rngs=nnx.Rngs(0))
     assert np.asarray(qkv.bias[...]).max((1, 2)).tolist() == [1, 1, 0]
+
+
+def test_the_norms_have_an_eps_of_1e_6():
+    """On values of 1e-3, where it counts as much as the variance; golden ones are too large."""
+    x = 1e-3 * np.random.default_rng(0).normal(size=(2, 3, 8))
+    centred = x - x.mean(-1, keepdims=True)
+    want = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(layer_norm(jnp.float32(x)), want, atol=1e-5)
+    want = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    head_norm = HeadNorm(8, config=tiny(), rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(head_norm(jnp.float32(x)), want, atol=1e-5)
+
+
+@pytest.mark.parametrize(("remat", "count"), [("none", 0), ("full", 3)])
+def test_remat_wraps_each_of_the_three_stacks(remat, count):
+    """It changes memory and no number, so the traced program has to tell."""
+    config = dataclasses.replace(tiny(), remat=remat)
+    graph, shapes = abstract_model(config)
+    program = jax.make_jaxpr(lambda params, *args: nnx.merge(graph, params)(*args))(
+        shapes, *inputs(config)
+    )
+    names = [equation.primitive.name for equation in _equations(program)]
+    assert sum(name.startswith("remat") for name in names) == count
+
+
+def _equations(program):
+    """Those of a jaxpr and of the scans in it."""
+    for equation in program.eqns:
+        yield equation
+        if equation.primitive.name == "scan":
+            yield from _equations(equation.params["jaxpr"])

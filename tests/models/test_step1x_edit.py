@@ -10,7 +10,7 @@ from flax import nnx
 
 from step1x_jax.convert.keys import flat
 from step1x_jax.convert.official import load_model
-from step1x_jax.models.config import PRESETS, tiny
+from step1x_jax.models.config import tiny
 from step1x_jax.models.connector import masked_attention
 from step1x_jax.models.layers import scan
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
@@ -42,19 +42,6 @@ velocity = nnx.jit(Step1XEdit.__call__)
 image_velocity = nnx.jit(Step1XEdit.image_velocity)
 
 
-@pytest.mark.parametrize(
-    ("preset", "connector", "total"),
-    [
-        ("step1x_edit_v1_0", 536_621_825, 12_427_800_385),
-        ("step1x_edit_v1_1", 536_621_824, 12_427_800_384),
-    ],
-)
-def test_the_releases_have_the_published_number_of_parameters(preset, connector, total):
-    _, shapes = abstract_model(PRESETS[preset]())
-    assert sum(x.size for x in jax.tree.leaves(shapes["connector"])) == connector
-    assert sum(x.size for x in jax.tree.leaves(shapes)) == total
-
-
 def test_every_parameter_has_its_logical_axes():
     """Watches flax: stacking must keep the names and put "layers" in front."""
     leaves = flat(abstract_model(tiny())[1])
@@ -65,12 +52,6 @@ def test_every_parameter_has_its_logical_axes():
         assert (axes[path][0] == "layers") == stacked, path
     qkv = "transformer.single_blocks.attn.qkv.kernel"
     assert axes[qkv] == ("layers", None, "embed", "heads", "head_dim")
-
-
-def test_a_new_model_ignores_its_blocks():
-    """Gates and final layer start at zero, so the velocity of a random model is zero."""
-    model = Step1XEdit(tiny(), rngs=nnx.Rngs(0))
-    assert not np.any(velocity(model, *inputs(model.config)))
 
 
 def test_masked_padding_equals_trimmed_text():
@@ -134,18 +115,6 @@ def test_scan_runs_the_layers_in_order():
         np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
 
 
-def test_remat_changes_no_gradient():
-    def gradients(remat):
-        model = random_model(remat=remat, depth_single_blocks=1)
-        graph, params = nnx.split(model)
-        arguments = inputs(model.config)
-        loss = lambda params: jnp.mean(nnx.merge(graph, params)(*arguments) ** 2)  # noqa: E731
-        return jax.tree.leaves(jax.jit(jax.grad(loss))(params))
-
-    for plain, saved in zip(gradients("none"), gradients("full"), strict=True):
-        np.testing.assert_allclose(saved, plain, atol=1e-5 * np.abs(plain).max() + 1e-9)
-
-
 @pytest.mark.parametrize("name", ["dit_v1_0", "dit_v1_1"])
 def test_bfloat16_stays_close_to_float32(name):
     """The precision people use: bfloat16 has 8 bits, so each of some 40 roundings on the way adds
@@ -165,3 +134,13 @@ def test_bfloat16_stays_close_to_float32(name):
     assert ours.dtype == jnp.float32
     error = np.linalg.norm(nchw(ours) - case["velocity"]) / np.linalg.norm(case["velocity"])
     assert 1e-4 < error < 3e-2
+
+
+def test_without_padding_the_mask_changes_nothing():
+    """It leaves the picture's tokens alone; the path without it is that of the golden numbers."""
+    masked, free = (random_model(attend_to_padding=value) for value in (False, True))
+    arguments = inputs(free.config)  # lengths are those of all the text
+    want = velocity(free, *arguments)
+    np.testing.assert_allclose(
+        velocity(masked, *arguments), want, atol=1e-4 * np.abs(want).max()
+    )  # float32

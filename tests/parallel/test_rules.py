@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 from step1x_jax.models.config import PRESETS
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.parallel.rules import RULES, batch_sharding, partition_spec, shardings
+from step1x_jax.parallel.rules import batch_sharding, partition_spec, shardings
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,3 @@ def test_every_large_array_of_the_models_is_split(preset, mesh):
         total += x.size
         whole += 0 if "fsdp" in place.spec else x.size
     assert whole < 0.03 * total  # what stays: biases and the small projection of the mean text
-
-
-def test_the_table_names_mesh_axes_only(mesh):
-    assert {axis for axis in RULES.values() if axis} <= set(mesh.axis_names)

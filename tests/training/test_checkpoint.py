@@ -84,7 +84,7 @@ def folders(workdir):
 
 
 def flip_a_bit(workdir, step, item="params"):
-    """In the middle of the largest data file: Orbax itself loads this without a word."""
+    """In the middle of the largest data file."""
     files = (workdir / "checkpoints" / str(step) / item).rglob("d/*")
     path = max(files, key=lambda p: p.stat().st_size)
     data = bytearray(path.read_bytes())
@@ -272,3 +272,13 @@ def test_a_relative_folder(tmp_path, monkeypatch, state):
     checkpoints.close()
     params, _ = restore_params("runs/mine")
     jax.tree.map(np.testing.assert_array_equal, params, at_step(state, 1).params)
+
+
+def test_arrays_of_another_step_are_noticed(workdir, state, abstract):
+    """Sound files with other numbers in them: only our fingerprints can tell."""
+    folder = workdir / "checkpoints"
+    shutil.rmtree(folder / "3" / "params")
+    shutil.copytree(folder / "2" / "params", folder / "3" / "params")
+    restored, said = restore(workdir, abstract)
+    assert_same(restored, at_step(state, 2))
+    assert "does not match its fingerprint" in said[0]

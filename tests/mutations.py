@@ -1,0 +1,357 @@
+"""Breaks the package on purpose, in one place at a time, and asks the quick tests to notice.
+
+    python -m tests.mutations [--check] [NAME ...]
+
+Each mutation of TABLE (all, or those named) is made in a temporary copy of the tree. The tests
+named beside it run first (before that, once without any), then, if these pass, all quick ones. One
+row of a Markdown table is printed per mutation: its name, the first test that failed, seconds. The
+exit code is 1 if one survives, or if an old text does not occur exactly once in its file; --check
+looks only for that.
+
+A mutation that changes nothing one could measure has no place here.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[1]
+QUICK = "not slow and not torch and not quickstart"
+TIMEOUT = 1800  # seconds; code that hangs is noticed, too
+
+DIT = "tests/test_golden.py::test_published_numbers[dit_v1_1]"
+DIT_0 = "tests/test_golden.py::test_published_numbers[dit_v1_0]"
+VAE = "tests/test_golden.py::test_published_numbers[vae]"
+MODEL = "tests/models/test_step1x_edit.py"
+
+
+class Mutation(NamedTuple):
+    """One plausible mistake."""
+
+    name: str
+    file: str  # below step1x_jax/
+    old: str  # occurs once in the file
+    new: str
+    tests: str  # that should notice
+
+
+# (file, tests that should notice): (name, old, new), ...
+# fmt: off
+TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
+    ("models/layers.py", "tests/training/test_step.py"): [
+        ("batch gathered", "x = jax.tree.map(split_batch, x)", "x = x"),
+    ],
+    ("models/layers.py", DIT): [
+        ("shift and scale swapped", "shift: jax.Array, scale: jax.Array", "scale, shift"),
+        ("layers in reverse", "scan(layer, x, params)", "scan(layer, x, params, reverse=True)"),
+    ],
+    ("models/layers.py", "tests/models/test_layers.py"): [
+        ("eps of LayerNorm", "centred**2, axis=-1, keepdims=True) + 1e-6",
+         "centred**2, axis=-1, keepdims=True) + 1e-5"),
+        ("eps of HeadNorm", "x**2, axis=-1, keepdims=True) + 1e-6",
+         "x**2, axis=-1, keepdims=True) + 1e-5"),
+        ("remat ignored", 'remat == "full"', 'remat == "all"'),
+        ("size of random kernels", "fan_in**-0.5", "fan_in**-1.0"),
+        ("start of the gates", "config.gate_init * is_gate", "config.gate_init * ~is_gate"),
+        ("start of q and k", ".at[:2].set(qk_bias)", ".at[1:].set(qk_bias)"),
+    ],
+    ("models/embeddings.py", "tests/models/test_embeddings.py"): [
+        ("order in a token", "transpose(0, 1, 3, 5, 2, 4)", "transpose(0, 1, 3, 2, 4, 5)"),
+        ("rows and columns", "rows, columns], axis", "columns, rows], axis"),
+        ("RoPE turns backwards", "[-sin, sin]", "[sin, -sin]"),
+        ("RoPE cos and sin", "np.cos(angles), np.sin(angles)", "np.sin(angles), np.cos(angles)"),
+        ("RoPE axes reversed", "ids[:, i, None]", "ids[:, 2 - i, None]"),
+        ("RoPE theta", "/ theta **", "/ 1000.0 **"),
+        ("RoPE in float16", "cos, sin = np.cos(angles)", "cos, sin = np.cos(np.half(angles))"),
+        ("time not times 1000", "1000.0 * timesteps", "timesteps"),
+        ("sines first", "[jnp.cos(angles), jnp.sin(angles)]", "[jnp.sin(angles), jnp.cos(angles)]"),
+    ],
+    ("models/connector.py", f"{DIT_0} tests/models/test_layers.py"): [
+        ("padded queries give 0", ", v[:, :, :1])", ", 0 * v)"),
+        ("connector sees padding", "attention(q, k, v, kv_lengths=lengths)", "attention(q, k, v)"),
+        ("mean over padding", "total / lengths[:, None]", "total / text.shape[1]"),
+        ("scale_factor without 1", "(1 + self.scale_factor", "(self.scale_factor"),
+        ("remat not in connector", "remat=self.remat", 'remat="none"'),
+    ],
+    ("models/transformer.py", f"{DIT} {MODEL}"): [
+        ("exact GELU", "approximate=True", "approximate=False"),
+        ("q and k swapped", "q, k, v = self.qkv(x)", "k, q, v = self.qkv(x)"),
+        ("double block without gate", "gate1[:, None] * self.attn.proj", "self.attn.proj"),
+        ("single block without gate", "x + gate[:, None] * (attended", "x + (attended"),
+        ("final layer order", "shift, scale = self", "scale, shift = self"),
+        ("no SiLU before modulation", "vec = nnx.silu(vec)", "vec = vec + 0"),
+        ("double block sees padding", " = attention(q, k, v, kv_lengths=kv_lengths)",
+         " = attention(q, k, v)"),
+        ("single block sees padding", "proj(attention(q, k, v, kv_lengths=kv_lengths))",
+         "proj(attention(q, k, v))"),
+    ],
+    ("models/step1x_edit.py", f"{DIT} {DIT_0} {MODEL}"): [
+        ("v1.1 without offset", 'shift = 0 if version == "v1.0" else 1', "shift = 0"),
+        ("v1.0 with offset", 'shift = 0 if version == "v1.0" else 1', "shift = 1"),
+        ("text has positions", "np.zeros((text_length, 3)", "np.ones((text_length, 3)"),
+        ("padding masked", "None if config.attend", "None if not config.attend"),
+        ("lengths without picture", "image.shape[1] + text_lengths", "text_lengths"),
+    ],
+    ("models/autoencoder.py", VAE): [
+        ("padding before", "padding=((0, 1), (0, 1))", "padding=((1, 0), (1, 0))"),
+        ("scale before shift", "* (mean - self.config.shift_factor)",
+         "* mean - self.config.shift_factor"),
+        ("decode by the wrong side", "latents / self.config.scale_factor + self.config.shift",
+         "latents / self.config.scale_factor - self.config.shift"),
+        ("eps of GroupNorm", "epsilon=1e-6", "epsilon=1e-5"),
+    ],
+    ("kernels/attention_xla.py", "tests/kernels"): [
+        ("attention scale", "width**-0.5", "size**-0.5"),
+        ("one key too many", "< kv_lengths[:, None]", "<= kv_lengths[:, None]"),
+        ("softmax in bfloat16", "softmax(logits, axis", "softmax(logits.astype(v.dtype), axis"),
+    ],
+    ("sampling/guidance.py", "tests/sampling"): [
+        ("guidance from the condition", "return unconditional +", "return conditional +"),
+        ("damping at truncate", "jnp.where(t > ", "jnp.where(t >= "),
+        ("damping exponent", "jnp.maximum(norm, 1) ** 0.4", "jnp.maximum(norm, 1) ** 0.5"),
+        ("norm over the tokens", "axis=-1, keepdims", "axis=1, keepdims"),
+    ],
+    ("sampling/sampler.py", "tests/sampling"): [
+        ("Euler sign", "return latents + (t_next - t)", "return latents - (t_next - t)"),
+        ("condition and negative", "conditional, unconditional =", "unconditional, conditional ="),
+        ("noise seeds", "jax.random.key(seed + i)", "jax.random.key(seed)"),
+        ("noise file's layout", "noise.transpose(0, 2, 3, 1)", "noise.reshape(b, h, w, c)"),
+    ],
+    ("sampling/sampler.py", DIT): [
+        ("time of the step's end", "2 * len(latents), t, jnp", "2 * len(latents), t_next, jnp"),
+    ],
+    ("sampling/schedule.py", "tests/test_golden.py::test_published_numbers[schedule.json]"): [
+        ("mu at 4096", "(1.15 - 0.5)", "(1.16 - 0.5)"),
+        ("shift inverted", "return s * t / (1 + (s - 1) * t)", "return t / (s - (s - 1) * t)"),
+    ],
+    ("sampling/config.py", "tests/sampling"): [
+        ("truncation swapped", '"v1.0": 1.0, "v1.1": 0.93', '"v1.0": 0.93, "v1.1": 1.0'),
+    ],
+    ("convert/official.py", "tests/convert"): [
+        ("missing tensors", "for name in table if name not in shapes", "for name in ()"),
+        ("unexpected tensors", "for name in shapes if name not in table", "for name in ()"),
+        ("shapes not compared", "shapes[name] != entry.shape",
+         "len(shapes[name]) != len(entry.shape)"),
+        ("dtype on saving", "dtype(dtype or leaves", "dtype(leaves"),
+        ("only the last LoRA", ".merged_into(read, scale)", ".merged_into(file.read, scale)"),
+    ],
+    ("convert/keys.py", DIT): [
+        ("v turned too", "[turned[:2], x[2:]]", "[turned[:2], turned[2:]]"),
+        ("turned the other way", "np.argsort(index) if inverse else index",
+         "index if inverse else np.argsort(index)"),
+        ("linear1 order", "qkv_kernel, mlp_kernel)", "mlp_kernel, qkv_kernel)"),
+        ("linear2 order", "proj, mlp_out, axis=1)", "mlp_out, proj, axis=1)"),
+        ("QK-norms not turned", "(0,), rotated=0", "(0,)"),
+    ],
+    ("convert/lora.py", "tests/convert/test_lora.py"): [
+        ("LoRA without rank", "alpha / down.shape[0]", "alpha"),
+        ("LoRA without alpha", "scale * alpha / down", "scale / down"),
+        ("LoRA transposed", "(up @ down)", "(up @ down).T.reshape(base.shape)"),
+        ("LoRA of other modules", "if suffix is None or module not in modules:",
+         "if module not in modules:\n                continue\n            if suffix is None:"),
+    ],
+    ("convert/safetensors_io.py", "tests/convert/test_safetensors_io.py"): [
+        ("order in the file", "(-RANK[np.dtype(tensors[name][1])], name)", "name"),
+        ("truncation", "if end != data_bytes:", "if end < data_bytes:"),
+    ],
+    ("data/pipeline.py", "tests/data/test_pipeline.py"): [
+        ("shard off by one", "bisect.bisect_right", "bisect.bisect_left"),
+        ("process slice", "[process_index::process_count]", "[::process_count]"),
+        ("buckets shuffled alike", '"shuffle", number)', '"shuffle")'),
+        ("no dropout", "die < config.caption_dropout", "die < 0"),
+        ("processes drop alike", "dice[first : first + len(records)]", "dice[: len(records)]"),
+        ("steps drop alike", '"caption_dropout", step)', '"caption_dropout")'),
+        ("negatives not used", "return record.negative_text", "return record.text"),
+        ("shuffle seed", '_stream(seed, "shuffle"', '_stream(0, "shuffle"'),
+        ("lengths of the padding", "len(text) for text in texts]", "text_length for _ in texts]"),
+        ("start_step ignored", "steps[start_step:]", "steps[0:]"),
+        ("target is source", "record.target for record", "record.source for record"),
+        ("any number of bad records", "if count > self._limit:", "if count > 100:"),
+        ("rounds alike", '_stream(seed, "buckets", number)', '_stream(seed, "buckets")'),
+    ],
+    ("data/records.py", "tests/data/test_records.py"): [
+        ("newer records", "if version > SCHEMA_VERSION:", "if version > SCHEMA_VERSION + 1:"),
+    ],
+    ("data/manifest.py", "tests/data/test_shards.py"): [
+        ("newer manifests", "if version <= SCHEMA_VERSION:", "if version:"),
+    ],
+    ("data/shards.py", "tests/data"): [
+        ("longest text forgotten", "max(info.longest_text, *lengths)", "max(lengths)"),
+        ("wrong bucket", "record.source.shape[:2] != tuple(self._info.latent_size)", "False"),
+    ],
+    ("data/buckets.py", "tests/data/test_buckets.py"): [
+        ("nearest by difference", "abs(math.log(width / height * b[1] / b[0]))",
+         "abs(width / height - b[0] / b[1])"),
+    ],
+    ("data/precompute.py", "tests/data/test_precompute.py"): [
+        ("manifest before shards",
+         'replacing(self._output / f"{part.name}.json") as manifest_file,\n'
+         "            writing_shards(self._output, part.name) as shards,",
+         "writing_shards(self._output, part.name) as shards,\n"
+         '            replacing(self._output / f"{part.name}.json") as manifest_file,'),
+        ("fingerprint without end", "f.seek(max(size - MIB, 0))", "f.seek(0)"),
+        ("hash without sizes", "json.dumps([row, sizes])", "json.dumps([row])"),
+    ],
+    ("conditioning/prompt.py", "tests/conditioning/test_prompt.py"): [
+        ("one position more", 'CHAT_START.removesuffix(":")', "CHAT_START"),
+        ("apostrophes are no quotes", "fromkeys(\"“”'\"", 'fromkeys("“”"'),
+    ],
+    ("conditioning/images.py", "tests/conditioning/test_images.py"): [
+        ("height rounded down", "math.ceil(new_width / ratio)", "math.floor(new_width / ratio)"),
+        ("pixels from 0", "/ 127.5 - 1", "/ 255"),
+    ],
+    ("editing/editor.py", "tests/editing"): [
+        ("filters of the releases", '"v1.0": Image.Resampling.BICUBIC, "v1.1"',
+         '"v1.1": Image.Resampling.BICUBIC, "v1.0"'),
+        ("version's truncation", "truncate_for(config.version)", 'truncate_for("v1.0")'),
+    ],
+    ("training/loss.py", "tests/training/test_loss.py"): [
+        ("target turned", "(noise - clean)))", "(clean - noise)))"),
+        ("interpolation turned", "(1 - t) * clean + t * noise", "t * clean + (1 - t) * noise"),
+    ],
+    ("training/timesteps.py", "tests/training/test_timesteps.py"): [
+        ("times not shifted", "return time_shift(t, num_tokens, config.shift)", "return t"),
+        ("std ignored", "config.std * normal", "normal"),
+    ],
+    ("training/optimizer.py", "tests/training/test_optimizer.py"): [
+        ("no clipping", "if config.clip_norm else", "if False else"),
+        ("no weight decay", "weight_decay=config.weight_decay", "weight_decay=0.0"),
+        ("warm-up from 0", "(step + 1) / max", "step / max"),
+        ("fall from the start", "/ (steps - flat_steps)", "/ steps"),
+    ],
+    ("training/step.py", "tests/training/test_step_draws.py"): [
+        ("average turned", "decay * a + (1 - decay) * p", "decay * p + (1 - decay) * a"),
+        ("noise of step 0", 'stream(seed, "noise"), state.step', 'stream(seed, "noise"), 0'),
+        ("times of step 0", 'stream(seed, "timesteps"), state.step',
+         'stream(seed, "timesteps"), 0'),
+        ("one stream for two", 'stream(seed, "timesteps")', 'stream(seed, "noise")'),
+        ("steps not counted", "TrainState(state.step + 1", "TrainState(state.step"),
+        ("noise to picture", "interpolate(clean, noise, t)", "interpolate(noise, clean, t)"),
+        ("loss's target turned", "loss(velocity, clean, noise)", "loss(velocity, noise, clean)"),
+        ("tokens not packed", "height * width // PATCH**2", "height * width"),
+        ("target as reference", 'batch["source"]', 'batch["target"]'),
+    ],
+    ("training/config.py", "tests/training/test_config.py"): [
+        ("bfloat16 parameters", 'require(dtype == "float32"', "require(True"),
+        ("resume with any seed", '"training.steps",\n', '"training.",\n'),
+    ],
+    ("training/checkpoint.py", "tests/training/test_checkpoint.py"): [
+        ("fingerprint not compared", 'found["fingerprint"] !=', '0 and found["fingerprint"] !='),
+        ("dtype not compared", 'return f"{dtype}{list(shape)}"', 'return f"{list(shape)}"'),
+        ("step forgotten", 'items["optimizer"]["step"]', "jnp.zeros((), jnp.int32)"),
+    ],
+    ("training/checkpoint.py", "tests/training/test_loop.py"): [
+        ("optimizer forgotten", "params, opt_state, ema)",
+         "params, jax.tree.map(jnp.zeros_like, opt_state), ema)"),
+    ],
+    ("training/loop.py", "tests/training/test_loop.py"): [
+        ("last step not saved", "stop or step == steps or", "stop or"),
+        ("NaN not noticed", "not np.isfinite(value)", "np.isinf(value)"),
+        ("configs not compared", "if checkpoints.steps and config_path.exists():", "if False:"),
+        ("signals ignored", "if stop:", "if False:"),
+    ],
+    ("parallel/rules.py", "tests/parallel"): [
+        ("parameters not split", '"embed": "fsdp"', '"embed": None'),
+        ("batch not over fsdp", "PartitionSpec(BATCH_AXES)", 'PartitionSpec("data")'),
+        ("colliding axes", "len(used) != len(set(used))", "False"),
+    ],
+}
+# fmt: on
+
+MUTATIONS = [
+    Mutation(name, f"step1x_jax/{file}", old, new, tests)
+    for (file, tests), rows in TABLE.items()
+    for name, old, new in rows
+]
+
+
+def problems(root: pathlib.Path = ROOT) -> list[str]:
+    """What is wrong with the table itself."""
+    names = Counter(mutation.name for mutation in MUTATIONS)
+    found = [
+        f"{name}: {count} mutations of this name" for name, count in names.items() if count > 1
+    ]
+    for m in MUTATIONS:
+        text = (root / m.file).read_text() if (root / m.file).is_file() else ""
+        if (count := text.count(m.old)) != 1:
+            found.append(f"{m.name}: its old text occurs {count} times in {m.file}")
+        for test in m.tests.split():
+            if not (root / test.split("::")[0]).exists():
+                found.append(f"{m.name}: there is no {test}")
+    return found
+
+
+def first_failure(root: pathlib.Path, *tests: str) -> str | None:
+    """The first quick test that fails, or None."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", QUICK]
+    environment = {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", "JAX_PLATFORMS": "cpu"}
+    try:
+        done = subprocess.run(
+            [*command, *tests],
+            cwd=root,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        return "(hangs)"
+    if done.returncode == 0:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    if done.returncode != 1 or failed is None:  # no test to run, or the code cannot be imported
+        raise RuntimeError(f"pytest {' '.join(tests)}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return failed[1]
+
+
+def caught_by(mutation: Mutation, root: pathlib.Path) -> str | None:
+    """The test that notices a mutation of the tree at `root`, which is as before afterwards."""
+    path = root / mutation.file
+    text = path.read_text()
+    path.write_text(text.replace(mutation.old, mutation.new))
+    try:
+        return first_failure(root, *mutation.tests.split()) or first_failure(root)
+    finally:
+        path.write_text(text)
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the table and the number of survivors."""
+    wrong = problems()
+    names = [name for name in arguments if name != "--check"]
+    known = {mutation.name for mutation in MUTATIONS}
+    wrong += [f"{name}: no such mutation" for name in names if name not in known]
+    if wrong or "--check" in arguments:
+        print("\n".join(wrong or [f"{len(MUTATIONS)} mutations fit the code."]))
+        return int(bool(wrong))
+
+    chosen = [mutation for mutation in MUTATIONS if mutation.name in names or not names]
+    survivors = 0
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder) / "tree"
+        shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        named = {test for mutation in chosen for test in mutation.tests.split()}
+        if failing := first_failure(root, *sorted(named)):
+            print(f"{failing} fails without any mutation.")
+            return 1
+        print("| mutation | file | caught by | seconds |\n|---|---|---|---|", flush=True)
+        for mutation in chosen:
+            start = time.monotonic()
+            test = caught_by(mutation, root)
+            survivors += test is None
+            seconds = f"{time.monotonic() - start:.0f}"
+            row = mutation.name, mutation.file, test or "**nothing**", seconds
+            print(f"| {' | '.join(row)} |", flush=True)
+    print(f"\n{survivors} survivors.")
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
