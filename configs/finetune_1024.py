@@ -1,11 +1,10 @@
 """Fine-tunes the released v1.1 weights on your own edits, 1024 px.
 
     python -m launch.train --config=configs/finetune_1024.py --workdir=runs/finetune \\
-        --config.data.path=DATA --config.autoencoder=vae.safetensors \\
-        --config.encoder.path=Qwen2.5-VL-7B-Instruct \\
-        --config.training.start_from=step1x-edit-v1p1-official.safetensors
+        --config.data.path=DATA
 
-DATA comes from launch.precompute; autoencoder and encoder are what launch.edit will read. Time and
+DATA comes from launch.precompute. The released files are looked for in the current folder; name
+other places with --config.training.start_from, .autoencoder and .encoder.path. Time and
 loss: not measured yet (this needs about 200 GB of accelerator memory for parameters and optimizer
 state, split over the devices by mesh.fsdp; 12.4 billion parameters, all of them trained).
 `python -m launch.describe` with this config shows its shapes without any memory.
@@ -24,7 +23,12 @@ def get_config() -> TrainConfig:
 
     config.optimizer.learning_rate = 1e-5  # constant, as in the paper
 
+    config.training.start_from = "step1x-edit-v1p1-official.safetensors"
     config.training.steps = 10_000
     config.checkpoint.every = 500
     config.checkpoint.keep = 2  # 150 GB each
+
+    # what the records were made with, for launch.edit
+    config.autoencoder = "vae.safetensors"
+    config.encoder.path = "Qwen2.5-VL-7B-Instruct"
     return config

@@ -1,7 +1,9 @@
 """What all commands share: how they start, and how they end when the user made a mistake."""
 
+import logging as python_logging
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 import jax
@@ -10,40 +12,60 @@ from etils import epath
 
 from step1x_jax.errors import UserError
 
+INTERRUPTED = 130  # what a shell reports for a process that ended on Ctrl-C
+
 
 def run(main: Callable[[], int | None]) -> None:
     """Parses flags and calls `main`, whose result is the exit code (None: 0).
 
-    A UserError becomes one line on stderr and exit code 1. What was compiled is kept on disk, so
-    that a second run with the same shapes need not compile again.
+    A UserError, and what else a user can mend, becomes one line on stderr and exit code 1. What was
+    compiled is kept on disk, so that a second run with the same shapes need not compile again.
     """
 
     def guarded(argv: Sequence[str]) -> int:
+        handler = logging.get_absl_handler()
+        handler.setFormatter(python_logging.Formatter("%(levelname)s: %(message)s"))
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # libraries tell much at INFO
         if len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
+            return _say(f"unexpected argument {argv[1]!r}; flags start with --.")
         cache = epath.Path("~/.cache/step1x_jax/compiled").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         try:
             return main() or 0
         except UserError as e:
-            print(f"error: {e}", file=sys.stderr)
-            return 1
+            return _say(str(e))
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e):
+                raise
+            reason = str(e).splitlines()[0]
+            return _say(f"{reason}; take a smaller batch or size, or more devices (mesh.fsdp).")
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
 
     app.run(guarded, flags_parser=_parse_flags)
 
 
+def _say(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses flags; a wrong one is one sentence and exit code 1."""
+    """Parses flags; a wrong one, or a wrong file of configs/, is one sentence and exit code 1."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as e:
-        message = str(e)
+        missing = re.search(r"Flag (--\S+) must have a value other than None", str(e))
+        message = f"{missing[1]} is missing; --help tells more." if missing else str(e)
     except OSError as e:  # from ml_collections: a field is set, but --config cannot be opened
         message = " ".join(str(e).split())
     except KeyError as e:  # from ml_collections: --config.section.no_such_field=...
         message = re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", str(e.args[0]))
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
+    except Exception as e:  # whatever the Python of a config file raises
+        frame = traceback.extract_tb(e.__traceback__)[-1]
+        where = (e.filename, e.lineno) if isinstance(e, SyntaxError) else (frame[0], frame[1])
+        message = f"--config: {where[0]}, line {where[1]}: {type(e).__name__}: {e}"
+    sys.exit(_say(message))

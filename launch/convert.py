@@ -8,6 +8,8 @@ from absl import flags
 from launch.command import run
 from step1x_jax.convert.official import save_model
 from step1x_jax.editing.loading import editor_json, load_parts
+from step1x_jax.errors import UserError
+from step1x_jax.files import check_writable
 from step1x_jax.training.checkpoint import restore_params
 
 _INPUT = flags.DEFINE_string(
@@ -21,6 +23,9 @@ _DTYPE = flags.DEFINE_enum(
 
 def main() -> None:
     """Loads and writes."""
+    if not _OUTPUT.value.endswith(".safetensors"):
+        raise UserError(f"--output={_OUTPUT.value} should end in .safetensors.")
+    check_writable(_OUTPUT.value)
     parts = load_parts(_INPUT.value, restore_params)
     fields = editor_json(parts)
     save_model(_OUTPUT.value, parts.model, dtype=_DTYPE.value, json_fields=fields)

@@ -1,6 +1,8 @@
 """Says what a config would train, without memory: parameters, shapes, the traced train step.
 
 python -m launch.describe --config=configs/finetune_1024.py
+
+Devices that are not there: XLA_FLAGS=--xla_force_host_platform_device_count=8 in front of it.
 """
 
 from typing import Any
@@ -8,12 +10,14 @@ from typing import Any
 import jax
 from absl import flags
 
+from launch import config_flag
 from launch.command import run
 from launch.config_flag import read_config
 from step1x_jax.parallel.mesh import make_mesh
 from step1x_jax.training.describe import abstract_batch, parameter_counts, trace_train_step
 from step1x_jax.training.step import abstract_state
 
+flags.adopt_module_key_flags(config_flag)
 _SIZE = flags.DEFINE_integer("size", 1024, "Side of the pictures in pixels.", lower_bound=16)
 
 

@@ -13,7 +13,7 @@ from launch.command import run
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.editing.loading import load_editor
 from step1x_jax.errors import UserError
-from step1x_jax.files import replacing
+from step1x_jax.files import check_writable, replacing
 from step1x_jax.training.checkpoint import restore_params
 
 _MODEL = flags.DEFINE_string(
@@ -21,7 +21,7 @@ _MODEL = flags.DEFINE_string(
 )
 _IMAGE = flags.DEFINE_string("image", None, "The picture to edit.", required=True)
 _INSTRUCTION = flags.DEFINE_string("instruction", None, "What to do to it.", required=True)
-_OUTPUT = flags.DEFINE_string("output", "edited.png", "Where the result goes (.png or .jpg).")
+_OUTPUT = flags.DEFINE_string("output", "edited.png", "Where it goes (.png, .jpg or .webp).")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
 _STEPS = flags.DEFINE_integer("steps", None, "Euler steps (default: the model's).", lower_bound=1)
 _GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale (default: the model's).")
@@ -42,6 +42,9 @@ def main() -> None:
     if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UserError(f"--output={output} should end in .png, .jpg or .webp.")
     image = open_image(_IMAGE.value)
+    if _NOISE.value and not epath.Path(_NOISE.value).is_file():
+        raise UserError(f"--noise={_NOISE.value} does not exist; give a .npy file.")
+    check_writable(output)
     editor = load_editor(
         _MODEL.value,
         restore_run=restore_params,

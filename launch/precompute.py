@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 from absl import flags
+from etils import epath
 from flax import nnx
 from tqdm import tqdm
 
@@ -17,9 +18,10 @@ from launch.command import run
 from step1x_jax.conditioning.encoder import DTYPES, Encoder, EncoderConfig, TransformersEncoder
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.convert.official import load_autoencoder
-from step1x_jax.data.manifest import BadRow
+from step1x_jax.data.manifest import MANIFEST, BadRow
 from step1x_jax.data.precompute import EncodeImages, make_settings, precompute
 from step1x_jax.data.sources import read_triplets
+from step1x_jax.files import check_writable
 from step1x_jax.models.autoencoder import Autoencoder
 
 _DEFAULTS = EncoderConfig()
@@ -32,8 +34,8 @@ _BATCH = flags.DEFINE_integer("batch_size", 8, "Edits encoded at once.", lower_b
 _PART = flags.DEFINE_integer(
     "part_size", 1024, "Edits that are done or not done as a whole.", lower_bound=1
 )
-_MIN_PIXELS = flags.DEFINE_integer("min_pixels", _DEFAULTS.min_pixels, "EncoderConfig.min_pixels.")
-_MAX_PIXELS = flags.DEFINE_integer("max_pixels", _DEFAULTS.max_pixels, "EncoderConfig.max_pixels.")
+_MIN_PIXELS = flags.DEFINE_integer("min_pixels", _DEFAULTS.min_pixels, "Fewest pixels it sees.")
+_MAX_PIXELS = flags.DEFINE_integer("max_pixels", _DEFAULTS.max_pixels, "Most; 28 x 28 are a token.")
 _TEXT_LENGTH = flags.DEFINE_integer(
     "text_length", _DEFAULTS.text_length, "Tokens kept of picture and instruction."
 )
@@ -53,6 +55,7 @@ def main() -> int:
     )
     config.validate()
     settings = make_settings(_SIZE.value, config, _AUTOENCODER.value)
+    check_writable(epath.Path(_OUTPUT.value) / MANIFEST)
     triplets, bad_rows = read_triplets(_INPUT.value)
 
     def load_models() -> tuple[Encoder, EncodeImages]:

@@ -3,6 +3,7 @@
 # Needs Python 3.11+ and pip; about 10 minutes on two CPU cores once packages are installed.
 # Run it again and it goes on where it was; `rm -r runs/quickstart` starts over.
 
+[ $# -eq 0 ] || { echo "error: quickstart.sh takes no arguments." >&2; exit 1; }
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 need_environment torch quickstart
 

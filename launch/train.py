@@ -13,11 +13,15 @@ import jax
 import numpy as np
 from absl import flags
 
+from launch import config_flag
 from launch.command import run
 from launch.config_flag import read_config
 from step1x_jax.data.pipeline import make_batches
+from step1x_jax.files import absolute
+from step1x_jax.training.config import check_records
 from step1x_jax.training.loop import print_once, train
 
+flags.adopt_module_key_flags(config_flag)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, local or gs://.", required=True)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes: TPU pods, Slurm and MPI say who they are."
@@ -29,6 +33,9 @@ STOPPED = 143  # what a shell reports for a process that ended on SIGTERM
 def main() -> int:
     """Brings data and training together."""
     config = read_config()
+    check_records(config)
+    config.autoencoder = from_anywhere(config.autoencoder)
+    config.encoder.path = from_anywhere(config.encoder.path)
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
 
@@ -52,6 +59,11 @@ def main() -> int:
         return STOPPED
     print_once(f"Done: {steps} steps. Checkpoints and metrics are in {_WORKDIR.value}.")
     return 0
+
+
+def from_anywhere(path: str) -> str:
+    """A path for launch.edit, which may run in another folder."""
+    return str(absolute(path)) if path else path
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Writing files so that a name means a complete file."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 
 from etils import epath
 
 from step1x_jax.errors import UserError
+
+# Errors of the place itself, which free space does not mend.
+NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
 
 
 @contextlib.contextmanager
@@ -32,13 +36,25 @@ def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
         yield temporary
         temporary.replace(path)
     except OSError as e:
-        raise UserError(
-            f"{path} could not be written ({e.strerror or e}); free space or choose another"
-            " place. What was there before is unchanged."
-        ) from e
+        raise _not_written(path, e) from e
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def check_writable(path: epath.PathLike) -> None:
+    """Raises UserError unless a file of that name could be written, before long work is done."""
+    with replacing(epath.Path(path).parent / ".write_test") as temporary:
+        temporary.write_text("")
+    (epath.Path(path).parent / ".write_test").unlink()
+
+
+def _not_written(path: epath.Path, e: OSError) -> UserError:
+    advice = "choose another place" if e.errno in NO_PLACE else "free space or choose another place"
+    return UserError(
+        f"{path} could not be written ({e.strerror or e}); {advice}. What was there before is"
+        " unchanged."
+    )
 
 
 def absolute(path: epath.PathLike) -> epath.Path:

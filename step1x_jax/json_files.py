@@ -1,6 +1,7 @@
 """JSON files to dataclasses and back, with every name and type checked."""
 
 import dataclasses
+import difflib
 import json
 import types
 import typing
@@ -72,3 +73,22 @@ def build(kind: Any, values: Any, source: str, field: str = "") -> Any:
         name = getattr(kind, "__name__", str(kind))
         raise UserError(f"{source}: {field} is {values!r}, not of type {name}.")
     return values
+
+
+def check_fields(config: Any, source: str, field: str = "") -> None:
+    """Checks names and types of what was assigned to a dataclass and those in it.
+
+    Raises:
+      UserError: an attribute that is no field, or a value of another type; names it.
+    """
+    hints = typing.get_type_hints(type(config))
+    for name, value in vars(config).items():
+        full = f"{field}.{name}" if field else name
+        if name not in hints:
+            close = difflib.get_close_matches(name, hints, 1)
+            advice = f"did you mean {close[0]}?" if close else "remove it."
+            raise UserError(f"{source} sets {full}, which does not exist; {advice}")
+        if dataclasses.is_dataclass(value) and isinstance(value, hints[name]):
+            check_fields(value, source, full)
+        else:
+            build(hints[name], value, source, full)

@@ -91,7 +91,7 @@ class TransformersEncoder:
             import torch
         except ImportError as e:
             raise UserError(
-                "the encoder needs PyTorch; install it with: pip install 'step1x_jax[torch]'"
+                "the encoder needs PyTorch (the extra [torch]): pip install 'torch>=2.6'"
             ) from e
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -117,6 +117,7 @@ class TransformersEncoder:
         vision = self._processor(pictures, return_tensors="np")
         tokens = vision["image_grid_thw"].prod(axis=1) // self._processor.merge_size**2
         prompts = [self._prompt.ids(*example) for example in zip(instructions, tokens, strict=True)]
+        self._check_room(int(max(tokens)))
         hidden = self._hidden_states(prompts, vision)
 
         kept = [len(ids) - self._prompt.dropped for ids in prompts]
@@ -132,6 +133,16 @@ class TransformersEncoder:
         for row, states, length in zip(embeddings, hidden, lengths, strict=True):
             row[:length] = states[self._prompt.dropped :][:length]
         return embeddings, lengths
+
+    def _check_room(self, image_tokens: int) -> None:
+        """Raises UserError if the instruction behind a picture would be cut away as a whole."""
+        before = len(self._prompt.ids("", image_tokens)) - self._prompt.dropped
+        if before >= self.config.text_length:
+            raise UserError(
+                f"no instruction fits: the picture and the prompt alone take {before} tokens of"
+                f" text_length={self.config.text_length}; give fewer max_pixels (28 x 28 are a"
+                " token) and min_pixels, or a larger text_length."
+            )
 
     def _hidden_states(self, prompts: list[list[int]], vision: Any) -> np.ndarray:
         """Output of the final norm (B, L, C), L the longest prompt; shorter ones end in rubbish."""

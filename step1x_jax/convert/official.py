@@ -24,7 +24,7 @@ from step1x_jax.convert.keys import (
 from step1x_jax.convert.lora import KohyaLora
 from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.errors import UserError
-from step1x_jax.json_files import write_json
+from step1x_jax.json_files import read_json, write_json
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.layers import abstract
@@ -41,12 +41,15 @@ AUTOENCODER_NAMES = ("vae.safetensors", "weights.safetensors")
 def find_weights(path: epath.PathLike, names: Sequence[str]) -> epath.Path:
     """The weight file itself, or in a folder the first of `names`, or the only .safetensors file.
 
+    A folder of parts (see editing/loading.py) stands for its transformer/.
+
     Raises:
       UserError: there is none.
     """
     path = epath.Path(path)
     if not path.is_dir():
         return path  # a missing file is named when it is opened
+    path = path / "transformer" if (path / "transformer").is_dir() else path
     for name in names:
         if (path / name).is_file():
             return path / name
@@ -216,10 +219,16 @@ def save_model(
     Raises:
       UserError: the file cannot be written.
     """
-    _write_tensors(path, model_table(model.config), nnx.state(model), dtype)
     sizes = config_json.to_json(model.config)
+    values = sizes | (json_fields or {})
+    beside, path = _beside(path), epath.Path(path)
+    if beside.exists() and not path.exists() and read_json(beside) != values:
+        raise UserError(
+            f"{beside} is that of another model; write {path.name} to a folder of its own."
+        )
+    _write_tensors(path, model_table(model.config), nnx.state(model), dtype)
     if json_fields or sizes != config_json.to_json(ModelConfig(version=model.config.version)):
-        write_json(_beside(path), sizes | (json_fields or {}))
+        write_json(beside, values)
 
 
 def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | None = None) -> None:

@@ -99,8 +99,19 @@ def make_batches(
     return iter(steps[start_step:].to_iter_dataset(options))
 
 
+def data_folder(config: DataConfig) -> epath.Path:
+    """The folder of the records.
+
+    Raises:
+      UserError: none is given.
+    """
+    if not config.path:
+        raise UserError("data.path is not set; give the folder that launch.precompute made.")
+    return epath.Path(config.path)
+
+
 def _open_buckets(config: DataConfig, text_length: int) -> list["Bucket"]:
-    folder = epath.Path(config.path or "(data.path is not set)")
+    folder = data_folder(config)
     manifest = read_manifest(folder / MANIFEST)
     if not manifest.records:
         raise UserError(f"{folder} holds no records; run launch.precompute on another input.")
@@ -109,7 +120,7 @@ def _open_buckets(config: DataConfig, text_length: int) -> list["Bucket"]:
         if shard.longest_text > text_length:
             raise UserError(
                 f"{folder} has texts of {shard.longest_text} tokens, model.text_length is"
-                f" {text_length}; raise it, or run launch.precompute with --text_length."
+                f" {text_length}; raise it, or run launch.precompute with fewer --max_pixels."
             )
     tolerance = Tolerance(config.max_bad_records)
     buckets = [Bucket(folder, shards, tolerance) for shards in manifest.buckets.values()]

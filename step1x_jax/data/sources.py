@@ -68,20 +68,14 @@ def read_triplets(path: epath.PathLike) -> tuple[list[Triplet], list[BadRow]]:
       UserError: the file cannot be read or has another form.
     """
     path = epath.Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; give a .jsonl or .json file of triplets.")
+    if path.suffix not in (".jsonl", ".json") or not path.is_file():
+        reason = "is no" if path.exists() else "does not exist; give a"
+        raise UserError(f"{path} {reason} .jsonl or .json file of edits.")
     try:
         text = path.read_text()
     except UnicodeDecodeError as e:
         raise UserError(f"{path} is not UTF-8 text ({e}); save it as UTF-8.") from e
-    rows: Iterable[tuple[str, Any]]
-    if path.suffix == ".jsonl":
-        rows = _json_lines(text)
-    elif path.suffix == ".json":
-        rows = _json_rows(text, path)
-    else:
-        raise UserError(f"{path} should end in .jsonl or .json.")
-
+    rows = _json_lines(text) if path.suffix == ".jsonl" else _json_rows(text, path)
     triplets, bad_rows = [], []
     for name, row in rows:
         try:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from step1x_jax.conditioning.encoder import Encoder
 from step1x_jax.conditioning.images import from_array, image_size, to_array
+from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.step1x_edit import Step1XEdit
@@ -65,8 +66,12 @@ class Editor:
           B pictures of the sizes that came in.
 
         Raises:
-          UserError: the pictures do not share a size, or the noise file does not fit.
+          UserError: something is no picture, the pictures do not share a size, or the noise file
+            does not fit.
         """
+        for image in images:
+            if not isinstance(image, Image.Image):
+                raise UserError(f"a picture is a {type(image).__name__}; give PIL images.")
         config = self.model.config
         resized = [self.resize(image) for image in images]
         reference = self.encode(resized)

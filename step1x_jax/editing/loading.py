@@ -5,6 +5,7 @@ Understood are
   a run directory       of launch.train: its newest checkpoint; the other parts as its config says
   a folder of parts     transformer/, autoencoder/, encoder/ (the form of assets/quickstart)
   the release's folder  step1x-edit-*.safetensors, vae.safetensors, Qwen2.5-VL-7B-Instruct/
+  a weight file         as launch.convert writes it; the other parts beside it as in the release
 """
 
 import dataclasses
@@ -98,16 +99,18 @@ def load_parts(path: str, restore_run: RestoreRun | None = None, dtype: str | No
         weights, autoencoder, encoder = (
             folder / n for n in ("transformer", "autoencoder", "encoder")
         )
-    elif any((folder / name).is_file() for name in MODEL_NAMES):
-        weights, autoencoder, encoder = folder, folder / "vae.safetensors", folder / ENCODER
+    elif folder.suffix == ".safetensors" or any((folder / n).is_file() for n in MODEL_NAMES):
+        weights = folder
+        beside = folder.parent if folder.suffix == ".safetensors" else folder
+        autoencoder, encoder = beside / "vae.safetensors", beside / ENCODER
     else:
         raise UserError(
             f"{folder} is no model: give a run directory of launch.train, a folder with"
-            f" transformer/, autoencoder/ and encoder/, or the release's folder with"
-            f" {MODEL_NAMES[0]} or {MODEL_NAMES[1]}."
+            f" transformer/, autoencoder/ and encoder/, the release's folder with"
+            f" {MODEL_NAMES[0]} or {MODEL_NAMES[1]}, or a .safetensors file."
         )
     model = load_model(weights, dtype=dtype)
-    values = read_config_json(weights, "dit")
+    values = read_config_json(weights.parent if weights.is_file() else weights, "dit")
     fields = {name: values[name] for name in ENCODER_FIELDS if name in values}
     config = EncoderConfig(path=str(encoder), text_length=model.config.text_length, **fields)
     return Parts(model, sampling_from_json(values), autoencoder, config)

@@ -150,7 +150,7 @@ def noise_from_file(path: epath.PathLike, shape: tuple[int, ...]) -> jax.Array:
         with epath.Path(path).open("rb") as f:
             noise = np.load(f)
     except (OSError, ValueError, EOFError) as e:
-        raise UserError(f"noise file {path} is not a readable .npy file ({e}).") from e
+        raise UserError(f"noise file {path} is no readable .npy file; draw it again.") from e
     b, h, w, c = shape
     if noise.shape != (b, c, h, w):
         raise UserError(

@@ -36,6 +36,7 @@ from step1x_jax.training.step import TrainState
 Arrays = dict[str, Any]  # name of the parameter (transformer.img_in.kernel) -> array
 Description = dict[str, dict[str, dict[str, Any]]]  # item -> name -> shape, dtype, fingerprint
 FOLDER = "checkpoints"
+SCHEMA_VERSION = 2  # of the names; 1 had no "attn" in them
 
 
 def _name_arrays(tree: Any) -> Arrays:
@@ -130,6 +131,7 @@ class Checkpoints:
         """
         items = _to_items(state)
         about: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
             "config": to_json(config),
             "arrays": {item: _describe(arrays) for item, arrays in items.items()},
         }
@@ -203,9 +205,14 @@ class Checkpoints:
             self._failed = True
             reason = getattr(e, "strerror", None)
             reason = reason or str(e).split(" [os_error_code")[0].rsplit(": ", 1)[-1]
+            full = "space" in reason or "quota" in reason
+            advice = (
+                "free space and run the command again: it goes on from the last complete checkpoint"
+                if full
+                else "make it writable or choose another --workdir"
+            )
             raise UserError(
-                f"The checkpoint could not be written to {self.folder} ({reason}); free space and"
-                " run the command again: it goes on from the last complete checkpoint."
+                f"The checkpoint could not be written to {self.folder} ({reason}); {advice}."
             ) from e
 
 
@@ -272,7 +279,13 @@ def _read_description(path: epath.Path) -> tuple[TrainConfig, Description]:
         about = ocp.checkpointables_metadata(path).custom_metadata
         if about.pop("checksum") != _checksum(about):
             raise ValueError("its checksum is wrong")
-        saved = about["arrays"]
+        version, saved = about.get("schema_version", 1), about["arrays"]
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} was written by another version of step1x_jax (schema {version}, this one has"
+            f" {SCHEMA_VERSION}); write it as .safetensors with that version's launch.convert, and"
+            " start from that file (training.start_from)."
+        )
     return from_json(about["config"], str(path)), saved
 
 

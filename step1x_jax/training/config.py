@@ -11,8 +11,11 @@ from typing import Any
 from etils import epath
 
 from step1x_jax.conditioning.encoder import EncoderConfig
-from step1x_jax.data.pipeline import DataConfig
+from step1x_jax.data.manifest import MANIFEST, read_manifest
+from step1x_jax.data.pipeline import DataConfig, data_folder
+from step1x_jax.data.precompute import fingerprint
 from step1x_jax.errors import UserError, require
+from step1x_jax.json_files import check_fields
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.sampling.config import SamplingConfig
@@ -103,6 +106,7 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for values that cannot be trained with."""
+        check_fields(self, "the config")
         for field in dataclasses.fields(self):
             section: Any = getattr(self, field.name)
             if hasattr(section, "validate"):
@@ -117,7 +121,6 @@ class TrainConfig:
 MAY_CHANGE = (
     "training.steps",
     "training.log_every",
-    "training.start_from",
     "checkpoint.",
     "mesh.",
     "model.remat",
@@ -137,6 +140,30 @@ def check_same_run(config: TrainConfig, saved: TrainConfig, workdir: epath.PathL
             raise UserError(
                 f"{field} is {value!r} but the run in {workdir} has {before[field]!r}; give the"
                 " same value, or another --workdir (training.start_from can name this one)."
+            )
+
+
+def check_records(config: TrainConfig) -> None:
+    """Raises UserError if the records were made otherwise than editing with the run would read.
+
+    Compared is what dataset.json tells: how the encoder read, and both models where they are there.
+    """
+    made = read_manifest(data_folder(config.data) / MANIFEST).settings
+    reading = {f"encoder.{n}": getattr(config.encoder, n) for n in ("min_pixels", "max_pixels")}
+    models = {"encoder": config.encoder.path, "autoencoder": config.autoencoder}
+    for field, value in reading.items():
+        before = made.get(field.removeprefix("encoder."), value)
+        if before != value:
+            raise UserError(
+                f"the records in {config.data.path} were made with {before} for {field}, the config"
+                f" says {value}; set --config.{field}={before}, or make them again."
+            )
+    for name, path in models.items():
+        there = bool(path) and epath.Path(path).exists()
+        if name in made and there and fingerprint(path) != made[name]:
+            raise UserError(
+                f"the records in {config.data.path} were made with another {name} than {path}; give"
+                " that one in the config, or make them again."
             )
 
 

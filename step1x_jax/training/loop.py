@@ -66,8 +66,6 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
         config_path = workdir / "config.json"
         if checkpoints.steps and config_path.exists():
             check_same_run(config, load_config(config_path), workdir)
-        if jax.process_index() == 0:
-            save_config(config, config_path)
 
         # ------------------------------------------------------------ how the run starts
         # 1. This run has checkpoints: go on from the newest that is whole.
@@ -93,11 +91,14 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
             print_once("Starting from random weights.")
             state = new_state(config, abstract)
 
+        if jax.process_index() == 0:
+            save_config(config, config_path)
+
         # ------------------------------------------------------------ the loop
         metrics = Metrics(workdir, start, steps)
         train_step = make_train_step(config, mesh, abstract)
         with jax.set_mesh(mesh), contextlib.closing(metrics), _stop_signal() as stop_asked:
-            batch = _put(next(data), mesh)
+            batch = _put(_check_width(next(data), config), mesh)
             for step in range(start + 1, steps + 1):
                 state, values = train_step(state, batch)  # returns at once; the devices work on
                 if step < steps:
@@ -131,6 +132,17 @@ def print_once(text: str) -> None:
     """Prints on process 0 only."""
     if jax.process_index() == 0:
         print(text, flush=True)
+
+
+def _check_width(batch: dict[str, np.ndarray], config: TrainConfig) -> dict[str, np.ndarray]:
+    """The batch, if its embeddings are of the width that the model takes."""
+    width, wanted = batch["text"].shape[-1], config.model.connector_in_channels
+    if width != wanted:
+        raise UserError(
+            f"the records in {config.data.path} have embeddings of width {width}, the model takes"
+            f" {wanted}: they are of another encoder; give others, or model.connector_in_channels."
+        )
+    return batch
 
 
 def _put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

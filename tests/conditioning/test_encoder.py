@@ -118,7 +118,7 @@ def test_missing_torch_is_said(tmp_path, monkeypatch):
     for name in ("config.json", "preprocessor_config.json", "tokenizer.json"):
         (tmp_path / name).write_text("{}")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match="install it with"):
+    with pytest.raises(UserError, match="needs PyTorch"):
         TransformersEncoder(EncoderConfig(path=str(tmp_path)))
 
 
@@ -146,3 +146,10 @@ def test_weights_that_do_not_fit_are_refused(folder, tmp_path):
 def test_impossible_settings_are_refused(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
         EncoderConfig(**changes).validate()
+
+
+@pytest.mark.torch
+def test_a_picture_that_leaves_no_room_for_the_instruction_is_refused(folder):
+    encoder = TransformersEncoder(config(folder, text_length=10))
+    with pytest.raises(UserError, match=r"no instruction fits: .* of text_length=10"):
+        encoder.encode([picture(200, 200)], ["make it night"])

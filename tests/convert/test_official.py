@@ -176,3 +176,12 @@ def test_loras_add_up():
     for one, other in zip(both, sum_of_both, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)  # float32 sums
     assert max(float(np.abs(x - y).max()) for x, y in zip(both, none, strict=True)) > 1e-2
+
+
+def test_the_config_json_of_another_model_is_kept(tmp_path):
+    model = load_model(VECTORS / "dit_v1_1")
+    save_model(tmp_path / "a.safetensors", model, json_fields={"sample_steps": 7})
+    with pytest.raises(UserError, match=r"is that of another model; write b\.safetensors to a folder"):
+        save_model(tmp_path / "b.safetensors", model)
+    assert not (tmp_path / "b.safetensors").exists()
+    save_model(tmp_path / "a.safetensors", model, json_fields={"sample_steps": 8})  # its own

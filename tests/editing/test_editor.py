@@ -153,3 +153,17 @@ def test_each_version_has_its_filter_and_truncation(monkeypatch, version, kernel
     made.edit([source], ["fog"])
     # the run's shift of 1.5 at 2/3 of the way: 1.5 t / (1 + 0.5 t)
     assert seen == [(truncate, 2.0, pytest.approx(0.75))]
+
+
+def test_a_weight_file_is_a_model_with_its_companions_beside_it(tmp_path):
+    encoder = EncoderConfig(path="", min_pixels=3136)
+    fields = editor_json(Parts(random_model(), SAMPLING, tmp_path, encoder))
+    save_model(tmp_path / "mine.safetensors", random_model(), json_fields=fields)
+    parts = load_parts(str(tmp_path / "mine.safetensors"))
+    assert (parts.sampling, parts.encoder.min_pixels) == (SAMPLING, 3136)
+    assert parts.autoencoder == tmp_path / "vae.safetensors"
+
+
+def test_a_path_is_no_picture(editor):
+    with pytest.raises(UserError, match="a picture is a str"):
+        editor.edit(["photo.jpg"], ["night"])

@@ -117,3 +117,15 @@ def test_describe(folder):
     assert "total: 12,427,800,384 parameters" in result.stdout
     assert "source  bfloat16[8, 128, 128, 16]" in result.stdout
     assert "Train step traced in" in result.stdout
+
+
+def test_an_error_in_a_config_file_names_its_line(tmp_path):
+    (tmp_path / "broken.py").write_text("def get_config():\n    return 1 / 0\n")
+    result = launch(tmp_path, "describe", f"--config={tmp_path / 'broken.py'}")
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
+    assert "broken.py, line 2: ZeroDivisionError" in result.stderr
+
+
+def test_a_missing_flag_is_named(tmp_path):
+    result = launch(tmp_path, "train", f"--workdir={tmp_path}")
+    assert result.stderr == "error: --config is missing; --help tells more.\n"

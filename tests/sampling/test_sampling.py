@@ -107,7 +107,7 @@ def test_noise_from_a_file_is_in_the_published_layout(tmp_path):
     with pytest.raises(UserError, match=r"has shape \[1, 16, 4, 6\], this edit needs"):
         noise_from_file(tmp_path / "noise.npy", (1, 6, 4, 16))
     (tmp_path / "text.npy").write_text("noise")
-    with pytest.raises(UserError, match=r"not a readable \.npy file"):
+    with pytest.raises(UserError, match=r"no readable \.npy file"):
         noise_from_file(tmp_path / "text.npy", (1, 4, 6, 16))
 
 

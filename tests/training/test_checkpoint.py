@@ -11,6 +11,7 @@ from flax import nnx
 from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from step1x_jax.training import checkpoint
 from step1x_jax.training.checkpoint import Checkpoints, _fingerprints, restore_params
 from step1x_jax.training.step import abstract_state, new_state
 from tests.training.tiny import tiny_config
@@ -282,3 +283,10 @@ def test_arrays_of_another_step_are_noticed(workdir, state, abstract):
     restored, said = restore(workdir, abstract)
     assert_same(restored, at_step(state, 2))
     assert "does not match its fingerprint" in said[0]
+
+
+def test_another_version_asks_for_that_version(workdir, mesh, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SCHEMA_VERSION", checkpoint.SCHEMA_VERSION + 1)
+    with pytest.raises(UserError, match=r"another version of step1x_jax .*launch\.convert"):
+        restore(workdir, abstract_state(tiny_config(), mesh))
+    assert folders(workdir) == ["2", "3"]  # none is taken for damaged

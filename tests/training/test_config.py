@@ -2,9 +2,12 @@ import json
 
 import pytest
 
+from step1x_jax.data.manifest import write_dataset
+from step1x_jax.data.precompute import fingerprint
 from step1x_jax.errors import UserError
-from step1x_jax.training.config import TrainConfig, check_same_run
+from step1x_jax.training.config import TrainConfig, check_records, check_same_run
 from step1x_jax.training.config_file import from_json, load_config, save_config, to_json
+from tests.data.examples import make_record
 from tests.training.tiny import tiny_config
 
 
@@ -118,6 +121,7 @@ def test_what_may_change_on_resume(field, value):
         ("optimizer.learning_rate", 1e-4),
         ("timesteps.shift", 2.0),
         ("training.seed", 1),
+        ("training.start_from", "elsewhere"),
     ],
 )
 def test_what_may_not(field, value):
@@ -125,3 +129,33 @@ def test_what_may_not(field, value):
     set_field(config, field, value)
     with pytest.raises(UserError, match=rf"^{field} is .* but the run in run has"):
         check_same_run(config, tiny_config(), "run")
+
+
+def test_a_field_that_does_not_exist_is_no_setting():
+    config = tiny_config()
+    config.optimizer.learnin_rate = 1.0  # as a config file may say it
+    with pytest.raises(UserError, match=r"optimizer\.learnin_rate.*did you mean learning_rate\?"):
+        config.validate()
+
+
+def test_types_are_checked_before_values():
+    config = tiny_config()
+    config.data.batch_size = "3"
+    with pytest.raises(UserError, match=r"data\.batch_size is '3', not of type int"):
+        config.validate()
+
+
+def test_records_that_were_made_otherwise_are_refused(tmp_path):
+    config = tiny_config()
+    autoencoder = tmp_path / "vae.safetensors"
+    autoencoder.write_bytes(b"one")
+    config.data.path, config.autoencoder = str(tmp_path / "records"), str(autoencoder)
+    settings = {"min_pixels": config.encoder.min_pixels, "autoencoder": fingerprint(autoencoder)}
+    write_dataset(tmp_path / "records", [make_record(0)], settings)
+    check_records(config)
+    autoencoder.write_bytes(b"two")
+    with pytest.raises(UserError, match=r"another autoencoder than .*vae\.safetensors"):
+        check_records(config)
+    config.encoder.min_pixels += 1
+    with pytest.raises(UserError, match=rf"--config.encoder.min_pixels={settings['min_pixels']}"):
+        check_records(config)

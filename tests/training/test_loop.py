@@ -180,3 +180,12 @@ def test_starting_from_another_size(whole_run, tmp_path):
     config.training.start_from = str(whole_run[0])
     with pytest.raises(UserError, match=r"float32\[16, 32\] there and float32\[16, 64\]"):
         train(config, tmp_path, batches)
+
+
+def test_embeddings_of_another_width_are_refused(tmp_path):
+    def narrow(first_step):
+        for batch in batches(first_step):
+            yield batch | {"text": batch["text"][..., 1:]}
+
+    with pytest.raises(UserError, match="embeddings of width 23, the model takes 24"):
+        train(tiny_config(), tmp_path, narrow)
