@@ -112,6 +112,9 @@ class TransformersEncoder:
         """See `Encoder.encode`; all B examples go through the model as one batch.
 
         A text beyond config.text_length tokens is cut, with a warning.
+
+        Raises:
+          UserError: the picture leaves no room for an instruction.
         """
         pictures = [_to_tokens(image.convert("RGB")) for image in images]
         vision = self._processor(pictures, return_tensors="np")
