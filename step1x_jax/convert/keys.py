@@ -4,6 +4,9 @@ An `Entry` is one tensor of the official file; its `parts` say which of our para
 how. A part is cut out along one axis, unfolded, permuted for RoPE and transposed: moves of numbers
 only, so both directions are exact to the bit. Values are never computed here.
 
+Another layout of the same model would be another function from a config to a Table, beside
+`model_table`, and a choice in official.py's `load_model` by what it finds in the file.
+
 Legend: D model width, F mlp width, H heads, K head width, C other widths.
 """
 

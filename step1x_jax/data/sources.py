@@ -1,11 +1,12 @@
 """Triplets from files: which source picture becomes which target by which instruction.
 
-A new kind of input is a function here from a file to rows, see launch/guides/data.md.
+A new kind of input is a function here, in READERS, from a file's text to rows with the fields of
+REQUIRED and OPTIONAL, see launch/guides/data.md.
 """
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from etils import epath
@@ -68,14 +69,14 @@ def read_triplets(path: epath.PathLike) -> tuple[list[Triplet], list[BadRow]]:
       UserError: the file cannot be read or has another form.
     """
     path = epath.Path(path)
-    if path.suffix not in (".jsonl", ".json") or not path.is_file():
+    if path.suffix not in READERS or not path.is_file():
         reason = "is no" if path.exists() else "does not exist; give a"
-        raise UserError(f"{path} {reason} .jsonl or .json file of edits.")
+        raise UserError(f"{path} {reason} file of edits that ends in {' or '.join(READERS)}.")
     try:
         text = path.read_text()
     except UnicodeDecodeError as e:
         raise UserError(f"{path} is not UTF-8 text ({e}); save it as UTF-8.") from e
-    rows = _json_lines(text) if path.suffix == ".jsonl" else _json_rows(text, path)
+    rows = READERS[path.suffix](text, path)
     triplets, bad_rows = [], []
     for name, row in rows:
         try:
@@ -87,7 +88,7 @@ def read_triplets(path: epath.PathLike) -> tuple[list[Triplet], list[BadRow]]:
     return triplets, bad_rows
 
 
-def _json_lines(text: str) -> Iterator[tuple[str, Any]]:
+def _json_lines(text: str, path: epath.Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -113,6 +114,13 @@ def _published_row(target: str, row: Any) -> Any:
         return None
     source, instruction = row.get("ref_image_path"), row.get("caption")
     return {"source": source, "target": target, "instruction": instruction, "id": target}
+
+
+# By the file's ending: from its text (and its path, for messages) to named rows.
+READERS: dict[str, Callable[[str, epath.Path], Iterable[tuple[str, Any]]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_rows,
+}
 
 
 def _triplet(name: str, row: Any, folder: epath.Path) -> Triplet:

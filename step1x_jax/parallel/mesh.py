@@ -1,4 +1,7 @@
-"""The device mesh: one object with four named axes, on any number of devices."""
+"""The device mesh: one object with four named axes, on any number of devices.
+
+What is split along which axis says rules.py.
+"""
 
 import dataclasses
 import math

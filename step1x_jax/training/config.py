@@ -1,7 +1,8 @@
 """Everything one training run is made of, as plain dataclasses.
 
 A file in configs/ returns a TrainConfig; command-line flags override its fields; `validate` checks
-the result; config_file.py writes it beside the run and reads it back.
+the result (names and types by json_files.py, values by each section); config_file.py writes it
+beside the run and reads it back.
 """
 
 import dataclasses

@@ -62,7 +62,7 @@ def test_bad_rows_are_named_and_the_rest_stays(tmp_path):
     ("name", "content", "message"),
     [
         ("none.jsonl", None, "does not exist"),
-        ("edits.csv", b"a,b", r"is no \.jsonl"),
+        ("edits.csv", b"a,b", r"is no file of edits that ends in \.jsonl or"),
         ("edits.jsonl", b"\n\n", "has no rows"),
         ("edits.json", b"{}", "has no rows"),
         ("edits.json", b"3", "should hold"),
