@@ -44,9 +44,14 @@ def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
 
 def check_writable(path: epath.PathLike) -> None:
     """Raises UserError unless a file of that name could be written, before long work is done."""
-    with replacing(epath.Path(path).parent / ".write_test") as temporary:
-        temporary.write_text("")
-    (epath.Path(path).parent / ".write_test").unlink()
+    path = epath.Path(path)
+    probe = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as e:
+        raise _not_written(path, e) from e
 
 
 def _not_written(path: epath.Path, e: OSError) -> UserError:

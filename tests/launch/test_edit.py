@@ -74,3 +74,12 @@ def test_convert_writes_a_model_that_loads(tmp_path):
     shipped = QUICKSTART / "transformer" / "weights.safetensors"
     assert output.read_bytes() == shipped.read_bytes()
     assert load_model(output).config == load_model(shipped).config
+
+
+def test_a_place_that_cannot_be_written_is_said_before_work(tmp_path, photo):
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "out.png"
+    result = edit("--model=quickstart", f"--image={photo}", f"--output={output}")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert f"error: {output} could not be written" in result.stderr
+    assert "choose another place" in result.stderr
