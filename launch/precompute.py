@@ -17,6 +17,7 @@ from tqdm import tqdm
 from launch.command import run
 from step1x_jax.conditioning.encoder import DTYPES, Encoder, EncoderConfig, TransformersEncoder
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
+from step1x_jax.conditioning.prompt import QUOTINGS
 from step1x_jax.convert.official import load_autoencoder
 from step1x_jax.data.manifest import MANIFEST, BadRow
 from step1x_jax.data.precompute import EncodeImages, make_settings, precompute
@@ -39,6 +40,9 @@ _MAX_PIXELS = flags.DEFINE_integer("max_pixels", _DEFAULTS.max_pixels, "Most; 28
 _TEXT_LENGTH = flags.DEFINE_integer(
     "text_length", _DEFAULTS.text_length, "Tokens kept of picture and instruction."
 )
+_QUOTING = flags.DEFINE_enum(
+    "quoting", _DEFAULTS.quoting, QUOTINGS, "The rule for quoted text; releases: published."
+)
 _DTYPE = flags.DEFINE_enum("encoder_dtype", _DEFAULTS.dtype, DTYPES, "Arithmetic of the encoder.")
 
 BAD_ROWS = 3
@@ -51,6 +55,7 @@ def main() -> int:
         min_pixels=_MIN_PIXELS.value,
         max_pixels=_MAX_PIXELS.value,
         text_length=_TEXT_LENGTH.value,
+        quoting=_QUOTING.value,
         dtype=_DTYPE.value,
     )
     config.validate()

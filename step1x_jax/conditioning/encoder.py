@@ -14,8 +14,8 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from step1x_jax.conditioning.prompt import Prompt, load_tokenizer
-from step1x_jax.errors import UserError
+from step1x_jax.conditioning.prompt import QUOTINGS, Prompt, load_tokenizer
+from step1x_jax.errors import UserError, require
 
 DTYPES = ("bfloat16", "float32")
 SMALL = 50_000_000  # parameters; below, waking threads costs more than they do
@@ -29,7 +29,7 @@ class EncoderConfig:
     min_pixels: int = 256 * 28 * 28  # the picture is scaled to at least
     max_pixels: int = 324 * 28 * 28  # and at most so many pixels; 28 x 28 of them make a token
     text_length: int = 640  # tokens kept, those of the picture included
-    quoting: str = "published"  # the only rule yet, see prompt.py
+    quoting: str = "published"  # or "words", see prompt.py
     dtype: str = "bfloat16"  # of the language model; or "float32"
 
     def validate(self) -> None:
@@ -41,8 +41,8 @@ class EncoderConfig:
             )
         if self.text_length < 1:
             raise UserError(f"encoder.text_length is {self.text_length}; use a positive number.")
-        if self.quoting != "published":
-            raise UserError(f"encoder.quoting is {self.quoting!r}; the only rule is 'published'.")
+        rules = ", ".join(QUOTINGS)
+        require(self.quoting in QUOTINGS, "encoder.quoting", self.quoting, f"use one of {rules}")
         if self.dtype not in DTYPES:
             raise UserError(f"encoder.dtype is {self.dtype!r}; use one of {', '.join(DTYPES)}.")
 
@@ -95,7 +95,7 @@ class TransformersEncoder:
             ) from e
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._prompt = Prompt(load_tokenizer(folder))
+        self._prompt = Prompt(load_tokenizer(folder), config.quoting)
         self._processor = _load_processor(folder, config)
         self._model = _load_model(folder, getattr(torch, config.dtype)).to(self._device)
         if self._model.num_parameters() < SMALL:

@@ -4,12 +4,14 @@ The language model sees one user turn of Qwen's chat template: prefix, picture, 
 fixed form, so it is written out here instead of rendering the template that lies beside each copy
 of the model. From <|vision_end|> on, quoted text is cut into single characters before it is
 tokenised, so that lettering is spelled out to the model. The release takes an apostrophe for a
-quote too and so spells out all that follows it; its weights expect that ("published" quoting).
+quote too and so spells out all that follows it; its weights expect that ("published" quoting). With
+"words", an apostrophe inside a word is a letter, and the chat's end is never spelled out.
 
 One quirk is left out: the published attention mask is `ids > 0`, and id 0 is "!", so that the
 published code is blind to exclamation marks. Here they are tokens like others.
 """
 
+import re
 from collections.abc import Callable
 
 import tokenizers
@@ -18,6 +20,7 @@ from etils import epath
 
 from step1x_jax.errors import UserError
 
+QUOTINGS = ("published", "words")
 Tokenize = Callable[[str], list[int]]  # knows Qwen's special tokens, adds none by itself
 
 PREFIX = (
@@ -56,16 +59,18 @@ class Prompt:
         the colon that ends the prefix, 217 with Qwen's own vocabulary.
     """
 
-    def __init__(self, tokenize: Tokenize):
+    def __init__(self, tokenize: Tokenize, quoting: str = "published"):
         """Takes a tokenizer and reads its special tokens.
 
         Args:
           tokenize: text to ids.
+          quoting: one of QUOTINGS.
 
         Raises:
           UserError: the vocabulary lacks Qwen's special tokens.
         """
         self._tokenize = tokenize
+        self._quoting = quoting
         self._before_image = tokenize(CHAT_BEFORE_IMAGE)
         self.dropped = len(tokenize(CHAT_START.removesuffix(":")))
         self.image_id, self._video_id = map(self._special, (IMAGE_TOKEN, "<|video_pad|>"))
@@ -98,8 +103,11 @@ class Prompt:
     def ids_from_vision_end(self, instruction: str) -> list[int]:
         """The part behind the picture, quoted text in single characters."""
         check_instruction(instruction)
-        text = "<|vision_end|>" + instruction + CHAT_AFTER_INSTRUCTION
-        ids = [i for piece in published_pieces(text) for i in self._piece_ids(piece)]
+        if self._quoting == "published":
+            pieces = published_pieces("<|vision_end|>" + instruction + CHAT_AFTER_INSTRUCTION)
+        else:
+            pieces = ["<|vision_end|>", *word_pieces(instruction), CHAT_AFTER_INSTRUCTION]
+        ids = [i for piece in pieces for i in self._piece_ids(piece)]
         kept = [i for i in ids if i not in (self.image_id, self._video_id)]
         if len(kept) < len(ids):
             logging.warning("The instruction %r names picture tokens; left out.", instruction)
@@ -150,6 +158,16 @@ def published_pieces(text: str) -> list[str]:
         else:
             outside += char
     return [*pieces, outside] if outside else pieces
+
+
+def word_pieces(instruction: str) -> list[str]:
+    """Cuts an instruction as `published_pieces` does, but for apostrophes inside words.
+
+    They stay what they are: "the girl's dress" is one piece, 'say "it's"' spells out i, t, ', s.
+    """
+    letter = "\ufffc"  # no text holds it: the object replacement character
+    text = re.sub(r"(?<=\w)'(?=\w)", letter, instruction)
+    return [piece.replace(letter, "'") for piece in published_pieces(text)]
 
 
 def load_tokenizer(folder: epath.PathLike) -> Tokenize:

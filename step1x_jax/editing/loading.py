@@ -27,7 +27,11 @@ from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampl
 
 QUICKSTART = epath.Path(step1x_jax.__file__).parent / "assets" / "quickstart"
 ENCODER = "Qwen2.5-VL-7B-Instruct"
-ENCODER_FIELDS = ("min_pixels", "max_pixels")  # of EncoderConfig, that config.json may have
+ENCODER_FIELDS = (
+    "min_pixels",
+    "max_pixels",
+    "quoting",
+)  # of EncoderConfig, that config.json may have
 
 # From a run directory to its parameters and config: training.checkpoint's restore_params.
 RestoreRun = Callable[[epath.Path], tuple[nnx.State, Any]]

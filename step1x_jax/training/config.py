@@ -150,7 +150,8 @@ def check_records(config: TrainConfig) -> None:
     Compared is what dataset.json tells: how the encoder read, and both models where they are there.
     """
     made = read_manifest(data_folder(config.data) / MANIFEST).settings
-    reading = {f"encoder.{n}": getattr(config.encoder, n) for n in ("min_pixels", "max_pixels")}
+    names = "min_pixels", "max_pixels", "quoting"
+    reading = {f"encoder.{name}": getattr(config.encoder, name) for name in names}
     models = {"encoder": config.encoder.path, "autoencoder": config.autoencoder}
     for field, value in reading.items():
         before = made.get(field.removeprefix("encoder."), value)

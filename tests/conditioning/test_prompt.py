@@ -11,7 +11,7 @@ import pytest
 import regex
 
 from step1x_jax.conditioning import prompt
-from step1x_jax.conditioning.prompt import Prompt, load_tokenizer, published_pieces
+from step1x_jax.conditioning.prompt import Prompt, load_tokenizer, published_pieces, word_pieces
 from step1x_jax.errors import UserError
 from tests.conditioning.small_qwen import QWEN_PATTERN, small_tokenizer
 
@@ -119,6 +119,30 @@ def test_quoted_text_is_spelled_out_with_any_vocabulary(small):
     assert len(plain) < len(letters) == 3  # the vocabulary has a merge to be avoided
     start = spelled.index(letters[0], len(tokenizer.encode('<|vision_end|>write "').ids))
     assert spelled[start : start + 3] == letters
+
+
+@pytest.mark.parametrize(
+    ("instruction", "pieces"),
+    [
+        ("the girl's dress", ["the girl's dress"]),
+        ("don’t move", ["don’t move"]),
+        ('say "it\'s"', ['say "', "“i”", "“t”", "“'”", "“s”", '"']),
+        ("write 'no' here", ['write "', "“n”", "“o”", '" here']),
+        ("", []),
+    ],
+)
+def test_an_apostrophe_inside_a_word_opens_nothing(instruction, pieces):
+    assert word_pieces(instruction) == pieces
+
+
+def test_both_rules_agree_where_nothing_is_quoted(small):
+    built, tokenizer = small
+    words = Prompt(lambda t: tokenizer.encode(t, add_special_tokens=False).ids, "words")
+    assert words.ids("add a hat", 3) == built.ids("add a hat", 3)
+    assert words.ids("the girl's hat", 3) != built.ids("the girl's hat", 3)
+    end = prompt.CHAT_AFTER_INSTRUCTION
+    for instruction in ("the girl's hat", 'an open " quote'):
+        assert tokenizer.decode(words.ids(instruction, 0), skip_special_tokens=False).endswith(end)
 
 
 def test_an_empty_instruction_is_legal(small):
