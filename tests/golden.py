@@ -8,7 +8,8 @@ per quantity is printed: name, largest absolute error, tolerance, ok or FAIL. Th
 a quantity fails, 2 if a path is of no known kind.
 
 Tolerances (float32 rounding): 2e-5 of the largest golden value or of 1 for
-outputs, 1e-4 of the largest for each gradient, 1e-5 relative for loss and global norm.
+outputs, 1e-4 of the largest for each gradient and for the language model, 1e-5 relative for loss
+and global norm.
 """
 
 import json
@@ -23,14 +24,25 @@ import numpy as np
 import optax
 from etils import epath
 from flax import nnx
+from PIL import Image
 
 from step1x_jax.conditioning.images import image_size
 from step1x_jax.convert.keys import model_table
 from step1x_jax.convert.official import load_autoencoder, load_model, official_reader
+from step1x_jax.convert.qwen import load_mllm
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.connector import Connector
+from step1x_jax.models.mllm.language import LanguageModel
+from step1x_jax.models.mllm.model import MLLM
+from step1x_jax.models.mllm.positions import (
+    pad_pictures,
+    pad_prompts,
+    picture_layout,
+    prompt_positions,
+)
+from step1x_jax.models.mllm.vision import VisionTower
 from step1x_jax.models.step1x_edit import Step1XEdit, token_positions
 from step1x_jax.sampling.config import sampling_from_json
 from step1x_jax.sampling.guidance import Guidance
@@ -60,8 +72,8 @@ def outputs(name: str, ours, golden, relative: float = 2e-5) -> Row:
     return _row(name, ours, golden, relative * max(1.0, float(np.abs(golden).max())))
 
 
-def gradient(name: str, ours, golden) -> Row:
-    """A gradient: 1e-4 of the largest golden entry."""
+def of_largest(name: str, ours, golden) -> Row:
+    """A gradient, or what the language model gives: 1e-4 of the largest golden entry."""
     return _row(name, ours, golden, 1e-4 * float(np.abs(golden).max()))
 
 
@@ -133,7 +145,7 @@ def training_rows(model: Step1XEdit, case: Case) -> Iterator[Row]:
     read = official_reader(model_table(model.config), gradients)
     for name in sorted(case):
         if name.startswith("grad/"):
-            yield gradient(name, read(name.removeprefix("grad/")), case[name])
+            yield of_largest(name, read(name.removeprefix("grad/")), case[name])
 
 
 def sampling_rows(model: Step1XEdit, case: Case, values: dict) -> Iterator[Row]:
@@ -201,6 +213,54 @@ def check_vae(folder: pathlib.Path, values: dict) -> Iterator[Row]:
     yield outputs("decoded", nchw(decoded), case["decoded"])
 
 
+def check_mllm(folder: pathlib.Path, values: dict) -> Iterator[Row]:
+    """Qwen2.5-VL, all pictures in one padded batch; each stage starts from golden values."""
+    case = read_case(folder)
+    cases: list[Case] = [{} for _ in range(values["cases"])]
+    for name, array in case.items():
+        i, _, quantity = name.partition("/")
+        cases[int(i)][quantity] = array
+    model = load_mllm(folder / "model", dtype="float32")
+    config = model.config
+
+    for i, (pixel_values, grid) in enumerate(processed(cases, values)):
+        yield _row(f"{i}/pixel_values", pixel_values, cases[i]["pixel_values"], 1e-6)
+        yield outputs(f"{i}/grid_thw", grid, cases[i]["grid_thw"], relative=0)
+    for i, one in enumerate(cases):
+        positions = prompt_positions(one["input_ids"], one["grid_thw"], config)
+        yield outputs(f"{i}/position_ids", positions, one["position_ids"], relative=0)
+
+    grids = [one["grid_thw"] for one in cases]
+    patches = [one["pixel_values"] for one in cases]
+    ids = [one["input_ids"].tolist() for one in cases]
+    pictures = pad_pictures(patches, grids, config.vision, 4 + max(map(len, patches)))
+    prompts = pad_prompts(ids, grids, config, 3 + max(map(len, ids)))
+    tokens = np.asarray(nnx.jit(VisionTower.__call__)(model.visual, pictures))
+    embedded = nnx.jit(MLLM.embed)(model, pictures, prompts)
+    layers = nnx.jit(LanguageModel.layer_outputs)(model.language_model, embedded, prompts.positions)
+    hidden = np.concatenate([np.asarray(embedded)[None], np.asarray(layers)])
+    last = np.asarray(nnx.jit(MLLM.__call__)(model, pictures, prompts))
+    for i, one in enumerate(cases):
+        length = len(ids[i])
+        places = picture_layout(grids[i], config.vision).places
+        yield of_largest(f"{i}/vision", tokens[i, places], one["vision"])
+        yield of_largest(f"{i}/last_hidden_state", last[i, :length], one["last_hidden_state"])
+        for j, states in enumerate(hidden):
+            if f"hidden_{j}" in one:
+                yield of_largest(f"{i}/hidden_{j}", states[i, :length], one[f"hidden_{j}"])
+
+
+def processed(cases: list[Case], values: dict) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Patches and grid of each picture, as the published processor makes them."""
+    from transformers import Qwen2VLImageProcessorPil
+
+    limits = {"shortest_edge": values["min_pixels"], "longest_edge": values["max_pixels"]}
+    processor = Qwen2VLImageProcessorPil(size=limits)
+    for one in cases:
+        result = processor([Image.fromarray(one["image"])], return_tensors="np")
+        yield result["pixel_values"], result["image_grid_thw"][0]
+
+
 def check_schedule(rows: list) -> Iterator[Row]:
     """The table of sampling times."""
     for row in rows:
@@ -221,6 +281,7 @@ FOLDERS: dict[str, Callable[[pathlib.Path, dict], Iterator[Row]]] = {
     "dit": check_dit,
     "vae": check_vae,
     "lora": check_lora,
+    "mllm": check_mllm,
 }
 TABLES: dict[str, Callable[[list], Iterator[Row]]] = {
     "schedule": check_schedule,

@@ -29,6 +29,7 @@ TIMEOUT = 1800  # seconds; code that hangs is noticed, too
 DIT = "tests/test_golden.py::test_published_numbers[dit_v1_1]"
 DIT_0 = "tests/test_golden.py::test_published_numbers[dit_v1_0]"
 VAE = "tests/test_golden.py::test_published_numbers[vae]"
+MLLM = "tests/test_golden.py::test_published_numbers[mllm]"
 MODEL = "tests/models/test_step1x_edit.py"
 
 
@@ -50,7 +51,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("models/layers.py", DIT): [
         ("shift and scale swapped", "shift: jax.Array, scale: jax.Array", "scale, shift"),
-        ("layers in reverse", "scan(layer, x, params)", "scan(layer, x, params, reverse=True)"),
+        ("layers in reverse", "x, (params, own))", "x, (params, own), reverse=True)"),
     ],
     ("models/layers.py", "tests/models/test_layers.py"): [
         ("eps of LayerNorm", "centred**2, axis=-1, keepdims=True) + 1e-6",
@@ -126,6 +127,54 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("sampling/sampler.py", DIT): [
         ("time of the step's end", "2 * len(latents), t, jnp", "2 * len(latents), t_next, jnp"),
+    ],
+    ("models/mllm/layers.py", MLLM): [
+        ("gate and up swapped", "nnx.silu(self.gate_proj(x)) * self.up_proj(x)",
+         "nnx.silu(self.up_proj(x)) * self.gate_proj(x)"),
+        ("scale of RMSNorm", "y * self.scale.astype(jnp.float32)", "y"),
+        ("mean taken off in RMSNorm", "y = x.astype(jnp.float32)",
+         "y = x.astype(jnp.float32) - x.mean(-1, keepdims=True)"),
+        ("positions of one axis", "positions[:, axes]", "positions[:, 0 * axes]"),
+    ],
+    ("models/mllm/vision.py", MLLM): [
+        ("windows in all blocks", "jnp.where(is_full, pictures, windows)", "windows"),
+        ("windows in no block", "jnp.where(is_full, pictures, windows)", "pictures"),
+        ("GELU approximated", "approximate=False", "approximate=True"),
+        ("frequencies of both axes in a row", "np.tile(frequencies(half, config.rope_theta), 2)",
+         "frequencies(2 * half, config.rope_theta)"),
+    ],
+    ("models/mllm/vision.py", "tests/models/test_mllm.py"): [
+        ("padding seen", "jnp.where(windows == PADDING, PADDING, 0)", "jnp.zeros_like(windows)"),
+    ],
+    ("models/mllm/language.py", MLLM): [
+        ("not causal", "causal=True", "causal=False"),
+        ("without the last norm", "self.norm(self._run(x, positions, collect=False))",
+         "self._run(x, positions, collect=False)"),
+        ("sections reversed", "config.mrope_section)", "config.mrope_section[::-1])"),
+    ],
+    ("models/mllm/positions.py", MLLM): [
+        ("places not inverted", "places=np.argsort(token_order)", "places=token_order"),
+        ("text goes on behind rows", "start + max(rows, columns)", "start + rows"),
+        ("time counts from 0", "positions[0, start:stop] = start", "positions[0, start:stop] = 0"),
+    ],
+    ("models/mllm/positions.py", "tests/models/test_mllm.py"): [
+        ("pictures in the padding", "is_picture[n:] = False", "pass"),
+        ("windows across cut off", "-(-(w // merge) // side)", "w // merge // side"),
+        ("padded to the wrong size", "min(fitting", "max(fitting"),
+    ],
+    ("models/mllm/config.py", "tests/models/test_mllm.py"): [
+        ("stretched positions", 'ROPE_TYPES = ("mrope", ', 'ROPE_TYPES = ("yarn", "mrope", '),
+        ("another model", "if kind not in known:", "if not kind:"),
+        ("eps of absent fields", '"rms_norm_eps": 1e-5', '"rms_norm_eps": 1e-6'),
+    ],
+    ("convert/qwen.py", "tests/convert/test_qwen.py"): [
+        ("lm_head wanted", "if not tensor.startswith(UNUSED):", "if tensor:"),
+        ("tensor twice", "if tensor in self._files:", "if tensor == self._files:"),
+        ("missing shard not named", "if missing:", "if len(missing) > 1:"),
+    ],
+    ("convert/qwen.py", MLLM): [
+        ("heads inside out", "i, kernel, TO_HEADS)", "i, (k, heads, d), (2, 1, 0))"),
+        ("heads outside in", "i, kernel, FROM_HEADS)", "i, (d, k, h), (2, 1, 0))"),
     ],
     ("sampling/schedule.py", "tests/test_golden.py::test_published_numbers[schedule.json]"): [
         ("mu at 4096", "(1.15 - 0.5)", "(1.16 - 0.5)"),

@@ -4,7 +4,7 @@ Every tensor on both sides is accounted for: a missing, unexpected or misshapen 
 names it. Loading goes parameter by parameter, so the host never holds the model twice.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ MODEL_NAMES = (  # the releases, newest first, then the name that we write
     "weights.safetensors",
 )
 AUTOENCODER_NAMES = ("vae.safetensors", "weights.safetensors")
+WRONG_SIZES = "Give the right file, or put a config.json with its sizes beside it."
 
 
 def find_weights(path: epath.PathLike, names: Sequence[str]) -> epath.Path:
@@ -91,9 +92,9 @@ def load_model(
     read: Callable[[str], np.ndarray] = file.read
     for lora_path, scale in loras:
         read = KohyaLora(lora_path, table).merged_into(read, scale)
-    check_tensors(file, table)
+    check_tensors(file.path, file.shapes, table)
     graph, params = abstract_model(config)
-    return nnx.merge(graph, _filled(params, table, read, shardings))
+    return nnx.merge(graph, filled(params, table, read, shardings))
 
 
 def _model_config_of(file: SafetensorsFile) -> ModelConfig:
@@ -127,17 +128,27 @@ def load_autoencoder(path: epath.PathLike, config: AutoencoderConfig | None = No
     sizes = config
     graph, params = abstract(lambda: Autoencoder(sizes, rngs=nnx.Rngs(0)))
     table = autoencoder_table(params)
-    check_tensors(file, table)
-    return nnx.merge(graph, _filled(params, table, file.read))
+    check_tensors(file.path, file.shapes, table)
+    return nnx.merge(graph, filled(params, table, file.read))
 
 
-def check_tensors(file: SafetensorsFile, table: Table) -> None:
-    """Compares names and shapes of file and table.
+def check_tensors(
+    path: epath.Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    table: Table,
+    advice: str = WRONG_SIZES,
+) -> None:
+    """Compares names and shapes of a file's tensors with those of the table.
+
+    Args:
+      path: of the file, or of the folder that has several, for the message.
+      shapes: of its tensors.
+      table: of the model.
+      advice: a sentence that says what to do.
 
     Raises:
       UserError: they differ; names the first tensors that do.
     """
-    shapes = file.shapes
     problems = [f"{name} is missing" for name in table if name not in shapes]
     problems += [f"{name} is unexpected" for name in shapes if name not in table]
     problems += [
@@ -148,12 +159,11 @@ def check_tensors(file: SafetensorsFile, table: Table) -> None:
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise UserError(
-            f"{file.path} does not fit the model's sizes: {'; '.join(problems[:3])}{more}. Give the"
-            " right file, or put a config.json with its sizes beside it."
+            f"{path} does not fit the model's sizes: {'; '.join(problems[:3])}{more}. {advice}"
         )
 
 
-def _filled(
+def filled(
     abstract_params: nnx.State,
     table: Table,
     read: Callable[[str], np.ndarray],

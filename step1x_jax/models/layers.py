@@ -1,4 +1,4 @@
-"""The few layers of which connector and DiT are made.
+"""The few layers of which connector and DiT are made; some serve the language model, too.
 
 Parameters carry logical axis names for parallel/rules.py; kernels are stored as their einsum wants
 them. Legend: B batch, L tokens, D width, F mlp width, K head width.
@@ -7,6 +7,7 @@ them. Legend: B batch, L tokens, D width, F mlp width, K head width.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,15 @@ Axes = Sequence[str | None]
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
+class Precision(Protocol):
+    """What of a model's config its parameters and projections look at."""
+
+    dtype: str  # of the arithmetic
+    param_dtype: str
+
+
 def param(
-    init: Initializer, shape: tuple[int, ...], axes: Axes, config: ModelConfig, rngs: nnx.Rngs
+    init: Initializer, shape: tuple[int, ...], axes: Axes, config: Precision, rngs: nnx.Rngs
 ) -> nnx.Param:
     """A parameter in config.param_dtype with its logical axes."""
     value = init(rngs.params(), shape).astype(config.param_dtype)
@@ -42,7 +50,7 @@ class Projection(nnx.Module):
         shape: tuple[int, ...],
         axes: Axes,
         *,
-        config: ModelConfig,
+        config: Precision,
         rngs: nnx.Rngs,
         kernel_init: Initializer | None = None,
         bias_init: Initializer | None = zeros,
@@ -207,7 +215,14 @@ def stack(depth: int, build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -
     return stacked(rngs)
 
 
-def scan(blocks: nnx.Module, x, *context, remat: str):
+def scan(
+    blocks: nnx.Module,
+    x,
+    *context,
+    remat: str,
+    per_block: jax.Array | None = None,
+    collect: bool = False,
+) -> Any:
     """Runs a stack in order: x = block(x, *context) for each; compiles one block.
 
     Args:
@@ -215,13 +230,22 @@ def scan(blocks: nnx.Module, x, *context, remat: str):
       x: a tree of arrays that flows through the blocks.
       *context: what every block sees (arrays or None).
       remat: "none", or "full" to recompute a block in the backward pass instead of storing it.
+      per_block: (depth, ...), of which each block gets its own part behind the context.
+      collect: give what every block gives, stacked, instead of what the last one gives.
+
+    Returns:
+      A tree like x; with `collect`, its arrays have a leading axis of blocks.
     """
     graph, params = nnx.split(blocks)
 
-    def layer(x, params):
+    def layer(x, inputs):
+        params, own = inputs
         x = jax.tree.map(split_batch, x)
-        return nnx.merge(graph, params)(x, *context), None
+        x = nnx.merge(graph, params)(x, *context, *own)
+        return x, x if collect else None
 
     if remat == "full":
         layer = jax.checkpoint(layer)
-    return jax.lax.scan(layer, x, params)[0]
+    own = () if per_block is None else (per_block,)
+    last, outputs = jax.lax.scan(layer, x, (params, own))
+    return outputs if collect else last

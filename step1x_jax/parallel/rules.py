@@ -29,6 +29,8 @@ RULES: dict[str, str | None] = {
     "vector": None,
     "context": None,
     "channels": None,
+    # rows of the language model's embedding table: a token's row is looked up, not multiplied
+    "vocab": None,
 }
 
 

@@ -5,6 +5,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from step1x_jax.models.config import PRESETS
+from step1x_jax.models.mllm.config import MLLMConfig
+from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import batch_sharding, partition_spec, shardings
@@ -51,11 +53,11 @@ def test_batches_are_split_over_both_axes(mesh):
     assert batch_sharding(mesh).spec == P(("data", "fsdp"))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [*PRESETS, "qwen"])
 def test_every_large_array_of_the_models_is_split(preset, mesh):
     """Also: each name that the model uses is in the table, and no two collide."""
-    config = PRESETS[preset]()
-    _, params = abstract_model(config)
+    is_qwen = preset == "qwen"
+    _, params = abstract_mllm(MLLMConfig()) if is_qwen else abstract_model(PRESETS[preset]())
     places = shardings(params, mesh)
     whole = total = 0
     for x, place in zip(jax.tree.leaves(params), jax.tree.leaves(places), strict=True):

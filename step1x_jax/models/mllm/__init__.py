@@ -1,0 +1,1 @@
+"""Qwen2.5-VL, the multimodal language model, as a frozen encoder."""

@@ -1,0 +1,257 @@
+"""Sizes of Qwen2.5-VL, read from the config.json of its Hugging Face folder."""
+
+import dataclasses
+from typing import Any
+
+from step1x_jax.errors import UserError, require
+from step1x_jax.json_files import build
+
+MODEL_TYPE = "qwen2_5_vl"
+TEXT_MODEL_TYPE = "qwen2_5_vl_text"  # of a nested text_config
+VISION_MODEL_TYPES = (MODEL_TYPE, "qwen2_5_vl_vision")  # of vision_config: before and since 4.52
+ROPE_TYPES = ("mrope", "default")  # two names of the same; others stretch it for longer texts
+
+# What an absent field means: the defaults of transformers' classes. Folders saved by it may lack
+# fields that equal them, and heads or eps cannot be told from the weights.
+VISION_DEFAULTS = {
+    "depth": 32,
+    "hidden_size": 3584,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "in_channels": 3,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "out_hidden_size": 3584,
+}
+LANGUAGE_DEFAULTS = {
+    "vocab_size": 152064,
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+}
+IMAGE_TOKEN = 151655
+
+
+@dataclasses.dataclass(unsafe_hash=True)  # a model's graph holds a copy and is a jit key
+class VisionConfig:
+    """The vision tower. The defaults are those of Qwen2.5-VL-7B, names are Hugging Face's."""
+
+    depth: int = 32
+    hidden_size: int = 1280
+    intermediate_size: int = 3420
+    num_heads: int = 16
+    in_channels: int = 3
+    patch_size: int = 14  # pixels along one side
+    temporal_patch_size: int = 2  # frames; a picture is repeated
+    spatial_merge_size: int = 2  # patches along one side of a merged token
+    window_size: int = 112  # pixels along one side
+    fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)  # the others attend within windows
+    out_hidden_size: int = 3584
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        self.fullatt_block_indexes = tuple(self.fullatt_block_indexes)  # JSON gives a list
+
+    @property
+    def head_dim(self) -> int:
+        """Width of an attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def patch_width(self) -> int:
+        """Numbers in one patch: channels x frames x pixels."""
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def merge_unit(self) -> int:
+        """Patches that become one token."""
+        return self.spatial_merge_size**2
+
+    @property
+    def window_side(self) -> int:
+        """Merged tokens along one side of a window."""
+        return self.window_size // self.spatial_merge_size // self.patch_size
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class LanguageConfig:
+    """The language model. The defaults are those of Qwen2.5-VL-7B, names are Hugging Face's."""
+
+    vocab_size: int = 152064
+    hidden_size: int = 3584
+    intermediate_size: int = 18944
+    num_hidden_layers: int = 28
+    num_attention_heads: int = 28
+    num_key_value_heads: int = 4
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1_000_000.0
+    mrope_section: tuple[int, ...] = (16, 24, 24)  # frequencies of time, row, column
+
+    def __post_init__(self) -> None:
+        self.mrope_section = tuple(self.mrope_section)  # JSON gives a list
+
+    @property
+    def head_dim(self) -> int:
+        """Width of an attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class MLLMConfig:
+    """Both parts, their precision, and the token in whose places a picture goes."""
+
+    vision: VisionConfig = dataclasses.field(default_factory=VisionConfig)
+    language: LanguageConfig = dataclasses.field(default_factory=LanguageConfig)
+    image_token_id: int = IMAGE_TOKEN
+    dtype: str = "bfloat16"
+    param_dtype: str = "bfloat16"
+
+    def validate(self) -> None:
+        """Raises UserError for sizes that do not fit together."""
+        vision, language = self.vision, self.language
+        for part, config, heads in (
+            ("vision_config", vision, vision.num_heads),
+            ("the language model's", language, language.num_attention_heads),
+        ):
+            require(
+                heads > 0 and config.hidden_size % heads == 0,
+                f"{part} hidden_size",
+                config.hidden_size,
+                f"use a multiple of its {heads} heads",
+            )
+        require(
+            language.num_key_value_heads > 0
+            and language.num_attention_heads % language.num_key_value_heads == 0,
+            "num_key_value_heads",
+            language.num_key_value_heads,
+            f"use a divisor of num_attention_heads {language.num_attention_heads}",
+        )
+        require(
+            vision.head_dim % 4 == 0,
+            "vision_config num_heads",
+            vision.num_heads,
+            "use one that makes the head width a multiple of 4: two axes of pairs",
+        )
+        sections = language.mrope_section
+        require(
+            len(sections) == 3 and 2 * sum(sections) == language.head_dim,
+            "mrope_section",
+            sections,
+            f"use three numbers that add up to half the head width {language.head_dim}",
+        )
+        require(
+            vision.out_hidden_size == language.hidden_size,
+            "vision_config out_hidden_size",
+            vision.out_hidden_size,
+            f"use the language model's hidden_size {language.hidden_size}",
+        )
+        require(
+            vision.window_side > 0,
+            "vision_config window_size",
+            vision.window_size,
+            "use at least the pixels of one merged token",
+        )
+        require(
+            min(vision.depth, language.num_hidden_layers) > 0,
+            "the smaller number of layers",
+            min(vision.depth, language.num_hidden_layers),
+            "use at least 1",
+        )
+        for name in ("dtype", "param_dtype"):
+            dtype = getattr(self, name)
+            require(dtype in ("float32", "bfloat16"), name, dtype, "use 'float32' or 'bfloat16'")
+
+
+def mllm_from_json(values: dict[str, Any], source: str) -> MLLMConfig:
+    """The sizes in a Hugging Face config.json.
+
+    Read are the form of the release (the language model's fields at the top) and the newer one
+    (text_config); an absent field means what it means to transformers.
+
+    Args:
+      values: what the file holds.
+      source: the file's name, for messages.
+
+    Returns:
+      The sizes, with the default precisions.
+
+    Raises:
+      UserError: the file describes another model, a variant of this one that is not implemented,
+        or sizes that do not fit together.
+    """
+    text = _part(values, "text_config", source) if "text_config" in values else values
+    vision = _part(values, "vision_config", source)
+    _check_kind(values, text, vision, source)
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise UserError(f"{source}: the rope parameters must be a JSON object; fetch it again.")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ROPE_TYPES:
+        raise UserError(
+            f"{source} asks for rotary positions of the kind {kind!r}; remove that setting, which"
+            " is for texts longer than any instruction."
+        )
+
+    language_fields = {
+        name: text[name] if text.get(name) is not None else default
+        for name, default in LANGUAGE_DEFAULTS.items()
+    }
+    language_fields["rope_theta"] = rope.get("rope_theta", text.get("rope_theta", 1e6))
+    language_fields["mrope_section"] = rope.get("mrope_section", [16, 24, 24])
+    old_names = {"in_channels": vision["in_chans"]} if "in_chans" in vision else {}
+    vision_fields = {
+        name: (old_names | vision).get(name, default) for name, default in VISION_DEFAULTS.items()
+    }
+    vision_rope = vision.get("rope_parameters") or {}
+    vision_fields["rope_theta"] = vision_rope.get("rope_theta", 1e4)
+    config = MLLMConfig(
+        vision=build(VisionConfig, vision_fields, source, "vision_config"),
+        language=build(LanguageConfig, language_fields, source),
+        image_token_id=build(int, values.get("image_token_id", IMAGE_TOKEN), source, "image_token"),
+    )
+    try:
+        config.validate()
+    except UserError as e:
+        raise UserError(f"{source}: {e}") from e
+    return config
+
+
+def _part(values: dict[str, Any], name: str, source: str) -> dict[str, Any]:
+    part = values.get(name, {})
+    if not isinstance(part, dict):
+        raise UserError(f"{source}: {name} must be a JSON object; fetch it again.")
+    return part
+
+
+def _check_kind(
+    values: dict[str, Any], text: dict[str, Any], vision: dict[str, Any], source: str
+) -> None:
+    """Raises UserError for another architecture, or settings of this one that no release has."""
+    kinds = (
+        (values.get("model_type"), (MODEL_TYPE,)),
+        (text.get("model_type", TEXT_MODEL_TYPE), (MODEL_TYPE, TEXT_MODEL_TYPE)),
+        (vision.get("model_type", MODEL_TYPE), VISION_MODEL_TYPES),
+    )
+    for kind, known in kinds:
+        if kind not in known:
+            raise UserError(
+                f"{source} describes a model of type {kind!r}, not {MODEL_TYPE!r}; give the folder"
+                " of a Qwen2.5-VL model."
+            )
+    for part in (text, vision):
+        if part.get("hidden_act", "silu") != "silu":
+            raise UserError(
+                f"{source} has hidden_act {part['hidden_act']!r}, and Qwen2.5-VL has 'silu'; give"
+                " the folder of a Qwen2.5-VL model."
+            )
+    if text.get("use_sliding_window"):
+        raise UserError(
+            f"{source} has use_sliding_window, which is not implemented; give the folder of a"
+            " released Qwen2.5-VL model."
+        )

@@ -1,0 +1,105 @@
+"""The language model of Qwen2.5-VL, without what only writing text needs (cache, lm_head).
+
+Module names are those of the published file.
+
+Legend: B batch, T tokens, D width, F mlp width, H query heads, G key/value heads, K head width,
+N layers, V size of the vocabulary.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.nn.initializers import normal
+
+from step1x_jax.kernels.attention import attention
+from step1x_jax.models.embeddings import apply_rope
+from step1x_jax.models.layers import Projection, param, scan, stack
+from step1x_jax.models.mllm.config import MLLMConfig
+from step1x_jax.models.mllm.layers import MLP, RMSNorm, frequencies, rotary_table
+
+
+class LanguageAttention(nnx.Module):
+    """Causal attention with grouped key/value heads and rotary positions on three axes.
+
+    Padding stands behind the text, where nothing of the text looks: causality is all the mask.
+    """
+
+    def __init__(self, config: MLLMConfig, *, rngs: nnx.Rngs):
+        language = config.language
+        d, k = language.hidden_size, language.head_dim
+        h, g = language.num_attention_heads, language.num_key_value_heads
+        make = partial(Projection, config=config, rngs=rngs)
+        self.q_proj = make("btd,dhk->bhtk", (d, h, k), ("embed", "heads", "head_dim"))
+        self.k_proj = make("btd,dgk->bgtk", (d, g, k), ("embed", "heads", "head_dim"))
+        self.v_proj = make("btd,dgk->bgtk", (d, g, k), ("embed", "heads", "head_dim"))
+        self.o_proj = make(
+            "bhtk,hkd->btd", (h, k, d), ("heads", "head_dim", "embed"), bias_init=None
+        )
+
+    def __call__(self, x: jax.Array, rope: jax.Array) -> jax.Array:
+        """x (B, T, D), rope (2, B, 1, T, K) -> (B, T, D)."""
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k = (apply_rope(a.astype(jnp.float32), rope).astype(v.dtype) for a in (q, k))
+        return self.o_proj(attention(q, k, v, causal=True))
+
+
+class LanguageLayer(nnx.Module):
+    """Attention, then MLP, each behind its norm."""
+
+    def __init__(self, config: MLLMConfig, *, rngs: nnx.Rngs):
+        language = config.language
+        d, f, eps = language.hidden_size, language.intermediate_size, language.rms_norm_eps
+        self.input_layernorm = RMSNorm(d, eps, config=config, rngs=rngs)
+        self.self_attn = LanguageAttention(config, rngs=rngs)
+        self.post_attention_layernorm = RMSNorm(d, eps, config=config, rngs=rngs)
+        self.mlp = MLP(d, f, bias=False, config=config, rngs=rngs)
+
+    def __call__(self, x: jax.Array, rope: jax.Array) -> jax.Array:
+        """x (B, T, D), rope (2, B, 1, T, K) -> (B, T, D)."""
+        x = x + self.self_attn(self.input_layernorm(x), rope)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LanguageModel(nnx.Module):
+    """All of it, from embedded tokens to the last hidden state."""
+
+    def __init__(self, config: MLLMConfig, *, rngs: nnx.Rngs):
+        language = config.language
+        v, d = language.vocab_size, language.hidden_size
+        self.config = language
+        self.dtype = jnp.dtype(config.dtype)
+        self.embed_tokens = param(normal(1.0), (v, d), ("vocab", "embed"), config, rngs)
+        self.layers = stack(
+            language.num_hidden_layers, lambda rngs: LanguageLayer(config, rngs=rngs), rngs
+        )
+        self.norm = RMSNorm(d, language.rms_norm_eps, config=config, rngs=rngs)
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """(B, T) int32 -> (B, T, D) in the compute dtype."""
+        return self.embed_tokens[...][ids].astype(self.dtype)
+
+    def layer_outputs(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+        """What each layer gives, before the last norm: (N, B, T, D); arguments as in __call__."""
+        return self._run(x, positions, collect=True)
+
+    def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+        """The last hidden state.
+
+        Args:
+          x: (B, T, D) embedded tokens, the picture's among them.
+          positions: (B, 3, T) int32 of `prompt_positions`.
+
+        Returns:
+          (B, T, D) in the compute dtype, behind the last norm; rubbish in the padding.
+        """
+        return self.norm(self._run(x, positions, collect=False))
+
+    def _run(self, x: jax.Array, positions: jax.Array, collect: bool) -> jax.Array:
+        config = self.config
+        axes = np.repeat([0, 1, 2], config.mrope_section)
+        turns = frequencies(config.head_dim, config.rope_theta)
+        rope = rotary_table(positions, axes, turns)
+        return scan(self.layers, x, rope, remat="none", collect=collect)
