@@ -7,13 +7,13 @@ Devices that are not there: XLA_FLAGS=--xla_force_host_platform_device_count=8 i
 
 from typing import Any
 
-import jax
 from absl import flags
 
 from launch import config_flag
 from launch.command import run
 from launch.config_flag import read_config
 from step1x_jax.parallel.mesh import make_mesh
+from step1x_jax.training.checkpoint import name_arrays
 from step1x_jax.training.describe import abstract_batch, parameter_counts, trace_train_step
 from step1x_jax.training.step import abstract_state
 
@@ -40,8 +40,7 @@ def main() -> None:
 
 def print_arrays(tree: Any) -> None:
     """One line per array: name, dtype, shape, and how it is split over the mesh."""
-    for path, x in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+    for name, x in name_arrays(tree).items():
         print(f"  {name}  {x.dtype}{list(x.shape)}  {tuple(x.sharding.spec)}")
 
 

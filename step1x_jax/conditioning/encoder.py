@@ -21,6 +21,10 @@ DTYPES = ("bfloat16", "float32")
 SMALL = 50_000_000  # parameters; below, waking threads costs more than they do
 
 
+# Fields of EncoderConfig that decide how a trained model's prompts are read: they travel with it.
+READING = ("min_pixels", "max_pixels", "quoting")
+
+
 @dataclasses.dataclass
 class EncoderConfig:
     """Which language model reads the instructions, and how. The defaults are the release's."""

@@ -48,8 +48,12 @@ def autoencoder_from_json(values: Values) -> AutoencoderConfig:
 
 
 def to_json(config: ModelConfig | AutoencoderConfig) -> Values:
-    """The entries that say a model's sizes."""
-    values = {name: x for name, x in dataclasses.asdict(config).items() if name not in NOT_IN_FILE}
+    """The entries that say a model's sizes, as JSON has them."""
+    values = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in NOT_IN_FILE
+    }
     return {"kind": "dit" if isinstance(config, ModelConfig) else "vae"} | values
 
 

@@ -34,6 +34,7 @@ MODEL_NAMES = (  # the releases, newest first, then the name that we write
     "step1x-edit-v1p1-official.safetensors",
     "step1x-edit-i1258.safetensors",
     "weights.safetensors",
+    "transformer/weights.safetensors",  # in a folder of parts, see editing/loading.py
 )
 AUTOENCODER_NAMES = ("vae.safetensors", "weights.safetensors")
 WRONG_SIZES = "Give the right file, or put a config.json with its sizes beside it."
@@ -42,15 +43,12 @@ WRONG_SIZES = "Give the right file, or put a config.json with its sizes beside i
 def find_weights(path: epath.PathLike, names: Sequence[str]) -> epath.Path:
     """The weight file itself, or in a folder the first of `names`, or the only .safetensors file.
 
-    A folder of parts (see editing/loading.py) stands for its transformer/.
-
     Raises:
       UserError: there is none.
     """
     path = epath.Path(path)
     if not path.is_dir():
         return path  # a missing file is named when it is opened
-    path = path / "transformer" if (path / "transformer").is_dir() else path
     for name in names:
         if (path / name).is_file():
             return path / name
@@ -172,7 +170,7 @@ def filled(
     """Abstract parameters with the tensors of `read` in them; one of our parameters at a time."""
     sources = by_parameter(table)
     places = {} if shardings is None else flat(shardings)
-    filled: dict[Any, Any] = {}
+    result: dict[Any, Any] = {}
     leaves: Iterable[Any] = nnx.to_flat_state(abstract_params)
     for path, leaf in leaves:
         array = np.empty(leaf.shape, leaf.dtype)
@@ -181,8 +179,8 @@ def filled(
             target[...] = part.to_ours(read(name)[where])
         place = places.get(dotted(path))
         place = place.get_value() if isinstance(place, nnx.Variable) else place
-        filled[path] = leaf.replace(jax.device_put(array, place))
-    return nnx.from_flat_state(filled)
+        result[path] = leaf.replace(jax.device_put(array, place))
+    return nnx.from_flat_state(result)
 
 
 def official_reader(table: Table, state: nnx.State) -> Callable[[str], np.ndarray]:
@@ -231,11 +229,7 @@ def save_model(
     """
     sizes = config_json.to_json(model.config)
     values = sizes | (json_fields or {})
-    beside, path = _beside(path), epath.Path(path)
-    if beside.exists() and not path.exists() and read_json(beside) != values:
-        raise UserError(
-            f"{beside} is that of another model; write {path.name} to a folder of its own."
-        )
+    beside = _config_json_for(path, values)
     _write_tensors(path, model_table(model.config), nnx.state(model), dtype)
     if json_fields or sizes != config_json.to_json(ModelConfig(version=model.config.version)):
         write_json(beside, values)
@@ -252,14 +246,29 @@ def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | N
     Raises:
       UserError: the file cannot be written.
     """
-    state = nnx.state(model)
-    _write_tensors(path, autoencoder_table(state), state, dtype)
-    if model.config != AutoencoderConfig():
-        write_json(_beside(path), config_json.to_json(model.config))
+    state, table = nnx.state(model), autoencoder_table(nnx.state(model))
+    if model.config == AutoencoderConfig():
+        _write_tensors(path, table, state, dtype)
+    else:
+        values = config_json.to_json(model.config)
+        beside = _config_json_for(path, values)
+        _write_tensors(path, table, state, dtype)
+        write_json(beside, values)
 
 
-def _beside(path: epath.PathLike) -> epath.Path:
-    return epath.Path(path).parent / config_json.FILE
+def _config_json_for(path: epath.PathLike, values: dict) -> epath.Path:
+    """Where the config.json of a new weight file goes.
+
+    Raises:
+      UserError: one that says something else, of another file, is there.
+    """
+    path = epath.Path(path)
+    beside = path.parent / config_json.FILE
+    if beside.exists() and not path.exists() and read_json(beside) != values:
+        raise UserError(
+            f"{beside} is that of another model; write {path.name} to a folder of its own."
+        )
+    return beside
 
 
 def _write_tensors(path: epath.PathLike, table: Table, state: nnx.State, dtype: str | None) -> None:

@@ -17,21 +17,17 @@ from etils import epath
 from flax import nnx
 
 import step1x_jax
-from step1x_jax.conditioning.encoder import EncoderConfig, TransformersEncoder
-from step1x_jax.convert.config_json import read_config_json
-from step1x_jax.convert.official import MODEL_NAMES, load_autoencoder, load_model
+from step1x_jax.conditioning.encoder import READING, EncoderConfig, TransformersEncoder
+from step1x_jax.convert.config_json import FILE, read_config_json
+from step1x_jax.convert.official import MODEL_NAMES, find_weights, load_autoencoder, load_model
 from step1x_jax.editing.editor import Editor
 from step1x_jax.errors import UserError
+from step1x_jax.json_files import build
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
 
 QUICKSTART = epath.Path(step1x_jax.__file__).parent / "assets" / "quickstart"
 ENCODER = "Qwen2.5-VL-7B-Instruct"
-ENCODER_FIELDS = (
-    "min_pixels",
-    "max_pixels",
-    "quoting",
-)  # of EncoderConfig, that config.json may have
 
 # From a run directory to its parameters and config: training.checkpoint's restore_params.
 RestoreRun = Callable[[epath.Path], tuple[nnx.State, Any]]
@@ -99,13 +95,12 @@ def load_parts(path: str, restore_run: RestoreRun | None = None, dtype: str | No
         if restore_run is None:
             raise UserError(f"{folder} is a run directory; pass restore_run=restore_params.")
         return _from_run(*restore_run(folder), dtype)
+    is_file = folder.suffix == ".safetensors"
     if (folder / "transformer").is_dir():
-        weights, autoencoder, encoder = (
-            folder / n for n in ("transformer", "autoencoder", "encoder")
-        )
-    elif folder.suffix == ".safetensors" or any((folder / n).is_file() for n in MODEL_NAMES):
-        weights = folder
-        beside = folder.parent if folder.suffix == ".safetensors" else folder
+        weights = folder / "transformer"
+        autoencoder, encoder = folder / "autoencoder", folder / "encoder"
+    elif is_file or any((folder / name).is_file() for name in MODEL_NAMES):
+        weights, beside = folder, folder.parent if is_file else folder
         autoencoder, encoder = beside / "vae.safetensors", beside / ENCODER
     else:
         raise UserError(
@@ -113,10 +108,13 @@ def load_parts(path: str, restore_run: RestoreRun | None = None, dtype: str | No
             f" transformer/, autoencoder/ and encoder/, the release's folder with"
             f" {MODEL_NAMES[0]} or {MODEL_NAMES[1]}, or a .safetensors file."
         )
+    weights = find_weights(weights, MODEL_NAMES)
     model = load_model(weights, dtype=dtype)
-    values = read_config_json(weights.parent if weights.is_file() else weights, "dit")
-    fields = {name: values[name] for name in ENCODER_FIELDS if name in values}
-    config = EncoderConfig(path=str(encoder), text_length=model.config.text_length, **fields)
+    values = read_config_json(weights.parent, "dit")
+    fields = {name: values[name] for name in READING if name in values}
+    fields |= {"path": str(encoder), "text_length": model.config.text_length}
+    config = build(EncoderConfig, fields, str(weights.parent / FILE))
+    config.validate()
     return Parts(model, sampling_from_json(values), autoencoder, config)
 
 
@@ -130,5 +128,5 @@ def _from_run(params: nnx.State, config: Any, dtype: str | None) -> Parts:
 
 def editor_json(parts: Parts) -> dict[str, Any]:
     """The entries that config.json needs for editing, for `save_model`."""
-    encoder = {name: getattr(parts.encoder, name) for name in ENCODER_FIELDS}
+    encoder = {name: getattr(parts.encoder, name) for name in READING}
     return sampling_to_json(parts.sampling) | encoder

@@ -39,7 +39,7 @@ FOLDER = "checkpoints"
 SCHEMA_VERSION = 2  # of the names; 1 had no "attn" in them
 
 
-def _name_arrays(tree: Any) -> Arrays:
+def name_arrays(tree: Any) -> Arrays:
     """A tree's arrays by name: the path of modules and attributes, joined by dots."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
@@ -49,17 +49,17 @@ def _name_arrays(tree: Any) -> Arrays:
 def _to_items(state: TrainState) -> dict[str, Arrays]:
     """The parts of a checkpoint, so that parameters can be loaded without the rest."""
     items = {
-        "params": _name_arrays(state.params),
-        "optimizer": {"step": state.step, **_name_arrays(state.opt_state)},
+        "params": name_arrays(state.params),
+        "optimizer": {"step": state.step, **name_arrays(state.opt_state)},
     }
     if state.ema is not None:
-        items["ema"] = _name_arrays(state.ema)
+        items["ema"] = name_arrays(state.ema)
     return items
 
 
 def _fill(tree: Any, arrays: Arrays) -> Any:
-    """The inverse of _name_arrays: the tree with its arrays replaced by those of their names."""
-    return jax.tree.unflatten(jax.tree.structure(tree), [arrays[n] for n in _name_arrays(tree)])
+    """The inverse of name_arrays: the tree with its arrays replaced by those of their names."""
+    return jax.tree.unflatten(jax.tree.structure(tree), [arrays[n] for n in name_arrays(tree)])
 
 
 @jax.jit
@@ -247,7 +247,7 @@ def restore_params(
             if item not in saved:
                 raise UserError(f"{workdir} has no moving average: optimizer.ema_decay was 0.")
             wanted = _on_one_device(config.model) if abstract is None else abstract
-            items = _load(path, saved, {item: _name_arrays(wanted)})
+            items = _load(path, saved, {item: name_arrays(wanted)})
         except _DamagedError as e:
             say(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
             continue

@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from step1x_jax.conditioning.encoder import EncoderConfig
+from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.data.manifest import MANIFEST, read_manifest
 from step1x_jax.data.pipeline import DataConfig, data_folder
 from step1x_jax.data.precompute import fingerprint
@@ -150,15 +150,14 @@ def check_records(config: TrainConfig) -> None:
     Compared is what dataset.json tells: how the encoder read, and both models where they are there.
     """
     made = read_manifest(data_folder(config.data) / MANIFEST).settings
-    names = "min_pixels", "max_pixels", "quoting"
-    reading = {f"encoder.{name}": getattr(config.encoder, name) for name in names}
     models = {"encoder": config.encoder.path, "autoencoder": config.autoencoder}
-    for field, value in reading.items():
-        before = made.get(field.removeprefix("encoder."), value)
+    for name in READING:
+        value = getattr(config.encoder, name)
+        before = made.get(name, value)
         if before != value:
             raise UserError(
-                f"the records in {config.data.path} were made with {before} for {field}, the config"
-                f" says {value}; set --config.{field}={before}, or make them again."
+                f"the records in {config.data.path} were made with {before} for encoder.{name}, the"
+                f" config says {value}; set --config.encoder.{name}={before}, or make them again."
             )
     for name, path in models.items():
         there = bool(path) and epath.Path(path).exists()

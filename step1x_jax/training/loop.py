@@ -70,7 +70,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
         # ------------------------------------------------------------ how the run starts
         # 1. This run has checkpoints: go on from the newest that is whole.
         # 2. training.start_from is the folder of another run: its newest parameters; step 0.
-        # 3. training.start_from is a released .safetensors file: its parameters; step 0.
+        # 3. training.start_from is a .safetensors file, or a folder with one: its parameters.
         # 4. Otherwise: random parameters.
         abstract = abstract_state(config, mesh)
         state = checkpoints.restore(abstract, print_once)

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from step1x_jax.convert.keys import by_parameter, flat, model_table
+from step1x_jax.convert.keys import model_table
 from step1x_jax.convert.official import (
     load_autoencoder,
     load_model,
@@ -20,6 +20,7 @@ from step1x_jax.convert.official import (
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import PRESETS
 from step1x_jax.models.step1x_edit import abstract_model
+from tests.convert.tables import assert_covers_once
 from tests.golden import VECTORS
 
 
@@ -55,15 +56,7 @@ def test_bfloat16_comes_back_bit_for_bit(tmp_path):
 @pytest.mark.parametrize("preset", ["step1x_edit_v1_0", "step1x_edit_v1_1", "tiny"])
 def test_the_table_covers_every_parameter_once(preset):
     config = PRESETS[preset]()
-    _, shapes = abstract_model(config)
-    sources = by_parameter(model_table(config))
-    leaves = flat(shapes)
-    assert set(sources) == set(leaves)
-    for path, parts in sources.items():
-        stacked = parts[0][0].layer is not None
-        layers = [part.layer for part, _, _ in parts]
-        assert layers == (list(range(leaves[path].shape[0])) if stacked else [None])
-        assert {part.shape for part, _, _ in parts} == {leaves[path].shape[stacked:]}
+    assert_covers_once(model_table(config), abstract_model(config)[1])
 
 
 def altered(tmp_path, change):
@@ -187,3 +180,6 @@ def test_the_config_json_of_another_model_is_kept(tmp_path):
         save_model(tmp_path / "b.safetensors", model)
     assert not (tmp_path / "b.safetensors").exists()
     save_model(tmp_path / "a.safetensors", model, json_fields={"sample_steps": 8})  # its own
+    save_model(tmp_path / "c.safetensors", model, json_fields={"sample_steps": 8})  # the same
+    with pytest.raises(UserError, match="is that of another model"):
+        save_autoencoder(tmp_path / "d.safetensors", load_autoencoder(VECTORS / "vae"))

@@ -9,11 +9,12 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from step1x_jax.convert.keys import by_parameter, flat
+from step1x_jax.convert.keys import flat
 from step1x_jax.convert.qwen import SafetensorsFolder, load_mllm, mllm_table, read_mllm_config
 from step1x_jax.errors import UserError
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.model import abstract_mllm
+from tests.convert.tables import assert_covers_once
 from tests.golden import VECTORS
 
 FOLDER = VECTORS / "mllm" / "model"
@@ -98,14 +99,7 @@ def test_lm_head_is_left_out(tmp_path):
 @pytest.mark.parametrize("sizes", ["7b", "golden"])
 def test_the_table_covers_every_parameter_once(sizes, is_newer):
     config = MLLMConfig() if sizes == "7b" else read_mllm_config(FOLDER)
-    leaves = flat(abstract_mllm(config)[1])
-    sources = by_parameter(mllm_table(config, newer=is_newer))
-    assert set(sources) == set(leaves)
-    for path, parts in sources.items():
-        stacked = parts[0][0].layer is not None
-        layers = [part.layer for part, _, _ in parts]
-        assert layers == (list(range(leaves[path].shape[0])) if stacked else [None])
-        assert {part.shape for part, _, _ in parts} == {leaves[path].shape[stacked:]}
+    assert_covers_once(mllm_table(config, newer=is_newer), abstract_mllm(config)[1])
 
 
 @pytest.mark.parametrize(
