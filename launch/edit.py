@@ -30,7 +30,8 @@ _SIZE = flags.DEFINE_integer(
 )
 _NOISE = flags.DEFINE_string("noise", None, "A .npy file (1, 16, h, w) instead of the seed.")
 _AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it lies, if not with the model.")
-_ENCODER = flags.DEFINE_string("encoder", None, "The Qwen folder, if not with the model.")
+_QWEN = flags.DEFINE_string("qwen", None, "The Qwen2.5-VL folder, if not with the model.")
+_CACHE = flags.DEFINE_string("cache", None, "Keeps embeddings here, for the next edits.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Arithmetic (default: float32 on CPU, else bfloat16)."
 )
@@ -50,7 +51,8 @@ def main() -> None:
         restore_run=restore_params,
         dtype=_DTYPE.value,
         autoencoder=_AUTOENCODER.value,
-        encoder=_ENCODER.value,
+        qwen=_QWEN.value,
+        cache=_CACHE.value,
         num_steps=_STEPS.value,
         guidance=_GUIDANCE.value,
         size=_SIZE.value,

@@ -1,13 +1,16 @@
-"""Writing files so that a name means a complete file."""
+"""Writing files so that a name means a complete file; telling files apart."""
 
 import contextlib
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 
 from etils import epath
 
 from step1x_jax.errors import UserError
+
+MIB = 1 << 20
 
 # Errors of the place itself, which free space does not mend.
 NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
@@ -65,3 +68,29 @@ def _not_written(path: epath.Path, e: OSError) -> UserError:
 def absolute(path: epath.PathLike) -> epath.Path:
     """The path from the root; one on object storage (gs://...) is so already."""
     return epath.Path(path) if "://" in os.fspath(path) else epath.Path(path).resolve()
+
+
+def fingerprint(path: epath.PathLike) -> str:
+    """A short hash of a file, or of a folder's files, that is quick on large ones.
+
+    It covers names, sizes, and the first and last MiB of each file; the name of `path` itself does
+    not count, so that a copy has the fingerprint of its original.
+
+    Raises:
+      UserError: there is nothing there.
+    """
+    path = epath.Path(path)
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+    if not files:
+        raise UserError(f"{path} does not exist; give a model's file or folder.")
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().length
+        digest.update(f"{file.name if path.is_dir() else ''} {size} ".encode())
+        with file.open("rb") as f:
+            digest.update(f.read(MIB))
+            f.seek(max(size - MIB, 0))
+            digest.update(f.read(MIB))
+    return digest.hexdigest()[:16]

@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable
 
 import tokenizers
-from absl import logging
 from etils import epath
 
 from step1x_jax.errors import UserError
@@ -46,7 +45,7 @@ CHAT_START = (
 )
 CHAT_BEFORE_IMAGE = CHAT_START + "Picture 1: <|vision_start|>"
 CHAT_AFTER_INSTRUCTION = "<|im_end|>\n<|im_start|>assistant\n"
-IMAGE_TOKEN = "<|image_pad|>"
+IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
 QUOTES = str.maketrans(dict.fromkeys("“”'", '"'))
 
 
@@ -73,7 +72,7 @@ class Prompt:
         self._quoting = quoting
         self._before_image = tokenize(CHAT_BEFORE_IMAGE)
         self.dropped = len(tokenize(CHAT_START.removesuffix(":")))
-        self.image_id, self._video_id = map(self._special, (IMAGE_TOKEN, "<|video_pad|>"))
+        self.image_id, self._video_id = map(self._special, (IMAGE_TOKEN, VIDEO_TOKEN))
         self._opening, self._closing = tokenize("“"), tokenize("”")
 
     def _special(self, token: str) -> int:
@@ -93,6 +92,9 @@ class Prompt:
 
         Returns:
           Token ids.
+
+        Raises:
+          UserError: see `ids_from_vision_end`.
         """
         return [
             *self._before_image,
@@ -101,17 +103,25 @@ class Prompt:
         ]
 
     def ids_from_vision_end(self, instruction: str) -> list[int]:
-        """The part behind the picture, quoted text in single characters."""
+        """The part behind the picture, quoted text in single characters.
+
+        Other special tokens in the instruction are read as such, as in the release.
+
+        Raises:
+          UserError: it is not valid Unicode, or has a placeholder that a picture would fill.
+        """
         check_instruction(instruction)
         if self._quoting == "published":
             pieces = published_pieces("<|vision_end|>" + instruction + CHAT_AFTER_INSTRUCTION)
         else:
             pieces = ["<|vision_end|>", *word_pieces(instruction), CHAT_AFTER_INSTRUCTION]
         ids = [i for piece in pieces for i in self._piece_ids(piece)]
-        kept = [i for i in ids if i not in (self.image_id, self._video_id)]
-        if len(kept) < len(ids):
-            logging.warning("The instruction %r names picture tokens; left out.", instruction)
-        return kept
+        if self.image_id in ids or self._video_id in ids:
+            raise UserError(
+                f"the instruction {instruction!r} has a placeholder of pictures ({IMAGE_TOKEN} or"
+                f" {VIDEO_TOKEN}); write it without."
+            )
+        return ids
 
     def _piece_ids(self, piece: str) -> list[int]:
         ids = self._tokenize(piece)

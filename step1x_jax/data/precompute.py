@@ -24,9 +24,7 @@ from step1x_jax.data.records import EditRecord
 from step1x_jax.data.shards import ShardWriter, check_size, writing_shards
 from step1x_jax.data.sources import Triplet
 from step1x_jax.errors import UserError
-from step1x_jax.files import replacing
-
-MIB = 1 << 20
+from step1x_jax.files import fingerprint, replacing
 
 # (B, H, W, 3) float32 in [-1, 1] -> latents (B, H/8, W/8, 16); B is always the batch size.
 EncodeImages = Callable[[np.ndarray], np.ndarray]
@@ -53,32 +51,6 @@ def make_settings(size: int, encoder: EncoderConfig, autoencoder: epath.PathLike
         "encoder_dtype": reading.pop("dtype"),
         **reading,
     }
-
-
-def fingerprint(path: epath.PathLike) -> str:
-    """A short hash of a file, or of a folder's files, that is quick on large ones.
-
-    It covers names, sizes, and the first and last MiB of each file; the name of `path` itself does
-    not count, so that a copy has the fingerprint of its original.
-
-    Raises:
-      UserError: there is nothing there.
-    """
-    path = epath.Path(path)
-    files = [path] if path.is_file() else []
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file())
-    if not files:
-        raise UserError(f"{path} does not exist; give a model's file or folder.")
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().length
-        digest.update(f"{file.name if path.is_dir() else ''} {size} ".encode())
-        with file.open("rb") as f:
-            digest.update(f.read(MIB))
-            f.seek(max(size - MIB, 0))
-            digest.update(f.read(MIB))
-    return digest.hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

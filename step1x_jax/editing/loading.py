@@ -17,7 +17,8 @@ from etils import epath
 from flax import nnx
 
 import step1x_jax
-from step1x_jax.conditioning.encoder import READING, EncoderConfig, TransformersEncoder
+from step1x_jax.conditioning.cache import CachedEncoder
+from step1x_jax.conditioning.encoder import READING, EncoderConfig, load_encoder
 from step1x_jax.convert.config_json import FILE, read_config_json
 from step1x_jax.convert.official import MODEL_NAMES, find_weights, load_autoencoder, load_model
 from step1x_jax.editing.editor import Editor
@@ -49,7 +50,8 @@ def load_editor(
     restore_run: RestoreRun | None = None,
     dtype: str | None = None,
     autoencoder: str | None = None,
-    encoder: str | None = None,
+    qwen: str | None = None,
+    cache: str | None = None,
     **sampling: float | None,
 ) -> Editor:
     """Everything that is needed to edit pictures.
@@ -59,7 +61,8 @@ def load_editor(
       restore_run: needed for run directories, see `load_parts`.
       dtype: of the arithmetic; None is float32 on CPUs and bfloat16 elsewhere.
       autoencoder: its file or folder, if not with the model.
-      encoder: the Qwen folder, if not with the model.
+      qwen: the language model's folder, if not with the model.
+      cache: a folder on a local disk for embeddings, see CachedEncoder; None keeps none.
       **sampling: fields of SamplingConfig to override; None keeps the model's.
 
     Raises:
@@ -70,10 +73,12 @@ def load_editor(
     overrides: dict[str, Any] = {f: value for f, value in sampling.items() if value is not None}
     defaults = dataclasses.replace(parts.sampling, **overrides)
     defaults.validate()
+    config = dataclasses.replace(parts.encoder, path=qwen or parts.encoder.path, dtype=dtype)
+    encoder = load_encoder(config) if cache is None else CachedEncoder(config, load_encoder, cache)
     return Editor(
         parts.model,
         load_autoencoder(autoencoder or parts.autoencoder),
-        TransformersEncoder(dataclasses.replace(parts.encoder, path=encoder or parts.encoder.path)),
+        encoder,
         defaults,
     )
 

@@ -12,12 +12,15 @@ import json
 import re
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from step1x_jax.conditioning.prompt import CHAT_AFTER_INSTRUCTION, CHAT_BEFORE_IMAGE, CHAT_START
-from step1x_jax.errors import UserError
+from step1x_jax.convert.qwen import mllm_table
+from step1x_jax.convert.safetensors_io import write_safetensors
+from step1x_jax.models.mllm.config import mllm_from_json
 from step1x_jax.quickstart.edits import KINDS
 
 # Qwen's special tokens, in the order of their ids.
@@ -125,10 +128,14 @@ def train_tokenizer() -> Tokenizer:
 
 
 def model_config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Arguments of `transformers.Qwen2_5_VLConfig`: two language layers, two vision layers."""
+    """The content of config.json: two language layers, two vision layers."""
     ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
     return {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        "dtype": "bfloat16",
         "text_config": {
+            "model_type": "qwen2_5_vl_text",
             "vocab_size": tokenizer.get_vocab_size(),
             "hidden_size": HIDDEN,
             "intermediate_size": 2 * HIDDEN,
@@ -147,6 +154,7 @@ def model_config(tokenizer: Tokenizer) -> dict[str, Any]:
             "eos_token_id": ids["<|im_end|>"],
         },
         "vision_config": {
+            "model_type": "qwen2_5_vl_vision",
             "depth": 2,
             "hidden_size": HIDDEN // 2,
             "intermediate_size": HIDDEN,
@@ -171,7 +179,7 @@ def random_weight(name: str, shape: tuple[int, ...], generator: np.random.Genera
     """Random values for one parameter of the model.
 
     Args:
-      name: The parameter's name in the class of transformers.
+      name: The parameter's name in the published file.
       shape: Its shape; matrices are (out, in).
       generator: Source of randomness.
 
@@ -200,33 +208,26 @@ def write(folder: epath.PathLike) -> None:
 
     Args:
       folder: Where to; one that exists is replaced when the new one is complete.
-
-    Raises:
-      UserError: torch is missing.
     """
-    try:
-        import torch
-        from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-    except ImportError as e:
-        raise UserError(
-            'making the small encoder needs torch: pip install "step1x_jax[torch]"'
-        ) from e
     tokenizer = train_tokenizer()
-    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**model_config(tokenizer)))
+    config = model_config(tokenizer)
+    table = mllm_table(mllm_from_json(config, "the small encoder"), newer=False)
     generator = np.random.default_rng(SEED)
-    with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
-            values = random_weight(name, tuple(parameter.shape), generator)
-            parameter.copy_(torch.from_numpy(values))
+    weights = {
+        name: random_weight(name, table[name].shape, generator).astype(jnp.bfloat16)
+        for name in sorted(table)
+    }
 
     folder = epath.Path(folder)
     unfinished = folder.parent / f".{folder.name}.unfinished"
     if unfinished.exists():
         unfinished.rmtree()
     unfinished.mkdir(parents=True)
-    model.bfloat16().save_pretrained(unfinished)
+    shapes = {name: (array.shape, array.dtype) for name, array in weights.items()}
+    write_safetensors(unfinished / "model.safetensors", shapes, weights.get, {"format": "pt"})
     tokenizer.save(str(unfinished / "tokenizer.json"))
     for file, settings in (
+        ("config.json", config),
         ("tokenizer_config.json", TOKENIZER_CONFIG),
         ("preprocessor_config.json", PREPROCESSOR_CONFIG),
     ):

@@ -14,8 +14,8 @@ from etils import epath
 from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.data.manifest import MANIFEST, read_manifest
 from step1x_jax.data.pipeline import DataConfig, data_folder
-from step1x_jax.data.precompute import fingerprint
 from step1x_jax.errors import UserError, require
+from step1x_jax.files import fingerprint
 from step1x_jax.json_files import check_fields
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.parallel.mesh import MeshConfig

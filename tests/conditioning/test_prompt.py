@@ -151,10 +151,12 @@ def test_an_empty_instruction_is_legal(small):
     assert tokenizer.decode(built.ids_from_vision_end(""), skip_special_tokens=False) == wanted
 
 
-def test_picture_tokens_in_an_instruction_are_left_out(small):
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|video_pad|>"])
+def test_placeholders_of_pictures_are_refused_unless_they_are_spelled_out(small, token):
     built, _ = small
-    ids = built.ids("a <|image_pad|> b <|video_pad|>", image_tokens=3)
-    assert ids.count(built.image_id) == 3
+    with pytest.raises(UserError, match="placeholder of pictures"):
+        built.ids(f"a {token} b", image_tokens=3)
+    assert built.ids(f'write "{token}"', image_tokens=3).count(built.image_id) == 3
 
 
 def test_half_a_character_is_refused(small):

@@ -12,10 +12,11 @@ from step1x_jax.conditioning.images import open_image, to_array
 from step1x_jax.data import shards
 from step1x_jax.data.buckets import fit
 from step1x_jax.data.manifest import MANIFEST, read_manifest
-from step1x_jax.data.precompute import fingerprint, make_settings, precompute
+from step1x_jax.data.precompute import make_settings, precompute
 from step1x_jax.data.shards import ShardReader
 from step1x_jax.data.sources import read_triplets
 from step1x_jax.errors import UserError
+from step1x_jax.files import fingerprint
 from tests.data.examples import assert_equal
 
 SETTINGS = {"size": 64, "encoder": "e", "text_length": 640}

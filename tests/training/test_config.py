@@ -3,8 +3,8 @@ import json
 import pytest
 
 from step1x_jax.data.manifest import write_dataset
-from step1x_jax.data.precompute import fingerprint
 from step1x_jax.errors import UserError
+from step1x_jax.files import fingerprint
 from step1x_jax.training.config import TrainConfig, check_records, check_same_run
 from step1x_jax.training.config_file import from_json, load_config, save_config, to_json
 from tests.data.examples import make_record

@@ -1,0 +1,116 @@
+"""Embeddings kept on disk, for one who edits the same picture again and again.
+
+With what is there already, the language model (15 GB in the release) is not even loaded.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from step1x_jax.conditioning.encoder import Encoder, EncoderConfig
+from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
+from step1x_jax.errors import UserError
+from step1x_jax.files import fingerprint
+
+VERSION = 1  # of what an encoder makes of the same input; to be raised when that changes
+LIMIT = 2 << 30  # bytes; the release's embedding of an edit has about 2.5 million
+SUFFIX = ".safetensors"
+
+
+class CachedEncoder:
+    """An Encoder that asks another one only for what it has not seen.
+
+    An entry is named by a hash of the picture's pixels, the instruction, the language model's files
+    and the settings. Entries that were not used for longest make room when there are too many.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        load: Callable[[EncoderConfig], Encoder],
+        folder: str,
+        limit: int = LIMIT,
+    ):
+        """Nothing is loaded yet.
+
+        Args:
+          config: of the encoder.
+          load: makes it, when the first embedding is missing.
+          folder: of the entries, on a local disk; made when needed.
+          limit: bytes that they may take.
+
+        Raises:
+          UserError: the model's folder does not exist.
+        """
+        self._config = config
+        self._load = load
+        self._encoder: Encoder | None = None
+        self._folder = pathlib.Path(folder).expanduser()
+        self._limit = limit
+        settings = vars(config) | {"path": fingerprint(config.path), "version": VERSION}
+        self._settings = json.dumps(settings, sort_keys=True)
+
+    def encode(
+        self, images: Sequence[Image.Image], instructions: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Encoder.encode`."""
+        examples = list(zip(images, instructions, strict=True))
+        keys = [self._key(*example) for example in examples]
+        texts = {key: self._read(key) for key in keys}
+        missing = {
+            key: example for key, example in zip(keys, examples, strict=True) if texts[key] is None
+        }
+        if missing:
+            self._encoder = self._encoder or self._load(self._config)
+            new, new_lengths = self._encoder.encode(*map(list, zip(*missing.values(), strict=True)))
+            for key, states, length in zip(missing, np.asarray(new), new_lengths, strict=True):
+                texts[key] = states[:length]
+                self._write(key, texts[key])
+            self._make_room()
+        found = [texts[key] for key in keys]
+        lengths = np.array([len(text) for text in found], np.int32)
+        limit, (_, width) = self._config.text_length, found[0].shape
+        embeddings = np.zeros((len(found), limit, width), found[0].dtype)
+        for row, text in zip(embeddings, found, strict=True):
+            row[: len(text)] = text
+        return embeddings, lengths
+
+    def _key(self, image: Image.Image, instruction: str) -> str:
+        picture = image.convert("RGB")
+        digest = hashlib.sha256(picture.tobytes())
+        digest.update(json.dumps([picture.size, instruction, self._settings]).encode())
+        return digest.hexdigest()
+
+    def _read(self, key: str) -> np.ndarray | None:
+        path = self._folder / (key + SUFFIX)
+        if not path.is_file():
+            return None
+        try:
+            text = SafetensorsFile(path).read("text")
+        except (UserError, KeyError) as e:
+            logging.warning("%s; it is made again.", e)
+            return None
+        path.touch()  # used just now
+        return text
+
+    def _write(self, key: str, text: np.ndarray) -> None:
+        try:
+            shapes = {"text": (text.shape, text.dtype)}
+            write_safetensors(self._folder / (key + SUFFIX), shapes, lambda name: text)
+        except UserError as e:  # the edit does not depend on it
+            logging.warning("Nothing is kept of what was encoded: %s", e)
+
+    def _make_room(self) -> None:
+        """Removes the entries that were not used for longest."""
+        entries = [(file.stat(), file) for file in self._folder.glob("*" + SUFFIX)]
+        total = sum(stat.st_size for stat, _ in entries)
+        for stat, file in sorted(entries, key=lambda entry: entry[0].st_mtime_ns):
+            if total <= self._limit:
+                break
+            file.unlink(missing_ok=True)
+            total -= stat.st_size

@@ -1,0 +1,69 @@
+"""Qwen2.5-VL on the devices that JAX has: our own forward pass behind the encoder."""
+
+from collections.abc import Sequence
+
+import jax
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+
+from step1x_jax.conditioning.processor import Picture
+from step1x_jax.convert.qwen import load_mllm, read_mllm_config
+from step1x_jax.models.mllm.model import abstract_mllm
+from step1x_jax.models.mllm.positions import pad_pictures, pad_prompts, padded_size
+from step1x_jax.parallel.rules import batch_sharding, shardings
+
+# One program is compiled for each pair of sizes that occurs. The release's limits on pixels give
+# 1024 to 1296 patches, and with the prompt 480 to 860 tokens.
+PATCHES = (128, 512, 1296)
+TOKENS = 128  # prompts are padded to a multiple of it
+
+
+class JaxLanguageModel:
+    """The frozen model, on one device or split over a mesh; a LanguageModel of encoder.py."""
+
+    def __init__(self, folder: epath.PathLike, dtype: str, mesh: Mesh | None = None):
+        """Loads it; parameters keep the dtype of the file.
+
+        Args:
+          folder: the Hugging Face folder.
+          dtype: of the arithmetic, "float32" or "bfloat16".
+          mesh: parameters are split over its axis fsdp, the batch over data and fsdp; None takes
+            the default device.
+
+        Raises:
+          UserError: the folder is another model's, or incomplete.
+        """
+        config = read_mllm_config(folder)
+        self._mesh = mesh
+        places = None if mesh is None else shardings(abstract_mllm(config)[1], mesh)
+        model = load_mllm(folder, dtype=dtype, shardings=places)
+        self._config = model.config
+        self.image_token_id = model.config.image_token_id
+        graph, self._params = nnx.split(model)
+        self._run = jax.jit(lambda params, *batch: nnx.merge(graph, params)(*batch))
+
+    def __call__(self, pictures: Sequence[Picture], prompts: Sequence[Sequence[int]]) -> jax.Array:
+        """Output of the final norm (B, L, C), L at least the longest prompt; rubbish behind ends.
+
+        The batch is filled up to a power of two, and to what the mesh divides, by repeating its
+        last example; pictures and prompts are padded to one of a few sizes.
+        """
+        b = len(pictures)
+        devices = 1 if self._mesh is None else self._mesh.size
+        filled = -(-(1 << (b - 1).bit_length()) // devices) * devices
+        pictures = [*pictures, *[pictures[-1]] * (filled - b)]
+        prompts = [*prompts, *[prompts[-1]] * (filled - b)]
+
+        grids = [picture.grid for picture in pictures]
+        patches = padded_size(max(len(picture.patches) for picture in pictures), PATCHES)
+        tokens = padded_size(max(map(len, prompts)), (TOKENS,))
+        batch = (
+            pad_pictures([p.patches for p in pictures], grids, self._config.vision, patches),
+            pad_prompts(prompts, grids, self._config, tokens),
+        )
+        if self._mesh is None:
+            return self._run(self._params, *batch)[:b]
+        batch = jax.device_put(batch, batch_sharding(self._mesh))
+        with jax.set_mesh(self._mesh):
+            return self._run(self._params, *batch)[:b]

@@ -1,0 +1,88 @@
+"""Qwen2.5-VL of the transformers library, the reference for our own. Only this file has torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from step1x_jax.conditioning.processor import Picture
+from step1x_jax.errors import UserError
+
+SMALL = 50_000_000  # parameters; below, waking threads costs more than they do
+
+
+class TorchLanguageModel:
+    """The frozen model, on a GPU if torch finds one; a LanguageModel of encoder.py."""
+
+    def __init__(self, folder: epath.PathLike, dtype: str):
+        """Loads it.
+
+        Args:
+          folder: the Hugging Face folder.
+          dtype: of parameters and arithmetic, "float32" or "bfloat16".
+
+        Raises:
+          UserError: torch is not installed, or the folder is incomplete or does not fit.
+        """
+        try:
+            import torch
+        except ImportError as e:
+            raise UserError(
+                "the encoder of transformers needs PyTorch (pip install 'torch>=2.6'); without it"
+                " take --encoder=jax."
+            ) from e
+        self._torch = torch
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = _load_model(epath.Path(folder), getattr(torch, dtype)).to(self._device)
+        self.image_token_id: int = self._model.config.image_token_id
+        if self._model.num_parameters() < SMALL:
+            torch.set_num_threads(1)
+
+    def __call__(self, pictures: Sequence[Picture], prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Output of the final norm (B, L, C), L the longest prompt; shorter ones end in rubbish."""
+        torch = self._torch
+        length = max(map(len, prompts))
+        ids = torch.tensor([[*ids, *[0] * (length - len(ids))] for ids in prompts])
+        # Padding is what lies behind the end. Ids do not tell: 0 is "!".
+        mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids in prompts])
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            # Without this the picture's tokens silently get the positions of text.
+            "mm_token_type_ids": (ids == self.image_token_id).int(),
+            "pixel_values": torch.from_numpy(np.concatenate([p.patches for p in pictures])),
+            "image_grid_thw": torch.from_numpy(np.stack([p.grid for p in pictures])),
+        }
+        with torch.inference_mode():
+            output = self._model(
+                **{name: array.to(self._device) for name, array in inputs.items()},
+                use_cache=False,
+            ).last_hidden_state.cpu()
+        if output.dtype == torch.bfloat16:  # numpy takes torch's bfloat16 only as bits
+            return output.view(torch.int16).numpy().view(jnp.bfloat16)
+        return output.numpy()
+
+
+def _load_model(folder: epath.Path, dtype: Any) -> Any:
+    """The model without its lm_head, which only writing text needs."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    model_class: Any = Qwen2_5_VLForConditionalGeneration
+    try:
+        model, report = model_class.from_pretrained(
+            str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except Exception as e:  # of many kinds, from config to weights
+        raise UserError(
+            f"the model in {folder} cannot be loaded ({e}); fetch the folder again."
+        ) from e
+    wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+    wrong = sorted(str(name) for name in wrong if "lm_head" not in str(name))
+    if wrong:
+        raise UserError(
+            f"the weights in {folder} do not fit its config.json: {len(wrong)} tensors are missing,"
+            f" unexpected or of another shape, {wrong[0]} among them; fetch the folder again."
+        )
+    return model.model.eval().requires_grad_(False)
