@@ -1,39 +1,57 @@
 """Turns edits (source, target, instruction) into training data: launch/guides/data.md.
 
 python -m launch.precompute --input=edits.jsonl --output=data/edits --size=512 \
-    --encoder=Qwen2.5-VL-7B-Instruct --autoencoder=vae.safetensors
+    --qwen=Qwen2.5-VL-7B-Instruct --autoencoder=vae.safetensors
 
 May be interrupted and started again. Ends with exit code 3 if a row or picture could not be used.
 """
 
 import sys
 
-import numpy as np
+import jax
 from absl import flags
 from etils import epath
 from flax import nnx
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from launch.command import run
-from step1x_jax.conditioning.encoder import DTYPES, Encoder, EncoderConfig, TransformersEncoder
+from step1x_jax.conditioning.encoder import DTYPES, IMPLEMENTATIONS, EncoderConfig, load_encoder
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.conditioning.prompt import QUOTINGS
 from step1x_jax.convert.official import load_autoencoder
 from step1x_jax.data.manifest import MANIFEST, BadRow
-from step1x_jax.data.precompute import EncodeImages, make_settings, precompute
+from step1x_jax.data.part_maker import Models
+from step1x_jax.data.parts import Input
+from step1x_jax.data.precompute import REJECTED, Outcome, make_settings, precompute
 from step1x_jax.data.sources import read_triplets
+from step1x_jax.errors import UserError
 from step1x_jax.files import check_writable
-from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from step1x_jax.parallel.rules import batch_sharding, replicated
 
 _DEFAULTS = EncoderConfig()
-_INPUT = flags.DEFINE_string("input", None, "A .jsonl or .json file of edits.", required=True)
+_INPUT = flags.DEFINE_multi_string(
+    "input", None, "A list or folder of edits; may be given several times.", required=True
+)
+_WEIGHTS = flags.DEFINE_list(
+    "weights", [], "Shares of the inputs in what training draws, such as 3,1 (default: by size)."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.", required=True)
-_ENCODER = flags.DEFINE_string("encoder", None, "Folder of Qwen2.5-VL.", required=True)
+_QWEN = flags.DEFINE_string("qwen", None, "Folder of Qwen2.5-VL.", required=True)
+_ENCODER = flags.DEFINE_enum(
+    "encoder", "jax", IMPLEMENTATIONS, "What runs it: ours, or transformers with PyTorch."
+)
 _AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Its file or folder.", required=True)
 _SIZE = flags.DEFINE_integer("size", 512, "Size level: about size^2 pixels.", lower_bound=32)
-_BATCH = flags.DEFINE_integer("batch_size", 8, "Edits encoded at once.", lower_bound=1)
+_BATCH = flags.DEFINE_integer(
+    "batch_size", 4, "Edits encoded at once, on each device.", lower_bound=1
+)
 _PART = flags.DEFINE_integer(
     "part_size", 1024, "Edits that are done or not done as a whole.", lower_bound=1
+)
+_NEGATIVES = flags.DEFINE_float(
+    "negatives", 1.0, "Fraction of the edits that get the empty instruction's embedding, too."
 )
 _MIN_PIXELS = flags.DEFINE_integer("min_pixels", _DEFAULTS.min_pixels, "Fewest pixels it sees.")
 _MAX_PIXELS = flags.DEFINE_integer("max_pixels", _DEFAULTS.max_pixels, "Most; 28 x 28 are a token.")
@@ -44,14 +62,22 @@ _QUOTING = flags.DEFINE_enum(
     "quoting", _DEFAULTS.quoting, QUOTINGS, "The rule for quoted text; releases: published."
 )
 _DTYPE = flags.DEFINE_enum("encoder_dtype", _DEFAULTS.dtype, DTYPES, "Arithmetic of the encoder.")
+_FSDP = flags.DEFINE_integer(
+    "fsdp", -1, "Devices of this machine that share one copy of the encoder (-1: all)."
+)
+_THREADS = flags.DEFINE_integer("threads", None, "That read pictures (default: one a core).")
+_PROCESS = flags.DEFINE_integer("process_index", None, "Of this process (default: JAX's).")
+_PROCESSES = flags.DEFINE_integer(
+    "process_count", None, "Of all that work on the output, each on its share (default: JAX's)."
+)
 
 BAD_ROWS = 3
 
 
 def main() -> int:
-    """Reads the list, makes the data set, tells what was left out."""
+    """Reads the lists, makes the data set or this process's share, tells what was left out."""
     config = EncoderConfig(
-        path=_ENCODER.value,
+        path=_QWEN.value,
         min_pixels=_MIN_PIXELS.value,
         max_pixels=_MAX_PIXELS.value,
         text_length=_TEXT_LENGTH.value,
@@ -59,16 +85,18 @@ def main() -> int:
         dtype=_DTYPE.value,
     )
     config.validate()
-    settings = make_settings(_SIZE.value, config, _AUTOENCODER.value)
+    settings = make_settings(_SIZE.value, config, _AUTOENCODER.value, _NEGATIVES.value)
+    index, count = which_process()
     check_writable(epath.Path(_OUTPUT.value) / MANIFEST)
-    triplets, bad_rows = read_triplets(_INPUT.value)
+    inputs = read_inputs()
+    devices = jax.local_devices()
+    fsdp = len(devices) if _FSDP.value == -1 else _FSDP.value
+    mesh = make_mesh(MeshConfig(data=-1, fsdp=fsdp), devices) if len(devices) > 1 else None
 
-    def load_models() -> tuple[Encoder, EncodeImages]:
-        autoencoder = load_autoencoder(_AUTOENCODER.value)
-        encode = nnx.jit(Autoencoder.encode)
-        return TransformersEncoder(config), lambda images: np.asarray(encode(autoencoder, images))
+    def load_models() -> Models:
+        return Models(load_encoder(config, _ENCODER.value, mesh), autoencoder_on(mesh))
 
-    with tqdm(total=len(triplets), desc="precompute", unit="edit") as bar:
+    with tqdm(total=sum(len(one.triplets) for one in inputs) // count, unit="edit") as bar:
 
         def on_row(bad: BadRow | None) -> None:
             bar.update()
@@ -78,23 +106,99 @@ def main() -> int:
         def report(bad: BadRow) -> None:
             bar.write(f"left out {bad.row}: {bad.reason}", file=sys.stderr)
 
-        for bad in bad_rows:
-            report(bad)
-        manifest = precompute(
-            triplets,
+        if index == 0:
+            for one in inputs:
+                for bad in one.bad_rows:
+                    report(bad)
+        outcome = precompute(
+            inputs,
             _OUTPUT.value,
             settings,
             load_models,
-            bad_rows=bad_rows,
             part_size=_PART.value,
-            batch_size=_BATCH.value,
+            batch_size=_BATCH.value * len(devices),
+            threads=_THREADS.value,
+            process_index=index,
+            process_count=count,
             on_row=on_row,
         )
-    pixels = [(w * PIXELS_PER_LATENT, h * PIXELS_PER_LATENT) for h, w in manifest.buckets]
-    shapes = ", ".join(f"{w}x{h}" for w, h in pixels) or "none"
-    print(f"{_OUTPUT.value}: {manifest.records} edits in {len(manifest.shards)} shards ({shapes}).")
-    if manifest.bad_rows:
-        print(f"{len(manifest.bad_rows)} rows could not be used, see above.", file=sys.stderr)
+    return tell(outcome)
+
+
+def which_process() -> tuple[int, int]:
+    """Number of this process and of all."""
+    index = jax.process_index() if _PROCESS.value is None else _PROCESS.value
+    count = jax.process_count() if _PROCESSES.value is None else _PROCESSES.value
+    if not 0 <= index < count:
+        raise UserError(
+            f"--process_index={index} with --process_count={count}: number the processes from 0."
+        )
+    return index, count
+
+
+def read_inputs() -> list[Input]:
+    """The lists of edits with their weights."""
+    weights = [float_or_fail(weight) for weight in _WEIGHTS.value] or [None] * len(_INPUT.value)
+    if len(weights) != len(_INPUT.value):
+        raise UserError(
+            f"--weights has {len(weights)} numbers for {len(_INPUT.value)} of --input; give one"
+            " for each, or none."
+        )
+    return [
+        Input(epath.Path(path).name, *read_triplets(path), weight=weight)
+        for path, weight in zip(_INPUT.value, weights, strict=True)
+    ]
+
+
+def float_or_fail(text: str) -> float:
+    """A positive number."""
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = 0.0
+    if not 0 < weight < float("inf"):
+        raise UserError(f"--weights: {text!r} is no positive number; write it like 3,1.")
+    return weight
+
+
+def autoencoder_on(mesh: Mesh | None):
+    """Pictures (B, H, W, 3) uint8 to latents; each device takes its part of the batch."""
+    graph, params = nnx.split(load_autoencoder(_AUTOENCODER.value))
+
+    @jax.jit
+    def encode(params, pixels):
+        return nnx.merge(graph, params).encode(pixels.astype("float32") / 127.5 - 1)
+
+    if mesh is None:
+        return lambda pixels: encode(params, pixels)
+    params = jax.device_put(params, replicated(mesh))
+    return lambda pixels: encode(params, jax.device_put(pixels, batch_sharding(mesh)))
+
+
+def tell(outcome: Outcome) -> int:
+    """Prints what was done; gives the exit code."""
+    if outcome.pictures:
+        print(
+            f"{outcome.pictures} pictures in {outcome.seconds:.1f} s:"
+            f" {outcome.pictures / outcome.seconds:.1f} a second; the devices waited"
+            f" {outcome.waited / outcome.seconds:.0%} of the time."
+        )
+    manifest = outcome.manifest
+    if manifest is None:
+        print(
+            f"{_OUTPUT.value}: this share is done; {outcome.missing} parts of other processes are"
+            f" missing, the last one to end writes {MANIFEST}."
+        )
+    else:
+        pixels = [(w * PIXELS_PER_LATENT, h * PIXELS_PER_LATENT) for h, w in manifest.buckets]
+        shapes = ", ".join(f"{w}x{h}" for w, h in pixels) or "none"
+        print(
+            f"{_OUTPUT.value}: {manifest.records} edits in {len(manifest.shards)} shards"
+            f" ({shapes})."
+        )
+    if outcome.bad_rows:
+        where = f"see {_OUTPUT.value}/{REJECTED}" if manifest else "see above"
+        print(f"{len(outcome.bad_rows)} rows could not be used, {where}.", file=sys.stderr)
         return BAD_ROWS
     return 0
 

@@ -128,11 +128,12 @@ class QwenEncoder:
 
         A text beyond config.text_length tokens is cut, with a warning.
         """
-        pictures = {id(image): self.read(image) for image in {id(i): i for i in images}.values()}
-        return self.encode_pictures([pictures[id(image)] for image in images], instructions)
+        read = {id(image): self.read(image) for image in {id(i): i for i in images}.values()}
+        pictures = [read[id(image)] for image in images]
+        return self.embed(pictures, list(map(self.tokenize, pictures, instructions)))
 
     def read(self, image: Image.Image) -> Picture:
-        """The part of `encode` that the host does, for one picture; may run in many threads.
+        """The first part of `encode`, for one picture; may run in many threads.
 
         Raises:
           UserError: the picture is too long and thin, or leaves no room for an instruction.
@@ -147,22 +148,29 @@ class QwenEncoder:
             )
         return picture
 
-    def encode_pictures(
-        self, pictures: Sequence[Picture], instructions: Sequence[str]
+    def tokenize(self, picture: Picture, instruction: str) -> list[int]:
+        """The second part, for one prompt; cut with a warning. May run in many threads.
+
+        Raises:
+          UserError: the instruction has a placeholder of pictures, or half a character.
+        """
+        limit = self._prompt.dropped + self.config.text_length
+        ids = self._prompt.ids(instruction, picture.tokens)
+        if len(ids) > limit:
+            logging.warning(
+                "The instruction %.80r and its picture have %d tokens; cut to text_length=%d.",
+                instruction, len(ids) - self._prompt.dropped, self.config.text_length,
+            )  # fmt: skip
+        return ids[:limit]  # what comes later changes nothing before it
+
+    def embed(
+        self, pictures: Sequence[Picture], prompts: Sequence[Sequence[int]]
     ) -> tuple[jax.Array, np.ndarray]:
-        """As `encode`, of pictures that were read before."""
-        dropped, limit = self._prompt.dropped, self.config.text_length
-        prompts = []
-        for picture, instruction in zip(pictures, instructions, strict=True):
-            ids = self._prompt.ids(instruction, picture.tokens)
-            if len(ids) - dropped > limit:
-                logging.warning(
-                    "The instruction %.80r and its picture have %d tokens; cut to text_length=%d.",
-                    instruction, len(ids) - dropped, limit,
-                )  # fmt: skip
-            prompts.append(ids[: dropped + limit])  # what comes later changes nothing before it
+        """The last part, for a batch, on the devices; returns what `encode` does."""
+        dropped = self._prompt.dropped
         lengths = np.array([len(ids) - dropped for ids in prompts], np.int32)
-        return _kept(self._model(pictures, prompts), lengths, dropped, limit), lengths
+        states = self._model(pictures, prompts)
+        return _kept(states, lengths, dropped, self.config.text_length), lengths
 
 
 @functools.partial(jax.jit, static_argnames=("dropped", "limit"))

@@ -46,12 +46,12 @@ class JaxLanguageModel:
     def __call__(self, pictures: Sequence[Picture], prompts: Sequence[Sequence[int]]) -> jax.Array:
         """Output of the final norm (B, L, C), L at least the longest prompt; rubbish behind ends.
 
-        The batch is filled up to a power of two, and to what the mesh divides, by repeating its
-        last example; pictures and prompts are padded to one of a few sizes.
+        The batch is filled up to what the mesh divides by repeating its last example; pictures
+        and prompts are padded to one of a few sizes.
         """
         b = len(pictures)
         devices = 1 if self._mesh is None else self._mesh.size
-        filled = -(-(1 << (b - 1).bit_length()) // devices) * devices
+        filled = -(-b // devices) * devices
         pictures = [*pictures, *[pictures[-1]] * (filled - b)]
         prompts = [*prompts, *[prompts[-1]] * (filled - b)]
 

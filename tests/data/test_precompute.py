@@ -9,17 +9,19 @@ from PIL import Image
 
 from step1x_jax.conditioning.encoder import EncoderConfig
 from step1x_jax.conditioning.images import open_image, to_array
-from step1x_jax.data import shards
+from step1x_jax.data import part_maker, shards
 from step1x_jax.data.buckets import fit
-from step1x_jax.data.manifest import MANIFEST, read_manifest
-from step1x_jax.data.precompute import make_settings, precompute
+from step1x_jax.data.manifest import MANIFEST, BadRow, Source, read_manifest
+from step1x_jax.data.part_maker import Models, draw
+from step1x_jax.data.parts import Input, split_parts
+from step1x_jax.data.precompute import REJECTED, make_settings, precompute
 from step1x_jax.data.shards import ShardReader
 from step1x_jax.data.sources import read_triplets
 from step1x_jax.errors import UserError
 from step1x_jax.files import fingerprint
 from tests.data.examples import assert_equal
 
-SETTINGS = {"size": 64, "encoder": "e", "text_length": 640}
+SETTINGS = {"size": 64, "encoder": "e", "text_length": 640, "negatives": 1.0}
 BATCH = 3
 
 
@@ -28,31 +30,44 @@ class FakeModels:
 
     def __init__(self):
         self.loads = 0
-        self.texts: list[str] = []
+        self.texts: list[str] = []  # embedded, without those that only fill a batch up
         self.shapes: set[tuple] = set()
         self.fail_after = 10**9
 
     def load(self):
         self.loads += 1
-        return self, self.encode_images
+        return Models(self, self.encode_images)
 
-    def encode(self, images, instructions):
-        """One token per letter and one for the picture; channel 0 is the picture's mean."""
-        assert len(images) <= BATCH
-        embeddings = np.zeros((len(images), 20, 4), np.float32)
-        lengths = np.array([1 + len(text) for text in instructions], np.int32)
-        for row, image, length in zip(embeddings, images, lengths, strict=True):
-            row[:length] = to_array(image).mean()
-        self.texts += instructions
+    def read(self, image):
+        """The picture's mean stands for it."""
+        return float(to_array(image).mean())
+
+    def tokenize(self, picture, instruction):
+        """One token per letter and one for the picture."""
+        if "<|image_pad|>" in instruction:
+            raise UserError("has a placeholder")
+        return [0, *map(ord, instruction)]
+
+    def embed(self, pictures, prompts):
+        """All channels of all tokens are the picture's mean."""
+        assert len(pictures) == len(prompts) == BATCH
+        embeddings = np.zeros((BATCH, 20, 4), np.float32)
+        lengths = np.array([len(ids) for ids in prompts], np.int32)
+        for row, picture, length in zip(embeddings, pictures, lengths, strict=True):
+            row[:length] = picture
+        different = {(picture, *ids) for picture, ids in zip(pictures, prompts, strict=True)}
+        self.texts += ["".join(map(chr, ids)) for _, _, *ids in different]
         if len(self.texts) > self.fail_after:
             raise KeyboardInterrupt
         return embeddings, lengths
 
     def encode_images(self, images):
         """Means over 8 x 8 pixels in all channels."""
+        assert images.dtype == np.uint8
         b, h, w, _ = images.shape
         self.shapes.add(images.shape)
-        means = images.reshape(b, h // 8, 8, w // 8, 8, 3).mean(axis=(2, 4, 5))
+        pixels = images.astype(np.float32) / 127.5 - 1
+        means = pixels.reshape(b, h // 8, 8, w // 8, 8, 3).mean(axis=(2, 4, 5))
         return np.repeat(means[..., None], 16, axis=-1)
 
 
@@ -75,12 +90,25 @@ def rows(tmp_path):
 
 
 def make(tmp_path, rows, models, settings=SETTINGS, part_size=4, **options):
-    path = tmp_path / "edits.json"
+    """The data set's manifest, with the rows that are not in it."""
+    outcome = run(tmp_path, [listed(tmp_path, rows)], models, settings, part_size, **options)
+    manifest = outcome.manifest
+    lines = (tmp_path / "out" / REJECTED).read_text().splitlines()
+    assert [BadRow(**json.loads(line)) for line in lines] == outcome.bad_rows
+    assert not manifest.bad_rows  # they are in the list of rejected rows
+    return dataclasses.replace(manifest, bad_rows=outcome.bad_rows)
+
+
+def listed(tmp_path, rows, name="edits.json", weight=None):
+    path = tmp_path / name
     path.write_text(json.dumps(rows))
-    triplets, bad = read_triplets(path)
+    return Input(name, *read_triplets(path), weight)
+
+
+def run(tmp_path, inputs, models, settings=SETTINGS, part_size=4, **options):
     return precompute(
-        triplets, tmp_path / "out", settings, models.load,
-        bad_rows=bad, part_size=part_size, batch_size=BATCH, **options,
+        inputs, tmp_path / "out", settings, models.load,
+        part_size=part_size, batch_size=BATCH, threads=2, **options,
     )  # fmt: skip
 
 
@@ -101,6 +129,8 @@ def test_records_hold_what_the_models_gave(tmp_path, rows, models):
     assert not manifest.bad_rows
     assert manifest.settings == SETTINGS
     assert manifest == read_manifest(tmp_path / "out" / MANIFEST)
+    assert manifest.sources == [Source("edits.json", None)]
+    assert sum(shard.negatives for shard in manifest.shards) == 7
     records = read_all(tmp_path / "out")
     assert set(records) == {row["id"] for row in rows}
     for row in rows:
@@ -117,7 +147,7 @@ def test_records_hold_what_the_models_gave(tmp_path, rows, models):
         assert (record.text == mean).all()
         assert (record.negative_text == mean).all()
         for latents, image in ((record.source, picture), (record.target, target)):
-            wanted = models.encode_images(to_array(image)[None])[0]
+            wanted = models.encode_images(np.asarray(image)[None])[0]
             assert latents.tobytes() == wanted.astype(jnp.bfloat16).tobytes()
 
 
@@ -144,12 +174,17 @@ def test_an_interrupted_run_goes_on_and_equals_a_whole_one(tmp_path, rows, model
     out = tmp_path / "out"
     suffixes = [path.suffix for path in out.iterdir()]
     assert sorted(suffixes) == [".array_record", ".array_record", ".json"]
-    leftover = out / ".part-1.array_record.1.tmp"  # of a process that was killed
+    parts = split_parts([listed(tmp_path, rows)], 4)
+    leftover = out / f".{parts[1].name}-6x10.array_record.1.tmp"  # of a process that was killed
     leftover.touch()
+    other = out / ".part-00-00007-abc-6x10.array_record.1.tmp"  # of one that is at work
+    other.touch()
     done = len(models.texts)
     models.fail_after = 10**9
     make(tmp_path, rows, models)
     assert not leftover.exists()
+    assert other.exists()
+    other.unlink()
     again = [text for text in models.texts[done:] if text]
     assert sorted(again) == sorted(row["instruction"] for row in rows[4:] if row["instruction"])
     moved = tmp_path / "moved"
@@ -268,6 +303,9 @@ def test_settings_follow_the_models_and_every_field_of_the_encoder(tmp_path):
     for change in ({"min_pixels": 1}, {"max_pixels": 2}, {"text_length": 6}, {"dtype": "float32"}):
         assert make_settings(64, dataclasses.replace(encoder, **change), autoencoder) != settings
     assert make_settings(80, encoder, autoencoder) != settings
+    assert make_settings(64, encoder, autoencoder, 0.5) != settings
+    with pytest.raises(UserError, match=r"negatives is 1\.5"):
+        make_settings(64, encoder, autoencoder, 1.5)
 
 
 def test_a_part_is_noted_only_after_its_shards(tmp_path, rows, models):
@@ -279,3 +317,104 @@ def test_a_part_is_noted_only_after_its_shards(tmp_path, rows, models):
     with pytest.raises(UserError, match="could not be written"):
         make(tmp_path, rows[:1], models)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [shard.file]
+
+
+def test_instructions_that_cannot_be_read_are_left_out(tmp_path, rows, models):
+    rows[2]["instruction"] = "a <|image_pad|>"
+    manifest = make(tmp_path, rows, models)
+    assert manifest.records == 6
+    assert [(bad.row, bad.reason) for bad in manifest.bad_rows] == [
+        ("edits.json row 3", "has a placeholder")
+    ]
+
+
+def test_a_fraction_gets_negatives_the_same_in_every_run(tmp_path, rows, models):
+    settings = SETTINGS | {"negatives": 0.5}
+    manifest = make(tmp_path, rows, models, settings)
+    (one,) = [listed(tmp_path, rows)]
+    wanted = {triplet.id for triplet in one.triplets if draw(triplet) < 0.5}
+    assert 0 < len(wanted) < 7
+    records = read_all(tmp_path / "out")
+    assert {name for name, record in records.items() if record.negative_text is not None} == wanted
+    assert sum(shard.negatives for shard in manifest.shards) == len(wanted)
+    draws = [draw(dataclasses.replace(one.triplets[0], id=str(i))) for i in range(2000)]
+    assert abs(np.mean(np.array(draws) < 0.25) - 0.25) < 0.04  # four deviations of 2000 draws
+
+
+def test_several_inputs_with_weights(tmp_path, rows, models):
+    first, second = listed(tmp_path, rows[:5], "a.json", 3.0), listed(tmp_path, rows, "b.json", 1.0)
+    manifest = run(tmp_path, [first, second], models).manifest
+    assert manifest.sources == [Source("a.json", 3.0), Source("b.json", 1.0)]
+    records = [sum(s.records for s in manifest.shards if s.source == i) for i in (0, 1)]
+    assert records == [5, 7]
+    texts = len(models.texts)
+    first.weight = 1.0  # other shares of the same records: nothing is encoded again
+    manifest = run(tmp_path, [first, second], models).manifest
+    assert manifest.sources[0].weight == 1.0
+    assert len(models.texts) == texts
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_processes_share_the_parts_and_the_last_one_writes_the_manifest(
+    tmp_path, rows, models, order
+):
+    rows[5]["source"] = "nowhere.png"  # in the third part
+    one, told = listed(tmp_path, rows), []
+    for index in order[:2]:
+        outcome = run(
+            tmp_path, [one], models, part_size=2, process_index=index, process_count=3,
+            on_row=told.append,
+        )  # fmt: skip
+        assert outcome.manifest is None
+        assert not (tmp_path / "out" / MANIFEST).exists()
+        assert len(outcome.bad_rows) == (index == 2)
+    last = run(tmp_path, [one], models, part_size=2, process_index=order[2], process_count=3)
+    assert last.manifest.records == 6
+    assert len(last.bad_rows) == 1
+    assert last.missing == 0
+    texts = len(models.texts)
+    again = run(tmp_path, [one], models, part_size=2)  # any other number of processes
+    assert again.manifest == last.manifest
+    assert len(models.texts) == texts
+
+
+def test_what_is_remembered_of_sources_is_there_when_it_is_written(tmp_path, models, monkeypatch):
+    """More pictures than are remembered, each used again at once and later."""
+    monkeypatch.setattr(part_maker._Remembered, "LIMIT", 4)
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"p{i}.png")
+    order = [*(i // 2 for i in range(24)), *range(12)]
+    rows = [
+        {"source": f"p{n}.png", "target": f"p{n}.png", "instruction": f"{i}", "id": f"{i}"}
+        for i, n in enumerate(order)
+    ]
+    make(tmp_path, rows, models, part_size=10)
+    for i, record in read_all(tmp_path / "out").items():
+        mean = to_array(open_image(tmp_path / f"p{order[int(i)]}.png")).mean().astype(jnp.bfloat16)
+        assert (record.negative_text == mean).all()
+        assert (record.text == mean).all()
+        np.testing.assert_array_equal(record.source, record.target)
+
+
+def test_the_time_that_devices_wait_is_measured(monkeypatch):
+    now = iter([0.0, 3.0, 4.0, 6.0, 7.0, 9.0])
+    monkeypatch.setattr(part_maker.time, "perf_counter", lambda: next(now))
+    clock = part_maker._IdleClock()  # at 0
+    clock.start()  # at 3
+    clock.start()
+    clock.stop()  # at 4, one is still running
+    clock.stop()  # at 6
+    clock.start()  # at 7
+    assert clock.idle == 3 + 1
+
+
+def test_an_error_while_writing_ends_the_run(tmp_path, rows, models, monkeypatch):
+    def torn(self, record):
+        raise UserError("torn")
+
+    monkeypatch.setattr(part_maker.ShardWriter, "write", torn)
+    with pytest.raises(UserError, match="torn"):
+        make(tmp_path, rows, models)
+    assert not list((tmp_path / "out").iterdir())

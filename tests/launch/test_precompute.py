@@ -1,40 +1,36 @@
 """launch.precompute as a user runs it: in a process of its own, with small models."""
 
 import json
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags as flags_module
+from absl.testing import flagsaver
 from flax import nnx
 from PIL import Image
 
+import launch.precompute
 from step1x_jax.convert.official import save_autoencoder
 from step1x_jax.data.manifest import MANIFEST, read_manifest
 from step1x_jax.data.pipeline import DataConfig, make_batches
+from step1x_jax.data.shards import ShardReader
+from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig
 from tests.conditioning.small_qwen import HIDDEN, make_folder
+from tests.data.examples import assert_equal
 
 ROOT = Path(__file__).parents[2]
-
-# The command with a stand-in for the language model: one token per letter.
-WITHOUT_TORCH = """
-import numpy as np
-from launch import precompute
-class Encoder:
-    def __init__(self, config): pass
-    def encode(self, images, texts):
-        return np.ones((len(texts), 50, 4), np.float32), np.array([len(t) + 1 for t in texts])
-precompute.TransformersEncoder = Encoder
-precompute.run(precompute.main)
-"""
 
 
 @pytest.fixture
 def inputs(tmp_path):
-    """Four edits, a small autoencoder and an empty encoder folder."""
+    """Four edits, a small autoencoder and a small Qwen2.5-VL."""
     rng = np.random.default_rng(0)
     rows = []
     for i in range(4):
@@ -47,54 +43,130 @@ def inputs(tmp_path):
     save_autoencoder(
         tmp_path / "vae" / "weights.safetensors", Autoencoder(config, rngs=nnx.Rngs(0))
     )
-    (tmp_path / "qwen").mkdir()
-    (tmp_path / "qwen" / "config.json").write_text("{}")
+    make_folder(tmp_path / "qwen")
     return tmp_path
 
 
-def precompute(folder, *flags, program=("-m", "launch.precompute")):
-    command = [
-        sys.executable, *program, f"--input={folder}/edits.jsonl", f"--output={folder}/out",
-        f"--encoder={folder}/qwen", f"--autoencoder={folder}/vae", "--size=48", "--part_size=3",
-        "--batch_size=2", "--min_pixels=3136", "--text_length=200", "--encoder_dtype=float32",
+def command(folder, *flags):
+    return [
+        sys.executable, "-m", "launch.precompute",
+        f"--input={folder}/edits.jsonl", f"--output={folder}/out",
+        f"--qwen={folder}/qwen", f"--autoencoder={folder}/vae", "--size=48", "--part_size=3",
+        "--batch_size=1", "--min_pixels=3136", "--text_length=200", "--encoder_dtype=float32",
         *flags,
     ]  # fmt: skip
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def precompute(folder, *flags):
+    return subprocess.run(command(folder, *flags), cwd=ROOT, capture_output=True, text=True)
+
+
+def records(folder):
+    shards = read_manifest(folder / MANIFEST).shards
+    readers = [ShardReader(folder, shard) for shard in shards]
+    return {
+        record.id: record
+        for reader in readers
+        for record in map(reader.__getitem__, range(len(reader)))
+    }
 
 
 def test_exit_codes_and_messages(inputs):
-    def run(*flags):
-        return precompute(inputs, *flags, program=("-c", WITHOUT_TORCH))
-
-    done = run()
-    assert done.returncode == 0, done.stderr
-    assert "4 edits in 3 shards" in done.stdout
-
-    other = run("--size=64")
-    assert other.returncode == 1
-    (line,) = [line for line in other.stderr.splitlines() if line.startswith("error: ")]
-    assert "made with size=48, now it is 64" in line
-
-    (inputs / "s3.jpg").write_bytes(b"torn")
-    bad = run()
-    assert bad.returncode == 3
-    assert "left out edits.jsonl line 4" in bad.stderr
-    assert "s3.jpg is not a readable picture" in bad.stderr
-    assert "3 edits" in bad.stdout
-    manifest = read_manifest(inputs / "out" / MANIFEST)
-    assert manifest.records == 3
-    assert len(manifest.bad_rows) == 1
-
-
-@pytest.mark.torch
-@pytest.mark.slow
-def test_the_real_classes_make_data_to_train_on(inputs):
-    pytest.importorskip("torch", reason="needs the extra [torch]")
-    make_folder(inputs / "qwen")
     done = precompute(inputs)
     assert done.returncode == 0, done.stderr
+    assert "4 edits in 3 shards" in done.stdout
+    assert re.search(r"8 pictures in .* a second; the devices waited \d+% of the time", done.stdout)
     config = DataConfig(path=str(inputs / "out"), batch_size=2)
     batch = next(make_batches(config, text_length=200, seed=0, start_step=0))
     assert batch["text"].shape == (2, 200, HIDDEN)
     assert 20 < batch["text_lengths"].min() <= batch["text_lengths"].max() <= 200
     assert np.isfinite(batch["target"].astype(np.float32)).all()
+
+    other = precompute(inputs, "--size=64")
+    assert other.returncode == 1
+    (line,) = [line for line in other.stderr.splitlines() if line.startswith("error: ")]
+    assert "made with size=48, now it is 64" in line
+
+    (inputs / "s3.jpg").write_bytes(b"torn")
+    bad = precompute(inputs)
+    assert bad.returncode == 3
+    assert "left out edits.jsonl line 4" in bad.stderr
+    assert "s3.jpg is not a readable picture" in bad.stderr
+    assert "3 edits" in bad.stdout
+    assert read_manifest(inputs / "out" / MANIFEST).records == 3
+    (rejected,) = map(json.loads, (inputs / "out" / "rejected.jsonl").read_text().splitlines())
+    assert rejected["row"] == "edits.jsonl line 4"
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--weights=3,1"], "has 2 numbers for 1"),
+        (["--weights=0"], "'0' is no positive number"),
+        (["--process_index=2", "--process_count=2"], "number the processes from 0"),
+        (["--fsdp=3"], "do not fit 8 devices"),
+        (["--negatives=2"], "negatives is 2"),
+    ],
+)
+def test_impossible_flags_are_one_sentence(inputs, flags, reason):
+    """In this process: flags are checked before anything is loaded."""
+    with flagsaver.flagsaver():
+        flags_module.FLAGS(command(inputs, *flags)[2:])
+        with pytest.raises(UserError, match=reason):
+            launch.precompute.main()
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_and_equal_one(inputs):
+    """At the same time; parts of one edit each."""
+    shares = [
+        subprocess.Popen(
+            command(inputs, "--part_size=1", f"--process_index={i}", "--process_count=2"),
+            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    outputs = [share.communicate()[0] for share in shares]
+    assert [share.returncode for share in shares] == [0, 0]
+    assert any("4 edits in 4 shards" in output for output in outputs)
+    shared = records(inputs / "out")
+    (inputs / "out").rename(inputs / "shared")
+    assert precompute(inputs).returncode == 0
+    for name, record in records(inputs / "out").items():
+        assert_equal(record, shared[name])
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_half_shard_and_is_finished_by_the_next(inputs):
+    rows = (inputs / "edits.jsonl").read_text().splitlines() * 10
+    (inputs / "edits.jsonl").write_text("\n".join(rows))
+    out = inputs / "out"
+    running = subprocess.Popen(command(inputs), cwd=ROOT)
+    while not list(out.glob("part-*.json")):  # until the first part is there
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.kill()
+    running.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    assert not (out / MANIFEST).exists()
+    assert precompute(inputs).returncode == 0
+    assert not list(out.glob(".*"))
+    assert {n: t for n, t in before.items() if (out / n).stat().st_mtime_ns == t} == before
+    assert len(records(out)) == 40
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_both_encoders_write_the_same_records(inputs):
+    pytest.importorskip("torch", reason="needs the extra [torch]")
+    assert precompute(inputs).returncode == 0
+    ours = records(inputs / "out")
+    (inputs / "out").rename(inputs / "ours")
+    done = precompute(inputs, "--encoder=transformers")
+    assert done.returncode == 0, done.stderr
+    for name, theirs in records(inputs / "out").items():
+        np.testing.assert_array_equal(ours[name].source, theirs.source)
+        for text in ("text", "negative_text"):
+            a, b = (np.float32(getattr(record, text)) for record in (ours[name], theirs))
+            # bfloat16 rounds float32 values that differ by 1e-5 to neighbours at most
+            np.testing.assert_allclose(a, b, rtol=2**-7, atol=1e-3)
