@@ -5,7 +5,7 @@
 
 [ $# -eq 0 ] || { echo "error: quickstart.sh takes no arguments." >&2; exit 1; }
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-need_environment torch quickstart
+need_environment no-torch quickstart
 
 run=runs/quickstart
 assets=step1x_jax/assets/quickstart
@@ -18,8 +18,8 @@ started=$(date +%s)
 
 "$PYTHON" -m launch.quickstart_data --output="$run/pictures"
 "$PYTHON" -m launch.precompute --input="$run/pictures/triplets.jsonl" --output="$run/records" \
-  --encoder="$assets/encoder" --autoencoder="$assets/autoencoder" --size=128 \
-  --min_pixels=3136 --text_length=64
+  --qwen="$assets/encoder" --encoder_dtype=float32 --autoencoder="$assets/autoencoder" \
+  --size=128 --min_pixels=3136 --text_length=64
 "$PYTHON" -m launch.train --config=configs/quickstart.py --workdir="$run/train"
 "$PYTHON" -m launch.quickstart_report --pictures="$run/pictures" --workdir="$run/train" \
   --output="$run" --started="$started"

@@ -27,6 +27,12 @@ class BadRow:
 
 
 @dataclasses.dataclass
+class Source:
+    name: str
+    weight: float | None
+
+
+@dataclasses.dataclass
 class Manifest:
     """What dataset.json says.
 
@@ -41,6 +47,7 @@ class Manifest:
     shards: list[ShardInfo]
     bad_rows: list[BadRow] = dataclasses.field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
+    sources: list[Source] = dataclasses.field(default_factory=lambda: [Source("", None)])
 
     @property
     def records(self) -> int:
@@ -86,7 +93,7 @@ def read_manifest(path: epath.PathLike) -> Manifest:
                 h, w = shard.latent_size
                 shard.latent_size = (h, w)
             bad_rows = [BadRow(**row) for row in values["bad_rows"]]
-            return Manifest(values["settings"], shards, bad_rows, version)
+            return Manifest(values["settings"], shards, bad_rows, version, [Source(**s) for s in values["sources"]])
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(
             f"{path} is damaged ({e!r}); delete it and run launch.precompute again."

@@ -36,6 +36,8 @@ class ShardInfo:
     records: int = 0
     bytes: int = 0
     longest_text: int = 0
+    source: int = 0
+    negatives: int = 0
 
 
 class ShardWriter:
@@ -85,6 +87,7 @@ class _OpenShard:
         texts = (record.text, record.negative_text)
         lengths = [len(text) for text in texts if text is not None]
         info.longest_text = max(info.longest_text, *lengths)
+        info.negatives += record.negative_text is not None
 
     def close(self) -> ShardInfo:
         if self._writer.is_open():

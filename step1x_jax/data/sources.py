@@ -139,3 +139,15 @@ def _triplet(name: str, row: Any, folder: epath.Path) -> Triplet:
         instruction=row["instruction"],
         **(optional | {"id": optional["id"] or name}),
     )
+
+
+def picture_length(path: str) -> int:
+    try:
+        return epath.Path(path).stat().length
+    except (OSError, ValueError):
+        return -1
+
+
+def read_picture(path):
+    from step1x_jax.conditioning.images import read_image_bytes
+    return read_image_bytes(path)

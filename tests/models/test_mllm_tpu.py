@@ -1,0 +1,54 @@
+"""The full-size encoder compiled for TPUs, on a machine without one (needs the extra [tpu])."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from step1x_jax.models.mllm.config import MLLMConfig
+from step1x_jax.models.mllm.model import abstract_mllm
+from step1x_jax.models.mllm.positions import Pictures, Prompts
+from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from step1x_jax.parallel.rules import batch_sharding, shardings
+
+BATCH_PER_CHIP = 4  # launch.precompute's default
+PATCHES, TOKENS = 1296, 640  # the release's largest picture, and its prompt
+GIB = 2**30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("topology", "hbm"), [("v5e:2x2", 15.75), ("v6e:2x2", 31.25), ("v5p:2x2x1", 95.0)]
+)
+def test_the_release_fits_on_four_chips(topology, hbm, monkeypatch):
+    """A successful compilation is a check by itself: the compiler refuses what does not fit."""
+    pytest.importorskip("libtpu", reason="needs the extra [tpu]")
+    from jax.experimental import topologies
+
+    jax.devices()  # the CPUs of the other tests are set up before XLA_FLAGS is taken away,
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # for libtpu refuses flags that only CPUs know
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    mesh = make_mesh(MeshConfig(data=1, fsdp=-1), devices)
+    graph, params = abstract_mllm(MLLMConfig())
+    params = jax.tree.map(
+        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+        params,
+        shardings(params, mesh),
+    )
+    batch = BATCH_PER_CHIP * len(devices)
+
+    def array(*shape, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=batch_sharding(mesh))
+
+    width = MLLMConfig().vision.patch_width
+    pictures = Pictures(array(PATCHES, width, dtype=jnp.float32), array(2, PATCHES), array(PATCHES))
+    prompts = Prompts(array(TOKENS), array(3, TOKENS), array(TOKENS))
+    with jax.set_mesh(mesh):
+        run = jax.jit(lambda params, *batch: nnx.merge(graph, params)(*batch))
+        memory = run.lower(params, pictures, prompts).compile().memory_analysis()
+    arguments, peak = memory.argument_size_in_bytes / GIB, memory.peak_memory_in_bytes / GIB
+    print(f"{topology}: arguments {arguments:.2f}, peak {peak:.2f} of {hbm} GiB a chip")
+    # 7.75 billion bfloat16 parameters over four chips are 3.6 GiB: nothing is held whole.
+    assert 3.6 < arguments < 3.8
+    assert peak < 6
