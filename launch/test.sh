@@ -10,7 +10,7 @@ if [ "${1:-}" != --all ]; then
 fi
 
 shift
-need_environment torch quickstart dev
+need_environment torch quickstart dev tpu
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
