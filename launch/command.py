@@ -15,8 +15,10 @@ from step1x_jax.errors import UserError
 INTERRUPTED = 130  # what a shell reports for a process that ended on Ctrl-C
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
     """Parses flags and calls `main`, whose result is the exit code (None: 0).
+
+    With `operands`, the command takes one of them before its flags, and `main` is given it.
 
     A UserError, and what else a user can mend, becomes one line on stderr and exit code 1. What was
     compiled is kept on disk, so that a second run with the same shapes need not compile again.
@@ -27,13 +29,15 @@ def run(main: Callable[[], int | None]) -> None:
         handler.setFormatter(python_logging.Formatter("%(levelname)s: %(message)s"))
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # libraries tell much at INFO
-        if len(argv) > 1:
+        if operands and (len(argv) != 2 or argv[1] not in operands):
+            return _say(f"give one of {', '.join(operands)}, then flags.")
+        if not operands and len(argv) > 1:
             return _say(f"unexpected argument {argv[1]!r}; flags start with --.")
         cache = epath.Path("~/.cache/step1x_jax/compiled").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         try:
-            return main() or 0
+            return main(*argv[1:]) or 0
         except UserError as e:
             return _say(str(e))
         except jax.errors.JaxRuntimeError as e:

@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from step1x_jax.conditioning import processor
-from step1x_jax.conditioning.encoder_jax import JaxLanguageModel
-from step1x_jax.conditioning.encoder_torch import TorchLanguageModel
+from step1x_jax.conditioning.encoder_jax import load_jax
+from step1x_jax.conditioning.encoder_torch import load_torch
 from step1x_jax.conditioning.processor import Picture, Processor
 from step1x_jax.conditioning.prompt import QUOTINGS, Prompt, load_tokenizer
 from step1x_jax.errors import UserError, require
@@ -191,7 +191,7 @@ def load_encoder(
       config: names the model's folder, with config.json, model*.safetensors, tokenizer.json and
         preprocessor_config.json.
       implementation: one of IMPLEMENTATIONS; "transformers" needs torch.
-      mesh: for "jax", see JaxLanguageModel.
+      mesh: for "jax", see `load_jax`.
 
     Raises:
       UserError: the folder is incomplete, of another model, or does not fit.
@@ -206,5 +206,5 @@ def load_encoder(
                 f"the encoder needs {folder / name}; give the folder of a Qwen2.5-VL model."
             )
     if implementation == "jax":
-        return QwenEncoder(config, JaxLanguageModel(folder, config.dtype, mesh))
-    return QwenEncoder(config, TorchLanguageModel(folder, config.dtype))
+        return QwenEncoder(config, load_jax(folder, config.dtype, mesh))
+    return QwenEncoder(config, load_torch(folder, config.dtype))

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from step1x_jax.conditioning.processor import Picture
 from step1x_jax.convert.qwen import load_mllm, read_mllm_config
-from step1x_jax.models.mllm.model import abstract_mllm
+from step1x_jax.models.mllm.model import MLLM, abstract_mllm
 from step1x_jax.models.mllm.positions import pad_pictures, pad_prompts, padded_size
 from step1x_jax.parallel.rules import batch_sharding, shardings
 
@@ -22,22 +22,9 @@ TOKENS = 128  # prompts are padded to a multiple of it
 class JaxLanguageModel:
     """The frozen model, on one device or split over a mesh; a LanguageModel of encoder.py."""
 
-    def __init__(self, folder: epath.PathLike, dtype: str, mesh: Mesh | None = None):
-        """Loads it; parameters keep the dtype of the file.
-
-        Args:
-          folder: the Hugging Face folder.
-          dtype: of the arithmetic, "float32" or "bfloat16".
-          mesh: parameters are split over its axis fsdp, the batch over data and fsdp; None takes
-            the default device.
-
-        Raises:
-          UserError: the folder is another model's, or incomplete.
-        """
-        config = read_mllm_config(folder)
+    def __init__(self, model: MLLM, mesh: Mesh | None = None):
+        """Takes a loaded model, on that mesh if there is one; see `load_jax`."""
         self._mesh = mesh
-        places = None if mesh is None else shardings(abstract_mllm(config)[1], mesh)
-        model = load_mllm(folder, dtype=dtype, shardings=places)
         self._config = model.config
         self.image_token_id = model.config.image_token_id
         graph, self._params = nnx.split(model)
@@ -67,3 +54,20 @@ class JaxLanguageModel:
         batch = jax.device_put(batch, batch_sharding(self._mesh))
         with jax.set_mesh(self._mesh):
             return self._run(self._params, *batch)[:b]
+
+
+def load_jax(folder: epath.PathLike, dtype: str, mesh: Mesh | None = None) -> JaxLanguageModel:
+    """The model from its Hugging Face folder; parameters keep the dtype of the file.
+
+    Args:
+      folder: with config.json and the weights.
+      dtype: of the arithmetic, "float32" or "bfloat16".
+      mesh: parameters are split over its axis fsdp, the batch over data and fsdp; None takes the
+        default device.
+
+    Raises:
+      UserError: the folder is another model's, or incomplete.
+    """
+    config = read_mllm_config(folder)
+    places = None if mesh is None else shardings(abstract_mllm(config)[1], mesh)
+    return JaxLanguageModel(load_mllm(folder, dtype=dtype, shardings=places), mesh)

@@ -16,33 +16,15 @@ SMALL = 50_000_000  # parameters; below, waking threads costs more than they do
 class TorchLanguageModel:
     """The frozen model, on a GPU if torch finds one; a LanguageModel of encoder.py."""
 
-    def __init__(self, folder: epath.PathLike, dtype: str):
-        """Loads it.
-
-        Args:
-          folder: the Hugging Face folder.
-          dtype: of parameters and arithmetic, "float32" or "bfloat16".
-
-        Raises:
-          UserError: torch is not installed, or the folder is incomplete or does not fit.
-        """
-        try:
-            import torch
-        except ImportError as e:
-            raise UserError(
-                "the encoder of transformers needs PyTorch (pip install 'torch>=2.6'); without it"
-                " take --encoder=jax."
-            ) from e
-        self._torch = torch
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = _load_model(epath.Path(folder), getattr(torch, dtype)).to(self._device)
-        self.image_token_id: int = self._model.config.image_token_id
-        if self._model.num_parameters() < SMALL:
-            torch.set_num_threads(1)
+    def __init__(self, model: Any):
+        """Takes a loaded transformers.Qwen2_5_VLModel; see `load_torch`."""
+        self._model = model.eval().requires_grad_(False)
+        self.image_token_id: int = model.config.image_token_id
 
     def __call__(self, pictures: Sequence[Picture], prompts: Sequence[Sequence[int]]) -> np.ndarray:
         """Output of the final norm (B, L, C), L the longest prompt; shorter ones end in rubbish."""
-        torch = self._torch
+        import torch
+
         length = max(map(len, prompts))
         ids = torch.tensor([[*ids, *[0] * (length - len(ids))] for ids in prompts])
         # Padding is what lies behind the end. Ids do not tell: 0 is "!".
@@ -57,7 +39,7 @@ class TorchLanguageModel:
         }
         with torch.inference_mode():
             output = self._model(
-                **{name: array.to(self._device) for name, array in inputs.items()},
+                **{name: array.to(self._model.device) for name, array in inputs.items()},
                 use_cache=False,
             ).last_hidden_state.cpu()
         if output.dtype == torch.bfloat16:  # numpy takes torch's bfloat16 only as bits
@@ -65,14 +47,32 @@ class TorchLanguageModel:
         return output.numpy()
 
 
-def _load_model(folder: epath.Path, dtype: Any) -> Any:
-    """The model without its lm_head, which only writing text needs."""
+def load_torch(folder: epath.PathLike, dtype: str) -> TorchLanguageModel:
+    """The model from its Hugging Face folder, without its lm_head, which only writing text needs.
+
+    Args:
+      folder: with config.json and the weights.
+      dtype: of parameters and arithmetic, "float32" or "bfloat16".
+
+    Raises:
+      UserError: torch is not installed, or the folder is incomplete or does not fit.
+    """
+    try:
+        import torch
+    except ImportError as e:
+        raise UserError(
+            "the encoder of transformers needs PyTorch (pip install 'torch>=2.6'); without it take"
+            " --encoder=jax."
+        ) from e
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     model_class: Any = Qwen2_5_VLForConditionalGeneration
     try:
         model, report = model_class.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
+            str(folder),
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            output_loading_info=True,
         )
     except Exception as e:  # of many kinds, from config to weights
         raise UserError(
@@ -85,4 +85,6 @@ def _load_model(folder: epath.Path, dtype: Any) -> Any:
             f"the weights in {folder} do not fit its config.json: {len(wrong)} tensors are missing,"
             f" unexpected or of another shape, {wrong[0]} among them; fetch the folder again."
         )
-    return model.model.eval().requires_grad_(False)
+    if model.num_parameters() < SMALL:
+        torch.set_num_threads(1)
+    return TorchLanguageModel(model.model.to("cuda" if torch.cuda.is_available() else "cpu"))
