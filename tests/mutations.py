@@ -23,7 +23,7 @@ from collections import Counter
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
-QUICK = "not slow and not torch and not quickstart"
+QUICK = "not slow and not torch and not quickstart and not parquet"
 TIMEOUT = 1800  # seconds; code that hangs is noticed, too
 
 DIT = "tests/test_golden.py::test_published_numbers[dit_v1_1]"
@@ -247,6 +247,32 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          '            replacing(self._output / f"{part.name}.json") as manifest_file,'),
         ("fingerprint without end", "f.seek(max(size - MIB, 0))", "f.seek(0)"),
         ("hash without sizes", "json.dumps([row, sizes])", "json.dumps([row])"),
+    ],
+    ("data/forms.py", "tests/data/test_sources.py"): [
+        ("half a form is enough", "if not missing_fields(form, names):",
+         "if len(missing_fields(form, names)) < 3:"),
+        ("names without suffix only", "else field + FILE_NAME", "else field"),
+        ("several pictures", "if len(value) != 1:", "if not value:"),
+        ("always the first phrasing", 'int.from_bytes(digest[:8], "big") % len(value)', "0"),
+        ("phrasings by chance", "digest = hashlib.sha256(name.encode(errors=\"surrogatepass\"))",
+         "digest = hashlib.sha256(__import__(\"os\").urandom(8))"),
+        ("empty phrasings", "and text.strip() for", "for"),
+        ("any list as phrasings", "if form.phrasings:", "if True:"),
+        ("id of one field", 'for field in form.id if', 'for field in form.id[:1] if'),
+    ],
+    ("data/json_lists.py", "tests/data/test_sources.py"): [
+        ("MagicBrush without folders", "images/{name.split('-')[0]}/{name}", "images/{name}"),
+        ("InstructPix2Pix turned round", '"source": f"{seed}_0.jpg", "target": f"{seed}_1.jpg"',
+         '"source": f"{seed}_1.jpg", "target": f"{seed}_0.jpg"'),
+    ],
+    ("data/sources.py", "tests/data/test_sources.py"): [
+        ("metadata of InstructPix2Pix",
+         '    ("prompt.json", instructpix2pix_rows),\n    ("metadata.jsonl", json_lines),',
+         '    ("metadata.jsonl", json_lines),\n    ("prompt.json", instructpix2pix_rows),'),
+        ("files in reverse", "sorted(found[pattern])", "sorted(found[pattern], reverse=True)"),
+        ("hidden files", 'if not name.startswith(".") and', "if"),
+        ("rows named by the file alone", "file.relative_to(path).as_posix()", "file.name"),
+        ("lengths of pictures kept", "return _length(path) if", "return _parquet_length(path) if"),
     ],
     ("conditioning/prompt.py", "tests/conditioning/test_prompt.py"): [
         ("one position more", 'CHAT_START.removesuffix(":")', "CHAT_START"),

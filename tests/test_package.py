@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-HEAVY = ("torch", "transformers", "ray", "matplotlib", "tensorboardX", "grain", "orbax")
+HEAVY = ("torch", "transformers", "ray", "matplotlib", "tensorboardX", "grain", "orbax", "pyarrow")
 
 
 def imported_by(statement):
@@ -21,6 +21,7 @@ def test_models_conversion_and_sampling_need_no_torch():
     statement = (
         "import step1x_jax.models.step1x_edit, step1x_jax.convert.official,"
         " step1x_jax.sampling.sampler, step1x_jax.conditioning.encoder,"
-        " step1x_jax.editing.loading, step1x_jax.training.loop, step1x_jax.data.pipeline"
+        " step1x_jax.editing.loading, step1x_jax.training.loop, step1x_jax.data.pipeline,"
+        " step1x_jax.data.precompute"
     )
-    assert not {"torch", "transformers", "ray"} & set(imported_by(statement))
+    assert not {"torch", "transformers", "ray", "pyarrow"} & set(imported_by(statement))

@@ -1,33 +1,52 @@
-"""Triplets from files: which source picture becomes which target by which instruction.
+"""Triplets from files and folders: which source picture becomes which target by which instruction.
 
-A new kind of input is a function here, in READERS, from a file's text to rows with the fields of
-REQUIRED and OPTIONAL, see launch/guides/data.md.
+What may be read is in two tables: files and layouts here, in READERS; field names in forms.py. See
+launch/guides/data.md.
 """
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+import fnmatch
+import functools
+from collections.abc import Callable
 
 from etils import epath
 
-from step1x_jax.conditioning.prompt import check_instruction
+from step1x_jax.conditioning.images import read_image_bytes
+from step1x_jax.data import parquet
+from step1x_jax.data.forms import edit_fields
+from step1x_jax.data.json_lists import (
+    Rows,
+    instructpix2pix_rows,
+    json_lines,
+    json_rows,
+    magicbrush_rows,
+)
 from step1x_jax.data.manifest import BadRow
 from step1x_jax.errors import UserError
 
-REQUIRED = ("source", "target", "instruction")
-OPTIONAL = ("language", "task", "id")
+# By file name, from a file to its rows by name. In a folder the first pattern decides that any file
+# in it has: InstructPix2Pix's folders, say, have a metadata.jsonl about something else.
+READERS: tuple[tuple[str, Callable[[epath.Path], Rows]], ...] = (
+    ("*.parquet", parquet.parquet_rows),
+    ("edit_turns.json", magicbrush_rows),
+    ("prompt.json", instructpix2pix_rows),
+    ("metadata.jsonl", json_lines),
+    ("*.jsonl", json_lines),
+    ("*.json", json_rows),
+)
+ENDINGS = ".jsonl, .json or .parquet"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # there may be millions
 class Triplet:
     """One edit to learn.
 
     Attributes:
       row: names the row for people.
       folder: where relative paths start.
-      source: path of the picture before, as written in the file.
-      target: path of the picture after, as written in the file.
+      source: path of the picture before, as written in the file; for one that is in a parquet
+        file, its locator (see parquet.py).
+      target: path of the picture after, likewise.
       instruction: may be empty.
       language: of the instruction; "" if not known.
       task: kind of edit; "" if not known.
@@ -45,12 +64,12 @@ class Triplet:
 
     @property
     def source_path(self) -> str:
-        """Where the picture before lies."""
+        """Where the picture before lies, for `read_picture`."""
         return str(epath.Path(self.folder) / self.source)
 
     @property
     def target_path(self) -> str:
-        """Where the picture after lies."""
+        """Where the picture after lies, for `read_picture`."""
         return str(epath.Path(self.folder) / self.target)
 
 
@@ -58,96 +77,93 @@ def read_triplets(path: epath.PathLike) -> tuple[list[Triplet], list[BadRow]]:
     """Reads a list of edits.
 
     Args:
-      path: a .jsonl file with one object per line, or a .json file with a list of objects or with
-        the published fine-tuning layout {target path: {ref_image_path, caption}}. Paths in it are
-        relative to its folder.
+      path: a .jsonl file with one object per line; a .json file with a list of objects or with the
+        published fine-tuning layout {target path: {ref_image_path, caption}}; a .parquet file; or
+        a folder, of which all files are read that have the first pattern of READERS found in it or
+        below it. Paths in a file are relative to its folder.
 
     Returns:
-      The edits in the file's order, and the rows that are none.
+      The edits in the files' order, files sorted by path, and the rows that are none.
 
     Raises:
-      UserError: the file cannot be read or has another form.
+      UserError: a file cannot be read or has another form, or there are no rows.
     """
     path = epath.Path(path)
-    if path.suffix not in READERS or not path.is_file():
-        reason = "is no" if path.exists() else "does not exist; give a"
-        raise UserError(f"{path} {reason} file of edits that ends in {' or '.join(READERS)}.")
-    try:
-        text = path.read_text()
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path} is not UTF-8 text ({e}); save it as UTF-8.") from e
-    rows = READERS[path.suffix](text, path)
+    parquet.forget()  # this and the next: of files that were replaced since
+    _parquet_length.cache_clear()
     triplets, bad_rows = [], []
-    for name, row in rows:
-        try:
-            triplets.append(_triplet(f"{path.name} {name}", row, path.parent))
-        except UserError as e:
-            bad_rows.append(BadRow(f"{path.name} {name}", str(e)))
+    for file, reader in _find_files(path):
+        folder = str(file.parent)
+        label = file.relative_to(path).as_posix() if file != path else file.name
+        for name, row in reader(file):
+            name = f"{label} {name}"
+            try:
+                triplets.append(Triplet(row=name, folder=folder, **edit_fields(row, name)))
+            except UserError as e:
+                bad_rows.append(BadRow(name, str(e)))
     if not triplets and not bad_rows:
-        raise UserError(f"{path} has no rows; give a file of triplets.")
+        raise UserError(f"{path} has no rows; give a list of edits.")
     return triplets, bad_rows
 
 
-def _json_lines(text: str, path: epath.Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield f"line {number}", json.loads(line)
-            except ValueError:
-                yield f"line {number}", None
+def _find_files(path: epath.Path) -> list[tuple[epath.Path, Callable[[epath.Path], Rows]]]:
+    """The file, or a folder's files of the first pattern that is there, each with its reader."""
+    if not path.is_dir():
+        reader = _reader(path.name)
+        if reader is None or not path.is_file():
+            reason = "is no" if path.exists() else "does not exist; give a folder or a"
+            raise UserError(f"{path} {reason} file of edits that ends in {ENDINGS}.")
+        return [(path, reader[1])]
+    found: dict[str, list[epath.Path]] = {pattern: [] for pattern, _ in READERS}
+    for folder, folders, names in path.walk():
+        folders[:] = [name for name in folders if not name.startswith(".")]  # caches
+        for name in names:
+            if not name.startswith(".") and (reader := _reader(name)) is not None:
+                found[reader[0]].append(folder / name)
+    for pattern, read in READERS:
+        if found[pattern]:
+            return [(file, read) for file in sorted(found[pattern])]
+    patterns = ", ".join(pattern for pattern, _ in READERS)
+    raise UserError(f"{path} has no list of edits in it; give a folder with one of {patterns}.")
 
 
-def _json_rows(text: str, path: epath.Path) -> Iterable[tuple[str, Any]]:
-    try:
-        content = json.loads(text)
-    except ValueError as e:
-        raise UserError(f"{path} is not valid JSON ({e}); mend it, or name it .jsonl.") from e
-    if isinstance(content, list):
-        return ((f"row {number}", row) for number, row in enumerate(content, 1))
-    if isinstance(content, dict):
-        return ((target, _published_row(target, row)) for target, row in content.items())
-    raise UserError(f"{path} should hold a list of rows or the published fine-tuning layout.")
+def _reader(name: str) -> tuple[str, Callable[[epath.Path], Rows]] | None:
+    """The first entry of READERS for files of this name."""
+    return next((entry for entry in READERS if fnmatch.fnmatchcase(name, entry[0])), None)
 
 
-def _published_row(target: str, row: Any) -> Any:
-    if not isinstance(row, dict):
-        return None
-    source, instruction = row.get("ref_image_path"), row.get("caption")
-    return {"source": source, "target": target, "instruction": instruction, "id": target}
+def read_picture(path: str) -> bytes:
+    """The bytes of a picture's file. Any number of threads may call it.
 
+    Args:
+      path: a triplet's source_path or target_path.
 
-# By the file's ending: from its text (and its path, for messages) to named rows.
-READERS: dict[str, Callable[[str, epath.Path], Iterable[tuple[str, Any]]]] = {
-    ".jsonl": _json_lines,
-    ".json": _json_rows,
-}
-
-
-def _triplet(name: str, row: Any, folder: epath.Path) -> Triplet:
-    if not isinstance(row, dict):
-        raise UserError("not a JSON object")
-    for field in REQUIRED:
-        if not isinstance(row.get(field), str):
-            raise UserError(f"{field} is {'missing' if row.get(field) is None else 'not a text'}")
-    check_instruction(row["instruction"])
-    optional = {f: "" if row.get(f) is None else str(row[f]) for f in OPTIONAL}
-    return Triplet(
-        row=name,
-        folder=str(folder),
-        source=row["source"],
-        target=row["target"],
-        instruction=row["instruction"],
-        **(optional | {"id": optional["id"] or name}),
-    )
+    Raises:
+      UserError: the picture cannot be read; names its file, and the row of a parquet file.
+    """
+    cell = parquet.parse_locator(path)
+    return read_image_bytes(path) if cell is None else parquet.read_cell(*cell)
 
 
 def picture_length(path: str) -> int:
+    """Size in bytes of the file that a picture lies in: of the whole parquet file for a locator.
+
+    Args:
+      path: as for `read_picture`.
+
+    Returns:
+      The size, -1 if the file is not there. That of a parquet file is kept until the next
+      `read_triplets`: it has many pictures.
+    """
+    cell = parquet.parse_locator(path)
+    return _length(path) if cell is None else _parquet_length(cell[0])
+
+
+def _length(path: str) -> int:
     try:
         return epath.Path(path).stat().length
     except (OSError, ValueError):
         return -1
 
 
-def read_picture(path):
-    from step1x_jax.conditioning.images import read_image_bytes
-    return read_image_bytes(path)
+_parquet_length = functools.cache(_length)
