@@ -6,10 +6,10 @@ hidden states there. A picture has 18 x 18 tokens, the release's most, and the p
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
@@ -46,13 +46,18 @@ def rows() -> Iterator[dict[str, Any]]:
             yield {"encoder": name, "skipped": "needs torch, with CUDA unless --tiny"}
             continue
         for batch in map(int, _BATCHES.value):
-            seconds = median_seconds(lambda b=batch, m=model: np.asarray(m(*examples(b, config))))
+            inputs = examples(batch, config)
+            seconds = median_seconds(partial(_run, model, inputs))
             row: dict[str, Any] = {"encoder": name, "batch": batch, "pictures/s": batch / seconds}
             if batch in speed:
                 row["jax is faster by"] = speed[batch] / row["pictures/s"]
             speed.setdefault(batch, row["pictures/s"])
             yield row
         del model  # one at a time: each has 15 GB
+
+
+def _run(model: LanguageModel, inputs: Any) -> np.ndarray:
+    return np.asarray(model(*inputs))
 
 
 def median_seconds(function: Callable[[], object]) -> float:
@@ -83,7 +88,8 @@ def random_jax(config: MLLMConfig) -> LanguageModel:
     def values(key):
         leaves, tree = jax.tree.flatten(params)
         keys = jax.random.split(key, len(leaves))
-        drawn = [0.02 * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves)]
+        pairs = zip(keys, leaves, strict=True)
+        drawn = [0.02 * jax.random.normal(k, x.shape, x.dtype) for k, x in pairs]
         return jax.tree.unflatten(tree, drawn)
 
     return JaxLanguageModel(nnx.merge(graph, values(jax.random.key(0))))

@@ -138,7 +138,9 @@ def which_process() -> tuple[int, int]:
 
 def read_inputs() -> list[Input]:
     """The lists of edits with their weights."""
-    weights = [float_or_fail(weight) for weight in _WEIGHTS.value] or [None] * len(_INPUT.value)
+    weights: list[float | None] = [None] * len(_INPUT.value)
+    if _WEIGHTS.value:
+        weights = [float_or_fail(weight) for weight in _WEIGHTS.value]
     if len(weights) != len(_INPUT.value):
         raise UserError(
             f"--weights has {len(weights)} numbers for {len(_INPUT.value)} of --input; give one"

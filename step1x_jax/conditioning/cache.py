@@ -61,10 +61,8 @@ class CachedEncoder:
         """See `Encoder.encode`."""
         examples = list(zip(images, instructions, strict=True))
         keys = [self._key(*example) for example in examples]
-        texts = {key: self._read(key) for key in keys}
-        missing = {
-            key: example for key, example in zip(keys, examples, strict=True) if texts[key] is None
-        }
+        texts = {key: text for key in set(keys) if (text := self._read(key)) is not None}
+        missing = {k: e for k, e in zip(keys, examples, strict=True) if k not in texts}
         if missing:
             self._encoder = self._encoder or self._load(self._config)
             new, new_lengths = self._encoder.encode(*map(list, zip(*missing.values(), strict=True)))

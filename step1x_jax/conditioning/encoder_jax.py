@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
@@ -42,7 +43,7 @@ class JaxLanguageModel:
         pictures = [*pictures, *[pictures[-1]] * (filled - b)]
         prompts = [*prompts, *[prompts[-1]] * (filled - b)]
 
-        grids = [picture.grid for picture in pictures]
+        grids = np.stack([picture.grid for picture in pictures])
         patches = padded_size(max(len(picture.patches) for picture in pictures), PATCHES)
         tokens = padded_size(max(map(len, prompts)), (TOKENS,))
         batch = (

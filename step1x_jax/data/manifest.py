@@ -93,7 +93,13 @@ def read_manifest(path: epath.PathLike) -> Manifest:
                 h, w = shard.latent_size
                 shard.latent_size = (h, w)
             bad_rows = [BadRow(**row) for row in values["bad_rows"]]
-            return Manifest(values["settings"], shards, bad_rows, version, [Source(**s) for s in values["sources"]])
+            return Manifest(
+                values["settings"],
+                shards,
+                bad_rows,
+                version,
+                [Source(**s) for s in values["sources"]],
+            )
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(
             f"{path} is damaged ({e!r}); delete it and run launch.precompute again."

@@ -238,8 +238,8 @@ def draw(triplet: Triplet) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _bf16(latents: Array) -> Sequence[np.ndarray]:
-    return np.asarray(latents).astype(jnp.bfloat16)
+def _bf16(latents: Array) -> list[np.ndarray]:
+    return list(np.asarray(latents).astype(jnp.bfloat16))
 
 
 def _unpadded(embeddings: Array, lengths: Array) -> list[np.ndarray]:

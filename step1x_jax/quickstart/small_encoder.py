@@ -224,7 +224,8 @@ def write(folder: epath.PathLike) -> None:
         unfinished.rmtree()
     unfinished.mkdir(parents=True)
     shapes = {name: (array.shape, array.dtype) for name, array in weights.items()}
-    write_safetensors(unfinished / "model.safetensors", shapes, weights.get, {"format": "pt"})
+    path = unfinished / "model.safetensors"
+    write_safetensors(path, shapes, weights.__getitem__, {"format": "pt"})
     tokenizer.save(str(unfinished / "tokenizer.json"))
     for file, settings in (
         ("config.json", config),

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from step1x_jax.data import parquet
+from step1x_jax.data.parts import Input
 from step1x_jax.data.precompute import precompute
 from step1x_jax.data.sources import picture_length, read_picture, read_triplets
 from step1x_jax.errors import UserError
@@ -272,10 +273,9 @@ def test_two_groups_stay_in_memory(tmp_path, reads):
 
 def test_records_from_a_parquet_folder(tmp_path):
     write(tmp_path / "data" / "a.parquet", edits(3), group=2)
-    triplets, _ = read_triplets(tmp_path / "data")
-    models = FakeModels()
-    manifest = precompute(triplets, tmp_path / "out", SETTINGS, models.load, batch_size=BATCH)
-    assert manifest.records == 3
+    inputs = [Input("data", *read_triplets(tmp_path / "data"))]
+    outcome = precompute(inputs, tmp_path / "out", SETTINGS, FakeModels().load, batch_size=BATCH)
+    assert outcome.manifest.records == 3
     for row, record in read_all(tmp_path / "out").items():
         number = int(row.split()[-1])
         assert record.instruction == f"edit {number}"
