@@ -5,17 +5,19 @@ A folder is a complete data set once it has dataset.json.
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
 
-from step1x_jax.data.records import SCHEMA_VERSION, EditRecord
+from step1x_jax.data.records import EditRecord
 from step1x_jax.data.shards import ShardInfo, writing_shards
 from step1x_jax.errors import UserError
 from step1x_jax.files import replacing
 
 MANIFEST = "dataset.json"
+VERSION = 2
 
 
 @dataclasses.dataclass
@@ -28,8 +30,16 @@ class BadRow:
 
 @dataclasses.dataclass
 class Source:
-    name: str
-    weight: float | None
+    """One of the lists of edits that a data set was made from.
+
+    Attributes:
+      name: for people.
+      weight: its share of what training draws, relative to the others', whatever their sizes; None
+        for all of them: every edit comes equally often.
+    """
+
+    name: str = ""
+    weight: float | None = None
 
 
 @dataclasses.dataclass
@@ -39,15 +49,16 @@ class Manifest:
     Attributes:
       settings: how the records were made; free form.
       shards: the files.
-      bad_rows: what was left out.
-      schema_version: of the records.
+      bad_rows: what was left out; in a part's only, the data set's are a list of their own.
+      sources: what the shards' numbers of sources mean.
+      version: of this file's form.
     """
 
     settings: dict[str, Any]
     shards: list[ShardInfo]
     bad_rows: list[BadRow] = dataclasses.field(default_factory=list)
-    schema_version: int = SCHEMA_VERSION
-    sources: list[Source] = dataclasses.field(default_factory=lambda: [Source("", None)])
+    sources: list[Source] = dataclasses.field(default_factory=lambda: [Source()])
+    version: int = VERSION
 
     @property
     def records(self) -> int:
@@ -86,28 +97,37 @@ def read_manifest(path: epath.PathLike) -> Manifest:
         )
     try:
         values = json.loads(path.read_text())
-        version = values["schema_version"]
-        if version <= SCHEMA_VERSION:
-            shards = [ShardInfo(**shard) for shard in values["shards"]]
-            for shard in shards:
-                h, w = shard.latent_size
-                shard.latent_size = (h, w)
-            bad_rows = [BadRow(**row) for row in values["bad_rows"]]
-            return Manifest(
-                values["settings"],
-                shards,
-                bad_rows,
-                version,
-                [Source(**s) for s in values["sources"]],
-            )
+        version = values.get("version", 1)
+        if version <= VERSION:
+            return _manifest(values, version)
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(
             f"{path} is damaged ({e!r}); delete it and run launch.precompute again."
         ) from e
     raise UserError(
-        f"{path} was written by a newer version of step1x_jax (schema {version}, this one reads up"
-        f" to {SCHEMA_VERSION}); upgrade step1x_jax."
+        f"{path} was written by a newer version of step1x_jax (form {version}, this one reads up to"
+        f" {VERSION}); upgrade step1x_jax."
     )
+
+
+def _manifest(values: dict[str, Any], version: int) -> Manifest:
+    """Raises ValueError, KeyError, TypeError or AttributeError for values that are no manifest."""
+    shards = []
+    for fields in values["shards"]:
+        if version == 1:  # every record had a negative embedding
+            fields["negatives"] = fields["records"]
+        shard = ShardInfo(**fields)
+        h, w = shard.latent_size
+        shard.latent_size = (h, w)
+        shards.append(shard)
+    sources = [Source(**source) for source in values.get("sources", [{}])]
+    weights = [source.weight for source in sources if source.weight is not None]
+    if weights and (len(weights) < len(sources) or not all(0 < w < math.inf for w in weights)):
+        raise ValueError(f"the sources have the weights {weights}")
+    if not all(0 <= shard.source < len(sources) for shard in shards):
+        raise ValueError("a shard has a source that is not in the list")
+    bad_rows = [BadRow(**row) for row in values["bad_rows"]]
+    return Manifest(values["settings"], shards, bad_rows, sources)
 
 
 def write_manifest(path: epath.PathLike, manifest: Manifest) -> None:

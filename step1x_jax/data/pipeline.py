@@ -9,10 +9,7 @@ import bisect
 import dataclasses
 import functools
 import itertools
-import math
-import sys
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -21,7 +18,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from step1x_jax.data.manifest import MANIFEST, read_manifest
+from step1x_jax.data.manifest import MANIFEST, Manifest, read_manifest
+from step1x_jax.data.mixing import BucketPlan, drop_rate, pools, random_stream, turns
 from step1x_jax.data.records import DamagedRecordError, EditRecord
 from step1x_jax.data.shards import ShardInfo, ShardReader, check_size
 from step1x_jax.errors import UserError, require
@@ -83,17 +81,15 @@ def make_batches(
         config.batch_size % process_count == 0,
         "data.batch_size", config.batch_size, f"use a multiple of the {process_count} processes",
     )  # fmt: skip
-    buckets = _open_buckets(config, text_length)
+    manifest = _read_manifest(config, text_length)
     mine = config.batch_size // process_count
     batches = [
-        grain.MapDataset.source(bucket)
-        .shuffle(int(_stream(seed, "shuffle", number).integers(2**32)))
-        .repeat()
-        .batch(mine, drop_remainder=True, batch_fn=list)[process_index::process_count]
-        for number, bucket in enumerate(buckets)
+        bucket.batch(mine, drop_remainder=True, batch_fn=list)[process_index::process_count]
+        for bucket in _open_buckets(config, manifest, seed)
     ]
-    assemble = functools.partial(_assemble, config, text_length, seed, process_index)
-    plan = BucketPlan([len(bucket) for bucket in buckets], seed)
+    dropout = drop_rate(manifest, config.caption_dropout)
+    assemble = functools.partial(_assemble, config, dropout, text_length, seed, process_index)
+    plan = BucketPlan(turns(manifest), seed)
     steps = grain.MapDataset.select_from_datasets(batches, plan).map_with_index(assemble)
     options = grain.ReadOptions(config.threads, prefetch_buffer_size=max(config.threads, 1))
     return iter(steps[start_step:].to_iter_dataset(options))
@@ -110,7 +106,8 @@ def data_folder(config: DataConfig) -> epath.Path:
     return epath.Path(config.path)
 
 
-def _open_buckets(config: DataConfig, text_length: int) -> list["Bucket"]:
+def _read_manifest(config: DataConfig, text_length: int) -> Manifest:
+    """The manifest, after a look at whether all of it is there and fits."""
     folder = data_folder(config)
     manifest = read_manifest(folder / MANIFEST)
     if not manifest.records:
@@ -122,52 +119,31 @@ def _open_buckets(config: DataConfig, text_length: int) -> list["Bucket"]:
                 f"{folder} has texts of {shard.longest_text} tokens, model.text_length is"
                 f" {text_length}; raise it, or run launch.precompute with fewer --max_pixels."
             )
+    return manifest
+
+
+def _open_buckets(config: DataConfig, manifest: Manifest, seed: int) -> list[grain.MapDataset]:
+    """The records of each bucket, endless, each pool of it in an order of its own."""
+    folder = data_folder(config)
     tolerance = Tolerance(config.max_bad_records)
-    buckets = [Bucket(folder, shards, tolerance) for shards in manifest.buckets.values()]
-    if (largest := max(map(len, buckets))) < config.batch_size:
+    datasets, largest, buckets = [], 0, pools(manifest)
+    for number, bucket in enumerate(buckets):
+        opened = [RecordSequence(folder, pool.shards, tolerance) for pool in bucket]
+        largest = max(largest, sum(map(len, opened)))
+        endless = [
+            grain.MapDataset.source(records)
+            .shuffle(int(random_stream(seed, "shuffle", number + i * len(buckets)).integers(2**32)))
+            .repeat()
+            for i, records in enumerate(opened)
+        ]
+        weights = [pool.share for pool in bucket]
+        datasets.append(endless[0] if len(endless) == 1 else grain.MapDataset.mix(endless, weights))
+    if largest < config.batch_size:
         logging.warning(
             "No bucket of %s fills a batch of %d (the largest holds %d): edits repeat in a batch.",
             folder, config.batch_size, largest,
         )  # fmt: skip
-    return buckets
-
-
-def _stream(seed: int, name: str, *numbers: int) -> np.random.Generator:
-    """Random numbers of a named use, the same wherever and whenever they are drawn."""
-    return np.random.default_rng([zlib.crc32(name.encode()), seed % 2**64, *numbers])
-
-
-class BucketPlan:
-    """Which bucket a step takes, and how many batches that bucket has given before.
-
-    Steps come in rounds; in each one a bucket has as many turns as it has records (both divided by
-    what is common to all), in random order.
-    """
-
-    def __init__(self, records: Sequence[int], seed: int):
-        """Plans for buckets of these sizes."""
-        self._turns = np.array(records) // math.gcd(*records)
-        self._round = functools.lru_cache(maxsize=2)(functools.partial(self._make_round, seed))
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, step: int) -> tuple[int, int]:
-        """Bucket and number of its batch for a step."""
-        number, place = divmod(step, int(self._turns.sum()))
-        buckets, earlier = self._round(number)
-        bucket = int(buckets[place])
-        return bucket, number * int(self._turns[bucket]) + int(earlier[place])
-
-    def _make_round(self, seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Bucket per step of a round, and how often it came earlier in the round."""
-        turns = self._turns
-        buckets = np.repeat(np.arange(len(turns)), turns)
-        buckets = _stream(seed, "buckets", number).permutation(buckets)
-        earlier = np.empty_like(buckets)
-        for bucket, count in enumerate(turns):
-            earlier[buckets == bucket] = np.arange(count)
-        return buckets, earlier
+    return datasets
 
 
 class Tolerance:
@@ -201,8 +177,8 @@ class Tolerance:
             )  # fmt: skip
 
 
-class Bucket:
-    """All records of one latent size, as one sequence."""
+class RecordSequence:
+    """All records of some shards of one latent size, as one sequence."""
 
     def __init__(self, folder: epath.Path, shards: Sequence[ShardInfo], tolerance: Tolerance):
         self._shards = shards
@@ -216,7 +192,7 @@ class Bucket:
         return self._ends[-1]
 
     def __repr__(self) -> str:
-        return f"Bucket(latent_size={self._shards[0].latent_size}, records={len(self)})"
+        return f"RecordSequence(latent_size={self._shards[0].latent_size}, records={len(self)})"
 
     def __getitem__(self, index: int) -> EditRecord:
         """A record; in place of a damaged one the next that is not.
@@ -238,6 +214,7 @@ class Bucket:
 
 def _assemble(
     config: DataConfig,
+    dropout: float,
     text_length: int,
     seed: int,
     process_index: int,
@@ -245,10 +222,10 @@ def _assemble(
     records: Sequence[EditRecord],
 ) -> dict[str, np.ndarray]:
     """Pads and stacks one process's records of a step; drops captions."""
-    dice = _stream(seed, "caption_dropout", step).random(config.batch_size)
+    dice = random_stream(seed, "caption_dropout", step).random(config.batch_size)
     first = process_index * len(records)
     texts = [
-        _text(record, drop=bool(die < config.caption_dropout))
+        record.text if record.negative_text is None or die >= dropout else record.negative_text
         for record, die in zip(records, dice[first : first + len(records)], strict=True)
     ]
     padded = np.zeros((len(texts), text_length, texts[0].shape[-1]), jnp.bfloat16)
@@ -260,14 +237,3 @@ def _assemble(
         "text": padded,
         "text_lengths": np.array([len(text) for text in texts], np.int32),
     }
-
-
-def _text(record: EditRecord, *, drop: bool) -> np.ndarray:
-    if not drop:
-        return record.text
-    if record.negative_text is None:
-        raise UserError(
-            f"the record {record.id} has no negative embedding; set data.caption_dropout to 0, or"
-            " make the data with launch.precompute."
-        )
-    return record.negative_text

@@ -29,6 +29,8 @@ class ShardInfo:
       records: how many there are.
       bytes: size of the file.
       longest_text: tokens of the longest text in it.
+      source: number of the list of edits that they are from.
+      negatives: how many of the records have a negative embedding.
     """
 
     file: str

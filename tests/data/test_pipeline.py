@@ -1,10 +1,21 @@
+import dataclasses
+import hashlib
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from step1x_jax.data.manifest import MANIFEST, read_manifest, write_dataset
-from step1x_jax.data.pipeline import BucketPlan, DataConfig, make_batches
+from step1x_jax.data.manifest import (
+    MANIFEST,
+    Manifest,
+    Source,
+    read_manifest,
+    write_dataset,
+    write_manifest,
+)
+from step1x_jax.data.mixing import BucketPlan
+from step1x_jax.data.pipeline import DataConfig, make_batches
 from step1x_jax.data.shards import writing_shards
 from step1x_jax.errors import UserError
 from tests.data.examples import make_record
@@ -117,9 +128,87 @@ def test_dropout_without_negatives_is_refused(tmp_path):
     record = make_record(0)
     record.negative_text = None
     write_dataset(tmp_path, [record])
-    with pytest.raises(UserError, match="caption_dropout to 0"):
+    with pytest.raises(UserError, match=r"caption_dropout is 0\.9; only 0\.0% of the records"):
         batches(str(tmp_path), caption_dropout=0.9)
     assert batches(str(tmp_path), caption_dropout=0.0)
+
+
+def test_batches_without_weights_are_what_they_always_were(path):
+    """Runs that were begun before there were weights go on with the same data."""
+    digest = hashlib.sha256()
+    for batch in batches(path, 40, start=3, caption_dropout=0.3):
+        for name in sorted(batch):
+            digest.update(batch[name].tobytes())
+    assert digest.hexdigest().startswith("10c497e88da055e5")
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """30 records of one source in two buckets (24, 6) and 10 of another (4, 6); weights 1 : 3.
+
+    A quarter of the records has a negative embedding.
+    """
+    folder = tmp_path_factory.mktemp("mixed")
+    infos = []
+    for source, sizes in enumerate(([(4, 4)] * 4 + [(2, 8)], [(4, 4)] * 2 + [(2, 8)] * 3)):
+        with writing_shards(folder, f"s{source}") as shards:
+            for i in range(30 if source == 0 else 10):
+                record = make_record(100 * source + i, sizes[i % 5])
+                if i % 4:
+                    record.negative_text = None
+                shards.write(record)
+        infos += [dataclasses.replace(info, source=source) for info in shards.close()]
+    manifest = Manifest({}, infos, sources=[Source("large", 1.0), Source("small", 3.0)])
+    write_manifest(folder / MANIFEST, manifest)
+    return str(folder)
+
+
+NUMBERS = {make_record(i, size).target.tobytes(): i for size in ((4, 4), (2, 8))
+           for i in [*range(30), *range(100, 110)]}  # fmt: skip
+
+
+def test_weights_are_shares_of_the_draws_whatever_the_sizes(mixed):
+    numbers, by_bucket = [], Counter()
+    for batch in batches(mixed, 2000, caption_dropout=0.0):
+        drawn = [NUMBERS[target.tobytes()] for target in batch["target"]]
+        numbers += drawn
+        by_bucket[batch["target"].shape[1]] += len(drawn)
+    counts = Counter(numbers)
+    large = [counts[i] for i in range(30)]
+    small = [counts[i] for i in range(100, 110)]
+    # Buckets come by chance: 2000 draws of a bucket with share 0.5 deviate by 0.011.
+    assert abs(sum(small) / 8000 - 0.75) < 0.02
+    # rates: 0.25 / 30 and 0.75 / 10; the bucket of 4 x 4 has 24 and 4 of them
+    assert abs(by_bucket[4] / 8000 - (24 * 0.25 / 30 + 4 * 0.75 / 10)) < 0.045
+    for counted, bucket in ((large, [i for i in range(30) if i % 5 < 4]), (small, [0, 1, 5, 6])):
+        inside = [counted[i] for i in bucket]
+        assert max(inside) - min(inside) <= 1  # all of a source before any of it again
+    assert min(small) > 7 * max(large)
+
+
+def test_mixtures_do_not_depend_on_processes_or_where_one_starts(mixed):
+    whole = batches(mixed, 20, caption_dropout=0.1)
+    assert_same(batches(mixed, 9, start=11, caption_dropout=0.1), whole[11:])
+    parts = [batches(mixed, 20, process=(i, 2), caption_dropout=0.1) for i in range(2)]
+    joined = [
+        {name: np.concatenate([batch[name] for batch in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(joined, whole)
+
+
+def test_dropout_has_the_right_rate_where_few_records_have_negatives(mixed):
+    """8 of 30 and 3 of 10 have one: 0.25 * 8/30 + 0.75 * 3/10 = 0.292 of all draws."""
+    kept, some = (batches(mixed, 2000, caption_dropout=rate) for rate in (0.0, 0.1))
+    dropped = Counter()
+    for batch, whole in zip(some, kept, strict=True):
+        for i, target in enumerate(batch["target"]):
+            if batch["text"][i].tobytes() != whole["text"][i].tobytes():
+                dropped[NUMBERS[target.tobytes()] % 100 % 4] += 1
+    assert set(dropped) == {0}  # only those that have one
+    assert 680 < dropped[0] < 920  # 8000 draws of 0.1: four and a half deviations of 27
+    with pytest.raises(UserError, match=r"caption_dropout is 0\.3; only 29\.2% of the records"):
+        batches(mixed, 1, caption_dropout=0.3)
 
 
 def test_a_batch_larger_than_every_bucket_repeats_and_says_so(tmp_path, caplog):

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -6,14 +7,16 @@ import pytest
 
 from step1x_jax.data.manifest import (
     MANIFEST,
+    VERSION,
     BadRow,
     Manifest,
+    Source,
     read_manifest,
     write_dataset,
     write_manifest,
 )
-from step1x_jax.data.records import SCHEMA_VERSION, DamagedRecordError
-from step1x_jax.data.shards import ShardReader, writing_shards
+from step1x_jax.data.records import DamagedRecordError
+from step1x_jax.data.shards import ShardInfo, ShardReader, writing_shards
 from step1x_jax.errors import UserError
 from tests.data.examples import assert_equal, make_record
 
@@ -109,13 +112,35 @@ def test_bad_manifests_are_named(tmp_path):
     path = tmp_path / MANIFEST
     with pytest.raises(UserError, match=r"dataset\.json is missing"):
         read_manifest(path)
-    for text in ("{", "[]", '{"schema_version": 1}', '{"schema_version": null}'):
+    for text in ("{", "[]", '{"version": 2}', '{"version": null}'):
         path.write_text(text)
         with pytest.raises(UserError, match=r"dataset\.json is damaged"):
             read_manifest(path)
-    write_manifest(path, Manifest({}, [], [BadRow("a", "b")], SCHEMA_VERSION + 1))
+    shard = ShardInfo("a", (2, 2), records=3)
+    for manifest in (
+        Manifest({}, [dataclasses.replace(shard, source=1)]),
+        Manifest({}, [shard], sources=[Source("a", 1.0), Source("b", None)]),
+        Manifest({}, [shard], sources=[Source("a", 0.0)]),
+        Manifest({}, [shard], sources=[Source("a", float("nan"))]),
+    ):
+        write_manifest(path, manifest)
+        with pytest.raises(UserError, match=r"dataset\.json is damaged .*(source|weight)"):
+            read_manifest(path)
+    write_manifest(path, Manifest({}, [], [BadRow("a", "b")], version=VERSION + 1))
     with pytest.raises(UserError, match=r"newer version.*upgrade"):
         read_manifest(path)
+
+
+def test_manifests_of_the_first_form_are_read(tmp_path):
+    """They had no sources, and every record had a negative embedding."""
+    values = json.loads(write_dataset(tmp_path, [make_record(0), make_record(1)]).to_json())
+    del values["sources"], values["version"]
+    for shard in values["shards"]:
+        del shard["source"], shard["negatives"]
+    (tmp_path / MANIFEST).write_text(json.dumps(values | {"schema_version": 1}))
+    manifest = read_manifest(tmp_path / MANIFEST)
+    assert [shard.negatives for shard in manifest.shards] == [2]
+    assert manifest.sources == [Source()]
 
 
 def test_the_longest_text_is_that_of_any_record_and_of_negatives(tmp_path):
