@@ -214,7 +214,6 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("shard off by one", "bisect.bisect_right", "bisect.bisect_left"),
         ("process slice", "[process_index::process_count]", "[::process_count]"),
         ("buckets shuffled alike", '"shuffle", number + i * len(buckets))', '"shuffle")'),
-        ("pools shuffled alike", "number + i * len(buckets)", "number"),
         ("no dropout", "die >= dropout", "die >= 0"),
         ("processes drop alike", "dice[first : first + len(records)]", "dice[: len(records)]"),
         ("steps drop alike", '"caption_dropout", step)', '"caption_dropout")'),

@@ -1,0 +1,37 @@
+"""launch.bench as a user runs it, at tiny sizes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench(*arguments):
+    command = [sys.executable, "-m", "launch.bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_the_encoder_beside_transformers(tmp_path):
+    path = tmp_path / "rows.json"
+    done = bench("encoder", "--tiny", "--batch_sizes=1,3", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(path.read_text())
+    assert {"device", "jax"} <= result["where"].keys()
+    ours = [row for row in result["rows"] if row["encoder"] == "jax"]
+    assert [row["batch"] for row in ours] == [1, 3]
+    theirs = [row for row in result["rows"] if row["encoder"] == "transformers"]
+    for row in theirs:
+        if "skipped" not in row:  # without torch
+            (one,) = [our for our in ours if our["batch"] == row["batch"]]
+            assert row["jax is faster by"] == pytest.approx(one["pictures/s"] / row["pictures/s"])
+
+
+def test_what_can_be_measured_is_said():
+    done = bench("decoder")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: give one of encoder, then flags."
