@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 
 from etils import epath
@@ -33,7 +34,8 @@ def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
       UserError: the disk is full or the folder cannot be written to.
     """
     path = epath.Path(path)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    # Random: processes of several machines may write to one folder, with equal process numbers.
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -48,7 +50,7 @@ def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
 def check_writable(path: epath.PathLike) -> None:
     """Raises UserError unless a file of that name could be written, before long work is done."""
     path = epath.Path(path)
-    probe = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    probe = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.write_text("")

@@ -411,9 +411,11 @@ def test_the_time_that_devices_wait_is_measured(monkeypatch):
     assert clock.idle == 3 + 1
 
 
-def test_an_error_while_writing_ends_the_run(tmp_path, rows, models, monkeypatch):
-    def torn(self, record):
-        raise UserError("torn")
+def test_an_error_while_writing_one_record_ends_the_run(tmp_path, rows, models, monkeypatch):
+    def torn(self, record, write=part_maker.ShardWriter.write):
+        if record.id == "e0":  # in the first batch
+            raise UserError("torn")
+        write(self, record)
 
     monkeypatch.setattr(part_maker.ShardWriter, "write", torn)
     with pytest.raises(UserError, match="torn"):
