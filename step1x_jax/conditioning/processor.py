@@ -3,6 +3,7 @@
 The arithmetic is transformers' (its PIL processor, which needs no torch).
 """
 
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,7 @@ class Processor:
         Raises:
           UserError: the file is missing or not readable.
         """
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not missed here
         from transformers import Qwen2VLImageProcessorPil
 
         path = epath.Path(folder) / FILE
