@@ -1,5 +1,6 @@
 """Speed on this machine, side by side with what one would use otherwise.
 
+python -m launch.bench attention                       # every implementation that runs here
 python -m launch.bench encoder --json=encoder.json     # Qwen2.5-VL-7B, random weights, bfloat16
 
 Ratios are of one run. Every table names the device and the versions.
@@ -12,13 +13,13 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import bench_encoder
+from launch import bench_attention, bench_encoder
 from launch.command import run
 from step1x_jax.files import replacing
 
 _JSON = flags.DEFINE_string("json", None, "Writes the figures to this file, too.")
 
-BENCHMARKS = {"encoder": bench_encoder.rows}
+BENCHMARKS = {"attention": bench_attention.rows, "encoder": bench_encoder.rows}
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers")
 
 

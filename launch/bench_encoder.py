@@ -4,8 +4,7 @@ Full-size random weights; what is timed begins with patches and token ids on the
 hidden states there. A picture has 18 x 18 tokens, the release's most, and the prompt 600.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
+from launch.bench_clock import median_seconds
 from step1x_jax.conditioning.encoder import LanguageModel
 from step1x_jax.conditioning.encoder_jax import JaxLanguageModel
 from step1x_jax.conditioning.encoder_torch import TorchLanguageModel
@@ -25,7 +25,6 @@ _BATCHES = flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "Pictures at once.
 _TINY = flags.DEFINE_bool("tiny", False, "Small sizes, to try the command itself.")
 
 SIDE, TOKENS = 36, 600  # patches along a side of the picture; tokens of the prompt
-REPEATS = 5
 TINY = MLLMConfig(
     vision=VisionConfig(depth=2, hidden_size=32, intermediate_size=64, num_heads=2,
                         fullatt_block_indexes=(1,), out_hidden_size=64),
@@ -58,17 +57,6 @@ def rows() -> Iterator[dict[str, Any]]:
 
 def _run(model: LanguageModel, inputs: Any) -> np.ndarray:
     return np.asarray(model(*inputs))
-
-
-def median_seconds(function: Callable[[], object]) -> float:
-    """Of REPEATS calls, after one that compiles."""
-    function()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
 
 
 def examples(batch: int, config: MLLMConfig) -> tuple[list[Picture], Sequence[Sequence[int]]]:

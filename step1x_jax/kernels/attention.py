@@ -1,11 +1,19 @@
-"""The one attention function of the package, and the choice of what computes it."""
+"""The attention functions of the package, and the choice of what computes them."""
+
+import os
 
 import jax
+import jax.numpy as jnp
 
 from step1x_jax.errors import UserError
+from step1x_jax.kernels import attention_tpu
+from step1x_jax.kernels.attention_cudnn import attention_cudnn
 from step1x_jax.kernels.attention_xla import attention_xla
+from step1x_jax.kernels.flash import QK_NORM_EPS, Norms, flash_attention
+from step1x_jax.kernels.platform import platform
 
-IMPLEMENTATIONS = {"xla": attention_xla}
+IMPLEMENTATIONS = ("xla", "pallas_tpu", "cudnn")
+VARIABLE = "STEP1X_ATTENTION"  # names the implementation where no caller does
 
 
 def attention(
@@ -28,25 +36,130 @@ def attention(
         query row is computed. None: all S.
       causal: query i sees keys 0..i only (S = L).
       segment_ids: (B, L) int32; a query sees the keys of its own segment only (S = L).
-      implementation: a name in IMPLEMENTATIONS, or None for the best that runs here.
+      implementation: a name in IMPLEMENTATIONS; None takes what the environment's STEP1X_ATTENTION
+        names, or else the best that runs here, where these support the arguments.
 
     Returns:
       (B, H, L, K) in q's dtype.
 
     Raises:
-      UserError: for an unknown implementation.
+      UserError: for an implementation that is unknown, or cannot do what is asked here.
       ValueError: for operands that do not fit together.
     """
+    _check_operands(q, k, v)
+    name = choose(q, causal=causal, segments=segment_ids is not None, implementation=implementation)
+    if name == "pallas_tpu":
+        return flash_attention(attention_tpu.KERNELS, q, k, v, kv_lengths)
+    if name == "cudnn":
+        return attention_cudnn(q, k, v, kv_lengths=kv_lengths, causal=causal)
+    return attention_xla(q, k, v, kv_lengths=kv_lengths, causal=causal, segment_ids=segment_ids)
+
+
+def qk_norm_rope_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    q_scale: jax.Array,
+    k_scale: jax.Array,
+    rope: jax.Array,
+    *,
+    split: int = 0,
+    kv_lengths: jax.Array | None = None,
+    implementation: str | None = None,
+) -> jax.Array:
+    """`attention` of queries and keys that are normalised and rotated on the way.
+
+    RMSNorm over the width of a head (eps 1e-6) with a scale, then RoPE, both in float32. The TPU
+    kernels do it as they load q and k, which so never lie in memory normalised and rotated.
+
+    Args:
+      q: (B, H, L, K) as projected.
+      k: (B, H, L, K) as projected.
+      v: (B, H, L, K).
+      q_scale: (M, K); M is 1, or 2 if the first `split` tokens have a norm of their own.
+      k_scale: (M, K).
+      rope: (2, L, K) float32 of `embeddings.rope_table`.
+      split: how many tokens take the first of two scales.
+      kv_lengths: as in `attention`.
+      implementation: as in `attention`.
+
+    Returns:
+      (B, H, L, K) in v's dtype.
+
+    Raises:
+      UserError: as `attention`.
+      ValueError: as `attention`.
+    """
+    _check_operands(q, k, v)
+    norms = Norms(*(jnp.asarray(x, jnp.float32) for x in (q_scale, k_scale, rope)))
+    if choose(q, implementation=implementation) == "pallas_tpu":
+        return flash_attention(attention_tpu.KERNELS, q, k, v, kv_lengths, norms, split)
+    q, k = (
+        _norm_rope(x, scale, norms.rope, split).astype(v.dtype)
+        for x, scale in ((q, norms.q_scale), (k, norms.k_scale))
+    )
+    return attention(q, k, v, kv_lengths=kv_lengths, implementation=implementation)
+
+
+def choose(
+    q: jax.Array, *, causal: bool = False, segments: bool = False, implementation: str | None = None
+) -> str:
+    """The implementation for these arguments; see `attention`.
+
+    Raises:
+      UserError: for one that is unknown, or was asked for by name and cannot do it.
+    """
+    preferred = implementation or os.environ.get(VARIABLE)
+    if preferred is None:
+        preferred = {"tpu": "pallas_tpu", "gpu": "cudnn"}.get(platform(), "xla")
+    elif preferred not in IMPLEMENTATIONS:
+        names = ", ".join(IMPLEMENTATIONS)
+        raise UserError(f"attention implementation {preferred!r} is unknown; use one of {names}.")
+    reason = _reason_against(preferred, q, causal, segments)
+    if reason is None:
+        return preferred
+    if implementation is not None:
+        raise UserError(f"{implementation} attention {reason}; use 'xla', or leave the choice.")
+    return "xla"
+
+
+def _reason_against(name: str, q: jax.Array, causal: bool, segments: bool) -> str | None:
+    """Why an implementation cannot do it here, or None."""
+    where = platform()
+    if name == "xla":
+        return None
+    if segments:
+        return "has no segment_ids"
+    if name == "pallas_tpu":
+        if causal:
+            return "has no causal mask"
+        if where == "gpu":
+            return "runs on TPUs, and interpreted on CPUs"
+        if where == "tpu" and q.shape[-1] % attention_tpu.LANES:
+            return f"takes heads whose width is a multiple of 128, not {q.shape[-1]}"
+    if name == "cudnn":
+        if where != "gpu":
+            return "runs on NVIDIA GPUs"
+        if q.dtype == jnp.float32:
+            return "takes bfloat16, not float32"
+        if q.shape[-1] > 128 or q.shape[-1] % 8:
+            return f"takes heads of up to 128, in steps of 8, not {q.shape[-1]}"
+    return None
+
+
+def _check_operands(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
     if q.ndim != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(f"q {q.shape}, k {k.shape}, v {v.shape}: want (B, H, L, K), (B, N, S, K).")
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads.")
-    name = implementation or "xla"
-    if name not in IMPLEMENTATIONS:
-        raise UserError(
-            f"attention implementation {name!r} is unknown; use one of"
-            f" {', '.join(IMPLEMENTATIONS)}."
-        )
-    return IMPLEMENTATIONS[name](
-        q, k, v, kv_lengths=kv_lengths, causal=causal, segment_ids=segment_ids
-    )
+
+
+def _norm_rope(x: jax.Array, scales: jax.Array, rope: jax.Array, split: int) -> jax.Array:
+    """(B, H, L, K) -> the same in float32."""
+    x = x.astype(jnp.float32)
+    x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + QK_NORM_EPS)
+    if len(scales) == 1:
+        x = x * scales[0]
+    else:
+        x = jnp.concatenate([x[:, :, :split] * scales[0], x[:, :, split:] * scales[1]], axis=2)
+    return x * rope[0] + jnp.roll(x, x.shape[-1] // 2, axis=-1) * rope[1]

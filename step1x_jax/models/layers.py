@@ -15,9 +15,8 @@ from flax import nnx
 from jax.nn.initializers import normal, ones, zeros
 from jax.sharding import PartitionSpec
 
+from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.models.config import ModelConfig
-
-BATCH_AXES = ("data", "fsdp")  # mesh axes over which a batch is split
 
 Axes = Sequence[str | None]
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
@@ -124,16 +123,10 @@ class LayerNorm(nnx.Module):
 
 
 class HeadNorm(nnx.Module):
-    """RMSNorm of queries or keys over the width of a head, eps 1e-6, in float32."""
+    """The scale of QK-norm; `qk_norm_rope_attention` does the arithmetic."""
 
     def __init__(self, width: int, *, config: ModelConfig, rngs: nnx.Rngs):
         self.scale = param(ones, (width,), ("head_dim",), config, rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, H, L, K) -> (B, H, L, K) float32."""
-        x = x.astype(jnp.float32)
-        rms = jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
-        return x * rms * self.scale.astype(jnp.float32)
 
 
 def qkv_projection(

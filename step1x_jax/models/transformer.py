@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import zeros
 
-from step1x_jax.kernels.attention import attention
+from step1x_jax.kernels.attention import qk_norm_rope_attention
 from step1x_jax.models.config import ModelConfig
-from step1x_jax.models.embeddings import apply_rope, timestep_embedding
+from step1x_jax.models.embeddings import timestep_embedding
 from step1x_jax.models.layers import (
     Embedder,
     HeadNorm,
@@ -33,7 +33,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 class SelfAttention(nnx.Module):
-    """What lies around an attention: q, k, v with QK-norm and RoPE before, a projection after."""
+    """What lies around an attention: q, k, v and the scales of their norms, a projection after."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d, h, k = config.hidden_size, config.num_heads, config.head_dim
@@ -44,12 +44,10 @@ class SelfAttention(nnx.Module):
             "bhlk,hkd->bld", (h, k, d), ("heads", "head_dim", "embed"), config=config, rngs=rngs
         )
 
-    def heads(self, x: jax.Array, rope: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """x (B, l, D) and its rows of the RoPE table (2, l, K) -> q, k, v (B, H, l, K)."""
-        q, k, v = self.qkv(x)
-        q = apply_rope(self.query_norm(q), rope).astype(v.dtype)  # norm and RoPE in float32
-        k = apply_rope(self.key_norm(k), rope).astype(v.dtype)
-        return q, k, v
+    @property
+    def scales(self) -> jax.Array:
+        """Of the norms of queries and keys: (2, K)."""
+        return jnp.stack([self.query_norm.scale[...], self.key_norm.scale[...]])
 
 
 class Stream(nnx.Module):
@@ -63,12 +61,10 @@ class Stream(nnx.Module):
         self.mlp_in = make("bld,df->blf", (d, f), ("embed", "mlp"))
         self.mlp_out = make("blf,fd->bld", (f, d), ("mlp", "embed"))
 
-    def heads(
-        self, x: jax.Array, mod: jax.Array, rope: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """x (B, l, D), mod (6, B, D), rope (2, l, K) -> q, k, v (B, H, l, K)."""
+    def heads(self, x: jax.Array, mod: jax.Array) -> jax.Array:
+        """x (B, l, D), mod (6, B, D) -> q, k, v (3, B, H, l, K), not yet normalised."""
         shift, scale = mod[:2]
-        return self.attn.heads(modulate(x, shift, scale), rope)
+        return self.attn.qkv(modulate(x, shift, scale))
 
     def update(self, x: jax.Array, mod: jax.Array, attended: jax.Array) -> jax.Array:
         """x (B, l, D), mod (6, B, D), what was attended to (B, H, l, K) -> (B, l, D)."""
@@ -97,10 +93,12 @@ class DoubleBlock(nnx.Module):
         n = image.shape[1]
         image_mod, text_mod = self.img.mod(vec), self.txt.mod(vec)
 
-        image_qkv = self.img.heads(image, image_mod, rope[:, :n])
-        text_qkv = self.txt.heads(text, text_mod, rope[:, n:])
+        image_qkv, text_qkv = self.img.heads(image, image_mod), self.txt.heads(text, text_mod)
         q, k, v = (jnp.concatenate(pair, axis=2) for pair in zip(image_qkv, text_qkv, strict=True))
-        attended = attention(q, k, v, kv_lengths=kv_lengths)
+        q_scale, k_scale = jnp.stack([self.img.attn.scales, self.txt.attn.scales], axis=1)
+        attended = qk_norm_rope_attention(
+            q, k, v, q_scale, k_scale, rope, split=n, kv_lengths=kv_lengths
+        )
 
         image = self.img.update(image, image_mod, attended[:, :, :n])
         text = self.txt.update(text, text_mod, attended[:, :, n:])
@@ -128,9 +126,11 @@ class SingleBlock(nnx.Module):
         """x (B, L, D), vec = SiLU of the conditioning (B, D) -> (B, L, D)."""
         shift, scale, gate = self.modulation(vec)
         normed = modulate(x, shift, scale)
-        q, k, v = self.attn.heads(normed, rope)
-        attended = self.attn.proj(attention(q, k, v, kv_lengths=kv_lengths))
-        return x + gate[:, None] * (attended + self.mlp_out(gelu(self.mlp_in(normed))))
+        q, k, v = self.attn.qkv(normed)
+        q_scale, k_scale = self.attn.scales[:, None]
+        attended = qk_norm_rope_attention(q, k, v, q_scale, k_scale, rope, kv_lengths=kv_lengths)
+        hidden = gelu(self.mlp_in(normed))
+        return x + gate[:, None] * (self.attn.proj(attended) + self.mlp_out(hidden))
 
 
 class FinalLayer(nnx.Module):

@@ -11,9 +11,9 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from step1x_jax.errors import UserError
-from step1x_jax.models.layers import BATCH_AXES
+from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
 
-AXES = ("data", "fsdp", "sequence", "tensor")
+AXES = (*BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS)
 
 
 @dataclasses.dataclass

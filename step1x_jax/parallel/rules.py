@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from step1x_jax.parallel.mesh import BATCH_AXES
+from step1x_jax.kernels.mesh_axes import BATCH_AXES
 
 # logical axis -> mesh axis (None: every device holds all of it)
 RULES: dict[str, str | None] = {

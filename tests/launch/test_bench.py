@@ -31,7 +31,25 @@ def test_the_encoder_beside_transformers(tmp_path):
             assert row["jax is faster by"] == pytest.approx(one["pictures/s"] / row["pictures/s"])
 
 
+@pytest.mark.slow
+def test_attention_by_all_that_runs_here_and_the_rest_by_name(tmp_path):
+    path = tmp_path / "rows.json"
+    flags = ["--pixels=16", "--attention_batches=1", "--heads=1", f"--json={path}"]
+    done = bench("attention", *flags)
+    assert done.returncode == 0, done.stderr
+    peak, *rows = json.loads(path.read_text())["rows"]
+    measured = [row for row in rows if "skipped" not in row]
+    assert {row["by"] for row in measured} == {"xla", "pallas_tpu"}
+    assert len(measured) == 8
+    for row in measured:
+        work = 4 * 642**2 * 128 * (3.5 if "backward" in row["what"] else 1)
+        assert row["TFLOP/s"] == pytest.approx(work / row["ms"] / 1e9)
+        assert row["of matmul peak"] == pytest.approx(row["TFLOP/s"] / peak["TFLOP/s"])
+    skipped = {row["by"]: row["skipped"] for row in rows if "skipped" in row}
+    assert "runs on NVIDIA GPUs" in skipped["cudnn"]
+
+
 def test_what_can_be_measured_is_said():
     done = bench("decoder")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: give one of encoder, then flags."
+    assert done.stderr.splitlines()[-1] == "error: give one of attention, encoder, then flags."

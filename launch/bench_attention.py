@@ -1,0 +1,107 @@
+"""Attention at the shapes of 512, 768 and 1024 px: every implementation that runs here.
+
+A forward pass counts 4 B H L^2 K operations, forward and backward 3.5 times that, for all of them.
+"fused" is QK-norm, RoPE and attention together, the kernels' fused entry where there is one.
+"of matmul peak" is against a large bfloat16 matmul measured in the same run. PyTorch's SDPA is
+measured beside them where torch has CUDA.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from launch.bench_clock import median_seconds
+from step1x_jax.errors import UserError
+from step1x_jax.kernels.attention import IMPLEMENTATIONS, attention, qk_norm_rope_attention
+
+_PIXELS = flags.DEFINE_list("pixels", ["512", "768", "1024"], "Sides of the pictures.")
+_ATTENTION_BATCHES = flags.DEFINE_list("attention_batches", ["1", "2"], "Examples at once.")
+_HEADS = flags.DEFINE_integer("heads", 24, "Of the DiT.", lower_bound=1)
+
+WIDTH, TEXT = 128, 640
+BACKWARD = 2.5  # times the forward pass
+PEAK_SIDE = 8192  # of the matmul that is taken for the peak
+SDPA = ("FLASH_ATTENTION", "CUDNN_ATTENTION")
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """One row for each shape, implementation and kind of work."""
+    peak = matmul_peak()
+    yield {"matmul": f"{PEAK_SIDE}^3 bfloat16", "TFLOP/s": peak}
+    for pixels in map(int, _PIXELS.value):
+        length = 2 * (pixels // 16) ** 2 + TEXT
+        for batch in map(int, _ATTENTION_BATCHES.value):
+            shape = (batch, _HEADS.value, length, WIDTH)
+            work = 4 * batch * _HEADS.value * length**2 * WIDTH / 1e12
+            for name, kind, run in [*ours(shape), *theirs(shape)]:
+                about = {"px": pixels, "L": length, "batch": batch, "by": name, "what": kind}
+                try:
+                    seconds = median_seconds(run)
+                except (UserError, jax.errors.JaxRuntimeError, RuntimeError) as e:
+                    yield about | {"skipped": str(e).splitlines()[0]}
+                    continue
+                speed = work * (1 + BACKWARD * ("backward" in kind)) / seconds
+                yield about | {
+                    "ms": 1000 * seconds,
+                    "TFLOP/s": speed,
+                    "of matmul peak": speed / peak,
+                }
+
+
+def matmul_peak() -> float:
+    """TFLOP/s of a large matmul."""
+    side = PEAK_SIDE if jax.default_backend() != "cpu" else 512
+    x = jnp.ones((side, side), jnp.bfloat16)
+    return 2 * side**3 / 1e12 / median_seconds(partial(jax.jit(jnp.matmul), x, x))
+
+
+def ours(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """Implementation, kind of work, and what does it."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v, do = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
+    scales, rope = jnp.ones((1, WIDTH)), jnp.ones((2, shape[2], WIDTH))
+    for name in IMPLEMENTATIONS:
+        plain = partial(attention, implementation=name)
+
+        def fused(q, k, v, name=name):
+            return qk_norm_rope_attention(q, k, v, scales, scales, rope, implementation=name)
+
+        for kind, function in (("attention", plain), ("fused", fused)):
+            yield name, f"{kind} forward", partial(jax.jit(function), q, k, v)
+            both = jax.jit(partial(_with_gradients, function))
+            yield name, f"{kind} forward + backward", partial(both, q, k, v, do)
+
+
+def _with_gradients(function: Callable, q: Any, k: Any, v: Any, do: Any) -> Any:
+    value, vjp = jax.vjp(function, q, k, v)
+    return value, vjp(do)
+
+
+def theirs(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """PyTorch's, if it has CUDA."""
+    try:
+        import torch
+    except ImportError:
+        return
+    if not torch.cuda.is_available():
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    q, k, v, do = (torch.randn(shape, dtype=torch.bfloat16, device="cuda") for _ in range(4))
+
+    def run(backend, backward):
+        with sdpa_kernel(getattr(SDPBackend, backend)):
+            a, b, c = (x.detach().requires_grad_(backward) for x in (q, k, v))
+            out = torch.nn.functional.scaled_dot_product_attention(a, b, c)
+            if backward:
+                out.backward(do)
+        torch.cuda.synchronize()
+
+    for backend in SDPA:
+        name = f"torch {backend.split('_')[0].lower()}"
+        yield name, "attention forward", partial(run, backend, False)
+        yield name, "attention forward + backward", partial(run, backend, True)

@@ -1,0 +1,103 @@
+"""What flash-attention kernels of all platforms share: the gradient, and the mesh around them.
+
+No kernel is ever split by the compiler: each device runs it on its own part of the batch and heads.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from step1x_jax.kernels.mesh_axes import BATCH_AXES, TENSOR_AXIS
+
+QK_NORM_EPS = 1e-6
+
+
+class Norms(NamedTuple):
+    """QK-norm and RoPE, applied inside the kernels: the fused entry.
+
+    Attributes:
+      q_scale: (M, K) float32; M is 1, or 2 where the first tokens have a norm of their own.
+      k_scale: (M, K) float32.
+      rope: (2, L, K) float32, cosines and sines, see `embeddings.rope_table`.
+    """
+
+    q_scale: jax.Array
+    k_scale: jax.Array
+    rope: jax.Array
+
+
+class Kernels(NamedTuple):
+    """A platform's kernels. B batch, H heads, L queries, S keys, K head width.
+
+    Attributes:
+      forward: from q (B, H, L, K), k and v (B, H, S, K), lengths (B,) int32, norms or None, split
+        (how many tokens take the first of two norms) to the output (B, H, L, K) and log2 of the
+        softmax's sums (B, H, 1, L) float32.
+      backward: from the same, output, sums and the output's gradient to the gradients of q, k and
+        v, and a tuple of those of q_scale and k_scale, empty without norms.
+    """
+
+    forward: Callable[..., tuple[jax.Array, jax.Array]]
+    backward: Callable[..., tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]]
+
+
+def flash_attention(
+    kernels: Kernels,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    kv_lengths: jax.Array | None,
+    norms: Norms | None = None,
+    split: int = 0,
+) -> jax.Array:
+    """Attention by kernels that never store logits, differentiable; see `attention`.
+
+    Under a mesh, the batch is split over BATCH_AXES and heads over TENSOR_AXIS where they divide.
+    """
+    b, h, s = q.shape[0], q.shape[1], k.shape[2]
+    if kv_lengths is None:
+        kv_lengths = jnp.full((b,), s, jnp.int32)
+    if k.shape[1] != h:  # grouped heads
+        k, v = (jnp.repeat(x, h // x.shape[1], axis=1) for x in (k, v))
+    run = functools.partial(_flash, kernels, split)
+    sizes = jax.sharding.get_abstract_mesh().shape
+    if math.prod(sizes.values()) == 1:
+        return run(q, k, v, kv_lengths, norms)
+    parts = math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
+    batch = BATCH_AXES if b % parts == 0 else None
+    heads = TENSOR_AXIS if TENSOR_AXIS in sizes and h % sizes[TENSOR_AXIS] == 0 else None
+    spec = PartitionSpec(batch, heads)
+    return jax.shard_map(
+        run,
+        in_specs=(spec, spec, spec, PartitionSpec(batch), PartitionSpec()),
+        out_specs=spec,
+        check_vma=False,
+    )(q, k, v, kv_lengths, norms)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _flash(kernels, split, q, k, v, lengths, norms):
+    o, _ = kernels.forward(q, k, v, lengths, norms, split)
+    return o
+
+
+def _flash_forward(kernels, split, q, k, v, lengths, norms):
+    o, lse = kernels.forward(q, k, v, lengths, norms, split)
+    return o, (q, k, v, lengths, norms, o, lse)
+
+
+def _flash_backward(kernels, split, residuals, do):
+    q, k, v, lengths, norms, o, lse = residuals
+    dq, dk, dv, scales = kernels.backward(q, k, v, lengths, norms, split, o, lse, do)
+    if norms is None:
+        return dq, dk, dv, None, None
+    q_scale, k_scale = scales
+    return dq, dk, dv, None, Norms(q_scale, k_scale, jnp.zeros_like(norms.rope))
+
+
+_flash.defvjp(_flash_forward, _flash_backward)

@@ -1,0 +1,130 @@
+"""One body of checks for every implementation of attention: values and gradients in float64."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Shape(NamedTuple):
+    """B batch, H heads, N key/value heads, L queries, S keys, K head width."""
+
+    b: int
+    h: int
+    n: int
+    length: int
+    size: int
+    width: int
+    lengths: tuple[int, ...] | None = None
+    scale: float = 1.0  # of the queries
+
+
+# Names say what is hard about them.
+SHAPES = {
+    "one block": Shape(1, 2, 2, 128, 128, 128),
+    "no multiple of any block": Shape(1, 1, 1, 1000, 905, 64),
+    "smaller than a block": Shape(1, 2, 2, 7, 9, 16),
+    "a single valid key": Shape(2, 1, 1, 40, 200, 16, (1, 200)),
+    "lengths in different blocks": Shape(3, 1, 1, 260, 900, 16, (896, 897, 10)),
+    "grouped heads": Shape(2, 4, 2, 33, 65, 64, (65, 30)),
+    "large logits": Shape(1, 1, 1, 60, 300, 128, None, 40.0),
+}
+NORM_SHAPES = {
+    "one norm": (Shape(2, 2, 2, 130, 130, 128, (130, 77)), 0, 1.0),
+    "two norms": (Shape(1, 2, 2, 1000, 1000, 64), 700, 1.0),
+    "narrow heads": (Shape(1, 1, 1, 50, 50, 16, (31,)), 20, 1.0),
+    "queries so small that eps counts": (Shape(1, 1, 1, 40, 40, 16, None, 1e-3), 0, 1.0),
+    # 16.3 * 3 * 3 is beyond what a softmax without maximum may see
+    "unbounded logits": (Shape(1, 1, 1, 200, 200, 128, (150,)), 0, 3.0),
+}
+
+
+def operands(shape: Shape, dtype=np.float32, seed=0):
+    """q, k, v, the output's gradient (not contiguous before they become jax arrays), lengths."""
+    rng = np.random.default_rng(seed)
+
+    def draw(heads, rows):
+        x = rng.normal(size=(shape.b, rows, shape.width, heads))
+        return x.transpose(0, 3, 1, 2)
+
+    q, do = draw(shape.h, shape.length) * shape.scale, draw(shape.h, shape.length)
+    k, v = draw(shape.n, shape.size), draw(shape.n, shape.size)
+    lengths = None if shape.lengths is None else jnp.array(shape.lengths, jnp.int32)
+    return [jnp.asarray(x, dtype) for x in (q, k, v, do)], lengths
+
+
+def norm_operands(shape: Shape, split: int, size: float, seed=1):
+    """Scales (M, K) of about `size`, and cosines and sines (2, L, K)."""
+    rng = np.random.default_rng(seed)
+    m = 2 if split else 1
+    scales = size * (1 + 0.3 * rng.normal(size=(2, m, shape.width)))
+    angles = rng.uniform(0, 6, size=(shape.length, shape.width // 2))
+    cos, sin = np.cos(angles), np.sin(angles)
+    rope = np.stack([np.concatenate([cos, cos], 1), np.concatenate([-sin, sin], 1)])
+    return [jnp.asarray(x, jnp.float32) for x in (*scales, rope)]
+
+
+def plain(q, k, v, lengths):
+    """softmax(q k^T / sqrt(K)) v as one writes it down."""
+    k, v = (jnp.repeat(x, q.shape[1] // x.shape[1], axis=1) for x in (k, v))
+    logits = jnp.einsum("bhqk,bhsk->bhqs", q, k) / np.sqrt(q.shape[-1])
+    if lengths is not None:
+        valid = jnp.arange(k.shape[2]) < lengths[:, None, None, None]
+        logits = jnp.where(valid, logits, -jnp.inf)
+    return jnp.einsum("bhqs,bhsk->bhqk", jax.nn.softmax(logits, axis=-1), v)
+
+
+def plain_norm_rope(x, scales, rope, split):
+    """RMSNorm, each token with its scale, and the rotation of pairs (i, i + K/2)."""
+    per_token = jnp.repeat(scales, jnp.array([split, x.shape[2] - split])[-len(scales) :], axis=0,
+                           total_repeat_length=x.shape[2])  # fmt: skip
+    x = x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * per_token
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    cos, sin = rope[0, :, :half], rope[1, :, half:]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def in_float64(function, inputs, do):
+    """Value and gradients of `function` at these values, in float64."""
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(x, np.float64)) for x in inputs]
+        value, vjp = jax.vjp(function, *wide)
+        return [np.asarray(x) for x in (value, *vjp(jnp.asarray(np.asarray(do, np.float64))))]
+
+
+def assert_close(got, want, names, tolerance):
+    """Each array to a tolerance relative to its largest entry."""
+    for a, b, name in zip(got, want, names, strict=True):
+        assert a.shape == b.shape, name
+        error = np.abs(np.asarray(a, np.float64) - b).max() / max(np.abs(b).max(), 1e-12)
+        assert error <= tolerance, f"{name}: {error:.1e}"
+
+
+def check(attention, shape: Shape, dtype, tolerance):
+    """Values and gradients of q, k and v."""
+    (q, k, v, do), lengths = operands(shape, dtype)
+    value, vjp = jax.vjp(lambda *x: attention(*x, kv_lengths=lengths), q, k, v)
+    assert value.dtype == q.dtype
+    want = in_float64(lambda *x: plain(*x, lengths), (q, k, v), do)
+    assert_close([value, *vjp(do)], want, ["o", "dq", "dk", "dv"], tolerance)
+
+
+def check_fused(fused, shape: Shape, split: int, size: float, dtype, tolerance):
+    """Values and gradients of q, k, v and both scales."""
+    (q, k, v, do), lengths = operands(shape, dtype)
+    q_scale, k_scale, rope = norm_operands(shape, split, size)
+    value, vjp = jax.vjp(
+        lambda q, k, v, a, b: fused(q, k, v, a, b, rope, split=split, kv_lengths=lengths),
+        q, k, v, q_scale, k_scale,
+    )  # fmt: skip
+
+    def written_down(q, k, v, a, b):
+        table = np.asarray(rope, np.float64)
+        q, k = plain_norm_rope(q, a, table, split), plain_norm_rope(k, b, table, split)
+        return plain(q, k, v, lengths)
+
+    want = in_float64(written_down, (q, k, v, q_scale, k_scale), do)
+    names = ["o", "dq", "dk", "dv", "dq_scale", "dk_scale"]
+    assert_close([value, *vjp(do)], want, names, tolerance)

@@ -1,0 +1,45 @@
+"""Kernels under a mesh of 8 CPU devices: each device its part of batch and heads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from step1x_jax.kernels.attention import qk_norm_rope_attention
+from tests.kernels.checks import Shape, norm_operands, operands
+
+AXES = ("data", "fsdp", "sequence", "tensor")
+SPLIT = 11
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch", "parts"),
+    [((2, 2, 1, 2), 4, (1, 2)), ((1, 8, 1, 1), 8, (1, 4)), ((2, 4, 1, 1), 3, (3, 4))],
+    ids=["batch and heads", "batch", "a batch that does not divide"],
+)
+def test_a_mesh_changes_nothing(sizes, batch, parts):
+    shape = Shape(batch, 4, 4, 30, 30, 16, tuple(range(30, 30 - batch, -1)))
+    (q, k, v, do), lengths = operands(shape)
+    q_scale, k_scale, rope = norm_operands(shape, SPLIT, 1.0)
+
+    def loss(q, k, v, q_scale, k_scale, name):
+        out = qk_norm_rope_attention(
+            q, k, v, q_scale, k_scale, rope,
+            split=SPLIT, kv_lengths=lengths, implementation=name,
+        )  # fmt: skip
+        return jnp.sum(out * do), out
+
+    run = jax.jit(jax.value_and_grad(loss, argnums=range(5), has_aux=True), static_argnames="name")
+    (_, want), wanted = run(q, k, v, q_scale, k_scale, name="xla")
+    mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4)
+    divides = batch % (sizes[0] * sizes[1]) == 0
+    place = NamedSharding(mesh, PartitionSpec(AXES[:2] if divides else None))
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(x, place) for x in (q, k, v)]
+        (_, got), gradients = run(*placed, q_scale, k_scale, name="pallas_tpu")
+    shard = got.sharding.shard_shape(got.shape)
+    assert shard[:2] == parts
+    np.testing.assert_allclose(got, want, atol=2e-6)
+    for ours, theirs in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)  # scales: sums over 1000 rows

@@ -1,0 +1,63 @@
+"""The TPU kernels compiled at the release's shape, on a machine without TPUs (extra [tpu])."""
+
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from step1x_jax.kernels.attention import attention, qk_norm_rope_attention
+
+AXES = ("data", "fsdp", "sequence", "tensor")
+HEADS, TOKENS, WIDTH = 24, 8832, 128  # 1024 px: 2 x 4096 tokens of pictures, 640 of text
+MIB = 2**20
+WHOLE = PartitionSpec()
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize("entry", ["plain", "fused"])
+def test_forward_and_backward_compile_and_store_no_logits(topology, entry, monkeypatch):
+    """The platform is that of the ambient mesh: nothing has to be forced."""
+    pytest.importorskip("libtpu", reason="needs the extra [tpu]")
+    from jax.experimental import topologies
+
+    jax.devices()  # the CPUs of the other tests are set up before XLA_FLAGS is taken away,
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # for libtpu refuses flags that only CPUs know
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    mesh = jax.make_mesh(
+        (1, len(devices), 1, 1), AXES, axis_types=(AxisType.Auto,) * 4, devices=devices
+    )
+
+    def array(*shape, dtype=jnp.bfloat16, spec=WHOLE):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    split = PartitionSpec(AXES[:2])
+    q = array(len(devices), HEADS, TOKENS, WIDTH, spec=split)
+    lengths = array(len(devices), dtype=jnp.int32, spec=split)
+    scales = array(2, WIDTH, dtype=jnp.float32)
+    rope = array(2, TOKENS, WIDTH, dtype=jnp.float32)
+
+    def loss(q, k, v, q_scale, k_scale, rope, lengths):
+        if entry == "plain":
+            out = attention(q, k, v, kv_lengths=lengths)
+        else:
+            run = partial(qk_norm_rope_attention, split=8192, kv_lengths=lengths)
+            out = run(q, k, v, q_scale, k_scale, rope)
+        return jnp.sum(out.astype(jnp.float32) ** 2)
+
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+        start = time.perf_counter()
+        compiled = step.lower(q, q, q, scales, scales, rope, lengths).compile()
+    seconds, memory = time.perf_counter() - start, compiled.memory_analysis()
+    text = compiled.as_text()
+    print(
+        f"{topology}, {entry}: compiled in {seconds:.1f} s, temporaries"
+        f" {memory.temp_size_in_bytes / MIB:.0f} MiB a chip"
+    )
+    assert text.count("tpu_custom_call") >= 2
+    # q, k, v, output and their padded copies; one head's logits in bfloat16 would be 149 MiB
+    assert memory.temp_size_in_bytes < 12 * HEADS * TOKENS * WIDTH * 2
