@@ -17,7 +17,7 @@ Values = dict[str, Any]
 FILE = "config.json"
 
 # Fields of ModelConfig that are no matter of the weights, and those that old files may lack.
-NOT_IN_FILE = ("gate_init", "qk_bias_init", "dtype", "param_dtype", "remat")
+NOT_IN_FILE = ("gate_init", "qk_bias_init", "dtype", "param_dtype", "remat", "attention")
 MODEL_OPTIONAL = ("text_length", "attend_to_padding")
 AUTOENCODER_OPTIONAL = ("norm_groups",)
 

@@ -9,7 +9,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.kernels import attention_tpu
 from step1x_jax.kernels.attention_cudnn import attention_cudnn
 from step1x_jax.kernels.attention_xla import attention_xla
-from step1x_jax.kernels.flash import QK_NORM_EPS, Norms, flash_attention
+from step1x_jax.kernels.flash import QK_NORM_EPS, Norms, flash_attention, tokens_are_split
 from step1x_jax.kernels.platform import platform
 
 IMPLEMENTATIONS = ("xla", "pallas_tpu", "cudnn")
@@ -70,7 +70,8 @@ def qk_norm_rope_attention(
     """`attention` of queries and keys that are normalised and rotated on the way.
 
     RMSNorm over the width of a head (eps 1e-6) with a scale, then RoPE, both in float32. The TPU
-    kernels do it as they load q and k, which so never lie in memory normalised and rotated.
+    kernels do it as they load q and k, which so never lie in memory normalised and rotated (but
+    where tokens are split over devices: then each does it for its own, once).
 
     Args:
       q: (B, H, L, K) as projected.
@@ -92,7 +93,7 @@ def qk_norm_rope_attention(
     """
     _check_operands(q, k, v)
     norms = Norms(*(jnp.asarray(x, jnp.float32) for x in (q_scale, k_scale, rope)))
-    if choose(q, implementation=implementation) == "pallas_tpu":
+    if choose(q, implementation=implementation) == "pallas_tpu" and not tokens_are_split():
         return flash_attention(attention_tpu.KERNELS, q, k, v, kv_lengths, norms, split)
     q, k = (
         _norm_rope(x, scale, norms.rope, split).astype(v.dtype)

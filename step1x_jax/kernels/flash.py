@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from step1x_jax.kernels.mesh_axes import BATCH_AXES, TENSOR_AXIS
+from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
+from step1x_jax.kernels.ring import ring_backward, ring_forward
 
 QK_NORM_EPS = 1e-6
 
@@ -57,7 +58,8 @@ def flash_attention(
 ) -> jax.Array:
     """Attention by kernels that never store logits, differentiable; see `attention`.
 
-    Under a mesh, the batch is split over BATCH_AXES and heads over TENSOR_AXIS where they divide.
+    Under a mesh, the batch is split over BATCH_AXES and heads over TENSOR_AXIS where they divide,
+    and tokens over SEQUENCE_AXIS (ring.py; padded where they do not divide). A ring takes no norms.
     """
     b, h, s = q.shape[0], q.shape[1], k.shape[2]
     if kv_lengths is None:
@@ -70,14 +72,27 @@ def flash_attention(
         return run(q, k, v, kv_lengths, norms)
     parts = math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
     batch = BATCH_AXES if b % parts == 0 else None
+    ring = sizes.get(SEQUENCE_AXIS, 1)
     heads = TENSOR_AXIS if TENSOR_AXIS in sizes and h % sizes[TENSOR_AXIS] == 0 else None
-    spec = PartitionSpec(batch, heads)
-    return jax.shard_map(
-        run,
-        in_specs=(spec, spec, spec, PartitionSpec(batch), PartitionSpec()),
-        out_specs=spec,
-        check_vma=False,
-    )(q, k, v, kv_lengths, norms)
+    spec = PartitionSpec(batch, heads, SEQUENCE_AXIS if ring > 1 else None)
+    each, all_of_it = PartitionSpec(batch), PartitionSpec()
+    if ring == 1:
+        specs = (spec, spec, spec, each, all_of_it)
+        split_up = jax.shard_map(run, in_specs=specs, out_specs=spec, check_vma=False)
+        return split_up(q, k, v, kv_lengths, norms)
+    if norms is not None:
+        raise ValueError("ring attention takes q and k that are normalised and rotated already")
+    padded = [jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % ring), (0, 0))) for x in (q, k, v)]
+    run = functools.partial(_ring, kernels)
+    split_up = jax.shard_map(
+        run, in_specs=(spec, spec, spec, each), out_specs=spec, check_vma=False
+    )
+    return split_up(*padded, kv_lengths)[:, :, : q.shape[2]]
+
+
+def tokens_are_split() -> bool:
+    """Whether the ambient mesh splits tokens."""
+    return jax.sharding.get_abstract_mesh().shape.get(SEQUENCE_AXIS, 1) > 1
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -101,3 +116,23 @@ def _flash_backward(kernels, split, residuals, do):
 
 
 _flash.defvjp(_flash_forward, _flash_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _ring(kernels, q, k, v, lengths):
+    o, _ = ring_forward(kernels, SEQUENCE_AXIS, q, k, v, lengths)
+    return o
+
+
+def _ring_forward(kernels, q, k, v, lengths):
+    o, lse = ring_forward(kernels, SEQUENCE_AXIS, q, k, v, lengths)
+    return o, (q, k, v, lengths, o, lse)
+
+
+def _ring_backward(kernels, residuals, do):
+    q, k, v, lengths, o, lse = residuals
+    gradients = ring_backward(kernels, SEQUENCE_AXIS, q, k, v, lengths, o, lse, do)
+    return *gradients, None
+
+
+_ring.defvjp(_ring_forward, _ring_backward)

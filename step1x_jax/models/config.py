@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 
-from step1x_jax.errors import UserError
+from step1x_jax.errors import UserError, require
+from step1x_jax.kernels.attention import IMPLEMENTATIONS
 
 VERSIONS = ("v1.0", "v1.1")
 REMAT_POLICIES = ("none", "full")
@@ -29,6 +30,9 @@ class ModelConfig:
     `gate_init` and `qk_bias_init` only shape random weights: the value at which the residual gates
     start (published: 0) and the bias of q and k (with a low `theta`, positive values make a query
     look at its own place in the reference from the first step on).
+
+    `attention` names one of kernels/attention.py's implementations; "auto" takes the best that runs
+    where the model does.
     """
 
     version: str = "v1.1"
@@ -53,6 +57,12 @@ class ModelConfig:
     dtype: str = "bfloat16"
     param_dtype: str = "float32"
     remat: str = "none"
+    attention: str = "auto"
+
+    @property
+    def attention_implementation(self) -> str | None:
+        """For the functions of kernels/attention.py; None leaves the choice to them."""
+        return None if self.attention == "auto" else self.attention
 
     def __post_init__(self) -> None:
         self.axes_dim = tuple(self.axes_dim)  # JSON and notebooks give lists, which do not hash
@@ -75,6 +85,9 @@ class ModelConfig:
             raise UserError(
                 f"model.remat is {self.remat!r}; use one of {', '.join(REMAT_POLICIES)}."
             )
+        names = "auto", *IMPLEMENTATIONS
+        advice = f"use one of {', '.join(names)}"
+        require(self.attention in names, "model.attention", self.attention, advice)
         if self.hidden_size % self.num_heads:
             raise UserError(
                 f"model.hidden_size {self.hidden_size} is no multiple of num_heads"

@@ -29,7 +29,13 @@ MLP_RATIO = 4
 SCALE_FACTOR = -0.91  # where the learned scalar of v1.0 starts
 
 
-def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
+def masked_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    lengths: jax.Array,
+    implementation: str | None = None,
+) -> jax.Array:
     """Valid queries attend to valid keys; padded queries take the value of key 0, as published.
 
     Their output matters: the released DiT attends to all text tokens, padding included.
@@ -39,12 +45,14 @@ def masked_attention(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Arra
       k: see q.
       v: see q.
       lengths: (B,) int32, valid tokens.
+      implementation: as in `attention`.
 
     Returns:
       (B, H, T, K).
     """
     valid = jnp.arange(q.shape[2])[:, None] < lengths[:, None, None, None]
-    return jnp.where(valid, attention(q, k, v, kv_lengths=lengths), v[:, :, :1])
+    attended = attention(q, k, v, kv_lengths=lengths, implementation=implementation)
+    return jnp.where(valid, attended, v[:, :, :1])
 
 
 class RefinerBlock(nnx.Module):
@@ -54,6 +62,7 @@ class RefinerBlock(nnx.Module):
         d, h = config.connector_hidden_size, config.connector_heads
         k, f = d // h, d * MLP_RATIO
         make = partial(Projection, config=config, rngs=rngs)
+        self.implementation = config.attention_implementation
         self.norm1 = LayerNorm(d, config=config, rngs=rngs)
         self.qkv = qkv_projection(d, h, 0.0, config=config, rngs=rngs)
         self.proj = make("bhtk,hkd->btd", (h, k, d), ("heads", "head_dim", "embed"))
@@ -66,7 +75,7 @@ class RefinerBlock(nnx.Module):
         """x (B, T, D), c (B, D), lengths (B,) -> (B, T, D)."""
         gate1, gate2 = self.adaLN_modulation(nnx.silu(c))[:, :, None]
         q, k, v = self.qkv(self.norm1(x))
-        x = x + gate1 * self.proj(masked_attention(q, k, v, lengths))
+        x = x + gate1 * self.proj(masked_attention(q, k, v, lengths, self.implementation))
         return x + gate2 * self.mlp_out(nnx.silu(self.mlp_in(self.norm2(x))))
 
 

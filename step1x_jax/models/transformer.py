@@ -78,6 +78,7 @@ class DoubleBlock(nnx.Module):
     """Image and text with weights of their own and one joint attention."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.implementation = config.attention_implementation
         self.img = Stream(config, rngs=rngs)
         self.txt = Stream(config, rngs=rngs)
 
@@ -97,8 +98,9 @@ class DoubleBlock(nnx.Module):
         q, k, v = (jnp.concatenate(pair, axis=2) for pair in zip(image_qkv, text_qkv, strict=True))
         q_scale, k_scale = jnp.stack([self.img.attn.scales, self.txt.attn.scales], axis=1)
         attended = qk_norm_rope_attention(
-            q, k, v, q_scale, k_scale, rope, split=n, kv_lengths=kv_lengths
-        )
+            q, k, v, q_scale, k_scale, rope,
+            split=n, kv_lengths=kv_lengths, implementation=self.implementation,
+        )  # fmt: skip
 
         image = self.img.update(image, image_mod, attended[:, :, :n])
         text = self.txt.update(text, text_mod, attended[:, :, n:])
@@ -115,6 +117,7 @@ class SingleBlock(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d, f = config.hidden_size, config.mlp_dim
         make = partial(Projection, config=config, rngs=rngs)
+        self.implementation = config.attention_implementation
         self.modulation = modulation(3, d, gates=(2,), config=config, rngs=rngs)
         self.attn = SelfAttention(config, rngs=rngs)
         self.mlp_in = make("bld,df->blf", (d, f), ("embed", "mlp"))
@@ -128,7 +131,10 @@ class SingleBlock(nnx.Module):
         normed = modulate(x, shift, scale)
         q, k, v = self.attn.qkv(normed)
         q_scale, k_scale = self.attn.scales[:, None]
-        attended = qk_norm_rope_attention(q, k, v, q_scale, k_scale, rope, kv_lengths=kv_lengths)
+        attended = qk_norm_rope_attention(
+            q, k, v, q_scale, k_scale, rope,
+            kv_lengths=kv_lengths, implementation=self.implementation,
+        )  # fmt: skip
         hidden = gelu(self.mlp_in(normed))
         return x + gate[:, None] * (self.attn.proj(attended) + self.mlp_out(hidden))
 

@@ -125,6 +125,7 @@ MAY_CHANGE = (
     "checkpoint.",
     "mesh.",
     "model.remat",
+    "model.attention",
     "data.threads",
     "data.max_bad_records",
     "sampling.",

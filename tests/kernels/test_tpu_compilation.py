@@ -16,27 +16,34 @@ MIB = 2**20
 WHOLE = PartitionSpec()
 
 
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
-@pytest.mark.parametrize("entry", ["plain", "fused"])
-def test_forward_and_backward_compile_and_store_no_logits(topology, entry, monkeypatch):
-    """The platform is that of the ambient mesh: nothing has to be forced."""
+def tpu_mesh(topology, monkeypatch, axis="fsdp"):
+    """All chips of a topology along one axis."""
     pytest.importorskip("libtpu", reason="needs the extra [tpu]")
     from jax.experimental import topologies
 
     jax.devices()  # the CPUs of the other tests are set up before XLA_FLAGS is taken away,
     monkeypatch.delenv("XLA_FLAGS", raising=False)  # for libtpu refuses flags that only CPUs know
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # by other tests at the same time
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    mesh = jax.make_mesh(
-        (1, len(devices), 1, 1), AXES, axis_types=(AxisType.Auto,) * 4, devices=devices
-    )
+    sizes = [len(devices) if name == axis else 1 for name in AXES]
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize("entry", ["plain", "fused"])
+def test_forward_and_backward_compile_and_store_no_logits(topology, entry, monkeypatch):
+    """The platform is that of the ambient mesh: nothing has to be forced."""
+    mesh = tpu_mesh(topology, monkeypatch)
+    chips = mesh.size
 
     def array(*shape, dtype=jnp.bfloat16, spec=WHOLE):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
     split = PartitionSpec(AXES[:2])
-    q = array(len(devices), HEADS, TOKENS, WIDTH, spec=split)
-    lengths = array(len(devices), dtype=jnp.int32, spec=split)
+    q = array(chips, HEADS, TOKENS, WIDTH, spec=split)
+    lengths = array(chips, dtype=jnp.int32, spec=split)
     scales = array(2, WIDTH, dtype=jnp.float32)
     rope = array(2, TOKENS, WIDTH, dtype=jnp.float32)
 
@@ -61,3 +68,31 @@ def test_forward_and_backward_compile_and_store_no_logits(topology, entry, monke
     assert text.count("tpu_custom_call") >= 2
     # q, k, v, output and their padded copies; one head's logits in bfloat16 would be 149 MiB
     assert memory.temp_size_in_bytes < 12 * HEADS * TOKENS * WIDTH * 2
+
+
+@pytest.mark.slow
+def test_keys_travel_while_the_kernel_works(monkeypatch):
+    """Ring attention on v5p: a permute is under way around each kernel but the last one's."""
+    mesh = tpu_mesh("v5p:2x2x1", monkeypatch, axis="sequence")
+    place = NamedSharding(mesh, PartitionSpec(None, None, "sequence"))
+    q = jax.ShapeDtypeStruct((1, HEADS, TOKENS, WIDTH), jnp.bfloat16, sharding=place)
+
+    def loss(q, k, v):
+        return jnp.sum(attention(q, k, v).astype(jnp.float32) ** 2)
+
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, q, q).compile()
+    order = []  # of the schedule
+    for line in compiled.as_text().splitlines():
+        for event in ("collective-permute-start", "collective-permute-done"):
+            if f" {event}(" in line:
+                order.append(event.rpartition("-")[2])
+        if 'custom_call_target="tpu_custom_call"' in line:
+            order.append("kernel")
+    print(" ".join(order))
+    under_way, covered = 0, 0
+    for event in order:
+        under_way += {"start": 1, "done": -1, "kernel": 0}[event]
+        covered += event == "kernel" and under_way > 0
+    assert order.count("kernel") == 8  # four turns each way
+    assert covered >= 6

@@ -28,6 +28,7 @@ def test_the_release_fits_on_four_chips(topology, hbm, monkeypatch):
     jax.devices()  # the CPUs of the other tests are set up before XLA_FLAGS is taken away,
     monkeypatch.delenv("XLA_FLAGS", raising=False)  # for libtpu refuses flags that only CPUs know
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # by other tests at the same time
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1), devices)
     graph, params = abstract_mllm(MLLMConfig())

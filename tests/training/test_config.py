@@ -104,6 +104,7 @@ def test_missing_fields_take_their_defaults():
         ("mesh.data", 1),
         ("sampling.guidance", 1.0),
         ("model.remat", "full"),
+        ("model.attention", "xla"),
     ],
 )
 def test_what_may_change_on_resume(field, value):

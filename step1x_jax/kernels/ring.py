@@ -1,0 +1,77 @@
+"""Ring attention: tokens are split over devices, and keys and values travel around.
+
+Every device keeps its queries and attends in turn to the keys of each device, while the next ones
+are already on their way; what it has seen is joined by the sums of the softmax. In the backward
+pass the gradients of keys and values travel with them and are home after a round. After Liu et al.,
+"Ring Attention with Blockwise Transformers" (2023).
+
+The functions here run inside a shard_map over the axis. Legend as in flash.py, L and S local.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def local_lengths(lengths: jax.Array, owner: jax.Array | int, size: int) -> jax.Array:
+    """How many of a device's keys are valid: (B,) in 0..S, from lengths over all tokens."""
+    return jnp.clip(lengths - owner * size, 0, size)
+
+
+def _turn(axis: str, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """Hands arrays to the next device."""
+    n = jax.lax.axis_size(axis)
+    to = [(i, (i + 1) % n) for i in range(n)]
+    return tuple(jax.lax.ppermute(x, axis, to) for x in arrays)
+
+
+def ring_forward(kernels, axis: str, q, k, v, lengths) -> tuple[jax.Array, jax.Array]:
+    """As a kernel's forward pass, over the keys of all devices.
+
+    Args:
+      kernels: of flash.Kernels.
+      axis: of the mesh.
+      q: (B, H, L, K), this device's queries.
+      k: (B, H, S, K), this device's keys.
+      v: (B, H, S, K).
+      lengths: (B,) valid keys over all devices, in order of the axis.
+
+    Returns:
+      Output (B, H, L, K), and log2 of the softmax's sums (B, H, 1, L) float32.
+    """
+    n, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
+    total = jnp.zeros(q.shape, jnp.float32)
+    lse = jnp.full((*q.shape[:2], 1, q.shape[2]), -jnp.inf)
+    for turn in range(n):
+        following = _turn(axis, (k, v)) if turn < n - 1 else (k, v)
+        valid = local_lengths(lengths, (me - turn) % n, k.shape[2])
+        o, new = kernels.forward(q, k, v, jnp.maximum(valid, 1), None, 0)
+        new = jnp.where(valid[:, None, None, None] > 0, new, -jnp.inf)
+        joined = jnp.logaddexp2(lse, new)
+        total = total * _weight(lse, joined) + o.astype(jnp.float32) * _weight(new, joined)
+        lse = joined
+        k, v = following
+    return total.astype(q.dtype), lse
+
+
+def _weight(lse: jax.Array, joined: jax.Array) -> jax.Array:
+    """The part of the joined sum that came from `lse`: (B, H, L, 1)."""
+    # the first device holds a valid key; until it was seen nothing may have been
+    part = jnp.where(jnp.isneginf(lse), 0, jnp.exp2(lse - joined))
+    return part.swapaxes(2, 3)
+
+
+def ring_backward(
+    kernels, axis: str, q, k, v, lengths, o, lse, do
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As a kernel's backward pass: gradients of this device's q, k and v."""
+    n, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
+    dq = jnp.zeros(q.shape, jnp.float32)
+    dk, dv = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    for turn in range(n):
+        following = _turn(axis, (k, v)) if turn < n - 1 else (k, v)
+        valid = local_lengths(lengths, (me - turn) % n, k.shape[2])
+        new_dq, new_dk, new_dv, _ = kernels.backward(q, k, v, valid, None, 0, o, lse, do)
+        dq, dk, dv = dq + new_dq, dk + new_dk, dv + new_dv
+        dk, dv = _turn(axis, (dk, dv))  # after n turns they are home
+        k, v = following
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
