@@ -4,6 +4,9 @@ A forward pass counts 4 B H L^2 K operations, forward and backward 3.5 times tha
 "fused" is QK-norm, RoPE and attention together, the kernels' fused entry where there is one.
 "of matmul peak" is against a large bfloat16 matmul measured in the same run. PyTorch's SDPA is
 measured beside them where torch has CUDA.
+
+The first rows are computed, not measured: the least time that a TPU could take, by its matmul units
+and its memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,11 +28,15 @@ _HEADS = flags.DEFINE_integer("heads", 24, "Of the DiT.", lower_bound=1)
 WIDTH, TEXT = 128, 640
 BACKWARD = 2.5  # times the forward pass
 PEAK_SIDE = 8192  # of the matmul that is taken for the peak
+# TFLOP/s of bfloat16 matmuls and GB/s of memory, as published; v6e's units are 256 wide, and a head
+# of 128 fills half of one.
+CHIPS = {"v5e": (197, 819), "v5p": (459, 2765), "v6e": (918 / 2, 1640)}
 SDPA = ("FLASH_ATTENTION", "CUDNN_ATTENTION")
 
 
 def rows() -> Iterator[dict[str, Any]]:
     """One row for each shape, implementation and kind of work."""
+    yield from rooflines()
     peak = matmul_peak()
     yield {"matmul": f"{PEAK_SIDE}^3 bfloat16", "TFLOP/s": peak}
     for pixels in map(int, _PIXELS.value):
@@ -50,6 +57,24 @@ def rows() -> Iterator[dict[str, Any]]:
                     "TFLOP/s": speed,
                     "of matmul peak": speed / peak,
                 }
+
+
+def rooflines() -> Iterator[dict[str, Any]]:
+    """The least milliseconds on TPUs: what is slower, the matmuls or reading and writing once."""
+    for pixels in map(int, _PIXELS.value):
+        length = 2 * (pixels // 16) ** 2 + TEXT
+        work = 4 * _HEADS.value * length**2 * WIDTH / 1e12
+        array = _HEADS.value * length * WIDTH * 2 / 1e9  # GB of q, k, v or the output
+        for chip, (speed, bandwidth) in CHIPS.items():
+            yield {
+                "computed for": chip,
+                "px": pixels,
+                "L": length,
+                "batch": 1,
+                "ms forward": 1000 * max(work / speed, 4 * array / bandwidth),
+                "ms forward + backward": 1000
+                * max(work * (1 + BACKWARD) / speed, 12 * array / bandwidth),
+            }
 
 
 def matmul_peak() -> float:
