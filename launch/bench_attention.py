@@ -6,9 +6,10 @@ A forward pass counts 4 B H L^2 K operations, forward and backward 3.5 times tha
 measured beside them where torch has CUDA.
 
 The first rows are computed, not measured: the least time that a TPU could take, by its matmul units
-and its memory.
+and its memory. With --tune, block sizes are searched instead.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -19,10 +20,15 @@ from absl import flags
 
 from launch.bench_clock import median_seconds
 from step1x_jax.errors import UserError
+from step1x_jax.kernels import tuning
 from step1x_jax.kernels.attention import IMPLEMENTATIONS, attention, qk_norm_rope_attention
+from step1x_jax.kernels.attention_tpu import KERNELS
+from step1x_jax.kernels.flash import Norms
+from step1x_jax.kernels.tuning import CHUNKS, Blocks
 
 _PIXELS = flags.DEFINE_list("pixels", ["512", "768", "1024"], "Sides of the pictures.")
 _ATTENTION_BATCHES = flags.DEFINE_list("attention_batches", ["1", "2"], "Examples at once.")
+_TUNE = flags.DEFINE_bool("tune", False, "Searches block sizes of the kernels instead.")
 _HEADS = flags.DEFINE_integer("heads", 24, "Of the DiT.", lower_bound=1)
 
 WIDTH, TEXT = 128, 640
@@ -36,6 +42,9 @@ SDPA = ("FLASH_ATTENTION", "CUDNN_ATTENTION")
 
 def rows() -> Iterator[dict[str, Any]]:
     """One row for each shape, implementation and kind of work."""
+    if _TUNE.value:
+        yield from tuned()
+        return
     yield from rooflines()
     peak = matmul_peak()
     yield {"matmul": f"{PEAK_SIDE}^3 bfloat16", "TFLOP/s": peak}
@@ -75,6 +84,41 @@ def rooflines() -> Iterator[dict[str, Any]]:
                 "ms forward + backward": 1000
                 * max(work * (1 + BACKWARD) / speed, 12 * array / bandwidth),
             }
+
+
+def tuned() -> Iterator[dict[str, Any]]:
+    """The fastest blocks for each length, as lines of kernels/tuning.py's TABLE."""
+    kind = jax.devices()[0].device_kind
+    for pixels in map(int, _PIXELS.value):
+        length = 2 * (pixels // 16) ** 2 + TEXT
+        best: dict[str, tuple[float, tuple[int, int]]] = {}
+        for sizes in itertools.product(CHUNKS, CHUNKS):
+            tuning.TABLE[kind, length] = Blocks(forward=sizes, backward=sizes)
+            for field, run in kernel_passes(length).items():
+                try:
+                    seconds = median_seconds(run)
+                except jax.errors.JaxRuntimeError:  # more than fits
+                    continue
+                best[field] = min(best.get(field, (float("inf"), sizes)), (seconds, sizes))
+        line = ", ".join(f"{field}={sizes}" for field, (_, sizes) in sorted(best.items()))
+        milliseconds = {f"ms {field}": 1000 * seconds for field, (seconds, _) in best.items()}
+        yield {"entry": f'("{kind}", {length}): Blocks({line}),'} | milliseconds
+
+
+def kernel_passes(length: int) -> dict[str, Callable[[], Any]]:
+    """Forward and backward pass of the TPU kernels alone, traced anew: blocks are read then."""
+    shape = (1, _HEADS.value, length, WIDTH)
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v, do = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
+    scales, rope = jnp.ones((1, WIDTH)), jnp.ones((2, length, WIDTH))
+    inputs = (q, k, v, jnp.array([length]), Norms(scales, scales, rope), 0)
+    forward = jax.jit(lambda *x: KERNELS.forward(*x), static_argnums=5)
+    backward = jax.jit(lambda *x: KERNELS.backward(*x), static_argnums=5)
+    o, lse = forward(*inputs)
+    return {
+        "forward": partial(forward, *inputs),
+        "backward": partial(backward, *inputs, o, lse, do),
+    }
 
 
 def matmul_peak() -> float:

@@ -76,7 +76,10 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "acc_ref[at, :] = _dot(ds"),
         ("keys' gradient in base 2", "dk * (1 / LOG2E if fused else scale)", "dk * scale"),
         ("scales of the last block", "dqs_ref[...] = jnp.zeros_like(dqs_ref)", "pass"),
+    ],
+    ("kernels/tuning.py", "tests/kernels/test_implementations.py"): [
         ("wasteful chunks", "if padded[c] <= 1.03 * least", "if padded[c] <= 2 * least"),
+        ("table for any number of keys", "if length == size else None", "if True else None"),
     ],
     ("models/layers.py", "tests/training/test_step.py"): [
         ("batch gathered", "x = jax.tree.map(split_batch, x)", "x = x"),

@@ -29,7 +29,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 from step1x_jax.errors import UserError
 from step1x_jax.kernels.flash import QK_NORM_EPS, Kernels, Norms
-from step1x_jax.kernels.platform import platform
+from step1x_jax.kernels.platform import device_kind, platform
+from step1x_jax.kernels.tuning import blocks
 
 Ref = Any  # of Pallas
 Rope = tuple[jax.Array, jax.Array]  # cosines and sines, (C, K) each
@@ -38,16 +39,8 @@ LOG2E = math.log2(math.e)
 NOT_VALID = -1e30  # a logit that takes no part; finite, since inf - inf is no number
 LARGEST_BOUND = 100.0  # of logits in base 2 without a maximum: 2^100 and 2^-100 are normal numbers
 LANES = 128
-CHUNKS = (896, 768, 640, 512, 384, 256, 128)
 LONGEST = 16384  # tokens whose head fits the smallest VMEM, 64 MiB, in bfloat16
 VMEM_BYTES = 96 * 2**20  # the compiler's limit; its default is 16 MiB
-
-
-def chunk_size(length: int) -> int:
-    """The chunk that wastes least; of those within 3 % of it the largest."""
-    padded = {c: -(-length // c) * c for c in CHUNKS}
-    least = min(padded.values())
-    return max(c for c in CHUNKS if padded[c] <= 1.03 * least)
 
 
 def _pad(x: jax.Array, axis: int, size: int) -> jax.Array:
@@ -391,7 +384,7 @@ def forward(
     b, h, length, width = q.shape
     size = k.shape[2]
     _check(length, size)
-    block, chunk = chunk_size(length), chunk_size(size)
+    block, chunk = blocks(device_kind(), length, size).forward
     queries, keys = -(-length // block) * block, -(-size // chunk) * chunk  # with padding
     inputs = [_pad(q, 2, queries), _pad(k, 2, keys), _pad(v, 2, keys)]
     in_specs = [_block(block, width), _head(keys, width), _head(keys, width)]
@@ -402,7 +395,7 @@ def forward(
         pltpu.VMEM((width, block), jnp.float32),  # output, transposed
     ]
     if norms is not None:
-        constants = [norms.q_scale, norms.k_scale, _pad(norms.rope, 1, keys)]
+        constants = [norms.q_scale, norms.k_scale, _pad(norms.rope, 1, max(queries, keys))]
         inputs += constants
         in_specs += map(_constant, constants)
         scratch.insert(0, pltpu.VMEM((keys, width), q.dtype))  # keys, normalised and rotated
@@ -439,7 +432,7 @@ def backward(
     """See flash.Kernels."""
     b, h, length, width = q.shape
     size = k.shape[2]
-    chunk, block = chunk_size(length), chunk_size(size)
+    chunk, block = blocks(device_kind(), length, size).backward
     queries, keys = -(-length // chunk) * chunk, -(-size // block) * block  # with padding
     delta = jnp.sum(o.astype(jnp.float32) * do.astype(jnp.float32), axis=-1)[:, :, None]
     q, do = _pad(q, 2, queries), _pad(do, 2, queries)  # do is 0 there: no part of any gradient
@@ -458,7 +451,7 @@ def backward(
     out_specs = in_specs[:3]
     scratch = [pltpu.VMEM((queries, width), jnp.float32)]  # gradient of the queries
     if norms is not None:
-        constants = [norms.q_scale, norms.k_scale, _pad(norms.rope, 1, queries)]
+        constants = [norms.q_scale, norms.k_scale, _pad(norms.rope, 1, max(queries, keys))]
         inputs += constants
         in_specs += map(_constant, constants)
         m = norms.q_scale.shape[0]

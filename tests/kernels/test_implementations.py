@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from step1x_jax.errors import UserError
+from step1x_jax.kernels import tuning
 from step1x_jax.kernels.attention import attention, choose, qk_norm_rope_attention
-from step1x_jax.kernels.attention_tpu import CHUNKS, chunk_size
+from step1x_jax.kernels.tuning import CHUNKS, Blocks, chunk_size
 from tests.kernels.checks import NORM_SHAPES, SHAPES, Shape, check, check_fused, operands
 
 HERE = ["xla", "pallas_tpu"]  # what runs on CPUs
@@ -66,6 +67,21 @@ def test_no_chunk_wastes_more_than_it_must():
         padded = {c: -(-length // c) * c for c in CHUNKS}
         assert padded[chunk] <= 1.03 * min(padded.values())
     assert chunk_size(8832) == 896  # 1.4 % of padding, for chunks more than twice as long
+
+
+@pytest.mark.parametrize("entry", ["plain", "fused"])
+def test_blocks_of_different_sizes_change_nothing(entry, monkeypatch):
+    """Padded queries and padded keys then end at different places."""
+    sizes = Blocks(forward=(256, 384), backward=(384, 128))
+    monkeypatch.setattr(tuning, "TABLE", {("cpu", 300): sizes})
+    shape = Shape(1, 1, 1, 300, 300, 16, (290,))
+    with jax.default_matmul_precision("highest"):
+        if entry == "plain":
+            run = partial(attention, implementation="pallas_tpu")
+            check(run, shape, jnp.float32, 1e-5)
+        else:
+            run = partial(qk_norm_rope_attention, implementation="pallas_tpu")
+            check_fused(run, shape, 100, 1.0, jnp.float32, 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """launch.bench as a user runs it, at tiny sizes."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,27 @@ def test_attention_by_all_that_runs_here_and_the_rest_by_name(tmp_path):
         assert row["of matmul peak"] == pytest.approx(row["TFLOP/s"] / peak["TFLOP/s"])
     skipped = {row["by"]: row["skipped"] for row in rows if "skipped" in row}
     assert "runs on NVIDIA GPUs" in skipped["cudnn"]
+
+
+@pytest.mark.slow
+def test_the_search_prints_lines_of_the_table(tmp_path):
+    """Two sizes only, interpreted; a process of its own for the flags."""
+    program = (
+        "import sys; from launch import bench, bench_attention as b;"
+        "b.CHUNKS = (384, 128); b.TEXT = 100;"
+        "bench.run(bench.main, operands=tuple(bench.BENCHMARKS))"
+    )
+    path = tmp_path / "rows.json"
+    flags = ["attention", "--tune", "--pixels=16", "--heads=1", f"--json={path}"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *flags], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(path.read_text())["rows"]
+    sizes = r"\((384|128), (384|128)\)"
+    pattern = rf'\("cpu", 102\): Blocks\(backward={sizes}, forward={sizes}\),'
+    assert re.fullmatch(pattern, row["entry"])
+    assert row["ms forward"] > 0
 
 
 def test_what_can_be_measured_is_said():

@@ -1,0 +1,43 @@
+"""Block sizes of the kernels: a table for what was looked at, and a rule for the rest.
+
+`python -m launch.bench attention --tune` searches on the machine that it runs on and prints lines
+for the table.
+"""
+
+from typing import NamedTuple
+
+CHUNKS = (896, 768, 640, 512, 384, 256, 128)
+
+
+class Blocks(NamedTuple):
+    """Rows that a kernel works on at once.
+
+    Attributes:
+      forward: of queries, and of keys.
+      backward: of queries, and of keys.
+    """
+
+    forward: tuple[int, int]
+    backward: tuple[int, int]
+
+
+# (kind of device, tokens). These come from the compiler's schedules (bundles of instructions in the
+# inner loops), not from a clock. Kinds as JAX names them: v5p is "TPU v5", v6e "TPU v6 lite".
+TABLE: dict[tuple[str, int], Blocks] = {
+    ("TPU v5", 8832): Blocks(forward=(640, 640), backward=(512, 512)),
+    ("TPU v6 lite", 8832): Blocks(forward=(896, 896), backward=(640, 640)),
+}
+
+
+def chunk_size(length: int) -> int:
+    """The chunk that wastes least; of those within 3 % of it the largest."""
+    padded = {c: -(-length // c) * c for c in CHUNKS}
+    least = min(padded.values())
+    return max(c for c in CHUNKS if padded[c] <= 1.03 * least)
+
+
+def blocks(device_kind: str, length: int, size: int) -> Blocks:
+    """For `length` queries and `size` keys."""
+    known = TABLE.get((device_kind, length)) if length == size else None
+    both = chunk_size(length), chunk_size(size)
+    return known or Blocks(forward=both, backward=both)
