@@ -23,7 +23,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.kernels import tuning
 from step1x_jax.kernels.attention import IMPLEMENTATIONS, attention, qk_norm_rope_attention
 from step1x_jax.kernels.attention_tpu import KERNELS
-from step1x_jax.kernels.flash import Norms
+from step1x_jax.kernels.norm_rope import Norms
 from step1x_jax.kernels.tuning import CHUNKS, Blocks
 
 _PIXELS = flags.DEFINE_list("pixels", ["512", "768", "1024"], "Sides of the pictures.")

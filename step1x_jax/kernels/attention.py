@@ -9,10 +9,12 @@ from step1x_jax.errors import UserError
 from step1x_jax.kernels import attention_tpu
 from step1x_jax.kernels.attention_cudnn import attention_cudnn
 from step1x_jax.kernels.attention_xla import attention_xla
-from step1x_jax.kernels.flash import QK_NORM_EPS, Norms, flash_attention, tokens_are_split
-from step1x_jax.kernels.platform import platform
+from step1x_jax.kernels.flash import Kernels, flash_attention, tokens_are_split
+from step1x_jax.kernels.norm_rope import Norms, norm_rope
+from step1x_jax.kernels.platform import device_kind, platform
 
-IMPLEMENTATIONS = ("xla", "pallas_tpu", "cudnn")
+IMPLEMENTATIONS = ("xla", "pallas_tpu", "pallas_gpu", "cudnn")
+HOPPER = ("H100", "H200", "H800", "H20")  # in the names of devices of compute capability 9.0
 VARIABLE = "STEP1X_ATTENTION"  # names the implementation where no caller does
 
 
@@ -48,8 +50,8 @@ def attention(
     """
     _check_operands(q, k, v)
     name = choose(q, causal=causal, segments=segment_ids is not None, implementation=implementation)
-    if name == "pallas_tpu":
-        return flash_attention(attention_tpu.KERNELS, q, k, v, kv_lengths)
+    if name in ("pallas_tpu", "pallas_gpu"):
+        return flash_attention(_kernels(name), q, k, v, kv_lengths)
     if name == "cudnn":
         return attention_cudnn(q, k, v, kv_lengths=kv_lengths, causal=causal)
     return attention_xla(q, k, v, kv_lengths=kv_lengths, causal=causal, segment_ids=segment_ids)
@@ -71,7 +73,8 @@ def qk_norm_rope_attention(
 
     RMSNorm over the width of a head (eps 1e-6) with a scale, then RoPE, both in float32. The TPU
     kernels do it as they load q and k, which so never lie in memory normalised and rotated (but
-    where tokens are split over devices: then each does it for its own, once).
+    where tokens are split over devices: then each does it for its own, once). The GPU kernels do it
+    for the tiles that stay; what travels past them is turned once before, in each pass.
 
     Args:
       q: (B, H, L, K) as projected.
@@ -93,10 +96,11 @@ def qk_norm_rope_attention(
     """
     _check_operands(q, k, v)
     norms = Norms(*(jnp.asarray(x, jnp.float32) for x in (q_scale, k_scale, rope)))
-    if choose(q, implementation=implementation) == "pallas_tpu" and not tokens_are_split():
-        return flash_attention(attention_tpu.KERNELS, q, k, v, kv_lengths, norms, split)
+    name = choose(q, implementation=implementation)
+    if name in ("pallas_tpu", "pallas_gpu") and not tokens_are_split():
+        return flash_attention(_kernels(name), q, k, v, kv_lengths, norms, split)
     q, k = (
-        _norm_rope(x, scale, norms.rope, split).astype(v.dtype)
+        norm_rope(x, scale, norms.rope, split).astype(v.dtype)
         for x, scale in ((q, norms.q_scale), (k, norms.k_scale))
     )
     return attention(q, k, v, kv_lengths=kv_lengths, implementation=implementation)
@@ -112,6 +116,7 @@ def choose(
     """
     preferred = implementation or os.environ.get(VARIABLE)
     if preferred is None:
+        # pallas_gpu has been compiled for Hopper GPUs, but not run on one: by name only until then
         preferred = {"tpu": "pallas_tpu", "gpu": "cudnn"}.get(platform(), "xla")
     elif preferred not in IMPLEMENTATIONS:
         names = ", ".join(IMPLEMENTATIONS)
@@ -124,6 +129,14 @@ def choose(
     return "xla"
 
 
+def _kernels(name: str) -> Kernels:
+    if name == "pallas_tpu":
+        return attention_tpu.KERNELS
+    from step1x_jax.kernels import attention_gpu  # half a second, and needed on GPUs only
+
+    return attention_gpu.KERNELS
+
+
 def _reason_against(name: str, q: jax.Array, causal: bool, segments: bool) -> str | None:
     """Why an implementation cannot do it here, or None."""
     where = platform()
@@ -131,13 +144,24 @@ def _reason_against(name: str, q: jax.Array, causal: bool, segments: bool) -> st
         return None
     if segments:
         return "has no segment_ids"
+    if causal and name in ("pallas_tpu", "pallas_gpu"):
+        return "has no causal mask"
     if name == "pallas_tpu":
-        if causal:
-            return "has no causal mask"
         if where == "gpu":
             return "runs on TPUs, and interpreted on CPUs"
         if where == "tpu" and q.shape[-1] % attention_tpu.LANES:
             return f"takes heads whose width is a multiple of 128, not {q.shape[-1]}"
+    if name == "pallas_gpu":
+        if where == "tpu":
+            return "runs on NVIDIA GPUs, and interpreted on CPUs"
+        if where == "gpu" and not any(x in device_kind() for x in HOPPER):
+            return f"runs on Hopper GPUs ({', '.join(HOPPER)}), not on {device_kind()}"
+        if q.dtype != jnp.bfloat16:
+            return f"takes bfloat16, not {q.dtype}"
+        if q.shape[-1] not in (64, 128):
+            return f"takes heads of 64 or 128, not {q.shape[-1]}"
+        if where == "cpu" and jax.__version_info__ < (0, 11):
+            return f"is interpreted on CPUs by jax 0.11 and newer, not {jax.__version__}"
     if name == "cudnn":
         if where != "gpu":
             return "runs on NVIDIA GPUs"
@@ -153,14 +177,3 @@ def _check_operands(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
         raise ValueError(f"q {q.shape}, k {k.shape}, v {v.shape}: want (B, H, L, K), (B, N, S, K).")
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads.")
-
-
-def _norm_rope(x: jax.Array, scales: jax.Array, rope: jax.Array, split: int) -> jax.Array:
-    """(B, H, L, K) -> the same in float32."""
-    x = x.astype(jnp.float32)
-    x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + QK_NORM_EPS)
-    if len(scales) == 1:
-        x = x * scales[0]
-    else:
-        x = jnp.concatenate([x[:, :, :split] * scales[0], x[:, :, split:] * scales[1]], axis=2)
-    return x * rope[0] + jnp.roll(x, x.shape[-1] // 2, axis=-1) * rope[1]

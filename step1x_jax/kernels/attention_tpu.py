@@ -28,29 +28,18 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from step1x_jax.errors import UserError
-from step1x_jax.kernels.flash import QK_NORM_EPS, Kernels, Norms
+from step1x_jax.kernels.flash import Kernels
+from step1x_jax.kernels.norm_rope import LOG2E, QK_NORM_EPS, Norms, is_bounded, pad
 from step1x_jax.kernels.platform import device_kind, platform
-from step1x_jax.kernels.tuning import blocks
+from step1x_jax.kernels.tuning import tpu_blocks
 
 Ref = Any  # of Pallas
 Rope = tuple[jax.Array, jax.Array]  # cosines and sines, (C, K) each
 
-LOG2E = math.log2(math.e)
 NOT_VALID = -1e30  # a logit that takes no part; finite, since inf - inf is no number
-LARGEST_BOUND = 100.0  # of logits in base 2 without a maximum: 2^100 and 2^-100 are normal numbers
 LANES = 128
 LONGEST = 16384  # tokens whose head fits the smallest VMEM, 64 MiB, in bfloat16
 VMEM_BYTES = 96 * 2**20  # the compiler's limit; its default is 16 MiB
-
-
-def _pad(x: jax.Array, axis: int, size: int) -> jax.Array:
-    """Zeros behind the end of an axis."""
-    missing = size - x.shape[axis]
-    if not missing:
-        return x
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, missing)
-    return jnp.pad(x, widths)
 
 
 def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int], precision: Any) -> jax.Array:
@@ -356,14 +345,6 @@ def _options(q: jax.Array, norms: Norms | None, split: int) -> dict[str, Any]:
     return {"fused": norms is not None, "split": split, "precision": precision}
 
 
-def _is_bounded(norms: Norms | None, width: int) -> jax.Array:
-    """(1,) int32: whether no logit, in base 2, can leave -LARGEST_BOUND .. LARGEST_BOUND."""
-    if norms is None:
-        return jnp.zeros((1,), jnp.int32)
-    largest = jnp.max(jnp.abs(norms.q_scale)) * jnp.max(jnp.abs(norms.k_scale))
-    return (largest * math.sqrt(width) * LOG2E <= LARGEST_BOUND).astype(jnp.int32)[None]
-
-
 def _check(length: int, size: int) -> None:
     if max(length, size) > LONGEST:
         raise UserError(
@@ -384,9 +365,9 @@ def forward(
     b, h, length, width = q.shape
     size = k.shape[2]
     _check(length, size)
-    block, chunk = blocks(device_kind(), length, size).forward
+    block, chunk = tpu_blocks(device_kind(), length, size).forward
     queries, keys = -(-length // block) * block, -(-size // chunk) * chunk  # with padding
-    inputs = [_pad(q, 2, queries), _pad(k, 2, keys), _pad(v, 2, keys)]
+    inputs = [pad(q, 2, queries), pad(k, 2, keys), pad(v, 2, keys)]
     in_specs = [_block(block, width), _head(keys, width), _head(keys, width)]
     scratch = [
         pltpu.VMEM((width, keys), q.dtype),  # values, transposed
@@ -395,14 +376,14 @@ def forward(
         pltpu.VMEM((width, block), jnp.float32),  # output, transposed
     ]
     if norms is not None:
-        constants = [norms.q_scale, norms.k_scale, _pad(norms.rope, 1, max(queries, keys))]
+        constants = [norms.q_scale, norms.k_scale, pad(norms.rope, 1, max(queries, keys))]
         inputs += constants
         in_specs += map(_constant, constants)
         scratch.insert(0, pltpu.VMEM((keys, width), q.dtype))  # keys, normalised and rotated
     o, lse = _call(
         functools.partial(_forward_kernel, chunk=chunk, **_options(q, norms, split)),
         (b, h, queries // block),
-        [lengths, _is_bounded(norms, width)],
+        [lengths, is_bounded(norms, width)],
         inputs,
         in_specs=in_specs,
         out_specs=[
@@ -432,12 +413,12 @@ def backward(
     """See flash.Kernels."""
     b, h, length, width = q.shape
     size = k.shape[2]
-    chunk, block = blocks(device_kind(), length, size).backward
+    chunk, block = tpu_blocks(device_kind(), length, size).backward
     queries, keys = -(-length // chunk) * chunk, -(-size // block) * block  # with padding
     delta = jnp.sum(o.astype(jnp.float32) * do.astype(jnp.float32), axis=-1)[:, :, None]
-    q, do = _pad(q, 2, queries), _pad(do, 2, queries)  # do is 0 there: no part of any gradient
-    k, v = _pad(k, 2, keys), _pad(v, 2, keys)
-    inputs = [q, k, v, do, _pad(lse, 3, queries), _pad(delta, 3, queries)]
+    q, do = pad(q, 2, queries), pad(do, 2, queries)  # do is 0 there: no part of any gradient
+    k, v = pad(k, 2, keys), pad(v, 2, keys)
+    inputs = [q, k, v, do, pad(lse, 3, queries), pad(delta, 3, queries)]
     row = pl.BlockSpec((None, None, 1, queries), lambda b, h, j, *_: (b, h, 0, 0))
     in_specs = [
         _head(queries, width),
@@ -451,7 +432,7 @@ def backward(
     out_specs = in_specs[:3]
     scratch = [pltpu.VMEM((queries, width), jnp.float32)]  # gradient of the queries
     if norms is not None:
-        constants = [norms.q_scale, norms.k_scale, _pad(norms.rope, 1, max(queries, keys))]
+        constants = [norms.q_scale, norms.k_scale, pad(norms.rope, 1, max(queries, keys))]
         inputs += constants
         in_specs += map(_constant, constants)
         m = norms.q_scale.shape[0]

@@ -13,23 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
+from step1x_jax.kernels.norm_rope import Norms
 from step1x_jax.kernels.ring import ring_backward, ring_forward
-
-QK_NORM_EPS = 1e-6
-
-
-class Norms(NamedTuple):
-    """QK-norm and RoPE, applied inside the kernels: the fused entry.
-
-    Attributes:
-      q_scale: (M, K) float32; M is 1, or 2 where the first tokens have a norm of their own.
-      k_scale: (M, K) float32.
-      rope: (2, L, K) float32, cosines and sines, see `embeddings.rope_table`.
-    """
-
-    q_scale: jax.Array
-    k_scale: jax.Array
-    rope: jax.Array
 
 
 class Kernels(NamedTuple):
