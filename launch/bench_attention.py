@@ -9,7 +9,6 @@ The first rows are computed, not measured: the least time that a TPU could take,
 and its memory. With --tune, block sizes are searched instead.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -22,9 +21,7 @@ from launch.bench_clock import median_seconds
 from step1x_jax.errors import UserError
 from step1x_jax.kernels import tuning
 from step1x_jax.kernels.attention import IMPLEMENTATIONS, attention, qk_norm_rope_attention
-from step1x_jax.kernels.attention_tpu import KERNELS
 from step1x_jax.kernels.norm_rope import Norms
-from step1x_jax.kernels.tuning import CHUNKS, Blocks
 
 _PIXELS = flags.DEFINE_list("pixels", ["512", "768", "1024"], "Sides of the pictures.")
 _ATTENTION_BATCHES = flags.DEFINE_list("attention_batches", ["1", "2"], "Examples at once.")
@@ -87,38 +84,47 @@ def rooflines() -> Iterator[dict[str, Any]]:
 
 
 def tuned() -> Iterator[dict[str, Any]]:
-    """The fastest blocks for each length, as lines of kernels/tuning.py's TABLE."""
+    """The fastest blocks for each length, as lines of kernels/tuning.py's tables."""
     kind = jax.devices()[0].device_kind
+    on_gpu = jax.default_backend() == "gpu"
+    table: dict[tuple[str, int], Any] = tuning.GPU_TABLE if on_gpu else tuning.TPU_TABLE
+    of_kind = tuning.gpu_blocks if on_gpu else tuning.tpu_blocks
+    candidates: list[Any] = tuning.gpu_candidates() if on_gpu else tuning.tpu_candidates()
     for pixels in map(int, _PIXELS.value):
         length = 2 * (pixels // 16) ** 2 + TEXT
-        best: dict[str, tuple[float, tuple[int, int]]] = {}
-        for sizes in itertools.product(CHUNKS, CHUNKS):
-            tuning.TABLE[kind, length] = Blocks(forward=sizes, backward=sizes)
-            for field, run in kernel_passes(length).items():
+        best: Any = of_kind(kind, length, length)
+        milliseconds = {}
+        for field in best._fields:
+            fastest = float("inf")
+            for sizes in candidates:
+                table[kind, length] = best._replace(**{field: sizes})
+                run = kernel_pass(length, on_gpu, backward=field != "forward")
                 try:
                     seconds = median_seconds(run)
-                except jax.errors.JaxRuntimeError:  # more than fits
+                except (jax.errors.JaxRuntimeError, ValueError):  # more than fits
                     continue
-                best[field] = min(best.get(field, (float("inf"), sizes)), (seconds, sizes))
-        line = ", ".join(f"{field}={sizes}" for field, (_, sizes) in sorted(best.items()))
-        milliseconds = {f"ms {field}": 1000 * seconds for field, (seconds, _) in best.items()}
-        yield {"entry": f'("{kind}", {length}): Blocks({line}),'} | milliseconds
+                if seconds < fastest:
+                    fastest, best = seconds, table[kind, length]
+            milliseconds[f"ms with {field}"] = 1000 * fastest
+        table[kind, length] = best
+        yield {"entry": f'("{kind}", {length}): {best},'} | milliseconds
 
 
-def kernel_passes(length: int) -> dict[str, Callable[[], Any]]:
-    """Forward and backward pass of the TPU kernels alone, traced anew: blocks are read then."""
-    shape = (1, _HEADS.value, length, WIDTH)
+def kernel_pass(length: int, on_gpu: bool, backward: bool) -> Callable[[], Any]:
+    """A pass of the kernels alone, traced anew: blocks are read then."""
+    if on_gpu:
+        from step1x_jax.kernels.attention_gpu import KERNELS
+    else:
+        shape = (1, _HEADS.value, length, WIDTH)
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, do = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
     scales, rope = jnp.ones((1, WIDTH)), jnp.ones((2, length, WIDTH))
     inputs = (q, k, v, jnp.array([length]), Norms(scales, scales, rope), 0)
-    forward = jax.jit(lambda *x: KERNELS.forward(*x), static_argnums=5)
-    backward = jax.jit(lambda *x: KERNELS.backward(*x), static_argnums=5)
-    o, lse = forward(*inputs)
-    return {
-        "forward": partial(forward, *inputs),
-        "backward": partial(backward, *inputs, o, lse, do),
-    }
+    if not backward:
+        return partial(jax.jit(lambda *x: KERNELS.forward(*x), static_argnums=5), *inputs)
+    lse = jnp.full((*shape[:2], 1, length), 10.0)
+    gradients = jax.jit(lambda *x: KERNELS.backward(*x), static_argnums=5)
+    return partial(gradients, *inputs, q, lse, do)
 
 
 def matmul_peak() -> float:

@@ -50,18 +50,18 @@ def forward(
     if norms is not None:
         inputs += [is_bounded(norms, width), norms.q_scale, pad(norms.rope, 1, queries)]
     barrier = functools.partial(plgpu.Barrier, num_barriers=tuned.stages)
-    scratch = dict(
-        queries=gpu.tiles(GROUPS, ROWS, width),
-        keys=gpu.tiles(tuned.stages, tuned.size, width),
-        values=gpu.tiles(tuned.stages, tuned.size, width),
-        sums=plgpu.SMEM((GROUPS, ROWS), jnp.float32),
-        queries_here=plgpu.Barrier(num_barriers=GROUPS),
-        keys_here=barrier(),
-        values_here=barrier(),
-        keys_free=barrier(num_arrivals=GROUPS),
-        values_free=barrier(num_arrivals=GROUPS),
-        turn=plgpu.Barrier(num_arrivals=GROUPS),
-    )
+    scratch: dict[str, Any] = {
+        "queries": gpu.tiles(GROUPS, ROWS, width),
+        "keys": gpu.tiles(tuned.stages, tuned.size, width),
+        "values": gpu.tiles(tuned.stages, tuned.size, width),
+        "sums": plgpu.SMEM((GROUPS, ROWS), jnp.float32),
+        "queries_here": plgpu.Barrier(num_barriers=GROUPS),
+        "keys_here": barrier(),
+        "values_here": barrier(),
+        "keys_free": barrier(num_arrivals=GROUPS),
+        "values_free": barrier(num_arrivals=GROUPS),
+        "turn": plgpu.Barrier(num_arrivals=GROUPS),
+    }
     if platform() == "cpu":
         scratch["stage"] = gpu.tiles(GROUPS, ROWS, tuned.size)
     o, lse = gpu.call(
@@ -109,7 +109,7 @@ def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None
             plgpu.barrier_wait(turn)
 
         def attend(step: Any, carry: Any, masked: bool, online: bool) -> Any:
-            acc, m, l = carry
+            acc, m, total = carry
             slot = jax.lax.rem(step, jnp.int32(stages))
             plgpu.barrier_wait(scratch["keys_here"].at[slot])
 
@@ -127,20 +127,20 @@ def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None
             if online:
                 before, m = m, jnp.maximum(m, s.max(axis=1))
                 rescale = jnp.exp2(before - m)
-                acc, l = acc * gpu.by_rows(rescale, acc.shape), l * rescale
+                acc, total = acc * gpu.by_rows(rescale, acc.shape), total * rescale
                 s = s - gpu.by_rows(m, s.shape)
             p = jnp.exp2(s)
             weights = p.astype(q.dtype)
-            l = l + p.sum(axis=1)
+            total = total + p.sum(axis=1)
             # all of the softmax before the barrier: the other warpgroup multiplies meanwhile
-            acc, m, l, weights = jax.lax.optimization_barrier((acc, m, l, weights))
+            acc, m, total, weights = jax.lax.optimization_barrier((acc, m, total, weights))
             plgpu.barrier_arrive(turn)
             plgpu.barrier_wait(scratch["values_here"].at[slot])
             plgpu.barrier_wait(turn)
             stage = scratch["stage"].at[group] if "stage" in scratch else None
             acc = gpu.add_product(acc, weights, values.at[slot], stage)
             plgpu.barrier_arrive(scratch["values_free"].at[slot])
-            return acc, m, l
+            return acc, m, total
 
         whole = jax.lax.div(length, jnp.int32(size))
 
@@ -152,15 +152,15 @@ def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None
             carry = jax.lax.fori_loop(
                 0, whole, functools.partial(attend, masked=False, online=online), carry
             )
-            acc, m, l = jax.lax.cond(
+            acc, m, total = jax.lax.cond(
                 whole * size < length,
                 lambda carry: attend(whole, carry, masked=True, online=online),
                 lambda carry: carry,
                 carry,
             )
             pl.when(group == 0)(take_turns)
-            q[...] = (acc / gpu.by_rows(l, acc.shape)).astype(q.dtype)
-            sums[...] = m + jnp.log(l) * LOG2E
+            q[...] = (acc / gpu.by_rows(total, acc.shape)).astype(q.dtype)
+            sums[...] = m + jnp.log(total) * LOG2E
 
         if fused:
             is_bounded_here = bounded[0] == 1

@@ -101,8 +101,7 @@ def _run(
     b, h, length, width = rows[0].shape
     inputs = [*rows, *others, lengths]
     out_type = [jax.ShapeDtypeStruct(rows[0].shape, rows[0].dtype)] * results
-    if norms is not None:
-        assert scale is not None
+    if norms is not None and scale is not None:
         inputs += [scale, pad(norms.rope, 1, length)]
         parts = (b, h, length // ROWS, *scale.shape)
         out_type.append(jax.ShapeDtypeStruct(parts, jnp.float32))
@@ -112,17 +111,17 @@ def _run(
         return gpu.tiles(places, size, width) if wide else plgpu.SMEM((places, size), jnp.float32)
 
     arrived = functools.partial(plgpu.Barrier, num_arrivals=len(others) // 2)
-    scratch = dict(
-        rows=[room(GROUPS, ROWS, x) for x in rows],
-        others=[room(tuned.stages, tuned.size, x) for x in others],
-        rows_here=plgpu.Barrier(num_barriers=GROUPS, num_arrivals=len(rows)),
-        again=plgpu.Barrier(num_barriers=GROUPS),
-        first_here=arrived(num_barriers=tuned.stages),
-        second_here=arrived(num_barriers=tuned.stages),
-        first_free=plgpu.Barrier(num_barriers=tuned.stages, num_arrivals=GROUPS),
-        second_free=plgpu.Barrier(num_barriers=tuned.stages, num_arrivals=GROUPS),
-    )
-    if norms is not None:
+    scratch: dict[str, Any] = {
+        "rows": [room(GROUPS, ROWS, x) for x in rows],
+        "others": [room(tuned.stages, tuned.size, x) for x in others],
+        "rows_here": plgpu.Barrier(num_barriers=GROUPS, num_arrivals=len(rows)),
+        "again": plgpu.Barrier(num_barriers=GROUPS),
+        "first_here": arrived(num_barriers=tuned.stages),
+        "second_here": arrived(num_barriers=tuned.stages),
+        "first_free": plgpu.Barrier(num_barriers=tuned.stages, num_arrivals=GROUPS),
+        "second_free": plgpu.Barrier(num_barriers=tuned.stages, num_arrivals=GROUPS),
+    }
+    if scale is not None:
         scratch["of_scale"] = plgpu.SMEM((GROUPS, *scale.shape), jnp.float32)
     if platform() == "cpu":
         scratch["stage"] = gpu.tiles(GROUPS, ROWS, tuned.size)
@@ -204,8 +203,8 @@ class _Staying:
 
 def _dq_kernel(*refs: Ref, fused: bool, split: int, **scratch: Any) -> None:
     """GROUPS tiles of queries, to which the keys and values of a head travel."""
-    q_ref, do_ref, lse_ref, delta_ref, k_ref, v_ref, lengths, *refs = refs
-    scale, rope, dq_ref, parts = refs if fused else (None, None, refs[0], None)
+    q_ref, do_ref, lse_ref, delta_ref, k_ref, v_ref, lengths, *rest = refs
+    scale, rope, dq_ref, parts = rest if fused else (None, None, rest[0], None)
     at = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     keys, values = scratch["others"]
     stages, size, width = keys.shape
@@ -271,11 +270,11 @@ def _dkv_kernel(*refs: Ref, fused: bool, split: int, **scratch: Any) -> None:
     Everything is transposed, keys by queries. A key that is not valid has a row of its own in all
     of it, which is set to zero at the end.
     """
-    k_ref, v_ref, q_ref, do_ref, lse_ref, delta_ref, lengths, *refs = refs
+    k_ref, v_ref, q_ref, do_ref, lse_ref, delta_ref, lengths, *rest = refs
     if fused:
-        scale, rope, dk_ref, dv_ref, parts = refs
+        scale, rope, dk_ref, dv_ref, parts = rest
     else:
-        dk_ref, dv_ref = refs
+        dk_ref, dv_ref = rest
     at = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     queries, gradients, lses, deltas = scratch["others"]
     stages, size, width = queries.shape

@@ -51,7 +51,7 @@ def load(ref: Ref, layout: Any, *, optimized: bool = True) -> jax.Array:
         return ref[...]
     if jax.__version_info__ < (0, 11):
         return plgpu.load(ref, (), layout=layout, optimized=optimized)
-    return plgpu.load(ref, layout=layout, optimized=optimized)
+    return plgpu.load(ref, layout=layout, optimized=optimized)  # type: ignore[call-arg]
 
 
 def columns(ref: Ref, start: int, size: int) -> Ref:
@@ -98,7 +98,7 @@ def add_product(acc: jax.Array, a: jax.Array, b: Ref, stage: Ref | None) -> jax.
         plgpu.wgmma(ref, stage, b)
         return ref[...]
 
-    return acc + pl.run_scoped(product, plgpu.ACC(acc.shape, jnp.float32))
+    return acc + pl.run_scoped(product, plgpu.ACC((ROWS, acc.shape[1]), jnp.float32))
 
 
 def products(*pairs: tuple[Ref, Ref]) -> tuple[jax.Array, ...]:
@@ -181,7 +181,7 @@ def norm_rope_tile(
 def norm_rope_tile_backward(
     tile: Ref, da: jax.Array, db: jax.Array, start: Any, scales: Ref, rope: Ref, split: int
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Gradients of `norm_rope_tile`: of both halves of the raw rows, and of the scale row by row."""
+    """Gradients of `norm_rope_tile`: of both halves of the raw rows, of the scale row by row."""
     a, b, inverse = _normed(tile)
     half = a.shape[-1]
     cos, sin = _turn(rope, start, half)
@@ -239,7 +239,9 @@ def call(kernel: Callable[..., None], inputs: list[Any], *, static: Any, **optio
       The outputs.
     """
     body = functools.update_wrapper(functools.partial(kernel, **static), kernel)  # for its name
-    interpret = plgpu.InterpretGPUParams() if platform() == "cpu" else False
+    interpret: Any = False
+    if platform() == "cpu":
+        interpret = plgpu.InterpretGPUParams()  # type: ignore[attr-defined]
     return plgpu.kernel(
         body,
         num_threads=GROUPS + 1,

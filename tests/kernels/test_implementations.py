@@ -73,7 +73,7 @@ def test_no_chunk_wastes_more_than_it_must():
 def test_blocks_of_different_sizes_change_nothing(entry, monkeypatch):
     """Padded queries and padded keys then end at different places."""
     sizes = Blocks(forward=(256, 384), backward=(384, 128))
-    monkeypatch.setattr(tuning, "TABLE", {("cpu", 300): sizes})
+    monkeypatch.setattr(tuning, "TPU_TABLE", {("cpu", 300): sizes})
     shape = Shape(1, 1, 1, 300, 300, 16, (290,))
     with jax.default_matmul_precision("highest"):
         if entry == "plain":
@@ -89,6 +89,8 @@ def test_blocks_of_different_sizes_change_nothing(entry, monkeypatch):
     [
         ("pallas_tpu", {"causal": True}, "pallas_tpu attention has no causal mask"),
         ("pallas_tpu", {"segment_ids": jnp.zeros((1, 4), jnp.int32)}, "has no segment_ids"),
+        ("pallas_gpu", {"causal": True}, "pallas_gpu attention has no causal mask"),
+        ("pallas_gpu", {}, "pallas_gpu attention takes bfloat16, not float32"),
         ("cudnn", {}, "cudnn attention runs on NVIDIA GPUs; use 'xla'"),
     ],
 )

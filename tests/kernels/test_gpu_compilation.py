@@ -1,0 +1,99 @@
+"""The Hopper kernels at the release's shape, on a machine without GPUs.
+
+Lowered by any JAX; where JAX's CUDA plugin and NVIDIA's assembler are installed (second lane), also
+compiled to machine code, which says what they need of a multiprocessor.
+"""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from step1x_jax.errors import UserError
+from step1x_jax.kernels.attention import attention, choose, qk_norm_rope_attention
+from tests.kernels import gpus
+
+HEADS, TOKENS, WIDTH = 24, 8832, 128
+MIB = 2**20
+
+
+def loss(entry, q, k, v, q_scale, k_scale, rope, lengths):
+    if entry == "plain":
+        out = attention(q, k, v, kv_lengths=lengths, implementation="pallas_gpu")
+    else:
+        run = partial(qk_norm_rope_attention, split=8192, kv_lengths=lengths)
+        out = run(q, k, v, q_scale, k_scale, rope, implementation="pallas_gpu")
+    return jnp.sum(out.astype(jnp.float32) ** 2)
+
+
+def step(entry):
+    return jax.jit(jax.value_and_grad(partial(loss, entry), argnums=(0, 1, 2)))
+
+
+def operands(sharding=None):
+    def array(*shape, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    q = array(1, HEADS, TOKENS, WIDTH, dtype=jnp.bfloat16)
+    scales, rope = array(2, WIDTH), array(2, TOKENS, WIDTH)
+    return q, q, q, scales, scales, rope, array(1, dtype=jnp.int32)
+
+
+@pytest.mark.parametrize("entry", ["plain", "fused"])
+def test_forward_and_backward_are_lowered_for_cuda(entry):
+    """Checks the shapes, layouts and shared memory of three kernels; registers only below."""
+    with jax.sharding.use_abstract_mesh(gpus.abstract_mesh()):
+        lowered = step(entry).trace(*operands()).lower(lowering_platforms=("cuda",))
+    assert len(re.findall(r"call @mosaic_gpu|custom_call @mosaic_gpu", lowered.as_text())) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", ["plain", "fused"])
+def test_forward_and_backward_assemble_for_hopper(entry, monkeypatch, capfd):
+    """To machine code: what a step keeps in memory, and that registers suffice."""
+    mesh = gpus.h100_mesh()
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_PTXAS", "1")
+    with jax.set_mesh(mesh):
+        inputs = operands(NamedSharding(mesh, PartitionSpec()))
+        memory = step(entry).lower(*inputs).compile().memory_analysis()
+    text = capfd.readouterr().out
+    report = r"entry function '_(\w+)_kernel_mosaic.*?(\d+) bytes spill stores"
+    spilled = {name: int(n) for name, n in re.findall(report, text, re.DOTALL)}
+    with capfd.disabled():
+        print(
+            f"\n{entry}: temporaries {memory.temp_size_in_bytes / MIB:.0f} MiB,"
+            f" bytes of registers spilled by a thread {spilled}"
+        )
+    # output, its gradient, and turned queries and keys; one head's logits would be 149 MiB
+    assert memory.temp_size_in_bytes < 5 * HEADS * TOKENS * WIDTH * 2
+    # the loops fit; norm and RoPE around the keys' do not quite
+    assert sorted(spilled) == ["dkv", "dq", "forward"]
+    assert spilled["forward"] == 0
+    assert max(spilled.values()) <= 256
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "width", "reason"),
+    [
+        ("NVIDIA A100-SXM4-80GB", jnp.bfloat16, 128, "runs on Hopper GPUs .* not on NVIDIA A100"),
+        ("NVIDIA H100 80GB HBM3", jnp.float32, 128, "takes bfloat16, not float32"),
+        ("NVIDIA H200", jnp.bfloat16, 16, "takes heads of 64 or 128, not 16"),
+    ],
+)
+def test_what_cannot_run_says_why(kind, dtype, width, reason):
+    q = jax.ShapeDtypeStruct((1, 1, 64, width), dtype)
+    with (
+        jax.sharding.use_abstract_mesh(gpus.abstract_mesh(kind)),
+        pytest.raises(UserError, match=f"pallas_gpu attention {reason}"),
+    ):
+        choose(q, implementation="pallas_gpu")
+
+
+def test_gpus_take_what_was_measured_on_them():
+    """cuDNN's until ours has run on one; plain JAX for float32."""
+    with jax.sharding.use_abstract_mesh(gpus.abstract_mesh()):
+        assert choose(jax.ShapeDtypeStruct((1, 1, 64, 128), jnp.bfloat16)) == "cudnn"
+        assert choose(jax.ShapeDtypeStruct((1, 1, 64, 128), jnp.float32)) == "xla"
