@@ -24,10 +24,10 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 
-def abstract_mesh(kind="NVIDIA H200"):
-    """A mesh of one device, good for tracing and lowering."""
+def abstract_mesh(kind="NVIDIA H200", sizes=(1, 1, 1, 1)):
+    """A mesh of devices that are good for tracing and lowering."""
     device = AbstractDevice(device_kind=kind, num_cores=None, platform="cuda")
-    return AbstractMesh((1,) * 4, AXES, axis_types=TYPES, abstract_device=device)
+    return AbstractMesh(sizes, AXES, axis_types=TYPES, abstract_device=device)
 
 
 def h100_mesh():

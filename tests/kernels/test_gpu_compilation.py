@@ -18,6 +18,7 @@ from tests.kernels import gpus
 
 HEADS, TOKENS, WIDTH = 24, 8832, 128
 MIB = 2**20
+KERNEL = r"custom_call @mosaic_gpu"
 
 
 def loss(entry, q, k, v, q_scale, k_scale, rope, lengths):
@@ -33,13 +34,13 @@ def step(entry):
     return jax.jit(jax.value_and_grad(partial(loss, entry), argnums=(0, 1, 2)))
 
 
-def operands(sharding=None):
+def operands(sharding=None, batch=1):
     def array(*shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    q = array(1, HEADS, TOKENS, WIDTH, dtype=jnp.bfloat16)
+    q = array(batch, HEADS, TOKENS, WIDTH, dtype=jnp.bfloat16)
     scales, rope = array(2, WIDTH), array(2, TOKENS, WIDTH)
-    return q, q, q, scales, scales, rope, array(1, dtype=jnp.int32)
+    return q, q, q, scales, scales, rope, array(batch, dtype=jnp.int32)
 
 
 @pytest.mark.parametrize("entry", ["plain", "fused"])
@@ -47,7 +48,16 @@ def test_forward_and_backward_are_lowered_for_cuda(entry):
     """Checks the shapes, layouts and shared memory of three kernels; registers only below."""
     with jax.sharding.use_abstract_mesh(gpus.abstract_mesh()):
         lowered = step(entry).trace(*operands()).lower(lowering_platforms=("cuda",))
-    assert len(re.findall(r"call @mosaic_gpu|custom_call @mosaic_gpu", lowered.as_text())) == 3
+    assert len(re.findall(KERNEL, lowered.as_text())) == 3
+
+
+def test_a_ring_of_gpus_is_lowered_for_cuda():
+    """Each of four turns has a forward and two backward kernels."""
+    with jax.sharding.use_abstract_mesh(gpus.abstract_mesh(sizes=(1, 2, 4, 1))):
+        lowered = step("fused").trace(*operands(batch=2)).lower(lowering_platforms=("cuda",))
+    text = lowered.as_text()
+    assert len(re.findall(KERNEL, text)) == 4 * 3
+    assert text.count("collective_permute") >= 3 * 2
 
 
 @pytest.mark.slow
