@@ -296,16 +296,17 @@ def _dkv_kernel(*refs: Ref, fused: bool, split: int, **scratch: Any) -> None:
             slot = jax.lax.rem(i, jnp.int32(stages))
             q, do = queries.at[slot], gradients.at[slot]
             plgpu.barrier_wait(scratch["first_here"].at[slot])
-            lse = gpu.load(lses.at[slot], BY_COLUMN)
             plgpu.barrier_wait(scratch["second_here"].at[slot])
-            delta = gpu.load(deltas.at[slot], BY_COLUMN)
             s, dp = gpu.products((k, q.transpose((1, 0))), (v, do.transpose((1, 0))))
             if not fused:
                 s = s * (softmax_scale * LOG2E)
-            p = jnp.exp2(s - gpu.by_columns(lse, s.shape))
+            # rows of numbers are loaded where they are needed: registers are short
+            lse = gpu.by_columns(gpu.load(lses.at[slot], BY_COLUMN), s.shape)
+            p = jnp.exp2(s - lse)
             dv = gpu.add_product(dv, p.astype(k.dtype), do, stage)
+            delta = gpu.by_columns(gpu.load(deltas.at[slot], BY_COLUMN), s.shape)
             plgpu.barrier_arrive(scratch["second_free"].at[slot])
-            ds = (p * (dp - gpu.by_columns(delta, s.shape))).astype(k.dtype)
+            ds = (p * (dp - delta)).astype(k.dtype)
             dk = gpu.add_product(dk, ds, q, stage)
             plgpu.barrier_arrive(scratch["first_free"].at[slot])
             return dk, dv

@@ -82,7 +82,7 @@ def test_forward_and_backward_assemble_for_hopper(entry, monkeypatch, capfd):
     # the loops fit; norm and RoPE around the keys' do not quite
     assert sorted(spilled) == ["dkv", "dq", "forward"]
     assert spilled["forward"] == 0
-    assert max(spilled.values()) <= 256
+    assert max(spilled.values()) <= (0 if entry == "plain" else 128)
 
 
 @pytest.mark.parametrize(
