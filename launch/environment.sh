@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: makes .venv once, and installs what the caller names.
 #
 #   need_environment TORCH EXTRA...   TORCH is "torch" or "no-torch"; EXTRA are extras of pyproject.toml

@@ -14,6 +14,7 @@ need_environment torch quickstart parquet tpu dev
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
+.venv/bin/shellcheck --external-sources --source-path=SCRIPTDIR launch/*.sh launch/*.sbatch launch/gke/*.sh
 
 lane=$(PYENV_VERSION=${LANE_312:-3.12.1} python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || true)
 if [ -n "$lane" ]; then

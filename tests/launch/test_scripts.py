@@ -1,0 +1,140 @@
+"""The scripts that start training: what they would do, and that what dies is started again."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def script(name, *arguments):
+    return subprocess.run(
+        ["bash", f"launch/{name}", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_one_box():
+    done = script("gpu.sh", "--dry_run", "--config=configs/lora.py", "--workdir=runs/mine")
+    assert done.returncode == 0, done.stderr
+    assert "MEM_FRACTION=0.94 bash launch/restarting.sh" in done.stdout
+    assert done.stdout.endswith("-m launch.train --config=configs/lora.py --workdir=runs/mine\n")
+
+
+def test_slurm():
+    done = script("slurm.sbatch", "--dry_run", "--config=configs/finetune_1024.py")
+    assert done.returncode == 0, done.stderr
+    assert "restarting.sh srun --kill-on-bad-exit=1" in done.stdout
+    assert "-m launch.train --distributed --config=configs/finetune_1024.py" in done.stdout
+
+
+def test_a_tpu_slice():
+    flags = ["--tpu=mine", "--zone=us-east5-a", "--dry_run"]
+    done = script("tpu_pod.sh", "start", *flags, "--", "--config=c.py", "--workdir=gs://a b/c")
+    assert done.returncode == 0, done.stderr
+    pack, copy, ssh = done.stdout.splitlines()
+    assert "ls-files" in pack
+    assert copy.startswith("gcloud compute tpus tpu-vm scp")
+    assert "mine:step1x_jax.tar.gz --zone=us-east5-a --worker=all" in copy
+    # the remote command, as its shell would get it
+    words = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {ssh}"], capture_output=True, text=True
+    ).stdout.split("\0")
+    remote = next(word for word in words if word.startswith("--command=")).removeprefix(
+        "--command="
+    )
+    assert subprocess.run(["bash", "-n", "-c", remote]).returncode == 0
+    assert "launch.train --distributed --config=c.py --workdir=gs://a\\ b/c" in remote
+    stop = script("tpu_pod.sh", "stop", *flags)
+    assert "pkill -TERM" in stop.stdout
+
+
+def test_gke():
+    yaml = pytest.importorskip("yaml", reason="needs the extra [dev]")
+    arguments = ["--config=c.py", '--workdir=gs://a b/"c"']
+    flags = ["--name=mine", "--topology=v5p:4x4x4", "--image=example/step1x:1", "--slices=2"]
+    done = script("gke/train.sh", *flags, "--dry_run", "--", *arguments)
+    assert done.returncode == 0, done.stderr
+    job = yaml.safe_load(done.stdout)
+    (slices,) = job["spec"]["replicatedJobs"]
+    spec = slices["template"]["spec"]
+    assert (slices["replicas"], spec["parallelism"], spec["completions"]) == (2, 16, 16)
+    pod = spec["template"]["spec"]
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4x4"
+    (container,) = pod["containers"]
+    assert container["args"] == arguments
+    assert container["command"][2].endswith('--distributed "$@"')
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "sentence"),
+    [
+        ("tpu_pod.sh", ["start", "--tpu=a", "--zone=b"], "give the flags of launch.train"),
+        ("tpu_pod.sh", ["start", "--tpu=a"], "give --tpu=NAME and --zone=ZONE"),
+        ("tpu_pod.sh", ["fly", "--tpu=a", "--zone=b"], "give start, log or stop"),
+        ("gke/train.sh", ["--name=a", "--steps=3"], "unknown flag --steps=3"),
+        (
+            "gke/train.sh",
+            ["--name=a", "--image=b", "--topology=v9:2", "--", "--config=c"],
+            "--topology is v9:2",
+        ),
+        ("restarting.sh", ["--tries=2"], "give a command"),
+    ],
+)
+def test_mistakes_are_one_sentence(name, arguments, sentence):
+    done = script(name, *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def dying(folder, *codes):
+    """A command that ends with one code after another, and counts its runs."""
+    program = (
+        "import json, os, pathlib, signal, sys\n"
+        f"path, codes = pathlib.Path({str(folder / 'runs')!r}), {json.dumps(codes)}\n"
+        "run = len(path.read_text()) if path.exists() else 0\n"
+        "path.write_text('x' * (run + 1))\n"
+        "os.kill(os.getpid(), 9) if codes[run] == 137 else sys.exit(codes[run])\n"
+    )
+    return [sys.executable, "-c", program]
+
+
+@pytest.mark.parametrize(
+    ("codes", "runs", "code"),
+    [
+        ([0], 1, 0),
+        ([137, 134, 0], 3, 0),  # kill -9; abort after a lost peer
+        ([1], 1, 1),  # a sentence
+        ([137, 143], 2, 143),  # stopped as asked
+        ([134, 134, 134, 0], 3, 134),  # no more tries
+    ],
+)
+def test_what_a_restart_mends_is_run_again(tmp_path, codes, runs, code):
+    done = script("restarting.sh", "--tries=3", "--wait=0", *dying(tmp_path, *codes))
+    assert done.returncode == code
+    assert len((tmp_path / "runs").read_text()) == runs
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_handed_on_and_not_answered_by_a_restart(tmp_path, number):
+    program = (
+        "import pathlib, signal, sys, time\n"
+        f"path = pathlib.Path({str(tmp_path)!r})\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit(143)))\n"
+        "(path / f'run{len(list(path.iterdir()))}').write_text('')\n"
+        "time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        ["bash", "launch/restarting.sh", "--wait=0", sys.executable, "-c", program], cwd=ROOT
+    )
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    assert process.wait(timeout=30) == 143  # after the command's own half second
+    assert len(list(tmp_path.iterdir())) == 1
