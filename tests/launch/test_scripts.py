@@ -41,17 +41,20 @@ def test_a_tpu_slice():
     assert "ls-files" in pack
     assert copy.startswith("gcloud compute tpus tpu-vm scp")
     assert "mine:step1x_jax.tar.gz --zone=us-east5-a --worker=all" in copy
-    # the remote command, as its shell would get it
-    words = subprocess.run(
-        ["bash", "-c", f"printf '%s\\0' {ssh}"], capture_output=True, text=True
-    ).stdout.split("\0")
-    remote = next(word for word in words if word.startswith("--command=")).removeprefix(
-        "--command="
-    )
-    assert subprocess.run(["bash", "-n", "-c", remote]).returncode == 0
-    assert "launch.train --distributed --config=c.py --workdir=gs://a\\ b/c" in remote
+    start = remote_command(ssh)
+    assert subprocess.run(["bash", "-n", "-c", start]).returncode == 0
+    assert "launch.train --distributed --config=c.py --workdir=gs://a\\ b/c" in start
     stop = script("tpu_pod.sh", "stop", *flags)
-    assert "pkill -TERM" in stop.stdout
+    assert remote_command(stop.stdout) == "pkill -TERM -f '[r]estarting.sh'"
+
+
+def remote_command(line):
+    """What the shell on the workers gets."""
+    words = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True
+    ).stdout.split("\0")
+    (command,) = (word for word in words if word.startswith("--command="))
+    return command.removeprefix("--command=")
 
 
 def test_gke():
