@@ -70,7 +70,8 @@ def make_batches(
       An iterator over dicts of arrays, b edits each, all of one latent size (h, w):
         target, source: (b, h, w, 16) bfloat16 latents;
         text: (b, T, C) bfloat16 embeddings, zero behind their lengths;
-        text_lengths: (b,) int32.
+        text_lengths: (b,) int32;
+        ids: (b,) strings, the records' names, for people.
 
     Raises:
       UserError: the data set is incomplete or damaged (for damaged records: when they are met), or
@@ -236,4 +237,5 @@ def _assemble(
         "source": np.stack([record.source for record in records]),
         "text": padded,
         "text_lengths": np.array([len(text) for text in texts], np.int32),
+        "ids": np.array([record.id for record in records]),
     }
