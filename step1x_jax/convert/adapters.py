@@ -5,11 +5,11 @@ Their numbers lie in our halves as those of the layer's weight lie in our kernel
 from the table of keys.py, so what it says of q and k's order, say, is said once.
 """
 
+import dataclasses
 import fnmatch
 import math
 from collections.abc import Iterator, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -21,7 +21,9 @@ from step1x_jax.convert.official import filled, official_reader
 from step1x_jax.convert.safetensors_io import write_safetensors
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig, ModelConfig
-from step1x_jax.models.lora import Place, attach, quantize
+from step1x_jax.models.layers import abstract
+from step1x_jax.models.lora import Place, attach, merge, quantize
+from step1x_jax.models.step1x_edit import Step1XEdit
 
 WEIGHT = ".weight"
 DOWN, UP, ALPHA = SUFFIXES
@@ -99,6 +101,29 @@ def quantized_paths(config: ModelConfig) -> list[str]:
     return [path for place in places for path in place.projections]
 
 
+def merged_adapters(
+    config: ModelConfig, lora: LoraConfig, base: nnx.State, adapters: nnx.State
+) -> nnx.State:
+    """Full weights: the base's with the adapters added, in the base's dtypes.
+
+    Args:
+      config: of the model.
+      lora: the adapters' settings.
+      base: the model's parameters; their buffers are taken over.
+      adapters: the nnx.LoRAParam of a model with adapters.
+    """
+    plain = dataclasses.replace(lora, quantize="none")
+
+    def build() -> nnx.Module:
+        model = Step1XEdit(config, rngs=nnx.Rngs(0))
+        add_adapters(model, config, plain)
+        return model
+
+    model = nnx.merge(abstract(build)[0], base, adapters)
+    merge(model, targeted(config, lora.targets)[1])
+    return nnx.state(model)
+
+
 def lora_table(weights: Table, rank: int) -> Table:
     """Names and shapes of a LoRA's tensors, and how they lie in our adapters.
 
@@ -172,7 +197,7 @@ def load_adapters(
         raise UserError(
             f"{path} {has} {name}; set lora.targets so that they select just what the file has."
         )
-    names = {}
+    names: dict[str, str] = {}
     for name, module in there.items():
         rank, alpha = file.file.shapes[module + DOWN][0], float(file.file.read(module + ALPHA))
         if (rank, alpha) != (lora.rank, lora.alpha):
@@ -208,7 +233,8 @@ def save_adapters(
     table = lora_table(weights, lora.rank)
     read = official_reader(table, adapters)
     stored = np.dtype(jnp.dtype(dtype or "float32"))
-    source, specs = {}, {}
+    source: dict[str, str] = {}
+    specs: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
     for name in weights:
         for suffix in SUFFIXES:
             key = kohya_name(name) + suffix

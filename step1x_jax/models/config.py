@@ -14,7 +14,8 @@ REMAT_POLICIES = ("none", "full")
 def _check_dtypes(config, *names: str) -> None:
     for name in names:
         if getattr(config, name) not in ("float32", "bfloat16"):
-            raise UserError(f"{name} is {getattr(config, name)!r}; use 'float32' or 'bfloat16'.")
+            value = f"{getattr(config, name)!r}; use 'float32' or 'bfloat16'."
+            raise UserError(f"model.{name} is {value}")
 
 
 @dataclasses.dataclass(unsafe_hash=True)  # a model's graph holds a copy and is a jit key

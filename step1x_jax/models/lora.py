@@ -1,4 +1,4 @@
-"""Low-rank adapters on projections whose own weights stay as they are, and frozen weights in 8 bits.
+"""Low-rank adapters on projections whose own weights stay as they are, or are stored in 8 bits.
 
 An adapter adds alpha / rank * x @ down @ up; neither here nor in the gradient is down @ up ever
 built. It belongs to a *published* linear layer, of which ours may be several: the halves that these
