@@ -34,7 +34,7 @@ from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import from_json, to_json
-from step1x_jax.training.parts import abstract_parts, shardings_of
+from step1x_jax.training.parts import abstract_parts, placed, shardings_of
 from step1x_jax.training.step import TrainState
 
 Arrays = dict[str, Any]  # name of the parameter (transformer.img_in.kernel) -> array
@@ -264,7 +264,7 @@ def restore_params(
     trained, config, path, saved_base = _restore_trained(workdir, abstract, ema, say)
     if not config.lora.rank:
         return trained, config
-    wanted = _on_one_device(abstract_model(config.model)[1]) if abstract is None else abstract
+    wanted = _beside(None, abstract_model(config.model)[1]) if abstract is None else abstract
     as_trained = _in_dtype(wanted, config.model.param_dtype)
     params = load_weights(base or config.training.start_from, config.model, as_trained, say=say)
     _check_same_base(saved_base, describe(name_arrays(params)), path, config)
@@ -288,7 +288,7 @@ def restore_adapters(
 def _restore_trained(
     workdir: epath.PathLike, abstract: nnx.State | None, ema: bool, say: Callable[[str], None]
 ) -> tuple[nnx.State, TrainConfig, epath.Path, About]:
-    """What the newest whole checkpoint holds: parameters, or adapters (on one device).
+    """What the newest whole checkpoint holds: parameters, or adapters on the same devices.
 
     Returns:
       These, the config, the checkpoint's folder, and the description of the adapters' base.
@@ -303,7 +303,7 @@ def _restore_trained(
                 raise UserError(f"{workdir} has no moving average: optimizer.ema_decay was 0.")
             wanted = abstract
             if wanted is None or config.lora.rank:
-                wanted = _on_one_device(abstract_parts(config).trained)
+                wanted = _beside(abstract, abstract_parts(config).trained)
             there = _in_saved_dtypes(wanted, saved[item])
             items = _load(path, saved, {item: name_arrays(there)})
         except _DamagedError as e:
@@ -356,9 +356,13 @@ def _in_saved_dtypes(abstract: nnx.State, saved: About) -> nnx.State:
     return _fill(abstract, arrays)
 
 
-def _on_one_device(abstract: nnx.State) -> nnx.State:
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
+def _beside(others: nnx.State | None, abstract: nnx.State) -> nnx.State:
+    """Abstract parameters with places: on the mesh of others, or on one device."""
+    place = None if others is None else jax.tree.leaves(others)[0].sharding
+    if isinstance(place, jax.sharding.NamedSharding):
+        return placed(abstract, jax.tree.leaves(others)[0].sharding.mesh)
+    place = place or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract)
 
 
 def _steps(folder: epath.Path) -> list[int]:
