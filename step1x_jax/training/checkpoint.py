@@ -266,7 +266,13 @@ def restore_params(
         return trained, config
     wanted = _beside(None, abstract_model(config.model)[1]) if abstract is None else abstract
     as_trained = _in_dtype(wanted, config.model.param_dtype)
-    params = load_weights(base or config.training.start_from, config.model, as_trained, say=say)
+    source = base or config.training.start_from
+    if not epath.Path(source).exists():
+        raise UserError(
+            f"{workdir} holds adapters, and the weights to which they belong are not in {source}"
+            " (any more); say where they are (--base=)."
+        )
+    params = load_weights(source, config.model, as_trained, say=say)
     _check_same_base(saved_base, describe(name_arrays(params)), path, config)
     merged = merged_adapters(config.model, config.lora, params, trained)
     return jax.tree.map(lambda x, w: x.astype(w.dtype), merged, wanted), config
