@@ -7,6 +7,7 @@ Devices that are not there: XLA_FLAGS=--xla_force_host_platform_device_count=8 i
 
 from typing import Any
 
+import jax
 from absl import flags
 
 from launch import config_flag
@@ -15,6 +16,7 @@ from launch.config_flag import read_config
 from step1x_jax.parallel.mesh import make_mesh
 from step1x_jax.training.checkpoint import name_arrays
 from step1x_jax.training.describe import abstract_batch, parameter_counts, trace_train_step
+from step1x_jax.training.parts import abstract_frozen
 from step1x_jax.training.step import abstract_state
 
 flags.adopt_module_key_flags(config_flag)
@@ -28,12 +30,18 @@ def main() -> None:
     state = abstract_state(config, mesh)
     batch = abstract_batch(config, _SIZE.value, mesh)
 
-    print("Parameters (AdamW adds two arrays like each of them):")
+    print("Trained (AdamW adds two arrays like each of these):")
     print_arrays(state.params)
+    frozen = abstract_frozen(config, mesh)
+    if jax.tree.leaves(frozen):
+        print("Frozen:")
+        print_arrays(frozen)
     print("Batch:")
     print_arrays(batch)
     for part, count in parameter_counts(state.params).items():
         print(f"{part}: {count:,} parameters")
+    if jax.tree.leaves(frozen):
+        print(f"frozen: {parameter_counts(frozen)['total']:,} parameters")
     _, seconds = trace_train_step(config, mesh, state, batch)
     print(f"Train step traced in {seconds['trace']:.1f} s, lowered in {seconds['lower']:.1f} s.")
 

@@ -4,6 +4,8 @@ python -m launch.edit --model=quickstart --image=photo.jpg --instruction="make i
     --output=night.png
 """
 
+from functools import partial
+
 import jax
 from absl import flags
 from etils import epath
@@ -31,6 +33,7 @@ _SIZE = flags.DEFINE_integer(
 _NOISE = flags.DEFINE_string("noise", None, "A .npy file (1, 16, h, w) instead of the seed.")
 _AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it lies, if not with the model.")
 _QWEN = flags.DEFINE_string("qwen", None, "The Qwen2.5-VL folder, if not with the model.")
+_BASE = flags.DEFINE_string("base", "", "The base of a LoRA run, if it has moved.")
 _CACHE = flags.DEFINE_string("cache", None, "Keeps embeddings here, for the next edits.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Arithmetic (default: float32 on CPU, else bfloat16)."
@@ -48,7 +51,7 @@ def main() -> None:
     check_writable(output)
     editor = load_editor(
         _MODEL.value,
-        restore_run=restore_params,
+        restore_run=partial(restore_params, base=_BASE.value),
         dtype=_DTYPE.value,
         autoencoder=_AUTOENCODER.value,
         qwen=_QWEN.value,

@@ -36,6 +36,8 @@ def main() -> int:
     check_records(config)
     config.autoencoder = from_anywhere(config.autoencoder)
     config.encoder.path = from_anywhere(config.encoder.path)
+    if config.lora.rank:  # adapters are no use without these
+        config.training.start_from = from_anywhere(config.training.start_from)
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
 

@@ -27,12 +27,15 @@ from flax import nnx
 from PIL import Image
 
 from step1x_jax.conditioning.images import image_size
+from step1x_jax.convert.adapters import add_adapters, load_adapters
 from step1x_jax.convert.keys import model_table
 from step1x_jax.convert.official import load_autoencoder, load_model, official_reader
 from step1x_jax.convert.qwen import load_mllm
+from step1x_jax.convert.safetensors_io import SafetensorsFile
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json
 from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.connector import Connector
 from step1x_jax.models.mllm.language import LanguageModel
 from step1x_jax.models.mllm.model import MLLM
@@ -192,11 +195,23 @@ def check_dit(folder: pathlib.Path, values: dict) -> Iterator[Row]:
 
 
 def check_lora(folder: pathlib.Path, values: dict) -> Iterator[Row]:
-    """A kohya file merged into the weights of its base."""
+    """A kohya file merged into the weights of its base, and as adapters beside them."""
     base = folder / values["base"]
     (file,) = folder.glob("*.safetensors")
     model = load_model(base, dtype="float32", loras=[(file, 1.0)])
-    yield from forward_rows(model, read_case(base), read_case(folder))
+    case = read_case(folder)
+    yield from forward_rows(model, read_case(base), case)
+
+    model = load_model(base, dtype="float32")
+    stored = SafetensorsFile(file)
+    module = "lora_unet_single_blocks_0_linear1"
+    rank = stored.shapes[f"{module}.lora_down.weight"][0]
+    lora = LoraConfig(rank=rank, alpha=float(stored.read(f"{module}.alpha")))
+    add_adapters(model, model.config, lora)
+    graph, adapters, frozen = nnx.split(model, nnx.LoRAParam, ...)
+    adapters = load_adapters(file, adapters, model.config, lora)
+    for row in forward_rows(nnx.merge(graph, adapters, frozen), read_case(base), case):
+        yield row._replace(name=f"{row.name} (adapters apart)")
 
 
 def check_vae(folder: pathlib.Path, values: dict) -> Iterator[Row]:

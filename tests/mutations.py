@@ -32,6 +32,9 @@ VAE = "tests/test_golden.py::test_published_numbers[vae]"
 MLLM = "tests/test_golden.py::test_published_numbers[mllm]"
 HOPPER = "tests/kernels/test_gpu_interpreted.py"
 SECOND_LANE = ROOT / ".venv-3.12/bin/python"  # of launch/test.sh --all, for HOPPER alone
+GOLDEN_LORA = "tests/test_golden.py::test_published_numbers[lora]"
+LORA = "tests/training/test_lora.py"
+OTHER_BASE = f"{LORA}::test_another_base_is_refused"
 MODEL = "tests/models/test_step1x_edit.py"
 
 
@@ -126,6 +129,31 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("start of the gates", "config.gate_init * is_gate", "config.gate_init * ~is_gate"),
         ("start of q and k", ".at[:2].set(qk_bias)", ".at[1:].set(qk_bias)"),
     ],
+    ("models/lora.py", f"{LORA}::test_gradients_are_those_of_the_full_weights_by_the_chain_rule"): [
+        ("adapter without scale", "down.astype(x.dtype)) * scale", "down.astype(x.dtype))"),
+    ],
+    ("models/lora.py", "tests/convert/test_adapters.py"): [
+        ("merged without scale", "delta = scale * jnp.einsum", "delta = jnp.einsum"),
+    ],
+    ("models/lora.py", f"{LORA}::test_at_first_the_model_is_its_base_bit_for_bit"): [
+        ("ups not zero", "value = jnp.zeros(shape, jnp.float32)",
+         "value = jnp.ones(shape, jnp.float32)"),
+    ],
+    ("models/lora.py", f"{LORA}::test_on_eight_devices_all_is_split_as_the_kernels_are"): [
+        ("rank not split", 'RANK: (rank, "rank")', "RANK: (rank, None)"),
+    ],
+    ("models/lora.py", f"{LORA}::test_a_base_in_8_bits"): [
+        ("one scale for all channels", "axis=inner, keepdims=True) / largest",
+         "keepdims=True) / largest + 0 * jnp.max(x, axis=inner, keepdims=True)"),
+        ("rounded down", "x = jnp.round(x) if", "x = jnp.floor(x) if"),
+    ],
+    ("models/layers.py", f"{LORA}::test_a_base_in_8_bits"): [
+        ("8 bits without scale", "if self.kernel_scale is not None:", "if False:"),
+    ],
+    ("models/transformer.py", GOLDEN_LORA): [
+        ("linear1's down not shared", "normed, down=self.attn.qkv.lora_down", "normed"),
+        ("linear2's up not shared", "hidden, up=self.attn.proj.lora_up", "hidden"),
+    ],
     ("models/embeddings.py", "tests/models/test_embeddings.py"): [
         ("order in a token", "transpose(0, 1, 3, 5, 2, 4)", "transpose(0, 1, 3, 2, 4, 5)"),
         ("rows and columns", "rows, columns], axis", "columns, rows], axis"),
@@ -149,7 +177,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("q and k swapped", "q, k, v = self.attn.qkv(normed)",
          "k, q, v = self.attn.qkv(normed)"),
         ("double block without gate", "gate1[:, None] * self.attn.proj", "self.attn.proj"),
-        ("single block without gate", "x + gate[:, None] * (self", "x + (self"),
+        ("single block without gate", "x + gate[:, None] * update", "x + update"),
         ("final layer order", "shift, scale = self", "scale, shift = self"),
         ("no SiLU before modulation", "vec = nnx.silu(vec)", "vec = vec + 0"),
         ("norms of the streams swapped", "[self.img.attn.scales, self.txt.attn.scales]",
@@ -270,6 +298,15 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("LoRA transposed", "(up @ down)", "(up @ down).T.reshape(base.shape)"),
         ("LoRA of other modules", "if suffix is None or module not in modules:",
          "if module not in modules:\n                continue\n            if suffix is None:"),
+    ],
+    ("convert/adapters.py", f"{GOLDEN_LORA} tests/convert/test_adapters.py"): [
+        ("adapters' rows not turned", "kernel.rotated if turned else None", "None"),
+        ("v of adapters turned, too", "kernel.fused_qkv and turned", "False"),
+        ("half of the layers", "if place in left:", "if False:"),
+        ("alpha of the file ignored", "if (rank, alpha) != (lora.rank, lora.alpha):",
+         "if rank != lora.rank:"),
+        ("file with more than is wanted", "weights.keys() ^ there.keys()",
+         "weights.keys() - there.keys()"),
     ],
     ("convert/safetensors_io.py", "tests/convert/test_safetensors_io.py"): [
         ("order in the file", "(-RANK[np.dtype(tensors[name][1])], name)", "name"),
@@ -428,6 +465,38 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("warm-up from 0", "(step + 1) / max", "step / max"),
         ("fall from the start", "/ (steps - flat_steps)", "/ steps"),
     ],
+    ("training/precision.py", "tests/training/test_precision.py"): [
+        ("rounded to nearest",
+         "return stochastic_round(now, named(key, jax.tree_util.keystr(path)))",
+         "return now.astype(before.dtype)"),
+        ("rounded up too often", "+ jax.random.bits(key, x.shape, jnp.uint16)",
+         "+ 2 * jax.random.bits(key, x.shape, jnp.uint16)"),
+        ("NaN becomes infinite", "jnp.where(jnp.isfinite(x), rounded", "jnp.where(True, rounded"),
+        ("arrays rounded alike", "named(key, jax.tree_util.keystr(path))", 'named(key, "")'),
+        ("norms cast, too", "x.astype(dtype) if is_kernel else x", "x.astype(dtype)"),
+    ],
+    ("training/accumulation.py", "tests/training/test_accumulation.py"): [
+        ("sum not mean", "lambda g: g / parts, gradient", "lambda g: g, gradient"),
+        ("loss of the parts added up", "return value / parts,", "return value,"),
+        ("last part counts", "lambda a, g: a + g.astype", "lambda a, g: g.astype"),
+        ("examples sent around",
+         "jnp.swapaxes(x.reshape(len(x) // parts, parts, *x.shape[1:]), 0, 1)",
+         "x.reshape(parts, len(x) // parts, *x.shape[1:])"),
+    ],
+    ("training/adafactor.py", "tests/training/test_adafactor.py"): [
+        ("layers mixed", 'if name != "layers"]', "if True]"),
+        ("layers clipped together", 'enumerate(names) if name != "layers")', "enumerate(names))"),
+        ("rows not normalised", "rsqrt(r / r.mean(small, keepdims=True))", "rsqrt(r)"),
+        ("first step decays", "state.steps + 1).astype", "state.steps + 2).astype"),
+    ],
+    ("training/parts.py", f"{LORA}::test_on_eight_devices_all_is_split_as_the_kernels_are"): [
+        ("all is trained", "nnx.LoRAParam if config.lora.rank else nnx.Param", "nnx.Param"),
+    ],
+    ("training/step.py", "tests/training/test_precision.py"): [
+        ("moments kept in float32", "opt_state=lowered(opt_state, config.optimizer.moment_dtype)",
+         "opt_state=opt_state"),
+        ("average in bfloat16", "jnp.copy(x.astype(jnp.float32))", "jnp.copy(x)"),
+    ],
     ("training/step.py", "tests/training/test_step_draws.py"): [
         ("average turned", "decay * a + (1 - decay) * p", "decay * p + (1 - decay) * a"),
         ("noise of step 0", 'stream(seed, "noise"), state.step', 'stream(seed, "noise"), 0'),
@@ -436,18 +505,28 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("one stream for two", 'stream(seed, "timesteps")', 'stream(seed, "noise")'),
         ("steps not counted", "TrainState(state.step + 1", "TrainState(state.step"),
         ("noise to picture", "interpolate(clean, noise, t)", "interpolate(noise, clean, t)"),
-        ("loss's target turned", "loss(velocity, clean, noise)", "loss(velocity, noise, clean)"),
+        ("loss's target turned", 'loss(velocity, x["clean"], x["noise"])',
+         'loss(velocity, x["noise"], x["clean"])'),
         ("tokens not packed", "height * width // PATCH**2", "height * width"),
-        ("target as reference", 'batch["source"]', 'batch["target"]'),
+        ("target as reference", 'x["source"]', 'x["target"]'),
     ],
     ("training/config.py", "tests/training/test_config.py"): [
-        ("bfloat16 parameters", 'require(dtype == "float32"', "require(True"),
         ("resume with any seed", '"training.steps",\n', '"training.",\n'),
     ],
     ("training/checkpoint.py", "tests/training/test_checkpoint.py"): [
         ("fingerprint not compared", 'found["fingerprint"] !=', '0 and found["fingerprint"] !='),
         ("dtype not compared", 'return f"{dtype}{list(shape)}"', 'return f"{list(shape)}"'),
         ("step forgotten", 'items["optimizer"]["step"]', "jnp.zeros((), jnp.int32)"),
+    ],
+    ("training/config.py", f"{OTHER_BASE} {LORA}::test_no_base_is_a_mistake"): [
+        ("adapters without base", "require(bool(self.training.start_from)", "require(True"),
+        ("another base refused by name", "if config.lora.rank else ()", "if False else ()"),
+    ],
+    ("training/checkpoint.py", OTHER_BASE): [
+        ("any base", "if saved.get(name) != array:", "if name not in saved:"),
+        ("base not looked at on resume", "if base is not None:\n                    _check",
+         "if False:\n                    _check"),
+        ("base forgotten", 'about["base"] = base', "pass"),
     ],
     ("training/checkpoint.py", "tests/training/test_loop.py"): [
         ("optimizer forgotten", "params, opt_state, ema)",

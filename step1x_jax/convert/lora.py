@@ -17,6 +17,11 @@ PREFIX = "lora_unet_"
 SUFFIXES = (".lora_down.weight", ".lora_up.weight", ".alpha")
 
 
+def kohya_name(module: str) -> str:
+    """The kohya name of a published module."""
+    return PREFIX + module.replace(".", "_")
+
+
 class KohyaLora:
     """An open LoRA file whose every tensor is known to belong to a module of the model."""
 
@@ -33,7 +38,7 @@ class KohyaLora:
         self.file = SafetensorsFile(path)
         shapes = self.file.shapes
         modules = {
-            PREFIX + name.removesuffix(".weight").replace(".", "_"): name
+            kohya_name(name.removesuffix(".weight")): name
             for name, entry in table.items()
             if name.endswith(".weight") and len(entry.shape) == 2
         }

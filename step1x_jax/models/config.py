@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from step1x_jax.errors import UserError, require
 from step1x_jax.kernels.attention import IMPLEMENTATIONS
+from step1x_jax.models.lora import STORED
 
 VERSIONS = ("v1.0", "v1.1")
 REMAT_POLICIES = ("none", "full")
@@ -13,7 +14,8 @@ REMAT_POLICIES = ("none", "full")
 def _check_dtypes(config, *names: str) -> None:
     for name in names:
         if getattr(config, name) not in ("float32", "bfloat16"):
-            raise UserError(f"{name} is {getattr(config, name)!r}; use 'float32' or 'bfloat16'.")
+            value = f"{getattr(config, name)!r}; use 'float32' or 'bfloat16'."
+            raise UserError(f"model.{name} is {value}")
 
 
 @dataclasses.dataclass(unsafe_hash=True)  # a model's graph holds a copy and is a jit key
@@ -111,6 +113,32 @@ class ModelConfig:
         if min(self.depth, self.depth_single_blocks, self.connector_depth, self.text_length) < 1:
             raise UserError("model depths and text_length must be at least 1.")
         _check_dtypes(self, "dtype", "param_dtype")
+
+
+@dataclasses.dataclass
+class LoraConfig:
+    """Low-rank adapters (models/lora.py); the published ones have rank 64 and alpha 32."""
+
+    rank: int = 0  # 0: no adapters, all parameters are trained
+    alpha: float = 32.0  # alpha / rank scales what an adapter adds
+    # Patterns over published names such as single_blocks.0.linear1; "connector.*" is another.
+    # They take all layers of a kind or none.
+    targets: tuple[str, ...] = ("double_blocks.*", "single_blocks.*")
+    start_from: str = ""  # a kohya file whose adapters are the first ones; "": new ones
+    quantize: str = "none"  # or "int8", "fp8": how the frozen kernels of the blocks are stored
+
+    def validate(self) -> None:
+        """Raises UserError, naming the field, for impossible values."""
+        require(self.rank >= 0, "lora.rank", self.rank, "use 0 (no adapters) or more")
+        require(self.alpha > 0, "lora.alpha", self.alpha, "use a positive number")
+        require(bool(self.targets), "lora.targets", self.targets, "name at least one pattern")
+        names = ("none", *STORED)
+        advice = f"use one of {', '.join(names)}"
+        require(self.quantize in names, "lora.quantize", self.quantize, advice)
+        for field in ("quantize", "start_from"):
+            value = getattr(self, field)
+            fine = self.rank > 0 or value in ("none", "")
+            require(fine, f"lora.{field}", value, "it needs adapters: set lora.rank, too")
 
 
 @dataclasses.dataclass(unsafe_hash=True)  # a model's graph holds a copy and is a jit key

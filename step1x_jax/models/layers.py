@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 
 from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.lora import adapted
 
 Axes = Sequence[str | None]
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
@@ -41,6 +42,8 @@ class Projection(nnx.Module):
     """einsum(spec, x, kernel) + bias; the spec is the layer's documentation.
 
     The bias spans the axes that kernel and output share. Random kernels have variance 1 / fan-in.
+    models/lora.py may add the halves of an adapter, and may store a frozen kernel in 8 bits, with
+    scales of the bias's shape.
     """
 
     def __init__(
@@ -66,11 +69,33 @@ class Projection(nnx.Module):
         self.bias_view = tuple(size.get(letter, 1) for letter in output)
         self.kernel = param(kernel_init or normal(fan_in**-0.5), shape, axes, config, rngs)
         self.bias = bias_init and param(bias_init, bias_shape, bias_axes, config, rngs)
+        self.lora_down: nnx.LoRAParam | None = nnx.data(None)
+        self.lora_up: nnx.LoRAParam | None = nnx.data(None)
+        self.lora_scale = 0.0
+        self.kernel_scale: nnx.Param | None = nnx.data(None)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Operands as the spec says, computed in config.dtype."""
-        y = jnp.einsum(self.spec, x.astype(self.dtype), self.kernel.astype(self.dtype))
-        return y if self.bias is None else y + self.bias.astype(self.dtype).reshape(self.bias_view)
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        down: nnx.LoRAParam | None = None,
+        up: nnx.LoRAParam | None = None,
+    ) -> jax.Array:
+        """Operands as the spec says, computed in config.dtype.
+
+        `down` or `up` is half of an adapter that this projection shares with another.
+        """
+        x = x.astype(self.dtype)
+        y = jnp.einsum(self.spec, x, self.kernel.astype(self.dtype))
+        if self.kernel_scale is not None:
+            y = (y * self.kernel_scale.reshape(self.bias_view)).astype(self.dtype)
+        if self.bias is not None:
+            y = y + self.bias.astype(self.dtype).reshape(self.bias_view)
+        down = self.lora_down if down is None else down
+        up = self.lora_up if up is None else up
+        if down is None or up is None:
+            return y
+        return y + adapted(self.spec, x, down[...], up[...], self.lora_scale)
 
 
 def modulation(

@@ -111,7 +111,8 @@ class SingleBlock(nnx.Module):
     """Attention and MLP in parallel over all tokens, behind one gate.
 
     The published linear1 is `attn.qkv` and `mlp_in` here, linear2 is `attn.proj` (with its bias)
-    and `mlp_out`: four matmuls without splits and concatenations.
+    and `mlp_out`: four matmuls without splits and concatenations. An adapter of linear1 has one
+    `lora_down` for both of its parts, one of linear2 one `lora_up`; the attention's part holds it.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -135,8 +136,9 @@ class SingleBlock(nnx.Module):
             q, k, v, q_scale, k_scale, rope,
             kv_lengths=kv_lengths, implementation=self.implementation,
         )  # fmt: skip
-        hidden = gelu(self.mlp_in(normed))
-        return x + gate[:, None] * (self.attn.proj(attended) + self.mlp_out(hidden))
+        hidden = gelu(self.mlp_in(normed, down=self.attn.qkv.lora_down))
+        update = self.attn.proj(attended) + self.mlp_out(hidden, up=self.attn.proj.lora_up)
+        return x + gate[:, None] * update
 
 
 class FinalLayer(nnx.Module):

@@ -70,13 +70,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError unless `batch_size` examples split evenly over the mesh."""
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises UserError unless `batch_size` examples split evenly over the mesh, and then again."""
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if batch_size % parts:
+    if batch_size % (parts * accumulate):
+        times = f" and training.accumulate={accumulate} parts" if accumulate > 1 else ""
         raise UserError(
             f"data.batch_size {batch_size} does not split over {parts} devices"
-            f" ({_words({axis: mesh.shape[axis] for axis in BATCH_AXES})}); make it a multiple."
+            f" ({_words({axis: mesh.shape[axis] for axis in BATCH_AXES})}){times}; make it a"
+            " multiple."
         )
 
 

@@ -29,6 +29,8 @@ RULES: dict[str, str | None] = {
     "vector": None,
     "context": None,
     "channels": None,
+    # of adapters, where the array has no "embed" (which is split then)
+    "rank": "fsdp",
     # rows of the language model's embedding table: a token's row is looked up, not multiplied
     "vocab": None,
 }

@@ -3,7 +3,8 @@
     WORKDIR/checkpoints/STEP/
         params/  optimizer/  [ema/]   arrays by Orbax, under the names of the model's modules
         _CHECKPOINT_METADATA          JSON of Orbax; our part holds the config and, for each array,
-                                      shape, dtype and fingerprint
+                                      shape, dtype and fingerprint; of adapters, also for each array
+                                      of the base, which is not in the checkpoint
 
 Orbax notices neither a flipped bit (it loads silently) nor another dtype (it casts silently), so we
 compare names, shapes, dtypes and fingerprints ourselves.
@@ -25,16 +26,20 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from step1x_jax.convert.adapters import merged_adapters
+from step1x_jax.convert.official import load_model
 from step1x_jax.errors import UserError
 from step1x_jax.files import absolute
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import from_json, to_json
+from step1x_jax.training.parts import abstract_parts, placed, shardings_of
 from step1x_jax.training.step import TrainState
 
 Arrays = dict[str, Any]  # name of the parameter (transformer.img_in.kernel) -> array
-Description = dict[str, dict[str, dict[str, Any]]]  # item -> name -> shape, dtype, fingerprint
+About = dict[str, dict[str, Any]]  # name -> shape, dtype, fingerprint
+Description = dict[str, About]  # by item
 FOLDER = "checkpoints"
 SCHEMA_VERSION = 2  # of the names; 1 had no "attn" in them
 
@@ -76,7 +81,7 @@ def _fingerprints(arrays: Arrays) -> Arrays:
     return jax.tree.map(fingerprint, arrays)
 
 
-def _describe(arrays: Arrays) -> dict[str, dict[str, Any]]:
+def describe(arrays: Arrays) -> About:
     """Shape, dtype and fingerprint of each array, as JSON values."""
     fingerprints = jax.device_get(_fingerprints(arrays))
     return {
@@ -122,8 +127,13 @@ class Checkpoints:
         """The steps that have a checkpoint, newest first."""
         return _steps(self.folder)
 
-    def save(self, state: TrainState, config: TrainConfig) -> None:
+    def save(self, state: TrainState, config: TrainConfig, base: About | None = None) -> None:
         """Copies the state to the host and returns; it is written in the background.
+
+        Args:
+          state: to save.
+          config: of the run.
+          base: of adapters, what `describe` says of the weights to which they belong.
 
         Raises:
           UserError: this save, or the one before it, could not be written (a full disk). Older
@@ -133,8 +143,10 @@ class Checkpoints:
         about: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "config": to_json(config),
-            "arrays": {item: _describe(arrays) for item, arrays in items.items()},
+            "arrays": {item: describe(arrays) for item, arrays in items.items()},
         }
+        if base is not None:
+            about["base"] = base
         about["checksum"] = _checksum(about)
         with self._clear_errors():
             self._writer.save_checkpointables_async(
@@ -157,7 +169,9 @@ class Checkpoints:
                     for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
                         path.rmtree(missing_ok=True)
 
-    def restore(self, abstract: TrainState, say: Callable[[str], None]) -> TrainState | None:
+    def restore(
+        self, abstract: TrainState, say: Callable[[str], None], base: About | None = None
+    ) -> TrainState | None:
         """The newest checkpoint that is whole, or None if there is none yet.
 
         A damaged one is reported and renamed (STEP becomes STEP.damaged), and the one before it is
@@ -166,14 +180,17 @@ class Checkpoints:
         Args:
           abstract: the state wanted: shapes, dtypes and shardings.
           say: prints a warning.
+          base: see `save`.
 
         Raises:
-          UserError: checkpoints exist but all are damaged, or they are of another model.
+          UserError: checkpoints exist but all are damaged, or they are of another model or base.
         """
         for step in self.steps:
             try:
                 path = self.folder / str(step)
-                _, saved = _read_description(path)
+                config, saved, saved_base = _read_description(path)
+                if base is not None:
+                    _check_same_base(saved_base, base, path, config)
                 items = _load(path, saved, _to_items(abstract))
             except _DamagedError as e:
                 say(f"Checkpoint {step} is damaged ({e}); trying the one before it.")
@@ -221,45 +238,137 @@ def restore_params(
     abstract: nnx.State | None = None,
     *,
     ema: bool = False,
+    base: str = "",
     say: Callable[[str], None] = logging.warning,
 ) -> tuple[nnx.State, TrainConfig]:
     """Loads the parameters of a run's newest whole checkpoint, for sampling or fine-tuning.
+
+    Those of a run of adapters are its base's, loaded from where the run found them, with the
+    adapters merged into them.
 
     Args:
       workdir: the run's folder.
       abstract: the parameters wanted: shapes, dtypes and shardings; default those of the run, on
         one device.
       ema: take the moving average instead of the raw parameters.
+      base: where the base of adapters lies now, if it has moved.
       say: prints a warning about a damaged checkpoint.
 
     Returns:
-      Parameters for nnx.merge (float32, as trained) and the run's config.
+      Parameters for nnx.merge and the run's config.
 
     Raises:
-      UserError: no whole checkpoint, one of another model, or no moving average in it.
+      UserError: no whole checkpoint, one of another model, or no moving average in it; the base is
+        not where it was, or another than the one that the adapters were trained on.
+    """
+    trained, config, path, saved_base = _restore_trained(workdir, abstract, ema, say)
+    if not config.lora.rank:
+        return trained, config
+    wanted = _beside(None, abstract_model(config.model)[1]) if abstract is None else abstract
+    as_trained = _in_dtype(wanted, config.model.param_dtype)
+    source = base or config.training.start_from
+    if not epath.Path(source).exists():
+        raise UserError(
+            f"{workdir} holds adapters, and the weights to which they belong are not in {source}"
+            " (any more); say where they are (--base=)."
+        )
+    params = load_weights(source, config.model, as_trained, say=say)
+    _check_same_base(saved_base, describe(name_arrays(params)), path, config)
+    merged = merged_adapters(config.model, config.lora, params, trained)
+    return jax.tree.map(lambda x, w: x.astype(w.dtype), merged, wanted), config
+
+
+def restore_adapters(
+    workdir: epath.PathLike,
+    *,
+    ema: bool = False,
+    say: Callable[[str], None] = logging.warning,
+) -> tuple[nnx.State, TrainConfig]:
+    """Loads the adapters alone of a run's newest whole checkpoint; else as `restore_params`."""
+    trained, config, _, _ = _restore_trained(workdir, None, ema, say)
+    if not config.lora.rank:
+        raise UserError(f"{workdir} trained all parameters: there are no adapters in it.")
+    return trained, config
+
+
+def _restore_trained(
+    workdir: epath.PathLike, abstract: nnx.State | None, ema: bool, say: Callable[[str], None]
+) -> tuple[nnx.State, TrainConfig, epath.Path, About]:
+    """What the newest whole checkpoint holds: parameters, or adapters on the same devices.
+
+    Returns:
+      These, the config, the checkpoint's folder, and the description of the adapters' base.
     """
     folder = absolute(epath.Path(workdir) / FOLDER)
     item = "ema" if ema else "params"
     for step in _steps(folder):
         path = folder / str(step)
         try:
-            config, saved = _read_description(path)
+            config, saved, base = _read_description(path)
             if item not in saved:
                 raise UserError(f"{workdir} has no moving average: optimizer.ema_decay was 0.")
-            wanted = _on_one_device(config.model) if abstract is None else abstract
-            items = _load(path, saved, {item: name_arrays(wanted)})
+            wanted = abstract
+            if wanted is None or config.lora.rank:
+                wanted = _beside(abstract, abstract_parts(config).trained)
+            there = _in_saved_dtypes(wanted, saved[item])
+            items = _load(path, saved, {item: name_arrays(there)})
         except _DamagedError as e:
             say(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
             continue
-        return _fill(wanted, items[item]), config
+        trained = _fill(wanted, items[item])
+        return jax.tree.map(lambda x, w: x.astype(w.dtype), trained, wanted), config, path, base
     raise UserError(f"{folder} holds no whole checkpoint; is {workdir} the folder of a run?")
 
 
-def _on_one_device(config: ModelConfig) -> nnx.State:
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract_model(config)[1]
-    )
+def load_weights(
+    source: str,
+    config: ModelConfig,
+    abstract: nnx.State,
+    *,
+    say: Callable[[str], None] = logging.warning,
+) -> nnx.State:
+    """The parameters to start from: of another run, or of a released file.
+
+    Args:
+      source: a run's folder, or a .safetensors file or a folder with one.
+      config: of the model.
+      abstract: the parameters wanted: shapes, dtypes and shardings.
+      say: prints a warning about a damaged checkpoint.
+
+    Raises:
+      UserError: there are none, or they are of another model.
+    """
+    if (epath.Path(source) / FOLDER).is_dir():
+        return restore_params(source, abstract, say=say)[0]
+    return nnx.state(load_model(source, config, shardings=shardings_of(abstract)))
+
+
+def _in_dtype(abstract: nnx.State, dtype: str) -> nnx.State:
+    def change(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype), sharding=x.sharding)
+
+    return jax.tree.map(change, abstract)
+
+
+def _in_saved_dtypes(abstract: nnx.State, saved: About) -> nnx.State:
+    """Abstract parameters in the dtypes of a checkpoint: float32 may start what is bfloat16."""
+    arrays = {
+        name: jax.ShapeDtypeStruct(
+            x.shape, jnp.dtype(saved[name]["dtype"]) if name in saved else x.dtype,
+            sharding=x.sharding,
+        )
+        for name, x in name_arrays(abstract).items()
+    }  # fmt: skip
+    return _fill(abstract, arrays)
+
+
+def _beside(others: nnx.State | None, abstract: nnx.State) -> nnx.State:
+    """Abstract parameters with places: on the mesh of others, or on one device."""
+    place = None if others is None else jax.tree.leaves(others)[0].sharding
+    if isinstance(place, jax.sharding.NamedSharding):
+        return placed(abstract, jax.tree.leaves(others)[0].sharding.mesh)
+    place = place or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract)
 
 
 def _steps(folder: epath.Path) -> list[int]:
@@ -269,8 +378,8 @@ def _steps(folder: epath.Path) -> list[int]:
     return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
 
 
-def _read_description(path: epath.Path) -> tuple[TrainConfig, Description]:
-    """The config of one checkpoint, and shape, dtype and fingerprint of its arrays.
+def _read_description(path: epath.Path) -> tuple[TrainConfig, Description, About]:
+    """The config of one checkpoint, and shape, dtype and fingerprint of its arrays and its base's.
 
     Raises:
       _DamagedError: they cannot be read or are not what was saved.
@@ -286,7 +395,7 @@ def _read_description(path: epath.Path) -> tuple[TrainConfig, Description]:
             f" {SCHEMA_VERSION}); write it as .safetensors with that version's launch.convert, and"
             " start from that file (training.start_from)."
         )
-    return from_json(about["config"], str(path)), saved
+    return from_json(about["config"], str(path)), saved, about.get("base", {})
 
 
 def _load(path: epath.Path, saved: Description, wanted: dict[str, Arrays]) -> dict[str, Arrays]:
@@ -306,10 +415,20 @@ def _load(path: epath.Path, saved: Description, wanted: dict[str, Arrays]) -> di
     with _damage("its arrays cannot be read"):
         loaded = ocp.load_checkpointables(path, wanted)
     for item, arrays in loaded.items():
-        for name, found in _describe(arrays).items():
+        for name, found in describe(arrays).items():
             if found["fingerprint"] != saved[item][name]["fingerprint"]:
                 raise _DamagedError(f"{item}.{name} does not match its fingerprint")
     return loaded
+
+
+def _check_same_base(saved: About, base: About, path: epath.Path, config: TrainConfig) -> None:
+    """Raises UserError if adapters would be applied to other weights than they were trained on."""
+    for name, array in base.items():
+        if saved.get(name) != array:
+            raise UserError(
+                f"the adapters in {path} were trained on other weights: {name} differs; give those"
+                f" that were in {config.training.start_from} then."
+            )
 
 
 def _check_same_arrays(saved: dict[str, dict[str, Any]], wanted: Arrays, path: epath.Path) -> None:

@@ -17,18 +17,27 @@ from step1x_jax.data.pipeline import DataConfig, data_folder
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import fingerprint
 from step1x_jax.json_files import check_fields
-from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.training.timesteps import TimestepConfig
 
+OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("constant", "linear")
 
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """AdamW (see optimizer.py). The paper trains at a constant 1e-5."""
+    """AdamW or Adafactor (see optimizer.py). The paper trains at a constant 1e-5.
 
+    Bytes a parameter: 4 for itself (2 with model.param_dtype "bfloat16"), 4 or 2 for the gradient,
+    8 or 4 for the moments of AdamW, next to none for those of Adafactor.
+    """
+
+    name: str = "adamw"  # or "adafactor", which has no first moment and factors the second
+    moment_dtype: str = "float32"  # of AdamW's; or "bfloat16", rounded by chance (precision.py)
+    # Of the gradient while it is held, and summed over microbatches; "bfloat16" halves it.
+    gradient_dtype: str = "float32"
     learning_rate: float = 1e-5
     b1: float = 0.9
     b2: float = 0.999
@@ -42,7 +51,11 @@ class OptimizerConfig:
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
+        dtypes = "float32", "bfloat16"
         for name, fine, advice in (
+            ("name", self.name in OPTIMIZERS, f"use one of {', '.join(OPTIMIZERS)}"),
+            ("moment_dtype", self.moment_dtype in dtypes, "use 'float32' or 'bfloat16'"),
+            ("gradient_dtype", self.gradient_dtype in dtypes, "use 'float32' or 'bfloat16'"),
             ("learning_rate", self.learning_rate > 0, "use a positive number"),
             ("b1", 0 <= self.b1 < 1, "use a number from 0 to below 1"),
             ("b2", 0 <= self.b2 < 1, "use a number from 0 to below 1"),
@@ -55,6 +68,9 @@ class OptimizerConfig:
             ("ema_decay", 0 <= self.ema_decay < 1, "use 0 (off) to below 1"),
         ):
             require(fine, f"optimizer.{name}", getattr(self, name), advice)
+        fine = self.name == "adamw" or self.moment_dtype == "float32"
+        advice = "Adafactor's moments are small and always 'float32'"
+        require(fine, "optimizer.moment_dtype", self.moment_dtype, advice)
 
 
 @dataclasses.dataclass
@@ -62,6 +78,7 @@ class TrainingConfig:
     """How long, from where, and how often to report."""
 
     steps: int = 10_000
+    accumulate: int = 1  # parts of data.batch_size that go through the model one after another
     seed: int = 0
     log_every: int = 10  # steps between two rows of metrics
     start_from: str = ""  # a run's folder or a released .safetensors file; "": random weights
@@ -69,6 +86,7 @@ class TrainingConfig:
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
         require(self.steps > 0, "training.steps", self.steps, "use a positive number")
+        require(self.accumulate > 0, "training.accumulate", self.accumulate, "use 1 or more")
         require(self.log_every > 0, "training.log_every", self.log_every, "use a positive number")
 
 
@@ -87,7 +105,7 @@ class CheckpointConfig:
 
 @dataclasses.dataclass
 class TrainConfig:
-    """One training run.
+    """One training run: of all parameters or, with lora.rank, of adapters alone.
 
     `sampling`, `autoencoder` (a file or folder) and `encoder` are not used while training: they
     travel with the run, so that launch.edit needs its folder alone. They say what the data was made
@@ -95,6 +113,7 @@ class TrainConfig:
     """
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     timesteps: TimestepConfig = dataclasses.field(default_factory=TimestepConfig)
@@ -112,9 +131,13 @@ class TrainConfig:
             section: Any = getattr(self, field.name)
             if hasattr(section, "validate"):
                 section.validate()
-        dtype = self.model.param_dtype
-        advice = "training needs 'float32' (model.dtype is the precision of the computation)"
-        require(dtype == "float32", "model.param_dtype", dtype, advice)
+        if self.optimizer.gradient_dtype == "bfloat16":
+            fine = self.model.dtype == "bfloat16"
+            advice = "it is the precision of the computation's: set model.dtype to 'bfloat16', too"
+            require(fine, "optimizer.gradient_dtype", "bfloat16", advice)
+        if self.lora.rank:
+            advice = "adapters need weights to be added to: name a run's folder or a released file"
+            require(bool(self.training.start_from), "training.start_from", "", advice)
 
 
 # What may change when a run is resumed: how long and where it runs and what it tells, not what is
@@ -134,11 +157,16 @@ MAY_CHANGE = (
 )
 
 
+# With adapters, moreover, where their base lies: its fingerprints are compared.
+MAY_CHANGE_WITH_LORA = ("training.start_from",)
+
+
 def check_same_run(config: TrainConfig, saved: TrainConfig, workdir: epath.PathLike) -> None:
     """Raises UserError if going on in `workdir` with `config` would train something else."""
     before = dict(_flat_fields(saved))
+    may_change = MAY_CHANGE + (MAY_CHANGE_WITH_LORA if config.lora.rank else ())
     for field, value in _flat_fields(config):
-        if value != before[field] and not field.startswith(MAY_CHANGE):
+        if value != before[field] and not field.startswith(may_change):
             raise UserError(
                 f"{field} is {value!r} but the run in {workdir} has {before[field]!r}; give the"
                 " same value, or another --workdir (training.start_from can name this one)."

@@ -12,6 +12,7 @@ from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.records import LATENT_CHANNELS
 from step1x_jax.parallel.rules import batch_sharding
 from step1x_jax.training.config import TrainConfig
+from step1x_jax.training.parts import abstract_frozen
 from step1x_jax.training.step import Batch, TrainState, make_train_step
 
 
@@ -61,7 +62,7 @@ def trace_train_step(
     train_step = make_train_step(config, mesh, state)
     with jax.set_mesh(mesh):
         start = time.monotonic()
-        traced = train_step.trace(state, batch)
+        traced = train_step.trace(state, batch, abstract_frozen(config, mesh))
         middle = time.monotonic()
         lowered = traced.lower()
         end = time.monotonic()

@@ -13,21 +13,22 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from step1x_jax.convert.official import load_model
+from step1x_jax.convert.adapters import load_adapters
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import check_batch_size, make_mesh
 from step1x_jax.parallel.rules import batch_sharding
-from step1x_jax.training.checkpoint import FOLDER, Checkpoints, restore_params
+from step1x_jax.training.checkpoint import (
+    FOLDER,
+    Checkpoints,
+    describe,
+    load_weights,
+    name_arrays,
+)
 from step1x_jax.training.config import TrainConfig, check_same_run
 from step1x_jax.training.config_file import load_config, save_config
 from step1x_jax.training.metrics import Metrics
-from step1x_jax.training.step import (
-    TrainState,
-    abstract_state,
-    make_train_step,
-    new_state,
-    shardings_of,
-)
+from step1x_jax.training.parts import abstract_base, freeze, shardings_of
+from step1x_jax.training.step import TrainState, abstract_state, make_train_step, new_state
 
 # From the first step wanted to the batches from there on, one after another: this process's rows
 # of target, source, text and text_lengths (see step.py) as numpy arrays.
@@ -35,7 +36,7 @@ Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 
 
 def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> TrainState:
-    """Trains connector and DiT, or goes on where an earlier call in `workdir` stopped.
+    """Trains connector and DiT, or adapters of them, or goes on where `workdir` stopped.
 
     SIGTERM and Ctrl-C end the run after the current step, with a checkpoint.
 
@@ -57,7 +58,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
     # ---------------------------------------------------------------- config and devices
     config.validate()
     mesh = make_mesh(config.mesh)
-    check_batch_size(config.data.batch_size, mesh)
+    check_batch_size(config.data.batch_size, mesh, config.training.accumulate)
     for field in dataclasses.fields(config):
         print_once(f"{field.name}: {getattr(config, field.name)}")
     print_once(f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
@@ -67,13 +68,26 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
         if checkpoints.steps and config_path.exists():
             check_same_run(config, load_config(config_path), workdir)
 
+        # ------------------------------------------------------------ what stays as it is
+        # With adapters: the weights that training.start_from names, every time the run starts.
+        frozen: nnx.State = nnx.State({})
+        base = None
+        if config.lora.rank:
+            source = config.training.start_from
+            print_once(f"Adapters of rank {config.lora.rank} on the weights of {source}.")
+            given = load_weights(source, config.model, abstract_base(config, mesh), say=print_once)
+            base = describe(name_arrays(given))
+            frozen = freeze(config, given, mesh)
+            del given
+
         # ------------------------------------------------------------ how the run starts
         # 1. This run has checkpoints: go on from the newest that is whole.
         # 2. training.start_from is the folder of another run: its newest parameters; step 0.
         # 3. training.start_from is a .safetensors file, or a folder with one: its parameters.
         # 4. Otherwise: random parameters.
+        # With adapters, 2 and 3 are done: they start from lora.start_from or as nothing added.
         abstract = abstract_state(config, mesh)
-        state = checkpoints.restore(abstract, print_once)
+        state = checkpoints.restore(abstract, print_once, base)
         start = 0 if state is None else int(state.step)
         if start > steps:
             raise UserError(f"{workdir} has done {start} steps; training.steps={steps} are fewer.")
@@ -84,11 +98,18 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
         data = batches(start)  # now, because it may be missing and what follows takes time
         if state is not None:  # 1
             print_once(f"Going on from step {start} of {steps} in {workdir}.")
-        elif source := config.training.start_from:  # 2, 3
+        elif source := config.lora.start_from:
+            print_once(f"Starting from the adapters of {source}.")
+            adapters = load_adapters(
+                source, abstract.params, config.model, config.lora, shardings_of(abstract.params)
+            )
+            state = new_state(config, abstract, adapters)
+        elif (source := config.training.start_from) and not config.lora.rank:  # 2, 3
             print_once(f"Starting from the weights of {source}.")
-            state = new_state(config, abstract, _load_params(source, config, abstract.params))
+            params = load_weights(source, config.model, abstract.params, say=print_once)
+            state = new_state(config, abstract, params)
         else:  # 4
-            print_once("Starting from random weights.")
+            print_once(f"Starting from {'new adapters' if config.lora.rank else 'random weights'}.")
             state = new_state(config, abstract)
 
         if jax.process_index() == 0:
@@ -100,9 +121,10 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
         with jax.set_mesh(mesh), contextlib.closing(metrics), _stop_signal() as stop_asked:
             batch = _put(_check_width(next(data), config), mesh)
             for step in range(start + 1, steps + 1):
-                state, values = train_step(state, batch)  # returns at once; the devices work on
+                # this returns at once; while the devices work, the next batch is read and sent
+                state, values = train_step(state, batch, frozen)
                 if step < steps:
-                    batch = _put(next(data), mesh)  # meanwhile the next batch is read and sent
+                    batch = _put(next(data), mesh)
                 jax.block_until_ready(values)
                 metrics.advance(step)
 
@@ -115,17 +137,11 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
                 if log:
                     metrics.write(step, row)
                 if save:
-                    checkpoints.save(state, config)  # in the background; the last one is waited for
+                    # in the background; the last one is waited for
+                    checkpoints.save(state, config, base)
                 if stop:
                     break
     return state
-
-
-def _load_params(source: str, config: TrainConfig, abstract: nnx.State) -> nnx.State:
-    """The parameters of another run, or of a released file."""
-    if (epath.Path(source) / FOLDER).is_dir():
-        return restore_params(source, abstract, say=print_once)[0]
-    return nnx.state(load_model(source, config.model, shardings=shardings_of(abstract)))
 
 
 def print_once(text: str) -> None:

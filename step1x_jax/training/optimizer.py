@@ -1,9 +1,10 @@
-"""AdamW with a learning rate that is a function of the step alone."""
+"""AdamW or Adafactor with a learning rate that is a function of the step alone."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from step1x_jax.training.adafactor import scale_by_factored_rms
 from step1x_jax.training.config import OptimizerConfig
 
 
@@ -33,25 +34,28 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW after clipping the gradient to a global norm.
-
-    Moments have the parameters' dtype, float32: rounded to bfloat16, parameters would not move at
-    the learning rates of fine-tuning, and second moments would not decay.
+    """AdamW or Adafactor after clipping the gradient to a global norm. All of it is float32.
 
     Args:
       config: its settings.
       steps: how long the run is, for the schedule.
 
     Returns:
-      An optax transformation whose updates are added to the parameters.
+      An optax transformation whose updates are added to the parameters. See precision.py for
+      parameters, gradients and moments that are kept in bfloat16.
     """
+    rate = learning_rate(config, steps)
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    if config.name == "adafactor":
+        return optax.chain(
+            clip,
+            scale_by_factored_rms(),
+            optax.add_decayed_weights(config.weight_decay),
+            optax.scale_by_learning_rate(rate),
+        )
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        clip,
         optax.adamw(
-            learning_rate(config, steps),
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
+            rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
         ),
     )

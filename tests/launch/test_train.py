@@ -1,5 +1,6 @@
 """The command itself, in processes of its own: tiny model, real records."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -7,9 +8,15 @@ import signal
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
+from step1x_jax.convert.official import load_model, save_model
 from step1x_jax.data.manifest import write_dataset
+from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.training.metrics import read_metrics
 from tests.data.examples import make_record
 
@@ -38,6 +45,13 @@ def folder(tmp_path_factory):
     write_dataset(folder / "records", records)
     (folder / "tiny.py").write_text(CONFIG.format(path=str(folder / "records")))
     return folder
+
+
+def load_config_module(path):
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def environment(folder):
@@ -90,6 +104,48 @@ def test_train_and_go_on(folder):
     result = launch(folder, "train", *arguments, "--config.training.seed=1")
     assert result.returncode == 1
     assert result.stderr.startswith("error: training.seed is 1 but the run in")
+
+
+@pytest.mark.slow
+def test_adapters_are_trained_written_and_found_again(folder, tmp_path):
+    """The same commands: train, convert to a LoRA file and to full weights, from other folders."""
+    config = load_config_module(folder / "tiny.py").get_config()
+    graph, abstract = abstract_model(config.model)
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) / 5, x.dtype), abstract)
+    save_model(tmp_path / "base" / "weights.safetensors", nnx.merge(graph, weights))
+    run = [f"--config={folder / 'tiny.py'}", f"--workdir={tmp_path / 'run'}"]
+    lora = ["--config.lora.rank=2", "--config.lora.targets=('single_blocks.*',)"]
+    start = f"--config.training.start_from={os.path.relpath(tmp_path / 'base', ROOT)}"
+    result = launch(folder, "train", *run, *lora, start)
+    assert result.returncode == 0, result.stderr
+    assert "Adapters of rank 2 on the weights of /" in result.stdout
+
+    files = [tmp_path / name / "x.safetensors" for name in ("lora", "full")]
+    convert = [f"--input={tmp_path / 'run'}"]
+    result = launch(folder, "convert", *convert, "--adapters", f"--output={files[0]}")
+    assert result.stdout.endswith("rank 2, alpha 32\n"), result.stderr
+    result = launch(folder, "convert", *convert, f"--output={files[1]}")
+    assert result.returncode == 0, result.stderr
+    wanted = load_model(tmp_path / "base", loras=[(files[0], 1.0)])
+    for x, y in zip(
+        *(jax.tree.leaves(nnx.state(m)) for m in (load_model(files[1]), wanted)), strict=True
+    ):
+        np.testing.assert_allclose(x, y, atol=1e-6)  # float32 sums
+
+    # the base has moved: said, and mended
+    (tmp_path / "base").rename(tmp_path / "moved")
+    result = launch(folder, "convert", *convert, f"--output={files[1]}")
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
+    assert f"{tmp_path / 'base'}" in result.stderr
+    assert "--base" in result.stderr
+    base = f"--base={tmp_path / 'moved'}"
+    result = launch(folder, "convert", *convert, base, f"--output={files[1]}")
+    assert result.returncode == 0, result.stderr
+    moved = [f"--config.training.start_from={tmp_path / 'moved'}", "--config.training.steps=3"]
+    result = launch(folder, "train", *run, *lora, *moved)
+    assert result.returncode == 0, result.stderr
+    assert "Going on from step 2 of 3" in result.stdout
 
 
 @pytest.mark.parametrize(

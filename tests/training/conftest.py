@@ -1,7 +1,6 @@
 import pytest
 
 from step1x_jax.models import step1x_edit
-from step1x_jax.training import step
 from tests.training.tiny import Toy
 
 
@@ -9,6 +8,5 @@ from tests.training.tiny import Toy
 def toy_model():
     """Training uses the toy instead of the real model."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "Step1XEdit", Toy)
         patch.setattr(step1x_edit, "Step1XEdit", Toy)
         yield

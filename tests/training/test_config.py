@@ -26,7 +26,16 @@ def test_the_defaults_can_be_trained():
     ("field", "value"),
     [
         ("model.version", "v2"),
-        ("model.param_dtype", "bfloat16"),
+        ("model.param_dtype", "float16"),
+        ("lora.rank", -1),
+        ("lora.alpha", 0.0),
+        ("lora.targets", ()),
+        ("lora.quantize", "int8"),  # without adapters
+        ("lora.start_from", "lora.safetensors"),
+        ("optimizer.name", "sgd"),
+        ("optimizer.moment_dtype", "float16"),
+        ("optimizer.gradient_dtype", "bfloat16"),  # computed in float32
+        ("training.accumulate", 0),
         ("data.batch_size", 0),
         ("optimizer.learning_rate", float("nan")),
         ("optimizer.b2", 1.0),

@@ -27,7 +27,7 @@ def test_the_full_train_step_is_traced():
     mesh = make_mesh(MeshConfig(data=2))
     state, batch = abstract_state(config, mesh), abstract_batch(config, 1024, mesh)
     lowered, _ = trace_train_step(config, mesh, state, batch)
-    (state, batch), _ = lowered.in_avals
+    (state, batch, _), _ = lowered.in_avals
     assert batch["target"].shape == (8, 128, 128, 16)
     assert batch["text"].shape == (8, 640, 3584)
     kernel = state.params["transformer"]["single_blocks"]["mlp_in"]["kernel"].get_value()

@@ -14,7 +14,7 @@ from step1x_jax.convert.official import save_model
 from step1x_jax.errors import UserError
 from step1x_jax.models import step1x_edit
 from step1x_jax.models.step1x_edit import Step1XEdit
-from step1x_jax.training import loop, step
+from step1x_jax.training import loop
 from step1x_jax.training.config_file import load_config
 from step1x_jax.training.loop import train
 from step1x_jax.training.metrics import read_metrics
@@ -133,7 +133,7 @@ def test_a_sentence_from_the_data_ends_the_run(tmp_path):
 def no_learning(monkeypatch):
     """Steps are counted, but leave the parameters alone."""
 
-    def step(state, batch):
+    def step(state, batch, frozen):
         values = dict.fromkeys(("loss", "grad_norm", "learning_rate", "param_norm"), 1.0)
         return dataclasses.replace(state, step=state.step + 1), values
 
@@ -153,8 +153,7 @@ def test_starting_from_another_run(whole_run, tmp_path, capsys):
 
 @pytest.mark.usefixtures("no_learning")
 def test_starting_from_a_released_file(tmp_path, monkeypatch):
-    for module in (step, step1x_edit):  # the real model
-        monkeypatch.setattr(module, "Step1XEdit", Step1XEdit)
+    monkeypatch.setattr(step1x_edit, "Step1XEdit", Step1XEdit)  # the real model
     config = tiny_config(steps=1)
     graph, abstract = step1x_edit.abstract_model(config.model)
     rng = np.random.default_rng(0)

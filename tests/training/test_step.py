@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import batch_sharding
@@ -21,6 +22,7 @@ from step1x_jax.training.step import (
 from tests.training.tiny import make_batch, tiny_config
 
 STEPS = 3
+NOTHING = nnx.State({})  # is frozen when all parameters are trained
 
 
 class Run(NamedTuple):
@@ -40,7 +42,7 @@ def run(mesh, state):
     train_step = make_train_step(tiny_config(), mesh, abstract_state(tiny_config(), mesh))
     states, metrics = [jax.device_get(state)], []
     for step in range(STEPS):
-        state, values = train_step(state, make_batch(step))
+        state, values = train_step(state, make_batch(step), NOTHING)
         states.append(jax.device_get(state))
         metrics.append({name: float(value) for name, value in values.items()})
     return Run(states, metrics, state, train_step)
@@ -95,7 +97,9 @@ def test_devices_send_each_other_weights_and_no_tokens():
         )
     }
     with jax.set_mesh(mesh):
-        program = make_train_step(config, mesh, state).lower(state, batch).compile().as_text()
+        program = (
+            make_train_step(config, mesh, state).lower(state, batch, NOTHING).compile().as_text()
+        )
     collectives = re.findall(r"= ([^=]*) (?:all-gather|all-reduce|all-to-all)", program)
     assert len(collectives) > 20  # of weights and gradients
     sent = {int(size) for shape in collectives for size in re.findall(r"[\[,](\d+)", shape)}
@@ -121,7 +125,7 @@ def test_the_loss_falls_on_one_batch(one_device):
     state = place(one_device.states[0], make_mesh(MeshConfig(), jax.devices()[:1]))
     losses = []
     for _ in range(30):
-        state, values = one_device.train_step(state, make_batch(0))
+        state, values = one_device.train_step(state, make_batch(0), NOTHING)
         losses.append(float(values["loss"]))
     assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
 

@@ -10,7 +10,6 @@ from flax import nnx
 
 from step1x_jax.models import step1x_edit
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training import step
 from step1x_jax.training.step import abstract_state, make_train_step, new_state
 from tests.training.tiny import make_batch, tiny_config
 
@@ -30,8 +29,7 @@ class Witness(nnx.Module):
 
 def test_the_step_draws_anew_and_follows_its_closed_form(monkeypatch):
     """Times of a tiny spread tell the shift and, magnified, the draws; noise follows from x_t."""
-    for module in (step, step1x_edit):
-        monkeypatch.setattr(module, "Step1XEdit", Witness)
+    monkeypatch.setattr(step1x_edit, "Step1XEdit", Witness)
     config = tiny_config()
     config.timesteps.std, config.optimizer.ema_decay, config.optimizer.clip_norm = 1e-4, 0.9, 1e-3
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -44,7 +42,7 @@ def test_the_step_draws_anew_and_follows_its_closed_form(monkeypatch):
     noises, draws = [], []
     for number, rate in enumerate(rates):
         Witness.seen.clear()
-        state, metrics = train_step(state, batch)
+        state, metrics = train_step(state, batch, nnx.State({}))
         jax.effects_barrier()
         ((noisy, reference, t),) = (map(np.float64, x) for x in Witness.seen)
         np.testing.assert_array_equal(reference, batch["source"])

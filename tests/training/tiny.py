@@ -40,7 +40,7 @@ class Toy(nnx.Module):
 
         def param(shape: tuple[int, ...], names: tuple[str, ...]) -> nnx.Param:
             value = jax.random.normal(rngs.params(), shape) / 4
-            return nnx.Param(value, out_sharding=names)
+            return nnx.Param(value.astype(config.param_dtype), out_sharding=names)
 
         self.img_in = param((16, width), ("channels", "embed"))
         self.txt_in = param((config.connector_in_channels, width), ("context", "embed"))

@@ -12,14 +12,13 @@ import jax
 import numpy as np
 
 from step1x_jax.models import step1x_edit
-from step1x_jax.training import step
 from step1x_jax.training.loop import train
 from tests.training.tiny import BATCH, Toy, make_batch, tiny_config
 
 
 def main(port: str, count: int, index: int, workdir: str, steps: int) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
-    step.Step1XEdit = step1x_edit.Step1XEdit = Toy
+    step1x_edit.Step1XEdit = Toy
     rows = slice(index * BATCH // count, (index + 1) * BATCH // count)
     stop_at = int(os.environ.get("STOP_AT", -1))
 

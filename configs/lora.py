@@ -1,0 +1,44 @@
+"""Trains a LoRA of the released v1.1 weights on your own edits, with the published settings.
+
+    python -m launch.train --config=configs/lora.py --workdir=runs/lora --config.data.path=DATA
+
+DATA comes from launch.precompute. The released files are looked for in the current folder; name
+other places with --config.training.start_from, .autoencoder and .encoder.path. 306,315,264
+parameters are trained in float32; the base lies frozen in bfloat16, 23 GiB, or in 12 GiB with
+--config.lora.quantize=int8. Time, loss and memory of a step: not measured yet.
+Then edit with the run, or write a LoRA file (kohya's form):
+
+    python -m launch.edit --model=runs/lora --image=photo.jpg --instruction="..."
+    python -m launch.convert --input=runs/lora --adapters --output=out/lora.safetensors
+"""
+
+from step1x_jax.models.config import step1x_edit_v1_1
+from step1x_jax.training.config import TrainConfig
+
+
+def get_config() -> TrainConfig:
+    config = TrainConfig(model=step1x_edit_v1_1())
+    config.model.dtype = "bfloat16"  # of the computation
+    config.model.param_dtype = "bfloat16"  # of the frozen base; adapters are always float32
+    config.model.remat = "full"  # blocks are recomputed in the backward pass: activations must fit
+
+    config.lora.rank = 64
+    config.lora.alpha = 32.0
+    # lora.targets: the linear layers of all blocks; "connector.*" may stand beside them
+
+    config.data.batch_size = 1  # one GPU; a multiple of the devices where there are more
+
+    config.optimizer.learning_rate = 1e-4  # constant, as published
+
+    # t = sigmoid(N(0, 1)), shifted: as published
+    config.timesteps.shift = 3.1582
+
+    config.training.start_from = "step1x-edit-v1p1-official.safetensors"
+    config.training.steps = 10_000
+    config.checkpoint.every = 500
+    config.checkpoint.keep = 2  # 3.7 GB each: adapters and two moments
+
+    # what the records were made with, for launch.edit
+    config.autoencoder = "vae.safetensors"
+    config.encoder.path = "Qwen2.5-VL-7B-Instruct"
+    return config

@@ -1,0 +1,252 @@
+"""Our adapters (models/lora.py) by published names: which layers have one, and kohya files of them.
+
+A LoRA file has, for a linear layer of the published model, a down (rank, in) and an up (out, rank).
+Their numbers lie in our halves as those of the layer's weight lie in our kernels: this is derived
+from the table of keys.py, so what it says of q and k's order, say, is said once.
+"""
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Iterator, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from step1x_jax.convert.keys import Entry, Part, Table, model_table
+from step1x_jax.convert.lora import SUFFIXES, KohyaLora, kohya_name
+from step1x_jax.convert.official import filled, official_reader
+from step1x_jax.convert.safetensors_io import write_safetensors
+from step1x_jax.errors import UserError
+from step1x_jax.models.config import LoraConfig, ModelConfig
+from step1x_jax.models.layers import abstract
+from step1x_jax.models.lora import Place, attach, merge, quantize
+from step1x_jax.models.step1x_edit import Step1XEdit
+
+WEIGHT = ".weight"
+DOWN, UP, ALPHA = SUFFIXES
+
+
+def _linear(table: Table) -> Iterator[tuple[str, Entry, Place]]:
+    """The published linear layers: name, weight, and the place in our model (all layers' alike)."""
+    for name, entry in table.items():
+        if name.endswith(WEIGHT) and len(entry.shape) == 2:
+            paths = tuple(part.path.removesuffix(".kernel") for part in entry.parts)
+            shared = None if len(paths) == 1 else "up" if entry.axis else "down"
+            yield name.removesuffix(WEIGHT), entry, Place(paths, shared)
+
+
+def targeted(config: ModelConfig, targets: Sequence[str]) -> tuple[Table, list[Place]]:
+    """What the patterns select: the published weights, and the places in our model.
+
+    Args:
+      config: of the model.
+      targets: patterns of published names without ".weight"; * stands for anything.
+
+    Raises:
+      UserError: a pattern selects nothing, or they select only some layers of a kind.
+    """
+    rows = list(_linear(model_table(config)))
+    for pattern in targets:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name, _, _ in rows):
+            raise UserError(
+                f"lora.targets: {pattern!r} selects no linear layer; names are like"
+                f" {rows[-3][0]} or double_blocks.*.img_attn.qkv."
+            )
+    chosen: dict[Place, list[str]] = {}
+    left: dict[Place, list[str]] = {}
+    weights: Table = {}
+    for name, entry, place in rows:
+        matched = any(fnmatch.fnmatchcase(name, pattern) for pattern in targets)
+        (chosen if matched else left).setdefault(place, []).append(name)
+        if matched:
+            weights[name] = entry
+    for place, names in chosen.items():
+        if place in left:
+            raise UserError(
+                f"lora.targets select {names[0]} but not {left[place][0]}; blocks of a kind are one"
+                " module here, so select all of them (single_blocks.*.linear1)."
+            )
+    return weights, list(chosen)
+
+
+def add_adapters(
+    model: nnx.Module, config: ModelConfig, lora: LoraConfig, rngs: nnx.Rngs | None = None
+) -> None:
+    """Attaches the adapters that the settings ask for, and stores the frozen kernels as they say.
+
+    Args:
+      model: connector and DiT, real or abstract.
+      config: its config.
+      lora: the settings; rank 0 leaves the model alone.
+      rngs: for the adapters' random start.
+
+    Raises:
+      UserError: see `targeted`.
+    """
+    if not lora.rank:
+        return
+    _, places = targeted(config, lora.targets)
+    rngs = nnx.Rngs(0) if rngs is None else rngs
+    attach(model, places, rank=lora.rank, alpha=lora.alpha, rngs=rngs)
+    if lora.quantize != "none":
+        quantize(model, quantized_paths(config), lora.quantize)
+
+
+def quantized_paths(config: ModelConfig) -> list[str]:
+    """The projections whose kernels `quantize` stores in 8 bits: those of the blocks."""
+    _, places = targeted(config, LoraConfig().targets)
+    return [path for place in places for path in place.projections]
+
+
+def merged_adapters(
+    config: ModelConfig, lora: LoraConfig, base: nnx.State, adapters: nnx.State
+) -> nnx.State:
+    """Full weights: the base's with the adapters added, in the base's dtypes.
+
+    Args:
+      config: of the model.
+      lora: the adapters' settings.
+      base: the model's parameters; their buffers are taken over.
+      adapters: the nnx.LoRAParam of a model with adapters.
+    """
+    plain = dataclasses.replace(lora, quantize="none")
+
+    def build() -> nnx.Module:
+        model = Step1XEdit(config, rngs=nnx.Rngs(0))
+        add_adapters(model, config, plain)
+        return model
+
+    model = nnx.merge(abstract(build)[0], base, adapters)
+    merge(model, targeted(config, lora.targets)[1])
+    return nnx.state(model)
+
+
+def lora_table(weights: Table, rank: int) -> Table:
+    """Names and shapes of a LoRA's tensors, and how they lie in our adapters.
+
+    Args:
+      weights: of the adapted layers, see `targeted`.
+      rank: of every adapter.
+
+    Returns:
+      A table with single_blocks.0.linear1.lora_down.weight and so on.
+    """
+    table: Table = {}
+    for name, weight in weights.items():
+        out, c_in = weight.shape
+        downs, ups = zip(*(_halves(weight, part, rank) for part in weight.parts), strict=True)
+        if len(weight.parts) > 1 and weight.axis == 0:
+            downs = downs[:1]  # the parts have one input, and share what is done to it
+        if len(weight.parts) > 1 and weight.axis == 1:
+            ups = ups[:1]
+        table[name + DOWN] = Entry(name + DOWN, (rank, c_in), downs, axis=1)
+        table[name + UP] = Entry(name + UP, (out, rank), ups, axis=0)
+    return table
+
+
+def _halves(weight: Entry, kernel: Part, rank: int) -> tuple[Part, Part]:
+    """The down and the up of one kernel."""
+    # the unfolded axes of a kernel are first those of its outputs, then those of its inputs
+    outputs = weight.shape[0] if weight.axis else math.prod(kernel.unfolded) // weight.shape[1]
+    n = 1
+    while math.prod(kernel.unfolded[:n]) < outputs:
+        n += 1
+    path = kernel.path.removesuffix("kernel")
+    outer = [i for i in kernel.order if i < n]
+    inner = [i - n + 1 for i in kernel.order if i >= n]  # behind the rank's axis
+    turned = kernel.rotated is not None and kernel.rotated < n
+    down = Part(f"{path}lora_down", kernel.layer, (rank, *kernel.unfolded[n:]), (*inner, 0))
+    up = Part(
+        f"{path}lora_up",
+        kernel.layer,
+        (*kernel.unfolded[:n], rank),
+        (n, *outer),
+        rotated=kernel.rotated if turned else None,
+        fused_qkv=kernel.fused_qkv and turned,
+    )
+    return down, up
+
+
+def load_adapters(
+    path: epath.PathLike,
+    abstract_adapters: nnx.State,
+    config: ModelConfig,
+    lora: LoraConfig,
+    shardings: nnx.State | None = None,
+) -> nnx.State:
+    """The adapters of a kohya file, to be trained further or used.
+
+    Args:
+      path: the .safetensors file.
+      abstract_adapters: the nnx.LoRAParam of a model with adapters.
+      config: of the model.
+      lora: rank, alpha and targets; the file must have just these.
+      shardings: a tree like the adapters; None puts everything on the default device.
+
+    Raises:
+      UserError: the file is of another model, or its settings are others.
+    """
+    file = KohyaLora(path, model_table(config))
+    weights, _ = targeted(config, lora.targets)
+    there = {name.removesuffix(WEIGHT): module for name, module in file.module_of.items()}
+    for name in sorted(weights.keys() ^ there.keys()):
+        has = "adapts" if name in there else "does not adapt"
+        raise UserError(
+            f"{path} {has} {name}; set lora.targets so that they select just what the file has."
+        )
+    names: dict[str, str] = {}
+    for name, module in there.items():
+        rank, alpha = file.file.shapes[module + DOWN][0], float(file.file.read(module + ALPHA))
+        if (rank, alpha) != (lora.rank, lora.alpha):
+            raise UserError(
+                f"{path}: {name} has rank {rank} and alpha {alpha:g}, the config {lora.rank} and"
+                f" {lora.alpha:g}; set lora.rank and lora.alpha, which all layers share, to these."
+            )
+        names |= {name + half: module + half for half in (DOWN, UP)}
+    table = lora_table(weights, lora.rank)
+    return filled(abstract_adapters, table, lambda name: file.file.read(names[name]), shardings)
+
+
+def save_adapters(
+    path: epath.PathLike,
+    adapters: nnx.State,
+    config: ModelConfig,
+    lora: LoraConfig,
+    dtype: str | None = None,
+) -> None:
+    """Writes adapters as a kohya file.
+
+    Args:
+      path: the .safetensors file.
+      adapters: the nnx.LoRAParam of a model with adapters.
+      config: of the model.
+      lora: their settings.
+      dtype: of downs and ups in the file; None keeps float32.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    weights, _ = targeted(config, lora.targets)
+    table = lora_table(weights, lora.rank)
+    read = official_reader(table, adapters)
+    stored = np.dtype(jnp.dtype(dtype or "float32"))
+    source: dict[str, str] = {}
+    specs: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    for name in weights:
+        for suffix in SUFFIXES:
+            key = kohya_name(name) + suffix
+            source[key] = name + suffix
+            if suffix == ALPHA:
+                specs[key] = ((), np.dtype(np.float32))
+            else:
+                specs[key] = (table[name + suffix].shape, stored)
+
+    def get(key: str) -> np.ndarray:
+        if key.endswith(ALPHA):
+            return np.array(lora.alpha, np.float32)
+        return read(source[key]).astype(stored)
+
+    write_safetensors(path, specs, get)

@@ -1,0 +1,91 @@
+"""The model in two parts: what a run trains, and what stays as it is."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from step1x_jax.convert.adapters import add_adapters, quantized_paths
+from step1x_jax.models import step1x_edit
+from step1x_jax.models.layers import abstract
+from step1x_jax.models.lora import quantize
+from step1x_jax.parallel.rules import shardings
+from step1x_jax.training.config import TrainConfig
+from step1x_jax.training.randomness import stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """`nnx.merge(graph, trained, frozen)` is the model.
+
+    trained: all parameters or, with adapters, these (nnx.LoRAParam).
+    frozen: the rest: empty, or the base. The gradient is not taken by it, no checkpoint has it.
+    """
+
+    graph: nnx.GraphDef
+    trained: nnx.State
+    frozen: nnx.State
+
+
+def _split(graph: nnx.GraphDef, state: nnx.State, config: TrainConfig) -> Parts:
+    kind: Any = nnx.LoRAParam if config.lora.rank else nnx.Param
+    trained, frozen = nnx.split_state(state, kind, ...)
+    return Parts(graph, trained, frozen)
+
+
+def _build(config: TrainConfig, rngs: nnx.Rngs) -> nnx.Module:
+    model = step1x_edit.Step1XEdit(config.model, rngs=rngs)
+    add_adapters(model, config.model, config.lora, rngs)
+    return model
+
+
+def random_trained(config: TrainConfig) -> nnx.State:
+    """The trained part as a run begins with it. (Under jit the frozen one is never made.)"""
+    rngs = nnx.Rngs(stream(config.training.seed, "init"))
+    return _split(*nnx.split(_build(config, rngs)), config).trained
+
+
+def abstract_parts(config: TrainConfig) -> Parts:
+    """Structure, and parameters as ShapeDtypeStructs with their logical axes."""
+    return _split(*abstract(lambda: _build(config, nnx.Rngs(0))), config)
+
+
+def placed(tree: Any, mesh: Mesh) -> Any:
+    """An abstract tree with the shardings of the table in parallel/rules.py."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings(tree, mesh),
+    )
+
+
+def shardings_of(abstract: Any) -> Any:
+    """A tree's shardings, from its ShapeDtypeStructs."""
+    return jax.tree.map(lambda x: x.sharding, abstract)
+
+
+def abstract_frozen(config: TrainConfig, mesh: Mesh) -> nnx.State:
+    """The frozen part as ShapeDtypeStructs with their shardings; empty without adapters."""
+    return placed(abstract_parts(config).frozen, mesh)
+
+
+def abstract_base(config: TrainConfig, mesh: Mesh) -> nnx.State:
+    """What the frozen part is made of: the model's parameters, before any is stored in 8 bits."""
+    return placed(step1x_edit.abstract_model(config.model)[1], mesh)
+
+
+def freeze(config: TrainConfig, base: nnx.State, mesh: Mesh) -> nnx.State:
+    """The frozen part, made of the base's parameters, whose buffers are taken over.
+
+    Args:
+      config: of the run.
+      base: see `abstract_base`.
+      mesh: on which it lies.
+    """
+    if config.lora.quantize == "none":
+        return base
+    model = nnx.merge(step1x_edit.abstract_model(config.model)[0], base)
+    quantize(model, quantized_paths(config.model), config.lora.quantize)
+    return jax.device_put(nnx.state(model), shardings_of(abstract_frozen(config, mesh)))

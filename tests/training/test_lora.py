@@ -1,0 +1,416 @@
+"""Runs that train adapters alone, on random weights of the tiny model (the real one)."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from step1x_jax.convert.adapters import merged_adapters, save_adapters
+from step1x_jax.convert.official import load_model, save_model
+from step1x_jax.errors import UserError
+from step1x_jax.models.config import LoraConfig
+from step1x_jax.models.lora import STORED
+from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from step1x_jax.training import loop
+from step1x_jax.training.checkpoint import _read_description, restore_adapters, restore_params
+from step1x_jax.training.config_file import to_json
+from step1x_jax.training.loop import train
+from step1x_jax.training.loss import rectified_flow_loss
+from step1x_jax.training.parts import abstract_frozen, abstract_parts, freeze
+from step1x_jax.training.step import abstract_state, make_train_step, new_state
+from tests.training.tiny import batches, make_batch, tiny_config
+
+STEPS = 3
+
+
+def random_weights(config, seed=0):
+    """No zeros anywhere: the tiny preset's gates and last layer let nothing through at first."""
+    rng = np.random.default_rng(seed)
+    graph, abstract = abstract_model(config)
+    state = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) / 5, x.dtype), abstract)
+    return nnx.merge(graph, state)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Steps of equal configs are one: the real model takes long to compile."""
+    made = {}
+
+    def make(config, mesh, abstract):
+        key = json.dumps(to_json(config))
+        if key not in made:
+            made[key] = make_train_step(config, mesh, abstract)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_train_step", make)
+        yield
+
+
+@pytest.fixture
+def no_learning(monkeypatch):
+    """Steps are counted, but leave the parameters alone."""
+
+    def step(state, batch, frozen):
+        values = dict.fromkeys(("loss", "grad_norm", "learning_rate", "param_norm"), 1.0)
+        return dataclasses.replace(state, step=state.step + 1), values
+
+    monkeypatch.setattr(loop, "make_train_step", lambda *_: step)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A file of weights."""
+    path = tmp_path_factory.mktemp("base") / "weights.safetensors"
+    save_model(path, random_weights(tiny_config().model))
+    return path
+
+
+def lora_config(base, **lora):
+    config = tiny_config(steps=STEPS)
+    config.lora = LoraConfig(**{"rank": 3, "alpha": 6.0} | lora)
+    config.training.start_from = str(base)
+    config.mesh = MeshConfig(data=1, fsdp=8)
+    return config
+
+
+def state_model(base):
+    return lora_config(base).model
+
+
+def parts_of(config, seed=1):
+    """Graph, random adapters (ups, too) and base, on one device."""
+    parts = abstract_parts(config)
+    rng = np.random.default_rng(seed)
+    adapters = jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(size=x.shape) / 5, x.dtype), parts.trained
+    )
+    return parts.graph, adapters, nnx.state(load_model(config.training.start_from, config.model))
+
+
+def arguments():
+    batch = make_batch(0)
+    t = jnp.linspace(0.1, 0.9, len(batch["target"]))
+    return batch["target"], batch["source"], batch["text"], batch["text_lengths"], t
+
+
+def rows_of(state):
+    return {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def assert_same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+        assert x.dtype == y.dtype
+
+
+@pytest.fixture(scope="module")
+def whole_run(base, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("lora")
+    return workdir, train(lora_config(base), workdir, batches)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_at_first_the_model_is_its_base_bit_for_bit(base, dtype):
+    config = lora_config(base)
+    config.model.dtype, config.model.param_dtype = dtype, dtype
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    adapters = new_state(config, abstract_state(config, mesh)).params
+    downs = [x for name, x in rows_of(adapters).items() if "lora_down" in name]
+    assert all(np.abs(x).max() > 0 for x in downs)
+    graph, _, frozen = parts_of(config)
+    adapted = jax.jit(lambda *x: nnx.merge(graph, adapters, frozen)(*x))(*arguments())
+    plain = jax.jit(lambda *x: nnx.merge(abstract_model(config.model)[0], frozen)(*x))
+    assert np.abs(adapted).max() > 0.1
+    np.testing.assert_array_equal(adapted, plain(*arguments()))
+
+
+def test_gradients_are_those_of_the_full_weights_by_the_chain_rule(base):
+    """W = W0 + s down up: each half's gradient follows from W's, which the plain model gives."""
+    config = lora_config(base)
+    graph, adapters, frozen = parts_of(config)
+    merged = merged_adapters(config.model, config.lora, jax.tree.map(jnp.copy, frozen), adapters)
+
+    def loss(graph, *state):
+        target, *rest = arguments()
+        return rectified_flow_loss(nnx.merge(graph, *state)(target, *rest), target, 0 * target)
+
+    value, ours = jax.jit(jax.value_and_grad(lambda a: loss(graph, a, frozen)))(adapters)
+    plain_graph = abstract_model(config.model)[0]
+    plain_value, full = jax.jit(jax.value_and_grad(lambda p: loss(plain_graph, p)))(merged)
+    assert float(value) == pytest.approx(float(plain_value), rel=1e-5)
+
+    scale = config.lora.alpha / config.lora.rank
+    blocks, gradient, given = (x["transformer"]["single_blocks"] for x in (full, ours, adapters))
+    attn, given_attn = gradient["attn"], given["attn"]
+    v = lambda x: np.float64(x.get_value())  # noqa: E731
+    qkv, mlp_in = v(blocks["attn"]["qkv"]["kernel"]), v(blocks["mlp_in"]["kernel"])
+    proj, mlp_out = v(blocks["attn"]["proj"]["kernel"]), v(blocks["mlp_out"]["kernel"])
+    qkv_up, mlp_in_up = v(given_attn["qkv"]["lora_up"]), v(given["mlp_in"]["lora_up"])
+    down = v(given_attn["qkv"]["lora_down"])
+    proj_down, mlp_out_down = v(given_attn["proj"]["lora_down"]), v(given["mlp_out"]["lora_down"])
+    up = v(given_attn["proj"]["lora_up"])
+    for found, wanted in (
+        # linear1 has one down for both of its parts, linear2 one up
+        (
+            attn["qkv"]["lora_down"],
+            np.einsum("ncdhk,nrchk->ndr", qkv, qkv_up)
+            + np.einsum("ndf,nrf->ndr", mlp_in, mlp_in_up),
+        ),
+        (attn["qkv"]["lora_up"], np.einsum("ncdhk,ndr->nrchk", qkv, down)),
+        (gradient["mlp_in"]["lora_up"], np.einsum("ndf,ndr->nrf", mlp_in, down)),
+        (
+            attn["proj"]["lora_up"],
+            np.einsum("nhkd,nhkr->nrd", proj, proj_down)
+            + np.einsum("nfd,nfr->nrd", mlp_out, mlp_out_down),
+        ),
+        (attn["proj"]["lora_down"], np.einsum("nhkd,nrd->nhkr", proj, up)),
+        (gradient["mlp_out"]["lora_down"], np.einsum("nfd,nrd->nfr", mlp_out, up)),
+    ):  # float32 through the whole model, twice
+        wanted = scale * wanted
+        np.testing.assert_allclose(v(found), wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+def test_no_gradient_of_the_base_is_computed(base):
+    """It would be a product of the kernel's shape; adapters' are. Checked on the whole program."""
+
+    def shapes(config):
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        step = make_train_step(config, mesh, abstract_state(config, mesh))
+        frozen = abstract_frozen(config, mesh)
+        jaxpr = step.trace(abstract_state(config, mesh), make_batch(0), frozen).jaxpr
+        found = set()
+
+        def walk(jaxpr):
+            for eqn in jaxpr.eqns:
+                if eqn.primitive.name == "dot_general":
+                    found.add(tuple(sorted(eqn.outvars[0].aval.shape)))
+                for value in jax.tree.leaves(list(eqn.params.values())):
+                    inner = getattr(value, "jaxpr", value)
+                    if hasattr(inner, "eqns"):
+                        walk(inner)
+
+        walk(jaxpr.jaxpr)
+        return found
+
+    config = lora_config(base)
+    kernel, adapter = (32, 128), (3, 32)  # of mlp_in, and its down
+    assert adapter in shapes(config)
+    assert kernel not in shapes(config)
+    config.lora = LoraConfig()
+    assert kernel in shapes(config)  # as it is when all is trained
+
+
+def test_checkpoints_hold_adapters_and_nothing_else(base, whole_run):
+    workdir, state = whole_run
+    names = set(rows_of(state.params))
+    # halves: of 10 layers of a double block; of a single one 2 for its modulation, 3 for linear1
+    # (one down, two ups), 3 for linear2 (two downs, one up)
+    assert len(names) == 2 * 10 + 2 + 3 + 3
+    assert all("lora_" in name for name in names)
+    _, saved, about_base = _read_description(workdir / "checkpoints" / "3")
+    assert {name for item in saved.values() for name in item if "kernel" in name} == set()
+    assert len(saved["params"]) == len(names) == len(saved["ema"])
+    assert len(about_base) == len(jax.tree.leaves(abstract_model(state_model(base))[1]))
+    moments = state.opt_state[1][0]
+    assert set(rows_of(moments.mu)) == set(rows_of(moments.nu)) == names
+    restored, _ = restore_adapters(workdir)
+    assert_same(restored, state.params)
+
+
+def test_resuming_is_bit_for_bit(base, whole_run, tmp_path):
+    def interrupted(first_step):
+        for number, batch in enumerate(batches(first_step), first_step):
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    assert int(train(lora_config(base), tmp_path, interrupted).step) == 2
+    assert_same(train(lora_config(base), tmp_path, batches), whole_run[1])
+
+
+def test_the_base_is_not_touched_and_the_loss_is_that_of_a_hand_made_step(base):
+    """One SGD-like look: adapters move, the frozen part's buffers are alive and as before."""
+    config = lora_config(base)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    abstract = abstract_state(config, mesh)
+    frozen = parts_of(config)[2]
+    before = jax.device_get(frozen)
+    state = new_state(config, abstract)
+    first = jax.device_get(state.params)
+    train_step = make_train_step(config, mesh, abstract)
+    for number in range(2):  # the second step finds its base alive
+        state, metrics = train_step(state, make_batch(number), frozen)
+    assert_same(frozen, before)
+    assert float(metrics["grad_norm"]) > 0
+    moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (state.params, first)),
+                                                 strict=True)]  # fmt: skip
+    assert min(moved) > 1e-4
+
+
+def test_another_base_is_refused(base, whole_run, tmp_path):
+    other = tmp_path / "other" / "weights.safetensors"
+    save_model(other, random_weights(tiny_config().model, seed=9))
+    config = lora_config(other)
+    config.training.steps = STEPS + 1
+    with pytest.raises(UserError, match=r"were trained on other weights: .* differs"):
+        train(config, whole_run[0], batches)
+    with pytest.raises(UserError, match=r"were trained on other weights"):
+        restore_params(whole_run[0], base=str(other))
+    # that it lies elsewhere is no matter
+    moved = tmp_path / "moved" / "weights.safetensors"
+    save_model(moved, load_model(base))
+    again, _ = restore_params(whole_run[0], base=str(moved))
+    assert_same(again, restore_params(whole_run[0])[0])
+
+
+def test_a_run_gives_full_weights_as_the_kohya_reader_merges_them(base, whole_run, tmp_path):
+    """Two ways: ours in our layout; a LoRA file merged in the published layout by numpy."""
+    config = lora_config(base)
+    adapters, _ = restore_adapters(whole_run[0])
+    save_adapters(tmp_path / "lora.safetensors", adapters, config.model, config.lora)
+    wanted = nnx.state(load_model(base, loras=[(tmp_path / "lora.safetensors", 1.0)]))
+    ours, saved = restore_params(whole_run[0])
+    assert saved.lora == config.lora
+    given = nnx.state(load_model(base))
+    moved = 0
+    for x, y, z in zip(*map(jax.tree.leaves, (ours, wanted, given)), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)  # float32 sums in another order
+        moved += np.abs(x - z).max() > 1e-3
+    assert moved == 15  # kernels: 10 of a double block; modulation, linear1 and linear2 in halves
+
+
+@pytest.mark.usefixtures("no_learning")
+def test_a_kohya_file_is_where_adapters_may_start(base, whole_run, tmp_path):
+    config = lora_config(base)
+    save_adapters(tmp_path / "lora.safetensors", whole_run[1].params, config.model, config.lora)
+    config.lora.start_from = str(tmp_path / "lora.safetensors")
+    config.training.steps = 1
+    state = train(config, tmp_path / "run", batches)
+    assert_same(state.params, whole_run[1].params)
+
+
+@pytest.mark.usefixtures("no_learning")
+def test_a_run_of_all_parameters_starts_from_a_run_of_adapters(base, whole_run, tmp_path):
+    config = tiny_config(steps=1)
+    config.training.start_from = str(whole_run[0])
+    state = train(config, tmp_path, batches)
+    for x, y in zip(
+        *map(jax.tree.leaves, (state.params, restore_params(whole_run[0])[0])), strict=True
+    ):
+        np.testing.assert_allclose(x, y, atol=1e-6)  # merged on eight devices, and on one
+
+
+@pytest.mark.usefixtures("no_learning")
+def test_a_bfloat16_base_comes_from_a_float32_run(base, tmp_path):
+    full = tiny_config(steps=1)
+    full.training.start_from = str(base)
+    params = train(full, tmp_path / "full", batches).params
+    config = lora_config(tmp_path / "full")
+    config.model.param_dtype, config.training.steps = "bfloat16", 1
+    train(config, tmp_path / "lora", batches)
+    merged, _ = restore_params(tmp_path / "lora")
+    norm = merged["connector"]["blocks"]["norm1"]["scale"].get_value()
+    wanted = params["connector"]["blocks"]["norm1"]["scale"].get_value().astype(jnp.bfloat16)
+    assert norm.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(norm, wanted)
+
+
+def test_on_eight_devices_all_is_split_as_the_kernels_are(base, monkeypatch):
+    config = lora_config(base, rank=8)
+    config.mesh = MeshConfig(fsdp=8)
+    mesh = make_mesh(config.mesh)
+    state, frozen = abstract_state(config, mesh), abstract_frozen(config, mesh)
+    blocks = state.params["transformer"]["single_blocks"]
+    spec = {
+        "qkv down": blocks["attn"]["qkv"]["lora_down"].get_value().sharding.spec,
+        "qkv up": blocks["attn"]["qkv"]["lora_up"].get_value().sharding.spec,
+        "proj up": blocks["attn"]["proj"]["lora_up"].get_value().sharding.spec,
+    }
+    assert spec == {
+        "qkv down": jax.P(None, "fsdp", None),
+        "qkv up": jax.P(None, "fsdp", None, None, None),  # by the rank
+        "proj up": jax.P(None, None, "fsdp"),
+    }
+    kernel = frozen["transformer"]["single_blocks"]["mlp_in"]["kernel"].get_value()
+    assert kernel.sharding.spec == jax.P(None, "fsdp", None)
+    places = [x.sharding for x in jax.tree.leaves(state.params)]
+    moments = state.opt_state[1][0]
+    for tree in (moments.mu, moments.nu, state.ema):
+        assert [x.sharding for x in jax.tree.leaves(tree)] == places
+
+
+@pytest.mark.usefixtures("no_learning")
+@pytest.mark.parametrize("stored", STORED)
+def test_a_base_in_8_bits(base, stored, tmp_path):
+    """Each kernel is off by half a step of its channel's scale (fp8: by 2^-4 of itself)."""
+    config = lora_config(base, quantize=stored)
+    graph, _, given = parts_of(config)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    exact = jax.device_get(given)
+    frozen = freeze(config, given, mesh)
+    assert jax.tree.structure(frozen) == jax.tree.structure(abstract_frozen(config, mesh))
+
+    qkv = frozen["transformer"]["single_blocks"]["attn"]["qkv"]
+    kernel, scale = qkv["kernel"].get_value(), qkv["kernel_scale"].get_value()
+    wanted = exact["transformer"]["single_blocks"]["attn"]["qkv"]["kernel"].get_value()
+    assert (kernel.dtype.itemsize, scale.shape) == (1, (2, 3, 2, 16))
+    assert kernel.shape == wanted.shape
+    found = np.float32(kernel) * np.asarray(scale)[:, :, None]
+    largest = np.abs(wanted).max(axis=2, keepdims=True)
+    step = largest / 127 / 2 if stored == "int8" else np.abs(wanted) / 16 + largest / 448 / 512
+    assert (np.abs(found - wanted) <= step * 1.001).all()
+
+    # the model computes with these numbers: dequantised by hand into the plain model, the same
+    by_hand = nnx.to_flat_state(exact)
+    flat = dict(nnx.to_flat_state(frozen))
+    plain = {}
+    for path, leaf in by_hand:
+        value = leaf.get_value()
+        if (*path[:-1], "kernel_scale") in flat and path[-1] == "kernel":
+            s = np.asarray(flat[*path[:-1], "kernel_scale"].get_value())
+            s = s.reshape(_view(value.shape, s.shape))
+            value = np.float32(flat[path].get_value()) * s
+        plain[path] = leaf.replace(jnp.asarray(value))
+    plain = nnx.from_flat_state(plain)
+    trained = new_state(config, abstract_state(config, mesh)).params
+    ours = jax.jit(lambda *x: nnx.merge(graph, trained, frozen)(*x))(*arguments())
+    wanted = nnx.merge(abstract_model(config.model)[0], plain)(*arguments())
+    np.testing.assert_allclose(ours, wanted, atol=2e-5 * np.abs(wanted).max())
+
+    # what a run leaves is merged into the weights as they were
+    config.training.steps = 1
+    train(config, tmp_path, batches)
+    merged, _ = restore_params(tmp_path)
+    scale = merged["connector"]["blocks"]["norm1"]["scale"].get_value()
+    np.testing.assert_array_equal(scale, exact["connector"]["blocks"]["norm1"]["scale"].get_value())
+    assert {x.dtype for x in jax.tree.leaves(merged)} == {jnp.dtype("float32")}
+
+
+def _view(shape, kept):
+    """Ones where the scale has no axis: its sizes in order, the first that fit."""
+    rest, view = list(kept), []
+    for size in shape:
+        view.append(rest.pop(0) if rest and rest[0] == size else 1)
+    assert not rest
+    return view
+
+
+def test_no_base_is_a_mistake():
+    config = tiny_config()
+    config.lora.rank = 4
+    with pytest.raises(UserError, match=r"training\.start_from is ''; adapters need weights"):
+        config.validate()
+
+
+def test_a_run_of_all_parameters_has_no_adapters(tmp_path, toy_model):
+    train(tiny_config(steps=1), tmp_path, batches)
+    with pytest.raises(UserError, match="there are no adapters in it"):
+        restore_adapters(tmp_path)
