@@ -22,10 +22,15 @@ class Blocks(NamedTuple):
 
 
 # (kind of device, tokens). These come from the compiler's schedules (bundles of instructions in the
-# inner loops), not from a clock. Kinds as JAX names them: v5p is "TPU v5", v6e "TPU v6 lite".
+# inner loops), not from a clock. Kinds as JAX names them: v5p is "TPU v5", v6e "TPU v6 lite". 1024 px
+# is 8832 tokens, 8960 with padding: blocks that divide it alike in both directions pad only once.
 TABLE: dict[tuple[str, int], Blocks] = {
-    ("TPU v5", 8832): Blocks(forward=(640, 640), backward=(512, 512)),
-    ("TPU v6 lite", 8832): Blocks(forward=(896, 896), backward=(640, 640)),
+    (kind, length): found
+    for length in (8832, 8960)
+    for kind, found in {
+        "TPU v5": Blocks(forward=(640, 640), backward=(640, 640)),
+        "TPU v6 lite": Blocks(forward=(896, 896), backward=(640, 640)),
+    }.items()
 }
 
 
@@ -41,3 +46,8 @@ def blocks(device_kind: str, length: int, size: int) -> Blocks:
     known = TABLE.get((device_kind, length)) if length == size else None
     both = chunk_size(length), chunk_size(size)
     return known or Blocks(forward=both, backward=both)
+
+
+def padded_length(device_kind: str, length: int) -> int:
+    """The tokens that the kernels work on where `length` are asked for."""
+    return max(-(-length // n) * n for pair in blocks(device_kind, length, length) for n in pair)

@@ -34,7 +34,6 @@ def masked_attention(
     k: jax.Array,
     v: jax.Array,
     lengths: jax.Array,
-    implementation: str | None = None,
 ) -> jax.Array:
     """Valid queries attend to valid keys; padded queries take the value of key 0, as published.
 
@@ -45,13 +44,13 @@ def masked_attention(
       k: see q.
       v: see q.
       lengths: (B,) int32, valid tokens.
-      implementation: as in `attention`.
 
     Returns:
       (B, H, T, K).
     """
     valid = jnp.arange(q.shape[2])[:, None] < lengths[:, None, None, None]
-    attended = attention(q, k, v, kv_lengths=lengths, implementation=implementation)
+    # the logits of a few hundred tokens are small: kernels would only cost time to compile
+    attended = attention(q, k, v, kv_lengths=lengths, implementation="xla")
     return jnp.where(valid, attended, v[:, :, :1])
 
 
@@ -62,7 +61,6 @@ class RefinerBlock(nnx.Module):
         d, h = config.connector_hidden_size, config.connector_heads
         k, f = d // h, d * MLP_RATIO
         make = partial(Projection, config=config, rngs=rngs)
-        self.implementation = config.attention_implementation
         self.norm1 = LayerNorm(d, config=config, rngs=rngs)
         self.qkv = qkv_projection(d, h, 0.0, config=config, rngs=rngs)
         self.proj = make("bhtk,hkd->btd", (h, k, d), ("heads", "head_dim", "embed"))
@@ -75,7 +73,7 @@ class RefinerBlock(nnx.Module):
         """x (B, T, D), c (B, D), lengths (B,) -> (B, T, D)."""
         gate1, gate2 = self.adaLN_modulation(nnx.silu(c))[:, :, None]
         q, k, v = self.qkv(self.norm1(x))
-        x = x + gate1 * self.proj(masked_attention(q, k, v, lengths, self.implementation))
+        x = x + gate1 * self.proj(masked_attention(q, k, v, lengths))
         return x + gate2 * self.mlp_out(nnx.silu(self.mlp_in(self.norm2(x))))
 
 

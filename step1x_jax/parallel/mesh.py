@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from step1x_jax.errors import UserError
@@ -20,14 +21,17 @@ AXES = (*BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS)
 class MeshConfig:
     """How many devices lie along each axis; -1 (for one of them) takes all that are left.
 
-    A field is the axis of its name; axes without a field yet (sequence, tensor) have size 1.
-
-    data: copies of the parameters, each with its part of the batch.
+    data: copies of the parameters, each with its part of the batch. Slices that only the slower
+      data-centre network joins lie along it: a multiple of their number.
     fsdp: parameters and optimizer state are split over it, and the batch as well.
+    sequence: the tokens of an example are split over it, for fewer examples than devices.
+    tensor: heads and the MLPs' hidden width are split over it.
     """
 
     data: int = 1
     fsdp: int = -1
+    sequence: int = 1
+    tensor: int = 1
 
     def validate(self) -> None:
         """Raises UserError for sizes that no number of devices can satisfy."""
@@ -54,11 +58,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       shardings we name.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or would split parameters
+        over slices.
     """
     config.validate()
     devices = jax.devices() if devices is None else list(devices)
-    sizes = [getattr(config, axis, 1) for axis in AXES]
+    sizes = [getattr(config, axis) for axis in AXES]
     if -1 in sizes:
         given = math.prod(size for size in sizes if size != -1)
         sizes[sizes.index(-1)] = max(len(devices) // given, 1)
@@ -67,7 +72,19 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"{_words(dataclasses.asdict(config))} do not fit {len(devices)} devices; choose them"
             " so that they multiply to it."
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    if sizes[0] % slices:
+        raise UserError(
+            f"mesh.data={sizes[0]} is no multiple of the {slices} slices; parameters are not split"
+            f" over slices: set mesh.data to {slices}."
+        )
+    within = (sizes[0] // slices, *sizes[1:])
+    between = (slices, *(1 for _ in sizes[1:]))
+    arranged = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+    return Mesh(arranged, AXES, axis_types=types)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

@@ -12,8 +12,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.models.embeddings import PATCH
+from step1x_jax.models.placement import placed_by
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
-from step1x_jax.parallel.rules import batch_sharding, replicated, shardings
+from step1x_jax.parallel.compiler_options import compiler_options
+from step1x_jax.parallel.rules import batch_sharding, placement, replicated, shardings
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.loss import interpolate, rectified_flow_loss
 from step1x_jax.training.optimizer import learning_rate, make_optimizer
@@ -133,7 +135,8 @@ def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> ja
         # --- loss and gradient, connector and DiT together
         def loss_fn(params: nnx.State) -> jax.Array:
             model = nnx.merge(graph, params)
-            velocity = model(noisy, batch["source"], batch["text"], batch["text_lengths"], t)
+            with placed_by(placement(mesh)):
+                velocity = model(noisy, batch["source"], batch["text"], batch["text_lengths"], t)
             return rectified_flow_loss(velocity, clean, noise)
 
         loss, gradient = jax.value_and_grad(loss_fn)(state.params)
@@ -160,4 +163,5 @@ def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> ja
         in_shardings=(state_shardings, batch_sharding(mesh)),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh),
     )

@@ -104,14 +104,16 @@ def test_scan_runs_the_layers_in_order():
     model = random_model(depth_single_blocks=3)
     blocks = model.transformer.single_blocks
     x = jax.random.normal(jax.random.key(0), (1, 6, 32))
-    vec, rope = jax.random.normal(jax.random.key(1), (1, 32)), jnp.ones((2, 6, 16))
+    mods, rope = jax.random.normal(jax.random.key(1), (3, 3, 1, 32)), jnp.ones((2, 6, 16))
     graph, state = nnx.split(blocks)
-    one = jax.jit(lambda params, x: nnx.merge(graph, params)(x, vec, rope, None))
+    one = jax.jit(lambda params, x, mod: nnx.merge(graph, params)(x, rope, None, mod))
     want = x
     for i in range(3):
-        want = one(jax.tree.map(lambda p, i=i: p[i], state), want)
+        want = one(jax.tree.map(lambda p, i=i: p[i], state), want, mods[i])
     for remat in ("none", "full"):
-        got = nnx.jit(lambda b, x, r=remat: scan(b, x, vec, rope, None, remat=r))(blocks, x)
+        got = nnx.jit(lambda b, x, r=remat: scan(b, x, rope, None, remat=r, per_block=mods))(
+            blocks, x
+        )
         np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
 
 
