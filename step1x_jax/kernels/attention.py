@@ -4,7 +4,6 @@ import os
 
 import jax
 import jax.numpy as jnp
-
 from jax.ad_checkpoint import checkpoint_name
 
 from step1x_jax.errors import UserError

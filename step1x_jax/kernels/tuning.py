@@ -22,14 +22,16 @@ class Blocks(NamedTuple):
 
 
 # (kind of device, tokens). These come from the compiler's schedules (bundles of instructions in the
-# inner loops), not from a clock. Kinds as JAX names them: v5p is "TPU v5", v6e "TPU v6 lite". 1024 px
-# is 8832 tokens, 8960 with padding: blocks that divide it alike in both directions pad only once.
+# inner loops), not from a clock. Kinds as JAX names them: v5p is "TPU v5", v5e "TPU v5 lite", v6e
+# "TPU v6 lite". 1024 px is 8832 tokens, 8960 with padding: blocks that divide this in both directions
+# pad only once.
 TABLE: dict[tuple[str, int], Blocks] = {
     (kind, length): found
     for length in (8832, 8960)
     for kind, found in {
         "TPU v5": Blocks(forward=(640, 640), backward=(640, 640)),
-        "TPU v6 lite": Blocks(forward=(896, 896), backward=(640, 640)),
+        "TPU v5 lite": Blocks(forward=(640, 640), backward=(640, 640)),
+        "TPU v6 lite": Blocks(forward=(896, 896), backward=(896, 896)),
     }.items()
 }
 

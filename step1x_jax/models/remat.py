@@ -16,8 +16,8 @@ QKV = "qkv"  # queries, keys and values as projected
 MLP = "mlp"  # what goes into the GELU
 GATED = "gated"  # what a gate multiplies: its gradient needs it, and it comes of two large matmuls
 
-# policy -> names that are stored. Bytes per token and block at width D: attention 2 D, gated 2 D
-# (twice in a double block), qkv 6 D, mlp 8 D; what is not stored costs its matmuls a third time.
+# policy -> names that are stored, in order of what they save: what is not stored costs its matmuls
+# once more
 SAVED: dict[str, tuple[str, ...]] = {
     "full": (),
     "attention": (ATTENTION, GATED),
@@ -26,7 +26,14 @@ SAVED: dict[str, tuple[str, ...]] = {
     "attention_qkv_mlp": (ATTENTION, GATED, QKV, MLP),
 }
 OFFLOAD = "offload"  # as the last one, in the host's memory
-POLICIES = ("none", *SAVED, OFFLOAD)
+AUTO = "auto"  # the last of SAVED that fits: training/remat_choice.py
+POLICIES = (AUTO, "none", *SAVED, OFFLOAD)
+
+
+def stored_widths(policy: str, *, double: bool) -> int:
+    """How many times D a token of a block stores under a policy of SAVED, its input among them."""
+    widths = {ATTENTION: 1, GATED: 2 if double else 1, QKV: 3, MLP: 4}
+    return 1 + sum(widths[name] for name in SAVED[policy])
 
 
 def checkpointed(layer: Callable, policy: str) -> Callable:
@@ -37,6 +44,8 @@ def checkpointed(layer: Callable, policy: str) -> Callable:
     """
     if policy == "none":
         return layer
+    if policy == AUTO:  # where nobody chose: a forward pass, or a model by itself
+        policy = "full"
     if policy in SAVED:
         names = jax.checkpoint_policies.save_only_these_names(*SAVED[policy])
         return jax.checkpoint(layer, policy=names)

@@ -5,8 +5,7 @@ import math
 import re
 
 from step1x_jax.errors import UserError
-
-GIB = 2**30
+from step1x_jax.parallel.device_memory import HBM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,34 +15,43 @@ class Chip:
     Attributes:
       clock: Hz.
       peak: bfloat16 operations a second.
-      hbm_bytes: what a program may use.
+      kind: as JAX names it.
       hbm_bandwidth: bytes a second.
       ici_bandwidth: bytes a second that all its links together bring in: 90 % of what is published.
       ici_links: how many these are.
       closed_from: a torus dimension of this size or more is closed to a ring.
+      cores: that share out the heads of a kernel.
+      mxu: width of a matmul unit.
     """
 
     name: str
+    kind: str
     clock: float
     peak: float
-    hbm_bytes: float
     hbm_bandwidth: float
     ici_bandwidth: float
     ici_links: int
     closed_from: int
+    cores: int
+    mxu: int
+
+    @property
+    def hbm_bytes(self) -> float:
+        """What a program may use."""
+        return HBM[self.kind]
 
 
 # Operations a second are operations a cycle (262144, 131072, 524288) at the clock.
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5p", 1.75e9, 459e12, 95.74 * GIB, 2765e9, 540e9, 6, 4),
-        Chip("v5e", 1.5e9, 197e12, 15.75 * GIB, 819e9, 180e9, 4, 16),
-        Chip("v6e", 1.75e9, 918e12, 31.25 * GIB, 1640e9, 360e9, 4, 16),
+        Chip("v5p", "TPU v5", 1.75e9, 459e12, 2765e9, 540e9, 6, 4, 2, 128),
+        Chip("v5e", "TPU v5 lite", 1.5e9, 197e12, 819e9, 180e9, 4, 16, 1, 128),
+        Chip("v6e", "TPU v6 lite", 1.75e9, 918e12, 1640e9, 360e9, 4, 16, 1, 256),
     )
 }
-# Bytes a second that a chip's share of the data-centre network brings in, between slices: 200 Gbit/s
-# a host of four chips. An assumption: it differs from place to place.
+# Bytes a second that a chip's share of the data-centre network brings in, between slices: of 200
+# Gbit/s for a host of four chips. An assumption: it differs from place to place.
 DCN_BANDWIDTH = 6.25e9
 
 

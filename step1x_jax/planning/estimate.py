@@ -8,20 +8,22 @@ Every instruction of the schedule is walked through in order, loops as often as 
   table, at least their operations at the peak and their bytes at the bandwidth; without an entry in
   the table that least, which is said;
 - collectives: bytes on the wire over the bandwidth of the links along the group's dimensions of the
-  torus (all-reduce: there and back), plus a start of LATENCY. A plain one stops everything. One with
-  start and done runs beside what is scheduled between them, one after another over the same links:
-  what is not over when its done comes is exposed. Both are "exposed collectives";
+  torus (all-reduce: there and back), plus LATENCY for each link of the way. A plain one stops
+  everything. One with start and done runs beside what is scheduled between them, one after another
+  over the same links: what is not over when its done comes is exposed. Both are "exposed
+  collectives";
 - the rest (elementwise fusions, reductions, copies): cycle estimate, at least their bytes at the
   bandwidth. Of a broadcast only the bytes: the compiler's estimate of them is ten times too high.
   Asynchronous copies between HBM and VMEM count as hidden.
 
 The sum is no less than all bytes of the program at the memory bandwidth (the rest is raised to it).
 
-What this does not see: the data, the host and the start of a step; waiting for slower peers; matmuls
-that slow down because a collective runs beside them, on the same memory; cycles that the compiler
-guesses wrongly; contention of several groups on one link, detours of groups that are not a ring, and
-the bisection of an all-to-all; clocks that fall under load. Real steps will take longer; how much
-is not known before one is measured.
+What this does not see: the data, the host and the start of a step; waiting for slower peers;
+matmuls that slow down because a collective runs beside them, on the same memory; cycles that the
+compiler guesses wrongly; stalls in the attention kernels; contention of several groups on one link,
+detours of groups that are not a ring, and the bisection of an all-to-all; copies to the host's
+memory (remat "offload"); clocks that fall under load. Real steps will take longer; how much is not
+known before one is measured.
 """
 
 import dataclasses
@@ -52,10 +54,17 @@ GroupExtent = Callable[[int], tuple[tuple[int, ...], bool]]
 
 @dataclasses.dataclass(frozen=True)
 class KernelTime:
-    """Of one run of a kernel. `seconds` is None where it was never measured or counted."""
+    """Of one run of a kernel.
+
+    Attributes:
+      seconds: None where nobody counted its cycles.
+      flops: its operations.
+      least: seconds that these take at the best speed of the chip.
+    """
 
     seconds: float | None
     flops: float
+    least: float
 
 
 @dataclasses.dataclass
@@ -229,9 +238,9 @@ class _Walk:
         estimated: float | None = cycles / self.chip.clock
         if x.operation == "custom-call" and "tpu_custom_call" in x.rest:
             part = "attention_kernels"
-            cost = self.kernel_cost(x)
-            estimated, flops = (cost.seconds, cost.flops) if cost else (None, 0.0)
-            self.kernel_flops += flops * times
+            cost = self.kernel_cost(x) or KernelTime(None, 0.0, 0.0)
+            estimated, least = cost.seconds, max(least, cost.least)
+            self.kernel_flops += cost.flops * times
             if estimated is None:
                 self.unknown.add(x.name.split(".")[0])
         else:

@@ -19,6 +19,7 @@ from step1x_jax.parallel.rules import batch_sharding, placement, replicated, sha
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.loss import interpolate, rectified_flow_loss
 from step1x_jax.training.optimizer import learning_rate, make_optimizer
+from step1x_jax.training.remat_choice import with_remat
 from step1x_jax.training.timesteps import sample_timesteps
 
 Batch = dict[str, Any]  # target, source, text, text_lengths: see train_step
@@ -106,7 +107,6 @@ def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> ja
       train_step(state, batch) -> (state, metrics). The old state's buffers are reused. It compiles
       once per shape of batch (aspect bucket).
     """
-    graph, _ = abstract_model(config.model)
     optimizer = make_optimizer(config.optimizer, config.training.steps)
     rate = learning_rate(config.optimizer, config.training.steps)
     seed = config.training.seed
@@ -133,6 +133,8 @@ def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> ja
         noisy = interpolate(clean, noise, t)
 
         # --- loss and gradient, connector and DiT together
+        graph, _ = abstract_model(with_remat(config.model, batch, abstract, mesh))
+
         def loss_fn(params: nnx.State) -> jax.Array:
             model = nnx.merge(graph, params)
             with placed_by(placement(mesh)):
