@@ -23,7 +23,7 @@ class Blocks(NamedTuple):
 
 # (kind of device, tokens). These come from the compiler's schedules (bundles of instructions in the
 # inner loops), not from a clock. Kinds as JAX names them: v5p is "TPU v5", v5e "TPU v5 lite", v6e
-# "TPU v6 lite". 1024 px is 8832 tokens, 8960 with padding: blocks that divide this in both directions
+# "TPU v6 lite". 1024 px is 8832 tokens, 8960 with padding: blocks that divide this in both passes
 # pad only once.
 TABLE: dict[tuple[str, int], Blocks] = {
     (kind, length): found

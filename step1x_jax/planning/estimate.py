@@ -14,7 +14,7 @@ Every instruction of the schedule is walked through in order, loops as often as 
   collectives";
 - the rest (elementwise fusions, reductions, copies): cycle estimate, at least their bytes at the
   bandwidth. Of a broadcast only the bytes: the compiler's estimate of them is ten times too high.
-  Asynchronous copies between HBM and VMEM count as hidden.
+  Asynchronous copies between HBM and VMEM count as hidden; their bytes count.
 
 The sum is no less than all bytes of the program at the memory bandwidth (the rest is raised to it).
 
@@ -228,7 +228,9 @@ class _Walk:
     # ------------------------------------------------------------ work
 
     def _compute(self, computation: Computation, x: Instruction, times: float) -> float:
-        if x.operation.endswith(("-start", "-done")):  # copies between HBM and VMEM
+        if x.operation == "copy-start":  # target and source; between HBM and VMEM it is hidden
+            self.hbm_bytes += times * sum(a.bytes for a in x.result[:2] if a.in_hbm)
+        if x.operation.endswith(("-start", "-done")):
             return 0.0
         moved = hbm_bytes(self.program, computation, x)
         self.hbm_bytes += moved * times
