@@ -20,6 +20,7 @@ def get_config() -> TrainConfig:
     config.model.remat = "auto"  # stores as much of the forward pass as the devices can hold
 
     config.data.batch_size = 8
+    config.mesh.data = config.mesh.fsdp = -1  # any number of devices, parameters over up to 64
 
     config.optimizer.learning_rate = 1e-5  # constant, as in the paper
 

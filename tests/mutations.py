@@ -196,6 +196,9 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("parallel/mesh.py", "tests/parallel/test_mesh.py"): [
         ("parameters over slices", "if sizes[0] % slices:", "if False:"),
+        ("fsdp without end",
+         "math.gcd(len(devices) // slices // math.prod(sizes[2:]), WIDEST_FSDP)",
+         "len(devices) // slices // math.prod(sizes[2:])"),
     ],
     ("training/remat_choice.py", "tests/training/test_remat_choice.py"): [
         ("state forgotten", "available - taken - ", "available - "),

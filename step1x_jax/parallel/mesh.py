@@ -16,10 +16,16 @@ from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
 
 AXES = (*BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS)
 
+# The release's width, 3072, over 64 devices are 48 rows each, whole tiles of a TPU's memory (16
+# rows of bfloat16). Over 256 they are 12: every gathered weight would be copied to another layout.
+WIDEST_FSDP = 64
+
 
 @dataclasses.dataclass
 class MeshConfig:
     """How many devices lie along each axis; -1 (for one of them) takes all that are left.
+
+    data=-1 and fsdp=-1 together: fsdp takes up to WIDEST_FSDP of them, data the others.
 
     data: copies of the parameters, each with its part of the batch. Slices that only the slower
       data-centre network joins lie along it: a multiple of their number.
@@ -42,8 +48,9 @@ class MeshConfig:
                     f"mesh.{name} is {size}; use a positive number of devices, or -1 for all that"
                     " are left."
                 )
-        if list(sizes.values()).count(-1) > 1:
-            raise UserError(f"{_words(sizes)}: only one of them may be -1.")
+        both = sizes["data"] == sizes["fsdp"] == -1
+        if list(sizes.values()).count(-1) > 1 + both:
+            raise UserError(f"{_words(sizes)}: only one of them may be -1, or data and fsdp.")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -63,7 +70,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """
     config.validate()
     devices = jax.devices() if devices is None else list(devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
     sizes = [getattr(config, axis) for axis in AXES]
+    if sizes.count(-1) == 2:
+        sizes[1] = math.gcd(len(devices) // slices // math.prod(sizes[2:]), WIDEST_FSDP)
     if -1 in sizes:
         given = math.prod(size for size in sizes if size != -1)
         sizes[sizes.index(-1)] = max(len(devices) // given, 1)
@@ -73,9 +83,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             " so that they multiply to it."
         )
     types = (AxisType.Auto,) * len(AXES)
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices == 1:
-        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    if slices == 1:  # an axis of the mesh may be a part of a dimension of the torus, 64 of 16 x 16
+        arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(arranged, AXES, axis_types=types)
     if sizes[0] % slices:
         raise UserError(
             f"mesh.data={sizes[0]} is no multiple of the {slices} slices; parameters are not split"
@@ -83,7 +93,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         )
     within = (sizes[0] // slices, *sizes[1:])
     between = (slices, *(1 for _ in sizes[1:]))
-    arranged = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        within, between, devices, allow_split_physical_axes=True
+    )
     return Mesh(arranged, AXES, axis_types=types)
 
 
