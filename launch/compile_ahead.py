@@ -114,6 +114,9 @@ def words(plan: dict[str, Any]) -> str:
         f" {plan['images_per_second_per_chip']:.3f} images a second and chip (a model of time, no"
         " measurement)",
     ]
+    rows += ["", "| the largest | where | ms |", "|---|---|---|"]
+    for part, source, seconds in plan["largest"]:
+        rows.append(f"| {part.replace('_', ' ')} | {source[-80:]} | {1000 * seconds:.0f} |")
     if plan["kernels_without_cycles"]:
         names = ", ".join(plan["kernels_without_cycles"])
         rows.append(f"no cycles are known of {names}: counted at the chip's peak")

@@ -6,6 +6,7 @@ K head width, F mlp width, V width of the global vector, C other widths.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -213,7 +214,8 @@ class Transformer(nnx.Module):
         run = partial(scan, remat=self.config.remat)
 
         # the modulations of all blocks at once: they depend on the conditioning alone
-        double, single = self.double_blocks, self.single_blocks
+        double: Any = self.double_blocks
+        single: Any = self.single_blocks
         mods = of_all(double.img.mod, vec), of_all(double.txt.mod, vec)
         image, text = run(double, (image, text), rope, kv_lengths, per_block=mods)
         x = jnp.concatenate([image, text], axis=1)

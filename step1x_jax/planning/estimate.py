@@ -29,7 +29,7 @@ known before one is measured.
 import dataclasses
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 
 from step1x_jax.planning.chips import DCN_BANDWIDTH, Topology
@@ -44,6 +44,7 @@ from step1x_jax.planning.hlo import (
 )
 
 LATENCY = 1e-6  # seconds until a collective's first byte arrives, for each link of the way; assumed
+LARGEST = 16  # places in the model that an estimate names
 PARTS = ("matmuls", "attention_kernels", "exposed_collectives", "rest")
 
 # An attention kernel's seconds and operations, from its instruction; None for another kernel.
@@ -88,6 +89,7 @@ class Estimate:
     kernel_flops: float
     hbm_bytes: float
     unknown_kernels: tuple[str, ...]
+    largest: tuple[tuple[str, str, float], ...]  # part, where in the model, seconds
 
     @property
     def total(self) -> float:
@@ -117,6 +119,10 @@ def estimate(
         walk.kernel_flops,
         walk.hbm_bytes,
         tuple(sorted(walk.unknown)),
+        tuple(
+            (part, source, seconds)
+            for (part, source), seconds in sorted(walk.by_source.items(), key=lambda row: -row[1])
+        )[:LARGEST],
     )
 
 
@@ -136,7 +142,7 @@ class _Walk:
         self.collectives: dict[str, Collective] = {}
         self.matmul_flops = self.kernel_flops = self.hbm_bytes = 0.0
         self.unknown: set[str] = set()
-        self.rows: Counter[tuple[str, str]] = Counter()
+        self.by_source: dict[tuple[str, str], float] = defaultdict(float)
 
     def run(self, computation: Computation, times: float) -> float:
         """Adds a computation that runs so often; gives the seconds of one run."""
@@ -235,7 +241,7 @@ class _Walk:
         moved = hbm_bytes(self.program, computation, x)
         self.hbm_bytes += moved * times
         least = moved / self.chip.hbm_bandwidth
-        cycles = 0 if x.operation == "broadcast" else x.cycles
+        cycles: float = 0 if x.operation == "broadcast" else x.cycles
         part, flops = "rest", 0.0
         estimated: float | None = cycles / self.chip.clock
         if x.operation == "custom-call" and "tpu_custom_call" in x.rest:
@@ -254,7 +260,7 @@ class _Walk:
                 self.matmul_flops += flops * times
         seconds = max(estimated or 0.0, least, flops / self.chip.peak)
         self.seconds[part] += seconds * times
-        self.rows[part, x.source or x.name] += seconds * times
+        self.by_source[part, x.source or x.name] += seconds * times
         return seconds
 
 

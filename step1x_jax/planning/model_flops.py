@@ -43,13 +43,16 @@ def jaxpr_flops(jaxpr: core.Jaxpr) -> float:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            inner = math.prod(left[i] for i in contracted)
-            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * inner
+            left, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
+            total += 2.0 * math.prod(out) * math.prod(left[i] for i in contracted)
             continue
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         total += times * sum(jaxpr_flops(inner) for inner in _inner(equation.params))
     return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
 
 
 def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:

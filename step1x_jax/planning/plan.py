@@ -118,7 +118,7 @@ def make_plan(wanted: Request) -> dict[str, Any]:
     found = None
     if compiled.program is not None:
         found = estimate(
-            hlo.read(compiled.program.as_text()),
+            hlo.read(compiled.program.as_text() or ""),
             topology,
             lambda size: group_extent(mesh, len(topology.sizes), size),
             lambda x: kernel_time(x, topology.chip),
@@ -174,7 +174,7 @@ def _memory(compiled: Compiled, topology: Topology) -> dict[str, Any]:
             "hbm_temporaries_gib": None,
         }
     else:
-        memory = compiled.program.memory_analysis()
+        memory: Any = compiled.program.memory_analysis()
         needed = {
             "hbm_per_chip_gib": memory.peak_memory_in_bytes / GIB,
             "hbm_arguments_gib": memory.argument_size_in_bytes / GIB,
@@ -199,7 +199,7 @@ def _time(
         names = (
             "estimated_step_seconds", "estimated_parts_seconds", "estimated_mfu",
             "images_per_second_per_chip", "collectives", "compiled_tflop_per_chip",
-            "hbm_traffic_gib_per_chip", "kernels_without_cycles",
+            "hbm_traffic_gib_per_chip", "kernels_without_cycles", "largest",
         )  # fmt: skip
         return dict.fromkeys(names)
     work = flops * config.data.batch_size / topology.chips
@@ -221,4 +221,5 @@ def _time(
         "compiled_tflop_per_chip": (found.matmul_flops + found.kernel_flops) / 1e12,
         "hbm_traffic_gib_per_chip": found.hbm_bytes / GIB,
         "kernels_without_cycles": list(found.unknown_kernels),
+        "largest": [list(row) for row in found.largest],
     }
