@@ -92,9 +92,9 @@ def words(plan: dict[str, Any]) -> str:
     rows += [
         f"HBM per chip: arguments {plan['hbm_arguments_gib']:.2f}, temporaries"
         f" {plan['hbm_temporaries_gib']:.2f}, peak {used:.2f} of {there:.2f} GiB: fits",
-        f"model: {plan['model_tflop_per_example']:.1f} TFLOP an example;"
-        f" compiled: {plan['compiled_tflop_per_chip']:.1f} TFLOP a chip and step,"
-        f" {plan['hbm_traffic_gib_per_chip']:.0f} GiB through its memory",
+        f"model: {plan['model_tflop_per_example']:.4g} TFLOP an example;"
+        f" compiled: {plan['compiled_tflop_per_chip']:.4g} TFLOP a chip and step,"
+        f" {plan['hbm_traffic_gib_per_chip']:.3g} GiB through its memory",
         "",
         "| collective | count | GiB per chip | asynchronous | ms on the wire | ms exposed |",
         "|---|---|---|---|---|---|",
@@ -106,9 +106,9 @@ def words(plan: dict[str, Any]) -> str:
         )
     rows += ["", "| estimated | ms |", "|---|---|"]
     for part, seconds in plan["estimated_parts_seconds"].items():
-        rows.append(f"| {part.replace('_', ' ')} | {1000 * seconds:.0f} |")
+        rows.append(f"| {part.replace('_', ' ')} | {1000 * seconds:.3g} |")
     rows += [
-        f"| step | {1000 * plan['estimated_step_seconds']:.0f} |",
+        f"| step | {1000 * plan['estimated_step_seconds']:.4g} |",
         "",
         f"estimated MFU {plan['estimated_mfu']:.1%},"
         f" {plan['images_per_second_per_chip']:.3f} images a second and chip (a model of time, no"
@@ -116,7 +116,7 @@ def words(plan: dict[str, Any]) -> str:
     ]
     rows += ["", "| the largest | where | ms |", "|---|---|---|"]
     for part, source, seconds in plan["largest"]:
-        rows.append(f"| {part.replace('_', ' ')} | {source[-80:]} | {1000 * seconds:.0f} |")
+        rows.append(f"| {part.replace('_', ' ')} | {source[-80:]} | {1000 * seconds:.3g} |")
     if plan["kernels_without_cycles"]:
         names = ", ".join(plan["kernels_without_cycles"])
         rows.append(f"no cycles are known of {names}: counted at the chip's peak")

@@ -11,4 +11,5 @@ def get_config() -> TrainConfig:
     config.model.dtype = "bfloat16"
     config.model.remat = "auto"
     config.mesh.data = 1
+    config.optimizer.ema_decay = 0.0
     return config
