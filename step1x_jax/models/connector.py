@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import constant
 
 from step1x_jax.kernels.attention import attention
@@ -24,6 +25,7 @@ from step1x_jax.models.layers import (
     scan,
     stack,
 )
+from step1x_jax.models.remat import GATED, MLP, QKV
 
 MLP_RATIO = 4
 SCALE_FACTOR = -0.91  # where the learned scalar of v1.0 starts
@@ -72,9 +74,11 @@ class RefinerBlock(nnx.Module):
     def __call__(self, x: jax.Array, c: jax.Array, lengths: jax.Array) -> jax.Array:
         """x (B, T, D), c (B, D), lengths (B,) -> (B, T, D)."""
         gate1, gate2 = self.adaLN_modulation(nnx.silu(c))[:, :, None]
-        q, k, v = self.qkv(self.norm1(x))
-        x = x + gate1 * self.proj(masked_attention(q, k, v, lengths))
-        return x + gate2 * self.mlp_out(nnx.silu(self.mlp_in(self.norm2(x))))
+        q, k, v = (checkpoint_name(part, QKV) for part in self.qkv(self.norm1(x)))
+        attended = self.proj(masked_attention(q, k, v, lengths))
+        x = x + gate1 * checkpoint_name(attended, GATED)
+        hidden = nnx.silu(checkpoint_name(self.mlp_in(self.norm2(x)), MLP))
+        return x + gate2 * checkpoint_name(self.mlp_out(hidden), GATED)
 
 
 class Connector(nnx.Module):
@@ -82,7 +86,8 @@ class Connector(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         c_in, d = config.connector_in_channels, config.connector_hidden_size
-        self.remat = config.remat
+        # text is short: where anything is computed again, storing this costs less than its matmuls
+        self.remat = "none" if config.remat == "none" else "attention_qkv_mlp"
         self.t_embedder = Embedder(256, d, config=config, rngs=rngs)
         self.c_embedder = Embedder(c_in, d, config=config, rngs=rngs)
         make = partial(Projection, config=config, rngs=rngs)
