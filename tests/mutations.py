@@ -178,6 +178,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("links for two at once",
          "link_free = max(now, link_free) + wire\n                    under",
          "link_free = now + wire\n                    under"),
+        ("collectives in fusions forgotten",
+         "if i.operation in COLLECTIVES and not _chain(i):", "if False:"),
         ("all is hidden", "wait = max(0.0, done - now)", "wait = 0.0"),
         ("async copies are free", "self.hbm_bytes += times * sum(", "_ = times * sum("),
     ],

@@ -163,10 +163,11 @@ class _Walk:
             elif (key := self._ends(x)) in under_way:
                 done, kind = under_way.pop(key)
                 now = self._expose(kind, now, done, times)
-            elif x.operation in COLLECTIVES:
-                wire = self._wire(x.operation, x, times, hidden=False)
+            elif plain := self._plain(x):
+                kind, instruction = plain
+                wire = self._wire(kind, instruction, times, hidden=False)
                 link_free = max(now, link_free) + wire
-                now = self._expose(x.operation, now, link_free, times)
+                now = self._expose(kind, now, link_free, times)
             else:
                 now += self._compute(computation, x, times)
         return now
@@ -194,6 +195,24 @@ class _Walk:
             return []
         return [(i.operation, i, _chain(i)) for i in inside if i.operation in COLLECTIVES]
 
+    def _plain(self, x: Instruction) -> tuple[str, Instruction] | None:
+        """A collective that everything waits for: by itself, or alone in a fusion.
+
+        Fusions that carry a part of one that began before have its chain. A fusion of an all-reduce
+        and the slice that a device keeps is how TPUs write most reduce-scatters.
+        """
+        if x.operation in COLLECTIVES:
+            return x.operation, x
+        if x.operation != "fusion":
+            return None
+        inside = [i for _, i in self.program.inside(x)]
+        for i in inside:
+            if i.operation in COLLECTIVES and not _chain(i):
+                sliced = any("dynamic-slice" in other.operation for other in inside)
+                scatters = i.operation == "all-reduce" and sliced
+                return ("reduce-scatter" if scatters else i.operation), i
+        return None
+
     def _ends(self, x: Instruction) -> str:
         if x.operation.endswith("-done") and x.operands:
             return x.operands[0]
@@ -211,7 +230,7 @@ class _Walk:
         whole = max((array.bytes for array in x.result), default=0.0)
         if not x.operation.endswith("-start"):
             whole = sum(array.bytes for array in x.result)
-        if kind == "reduce-scatter":
+        if x.operation == "reduce-scatter":  # its result is a part
             whole *= size
         extent, spans = self.group_extent(size)
         bandwidth = DCN_BANDWIDTH if spans else self.topology.bandwidth(extent)

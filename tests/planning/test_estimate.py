@@ -77,6 +77,21 @@ def test_an_all_reduce_goes_there_and_back_and_a_scatter_starts_with_all():
     assert scatter.total == pytest.approx(ON_THE_WIRE)
 
 
+def test_a_fusion_of_all_reduce_and_slice_is_a_scatter_that_stops_everything():
+    fused = f"""
+%all-reduce-scatter (p: {WHOLE}) -> {SHARD} {{
+  %p = {WHOLE} parameter(0)
+  %r = {WHOLE} all-reduce(%p), {GROUPS}
+  %i = u32[] partition-id()
+  ROOT %s = {SHARD} dynamic-slice(%r, %i, %i)
+}}
+"""
+    found = run([f"%f = {SHARD} fusion(%w), kind=kCustom, calls=%all-reduce-scatter"], fused)
+    assert found.seconds["exposed_collectives"] == pytest.approx(ON_THE_WIRE)
+    assert found.collectives["reduce-scatter"].bytes == 65536 * 4096 * 2
+    assert set(found.collectives) == {"reduce-scatter"}
+
+
 def test_between_slices_the_slower_network_counts():
     assert run([f"%g = {WHOLE} all-gather(%p), {GROUPS}"], spans=True).total > 50 * ON_THE_WIRE
 
