@@ -17,9 +17,10 @@ from step1x_jax.training.config import TrainConfig
 def get_config() -> TrainConfig:
     config = TrainConfig(model=step1x_edit_v1_1())
     config.model.dtype = "bfloat16"  # of the computation; parameters and optimizer stay float32
-    config.model.remat = "full"  # blocks are recomputed in the backward pass: activations must fit
+    config.model.remat = "auto"  # stores as much of the forward pass as the devices can hold
 
     config.data.batch_size = 8
+    config.mesh.data = config.mesh.fsdp = -1  # any number of devices, parameters over up to 64
 
     config.optimizer.learning_rate = 1e-5  # constant, as in the paper
 

@@ -51,6 +51,9 @@ class Mutation(NamedTuple):
 # (file, tests that should notice): (name, old, new), ...
 # fmt: off
 TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
+    ("kernels/flash.py", "tests/models/test_remat.py"): [
+        ("sums not stored", "checkpoint_name(lse, ATTENTION)", "lse"),
+    ],
     ("kernels/flash.py", "tests/kernels"): [
         ("every device has the whole batch", "batch = BATCH_AXES if b % parts == 0 else None",
          "batch = None"),
@@ -115,7 +118,17 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "TPU_TABLE.get((device_kind, length)) if True"),
     ],
     ("models/layers.py", "tests/training/test_step.py"): [
-        ("batch gathered", "x = jax.tree.map(split_batch, x)", "x = x"),
+        ("batch gathered", "x = jax.tree.map(split_activation, x)", "x = x"),
+    ],
+    ("models/remat.py", "tests/models/test_remat.py tests/models/test_layers.py"): [
+        ("policy stores nothing", "policy=names)", "policy=None)"),
+        ("qkv not stored", "(ATTENTION, GATED, QKV, MLP),", "(ATTENTION, GATED, MLP),"),
+        ("one gated value for all", "2 if double else 1", "1"),
+        ("offload on CPUs", 'if platform() == "cpu":', "if False:"),
+    ],
+    ("models/placement.py", "tests/models/test_placement.py tests/training/test_step.py"): [
+        ("pinned without a mesh", "names is None or alone:", "names is None:"),
+        ("gradient not cast back", "stored).astype(stored_dtype),)", "stored),)"),
     ],
     ("models/layers.py", DIT): [
         ("shift and scale swapped", "shift: jax.Array, scale: jax.Array", "scale, shift"),
@@ -124,7 +137,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("models/layers.py", "tests/models/test_layers.py"): [
         ("eps of LayerNorm", "centred**2, axis=-1, keepdims=True) + 1e-6",
          "centred**2, axis=-1, keepdims=True) + 1e-5"),
-        ("remat ignored", 'remat == "full"', 'remat == "all"'),
+        ("remat ignored", "checkpointed(layer, remat)", "layer"),
         ("size of random kernels", "fan_in**-0.5", "fan_in**-1.0"),
         ("start of the gates", "config.gate_init * is_gate", "config.gate_init * ~is_gate"),
         ("start of q and k", ".at[:2].set(qk_bias)", ".at[1:].set(qk_bias)"),
@@ -174,10 +187,16 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("models/transformer.py", f"{DIT} {MODEL}"): [
         ("exact GELU", "approximate=True", "approximate=False"),
-        ("q and k swapped", "q, k, v = self.attn.qkv(normed)",
-         "k, q, v = self.attn.qkv(normed)"),
-        ("double block without gate", "gate1[:, None] * self.attn.proj", "self.attn.proj"),
-        ("single block without gate", "x + gate[:, None] * update", "x + update"),
+        ("q and k swapped", "q, k, v = (checkpoint_name(part, QKV)",
+         "k, q, v = (checkpoint_name(part, QKV)"),
+        ("double block modulated by the other",
+         "of_all(double.img.mod, vec), of_all(double.txt.mod",
+         "of_all(double.txt.mod, vec), of_all(double.img.mod"),
+        ("padding behind the text seen", "kv_lengths = jnp.full(len(text), length,",
+         "kv_lengths = jnp.full(len(text), wanted,"),
+        ("double block without gate", "gate1[:, None] * checkpoint_name(", "checkpoint_name("),
+        ("single block without gate", "x + gate[:, None] * checkpoint_name(both",
+         "x + checkpoint_name(both"),
         ("final layer order", "shift, scale = self", "scale, shift = self"),
         ("no SiLU before modulation", "vec = nnx.silu(vec)", "vec = vec + 0"),
         ("norms of the streams swapped", "[self.img.attn.scales, self.txt.attn.scales]",
@@ -192,6 +211,58 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("text has positions", "np.zeros((text_length, 3)", "np.ones((text_length, 3)"),
         ("padding masked", "None if config.attend", "None if not config.attend"),
         ("lengths without picture", "image.shape[1] + text_lengths", "text_lengths"),
+    ],
+    ("parallel/rules.py", "tests/parallel/test_rules.py"): [
+        ("weights used as stored", "partial(spec, column=\"used\")", "partial(spec)"),
+        ("modulations gathered", "Rule(SHARDS, SHARDS)", "Rule(SHARDS)"),
+    ],
+    ("parallel/compiler_options.py", "tests/parallel/test_compiler_options.py"): [
+        ("no options", "TABLE.get(platform, {})", "TABLE.get(platform.upper(), {})"),
+    ],
+    ("planning/hlo.py", "tests/planning"): [
+        ("stack counted whole", "total += x.result[0].bytes", "total += parameter.result[0].bytes"),
+        ("holes of a window count", "& (at % base == 0)", ""),
+        ("padding counts", "(at >= 0) & (at <", "(at >= -(10**9)) & (at <"),
+        ("VMEM counts", "or not source.result[0].in_hbm:", "or False:"),
+        ("update counted once", "total += 2 * update.result", "total += update.result"),
+    ],
+    ("planning/estimate.py", "tests/planning"): [
+        ("trips forgotten", "self.run(body, times * trips)", "self.run(body, times)"),
+        ("peak is no floor", "max(estimated or 0.0, least, flops / self.chip.peak)",
+         "max(estimated or 0.0, least)"),
+        ("bytes are no floor", "max(estimated or 0.0, least, flops / self.chip.peak)",
+         "max(estimated or 0.0, flops / self.chip.peak)"),
+        ("one way of an all-reduce", '(2 if kind == "all-reduce" else 1)', "1"),
+        ("links for two at once",
+         "link_free = max(now, link_free) + wire\n                    under",
+         "link_free = now + wire\n                    under"),
+        ("collectives in fusions forgotten",
+         "if i.operation in COLLECTIVES and not _chain(i):", "if False:"),
+        ("all is hidden", "wait = max(0.0, done - now)", "wait = 0.0"),
+        ("async copies are free", "self.hbm_bytes += times * sum(", "_ = times * sum("),
+    ],
+    ("planning/kernel_cycles.py", "tests/planning"): [
+        ("one core", "-(-heads // chip.cores)", "heads"),
+        ("wide units are full", "min(1.0, width / chip.mxu)", "1.0"),
+    ],
+    ("planning/model_flops.py", "tests/planning"): [
+        ("layers counted once", 'equation.params["length"] if', "1 if"),
+    ],
+    ("planning/chips.py", "tests/launch/test_compile_ahead.py"): [
+        ("every group has all links", "if reach > 1:", "if True:"),
+    ],
+    ("planning/compilation.py", "tests/launch/test_compile_ahead.py"): [
+        ("megabytes for gigabytes", '"M": 2**-10', '"M": 1.0'),
+    ],
+    ("parallel/mesh.py", "tests/parallel/test_mesh.py"): [
+        ("parameters over slices", "if sizes[0] % slices:", "if False:"),
+        ("fsdp without end",
+         "math.gcd(len(devices) // slices // math.prod(sizes[2:]), WIDEST_FSDP)",
+         "len(devices) // slices // math.prod(sizes[2:])"),
+    ],
+    ("training/remat_choice.py", "tests/training/test_remat_choice.py"): [
+        ("state forgotten", "available - taken - ", "available - "),
+        ("least that fits", "fitting[-1]", "fitting[0]"),
     ],
     ("models/autoencoder.py", VAE): [
         ("padding before", "padding=((0, 1), (0, 1))", "padding=((1, 0), (1, 0))"),
@@ -539,7 +610,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("signals ignored", "if stop:", "if False:"),
     ],
     ("parallel/rules.py", "tests/parallel"): [
-        ("parameters not split", '"embed": "fsdp"', '"embed": None'),
+        ("parameters not split", '"embed": Rule(stored=SHARDS)', '"embed": WHOLE'),
         ("batch not over fsdp", "PartitionSpec(BATCH_AXES)", 'PartitionSpec("data")'),
         ("colliding axes", "len(used) != len(set(used))", "False"),
     ],

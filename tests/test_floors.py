@@ -15,7 +15,7 @@ FLOORS = (
     {"conditioning"},
     {"data", "sampling"},
     {"training", "editing"},
-    {"quickstart"},
+    {"quickstart", "planning"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -4,14 +4,16 @@ import os
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from step1x_jax.errors import UserError
 from step1x_jax.kernels import attention_tpu
 from step1x_jax.kernels.attention_cudnn import attention_cudnn
 from step1x_jax.kernels.attention_xla import attention_xla
-from step1x_jax.kernels.flash import Kernels, flash_attention, tokens_are_split
+from step1x_jax.kernels.flash import ATTENTION, Kernels, flash_attention, tokens_are_split
 from step1x_jax.kernels.norm_rope import Norms, norm_rope
 from step1x_jax.kernels.platform import device_kind, platform
+from step1x_jax.kernels.tuning import padded_length
 
 IMPLEMENTATIONS = ("xla", "pallas_tpu", "pallas_gpu", "cudnn")
 HOPPER = ("H100", "H200", "H800", "H20")  # in the names of devices of compute capability 9.0
@@ -53,8 +55,10 @@ def attention(
     if name in ("pallas_tpu", "pallas_gpu"):
         return flash_attention(_kernels(name), q, k, v, kv_lengths)
     if name == "cudnn":
-        return attention_cudnn(q, k, v, kv_lengths=kv_lengths, causal=causal)
-    return attention_xla(q, k, v, kv_lengths=kv_lengths, causal=causal, segment_ids=segment_ids)
+        out = attention_cudnn(q, k, v, kv_lengths=kv_lengths, causal=causal)
+    else:
+        out = attention_xla(q, k, v, kv_lengths=kv_lengths, causal=causal, segment_ids=segment_ids)
+    return checkpoint_name(out, ATTENTION)
 
 
 def qk_norm_rope_attention(
@@ -106,8 +110,32 @@ def qk_norm_rope_attention(
     return attention(q, k, v, kv_lengths=kv_lengths, implementation=implementation)
 
 
+def working_length(
+    length: int, width: int, dtype: jax.typing.DTypeLike, implementation: str | None = None
+) -> int:
+    """How many tokens `qk_norm_rope_attention` works on where it is given `length`.
+
+    Some kernels take multiples of a block only, and pad q, k and v each time. A caller that pads
+    its tokens once, and says so by `kv_lengths`, saves that.
+
+    Args:
+      length: tokens.
+      width: of a head.
+      dtype: of q, k and v.
+      implementation: as in `attention`.
+    """
+    q = jax.ShapeDtypeStruct((1, 1, length, width), dtype)
+    if choose(q, implementation=implementation) != "pallas_tpu" or tokens_are_split():
+        return length
+    return padded_length(device_kind(), length)
+
+
 def choose(
-    q: jax.Array, *, causal: bool = False, segments: bool = False, implementation: str | None = None
+    q: jax.Array | jax.ShapeDtypeStruct,
+    *,
+    causal: bool = False,
+    segments: bool = False,
+    implementation: str | None = None,
 ) -> str:
     """The implementation for these arguments; see `attention`.
 
@@ -137,7 +165,9 @@ def _kernels(name: str) -> Kernels:
     return attention_gpu.KERNELS
 
 
-def _reason_against(name: str, q: jax.Array, causal: bool, segments: bool) -> str | None:
+def _reason_against(
+    name: str, q: jax.Array | jax.ShapeDtypeStruct, causal: bool, segments: bool
+) -> str | None:
     """Why an implementation cannot do it here, or None."""
     where = platform()
     if name == "xla":

@@ -10,11 +10,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
 from step1x_jax.kernels.norm_rope import Norms
 from step1x_jax.kernels.ring import ring_backward, ring_forward
+
+# Output and sums of the softmax have this name for jax.checkpoint: a policy that stores them saves
+# the backward pass from running the forward kernel again.
+ATTENTION = "attention"
 
 
 class Kernels(NamedTuple):
@@ -75,6 +80,10 @@ def flash_attention(
     return split_up(*padded, kv_lengths)[:, :, : q.shape[2]]
 
 
+def _named(o: jax.Array, lse: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return checkpoint_name(o, ATTENTION), checkpoint_name(lse, ATTENTION)
+
+
 def tokens_are_split() -> bool:
     """Whether the ambient mesh splits tokens."""
     return jax.sharding.get_abstract_mesh().shape.get(SEQUENCE_AXIS, 1) > 1
@@ -87,7 +96,7 @@ def _flash(kernels, split, q, k, v, lengths, norms):
 
 
 def _flash_forward(kernels, split, q, k, v, lengths, norms):
-    o, lse = kernels.forward(q, k, v, lengths, norms, split)
+    o, lse = _named(*kernels.forward(q, k, v, lengths, norms, split))
     return o, (q, k, v, lengths, norms, o, lse)
 
 
@@ -110,7 +119,7 @@ def _ring(kernels, q, k, v, lengths):
 
 
 def _ring_forward(kernels, q, k, v, lengths):
-    o, lse = ring_forward(kernels, SEQUENCE_AXIS, q, k, v, lengths)
+    o, lse = _named(*ring_forward(kernels, SEQUENCE_AXIS, q, k, v, lengths))
     return o, (q, k, v, lengths, o, lse)
 
 

@@ -39,10 +39,17 @@ class GpuBlocks(NamedTuple):
 
 
 # (kind of device, tokens). These come from the compiler's schedules (bundles of instructions in the
-# inner loops), not from a clock. Kinds as JAX names them: v5p is "TPU v5", v6e "TPU v6 lite".
+# inner loops), not from a clock. Kinds as JAX names them: v5p is "TPU v5", v5e "TPU v5 lite", v6e
+# "TPU v6 lite". 1024 px is 8832 tokens, 8960 with padding: blocks that divide this in both passes
+# pad only once.
 TPU_TABLE: dict[tuple[str, int], Blocks] = {
-    ("TPU v5", 8832): Blocks(forward=(640, 640), backward=(512, 512)),
-    ("TPU v6 lite", 8832): Blocks(forward=(896, 896), backward=(640, 640)),
+    (kind, length): found
+    for length in (8832, 8960)
+    for kind, found in {
+        "TPU v5": Blocks(forward=(640, 640), backward=(640, 640)),
+        "TPU v5 lite": Blocks(forward=(640, 640), backward=(640, 640)),
+        "TPU v6 lite": Blocks(forward=(896, 896), backward=(896, 896)),
+    }.items()
 }
 CHUNKS = (896, 768, 640, 512, 384, 256, 128)
 
@@ -70,6 +77,12 @@ def chunk_size(length: int) -> int:
     padded = {c: -(-length // c) * c for c in CHUNKS}
     least = min(padded.values())
     return max(c for c in CHUNKS if padded[c] <= 1.03 * least)
+
+
+def padded_length(device_kind: str, length: int) -> int:
+    """The tokens that the TPU kernels work on where `length` are asked for."""
+    sizes = (n for pair in tpu_blocks(device_kind, length, length) for n in pair)
+    return max(-(-length // n) * n for n in sizes)
 
 
 def tpu_candidates() -> list[tuple[int, int]]:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from step1x_jax.errors import UserError, require
 from step1x_jax.kernels.attention import IMPLEMENTATIONS
 from step1x_jax.models.lora import STORED
+from step1x_jax.models.remat import POLICIES
 
 VERSIONS = ("v1.0", "v1.1")
-REMAT_POLICIES = ("none", "full")
 
 
 def _check_dtypes(config, *names: str) -> None:
@@ -32,6 +32,8 @@ class ModelConfig:
     `gate_init` and `qk_bias_init` only shape random weights: the value at which the residual gates
     start (published: 0) and the bias of q and k (with a low `theta`, positive values make a query
     look at its own place in the reference from the first step on).
+
+    `remat` is what of a block's forward pass is stored for the backward pass (remat.py POLICIES).
 
     `attention` names one of kernels/attention.py's implementations; "auto" takes the best that runs
     where the model does.
@@ -83,10 +85,8 @@ class ModelConfig:
         """Raises UserError for sizes that do not fit together."""
         if self.version not in VERSIONS:
             raise UserError(f"model.version is {self.version!r}; use one of {', '.join(VERSIONS)}.")
-        if self.remat not in REMAT_POLICIES:
-            raise UserError(
-                f"model.remat is {self.remat!r}; use one of {', '.join(REMAT_POLICIES)}."
-            )
+        if self.remat not in POLICIES:
+            raise UserError(f"model.remat is {self.remat!r}; use one of {', '.join(POLICIES)}.")
         names = "auto", *IMPLEMENTATIONS
         advice = f"use one of {', '.join(names)}"
         require(self.attention in names, "model.attention", self.attention, advice)

@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import constant
 
 from step1x_jax.kernels.attention import attention
@@ -24,6 +25,7 @@ from step1x_jax.models.layers import (
     scan,
     stack,
 )
+from step1x_jax.models.remat import GATED, MLP, QKV
 
 MLP_RATIO = 4
 SCALE_FACTOR = -0.91  # where the learned scalar of v1.0 starts
@@ -34,7 +36,6 @@ def masked_attention(
     k: jax.Array,
     v: jax.Array,
     lengths: jax.Array,
-    implementation: str | None = None,
 ) -> jax.Array:
     """Valid queries attend to valid keys; padded queries take the value of key 0, as published.
 
@@ -45,13 +46,13 @@ def masked_attention(
       k: see q.
       v: see q.
       lengths: (B,) int32, valid tokens.
-      implementation: as in `attention`.
 
     Returns:
       (B, H, T, K).
     """
     valid = jnp.arange(q.shape[2])[:, None] < lengths[:, None, None, None]
-    attended = attention(q, k, v, kv_lengths=lengths, implementation=implementation)
+    # the logits of a few hundred tokens are small: kernels would only cost time to compile
+    attended = attention(q, k, v, kv_lengths=lengths, implementation="xla")
     return jnp.where(valid, attended, v[:, :, :1])
 
 
@@ -62,7 +63,6 @@ class RefinerBlock(nnx.Module):
         d, h = config.connector_hidden_size, config.connector_heads
         k, f = d // h, d * MLP_RATIO
         make = partial(Projection, config=config, rngs=rngs)
-        self.implementation = config.attention_implementation
         self.norm1 = LayerNorm(d, config=config, rngs=rngs)
         self.qkv = qkv_projection(d, h, 0.0, config=config, rngs=rngs)
         self.proj = make("bhtk,hkd->btd", (h, k, d), ("heads", "head_dim", "embed"))
@@ -74,9 +74,11 @@ class RefinerBlock(nnx.Module):
     def __call__(self, x: jax.Array, c: jax.Array, lengths: jax.Array) -> jax.Array:
         """x (B, T, D), c (B, D), lengths (B,) -> (B, T, D)."""
         gate1, gate2 = self.adaLN_modulation(nnx.silu(c))[:, :, None]
-        q, k, v = self.qkv(self.norm1(x))
-        x = x + gate1 * self.proj(masked_attention(q, k, v, lengths, self.implementation))
-        return x + gate2 * self.mlp_out(nnx.silu(self.mlp_in(self.norm2(x))))
+        q, k, v = (checkpoint_name(part, QKV) for part in self.qkv(self.norm1(x)))
+        attended = self.proj(masked_attention(q, k, v, lengths))
+        x = x + gate1 * checkpoint_name(attended, GATED)
+        hidden = nnx.silu(checkpoint_name(self.mlp_in(self.norm2(x)), MLP))
+        return x + gate2 * checkpoint_name(self.mlp_out(hidden), GATED)
 
 
 class Connector(nnx.Module):
@@ -84,7 +86,8 @@ class Connector(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         c_in, d = config.connector_in_channels, config.connector_hidden_size
-        self.remat = config.remat
+        # text is short: where anything is computed again, storing this costs less than its matmuls
+        self.remat = "none" if config.remat == "none" else "attention_qkv_mlp"
         self.t_embedder = Embedder(256, d, config=config, rngs=rngs)
         self.c_embedder = Embedder(c_in, d, config=config, rngs=rngs)
         make = partial(Projection, config=config, rngs=rngs)

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import normal, ones, zeros
-from jax.sharding import PartitionSpec
 
-from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.lora import adapted
+from step1x_jax.models.placement import split_activation, split_vectors, weight
+from step1x_jax.models.remat import checkpointed
 
 Axes = Sequence[str | None]
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
@@ -86,7 +86,7 @@ class Projection(nnx.Module):
         `down` or `up` is half of an adapter that this projection shares with another.
         """
         x = x.astype(self.dtype)
-        y = jnp.einsum(self.spec, x, self.kernel.astype(self.dtype))
+        y = jnp.einsum(self.spec, x, weight(self.kernel, self.dtype))
         if self.kernel_scale is not None:
             y = (y * self.kernel_scale.reshape(self.bias_view)).astype(self.dtype)
         if self.bias is not None:
@@ -98,9 +98,23 @@ class Projection(nnx.Module):
         return y + adapted(self.spec, x, down[...], up[...], self.lora_scale)
 
 
+class Modulation(Projection):
+    """A projection of vectors; over a mesh these travel, and the kernel stays where it is."""
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        down: nnx.LoRAParam | None = None,
+        up: nnx.LoRAParam | None = None,
+    ) -> jax.Array:
+        """(B, D) -> (chunks, B, D)."""
+        return split_vectors(partial(super().__call__, down=down, up=up))(x)
+
+
 def modulation(
     chunks: int, width: int, *, gates: Sequence[int], config: ModelConfig, rngs: nnx.Rngs
-) -> Projection:
+) -> Modulation:
     """`chunks` vectors (B, D) from SiLU(vec), unpacked along the leading axis.
 
     Zero at first, but for the gates (their places among the chunks), which start at
@@ -111,10 +125,10 @@ def modulation(
         is_gate = jnp.isin(jnp.arange(chunks), jnp.array(gates, int))
         return jnp.broadcast_to(config.gate_init * is_gate[:, None], shape)
 
-    return Projection(
+    return Modulation(
         "bd,dce->cbe",
         (width, chunks, width),
-        ("embed", None, "modulation"),
+        ("vector", None, "modulation"),
         config=config,
         rngs=rngs,
         kernel_init=zeros,
@@ -178,7 +192,7 @@ class Embedder(nnx.Module):
     def __init__(self, c_in: int, width: int, *, config: ModelConfig, rngs: nnx.Rngs):
         make = partial(Projection, "bd,de->be", config=config, rngs=rngs)
         self.in_layer = make((c_in, width), ("vector", "embed"))
-        self.out_layer = make((width, width), ("embed", "modulation"))
+        self.out_layer = make((width, width), ("embed", "vector"))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, c_in) -> (B, D)."""
@@ -207,21 +221,6 @@ def abstract(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, nnx.State]:
     return graphs[0], params
 
 
-def split_batch(x: jax.Array) -> jax.Array:
-    """Keeps the first axis of x, the batch, split over BATCH_AXES of the ambient mesh.
-
-    Left alone, the compiler gathers the batch on every device and leaves the weights split: at
-    1024 px that is five times the memory. Without a mesh, or where the batch does not divide,
-    nothing is said.
-    """
-    sizes = jax.sharding.get_abstract_mesh().shape
-    parts = math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
-    if parts == 1 or len(x) % parts:
-        return x
-    rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *rest))
-
-
 def stack(depth: int, build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> nnx.Module:
     """`depth` modules as one, whose parameters have a leading "layers" axis."""
 
@@ -233,22 +232,32 @@ def stack(depth: int, build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -
     return stacked(rngs)
 
 
+def of_all(blocks: nnx.Module, *args: Any) -> Any:
+    """What each part of a stack gives for the same arguments, with a leading axis of blocks.
+
+    For a part of the blocks whose input is known beforehand: one large matmul instead of many.
+    """
+    graph, params = nnx.split(blocks)
+    return jax.vmap(lambda params: nnx.merge(graph, params)(*args))(params)
+
+
 def scan(
     blocks: nnx.Module,
     x,
     *context,
     remat: str,
-    per_block: jax.Array | None = None,
+    per_block: Any = None,
     collect: bool = False,
 ) -> Any:
     """Runs a stack in order: x = block(x, *context) for each; compiles one block.
 
     Args:
       blocks: of `stack`.
-      x: a tree of arrays that flows through the blocks.
+      x: a tree of arrays (B, L, ...) that flows through the blocks.
       *context: what every block sees (arrays or None).
-      remat: "none", or "full" to recompute a block in the backward pass instead of storing it.
-      per_block: (depth, ...), of which each block gets its own part behind the context.
+      remat: what of a block the backward pass finds stored, see remat.py.
+      per_block: a tree of arrays (depth, ...), of which each block gets its own part behind the
+        context.
       collect: give what every block gives, stacked, instead of what the last one gives.
 
     Returns:
@@ -258,12 +267,10 @@ def scan(
 
     def layer(x, inputs):
         params, own = inputs
-        x = jax.tree.map(split_batch, x)
+        x = jax.tree.map(split_activation, x)
         x = nnx.merge(graph, params)(x, *context, *own)
         return x, x if collect else None
 
-    if remat == "full":
-        layer = jax.checkpoint(layer)
     own = () if per_block is None else (per_block,)
-    last, outputs = jax.lax.scan(layer, x, (params, own))
+    last, outputs = jax.lax.scan(checkpointed(layer, remat), x, (params, own))
     return outputs if collect else last

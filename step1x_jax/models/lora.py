@@ -116,10 +116,10 @@ def attach(
 def _half(
     axes: dict[str, tuple[int, str | None]], letters: str
 ) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
-    """Shape and logical names. The rank has a name only where no axis is "embed": one is split."""
+    """Shape and logical names. The rank has a name only where no other axis is split."""
     chosen = [axes[letter] for letter in (*([""] if "" in axes else []), *letters)]
     names = [name for _, name in chosen]
-    if "embed" in names:
+    if "embed" in names or "modulation" in names:
         names[names.index("rank")] = None
     return tuple(size for size, _ in chosen), tuple(names)
 

@@ -45,8 +45,8 @@ class Step1XEdit(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         config.validate()
         self.config = dataclasses.replace(config)  # a copy: it must not change any more
-        self.connector = Connector(config, rngs=rngs)
-        self.transformer = Transformer(config, rngs=rngs)
+        self.connector = Connector(self.config, rngs=rngs)
+        self.transformer = Transformer(self.config, rngs=rngs)
 
     def image_velocity(
         self,

@@ -6,13 +6,15 @@ K head width, F mlp width, V width of the global vector, C other widths.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import zeros
 
-from step1x_jax.kernels.attention import qk_norm_rope_attention
+from step1x_jax.kernels.attention import qk_norm_rope_attention, working_length
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.embeddings import timestep_embedding
 from step1x_jax.models.layers import (
@@ -21,10 +23,12 @@ from step1x_jax.models.layers import (
     Projection,
     modulate,
     modulation,
+    of_all,
     qkv_projection,
     scan,
     stack,
 )
+from step1x_jax.models.remat import GATED, MLP, QKV
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -69,9 +73,9 @@ class Stream(nnx.Module):
     def update(self, x: jax.Array, mod: jax.Array, attended: jax.Array) -> jax.Array:
         """x (B, l, D), mod (6, B, D), what was attended to (B, H, l, K) -> (B, l, D)."""
         gate1, shift2, scale2, gate2 = mod[2:]
-        x = x + gate1[:, None] * self.attn.proj(attended)
-        hidden = gelu(self.mlp_in(modulate(x, shift2, scale2)))
-        return x + gate2[:, None] * self.mlp_out(hidden)
+        x = x + gate1[:, None] * checkpoint_name(self.attn.proj(attended), GATED)
+        hidden = gelu(checkpoint_name(self.mlp_in(modulate(x, shift2, scale2)), MLP))
+        return x + gate2[:, None] * checkpoint_name(self.mlp_out(hidden), GATED)
 
 
 class DoubleBlock(nnx.Module):
@@ -85,17 +89,20 @@ class DoubleBlock(nnx.Module):
     def __call__(
         self,
         x: tuple[jax.Array, jax.Array],
-        vec: jax.Array,
         rope: jax.Array,
         kv_lengths: jax.Array | None,
+        mods: tuple[jax.Array, jax.Array],
     ) -> tuple[jax.Array, jax.Array]:
-        """x = image (B, I, D) and text (B, T, D); vec = SiLU of the conditioning (B, D)."""
+        """x = image (B, I, D) and text (B, T, D); mods = those of both (6, B, D)."""
         image, text = x
+        image_mod, text_mod = mods
         n = image.shape[1]
-        image_mod, text_mod = self.img.mod(vec), self.txt.mod(vec)
 
         image_qkv, text_qkv = self.img.heads(image, image_mod), self.txt.heads(text, text_mod)
-        q, k, v = (jnp.concatenate(pair, axis=2) for pair in zip(image_qkv, text_qkv, strict=True))
+        q, k, v = (
+            checkpoint_name(jnp.concatenate(pair, axis=2), QKV)
+            for pair in zip(image_qkv, text_qkv, strict=True)
+        )
         q_scale, k_scale = jnp.stack([self.img.attn.scales, self.txt.attn.scales], axis=1)
         attended = qk_norm_rope_attention(
             q, k, v, q_scale, k_scale, rope,
@@ -125,20 +132,20 @@ class SingleBlock(nnx.Module):
         self.mlp_out = make("blf,fd->bld", (f, d), ("mlp", "embed"), bias_init=None)
 
     def __call__(
-        self, x: jax.Array, vec: jax.Array, rope: jax.Array, kv_lengths: jax.Array | None
+        self, x: jax.Array, rope: jax.Array, kv_lengths: jax.Array | None, mod: jax.Array
     ) -> jax.Array:
-        """x (B, L, D), vec = SiLU of the conditioning (B, D) -> (B, L, D)."""
-        shift, scale, gate = self.modulation(vec)
+        """x (B, L, D), mod (3, B, D) -> (B, L, D)."""
+        shift, scale, gate = mod
         normed = modulate(x, shift, scale)
-        q, k, v = self.attn.qkv(normed)
+        q, k, v = (checkpoint_name(part, QKV) for part in self.attn.qkv(normed))
         q_scale, k_scale = self.attn.scales[:, None]
         attended = qk_norm_rope_attention(
             q, k, v, q_scale, k_scale, rope,
             kv_lengths=kv_lengths, implementation=self.implementation,
         )  # fmt: skip
-        hidden = gelu(self.mlp_in(normed, down=self.attn.qkv.lora_down))
-        update = self.attn.proj(attended) + self.mlp_out(hidden, up=self.attn.proj.lora_up)
-        return x + gate[:, None] * update
+        hidden = gelu(checkpoint_name(self.mlp_in(normed, down=self.attn.qkv.lora_down), MLP))
+        both = self.attn.proj(attended) + self.mlp_out(hidden, up=self.attn.proj.lora_up)
+        return x + gate[:, None] * checkpoint_name(both, GATED)
 
 
 class FinalLayer(nnx.Module):
@@ -168,7 +175,7 @@ class Transformer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d = config.hidden_size
         make = partial(Projection, "blc,cd->bld", config=config, rngs=rngs)
-        self.remat = config.remat
+        self.config = config
         self.img_in = make((config.in_channels, d), ("channels", "embed"))
         self.txt_in = make((config.context_in_dim, d), ("context", "embed"))
         self.time_in = Embedder(256, d, config=config, rngs=rngs)
@@ -204,9 +211,29 @@ class Transformer(nnx.Module):
         image, text = self.img_in(image), self.txt_in(text)
         vec = self.time_in(timestep_embedding(timesteps)) + self.vector_in(vector)
         vec = nnx.silu(vec)
-        context = (vec, rope, kv_lengths)
+        text, rope, kv_lengths = self._padded(text, image.shape[1], rope, kv_lengths)
+        run = partial(scan, remat=self.config.remat)
 
-        image, text = scan(self.double_blocks, (image, text), *context, remat=self.remat)
+        # the modulations of all blocks at once: they depend on the conditioning alone
+        double: Any = self.double_blocks
+        single: Any = self.single_blocks
+        mods = of_all(double.img.mod, vec), of_all(double.txt.mod, vec)
+        image, text = run(double, (image, text), rope, kv_lengths, per_block=mods)
         x = jnp.concatenate([image, text], axis=1)
-        x = scan(self.single_blocks, x, *context, remat=self.remat)
+        x = run(single, x, rope, kv_lengths, per_block=of_all(single.modulation, vec))
         return self.final_layer(x[:, : image.shape[1]], vec)
+
+    def _padded(
+        self, text: jax.Array, n: int, rope: jax.Array, kv_lengths: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Text, rope and lengths with as many tokens as the attention works on, at the end."""
+        config, length = self.config, n + text.shape[1]
+        wanted = working_length(
+            length, config.head_dim, config.dtype, config.attention_implementation
+        )
+        if wanted == length:
+            return text, rope, kv_lengths
+        if kv_lengths is None:
+            kv_lengths = jnp.full(len(text), length, jnp.int32)
+        behind = (0, 0), (0, wanted - length), (0, 0)
+        return jnp.pad(text, behind), jnp.pad(rope, behind), kv_lengths

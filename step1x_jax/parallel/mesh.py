@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from step1x_jax.errors import UserError
@@ -15,19 +16,28 @@ from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
 
 AXES = (*BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS)
 
+# The release's width, 3072, over 64 devices are 48 rows each, whole tiles of a TPU's memory (16
+# rows of bfloat16). Over 256 they are 12: every gathered weight would be copied to another layout.
+WIDEST_FSDP = 64
+
 
 @dataclasses.dataclass
 class MeshConfig:
     """How many devices lie along each axis; -1 (for one of them) takes all that are left.
 
-    A field is the axis of its name; axes without a field yet (sequence, tensor) have size 1.
+    data=-1 and fsdp=-1 together: fsdp takes up to WIDEST_FSDP of them, data the others.
 
-    data: copies of the parameters, each with its part of the batch.
+    data: copies of the parameters, each with its part of the batch. Slices that only the slower
+      data-centre network joins lie along it: a multiple of their number.
     fsdp: parameters and optimizer state are split over it, and the batch as well.
+    sequence: the tokens of an example are split over it, for fewer examples than devices.
+    tensor: heads and the MLPs' hidden width are split over it.
     """
 
     data: int = 1
     fsdp: int = -1
+    sequence: int = 1
+    tensor: int = 1
 
     def validate(self) -> None:
         """Raises UserError for sizes that no number of devices can satisfy."""
@@ -38,8 +48,9 @@ class MeshConfig:
                     f"mesh.{name} is {size}; use a positive number of devices, or -1 for all that"
                     " are left."
                 )
-        if list(sizes.values()).count(-1) > 1:
-            raise UserError(f"{_words(sizes)}: only one of them may be -1.")
+        both = sizes["data"] == sizes["fsdp"] == -1
+        if list(sizes.values()).count(-1) > 1 + both:
+            raise UserError(f"{_words(sizes)}: only one of them may be -1, or data and fsdp.")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -54,11 +65,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       shardings we name.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or would split parameters
+        over slices.
     """
     config.validate()
     devices = jax.devices() if devices is None else list(devices)
-    sizes = [getattr(config, axis, 1) for axis in AXES]
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    sizes = [getattr(config, axis) for axis in AXES]
+    if sizes.count(-1) == 2:
+        sizes[1] = math.gcd(len(devices) // slices // math.prod(sizes[2:]), WIDEST_FSDP)
     if -1 in sizes:
         given = math.prod(size for size in sizes if size != -1)
         sizes[sizes.index(-1)] = max(len(devices) // given, 1)
@@ -67,7 +82,21 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"{_words(dataclasses.asdict(config))} do not fit {len(devices)} devices; choose them"
             " so that they multiply to it."
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    if slices == 1:  # an axis of the mesh may be a part of a dimension of the torus, 64 of 16 x 16
+        arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(arranged, AXES, axis_types=types)
+    if sizes[0] % slices:
+        raise UserError(
+            f"mesh.data={sizes[0]} is no multiple of the {slices} slices; parameters are not split"
+            f" over slices: set mesh.data to {slices}."
+        )
+    within = (sizes[0] // slices, *sizes[1:])
+    between = (slices, *(1 for _ in sizes[1:]))
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        within, between, devices, allow_split_physical_axes=True
+    )
+    return Mesh(arranged, AXES, axis_types=types)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:

@@ -1,43 +1,59 @@
 """Which array axis lies along which mesh axis: the one table that knows both sides.
 
 Parameters carry *logical* axis names ("embed", "heads", ...; see models/). The table below maps
-each of them to a mesh axis. Changing how the model is laid out over the axes that a mesh has (a
-new one is a field of mesh.py's MeshConfig) means changing this table and nothing else; results
-change by rounding at most.
+each of them to a mesh axis, where a parameter is stored and where a matmul uses it. Changing how
+the model is laid out means changing this table and nothing else; results change by rounding at
+most.
 """
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from step1x_jax.kernels.mesh_axes import BATCH_AXES
+from step1x_jax.kernels.mesh_axes import BATCH_AXES, TENSOR_AXIS
+from step1x_jax.models.placement import Placement
 
-# logical axis -> mesh axis (None: every device holds all of it)
-RULES: dict[str, str | None] = {
+COPIES, SHARDS = BATCH_AXES
+
+
+class Rule(NamedTuple):
+    """The mesh axis of a logical axis (None: every device holds all of it)."""
+
+    stored: str | None = None  # of parameters, gradients, moments
+    used: str | None = None  # of the weight that a matmul sees
+
+
+WHOLE = Rule()
+
+RULES: dict[str, Rule] = {
     # stacked blocks: the scan walks along them, so splitting would move whole layers around
-    "layers": None,
-    # model width; every large matrix has it once: FSDP splits this one, and nothing else
-    "embed": "fsdp",
-    # the other side of those matrices: whole on every device
-    "mlp": None,
-    "heads": None,
-    "head_dim": None,
-    "modulation": None,
+    "layers": WHOLE,
+    # model width; every large matrix has it once: FSDP splits this one, and the matmul sees it
+    # gathered (in the compute dtype, block by block)
+    "embed": Rule(stored=SHARDS),
+    # the other side of those matrices: whole, or split for good over the tensor axis
+    "mlp": Rule(TENSOR_AXIS, TENSOR_AXIS),
+    "heads": Rule(TENSOR_AXIS, TENSOR_AXIS),
+    "head_dim": WHOLE,
+    # outputs of the modulations, a quarter of all parameters, which only see one vector of each
+    # example: they stay where they are stored and the vectors travel (models/placement.py)
+    "modulation": Rule(SHARDS, SHARDS),
     # ends of small matrices: timestep or global vector, text embeddings, channels of image tokens
-    "vector": None,
-    "context": None,
-    "channels": None,
-    # of adapters, where the array has no "embed" (which is split then)
-    "rank": "fsdp",
+    "vector": WHOLE,
+    "context": WHOLE,
+    "channels": WHOLE,
+    # of adapters, where the array has no axis that is split already
+    "rank": Rule(stored=SHARDS),
     # rows of the language model's embedding table: a token's row is looked up, not multiplied
-    "vocab": None,
+    "vocab": WHOLE,
 }
 
 
 def partition_spec(
-    names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh
+    names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, column: str = "stored"
 ) -> PartitionSpec:
     """Maps the logical axis names of one array to the mesh.
 
@@ -48,6 +64,7 @@ def partition_spec(
       names: one logical name, or None, per axis.
       shape: the array's shape.
       mesh: with the axes of mesh.AXES.
+      column: of the table, "stored" or "used".
 
     Returns:
       A PartitionSpec with one entry per axis.
@@ -62,13 +79,17 @@ def partition_spec(
         if name is not None and name not in RULES:
             raise ValueError(f"logical axis {name!r} is not in parallel/rules.py's table")
 
-    axes = [RULES[name] if name is not None else None for name in names]
+    axes = [getattr(RULES[name], column) if name is not None else None for name in names]
     used = [axis for axis in axes if axis is not None]
     if len(used) != len(set(used)):
         raise ValueError(f"two of the axes {names} ask for the same mesh axis {used}")
+
+    def divides(axis: str, size: int) -> bool:
+        return mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0
+
     return PartitionSpec(
         *(
-            axis if axis is not None and size % mesh.shape[axis] == 0 else None
+            axis if axis is not None and divides(axis, size) else None
             for axis, size in zip(axes, shape, strict=True)
         )
     )
@@ -97,6 +118,12 @@ def shardings(abstract_state: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         place, logical, abstract_state, is_leaf=lambda x: isinstance(x, PartitionSpec)
     )
+
+
+def placement(mesh: Mesh) -> Placement:
+    """What a model has to know of the table while it is traced, for models/placement.py."""
+    spec = partial(partition_spec, mesh=mesh)
+    return Placement(stored=partial(spec, column="stored"), used=partial(spec, column="used"))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -79,12 +79,23 @@ def euler_step(
 _jitted_step = partial(jax.jit, static_argnums=(0, 1))(euler_step)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _scan(graph, guidance, params, conditions, noise, times):
+def scan_steps(
+    graph: nnx.GraphDef,
+    guidance: Guidance,
+    params: nnx.State,
+    conditions: Conditions,
+    noise: jax.Array,
+    times: jax.Array,
+) -> jax.Array:
+    """The program of `sample`: `euler_step` from each of the times to the next."""
+
     def step(latents, pair):
         return euler_step(graph, guidance, params, conditions, latents, *pair), None
 
     return jax.lax.scan(step, noise, (times[:-1], times[1:]))[0]
+
+
+_jitted_steps = partial(jax.jit, static_argnums=(0, 1))(scan_steps)
 
 
 def sample(
@@ -107,7 +118,7 @@ def sample(
       (B, h, w, 16) float32 latents.
     """
     graph, params = nnx.split(model)
-    return _scan(graph, guidance, params, conditions, noise, jnp.asarray(times))
+    return _jitted_steps(graph, guidance, params, conditions, noise, jnp.asarray(times))
 
 
 def sample_with_progress(

@@ -11,7 +11,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.models.embeddings import PATCH
-from step1x_jax.parallel.rules import batch_sharding, replicated
+from step1x_jax.models.placement import placed_by
+from step1x_jax.parallel.compiler_options import compiler_options
+from step1x_jax.parallel.rules import batch_sharding, placement, replicated
 from step1x_jax.training.accumulation import value_and_gradient
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.loss import interpolate, rectified_flow_loss
@@ -25,6 +27,7 @@ from step1x_jax.training.parts import (
 )
 from step1x_jax.training.precision import in_float32, kernels_in, lowered, stored_as
 from step1x_jax.training.randomness import named, stream
+from step1x_jax.training.remat_choice import with_remat
 from step1x_jax.training.timesteps import sample_timesteps
 
 Batch = dict[str, Any]  # target, source, text, text_lengths: see train_step
@@ -99,7 +102,6 @@ def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> ja
       train_step(state, batch, frozen) -> (state, metrics). The old state's buffers are reused,
       those of the frozen part are left alone. It compiles once per shape of batch (aspect bucket).
     """
-    graph = abstract_parts(config).graph
     optimizer = make_optimizer(config.optimizer, config.training.steps)
     rate = learning_rate(config.optimizer, config.training.steps)
     seed = config.training.seed
@@ -131,9 +133,13 @@ def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> ja
         noisy = interpolate(clean, noise, t)
 
         # --- loss and gradient of all that is trained, together
+        chosen = with_remat(config.model, batch, abstract, abstract_frozen(config, mesh), mesh)
+        graph = abstract_parts(dataclasses.replace(config, model=chosen)).graph
+
         def loss_fn(params: nnx.State, x: Batch) -> jax.Array:
             model = nnx.merge(graph, params, frozen)
-            velocity = model(x["noisy"], x["source"], x["text"], x["text_lengths"], x["t"])
+            with placed_by(placement(mesh)):
+                velocity = model(x["noisy"], x["source"], x["text"], x["text_lengths"], x["t"])
             return rectified_flow_loss(velocity, x["clean"], x["noise"])
 
         params = state.params
@@ -179,4 +185,5 @@ def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> ja
         ),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh),
     )

@@ -10,6 +10,7 @@ from flax import nnx
 
 from step1x_jax.convert.keys import flat
 from step1x_jax.convert.official import load_model
+from step1x_jax.kernels.attention import working_length
 from step1x_jax.models.config import tiny
 from step1x_jax.models.connector import masked_attention
 from step1x_jax.models.layers import scan
@@ -104,15 +105,32 @@ def test_scan_runs_the_layers_in_order():
     model = random_model(depth_single_blocks=3)
     blocks = model.transformer.single_blocks
     x = jax.random.normal(jax.random.key(0), (1, 6, 32))
-    vec, rope = jax.random.normal(jax.random.key(1), (1, 32)), jnp.ones((2, 6, 16))
+    mods, rope = jax.random.normal(jax.random.key(1), (3, 3, 1, 32)), jnp.ones((2, 6, 16))
     graph, state = nnx.split(blocks)
-    one = jax.jit(lambda params, x: nnx.merge(graph, params)(x, vec, rope, None))
+    one = jax.jit(lambda params, x, mod: nnx.merge(graph, params)(x, rope, None, mod))
     want = x
     for i in range(3):
-        want = one(jax.tree.map(lambda p, i=i: p[i], state), want)
+        want = one(jax.tree.map(lambda p, i=i: p[i], state), want, mods[i])
     for remat in ("none", "full"):
-        got = nnx.jit(lambda b, x, r=remat: scan(b, x, vec, rope, None, remat=r))(blocks, x)
+        got = nnx.jit(lambda b, x, r=remat: scan(b, x, rope, None, remat=r, per_block=mods))(
+            blocks, x
+        )
         np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("attend_to_padding", [True, False])
+def test_tokens_are_padded_for_kernels_and_nobody_sees_it(attend_to_padding):
+    """Plain attention works on the tokens as they are, the kernel here on 128."""
+    config = dataclasses.replace(tiny(), attend_to_padding=attend_to_padding)
+    data = inputs(config)
+    velocities = []
+    for name in ("xla", "pallas_tpu"):
+        config.attention = name
+        model = random_model(attend_to_padding=attend_to_padding, attention=name)
+        length = sum(x.shape[1] * x.shape[2] // 4 for x in data[:2]) + data[2].shape[1]
+        assert working_length(length, 16, "float32", name) == (length if name == "xla" else 128)
+        velocities.append(velocity(model, *data))
+    np.testing.assert_allclose(*velocities, atol=1e-4 * np.abs(velocities[0]).max())
 
 
 @pytest.mark.parametrize("name", ["dit_v1_0", "dit_v1_1"])

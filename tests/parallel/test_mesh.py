@@ -3,22 +3,27 @@ import pytest
 from jax.sharding import AxisType
 
 from step1x_jax.errors import UserError
+from step1x_jax.parallel import mesh as mesh_module
 from step1x_jax.parallel.mesh import AXES, MeshConfig, check_batch_size, make_mesh
 
 
 @pytest.mark.parametrize(
     ("config", "sizes"),
     [
-        (MeshConfig(), (1, 8)),
-        (MeshConfig(data=2), (2, 4)),
-        (MeshConfig(data=-1, fsdp=2), (4, 2)),
-        (MeshConfig(data=8, fsdp=1), (8, 1)),
+        (MeshConfig(), (1, 8, 1, 1)),
+        (MeshConfig(data=2), (2, 4, 1, 1)),
+        (MeshConfig(data=-1, fsdp=2), (4, 2, 1, 1)),
+        (MeshConfig(data=8, fsdp=1), (8, 1, 1, 1)),
+        (MeshConfig(sequence=2, tensor=2), (1, 2, 2, 2)),
+        (MeshConfig(data=-1, fsdp=-1), (1, 8, 1, 1)),
+        (MeshConfig(data=-1, fsdp=-1, tensor=2), (1, 4, 1, 2)),
+        (MeshConfig(fsdp=2, sequence=-1), (1, 2, 4, 1)),
     ],
 )
 def test_sizes(config, sizes):
     mesh = make_mesh(config)
     assert mesh.axis_names == AXES == ("data", "fsdp", "sequence", "tensor")
-    assert tuple(mesh.shape.values()) == (*sizes, 1, 1)
+    assert tuple(mesh.shape.values()) == sizes
     assert set(mesh.axis_types) == {AxisType.Auto}
 
 
@@ -28,7 +33,14 @@ def test_a_part_of_the_devices():
 
 @pytest.mark.parametrize(
     "config",
-    [MeshConfig(3, -1), MeshConfig(2, 2), MeshConfig(16, -1), MeshConfig(-1, -1), MeshConfig(0, 8)],
+    [
+        MeshConfig(3, -1),
+        MeshConfig(2, 2),
+        MeshConfig(16, -1),
+        MeshConfig(-1, 1, -1),
+        MeshConfig(0, 8),
+        MeshConfig(-1, -1, 3),
+    ],
 )
 def test_sizes_that_do_not_fit_are_an_error(config):
     with pytest.raises(UserError, match=r"mesh\.data"):
@@ -40,3 +52,34 @@ def test_batch_must_split_over_the_devices():
     check_batch_size(16, mesh)
     with pytest.raises(UserError, match=r"data\.batch_size 12 .* 8 devices"):
         check_batch_size(12, mesh)
+
+
+class Chip:
+    """As much of a TPU as arranging them looks at: eight of them in two slices of 2 x 2."""
+
+    platform, device_kind, core_on_chip, process_index = "tpu", "TPU v5", 0, 0
+
+    def __init__(self, number):
+        self.id, self.slice_index = number, number // 4
+        self.coords = [number % 2, number // 2 % 2, 0]
+
+
+def test_copies_lie_on_slices_and_parameters_within_one():
+    chips = [Chip(n) for n in (0, 4, 1, 5, 2, 6, 3, 7)]
+    mesh = make_mesh(MeshConfig(data=2), chips)
+    assert mesh.axis_names == AXES
+    assert mesh.devices.shape == (2, 4, 1, 1)
+    assert [{chip.slice_index for chip in copy.flat} for copy in mesh.devices] == [{0}, {1}]
+
+
+def test_two_that_fill_leave_parameters_whole_tiles_and_a_slice(monkeypatch):
+    chips = [Chip(n) for n in range(8)]
+    assert make_mesh(MeshConfig(data=-1, fsdp=-1), chips).devices.shape == (2, 4, 1, 1)
+    monkeypatch.setattr(mesh_module, "WIDEST_FSDP", 4)
+    assert make_mesh(MeshConfig(data=-1, fsdp=-1)).devices.shape == (2, 4, 1, 1)
+
+
+def test_parameters_are_not_split_over_slices():
+    chips = [Chip(n) for n in range(8)]
+    with pytest.raises(UserError, match=r"mesh\.data=1 is no multiple of the 2 slices"):
+        make_mesh(MeshConfig(), chips)

@@ -63,7 +63,12 @@ def test_the_random_start_is_the_same_on_a_mesh(one_device):
 
 @pytest.mark.parametrize(
     "config",
-    [MeshConfig(data=2, fsdp=4), pytest.param(MeshConfig(fsdp=8), marks=pytest.mark.slow)],
+    [
+        MeshConfig(data=2, fsdp=4),
+        pytest.param(MeshConfig(fsdp=8), marks=pytest.mark.slow),
+        pytest.param(MeshConfig(data=2, fsdp=2, tensor=2), marks=pytest.mark.slow),
+        pytest.param(MeshConfig(fsdp=4, sequence=2), marks=pytest.mark.slow),
+    ],
 )
 def test_a_mesh_changes_rounding_only(one_device, config):
     """Metrics to 1e-5 relative: float32 sums in another order, three steps long."""
@@ -79,7 +84,8 @@ def test_a_mesh_changes_rounding_only(one_device, config):
     for tree in (adam.mu, adam.nu, here.state.ema):
         assert [x.sharding for x in jax.tree.leaves(tree)] == places
     kernel = here.state.params["transformer"]["single_blocks"]["mlp_in"]["kernel"].get_value()
-    assert kernel.addressable_shards[0].data.size * mesh.shape["fsdp"] == kernel.size
+    parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    assert kernel.addressable_shards[0].data.size * parts == kernel.size
 
 
 def test_devices_send_each_other_weights_and_no_tokens():

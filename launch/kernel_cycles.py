@@ -1,0 +1,82 @@
+"""Counts the cycles of an attention kernel on a TPU that is not here, from the compiler's schedule.
+
+    python -m launch.kernel_cycles --topology=v5p:2x2x1 --direction=forward --block=640 --chunk=640
+
+Prints a line for the table of step1x_jax/planning/kernel_cycles.py. Seconds to a minute; libtpu.
+"""
+
+import os
+import pathlib
+import tempfile
+
+from absl import flags
+
+from launch.command import run
+from step1x_jax.errors import UserError
+from step1x_jax.planning.compilation import prepare_environment
+
+_TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "The smallest slice of the chip.")
+_DIRECTION = flags.DEFINE_enum("direction", "forward", ["forward", "backward"], "The pass.")
+_BLOCK = flags.DEFINE_integer("block", 640, "Rows of a block: of queries, backward of keys.")
+_CHUNK = flags.DEFINE_integer("chunk", 640, "Rows of a chunk: of keys, backward of queries.")
+
+HEADS, WIDTH = 2, 128
+
+
+def main() -> None:
+    """Compiles the kernel with a dump of its schedule, and reads that."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_environment()
+        os.environ["LIBTPU_INIT_ARGS"] = (
+            f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"  # before libtpu is loaded
+        )
+        device = compile_kernel()
+        found = sorted(pathlib.Path(folder).glob("*_kernel*-final_bundles.txt"))
+        schedules = [path for path in found if "analysis" not in path.name]
+        if not schedules:
+            raise UserError("the compiler wrote no schedule; this libtpu has another flag for it.")
+        from step1x_jax.planning.kernel_cycles import read_loops
+
+        loops = read_loops(schedules[-1].read_text(), _DIRECTION.value)
+    chip = _TOPOLOGY.value.split(":")[0]
+    key = chip, _DIRECTION.value, _BLOCK.value, _CHUNK.value
+    print(f"    {key}: {loops},  # {device}".replace("'", '"'))
+
+
+def compile_kernel() -> str:
+    """Compiles it for one chip; gives the kind of device."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+    from step1x_jax.kernels import tuning
+    from step1x_jax.kernels.attention_tpu import KERNELS
+    from step1x_jax.kernels.norm_rope import Norms
+    from step1x_jax.planning.compilation import devices_of
+
+    device = devices_of(_TOPOLOGY.value)[0]
+    mesh = Mesh([device], ("data",), axis_types=(AxisType.Auto,))
+    length = _BLOCK.value * _CHUNK.value // 128  # a multiple of both, and of a tile
+    pair = _BLOCK.value, _CHUNK.value
+    tuning.TPU_TABLE[device.device_kind, length] = tuning.Blocks(pair, pair[::-1])
+
+    def array(*shape, dtype=jnp.bfloat16):
+        place = NamedSharding(mesh, PartitionSpec())
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+    q, lengths = array(1, HEADS, length, WIDTH), array(1, dtype=jnp.int32)
+    scale = array(1, WIDTH, dtype=jnp.float32)
+    norms = Norms(scale, scale, array(2, length, WIDTH, dtype=jnp.float32))
+    sums = array(1, HEADS, 1, length, dtype=jnp.float32)
+    with jax.set_mesh(mesh):
+        if _DIRECTION.value == "forward":
+            step = jax.jit(lambda *x: KERNELS.forward(*x, 0))
+            step.lower(q, q, q, lengths, norms).compile()
+        else:
+            step = jax.jit(lambda q, k, v, n, norms, *x: KERNELS.backward(q, k, v, n, norms, 0, *x))
+            step.lower(q, q, q, lengths, norms, q, sums, q).compile()
+    return device.device_kind
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,34 @@
+"""The compiler's options, platform by platform: the one table, with a reason for each.
+
+Training uses them and so does the planner. The compiler checks their names. "Seen" means in
+programs compiled for TPUs (launch/compile_ahead.py), not on a clock.
+"""
+
+from jax.sharding import Mesh
+
+# platform -> option -> (value, reason)
+TABLE: dict[str, dict[str, tuple[bool | int | str, str]]] = {
+    "tpu": {
+        # Collectives run beside matmuls, as parts of fusions, instead of before them.
+        "xla_tpu_enable_async_collective_fusion": (True, "the pass that does it"),
+        "xla_tpu_enable_async_collective_fusion_fuse_all_gather": (True, "for the weights"),
+        "xla_tpu_enable_async_collective_fusion_multiple_steps": (
+            True,
+            "one collective may last over several matmuls: a gather is longer than the small ones",
+        ),
+        "xla_tpu_overlap_compute_collective_tc": (True, "the core computes meanwhile"),
+        "xla_enable_async_all_gather": (True, "gathers may start early at all"),
+        "xla_tpu_prefer_async_allgather_to_allreduce": (
+            True,
+            "else gathers on a 3D torus become synchronous all-reduces of twice the bytes",
+        ),
+        "xla_enable_async_all_reduce": (True, "the gradients' sums may start early"),
+        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": (True, "and run beside matmuls"),
+    },
+}
+
+
+def compiler_options(mesh: Mesh) -> dict[str, bool | int | str]:
+    """The options for a mesh's devices, for jit(compiler_options=...); empty for CPUs and GPUs."""
+    platform = mesh.devices.flat[0].platform
+    return {name: value for name, (value, _) in TABLE.get(platform, {}).items()}

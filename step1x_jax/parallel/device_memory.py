@@ -1,0 +1,27 @@
+"""How much memory a device has for programs, here or not."""
+
+import math
+from typing import Any
+
+import jax
+
+GIB = 2**30
+
+# TPUs by kind, as JAX names them: what the compiler allows a program to use
+HBM = {"TPU v5": 95.74 * GIB, "TPU v5 lite": 15.75 * GIB, "TPU v6 lite": 31.25 * GIB}
+
+
+def memory_of(device: jax.Device) -> float | None:
+    """Bytes; None where nobody says."""
+    if device.device_kind in HBM:
+        return HBM[device.device_kind]
+    stats = device.memory_stats() if device.platform == "gpu" else None
+    return float(stats["bytes_limit"]) if stats else None
+
+
+def bytes_per_device(abstract: Any) -> float:
+    """What a tree of ShapeDtypeStructs with shardings takes on one device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(abstract)
+    )

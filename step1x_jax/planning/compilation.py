@@ -1,0 +1,160 @@
+"""Compiles the real programs for TPUs that are not here."""
+
+import os
+import re
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from step1x_jax.conditioning.images import PIXELS_PER_LATENT
+from step1x_jax.data.records import LATENT_CHANNELS
+from step1x_jax.errors import UserError
+from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.placement import placed_by
+from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.parallel.compiler_options import compiler_options
+from step1x_jax.parallel.rules import batch_sharding, placement, replicated, shardings
+from step1x_jax.sampling.guidance import Guidance
+from step1x_jax.sampling.sampler import Conditions, scan_steps
+from step1x_jax.training.config import TrainConfig
+from step1x_jax.training.describe import abstract_batch
+from step1x_jax.training.parts import abstract_frozen
+from step1x_jax.training.step import abstract_state, make_train_step
+
+
+class Compiled(NamedTuple):
+    """A compiled program and the seconds that it took; GiB where it does not fit."""
+
+    program: jax.stages.Compiled | None
+    lower_seconds: float
+    compile_seconds: float
+    needed_gib: float = 0.0  # if there is no program: what it would have needed
+    available_gib: float = 0.0
+
+
+def prepare_environment() -> None:
+    """Makes this process one that compiles for TPUs without having one.
+
+    Before any device of JAX is asked for. XLA_FLAGS go: libtpu ends the process for one that it
+    does not know. The cache of compiled programs is off: nothing would be compiled, or timed.
+    """
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # no machine of a TPU cloud, nobody to ask
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU here that one process has to own
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.pop("XLA_FLAGS", None)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
+def devices_of(topology: str, slices: int = 1) -> list[jax.Device]:
+    """The chips of a topology, which can be compiled for and nothing else.
+
+    Raises:
+      UserError: libtpu is not installed, or knows no such topology.
+    """
+    try:
+        import libtpu  # noqa: F401
+    except ImportError as e:
+        raise UserError(
+            "compiling for TPUs needs libtpu: pip install '.[tpu]' (no TPU is needed)."
+        ) from e
+    from jax.experimental import topologies
+
+    more = {"num_slices": slices} if slices > 1 else {}
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)
+    except Exception as e:  # of several kinds, by version
+        reason = str(e).splitlines()[0]
+        raise UserError(f"libtpu knows no topology {topology} ({reason}); try another.") from e
+    return list(found.devices)
+
+
+def compile_train(config: TrainConfig, size: int, mesh: Mesh) -> Compiled:
+    """Compiles the train step for square pictures of `size` pixels."""
+    state = abstract_state(config, mesh)
+    batch = abstract_batch(config, size, mesh)
+    with jax.set_mesh(mesh):
+        frozen = abstract_frozen(config, mesh)
+        return _compile(make_train_step(config, mesh, state), state, batch, frozen)
+
+
+def compile_sample(config: TrainConfig, size: int, mesh: Mesh) -> Compiled:
+    """Compiles the sampler, all its steps as one program, with parameters in bfloat16."""
+    model = ModelConfig(**{**vars(config.model), "param_dtype": "bfloat16", "remat": "none"})
+    graph, params = abstract_model(model)
+    split, whole = batch_sharding(mesh), replicated(mesh)
+    params = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        params,
+        shardings(params, mesh),
+    )
+
+    def array(*shape: int, dtype: Any = jnp.float32, sharding: Any = split) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    b, side = config.data.batch_size, size // PIXELS_PER_LATENT
+    latents = array(b, side, side, LATENT_CHANNELS)
+    text = array(b, model.text_length, model.connector_in_channels, dtype=jnp.bfloat16)
+    lengths = array(b, dtype=jnp.int32)
+    conditions = Conditions(latents, text, lengths, text, lengths)
+    times = array(config.sampling.num_steps + 1, sharding=whole)
+    sampling = config.sampling
+    guidance = Guidance(sampling.guidance, sampling.truncate_for(model.version))
+
+    def sample(params: Any, conditions: Conditions, noise: jax.Array, times: jax.Array) -> Any:
+        with placed_by(placement(mesh)):
+            return scan_steps(graph, guidance, params, conditions, noise, times)
+
+    program = jax.jit(sample, out_shardings=split, compiler_options=compiler_options(mesh))
+    with jax.set_mesh(mesh):
+        return _compile(program, params, conditions, latents, times)
+
+
+def _compile(program: jax.stages.Wrapped, *args: Any) -> Compiled:
+    start = time.monotonic()
+    lowered = program.lower(*args)
+    middle = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as e:
+        needed, available = _out_of_memory(str(e)) or (0.0, 0.0)
+        if not needed:
+            raise
+        return Compiled(None, middle - start, time.monotonic() - middle, needed, available)
+    return Compiled(compiled, middle - start, time.monotonic() - middle)
+
+
+def _out_of_memory(message: str) -> tuple[float, float] | None:
+    """GiB needed and available, from what the compiler says of a program that does not fit."""
+    unit = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2.0**10}
+    match = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message)
+    if not match:
+        return None
+    return float(match[1]) * unit[match[2]], float(match[3]) * unit[match[4]]
+
+
+def group_extent(mesh: Mesh, dimensions: int, size: int) -> tuple[tuple[int, ...], bool]:
+    """How far a group of so many devices reaches along the torus, and whether it spans slices.
+
+    A group is taken to be the devices along the one axis of the mesh, or the fewest neighbouring
+    axes, that have as many; without such, all devices.
+    """
+    sizes = list(mesh.shape.values())
+    devices = mesh.devices
+    for count in range(1, len(sizes) + 1):
+        for first in range(len(sizes) - count, -1, -1):
+            axes = range(first, first + count)
+            if np.prod([sizes[axis] for axis in axes]) == size and size > 1:
+                index = tuple(slice(None) if axis in axes else 0 for axis in range(len(sizes)))
+                return _extent(devices[index].ravel(), dimensions)
+    return _extent(devices.ravel(), dimensions)
+
+
+def _extent(devices: np.ndarray, dimensions: int) -> tuple[tuple[int, ...], bool]:
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    extent = tuple(len({d.coords[i] for d in devices}) for i in range(dimensions))
+    return extent, len(slices) > 1

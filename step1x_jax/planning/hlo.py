@@ -1,0 +1,315 @@
+"""A compiled program as it is printed: its computations, and what each instruction moves.
+
+`read(compiled.as_text())` parses the text; nothing here knows a chip.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+ITEM_BYTES = {
+    "pred": 1, "s8": 1, "u8": 1, "s4": 0.5, "u4": 0.5, "s16": 2, "u16": 2, "f16": 2, "bf16": 2,
+    "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "f8e4m3fn": 1, "f8e5m2": 1,
+    "token": 0,
+}  # fmt: skip
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = ")
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^{}]*\})?")
+_OPERATION = re.compile(r"\s*([\w\-]+)\(")
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """One array of a result: its element type, its sizes, and whether it lies in HBM."""
+
+    dtype: str
+    sizes: tuple[int, ...]
+    in_hbm: bool
+
+    @property
+    def bytes(self) -> float:
+        """Without padding."""
+        return math.prod(self.sizes) * ITEM_BYTES.get(self.dtype, 0)
+
+
+@dataclasses.dataclass
+class Instruction:
+    """One line of a computation.
+
+    Attributes:
+      operation: "fusion", "all-gather", ...
+      result: its arrays, one unless it is a tuple.
+      operands: names of instructions of the same computation.
+      rest: the line behind the operands: attributes, metadata, the backend's notes.
+    """
+
+    name: str
+    operation: str
+    result: tuple[Array, ...]
+    operands: tuple[str, ...]
+    rest: str
+
+    def attribute(self, name: str) -> str | None:
+        """For example the computation that `calls=%...` names."""
+        match = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
+        return match and match[1]
+
+    @property
+    def cycles(self) -> int:
+        """The compiler's estimate; 0 where it gives none."""
+        match = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
+        return int(match[1]) if match else 0
+
+    @property
+    def source(self) -> str:
+        """Where in the model it comes from, as JAX names it."""
+        match = re.search(r'op_name="([^"]*)"', self.rest)
+        return match[1] if match else ""
+
+
+@dataclasses.dataclass
+class Computation:
+    """A function of the program: instructions in the order of the schedule."""
+
+    name: str
+    instructions: dict[str, Instruction]
+
+
+@dataclasses.dataclass
+class Program:
+    """All computations, and the name of the one that is the program."""
+
+    computations: dict[str, Computation]
+    entry: str
+
+    def called(self, instruction: Instruction) -> Computation | None:
+        """What a fusion, an async start or a call runs."""
+        name = instruction.attribute("calls") or instruction.attribute("to_apply")
+        return self.computations.get(name or "")
+
+    def inside(self, instruction: Instruction) -> Iterator[tuple[Computation, Instruction]]:
+        """An instruction's computation and those below it, instruction by instruction."""
+        below = self.called(instruction)
+        if below is None:
+            return
+        for inner in below.instructions.values():
+            yield below, inner
+            if inner.operation in ("fusion", "call"):
+                yield from self.inside(inner)
+
+
+def read(text: str) -> Program:
+    """Parses what `Compiled.as_text()` gives.
+
+    Raises:
+      ValueError: the text holds no program.
+    """
+    computations: dict[str, Computation] = {}
+    entry, here = "", None
+    for line in text.splitlines():
+        if line and not line[0].isspace():
+            match = _COMPUTATION.match(line)
+            here = None
+            if match:
+                here = computations[match[2]] = Computation(match[2], {})
+                entry = match[2] if match[1] else entry
+        elif here is not None and (instruction := _instruction(line)):
+            here.instructions[instruction.name] = instruction
+    if not entry:
+        raise ValueError("this is no text of a compiled program")
+    return Program(computations, entry)
+
+
+def _instruction(line: str) -> Instruction | None:
+    start = _INSTRUCTION.match(line)
+    if not start:
+        return None
+    at = start.end()
+    end = _closing(line, at) if line[at] == "(" else line.index(" ", at)
+    # a tuple's arrays may be followed by comments; a space stands before the operation in any case
+    arrays = tuple(
+        Array(
+            kind,
+            tuple(int(size) for size in sizes.split(",") if size),
+            in_hbm=not re.search(r"S\(\d+\)", layout or ""),
+        )
+        for kind, sizes, layout in _ARRAY.findall(line[at:end])
+    )
+    operation = _OPERATION.match(line, end)
+    if not operation:
+        return None
+    opening = operation.end() - 1
+    closing = _closing(line, opening)
+    operands = tuple(re.findall(r"%([\w.\-]+)", line[opening:closing]))
+    if operation[1] in ("constant", "parameter"):
+        operands = (line[opening + 1 : closing - 1],)  # its value, its number
+    return Instruction(start[1], operation[1], arrays, operands, line[closing:])
+
+
+def _closing(line: str, opening: int) -> int:
+    """The place behind the bracket that closes the one at `opening`."""
+    depth = 0
+    for i in range(opening, len(line)):
+        depth += (line[i] == "(") - (line[i] == ")")
+        if depth == 0:
+            return i + 1
+    return len(line)
+
+
+def trip_count(program: Program, loop: Instruction) -> int:
+    """How often a while loop of `lax.scan` or `fori_loop` runs: the bound of its condition.
+
+    Raises:
+      ValueError: the condition is no comparison with a constant.
+    """
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
+    if known:
+        return int(known[1])
+    condition = program.computations[loop.attribute("condition") or ""]
+    found = [
+        int(x.operands[0])
+        for x in condition.instructions.values()
+        if x.operation == "constant" and x.result[0].dtype in ("s32", "u32", "s64")
+    ]
+    if len(found) != 1:
+        raise ValueError(f"the trip count of {loop.name} is not to be seen: constants {found}")
+    return found[0]
+
+
+def matmul_flops(computation: Computation, instruction: Instruction) -> float:
+    """Operations of a dot or convolution, a multiplication and an addition each; else 0.
+
+    A convolution is how TPUs write every matmul: positions of its window that fall on padding or
+    between dilated elements are no work and are not counted.
+    """
+    if instruction.operation not in ("dot", "convolution"):
+        return 0.0
+    left, right = (computation.instructions[name].result[0].sizes for name in instruction.operands)
+    out = instruction.result[0].sizes
+    if instruction.operation == "dot":
+        match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
+        contracted = [int(i) for i in match[1].split(",") if i] if match else []
+        return 2.0 * math.prod(out) * math.prod(left[i] for i in contracted)
+    labels = instruction.attribute("dim_labels") or ""
+    match = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    if not match:
+        raise ValueError(f"{instruction.name}: dim_labels {labels!r}")
+    of_left, of_right, of_out = match.groups()
+    work = 2.0 * out[of_out.index("b")] * out[of_out.index("f")] * right[of_right.index("i")]
+    window = _window(instruction.rest, sum(c.isdigit() for c in of_out))
+    for i, dimension in enumerate(c for c in sorted(of_out) if c.isdigit()):
+        work *= _positions(
+            size=left[of_left.index(dimension)],
+            out=out[of_out.index(dimension)],
+            **{name: values[i] for name, values in window.items()},
+        )
+    return work
+
+
+def _window(rest: str, dimensions: int) -> dict[str, list[int]]:
+    match = re.search(r"window=\{([^}]*)\}", rest)
+    given = dict(part.split("=", 1) for part in match[1].split()) if match else {}
+
+    def of(name: str, default: int) -> list[int]:
+        text = given.get(name)
+        return [int(x) for x in text.split("x")] if text else [default] * dimensions
+
+    pads = given["pad"].split("x") if "pad" in given else ["0_0"] * dimensions
+    return {
+        "taps": of("size", 1),
+        "stride": of("stride", 1),
+        "low": [int(pad.split("_")[0]) for pad in pads],
+        "dilation": of("rhs_dilate", 1),
+        "base": of("lhs_dilate", 1),
+    }
+
+
+def _positions(
+    size: int, out: int, taps: int, stride: int, low: int, dilation: int, base: int
+) -> int:
+    """Pairs of an output position and a tap that meet an element, along one dimension."""
+    at = np.arange(out)[:, None] * stride + np.arange(taps)[None] * dilation - low
+    return int(np.sum((at >= 0) & (at < (size - 1) * base + 1) & (at % base == 0)))
+
+
+def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
+    """Bytes that an instruction reads from and writes to HBM, at least.
+
+    Of an array that a fusion only takes slices of, the slices count; of one that it updates in
+    place, the update, twice. What the compiler keeps in VMEM counts nothing.
+    """
+    if instruction.operation in ("bitcast", "tuple", "get-tuple-element", "parameter", "constant"):
+        return 0.0
+    below = program.called(instruction) if instruction.operation == "fusion" else None
+    if below is None:
+        read_from = [computation.instructions.get(name) for name in instruction.operands]
+        if instruction.operation == "dynamic-update-slice":
+            update = read_from[1]
+            return 2 * _in_hbm(update.result) if update else 0.0
+        taken = 0.0 if instruction.operation in ("dynamic-slice", "slice") else 1.0
+        sources = sum(_in_hbm(x.result) for x in read_from if x)
+        return _in_hbm(instruction.result) * (2 - taken) + taken * sources
+    total = 0.0
+    in_place: set[Array] = set()
+    for number, name in enumerate(instruction.operands):
+        source = computation.instructions.get(name)
+        if source is None or not source.result or not source.result[0].in_hbm:
+            continue
+        whole = source.result[0].bytes if len(source.result) == 1 else 0.0
+        used, updated = _use_of(below, number)
+        if updated:
+            in_place.add(source.result[0])
+        total += whole if used is None else min(used, whole)
+    for array in instruction.result:
+        if array.in_hbm and not any(
+            array.sizes == other.sizes and array.dtype == other.dtype for other in in_place
+        ):
+            total += array.bytes
+    return total
+
+
+def _in_hbm(arrays: tuple[Array, ...]) -> float:
+    return sum(array.bytes for array in arrays if array.in_hbm)
+
+
+def _use_of(below: Computation, number: int) -> tuple[float | None, bool]:
+    """Bytes that a fusion takes of its operand (None: all), and whether it updates it in place."""
+    parameter = next(
+        (
+            x
+            for x in below.instructions.values()
+            if x.operation == "parameter" and x.operands == (str(number),)
+        ),
+        None,
+    )
+    if parameter is None:
+        return None, False
+    total, updated = 0.0, False
+    same = {parameter.name}
+    for x in below.instructions.values():
+        if not same & set(x.operands):
+            continue
+        if x.operation == "bitcast":
+            same.add(x.name)
+        elif x.operation in ("dynamic-slice", "slice"):
+            total += x.result[0].bytes
+        elif x.operation == "dynamic-update-slice" and x.operands[0] in same:
+            update = below.instructions.get(x.operands[1])
+            total += 2 * update.result[0].bytes if update else 0.0
+            updated = True
+        else:
+            return None, updated
+    return total, updated

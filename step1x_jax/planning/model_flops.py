@@ -1,0 +1,65 @@
+"""What a model has to compute, whatever computes it: the numerator of MFU."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.extend import core
+
+from step1x_jax.conditioning.images import PIXELS_PER_LATENT
+from step1x_jax.data.records import LATENT_CHANNELS
+from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.step1x_edit import abstract_model
+
+BACKWARD = 2  # times the forward pass: a gradient of both operands of every matmul
+
+
+def forward_flops(config: ModelConfig, size: int) -> float:
+    """Operations of the matmuls of one example's forward pass, attention's among them.
+
+    Counted in the traced model with plain attention: nothing is padded or computed twice.
+
+    Args:
+      config: of the model.
+      size: side of the pictures in pixels; noise and reference are of that size.
+    """
+    plain = ModelConfig(**{**vars(config), "remat": "none", "attention": "xla"})
+    graph, params = abstract_model(plain)
+    side = size // PIXELS_PER_LATENT
+    latents = jax.ShapeDtypeStruct((1, side, side, LATENT_CHANNELS), jnp.float32)
+    text = jax.ShapeDtypeStruct((1, config.text_length, config.connector_in_channels), jnp.float32)
+    lengths, times = (jax.ShapeDtypeStruct((1,), dtype) for dtype in (jnp.int32, jnp.float32))
+    traced = jax.make_jaxpr(lambda params, *args: nnx.merge(graph, params)(*args))(
+        params, latents, latents, text, lengths, times
+    )
+    return jaxpr_flops(traced.jaxpr)
+
+
+def jaxpr_flops(jaxpr: core.Jaxpr) -> float:
+    """Operations of the matmuls of a traced program, those inside loops as often as they run."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
+            total += 2.0 * math.prod(out) * math.prod(left[i] for i in contracted)
+            continue
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += times * sum(jaxpr_flops(inner) for inner in _inner(equation.params))
+    return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
+def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
+    found = []
+    for value in params.values():
+        if isinstance(value, core.ClosedJaxpr):
+            found.append(value.jaxpr)
+        elif isinstance(value, core.Jaxpr):
+            found.append(value)
+    return found

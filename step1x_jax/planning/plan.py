@@ -1,0 +1,227 @@
+"""A plan: a program compiled for a topology, its memory, and the estimate of its time."""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from step1x_jax.errors import UserError
+from step1x_jax.kernels.mesh_axes import BATCH_AXES
+from step1x_jax.models.remat import AUTO, SAVED
+from step1x_jax.parallel.device_memory import GIB
+from step1x_jax.parallel.mesh import AXES, MeshConfig, make_mesh
+from step1x_jax.planning import hlo
+from step1x_jax.planning.chips import Topology
+from step1x_jax.planning.compilation import (
+    Compiled,
+    compile_sample,
+    compile_train,
+    devices_of,
+    group_extent,
+)
+from step1x_jax.planning.estimate import Estimate, estimate
+from step1x_jax.planning.kernel_cycles import kernel_time
+from step1x_jax.planning.model_flops import BACKWARD, forward_flops
+from step1x_jax.training.config import TrainConfig
+from step1x_jax.training.describe import abstract_batch
+from step1x_jax.training.parts import abstract_frozen
+from step1x_jax.training.remat_choice import with_remat
+from step1x_jax.training.step import abstract_state
+
+PROGRAMS = ("train", "sample")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to plan.
+
+    Attributes:
+      config: of the run; its mesh, remat and batch size are those of the plan.
+      topology: to compile for.
+      program: of PROGRAMS.
+      size: side of the pictures in pixels.
+    """
+
+    config: TrainConfig
+    topology: Topology
+    program: str
+    size: int
+
+
+def request(
+    config: TrainConfig,
+    topology: Topology,
+    *,
+    program: str,
+    size: int,
+    mesh: MeshConfig | None = None,
+    examples: int = 1,
+) -> Request:
+    """A request with `examples` for each group of chips that the batch is split over.
+
+    Raises:
+      UserError: the mesh does not fit the topology.
+    """
+    config = copy.deepcopy(config)
+    config.mesh = mesh or config.mesh
+    parts = math.prod(_mesh(config, topology).shape[axis] for axis in BATCH_AXES)
+    config.data.batch_size = examples * parts
+    return Request(config, topology, program, size)
+
+
+def parse_mesh(text: str) -> MeshConfig:
+    """A mesh from "data=1,fsdp=64"; axes that are not named have size 1, but fsdp, which fills.
+
+    Raises:
+      UserError: a part that is no axis and number.
+    """
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        axis, _, number = part.partition("=")
+        if axis not in AXES or not number.lstrip("-").isdigit():
+            raise UserError(
+                f"--mesh={text}: {part!r} is no axis and its size; write data=1,fsdp=64 with"
+                f" the axes {', '.join(AXES)}."
+            )
+        sizes[axis] = int(number)
+    if "fsdp" not in sizes:
+        sizes["fsdp"] = 1 if -1 in sizes.values() else -1
+    return MeshConfig(**sizes)
+
+
+def make_plan(wanted: Request) -> dict[str, Any]:
+    """Compiles, reads memory, estimates time.
+
+    Returns:
+      A JSON object; what is not known because the program does not fit is None.
+
+    Raises:
+      UserError: the topology is unknown, or the config does not fit it.
+    """
+    config, topology = wanted.config, wanted.topology
+    mesh = _mesh(config, topology)
+    compile_it = compile_train if wanted.program == "train" else compile_sample
+    compiled = compile_it(config, wanted.size, mesh)
+    times = 1 + BACKWARD if wanted.program == "train" else 2 * config.sampling.num_steps
+    flops = times * forward_flops(config.model, wanted.size)
+    about = {
+        "topology": topology.name,
+        "slices": topology.slices,
+        "chips": topology.chips,
+        "mesh": dict(mesh.shape),
+        "program": wanted.program,
+        "size": wanted.size,
+        "remat": _remat(config, wanted, mesh),
+        "examples": config.data.batch_size,
+        "model_tflop_per_example": flops / 1e12,
+    }
+    found = None
+    if compiled.program is not None:
+        found = estimate(
+            hlo.read(compiled.program.as_text() or ""),
+            topology,
+            lambda size: group_extent(mesh, len(topology.sizes), size),
+            lambda x: kernel_time(x, topology.chip),
+        )
+    return about | _memory(compiled, topology) | _time(found, flops, config, topology)
+
+
+def candidates(wanted: Request) -> Iterator[Request]:
+    """Plans worth a look: copies x batch x the policies that could fit, best first of each."""
+    topology = wanted.topology
+    for copies in (1, 2, 4, 8):
+        if topology.chips % copies or copies % topology.slices:
+            continue
+        for examples in (1, 2, 4):
+            mesh = MeshConfig(data=copies, fsdp=topology.chips // copies)
+            tried = request(
+                wanted.config, topology, program=wanted.program, size=wanted.size,
+                mesh=mesh, examples=examples,
+            )  # fmt: skip
+            if wanted.program == "sample":
+                yield tried
+                continue
+            tried.config.model.remat = AUTO
+            best = _remat(tried.config, tried, _mesh(tried.config, topology))
+            if best == "full" and examples > 1:
+                continue  # nothing of what a larger batch could gain is left
+            order = list(SAVED)
+            for policy in order[max(order.index(best) - 1, 0) : order.index(best) + 1]:
+                one = copy.deepcopy(tried.config)
+                one.model.remat = policy
+                yield dataclasses.replace(tried, config=one)
+
+
+def _mesh(config: TrainConfig, topology: Topology):
+    return make_mesh(config.mesh, devices_of(topology.name, topology.slices))
+
+
+def _remat(config: TrainConfig, wanted: Request, mesh) -> str:
+    if wanted.program == "sample":
+        return "none"
+    batch = abstract_batch(config, wanted.size, mesh)
+    state, frozen = abstract_state(config, mesh), abstract_frozen(config, mesh)
+    return with_remat(config.model, batch, state, frozen, mesh).remat
+
+
+def _memory(compiled: Compiled, topology: Topology) -> dict[str, Any]:
+    available = topology.chip.hbm_bytes / GIB
+    needed: dict[str, Any]
+    if compiled.program is None:
+        available = compiled.available_gib
+        needed = {
+            "hbm_per_chip_gib": compiled.needed_gib,
+            "hbm_arguments_gib": None,
+            "hbm_temporaries_gib": None,
+        }
+    else:
+        memory: Any = compiled.program.memory_analysis()
+        needed = {
+            "hbm_per_chip_gib": memory.peak_memory_in_bytes / GIB,
+            "hbm_arguments_gib": memory.argument_size_in_bytes / GIB,
+            "hbm_temporaries_gib": memory.temp_size_in_bytes / GIB,
+        }
+    return {
+        "fits": compiled.program is not None,
+        "lower_seconds": compiled.lower_seconds,
+        "compile_seconds": compiled.compile_seconds,
+        **needed,
+        "hbm_available_gib": available,
+        "missing_gib": max(0.0, needed["hbm_per_chip_gib"] - available)
+        if compiled.program is None
+        else 0.0,
+    }
+
+
+def _time(
+    found: Estimate | None, flops: float, config: TrainConfig, topology: Topology
+) -> dict[str, Any]:
+    if found is None:
+        names = (
+            "estimated_step_seconds", "estimated_parts_seconds", "estimated_mfu",
+            "images_per_second_per_chip", "collectives", "compiled_tflop_per_chip",
+            "hbm_traffic_gib_per_chip", "kernels_without_cycles", "largest",
+        )  # fmt: skip
+        return dict.fromkeys(names)
+    work = flops * config.data.batch_size / topology.chips
+    return {
+        "estimated_step_seconds": found.total,
+        "estimated_parts_seconds": found.seconds,
+        "estimated_mfu": work / topology.chip.peak / found.total,
+        "images_per_second_per_chip": config.data.batch_size / topology.chips / found.total,
+        "collectives": {
+            kind: {
+                "count": c.count,
+                "gib": c.bytes / GIB,
+                "asynchronous": c.async_bytes / c.bytes if c.bytes else 0.0,
+                "seconds": c.seconds,
+                "exposed_seconds": c.exposed_seconds,
+            }
+            for kind, c in sorted(found.collectives.items())
+        },
+        "compiled_tflop_per_chip": (found.matmul_flops + found.kernel_flops) / 1e12,
+        "hbm_traffic_gib_per_chip": found.hbm_bytes / GIB,
+        "kernels_without_cycles": list(found.unknown_kernels),
+        "largest": [list(row) for row in found.largest],
+    }

@@ -1,0 +1,27 @@
+"""The operations of the model against the published arithmetic, written out."""
+
+import pytest
+
+from step1x_jax.models.config import step1x_edit_v1_1
+from step1x_jax.planning.model_flops import BACKWARD, forward_flops
+
+WIDTH, CONNECTOR, TEXT, LAYERS = 3072, 4096, 640, 57
+
+
+@pytest.mark.parametrize("size", [512, 1024])
+def test_operations_of_an_example(size):
+    """12 D^2 weights a block and 4 L^2 D of attention; what is left are embeddings: 0.1 %."""
+    tokens = 2 * (size // 16) ** 2 + TEXT
+    blocks = LAYERS * (2 * 12 * WIDTH**2 * tokens + 4 * tokens**2 * WIDTH)
+    connector = 2 * (2 * 12 * CONNECTOR**2 * TEXT + 4 * TEXT**2 * CONNECTOR)
+    found = forward_flops(step1x_edit_v1_1(), size)
+    assert found == pytest.approx(blocks + connector, rel=2e-3)
+    if size == 1024:
+        assert (1 + BACKWARD) * found / 1e12 == pytest.approx(507.6, rel=5e-4)
+
+
+def test_neither_policy_nor_kernel_changes_them():
+    config = step1x_edit_v1_1()
+    plain = forward_flops(config, 512)
+    config.remat, config.attention = "full", "pallas_tpu"
+    assert forward_flops(config, 512) == plain
