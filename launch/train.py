@@ -6,8 +6,10 @@ Any field of the config can be set after it: --config.training.steps=100. Releas
 from are one: --config.training.start_from=step1x-edit-v1p1-official.safetensors.
 """
 
+import dataclasses
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ from absl import flags
 from launch import config_flag
 from launch.command import run
 from launch.config_flag import read_config
-from step1x_jax.data.pipeline import make_batches
+from step1x_jax.data.pipeline import DataConfig, make_batches
 from step1x_jax.files import absolute
 from step1x_jax.training.config import check_records
 from step1x_jax.training.loop import print_once, train
@@ -27,6 +29,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes: TPU pods, Slurm and MPI say who they are."
 )
 
+SILENCE = 60  # seconds after which a process counts as lost, and the others end
 STOPPED = 143  # what a shell reports for a process that ended on SIGTERM
 
 
@@ -39,11 +42,11 @@ def main() -> int:
     if config.lora.rank:  # adapters are no use without these
         config.training.start_from = from_anywhere(config.training.start_from)
     if _DISTRIBUTED.value:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE)
 
-    def batches(first_step: int) -> Iterator[dict[str, np.ndarray]]:
+    def read(data: DataConfig, first_step: int) -> Iterator[dict[str, np.ndarray]]:
         return make_batches(
-            config.data,
+            data,
             text_length=config.model.text_length,
             seed=config.training.seed,
             start_step=first_step,
@@ -51,7 +54,13 @@ def main() -> int:
             process_count=jax.process_count(),
         )
 
-    step, steps = int(train(config, _WORKDIR.value, batches).step), config.training.steps
+    def held_out(dropped: bool) -> Iterator[dict[str, np.ndarray]]:
+        data = dataclasses.replace(config.data, path=config.held_out.path)
+        return read(dataclasses.replace(data, caption_dropout=float(dropped)), 0)
+
+    batches = partial(read, config.data)
+    state = train(config, _WORKDIR.value, batches, held_out if config.held_out.path else None)
+    step, steps = int(state.step), config.training.steps
     if step < steps:
         print(
             f"Stopped as asked after step {step} of {steps}, with a checkpoint; the same command"

@@ -245,7 +245,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("one core", "-(-heads // chip.cores)", "heads"),
         ("wide units are full", "min(1.0, width / chip.mxu)", "1.0"),
     ],
-    ("planning/model_flops.py", "tests/planning"): [
+    ("training/flops.py", "tests/training/test_flops.py"): [
         ("layers counted once", 'equation.params["length"] if', "1 if"),
     ],
     ("planning/chips.py", "tests/launch/test_compile_ahead.py"): [
@@ -603,9 +603,22 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("optimizer forgotten", "params, opt_state, ema)",
          "params, jax.tree.map(jnp.zeros_like, opt_state), ema)"),
     ],
+    ("training/not_finite.py", "tests/training/test_not_finite.py"): [
+        ("NaN not noticed", "not np.isfinite(value)", "np.isinf(value)"),
+        ("names of edits forgotten", 'batch.get("ids", ())', "()"),
+    ],
+    ("training/held_out.py", "tests/training/test_held_out.py"): [
+        ("other noise for every batch", "stream(config.training.seed, \"held_out\"), number)",
+         "stream(config.training.seed, \"held_out\"), 0)"),
+        ("held-out loss at one time", "jnp.full(len(clean), time)", "jnp.full(len(clean), 0.5)"),
+        ("pictures without negatives", "for dropped in (False, True)", "for dropped in (False, False)"),
+    ],
+    ("training/clock.py", "tests/training/test_clock.py"): [
+        ("compiling counts as a step", "if not self._compiled:", "if False:"),
+        ("MFU of one device", "* jax.device_count())", "* 1)"),
+    ],
     ("training/loop.py", "tests/training/test_loop.py"): [
         ("last step not saved", "stop or step == steps or", "stop or"),
-        ("NaN not noticed", "not np.isfinite(value)", "np.isinf(value)"),
         ("configs not compared", "if checkpoints.steps and config_path.exists():", "if False:"),
         ("signals ignored", "if stop:", "if False:"),
     ],

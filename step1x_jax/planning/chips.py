@@ -5,7 +5,7 @@ import math
 import re
 
 from step1x_jax.errors import UserError
-from step1x_jax.parallel.device_memory import HBM
+from step1x_jax.parallel.devices import HBM
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.errors import UserError
 from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.models.remat import AUTO, SAVED
-from step1x_jax.parallel.device_memory import GIB
+from step1x_jax.parallel.devices import GIB
 from step1x_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from step1x_jax.planning import hlo
 from step1x_jax.planning.chips import Topology
@@ -22,9 +23,9 @@ from step1x_jax.planning.compilation import (
 )
 from step1x_jax.planning.estimate import Estimate, estimate
 from step1x_jax.planning.kernel_cycles import kernel_time
-from step1x_jax.planning.model_flops import BACKWARD, forward_flops
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
+from step1x_jax.training.flops import forward_flops, step_flops
 from step1x_jax.training.parts import abstract_frozen
 from step1x_jax.training.remat_choice import with_remat
 from step1x_jax.training.step import abstract_state
@@ -103,8 +104,7 @@ def make_plan(wanted: Request) -> dict[str, Any]:
     mesh = _mesh(config, topology)
     compile_it = compile_train if wanted.program == "train" else compile_sample
     compiled = compile_it(config, wanted.size, mesh)
-    times = 1 + BACKWARD if wanted.program == "train" else 2 * config.sampling.num_steps
-    flops = times * forward_flops(config.model, wanted.size)
+    flops = _flops_per_example(wanted)
     about = {
         "topology": topology.name,
         "slices": topology.slices,
@@ -125,6 +125,13 @@ def make_plan(wanted: Request) -> dict[str, Any]:
             lambda x: kernel_time(x, topology.chip),
         )
     return about | _memory(compiled, topology) | _time(found, flops, config, topology)
+
+
+def _flops_per_example(wanted: Request) -> float:
+    config, side = wanted.config, wanted.size // PIXELS_PER_LATENT
+    if wanted.program == "train":
+        return step_flops(config, (side, side)) / config.data.batch_size
+    return 2 * config.sampling.num_steps * forward_flops(config.model, (side, side))
 
 
 def candidates(wanted: Request) -> Iterator[Request]:

@@ -81,6 +81,7 @@ class TrainingConfig:
     accumulate: int = 1  # parts of data.batch_size that go through the model one after another
     seed: int = 0
     log_every: int = 10  # steps between two rows of metrics
+    profile_at: int = 0  # the first of some steps that the profiler traces; 0: none
     start_from: str = ""  # a run's folder or a released .safetensors file; "": random weights
 
     def validate(self) -> None:
@@ -88,6 +89,8 @@ class TrainingConfig:
         require(self.steps > 0, "training.steps", self.steps, "use a positive number")
         require(self.accumulate > 0, "training.accumulate", self.accumulate, "use 1 or more")
         require(self.log_every > 0, "training.log_every", self.log_every, "use a positive number")
+        profile_at = self.profile_at
+        require(profile_at >= 0, "training.profile_at", profile_at, "use a step, or 0 for none")
 
 
 @dataclasses.dataclass
@@ -101,6 +104,28 @@ class CheckpointConfig:
         """Raises UserError, naming the field, for impossible values."""
         require(self.every > 0, "checkpoint.every", self.every, "use a positive number")
         require(self.keep > 0, "checkpoint.keep", self.keep, "use a positive number")
+
+
+@dataclasses.dataclass
+class HeldOutConfig:
+    """Edits that are not trained on, looked at every so many steps; see held_out.py."""
+
+    path: str = ""  # a folder that launch.precompute made; "": none
+    every: int = 500  # steps
+    batches: int = 4  # that the loss is taken of, data.batch_size edits each
+    times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)  # between picture (0) and noise (1)
+    pictures: int = 0  # edits that are sampled for a picture; 0: none
+
+    def validate(self) -> None:
+        """Raises UserError, naming the field, for impossible values."""
+        times = all(0 < t <= 1 for t in self.times) and len(self.times) > 0
+        for name, fine, advice in (
+            ("every", self.every > 0, "use a positive number"),
+            ("batches", self.batches > 0, "use a positive number"),
+            ("times", times, "use some numbers from above 0 to 1"),
+            ("pictures", self.pictures >= 0, "use 0 (none) or more"),
+        ):
+            require(fine, f"held_out.{name}", getattr(self, name), advice)
 
 
 @dataclasses.dataclass
@@ -119,6 +144,7 @@ class TrainConfig:
     timesteps: TimestepConfig = dataclasses.field(default_factory=TimestepConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    held_out: HeldOutConfig = dataclasses.field(default_factory=HeldOutConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     autoencoder: str = ""
@@ -145,7 +171,9 @@ class TrainConfig:
 MAY_CHANGE = (
     "training.steps",
     "training.log_every",
+    "training.profile_at",
     "checkpoint.",
+    "held_out.",
     "mesh.",
     "model.remat",
     "model.attention",

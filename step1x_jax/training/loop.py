@@ -11,31 +11,40 @@ import numpy as np
 from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from step1x_jax.convert.adapters import load_adapters
 from step1x_jax.errors import UserError
+from step1x_jax.parallel.devices import peak_of
 from step1x_jax.parallel.mesh import check_batch_size, make_mesh
-from step1x_jax.parallel.rules import batch_sharding
 from step1x_jax.training.checkpoint import (
-    FOLDER,
     Checkpoints,
     describe,
     load_weights,
     name_arrays,
 )
+from step1x_jax.training.clock import Clock
 from step1x_jax.training.config import TrainConfig, check_same_run
 from step1x_jax.training.config_file import load_config, save_config
+from step1x_jax.training.flops import step_flops
+from step1x_jax.training.held_out import HeldOut, HeldOutBatches, put
+from step1x_jax.training.lost_peer import ending_without_peers
 from step1x_jax.training.metrics import Metrics
+from step1x_jax.training.not_finite import check_finite
 from step1x_jax.training.parts import abstract_base, freeze, shardings_of
+from step1x_jax.training.profile import profiler
 from step1x_jax.training.step import TrainState, abstract_state, make_train_step, new_state
 
 # From the first step wanted to the batches from there on, one after another: this process's rows
-# of target, source, text and text_lengths (see step.py) as numpy arrays.
+# of target, source, text and text_lengths (see step.py) as numpy arrays; "ids" may name the edits.
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 
 
-def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> TrainState:
+def train(
+    config: TrainConfig,
+    workdir: epath.PathLike,
+    batches: Batches,
+    held_out: HeldOutBatches | None = None,
+) -> TrainState:
     """Trains connector and DiT, or adapters of them, or goes on where `workdir` stopped.
 
     SIGTERM and Ctrl-C end the run after the current step, with a checkpoint.
@@ -44,6 +53,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
       config: everything about the run.
       workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
       batches: the data; which rows a step gets depends on its number alone.
+      held_out: edits that are not trained on, for config.held_out.
 
     Returns:
       The last state. Its step is below config.training.steps if the run was stopped early.
@@ -116,26 +126,43 @@ def train(config: TrainConfig, workdir: epath.PathLike, batches: Batches) -> Tra
             save_config(config, config_path)
 
         # ------------------------------------------------------------ the loop
-        metrics = Metrics(workdir, start, steps)
+        metrics, clock = Metrics(workdir, start, steps), Clock()
         train_step = make_train_step(config, mesh, abstract)
-        with jax.set_mesh(mesh), contextlib.closing(metrics), _stop_signal() as stop_asked:
-            batch = _put(_check_width(next(data), config), mesh)
+        evaluation = HeldOut(config, mesh, held_out, workdir) if held_out else None
+        with (
+            jax.set_mesh(mesh),
+            contextlib.closing(metrics),
+            profiler(config.training.profile_at, workdir) as before_step,
+            _stop_signal() as stop_asked,
+            ending_without_peers(),
+        ):
+            rows = _check_width(next(data), config)
+            batch = put(rows, mesh)
             for step in range(start + 1, steps + 1):
-                # this returns at once; while the devices work, the next batch is read and sent
-                state, values = train_step(state, batch, frozen)
-                if step < steps:
-                    batch = _put(next(data), mesh)
-                jax.block_until_ready(values)
+                before_step(step)
+                with clock.step():
+                    # this returns at once; while the devices work, the next batch is read and sent
+                    state, values = train_step(state, batch, frozen)
+                    done = rows
+                    if step < steps:
+                        with clock.reading():
+                            rows = next(data)
+                        batch = put(rows, mesh)
+                    numbers = {name: float(x) for name, x in jax.device_get(values).items()}
+                check_finite(numbers, step, done, workdir)
                 metrics.advance(step)
 
                 stop = stop_asked(step)
                 save = stop or step == steps or step % config.checkpoint.every == 0
-                log = step in (1, steps) or step % config.training.log_every == 0
-                if save or log:
-                    row = {name: float(value) for name, value in jax.device_get(values).items()}
-                    _check_finite(row, step, workdir)
-                if log:
-                    metrics.write(step, row)
+                evaluate = evaluation is not None and step % config.held_out.every == 0
+                if evaluation is not None and evaluate:
+                    numbers |= evaluation.loss(state.params, frozen)
+                    if picture := evaluation.show(state.params, frozen, step):
+                        metrics.say(f"step {step}: {picture}")
+                if evaluate or step in (1, steps) or step % config.training.log_every == 0:
+                    flops = step_flops(config, done["target"].shape[1:3])
+                    peak = peak_of(mesh.devices.flat[0])
+                    metrics.write(step, numbers | clock.row(flops, peak))
                 if save:
                     # in the background; the last one is waited for
                     checkpoints.save(state, config, base)
@@ -159,23 +186,6 @@ def _check_width(batch: dict[str, np.ndarray], config: TrainConfig) -> dict[str,
             f" {wanted}: they are of another encoder; give others, or model.connector_in_channels."
         )
     return batch
-
-
-def _put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes one global array of each process's rows."""
-    return {
-        name: jax.make_array_from_process_local_data(batch_sharding(mesh), rows)
-        for name, rows in batch.items()
-    }
-
-
-def _check_finite(row: dict[str, float], step: int, workdir: epath.Path) -> None:
-    for name, value in row.items():
-        if not np.isfinite(value):
-            raise UserError(
-                f"{name} is {value} at step {step}; lower optimizer.learning_rate or look at the"
-                f" data. The checkpoints in {workdir / FOLDER} are from before."
-            )
 
 
 @contextlib.contextmanager

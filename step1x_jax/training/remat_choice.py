@@ -10,7 +10,7 @@ from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.remat import AUTO, SAVED, stored_widths
-from step1x_jax.parallel.device_memory import GIB, bytes_per_device, memory_of
+from step1x_jax.parallel.devices import GIB, bytes_per_device, memory_of
 
 # What a step needs beside its state, the gradients and what blocks store, seen in compiled steps at
 # 1024 px: a block's own activations and gathered weights. For each example on a device, and once.

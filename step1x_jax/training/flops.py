@@ -8,27 +8,52 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend import core
 
-from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.records import LATENT_CHANNELS
+from step1x_jax.models import step1x_edit
 from step1x_jax.models.config import ModelConfig
-from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.models.embeddings import PATCH
+from step1x_jax.training.config import TrainConfig
 
 BACKWARD = 2  # times the forward pass: a gradient of both operands of every matmul
 
 
-def forward_flops(config: ModelConfig, size: int) -> float:
+def step_flops(config: TrainConfig, latent_size: tuple[int, int]) -> float:
+    """Operations of a step's matmuls, forward and backward; no padding, nothing computed twice.
+
+    Where a base is frozen, its own gradients are not among them: of its matmuls, only the gradient
+    by the input is taken. The adapters' own few are left out.
+
+    Args:
+      config: of the run.
+      latent_size: rows and columns of the target's latents.
+    """
+    forward = forward_flops(config.model, latent_size)
+    backward = BACKWARD * forward
+    if config.lora.rank:
+        backward = forward + attention_flops(config.model, latent_size)
+    return config.data.batch_size * (forward + backward)
+
+
+def attention_flops(config: ModelConfig, latent_size: tuple[int, int]) -> float:
+    """Of that, what multiplies activations with each other: attention in the DiT."""
+    pictures = 2 * math.prod(latent_size) // PATCH**2
+    length = pictures + config.text_length
+    blocks = config.depth + config.depth_single_blocks
+    return 4.0 * blocks * config.hidden_size * length**2
+
+
+def forward_flops(config: ModelConfig, latent_size: tuple[int, int]) -> float:
     """Operations of the matmuls of one example's forward pass, attention's among them.
 
     Counted in the traced model with plain attention: nothing is padded or computed twice.
 
     Args:
       config: of the model.
-      size: side of the pictures in pixels; noise and reference are of that size.
+      latent_size: rows and columns of noise and reference.
     """
     plain = ModelConfig(**{**vars(config), "remat": "none", "attention": "xla"})
-    graph, params = abstract_model(plain)
-    side = size // PIXELS_PER_LATENT
-    latents = jax.ShapeDtypeStruct((1, side, side, LATENT_CHANNELS), jnp.float32)
+    graph, params = step1x_edit.abstract_model(plain)
+    latents = jax.ShapeDtypeStruct((1, *latent_size, LATENT_CHANNELS), jnp.float32)
     text = jax.ShapeDtypeStruct((1, config.text_length, config.connector_in_channels), jnp.float32)
     lengths, times = (jax.ShapeDtypeStruct((1,), dtype) for dtype in (jnp.int32, jnp.float32))
     traced = jax.make_jaxpr(lambda params, *args: nnx.merge(graph, params)(*args))(

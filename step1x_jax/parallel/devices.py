@@ -1,4 +1,4 @@
-"""How much memory a device has for programs, here or not."""
+"""What a device can do and hold, here or not."""
 
 import math
 from typing import Any
@@ -9,6 +9,22 @@ GIB = 2**30
 
 # TPUs by kind, as JAX names them: what the compiler allows a program to use
 HBM = {"TPU v5": 95.74 * GIB, "TPU v5 lite": 15.75 * GIB, "TPU v6 lite": 31.25 * GIB}
+
+
+# Operations a second on bfloat16, dense, as published: by the part of its name that tells a kind.
+PEAK = {
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "H100": 989e12,  # SXM
+    "H200": 989e12,
+    "A100": 312e12,
+}
+
+
+def peak_of(device: jax.Device) -> float | None:
+    """Operations a second of a device; None where it is not known."""
+    return next((peak for name, peak in PEAK.items() if name in device.device_kind), None)
 
 
 def memory_of(device: jax.Device) -> float | None:
