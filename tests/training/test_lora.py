@@ -414,3 +414,22 @@ def test_a_run_of_all_parameters_has_no_adapters(tmp_path, toy_model):
     train(tiny_config(steps=1), tmp_path, batches)
     with pytest.raises(UserError, match="there are no adapters in it"):
         restore_adapters(tmp_path)
+
+
+def test_a_bfloat16_gradient_of_float32_parameters(base):
+    """Kernels are rounded once before the model instead of in it: the same loss, bit for bit. Each
+    number of the gradient may be rounded to 8 bits (on CPUs the matmuls do that anyway)."""
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        config = tiny_config()
+        config.model.dtype, config.optimizer.gradient_dtype = "bfloat16", dtype
+        config.optimizer.clip_norm = 0.0
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        abstract = abstract_state(config, mesh)
+        state = new_state(config, abstract, nnx.state(load_model(base, config.model)))
+        step = make_train_step(config, mesh, abstract)
+        state, metrics = step(state, make_batch(0), nnx.State({}))
+        found[dtype] = metrics["loss"], state.opt_state[1][0].mu
+    assert found["float32"][0] == found["bfloat16"][0]
+    for x, y in zip(*(jax.tree.leaves(found[dtype][1]) for dtype in found), strict=True):
+        np.testing.assert_allclose(y, x, rtol=2**-7, atol=2**-8 * np.abs(x).max())
