@@ -159,7 +159,8 @@ def _adder(
 def quantize(model: nnx.Module, paths: Sequence[str], stored: str) -> None:
     """Stores kernels in 8 bits with one float32 scale per output channel (and layer).
 
-    Each is multiplied as it is and the product scaled, see Projection.
+    Each is multiplied as it is and the product scaled, see Projection. One after another is made
+    and the old one's buffer given up, so that memory never holds all of both.
 
     Args:
       model: a module of Projections.
@@ -173,7 +174,10 @@ def quantize(model: nnx.Module, paths: Sequence[str], stored: str) -> None:
         inner = tuple(i for i, letter in enumerate(axes) if letter and letter not in output)
         names = tuple(name for letter, (_, name) in axes.items() if not letter or letter in output)
         metadata = module.kernel.get_metadata()["out_sharding"]
-        kernel, scale = _quantized(module.kernel[...], inner=inner, stored=stored)
+        old = module.kernel[...]
+        kernel, scale = _quantized(old, inner=inner, stored=stored)
+        if not isinstance(old, jax.core.Tracer):  # of an abstract model
+            old.delete()
         module.kernel = nnx.Param(kernel, out_sharding=metadata)
         module.kernel_scale = nnx.Param(scale, out_sharding=names)
 

@@ -57,8 +57,8 @@ def stored_as(old: Any, new: Any, key: jax.Array) -> Any:
 def kernels_in(params: nnx.State, dtype: str) -> nnx.State:
     """Parameters with their float32 kernels in `dtype`.
 
-    With the compute dtype the model gives the same numbers bit for bit, for it casts kernels to it
-    anyway; what it uses in float32, such as the scales of norms, stays.
+    In the compute dtype they give the same output, for the model casts kernels to it anyway, and a
+    gradient in that dtype. What the model uses in float32, such as the scales of norms, stays.
     """
 
     def cast(path: Any, x: jax.Array) -> jax.Array:
