@@ -611,7 +611,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("other noise for every batch", "stream(config.training.seed, \"held_out\"), number)",
          "stream(config.training.seed, \"held_out\"), 0)"),
         ("held-out loss at one time", "jnp.full(len(clean), time)", "jnp.full(len(clean), 0.5)"),
-        ("pictures without negatives", "for dropped in (False, True)", "for dropped in (False, False)"),
+        ("pictures without negatives", "for dropped in (False, True)",
+         "for dropped in (False, False)"),
     ],
     ("training/clock.py", "tests/training/test_clock.py"): [
         ("compiling counts as a step", "if not self._compiled:", "if False:"),

@@ -1,0 +1,17 @@
+"""A trace of some steps lies in the run's folder."""
+
+import pytest
+
+from step1x_jax.training.loop import train
+from tests.training.tiny import batches, tiny_config
+
+pytestmark = pytest.mark.usefixtures("toy_model")
+
+
+@pytest.mark.parametrize(("first", "traced"), [(2, True), (4, True), (0, False)])
+def test_the_steps_asked_for_are_traced(tmp_path, first, traced):
+    """Also where the run ends before the trace does."""
+    config = tiny_config(steps=5)
+    config.training.profile_at = first
+    train(config, tmp_path, batches)
+    assert bool(list((tmp_path / "profile").rglob("*.xplane.pb"))) == traced
