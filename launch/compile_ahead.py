@@ -92,6 +92,7 @@ def words(plan: dict[str, Any]) -> str:
     rows += [
         f"HBM per chip: arguments {plan['hbm_arguments_gib']:.2f}, temporaries"
         f" {plan['hbm_temporaries_gib']:.2f}, peak {used:.2f} of {there:.2f} GiB: fits",
+        f"host memory per chip (remat offload): {plan['host_temporaries_gib']:.2f} GiB",
         f"model: {plan['model_tflop_per_example']:.4g} TFLOP an example;"
         f" compiled: {plan['compiled_tflop_per_chip']:.4g} TFLOP a chip and step,"
         f" {plan['hbm_traffic_gib_per_chip']:.3g} GiB through its memory",

@@ -181,6 +181,7 @@ def _memory(compiled: Compiled, topology: Topology) -> dict[str, Any]:
             "hbm_per_chip_gib": compiled.needed_gib,
             "hbm_arguments_gib": None,
             "hbm_temporaries_gib": None,
+            "host_temporaries_gib": None,
         }
     else:
         memory: Any = compiled.program.memory_analysis()
@@ -188,6 +189,7 @@ def _memory(compiled: Compiled, topology: Topology) -> dict[str, Any]:
             "hbm_per_chip_gib": memory.peak_memory_in_bytes / GIB,
             "hbm_arguments_gib": memory.argument_size_in_bytes / GIB,
             "hbm_temporaries_gib": memory.temp_size_in_bytes / GIB,
+            "host_temporaries_gib": memory.host_temp_size_in_bytes / GIB,
         }
     return {
         "fits": compiled.program is not None,

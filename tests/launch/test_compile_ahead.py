@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -79,14 +79,16 @@ def test_sampling_and_two_slices():
 
 @pytest.mark.slow
 def test_the_release_at_1024_px_fits_64_chips():
-    """The one full-size case: also the promises about time and memory of the command itself.
+    """The one full-size case; also how much the command itself takes.
 
-    Twice the promised three minutes are allowed: other tests run beside it.
+    Seconds of processors, because other tests run beside it: 322 were measured.
     """
     pytest.importorskip("libtpu", reason="needs the extra [tpu]")
-    start = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = plan("--config=configs/finetune_1024.py", "--topology=v5p:4x4x4")
-    assert time.monotonic() - start < 400
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 420
+    assert after.ru_maxrss < 10 * 2**20  # KiB
     assert found["fits"] is True
     assert found["model_tflop_per_example"] == pytest.approx(507.6, rel=1e-3)
     # float32 weights and two moments of 12.4 billion parameters over 64 chips are 2.2 GiB
