@@ -2,6 +2,7 @@
 
 python -m launch.bench attention                       # every implementation that runs here
 python -m launch.bench encoder --json=encoder.json     # Qwen2.5-VL-7B, random weights, bfloat16
+python -m launch.bench loader                          # records a second, beside what chips take
 
 Ratios are of one run. Every table names the device and the versions.
 """
@@ -13,13 +14,17 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import bench_attention, bench_encoder
+from launch import bench_attention, bench_encoder, bench_loader
 from launch.command import run
 from step1x_jax.files import replacing
 
 _JSON = flags.DEFINE_string("json", None, "Writes the figures to this file, too.")
 
-BENCHMARKS = {"attention": bench_attention.rows, "encoder": bench_encoder.rows}
+BENCHMARKS = {
+    "attention": bench_attention.rows,
+    "encoder": bench_encoder.rows,
+    "loader": bench_loader.rows,
+}
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers")
 
 

@@ -79,3 +79,21 @@ def test_what_can_be_measured_is_said():
     done = bench("decoder")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: give one of attention, encoder, then flags."
+
+
+@pytest.mark.slow
+def test_the_loader_beside_what_chips_take(tmp_path):
+    path = tmp_path / "rows.json"
+    flags = ["--loader_pixels=512", "--records=16", "--threads=0,2", f"--json={path}"]
+    done = bench("loader", *flags, f"--folder={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["threads"] for row in rows] == [0, 2]
+    for row in rows:
+        # two texts of 640 x 3584 and two pictures of 64 x 64 x 16, two bytes each
+        assert row["MB an edit"] == pytest.approx(
+            (2 * 640 * 3584 + 2 * 64 * 64 * 16) * 2e-6, rel=1e-3
+        )
+        assert row["MB/s"] == pytest.approx(row["edits/s"] * row["MB an edit"])
+        # 125 TFLOP forward and backward an edit at 512 px: 4 x 459 TFLOP/s
+        assert row["TPU v5 host could take"] == pytest.approx(14.6, rel=0.05)

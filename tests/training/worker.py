@@ -1,7 +1,7 @@
 """One process of a distributed run: python -m tests.training.worker PORT COUNT INDEX WORKDIR STEPS.
 
-Prints the last step and a checksum of the parameters. With STOP_AT=N in the environment it sends
-itself SIGTERM before the batch of step N.
+Prints the last step and a checksum of the parameters. With STOP_AT=N in the environment the last
+process sends itself SIGTERM before the batch of step N, with KILL_AT=N SIGKILL.
 """
 
 import os
@@ -20,13 +20,17 @@ def main(port: str, count: int, index: int, workdir: str, steps: int) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
     step1x_edit.Step1XEdit = Toy
     rows = slice(index * BATCH // count, (index + 1) * BATCH // count)
-    stop_at = int(os.environ.get("STOP_AT", -1))
+    signals = {
+        int(os.environ[name]): number
+        for name, number in (("STOP_AT", signal.SIGTERM), ("KILL_AT", signal.SIGKILL))
+        if name in os.environ
+    }
 
     def batches(first_step):
         number = first_step
         while True:
-            if number == stop_at and index == count - 1:
-                os.kill(os.getpid(), signal.SIGTERM)
+            if number in signals and index == count - 1:
+                os.kill(os.getpid(), signals[number])
             yield make_batch(number, rows)
             number += 1
 
