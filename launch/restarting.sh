@@ -43,6 +43,10 @@ while true; do
     echo "error: ended with exit code $code, $tries times in a row; giving up." >&2
     exit "$code"
   fi
-  echo "ended with exit code $code; starting again in $wait s ($left more tries)" >&2
+  case $code in
+    75 | 134) what="another process of the run was lost" ;;  # 134: JAX missed its heartbeat
+    *) what="it crashed" ;;
+  esac
+  echo "ended with exit code $code ($what); starting again in $wait s ($left more tries)" >&2
   sleep "$wait"
 done

@@ -16,8 +16,9 @@ def ending_without_peers() -> Iterator[None]:
     """Ends the process at once, with a sentence, if a computation fails for want of the others.
 
     Nothing is closed on the way: saves, and JAX itself at exit, would wait for the one that is
-    gone. What a save had begun is removed when the run starts again. (Where the devices only wait,
-    as on TPUs, the heartbeat of jax.distributed ends the process, see launch/train.py.)
+    gone. What a save had begun is removed when the run starts again. (Where no computation fails
+    but all of them wait, jax.distributed aborts the process when it misses the other's heartbeat,
+    and says so; see launch/train.py.)
     """
     try:
         yield

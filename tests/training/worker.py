@@ -17,7 +17,7 @@ from tests.training.tiny import BATCH, Toy, make_batch, tiny_config
 
 
 def main(port: str, count: int, index: int, workdir: str, steps: int) -> None:
-    jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
+    jax.distributed.initialize(f"127.0.0.1:{port}", count, index, heartbeat_timeout_seconds=10)
     step1x_edit.Step1XEdit = Toy
     rows = slice(index * BATCH // count, (index + 1) * BATCH // count)
     signals = {
