@@ -134,12 +134,12 @@ class HeldOut:
 
     def _grid(self, columns: list[np.ndarray]) -> Image.Image:
         """Latents (n, h, w, 16), column by column -> a picture of n rows."""
-        decoded = [
-            np.concatenate(
-                [np.asarray(_decode(self._autoencoder, x[None])) for x in column], axis=1
-            )
-            for column in columns
-        ]
+        autoencoder: Any = self._autoencoder
+
+        def decode(latents: np.ndarray) -> np.ndarray:
+            return np.asarray(_decode(autoencoder, jnp.asarray(latents[None])))
+
+        decoded = [np.concatenate([decode(x) for x in column], axis=1) for column in columns]
         return from_array(np.concatenate(decoded, axis=2)[0])
 
 

@@ -78,7 +78,9 @@ def test_the_search_prints_lines_of_the_table(tmp_path):
 def test_what_can_be_measured_is_said():
     done = bench("decoder")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: give one of attention, encoder, then flags."
+    assert (
+        done.stderr.splitlines()[-1] == "error: give one of attention, encoder, loader, then flags."
+    )
 
 
 @pytest.mark.slow
