@@ -4,7 +4,8 @@
         --config.data.path=DATA
 
 As finetune_1024.py, for records made with `launch.precompute --size=512`; the shift of the times
-follows the number of tokens. PLAN
+follows the number of tokens. Chips as there; `python -m launch.compile_ahead --size=512 --examples=4`
+with this config plans the hours (not done yet), four edits a chip. Loss to expect: not measured.
 """
 
 from configs.finetune_1024 import get_config as at_1024

@@ -47,7 +47,13 @@ def gradients(mesh):
         return jax.jit(jax.grad(placed), out_shardings=shardings(params, mesh))(params, *data)
 
 
-@pytest.mark.parametrize("config", [MeshConfig(fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(MeshConfig(fsdp=8), marks=pytest.mark.slow),
+        MeshConfig(data=2, fsdp=2, tensor=2),
+    ],
+)
 def test_gradients_through_gathered_weights(config):
     """bfloat16 keeps 8 bits: each device rounds its part of a sum before it is added to the others.
 

@@ -49,7 +49,9 @@ def test_gradients_are_equal(policy, stored):
         np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(np.abs(theirs).max(), 1e-3))
 
 
-@pytest.mark.parametrize("implementation", ["xla", "pallas_tpu"])
+@pytest.mark.parametrize(
+    "implementation", ["xla", pytest.param("pallas_tpu", marks=pytest.mark.slow)]
+)
 def test_what_is_stored_is_not_computed_again(implementation):
     """Matmuls of the traced gradient, attention's in its own kernel or not."""
 

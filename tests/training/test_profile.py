@@ -8,7 +8,9 @@ from tests.training.tiny import batches, tiny_config
 pytestmark = pytest.mark.usefixtures("toy_model")
 
 
-@pytest.mark.parametrize(("first", "traced"), [(2, True), (4, True), (0, False)])
+@pytest.mark.parametrize(
+    ("first", "traced"), [(2, True), pytest.param(4, True, marks=pytest.mark.slow), (0, False)]
+)
 def test_the_steps_asked_for_are_traced(tmp_path, first, traced):
     """Also where the run ends before the trace does."""
     config = tiny_config(steps=5)
