@@ -4,8 +4,11 @@
         --config.data.path=DATA
 
 As finetune_1024.py, for records made with `launch.precompute --size=512`; the shift of the times
-follows the number of tokens. Chips as there; `python -m launch.compile_ahead --size=512 --examples=4`
-with this config plans the hours (not done yet), four edits a chip. Loss to expect: not measured.
+follows the number of tokens. Chips as there. Hours: not planned yet; this does, for four edits a
+chip. Loss to expect: not measured.
+
+    python -m launch.compile_ahead --config=configs/finetune_512.py --topology=v5p:4x4x4 \\
+        --size=512 --examples=4
 """
 
 from configs.finetune_1024 import get_config as at_1024
