@@ -1,0 +1,43 @@
+"""What a step takes of GPUs that are not here."""
+
+import pytest
+
+from step1x_jax.errors import UserError
+from step1x_jax.parallel.described_gpus import gpu_devices
+from step1x_jax.parallel.mesh import MeshConfig
+from step1x_jax.planning.gpu_memory import in_words, plan_gpu_memory
+from tests.training.tiny import tiny_config
+
+PLAN = {
+    "gpu": "NVIDIA H100 80GB HBM3", "gpus": 1, "examples": 1, "size": 1024, "remat": "full",
+    "peak_gib": 90.0, "available_gib": 74.4, "compile_seconds": 3.0, "fits": False,
+}  # fmt: skip
+
+
+def test_what_does_not_fit_is_said_in_words():
+    assert "90.0 GiB a GPU of 74.4: does not fit, 15.6 GiB are missing" in in_words(PLAN)
+    assert "of 74.4: fits (" in in_words(PLAN | {"peak_gib": 31.5, "fits": True})
+
+
+def test_an_unknown_gpu_is_named():
+    with pytest.raises(UserError, match="--gpu=b300 is not known; use one of h100, h200"):
+        gpu_devices("b300", 1)
+
+
+@pytest.mark.slow
+def test_a_small_step_on_two_gpus():
+    """Half of the state on each: parameters, two moments, moving average."""
+    pytest.importorskip("jax_cuda13_plugin", reason="needs JAX's CUDA plugin and nvidia-cuda-nvcc")
+    config = tiny_config()
+    config.model.hidden_size, config.model.num_heads, config.model.axes_dim = 512, 4, (16, 56, 56)
+    config.model.dtype = "bfloat16"
+    plans = []
+    for count in (1, 2):
+        config.mesh = MeshConfig(data=1, fsdp=count)
+        plans.append(plan_gpu_memory(config, gpu_devices("h200", count), "h200", 256, 1))
+    one, two = plans
+    assert two["gpu"] == "NVIDIA H200"
+    assert two["mesh"]["fsdp"] == 2
+    assert one["fits"]
+    assert two["arguments_gib"] == pytest.approx(one["arguments_gib"] / 2, rel=0.1)
+    assert one["peak_gib"] > one["arguments_gib"]
