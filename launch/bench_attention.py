@@ -19,7 +19,7 @@ from absl import flags
 
 from launch.bench_clock import median_seconds
 from step1x_jax.errors import UserError
-from step1x_jax.kernels import tuning
+from step1x_jax.kernels import attention_tpu, tuning
 from step1x_jax.kernels.attention import IMPLEMENTATIONS, attention, qk_norm_rope_attention
 from step1x_jax.kernels.norm_rope import Norms
 
@@ -112,18 +112,20 @@ def tuned() -> Iterator[dict[str, Any]]:
 
 def kernel_pass(length: int, on_gpu: bool, backward: bool) -> Callable[[], Any]:
     """A pass of the kernels alone, traced anew: blocks are read then."""
+    kernels = attention_tpu.KERNELS
     if on_gpu:
-        from step1x_jax.kernels.attention_gpu import KERNELS
-    else:
-        shape = (1, _HEADS.value, length, WIDTH)
+        from step1x_jax.kernels import attention_gpu
+
+        kernels = attention_gpu.KERNELS
+    shape = (1, _HEADS.value, length, WIDTH)
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, do = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
     scales, rope = jnp.ones((1, WIDTH)), jnp.ones((2, length, WIDTH))
     inputs = (q, k, v, jnp.array([length]), Norms(scales, scales, rope), 0)
     if not backward:
-        return partial(jax.jit(lambda *x: KERNELS.forward(*x), static_argnums=5), *inputs)
+        return partial(jax.jit(lambda *x: kernels.forward(*x), static_argnums=5), *inputs)
     lse = jnp.full((*shape[:2], 1, length), 10.0)
-    gradients = jax.jit(lambda *x: KERNELS.backward(*x), static_argnums=5)
+    gradients = jax.jit(lambda *x: kernels.backward(*x), static_argnums=5)
     return partial(gradients, *inputs, q, lse, do)
 
 
