@@ -2,7 +2,7 @@
 # Trains on all workers of a TPU slice (Cloud TPU VMs, by gcloud), and again after a crash.
 #
 #   bash launch/tpu_pod.sh start --tpu=NAME --zone=ZONE [--project=PROJECT] [--dry_run] -- \
-#       --config=configs/finetune_1024.py --workdir=gs://BUCKET/runs/mine ...
+#       --config=configs/finetune_1024.py --workdir=/mnt/BUCKET/runs/mine ...
 #   bash launch/tpu_pod.sh log  --tpu=NAME --zone=ZONE     # what worker 0 prints
 #   bash launch/tpu_pod.sh stop --tpu=NAME --zone=ZONE     # a checkpoint, then the end
 #
