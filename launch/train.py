@@ -24,7 +24,9 @@ from step1x_jax.training.config import check_records
 from step1x_jax.training.loop import print_once, train
 
 flags.adopt_module_key_flags(config_flag)
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, local or mounted.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The run's folder, local or mounted.", required=True
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes: TPU pods, Slurm and MPI say who they are."
 )
