@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from step1x_jax.parallel.described_gpus import GPUS, USABLE
+
 GIB = 2**30
 
 # TPUs by kind, as JAX names them: what the compiler allows a program to use
@@ -31,7 +33,13 @@ def memory_of(device: jax.Device) -> float | None:
     """Bytes; None where nobody says."""
     if device.device_kind in HBM:
         return HBM[device.device_kind]
-    stats = device.memory_stats() if device.platform == "gpu" else None
+    if device.platform != "gpu":
+        return None
+    try:
+        stats = device.memory_stats()
+    except jax.errors.JaxRuntimeError:  # one that is only described
+        described = [gpu for gpu in GPUS.values() if gpu.name == device.device_kind]
+        return USABLE * described[0].memory_bytes if described else None
     return float(stats["bytes_limit"]) if stats else None
 
 

@@ -30,7 +30,7 @@ def test_a_small_step_on_two_gpus():
     pytest.importorskip("jax_cuda13_plugin", reason="needs JAX's CUDA plugin and nvidia-cuda-nvcc")
     config = tiny_config()
     config.model.hidden_size, config.model.num_heads, config.model.axes_dim = 512, 4, (16, 56, 56)
-    config.model.dtype = "bfloat16"
+    config.model.dtype, config.model.remat = "bfloat16", "auto"
     plans = []
     for count in (1, 2):
         config.mesh = MeshConfig(data=1, fsdp=count)
@@ -39,5 +39,6 @@ def test_a_small_step_on_two_gpus():
     assert two["gpu"] == "NVIDIA H200"
     assert two["mesh"]["fsdp"] == 2
     assert one["fits"]
+    assert one["remat"] == "attention_qkv_mlp"  # there is room for all of it
     assert two["arguments_gib"] == pytest.approx(one["arguments_gib"] / 2, rel=0.1)
     assert one["peak_gib"] > one["arguments_gib"]
