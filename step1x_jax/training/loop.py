@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -105,7 +106,9 @@ def train(
             print_once(f"All {steps} steps in {workdir} are done.")
             return state
 
-        data = batches(start)  # now, because it may be missing and what follows takes time
+        # now, because either may be missing and what follows takes time
+        data = batches(start)
+        evaluation = HeldOut(config, mesh, held_out, workdir) if held_out else None
         if state is not None:  # 1
             print_once(f"Going on from step {start} of {steps} in {workdir}.")
         elif source := config.lora.start_from:
@@ -128,7 +131,9 @@ def train(
         # ------------------------------------------------------------ the loop
         metrics, clock = Metrics(workdir, start, steps), Clock()
         train_step = make_train_step(config, mesh, abstract)
-        evaluation = HeldOut(config, mesh, held_out, workdir) if held_out else None
+        # of a step of pictures of a size, which is counted in the traced model: once for each
+        flops = functools.cache(functools.partial(step_flops, config))
+        peak = peak_of(mesh.devices.flat[0])
         with (
             jax.set_mesh(mesh),
             contextlib.closing(metrics),
@@ -160,9 +165,8 @@ def train(
                     if picture := evaluation.show(state.params, frozen, step):
                         metrics.say(f"step {step}: {picture}")
                 if evaluate or step in (1, steps) or step % config.training.log_every == 0:
-                    flops = step_flops(config, done["target"].shape[1:3])
-                    peak = peak_of(mesh.devices.flat[0])
-                    metrics.write(step, numbers | clock.row(flops, peak))
+                    row = clock.row(flops(done["target"].shape[1:3]), peak)
+                    metrics.write(step, numbers | row)
                 if save:
                     # in the background; the last one is waited for
                     checkpoints.save(state, config, base)
