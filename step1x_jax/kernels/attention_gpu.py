@@ -98,11 +98,7 @@ def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None
         plgpu.copy_gmem_to_smem(q_ref.at[*at, rows], q, scratch["queries_here"].at[group])
         plgpu.barrier_wait(scratch["queries_here"].at[group])
         if fused:
-            first, second = gpu.norm_rope_tile(q, start, q_scale, rope, split)
-            half = width // 2
-            gpu.columns(q, 0, half)[...] = (first * to_base_2).astype(q.dtype)
-            gpu.columns(q, half, half)[...] = (second * to_base_2).astype(q.dtype)
-            plgpu.commit_smem()
+            gpu.turn_tile(q, start, q_scale, rope, split, to_base_2)
 
         def take_turns() -> None:
             plgpu.barrier_arrive(turn)

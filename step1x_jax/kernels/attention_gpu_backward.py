@@ -153,13 +153,8 @@ class _Staying:
         self.again = scratch["again"].at[group]
 
     def turn(self, scale: Ref, rope: Ref, split: int, factor: float) -> None:
-        """Puts the first tile's normalised and rotated rows, times a factor, in its place."""
-        place = self.places[0]
-        half = place.shape[-1] // 2
-        first, second = gpu.norm_rope_tile(place, self.start, scale, rope, split)
-        gpu.columns(place, 0, half)[...] = (first * factor).astype(place.dtype)
-        gpu.columns(place, half, half)[...] = (second * factor).astype(place.dtype)
-        plgpu.commit_smem()
+        """Normalises and rotates the first tile, see gpu.turn_tile."""
+        gpu.turn_tile(self.places[0], self.start, scale, rope, split, factor)
 
     def turn_back(
         self, gradient: jax.Array, scale: Ref, rope: Ref, split: int, total: Ref, parts: Ref

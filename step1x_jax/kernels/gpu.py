@@ -178,6 +178,15 @@ def norm_rope_tile(
     return a * cos - b * sin, b * cos + a * sin
 
 
+def turn_tile(tile: Ref, start: Any, scales: Ref, rope: Ref, split: int, factor: float) -> None:
+    """Puts a tile's rows, normalised, rotated and times a factor, in their own place."""
+    half = tile.shape[-1] // 2
+    first, second = norm_rope_tile(tile, start, scales, rope, split)
+    columns(tile, 0, half)[...] = (first * factor).astype(tile.dtype)
+    columns(tile, half, half)[...] = (second * factor).astype(tile.dtype)
+    plgpu.commit_smem()
+
+
 def norm_rope_tile_backward(
     tile: Ref, da: jax.Array, db: jax.Array, start: Any, scales: Ref, rope: Ref, split: int
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
