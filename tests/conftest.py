@@ -3,6 +3,8 @@
 import importlib.metadata
 import os
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tiny models spend their time in the compiler: these flags make it about six times faster.
@@ -11,3 +13,12 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # newer ones do no
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path_factory):
+    """An empty object store under gs:// and s3:// (tests/object_store.py), and an empty home."""
+    from tests.object_store import standing_in
+
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    yield from standing_in(monkeypatch)

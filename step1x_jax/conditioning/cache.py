@@ -15,7 +15,7 @@ from PIL import Image
 from step1x_jax.conditioning.encoder import Encoder, EncoderConfig
 from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.errors import UserError
-from step1x_jax.files import fingerprint
+from step1x_jax.files import fingerprint, is_remote
 
 VERSION = 1  # of what an encoder makes of the same input; to be raised when that changes
 LIMIT = 2 << 30  # bytes; the release's embedding of an edit has about 2.5 million
@@ -45,8 +45,10 @@ class CachedEncoder:
           limit: bytes that they may take.
 
         Raises:
-          UserError: the model's folder does not exist.
+          UserError: the model's folder does not exist, or the entries' one is on an object store.
         """
+        if is_remote(folder):
+            raise UserError(f"--cache={folder} is on an object store; give a folder on a disk.")
         self._config = config
         self._load = load
         self._encoder: Encoder | None = None

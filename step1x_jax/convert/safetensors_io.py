@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from step1x_jax.errors import UserError
-from step1x_jax.files import replacing
+from step1x_jax.files import read_range, replacing
 
 # In the order in which the safetensors package sorts a file's tensors, last first.
 DTYPES: dict[str, np.dtype] = {
@@ -132,9 +132,7 @@ class SafetensorsFile:
     def read(self, name: str) -> np.ndarray:
         """One tensor, in the file's dtype."""
         info = self._tensors[name]
-        with self.path.open("rb") as f:
-            f.seek(self._start + info.begin)
-            data = f.read(info.end - info.begin)
+        data = read_range(self.path, self._start + info.begin, self._start + info.end)
         if len(data) != info.end - info.begin:
             raise UserError(f"{self.path} ended while reading {name}; fetch it again.")
         return np.frombuffer(data, info.dtype).reshape(info.shape)

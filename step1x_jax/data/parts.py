@@ -84,6 +84,8 @@ def _content_hash(triplets: Sequence[Triplet], sizes: Sequence[tuple[int, int]])
 def check_settings(output: epath.Path, settings: dict[str, Any]) -> None:
     """Raises UserError, naming a setting, if what lies in a folder was made with other ones."""
     for path in sorted([*output.glob("part-*.json"), *output.glob(MANIFEST)]):
+        if not path.is_file():  # an object store may list what is gone
+            continue
         before = read_manifest(path).settings
         for name, value in settings.items():
             if before.get(name) != value:

@@ -18,6 +18,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from step1x_jax.data.local_copy import on_local_disk
 from step1x_jax.data.manifest import MANIFEST, Manifest, read_manifest
 from step1x_jax.data.mixing import BucketPlan, drop_rate, pools, random_stream, turns
 from step1x_jax.data.records import DamagedRecordError, EditRecord
@@ -31,7 +32,7 @@ OPEN_SHARDS = 64  # per bucket and process
 class DataConfig:
     """Which data and how it is read."""
 
-    path: str = ""  # a folder that launch.precompute made, local or mounted
+    path: str = ""  # a folder that launch.precompute made
     batch_size: int = 8  # edits in a step, over all processes
     caption_dropout: float = 0.1  # how often an edit is trained on the empty instruction instead
     max_bad_records: int = 0  # damaged records for which others may stand in, in each process
@@ -83,10 +84,13 @@ def make_batches(
         "data.batch_size", config.batch_size, f"use a multiple of the {process_count} processes",
     )  # fmt: skip
     manifest = _read_manifest(config, text_length)
+    folder = on_local_disk(data_folder(config), manifest)
+    for shard in manifest.shards:
+        check_size(folder / shard.file, shard)
     mine = config.batch_size // process_count
     batches = [
         bucket.batch(mine, drop_remainder=True, batch_fn=list)[process_index::process_count]
-        for bucket in _open_buckets(config, manifest, seed)
+        for bucket in _open_buckets(config, folder, manifest, seed)
     ]
     dropout = drop_rate(manifest, config.caption_dropout)
     assemble = functools.partial(_assemble, config, dropout, text_length, seed, process_index)
@@ -108,13 +112,12 @@ def data_folder(config: DataConfig) -> epath.Path:
 
 
 def _read_manifest(config: DataConfig, text_length: int) -> Manifest:
-    """The manifest, after a look at whether all of it is there and fits."""
+    """The manifest, after a look at whether it fits."""
     folder = data_folder(config)
     manifest = read_manifest(folder / MANIFEST)
     if not manifest.records:
         raise UserError(f"{folder} holds no records; run launch.precompute on another input.")
     for shard in manifest.shards:
-        check_size(folder / shard.file, shard)
         if shard.longest_text > text_length:
             raise UserError(
                 f"{folder} has texts of {shard.longest_text} tokens, model.text_length is"
@@ -123,9 +126,10 @@ def _read_manifest(config: DataConfig, text_length: int) -> Manifest:
     return manifest
 
 
-def _open_buckets(config: DataConfig, manifest: Manifest, seed: int) -> list[grain.MapDataset]:
+def _open_buckets(
+    config: DataConfig, folder: epath.Path, manifest: Manifest, seed: int
+) -> list[grain.MapDataset]:
     """The records of each bucket, endless, each pool of it in an order of its own."""
-    folder = data_folder(config)
     tolerance = Tolerance(config.max_bad_records)
     datasets, largest, buckets = [], 0, pools(manifest)
     for number, bucket in enumerate(buckets):
@@ -142,7 +146,7 @@ def _open_buckets(config: DataConfig, manifest: Manifest, seed: int) -> list[gra
     if largest < config.batch_size:
         logging.warning(
             "No bucket of %s fills a batch of %d (the largest holds %d): edits repeat in a batch.",
-            folder, config.batch_size, largest,
+            config.path, config.batch_size, largest,
         )  # fmt: skip
     return datasets
 

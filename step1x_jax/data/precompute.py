@@ -85,7 +85,7 @@ def precompute(
 
     Args:
       inputs: the edits.
-      output: folder to write to, local or mounted, the same for all processes.
+      output: folder to write to, the same for all processes.
       settings: see `make_settings`; noted, and compared with what the folder was made with.
       load_models: loads both models; not called if everything is done already.
       part_size: edits in a part.

@@ -1,6 +1,7 @@
 """Shards: ArrayRecord files of records that share a latent size.
 
-ArrayRecord opens local paths; a bucket of an object store has to be mounted.
+ArrayRecord opens local paths: on an object store shards are put as whole files (files.py), and read
+from a copy on the local disk (local_copy.py).
 """
 
 import contextlib
@@ -136,7 +137,7 @@ class ShardReader:
         """Opens the file.
 
         Args:
-          folder: of the data set.
+          folder: of the data set, on a local or mounted disk.
           info: what the manifest says of the shard.
 
         Raises:

@@ -168,6 +168,7 @@ def train(
                     row = clock.row(flops(done["target"].shape[1:3]), peak)
                     metrics.write(step, numbers | row)
                 if save:
+                    metrics.flush()
                     # in the background; the last one is waited for
                     checkpoints.save(state, config, base)
                 if stop:

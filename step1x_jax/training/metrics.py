@@ -10,7 +10,7 @@ from etils import epath
 from tqdm import tqdm
 
 from step1x_jax.errors import UserError
-from step1x_jax.files import replacing
+from step1x_jax.files import Growing, replacing
 
 Row = dict[str, float]  # loss, grad_norm, learning_rate, param_norm
 FILE = "metrics.jsonl"
@@ -20,7 +20,8 @@ class Metrics:
     """Writes one row per logged step, on process 0; on the others it does nothing.
 
     WORKDIR/metrics.jsonl holds one JSON object per row: step (steps done), loss, grad_norm,
-    learning_rate, param_norm, steps_per_second. WORKDIR/tensorboard/ holds the same.
+    learning_rate, param_norm, steps_per_second. WORKDIR/tensorboard/ holds the same. On an object
+    store, which cannot append, both are put anew as a whole, now and then and in `flush`.
 
     Args:
       workdir: the run's folder.
@@ -36,9 +37,14 @@ class Metrics:
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        self._file = epath.Path(workdir) / FILE
-        _drop_rows_after(self._file, first_step)
-        self._tensorboard = _TensorBoard(epath.Path(workdir) / "tensorboard", first_step)
+        self._place = epath.Path(workdir) / FILE  # as the user knows it
+        self._files = Growing(workdir)
+        self._file = self._files.local / FILE
+        rows = [row for row in read_metrics(workdir) if row["step"] <= first_step]
+        with replacing(self._file) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self._tensorboard = _TensorBoard(self._files.local / "tensorboard", first_step)
+        self.flush()
         self._bar = tqdm(
             total=steps,
             initial=first_step,
@@ -86,16 +92,26 @@ class Metrics:
             with self._file.open("a") as f:
                 f.write(json.dumps(row) + "\n")
             self._tensorboard.write(row)
+            self._files.put()
         except OSError as e:
-            raise UserError(
-                f"{self._file} could not be written ({e.strerror or e}); free space and run the"
-                " command again: it goes on from the last checkpoint."
-            ) from e
+            raise self._not_written(e) from e
         self.say(
             f"step {step:>{len(str(self._steps))}}/{self._steps}  loss {values['loss']:.4f}"
             f"  gradient norm {values['grad_norm']:.3g}  learning rate"
             f" {values['learning_rate']:.2e}{left}"
         )
+
+    def flush(self) -> None:
+        """Brings all rows to their place: before a checkpoint, from which a run may go on.
+
+        Raises:
+          UserError: they could not be put.
+        """
+        if self._active:
+            try:
+                self._files.put(now=True)
+            except OSError as e:
+                raise self._not_written(e) from e
 
     def close(self) -> None:
         """Finishes the bar and the files."""
@@ -103,6 +119,14 @@ class Metrics:
             self._bar.close()
             with contextlib.suppress(OSError):  # a full disk: `write` has said it
                 self._tensorboard.close()
+            with contextlib.suppress(OSError):
+                self._files.close()
+
+    def _not_written(self, e: OSError) -> UserError:
+        return UserError(
+            f"{self._place} could not be written ({e.strerror or e}); free space and run the"
+            " command again: it goes on from the last checkpoint."
+        )
 
 
 def read_metrics(workdir: epath.PathLike) -> list[Row]:
@@ -115,12 +139,6 @@ def read_metrics(workdir: epath.PathLike) -> list[Row]:
         except ValueError:
             break
     return rows
-
-
-def _drop_rows_after(path: epath.Path, step: int) -> None:
-    rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
-    with replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _clock(seconds: float) -> str:

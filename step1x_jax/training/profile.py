@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 import jax
 from etils import epath
 
+from step1x_jax.files import Growing
+
 FOLDER = "profile"
 STEPS = 3  # enough to see what repeats
 
@@ -18,19 +20,22 @@ def profiler(first: int, workdir: epath.PathLike) -> Iterator[Callable[[int], No
       first: number of the step; 0: none.
       workdir: the run's folder; WORKDIR/profile/ gets the trace.
     """
+    files = Growing(epath.Path(workdir) / FOLDER)
     tracing = False
 
     def before(step: int) -> None:
         nonlocal tracing
         if first and step == first:
-            jax.profiler.start_trace(str(epath.Path(workdir) / FOLDER))
+            jax.profiler.start_trace(str(files.local))
             tracing = True
         elif tracing and step == first + STEPS:
             jax.profiler.stop_trace()
+            files.put(now=True)
             tracing = False
 
-    try:
-        yield before
-    finally:
-        if tracing:
-            jax.profiler.stop_trace()
+    with contextlib.closing(files):
+        try:
+            yield before
+        finally:
+            if tracing:
+                jax.profiler.stop_trace()

@@ -4,6 +4,7 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from step1x_jax import files
 from step1x_jax.errors import UserError
 from step1x_jax.training.metrics import FILE, Metrics, read_metrics
 
@@ -44,8 +45,8 @@ def test_going_on_drops_later_rows(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def events(path):
-    data, at = path.read_bytes(), 0
+def events(data):
+    at = 0
     while at < len(data):  # TFRecord: length, its checksum, payload, its checksum
         (length,) = struct.unpack_from("<Q", data, at)
         yield Event.FromString(data[at + 12 : at + 12 + length])
@@ -55,7 +56,9 @@ def events(path):
 def test_tensorboard(tmp_path):
     write(tmp_path, 0, 2)
     write(tmp_path, 1, 2)
-    first, second = (list(events(p)) for p in sorted((tmp_path / "tensorboard").iterdir()))
+    first, second = (
+        list(events(p.read_bytes())) for p in sorted((tmp_path / "tensorboard").iterdir())
+    )
     scalars = {(e.step, v.tag): v.simple_value for e in first for v in e.summary.value}
     assert scalars[2, "loss"] == 2
     assert scalars[1, "grad_norm"] == 1
@@ -70,4 +73,42 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / FILE).symlink_to("/dev/full")  # every write fails with ENOSPC
     with pytest.raises(UserError, match="No space left on device"):
         metrics.write(1, VALUES)
+    metrics.close()
+
+
+def test_on_an_object_store_rows_are_put_before_a_checkpoint_and_at_the_end(store, monkeypatch):
+    workdir = "gs://bucket/run"
+    metrics = Metrics(workdir, 0, 100)
+    store.freeze_listings()
+    for step in (1, 2):
+        metrics.write(step, VALUES)
+    assert read_metrics(workdir) == []  # a store takes about one change of an object a second
+    metrics.flush()
+    metrics.write(3, VALUES)
+    assert [row["step"] for row in read_metrics(workdir)] == [1, 2]
+    metrics.close()
+    assert [row["step"] for row in read_metrics(workdir)] == [1, 2, 3]
+
+    metrics = Metrics(workdir, 1, 100)  # goes on from a checkpoint of step 1
+    assert [row["step"] for row in read_metrics(workdir)] == [1]
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "BETWEEN_PUTS", -1.0)
+        metrics.write(2, VALUES)
+    # killed here: what was put is there
+    assert [row["step"] for row in read_metrics(workdir)] == [1, 2]
+    (first, second) = (name for name in store.names if "tensorboard/events.out" in name)
+    read = [[(e.step, v.tag) for e in events(store.get(name)[1]) for v in e.summary.value]
+            for name in (first, second)]  # fmt: skip
+    assert {(3, "loss")} <= set(read[0])
+    assert {(2, "loss")} <= set(read[1])
+
+
+def test_a_store_that_takes_nothing_is_one_sentence(store):
+    metrics = Metrics("gs://bucket/run", 0, 100)
+    metrics.write(1, VALUES)
+    store.full = True
+    with pytest.raises(
+        UserError, match=r"gs://bucket/run/metrics\.jsonl could not be written .*takes nothing"
+    ):
+        metrics.flush()
     metrics.close()
