@@ -22,3 +22,23 @@ def store(monkeypatch, tmp_path_factory):
 
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     yield from standing_in(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def gcs_server():
+    """What Google's clients talk to in place of Google; tensorstore reads its address once."""
+    from tests.gcs_server import serving
+
+    with serving() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
+        yield server
+
+
+@pytest.fixture
+def gcs(store, gcs_server, monkeypatch):
+    """The store of `store`, where Orbax and tensorstore see it, too."""
+    from orbax.checkpoint._src.path import gcs_utils
+
+    monkeypatch.setattr(gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False)
+    gcs_server.store = store
+    return store

@@ -25,6 +25,7 @@ class Store:
     def __init__(self):
         self._objects: dict[str, tuple[int, bytes]] = {}  # generation, content
         self._frozen: dict[str, int] | None = None  # listed sizes
+        self._frozen_folder = ""
         self._generation = 0
         self._lock = threading.Lock()
         self.puts: list[str] = []
@@ -50,14 +51,20 @@ class Store:
             if self._objects.pop(name, None) is None:
                 raise FileNotFoundError(name)
 
-    def listing(self) -> dict[str, int]:
-        """Name -> size."""
+    def listing(self, folder: str = "") -> dict[str, int]:
+        """Name -> size, as a question about the names below a folder is answered."""
         with self._lock:
             live = {name: len(data) for name, (_, data) in self._objects.items()}
-        return dict(sorted((live if self._frozen is None else self._frozen).items()))
+        stale = self._frozen is not None and self._frozen_folder in ("", folder.rstrip("/"))
+        shown = self._frozen if stale else live
+        return {name: size for name, size in sorted(shown.items()) if name.startswith(folder)}
 
-    def freeze_listings(self) -> None:
-        self._frozen = self.listing()
+    def freeze_listings(self, folder: str = "") -> None:
+        """Of everything, or of what is directly in one folder."""
+        self._frozen, self._frozen_folder = self.listing(), folder
+
+    def show_nothing(self) -> None:
+        self._frozen, self._frozen_folder = {}, ""
 
     def thaw_listings(self) -> None:
         self._frozen = None
@@ -96,19 +103,17 @@ class ObjectStore(AbstractFileSystem):
         with contextlib.suppress(FileNotFoundError):
             generation, data = self.store.get(name)
             return {"name": name, "size": len(data), "type": "file", "generation": generation}
-        if any(other.startswith(name + "/") for other in self.store.listing()):
+        if self.store.listing(name + "/"):
             return {"name": name, "size": 0, "type": "directory"}
         raise FileNotFoundError(path)
 
     def ls(self, path, detail=True, **kwargs):
         folder = self._strip_protocol(path).rstrip("/") + "/"
         entries = {}
-        for name, size in self.store.listing().items():
-            if name.startswith(folder):
-                child, *below = name.removeprefix(folder).split("/", 1)
-                kind = "directory" if below else "file"
-                entry = {"name": folder + child, "size": 0 if below else size, "type": kind}
-                entries[child] = entry
+        for name, size in self.store.listing(folder).items():
+            child, *below = name.removeprefix(folder).split("/", 1)
+            kind = "directory" if below else "file"
+            entries[child] = {"name": folder + child, "size": 0 if below else size, "type": kind}
         if not entries:
             raise FileNotFoundError(path)
         return list(entries.values()) if detail else [e["name"] for e in entries.values()]
@@ -127,6 +132,18 @@ class ObjectStore(AbstractFileSystem):
 
     def rm_file(self, path):
         self.store.delete(self._strip_protocol(path))
+
+    def rm(self, path, recursive=False, maxdepth=None):
+        if not recursive:
+            self.rm_file(path)
+            return
+        folder = self._strip_protocol(path) + "/"
+        listed = list(self.store.listing(folder))
+        if not listed:
+            raise FileNotFoundError(path)
+        for name in listed:
+            with contextlib.suppress(FileNotFoundError):
+                self.store.delete(name)
 
     def cp_file(self, path1, path2, **kwargs):
         self.store.refused.append(f"{path1} -> {path2}")

@@ -6,6 +6,12 @@
                                       shape, dtype and fingerprint; of adapters, also for each array
                                       of the base, which is not in the checkpoint
 
+    WORKDIR/checkpoints.json          on an object store: what its listings may not tell (yet): the
+                                      steps last saved or begun, and those that were damaged
+
+On an object store (gs://) a checkpoint is written in its place and complete with its last object,
+commit_success.txt, for which we ask by name.
+
 Orbax notices neither a flipped bit (it loads silently) nor another dtype (it casts silently), so we
 compare names, shapes, dtypes and fingerprints ourselves.
 """
@@ -13,6 +19,7 @@ compare names, shapes, dtypes and fingerprints ourselves.
 import contextlib
 import json
 import logging
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,7 +36,8 @@ from orbax.checkpoint import v1 as ocp
 from step1x_jax.convert.adapters import merged_adapters
 from step1x_jax.convert.official import load_model
 from step1x_jax.errors import UserError
-from step1x_jax.files import absolute
+from step1x_jax.files import absolute, is_remote
+from step1x_jax.json_files import read_json, write_json
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.training.config import TrainConfig
@@ -41,6 +49,9 @@ Arrays = dict[str, Any]  # name of the parameter (transformer.img_in.kernel) -> 
 About = dict[str, dict[str, Any]]  # name -> shape, dtype, fingerprint
 Description = dict[str, About]  # by item
 FOLDER = "checkpoints"
+COMMITTED = "commit_success.txt"  # Orbax's name for it
+NOTES = "checkpoints.json"
+NOTED = 20  # steps that NOTES holds
 SCHEMA_VERSION = 2  # of the names; 1 had no "attn" in them
 
 
@@ -112,7 +123,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int):
-        self.folder = absolute(epath.Path(workdir) / FOLDER)  # Orbax refuses relative paths
+        self.folder = _folder(workdir)
         self._failed = False
         logging.getLogger("absl").addFilter(_not_from_orbax)
         with self._clear_errors():
@@ -148,6 +159,7 @@ class Checkpoints:
         if base is not None:
             about["base"] = base
         about["checksum"] = _checksum(about)
+        _note(self.folder, "saved", int(state.step))
         with self._clear_errors():
             self._writer.save_checkpointables_async(
                 int(state.step), items, force=True, custom_metadata=about
@@ -174,8 +186,8 @@ class Checkpoints:
     ) -> TrainState | None:
         """The newest checkpoint that is whole, or None if there is none yet.
 
-        A damaged one is reported and renamed (STEP becomes STEP.damaged), and the one before it is
-        tried.
+        A damaged one is reported and set aside (STEP becomes STEP.damaged; on an object store it
+        loses its last object), and the one before it is tried.
 
         Args:
           abstract: the state wanted: shapes, dtypes and shardings.
@@ -195,7 +207,7 @@ class Checkpoints:
             except _DamagedError as e:
                 say(f"Checkpoint {step} is damaged ({e}); trying the one before it.")
                 if jax.process_index() == 0:
-                    path.rename(self.folder / f"{step}.damaged")
+                    _set_aside(path)
                 _barrier("renamed_damaged_checkpoint")
                 self._writer.reload()
                 continue
@@ -203,7 +215,7 @@ class Checkpoints:
             ema = _fill(abstract.ema, items["ema"]) if abstract.ema is not None else None
             params = _fill(abstract.params, items["params"])
             return TrainState(items["optimizer"]["step"], params, opt_state, ema)
-        if any(path.name.endswith(".damaged") for path in self.folder.iterdir()):
+        if _any_set_aside(self.folder):
             raise UserError(
                 f"All checkpoints in {self.folder} are damaged; delete it to start anew, or choose"
                 " another --workdir."
@@ -299,7 +311,7 @@ def _restore_trained(
     Returns:
       These, the config, the checkpoint's folder, and the description of the adapters' base.
     """
-    folder = absolute(epath.Path(workdir) / FOLDER)
+    folder = _folder(workdir)
     item = "ema" if ema else "params"
     for step in _steps(folder):
         path = folder / str(step)
@@ -371,11 +383,68 @@ def _beside(others: nnx.State | None, abstract: nnx.State) -> nnx.State:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract)
 
 
+def _folder(workdir: epath.PathLike) -> epath.Path:
+    """Of a run's checkpoints; from the root, for Orbax refuses relative paths."""
+    if is_remote(workdir) and not os.fspath(workdir).startswith("gs://"):
+        raise UserError(
+            f"checkpoints can be in gs:// or on a disk, not in {workdir}; mount the bucket."
+        )
+    return absolute(epath.Path(workdir) / FOLDER)
+
+
 def _steps(folder: epath.Path) -> list[int]:
     """The steps that have a checkpoint, newest first."""
-    if not folder.exists():
-        return []
-    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+    listed = folder.iterdir() if folder.exists() else ()
+    steps = {int(path.name) for path in listed if path.name.isdigit()}
+    if is_remote(folder):
+        steps |= set(_notes(folder)["saved"])
+        steps = {step for step in steps if (folder / str(step) / COMMITTED).exists()}
+    return sorted(steps, reverse=True)
+
+
+def _notes(folder: epath.Path) -> dict[str, list[int]]:
+    path = folder.parent / NOTES
+    return {"saved": [], "damaged": []} | (read_json(path) if path.exists() else {})
+
+
+def _note(folder: epath.Path, what: str, step: int) -> None:
+    """Keeps a step's number where it is found by name, before anything is done to its checkpoint.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    if is_remote(folder) and jax.process_index() == 0:
+        notes = _notes(folder)
+        others = [other for other in notes[what] if other != step]
+        write_json(folder.parent / NOTES, notes | {what: [*others, step][-NOTED:]})
+
+
+def _check_listed(folder: epath.Path, file: str) -> None:
+    """Orbax looks for folders: one that is not listed yet would be taken for damaged.
+
+    Raises:
+      UserError: the folder is not there, but a file in it is.
+    """
+    if is_remote(folder) and not folder.is_dir() and (folder / file).exists():
+        raise UserError(
+            f"{folder} is there, but the object store does not list it yet; run the command again"
+            " in a minute."
+        )
+
+
+def _set_aside(path: epath.Path) -> None:
+    """Makes sure that a damaged checkpoint is not taken for a whole one again."""
+    if is_remote(path):  # where many objects cannot be renamed as one
+        _note(path.parent, "damaged", int(path.name))
+        (path / COMMITTED).unlink()
+    else:
+        path.rename(path.parent / f"{path.name}.damaged")
+
+
+def _any_set_aside(folder: epath.Path) -> bool:
+    if is_remote(folder):
+        return bool(_notes(folder)["damaged"])
+    return any(path.name.endswith(".damaged") for path in folder.iterdir())
 
 
 def _read_description(path: epath.Path) -> tuple[TrainConfig, Description, About]:
@@ -384,6 +453,7 @@ def _read_description(path: epath.Path) -> tuple[TrainConfig, Description, About
     Raises:
       _DamagedError: they cannot be read or are not what was saved.
     """
+    _check_listed(path, COMMITTED)
     with _damage("its description cannot be read"):
         about = ocp.checkpointables_metadata(path).custom_metadata
         if about.pop("checksum") != _checksum(about):
@@ -412,6 +482,7 @@ def _load(path: epath.Path, saved: Description, wanted: dict[str, Arrays]) -> di
     """
     for item, arrays in wanted.items():
         _check_same_arrays(saved.get(item, {}), arrays, path)
+        _check_listed(path / item, "_METADATA")
     with _damage("its arrays cannot be read"):
         loaded = ocp.load_checkpointables(path, wanted)
     for item, arrays in loaded.items():
