@@ -40,6 +40,10 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
             return main(*argv[1:]) or 0
         except UserError as e:
             return _say(str(e))
+        except ImportError as e:
+            if "nstall " not in str(e) or e.name:  # other than fsspec's "Please install gcsfs ..."
+                raise
+            return _say(f"{e}; for gs://: pip install 'step1x_jax[gcs]'.")
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise

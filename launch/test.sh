@@ -6,11 +6,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 workers=(-n auto --maxprocesses=4 --dist=loadfile)  # a file's tests share what they compile
 if [ "${1:-}" != --all ]; then
   need_environment no-torch
-  exec "$PYTHON" -m pytest "${workers[@]}" -m "not slow and not torch and not quickstart and not parquet" "$@"
+  exec "$PYTHON" -m pytest "${workers[@]}" -m "not slow and not torch and not quickstart and not parquet and not gcs" "$@"
 fi
 
 shift
-need_environment torch quickstart parquet tpu dev
+need_environment torch quickstart parquet gcs tpu dev
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy

@@ -14,18 +14,19 @@ from functools import partial
 import jax
 import numpy as np
 from absl import flags
+from etils import epath
 
 from launch import config_flag
 from launch.command import run
 from launch.config_flag import read_config
 from step1x_jax.data.pipeline import DataConfig, make_batches
-from step1x_jax.files import absolute
+from step1x_jax.files import absolute, check_writable, is_remote
 from step1x_jax.training.config import check_records
 from step1x_jax.training.loop import print_once, train
 
 flags.adopt_module_key_flags(config_flag)
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The run's folder, local or mounted.", required=True
+    "workdir", None, "The run's folder, on a disk or gs://.", required=True
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes: TPU pods, Slurm and MPI say who they are."
@@ -38,6 +39,8 @@ STOPPED = 143  # what a shell reports for a process that ended on SIGTERM
 def main() -> int:
     """Brings data and training together."""
     config = read_config()
+    if is_remote(_WORKDIR.value):  # one sentence before any work, if there is no access
+        check_writable(epath.Path(_WORKDIR.value) / "config.json")
     check_records(config)
     config.autoencoder = from_anywhere(config.autoencoder)
     config.encoder.path = from_anywhere(config.encoder.path)

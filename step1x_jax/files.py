@@ -178,9 +178,13 @@ def _not_written(path: epath.Path, e: OSError) -> UserError:
     if is_remote(path):
         advice = f"look at your access to the bucket, and at the space in {tempfile.gettempdir()}"
     return UserError(
-        f"{path} could not be written ({e.strerror or e}); {advice}. What was there before is"
-        " unchanged."
+        f"{path} could not be written ({reason(e)}); {advice}. What was there before is unchanged."
     )
+
+
+def reason(e: OSError) -> str:
+    """What went wrong, on one line."""
+    return e.strerror or " ".join(str(e).split())
 
 
 def absolute(path: epath.PathLike) -> epath.Path:

@@ -45,6 +45,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._act(url.path, query, body)
         except FileNotFoundError:
             self._answer(404, {"error": {"code": 404, "message": "not found"}})
+        except ConnectionError:  # the client was killed
+            self.close_connection = True
         except OSError as e:
             self._answer(403, {"error": {"code": 403, "message": str(e)}})
 

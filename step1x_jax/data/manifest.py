@@ -14,7 +14,7 @@ from etils import epath
 from step1x_jax.data.records import EditRecord
 from step1x_jax.data.shards import ShardInfo, writing_shards
 from step1x_jax.errors import UserError
-from step1x_jax.files import replacing
+from step1x_jax.files import reason, replacing
 
 MANIFEST = "dataset.json"
 VERSION = 2
@@ -91,11 +91,11 @@ def read_manifest(path: epath.PathLike) -> Manifest:
       UserError: missing, damaged, or written by a newer version.
     """
     path = epath.Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing; run launch.precompute with --output={path.parent} to its end."
-        )
     try:
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing; run launch.precompute with --output={path.parent} to its end."
+            )
         values = json.loads(path.read_text())
         version = values.get("version", 1)
         if version <= VERSION:
@@ -104,6 +104,8 @@ def read_manifest(path: epath.PathLike) -> Manifest:
         raise UserError(
             f"{path} is damaged ({e!r}); delete it and run launch.precompute again."
         ) from e
+    except OSError as e:  # of an object store: no access
+        raise UserError(f"{path} cannot be read ({reason(e)}); look at your access to it.") from e
     raise UserError(
         f"{path} was written by a newer version of step1x_jax (form {version}, this one reads up to"
         f" {VERSION}); upgrade step1x_jax."

@@ -10,7 +10,7 @@ from etils import epath
 from tqdm import tqdm
 
 from step1x_jax.errors import UserError
-from step1x_jax.files import Growing, replacing
+from step1x_jax.files import Growing, reason, replacing
 
 Row = dict[str, float]  # loss, grad_norm, learning_rate, param_norm
 FILE = "metrics.jsonl"
@@ -124,7 +124,7 @@ class Metrics:
 
     def _not_written(self, e: OSError) -> UserError:
         return UserError(
-            f"{self._place} could not be written ({e.strerror or e}); free space and run the"
+            f"{self._place} could not be written ({reason(e)}); free space and run the"
             " command again: it goes on from the last checkpoint."
         )
 

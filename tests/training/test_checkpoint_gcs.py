@@ -1,14 +1,18 @@
 """Checkpoints on an object store: Orbax and tensorstore as they are, talking to a stand-in."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint import Checkpoints, restore_params
+from step1x_jax.training.loop import train
+from step1x_jax.training.metrics import read_metrics
 from step1x_jax.training.step import abstract_state, new_state
 from tests.training.test_checkpoint import assert_same, at_step, restore
-from tests.training.tiny import tiny_config
+from tests.training.tiny import batches, tiny_config
 
 pytestmark = [
     pytest.mark.usefixtures("toy_model"),
@@ -130,6 +134,24 @@ def test_a_bucket_that_takes_nothing_is_one_sentence(gcs, state, abstract):
         checkpoints.close()
     gcs.full = False
     assert int(restore(RUN, abstract)[0].step) == 1
+
+
+def test_a_run_that_broke_off_goes_on_as_on_a_disk(gcs, tmp_path):
+    config = tiny_config(steps=5)
+
+    def breaking_off(first_step):
+        yield from itertools.islice(batches(first_step), 4)  # step 4's update is lost
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, RUN, breaking_off)
+    assert [row["step"] for row in read_metrics(RUN)][:2] == [1, 2]
+    state = train(config, RUN, batches)
+    whole = train(config, tmp_path, batches)
+    assert_same(state.params, whole.params)
+    here, there = ([(row["step"], row["loss"]) for row in read_metrics(x)] for x in (RUN, tmp_path))
+    assert here == there
+    assert "bucket/run/config.json" in gcs.names
 
 
 def test_other_stores_are_refused(store):
