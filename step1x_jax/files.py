@@ -80,13 +80,9 @@ def put(local: epath.PathLike, path: epath.PathLike) -> None:
     Raises:
       OSError: it is not there; what stood under the name before stays.
     """
-    try:
+    with _os_errors():
         # put_file, for the files of fsspec end their object on any exception, however short it is
         backend.fsspec_backend.fs(path).put_file(os.fspath(local), os.fspath(path))
-    except OSError:
-        raise
-    except Exception as e:  # each store's library has its own
-        raise OSError(f"{type(e).__name__}: {e}") from e
 
 
 def fetch(path: epath.PathLike, local: epath.PathLike) -> None:
@@ -95,8 +91,15 @@ def fetch(path: epath.PathLike, local: epath.PathLike) -> None:
     Raises:
       OSError: it could not be read or written.
     """
-    try:
+    with _os_errors():
         backend.fsspec_backend.fs(path).get_file(os.fspath(path), os.fspath(local))
+
+
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    """Makes OSErrors of what the libraries of the stores raise, each its own."""
+    try:
+        yield
     except OSError:
         raise
     except Exception as e:

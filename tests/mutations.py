@@ -427,6 +427,23 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("files.py", "tests/data/test_precompute.py"): [
         ("fingerprint without end", "f.seek(max(size - MIB, 0))", "f.seek(0)"),
     ],
+    ("files.py", "tests/test_files.py"): [
+        ("listings remembered", 'setdefault("use_listings_cache", False)',
+         'setdefault("use_listings_cache", True)'),
+        ("errors of stores let through", "        raise\n    except Exception as e:",
+         "        raise\n    except ZeroDivisionError as e:"),
+        ("put at every row", "now or time.monotonic() - self._put_at > BETWEEN_PUTS", "True"),
+        ("objects told apart by size", '"size", "generation", "etag"', '"size"'),
+        ("tried with a trace", "        probe.unlink()", "        pass"),
+    ],
+    ("data/local_copy.py", "tests/data/test_object_store.py"): [
+        ("old copies kept", " and note.read_text() == wanted", ""),
+        ("copied by every process", "fcntl.flock(file, fcntl.LOCK_EX)", "pass"),
+        ("short copies taken", "if temporary.stat().length != shard.bytes:", "if False:"),
+    ],
+    ("data/parts.py", "tests/data/test_object_store.py"): [
+        ("listed leftovers read", "if not path.is_file():  # an", "if False:  # an"),
+    ],
     ("data/parts.py", "tests/data/test_precompute.py"): [
         ("hash without sizes", "json.dumps([row, lengths])", "json.dumps([row])"),
         ("all of the first source", "dataclasses.replace(shard, source=part.source)", "shard"),
@@ -598,6 +615,18 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("base not looked at on resume", "if base is not None:\n                    _check",
          "if False:\n                    _check"),
         ("base forgotten", 'about["base"] = base', "pass"),
+    ],
+    ("training/checkpoint.py", "tests/training/test_checkpoint_gcs.py"): [
+        ("steps by listing alone", 'steps |= set(_notes(folder)["saved"])', "pass"),
+        ("what is not committed", "if (folder / str(step) / COMMITTED).exists()", "if step"),
+        ("damage in a bucket forgotten", '_note(path.parent, "damaged", int(path.name))', "pass"),
+        ("not listed is damaged", "not folder.is_dir() and (folder / file).exists()", "False"),
+    ],
+    ("training/loop.py", "tests/training/test_checkpoint_gcs.py"): [
+        ("rows after their checkpoint", "metrics.flush()", "pass"),
+    ],
+    ("training/metrics.py", "tests/training/test_metrics.py"): [
+        ("later rows stay in a bucket", "first_step)\n        self.flush()", "first_step)"),
     ],
     ("training/checkpoint.py", "tests/training/test_loop.py"): [
         ("optimizer forgotten", "params, opt_state, ema)",

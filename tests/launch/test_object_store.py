@@ -1,6 +1,7 @@
 """The commands with everything in a bucket, as a user runs them: gcsfs, Orbax and tensorstore as
 they are, talking to a stand-in for Google's server."""
 
+import json
 import os
 import pathlib
 import signal
@@ -137,6 +138,9 @@ def test_from_pictures_to_an_edit(server, folder):
     steps = f"--config.training.steps={done + 3}"
     assert f"Going on from step {done} of {done + 3}" in launch(*train, steps)
     launch("train", f"--config={folder}/local.py", f"--workdir={folder}/run", steps)
+
+    rows = server.store.get("bucket/run/metrics.jsonl")[1].decode().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == list(range(1, done + 4))
 
     launch("convert", f"--input={BUCKET}/run", f"--output={BUCKET}/out/weights.safetensors")
     launch("convert", f"--input={folder}/run", f"--output={folder}/out/weights.safetensors")
