@@ -57,7 +57,7 @@ case "$verb" in
     # TPU logs tell of a lost peer on every worker; warnings and worse are enough.
     train="env TPU_MIN_LOG_LEVEL=1 bash launch/restarting.sh .venv/bin/python -m launch.train --distributed"
     on_workers all "mkdir -p step1x_jax && cd step1x_jax && tar xzf ../step1x_jax.tar.gz &&
-source launch/environment.sh && need_environment no-torch tpu &&
+source launch/environment.sh && need_environment no-torch tpu gcs &&
 { setsid nohup $train $(printf '%q ' "$@") > train.log 2>&1 < /dev/null & }"
     ;;
   log) on_workers 0 "tail -n 100 -f step1x_jax/train.log" ;;

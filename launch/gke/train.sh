@@ -4,8 +4,8 @@
 #   bash launch/gke/train.sh --name=mine --topology=v5p:4x4x4 --image=IMAGE [--slices=1] [--dry_run] -- \
 #       --config=configs/finetune_1024.py --workdir=gs://BUCKET/runs/mine ...
 #
-# Behind -- stand the flags of launch.train. (gs:// was not tried yet; a volume that all pods mount,
-# added to jobset.yaml, is the safe place for --workdir and the records.) IMAGE is made of Dockerfile beside this. Topologies are
+# Behind -- stand the flags of launch.train. (gs:// was tried against a stand-in alone: guides/training.md, "Object storage". A
+# volume that all pods mount, added to jobset.yaml, is the other way.) IMAGE is made of Dockerfile beside this. Topologies are
 # those of launch.compile_ahead, with four chips a host. --dry_run prints the manifest.
 
 set -euo pipefail
