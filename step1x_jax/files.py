@@ -63,8 +63,8 @@ def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
             else:
                 # Random: machines may write to one folder, with equal process numbers.
                 temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-                at_end.callback(temporary.unlink, missing_ok=True)
                 path.parent.mkdir(parents=True, exist_ok=True)
+                at_end.callback(temporary.unlink, missing_ok=True)
             yield temporary
             if is_remote(path):
                 put(temporary, path)

@@ -59,6 +59,12 @@ def test_a_disk_keeps_the_old_file(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_place_below_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="choose another place"):
+        write(tmp_path / "file" / "below.txt", "new")
+
+
 def test_errors_of_a_stores_library_become_one_sentence(store, monkeypatch):
     class HttpError(Exception):  # gcsfs' own is no OSError
         pass
