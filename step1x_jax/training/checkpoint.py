@@ -52,7 +52,7 @@ FOLDER = "checkpoints"
 COMMITTED = "commit_success.txt"  # Orbax's name for it
 NOTES = "checkpoints.json"
 NOTED = 20  # steps that NOTES holds
-SCHEMA_VERSION = 2  # of the names; 1 had no "attn" in them
+SCHEMA_VERSION = 3  # 1 had no "attn" in the names, 2 had the width before the heads in q, k, v
 
 
 def name_arrays(tree: Any) -> Arrays:
