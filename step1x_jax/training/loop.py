@@ -131,7 +131,7 @@ def train(
         # ------------------------------------------------------------ the loop
         metrics, clock = Metrics(workdir, start, steps), Clock()
         train_step = make_train_step(config, mesh, abstract)
-        # of a step of pictures of a size, which is counted in the traced model: once for each
+        # of a step of so many pictures of a size, counted in the traced model: once for each
         flops = functools.cache(functools.partial(step_flops, config))
         peak = peak_of(mesh.devices.flat[0])
         with (
@@ -145,13 +145,14 @@ def train(
             batch = put(rows, mesh)
             for step in range(start + 1, steps + 1):
                 before_step(step)
-                with clock.step():
+                examples, height, width, _ = size = batch["target"].shape
+                with clock.step(size, flops((height, width), examples)):
                     # this returns at once; while the devices work, the next batch is read and sent
                     state, values = train_step(state, batch, frozen)
                     done = rows
                     if step < steps:
                         with clock.reading():
-                            rows = next(data)
+                            rows = _check_width(next(data), config)
                         batch = put(rows, mesh)
                     numbers = {name: float(x) for name, x in jax.device_get(values).items()}
                 check_finite(numbers, step, done, workdir)
@@ -165,8 +166,7 @@ def train(
                     if picture := evaluation.show(state.params, frozen, step):
                         metrics.say(f"step {step}: {picture}")
                 if evaluate or step in (1, steps) or step % config.training.log_every == 0:
-                    row = clock.row(flops(done["target"].shape[1:3]), peak)
-                    metrics.write(step, numbers | row)
+                    metrics.write(step, numbers | clock.row(peak))
                 if save:
                     metrics.flush()
                     # in the background; the last one is waited for
