@@ -108,14 +108,11 @@ def make_batches(
     folders, manifest = _find_records(config, text_length)
     multiples = batch_multiples(manifest, text_length)
     sizes = [config.batch_size * times for times in multiples]
-    batches = [
-        bucket.batch(size // process_count, drop_remainder=True, batch_fn=list)[
-            process_index::process_count
-        ]
-        for bucket, size in zip(
-            _open_buckets(config, folders, manifest, sizes, seed), sizes, strict=True
-        )
-    ]
+    batches = []
+    buckets = _open_buckets(config, folders, manifest, sizes, seed)
+    for bucket, size in zip(buckets, sizes, strict=True):
+        shares = bucket.batch(size // process_count, drop_remainder=True, batch_fn=list)
+        batches.append(shares[process_index::process_count])
     dropout = drop_rate(manifest, config.caption_dropout)
     process = process_index, process_count
     assemble = functools.partial(_assemble, dropout, text_length, seed, process)

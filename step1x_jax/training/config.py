@@ -112,7 +112,7 @@ class HeldOutConfig:
 
     path: str = ""  # a folder that launch.precompute made; "": none
     every: int = 500  # steps
-    batches: int = 4  # that the loss is taken of, data.batch_size edits each
+    batches: int = 4  # that the loss is taken of, as large as those of training
     times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)  # between picture (0) and noise (1)
     pictures: int = 0  # edits that are sampled for a picture; 0: none
 

@@ -14,7 +14,7 @@ from step1x_jax.data.manifest import (
     write_dataset,
     write_manifest,
 )
-from step1x_jax.data.mixing import BucketPlan, mixture
+from step1x_jax.data.mixing import BucketPlan, mixture, turns
 from step1x_jax.data.pipeline import DataConfig, make_batches
 from step1x_jax.data.shards import writing_shards
 from step1x_jax.errors import UserError
@@ -246,7 +246,9 @@ def test_small_pictures_fill_the_batch_and_every_edit_comes_equally_often(resolu
 def test_resolutions_do_not_depend_on_processes_or_where_one_starts(resolutions, count):
     whole = batches(resolutions, 20, caption_dropout=0.5)
     assert_same(batches(resolutions, 9, start=11, caption_dropout=0.5), whole[11:])
-    parts = [batches(resolutions, 20, process=(i, count), caption_dropout=0.5) for i in range(count)]
+    parts = [
+        batches(resolutions, 20, process=(i, count), caption_dropout=0.5) for i in range(count)
+    ]
     joined = [
         {name: np.concatenate([batch[name] for batch in step]) for name in step[0]}
         for step in zip(*parts, strict=True)
@@ -256,13 +258,11 @@ def test_resolutions_do_not_depend_on_processes_or_where_one_starts(resolutions,
 
 def test_data_sets_are_mixed_by_weights(resolutions, path, mixed):
     """The large ones are a quarter of what is drawn, whatever a batch of them holds."""
-    draws = Counter()
-    for batch in batches(resolutions, 1000, weights=(1.0, 3.0)):
-        draws[batch["target"].shape[1:3]] += len(batch["target"])
-    total = draws.total()
-    # rounds of 1/4, 1/4 and 3/4 x 36/60 / 4 turns; a part of a round: five deviations
-    assert draws[16, 16] / total == pytest.approx(0.25, abs=0.04)
-    assert draws[8, 8] / total == pytest.approx(0.75 * 24 / 60, abs=0.05)
+    manifests = [read_manifest(f"{folder}/{MANIFEST}") for folder in resolutions.split(",")]
+    # (4, 12), (8, 8), (16, 16): 0.45, 0.3 and 0.25 of 100 000 draws, in batches of 4, 3, 1 times
+    assert turns(mixture(manifests, (1.0, 3.0)), (4, 3, 1)) == [11_250, 10_000, 25_000]
+    shapes = [batch["target"].shape for batch in batches(resolutions, 60, weights=(1.0, 99.0))]
+    assert sum(shape[1:3] == (16, 16) for shape in shapes) < 10  # 2 +- 1.4; by size 25
 
     # a data set's own weights hold within it: of `mixed`, 1/4 and 3/4
     manifests = [read_manifest(f"{folder}/{MANIFEST}") for folder in (path, mixed)]
