@@ -411,7 +411,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("turns of equal batches", "* common // times", "* common"),
         ("shares of equal batches", "round(ROUND * share / times)", "round(ROUND * share)"),
         ("text takes no room", "2 * h * w // PATCH**2 + text_length", "2 * h * w // PATCH**2"),
-        ("own weights lost", "Source(source.name, whole * share if", "Source(source.name, whole if"),
+        ("own weights lost", "source.name, whole * share if", "source.name, whole if"),
         ("dropout not raised", "return caption_dropout / fraction", "return caption_dropout"),
         ("fraction by records", "rates[shard.source] * shard.negatives",
          "shard.negatives / manifest.records"),
