@@ -630,6 +630,10 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("operations of the last step alone", "self._flops += flops", "self._flops = flops"),
         ("MFU of one device", "* jax.device_count())", "* 1)"),
     ],
+    ("training/late_errors.py", "tests/training/test_late_errors.py"): [
+        ("all late errors dropped", 'and str(error) == "Event loop is closed"', ""),
+        ("late errors dropped for good", "sys.unraisablehook = before", "pass"),
+    ],
     ("training/loop.py", "tests/training/test_loop.py"): [
         ("last step not saved", "stop or step == steps or", "stop or"),
         ("configs not compared", "if checkpoints.steps and config_path.exists():", "if False:"),

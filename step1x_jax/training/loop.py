@@ -28,6 +28,7 @@ from step1x_jax.training.config import TrainConfig, check_same_run
 from step1x_jax.training.config_file import load_config, save_config
 from step1x_jax.training.flops import step_flops
 from step1x_jax.training.held_out import HeldOut, HeldOutBatches, put
+from step1x_jax.training.late_errors import without_late_errors
 from step1x_jax.training.lost_peer import ending_without_peers
 from step1x_jax.training.metrics import Metrics
 from step1x_jax.training.not_finite import check_finite
@@ -74,7 +75,8 @@ def train(
         print_once(f"{field.name}: {getattr(config, field.name)}")
     print_once(f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
 
-    with contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
+    saving = contextlib.closing(Checkpoints(workdir, config.checkpoint.keep))
+    with without_late_errors(), saving as checkpoints:
         config_path = workdir / "config.json"
         if checkpoints.steps and config_path.exists():
             check_same_run(config, load_config(config_path), workdir)

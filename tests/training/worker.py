@@ -13,6 +13,7 @@ import pathlib
 import resource
 import signal
 import sys
+import time
 
 import jax
 import numpy as np
@@ -73,7 +74,12 @@ def main(port: str, count: int, index: int, workdir: str, steps: int) -> None:
 
 
 def fill(workdir: pathlib.Path) -> None:
-    """Lets no file of more than 4 KiB be written any more; on a small disk takes its space, too."""
+    """Takes what is left of a small disk; elsewhere no file may have more than 4 KiB any more.
+
+    The checkpoint that is being written meanwhile is waited for.
+    """
+    while not any(path.name.isdigit() for path in (workdir / "checkpoints").iterdir()):
+        time.sleep(0.05)
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     if not (workdir / ".." / "small").exists():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
