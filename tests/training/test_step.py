@@ -101,7 +101,7 @@ def test_a_mesh_changes_rounding_only(one_device, make, config):
 
     Metrics to 1e-5 relative. Of every array, the first moment (the gradients so far) to 1e-3 of its
     norm, and what it moved to 1e-2: Adam divides a gradient by its own size, so that of one which
-    is nearly zero the rounding is not small. Seen: 2e-5 and 2e-4. A part that is not added up, or
+    is nearly zero the rounding is not small. Seen: 1e-5 and 2e-3. A part that is not added up, or
     twice, is off by a tenth and more.
     """
     mesh = make(config)
