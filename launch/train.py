@@ -60,7 +60,7 @@ def main() -> int:
         )
 
     def held_out(dropped: bool) -> Iterator[dict[str, np.ndarray]]:
-        data = dataclasses.replace(config.data, path=config.held_out.path)
+        data = dataclasses.replace(config.data, path=config.held_out.path, weights=())
         return read(dataclasses.replace(data, caption_dropout=float(dropped)), 0)
 
     batches = partial(read, config.data)

@@ -1,7 +1,8 @@
 """How often each bucket and each source comes: the part of the input that is arithmetic.
 
 Without weights every record comes equally often. With weights, a source gets its share of all draws
-whatever its size: each of its n records comes at the rate weight / n.
+whatever its size: each of its n records comes at the rate weight / n. Several data sets are mixed
+as if they were one with the sources of all.
 """
 
 import dataclasses
@@ -13,9 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from step1x_jax.data.manifest import Manifest
+from step1x_jax.data.manifest import Manifest, Source
 from step1x_jax.data.shards import ShardInfo
 from step1x_jax.errors import require
+from step1x_jax.models.embeddings import PATCH
 
 ROUND = 100_000  # turns in a round where there are weights: shares are right to 1 part in it
 
@@ -31,6 +33,35 @@ class Pool:
 
     shards: list[ShardInfo]
     share: float
+
+
+def mixture(manifests: Sequence[Manifest], weights: Sequence[float] = ()) -> Manifest:
+    """Several data sets as one.
+
+    Args:
+      manifests: of each.
+      weights: of each in what is drawn; none: each has the weight of its records.
+
+    Returns:
+      All shards and sources, in order; one alone as it is. The sources have weights if data sets or
+      sources had any; those of a data set keep their shares among each other.
+    """
+    if len(manifests) == 1:
+        return manifests[0]
+    weighted = bool(weights) or any(one.sources[0].weight is not None for one in manifests)
+    shards: list[ShardInfo] = []
+    sources: list[Source] = []
+    for i, manifest in enumerate(manifests):
+        whole = weights[i] if weights else manifest.records
+        rates, shares = _rates(manifest), [0.0] * len(manifest.sources)
+        for shard in manifest.shards:
+            shares[shard.source] += rates[shard.source] * shard.records
+            shards.append(dataclasses.replace(shard, source=len(sources) + shard.source))
+        sources += [
+            Source(source.name, whole * share if weighted else None)
+            for source, share in zip(manifest.sources, shares, strict=True)
+        ]
+    return Manifest({}, shards, sources=sources)
 
 
 def pools(manifest: Manifest) -> list[list[Pool]]:
@@ -61,15 +92,33 @@ def _rates(manifest: Manifest) -> list[float]:
     return [w / sum(weights) / max(n, 1) for w, n in zip(weights, records, strict=True)]
 
 
-def turns(manifest: Manifest) -> list[int]:
-    """Of every bucket in a round of BucketPlan."""
+def batch_multiples(manifest: Manifest, text_length: int) -> list[int]:
+    """How many times data.batch_size a batch of every bucket holds.
+
+    As often as it goes into the tokens of the largest pictures' batch, so that a step of small
+    pictures takes no more memory than one of large ones, and not much less time.
+
+    Args:
+      manifest: of the data.
+      text_length: tokens of the text.
+    """
+    tokens = [2 * h * w // PATCH**2 + text_length for h, w in manifest.buckets]
+    return [max(tokens) // one for one in tokens]
+
+
+def turns(manifest: Manifest, multiples: Sequence[int]) -> list[int]:
+    """Of every bucket in a round of BucketPlan: the fewer, the more a batch of it holds."""
     buckets = pools(manifest)
     if manifest.sources[0].weight is None:
+        common = math.lcm(*multiples)
         return [
-            sum(shard.records for pool in bucket for shard in pool.shards) for bucket in buckets
+            sum(shard.records for pool in bucket for shard in pool.shards) * common // times
+            for bucket, times in zip(buckets, multiples, strict=True)
         ]
     shares = [sum(pool.share for pool in bucket) for bucket in buckets]
-    return [max(1, round(ROUND * share)) for share in shares]
+    return [
+        max(1, round(ROUND * share / times)) for share, times in zip(shares, multiples, strict=True)
+    ]
 
 
 def drop_rate(manifest: Manifest, caption_dropout: float) -> float:

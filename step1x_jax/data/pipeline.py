@@ -3,12 +3,16 @@
 Every bucket is shuffled anew in each of its epochs and cut into global batches, of which a process
 takes its slice; the buckets take turns by a plan that all processes share. Nothing is remembered
 between steps, so that going on at a step costs nothing and the number of processes may change.
+
+No edit is left out or comes twice in an epoch of its bucket: where the last batch of an epoch is
+not full, the first edits of the next one fill it.
 """
 
 import bisect
 import dataclasses
 import functools
 import itertools
+import math
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -18,9 +22,18 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from step1x_jax.conditioning.encoder import READING
 from step1x_jax.data.local_copy import on_local_disk
 from step1x_jax.data.manifest import MANIFEST, Manifest, read_manifest
-from step1x_jax.data.mixing import BucketPlan, drop_rate, pools, random_stream, turns
+from step1x_jax.data.mixing import (
+    BucketPlan,
+    batch_multiples,
+    drop_rate,
+    mixture,
+    pools,
+    random_stream,
+    turns,
+)
 from step1x_jax.data.records import DamagedRecordError, EditRecord
 from step1x_jax.data.shards import ShardInfo, ShardReader, check_size
 from step1x_jax.errors import UserError, require
@@ -32,8 +45,11 @@ OPEN_SHARDS = 64  # per bucket and process
 class DataConfig:
     """Which data and how it is read."""
 
-    path: str = ""  # a folder that launch.precompute made
-    batch_size: int = 8  # edits in a step, over all processes
+    path: str = ""  # a folder that launch.precompute made, or several of them, joined by commas
+    weights: tuple[float, ...] = ()  # of these in what is drawn; (): every edit equally often
+    # Edits in a step of the largest pictures, over all processes. Of smaller ones it is the
+    # multiple of this that has as many tokens, or somewhat fewer.
+    batch_size: int = 8
     caption_dropout: float = 0.1  # how often an edit is trained on the empty instruction instead
     max_bad_records: int = 0  # damaged records for which others may stand in, in each process
     threads: int = 2  # that read batches ahead, in each process
@@ -41,6 +57,11 @@ class DataConfig:
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
         require(self.batch_size > 0, "data.batch_size", self.batch_size, "use a positive number")
+        weights, folders = self.weights, len(self.path.split(","))
+        fine = not weights or len(weights) == folders
+        require(fine, "data.weights", weights, f"data.path has {folders}: use one for each, or ()")
+        fine = all(0 < weight < math.inf for weight in weights)
+        require(fine, "data.weights", weights, "use positive numbers")
         dropout = self.caption_dropout
         require(0 <= dropout <= 1, "data.caption_dropout", dropout, "use 0 to 1")
         bad = self.max_bad_records
@@ -65,10 +86,11 @@ def make_batches(
       seed: of the run.
       start_step: the step of the first batch.
       process_index: of this process.
-      process_count: of all processes; each gets batch_size / process_count edits of a batch.
+      process_count: of all processes; each gets an equal share of a batch.
 
     Returns:
-      An iterator over dicts of arrays, b edits each, all of one latent size (h, w):
+      An iterator over dicts of arrays, b edits each (batch_size / process_count, or a multiple
+      where pictures are small), all of one latent size (h, w):
         target, source: (b, h, w, 16) bfloat16 latents;
         text: (b, T, C) bfloat16 embeddings, zero behind their lengths;
         text_lengths: (b,) int32;
@@ -83,37 +105,68 @@ def make_batches(
         config.batch_size % process_count == 0,
         "data.batch_size", config.batch_size, f"use a multiple of the {process_count} processes",
     )  # fmt: skip
-    manifest = _read_manifest(config, text_length)
-    folder = on_local_disk(data_folder(config), manifest)
-    for shard in manifest.shards:
-        check_size(folder / shard.file, shard)
-    mine = config.batch_size // process_count
-    batches = [
-        bucket.batch(mine, drop_remainder=True, batch_fn=list)[process_index::process_count]
-        for bucket in _open_buckets(config, folder, manifest, seed)
-    ]
+    folders, manifest = _find_records(config, text_length)
+    multiples = batch_multiples(manifest, text_length)
+    sizes = [config.batch_size * times for times in multiples]
+    batches = []
+    buckets = _open_buckets(config, folders, manifest, sizes, seed)
+    for bucket, size in zip(buckets, sizes, strict=True):
+        shares = bucket.batch(size // process_count, drop_remainder=True, batch_fn=list)
+        batches.append(shares[process_index::process_count])
     dropout = drop_rate(manifest, config.caption_dropout)
-    assemble = functools.partial(_assemble, config, dropout, text_length, seed, process_index)
-    plan = BucketPlan(turns(manifest), seed)
+    process = process_index, process_count
+    assemble = functools.partial(_assemble, dropout, text_length, seed, process)
+    plan = BucketPlan(turns(manifest, multiples), seed)
     steps = grain.MapDataset.select_from_datasets(batches, plan).map_with_index(assemble)
     options = grain.ReadOptions(config.threads, prefetch_buffer_size=max(config.threads, 1))
     return iter(steps[start_step:].to_iter_dataset(options))
 
 
-def data_folder(config: DataConfig) -> epath.Path:
-    """The folder of the records.
+def data_folders(config: DataConfig) -> list[epath.Path]:
+    """The folders of the records.
 
     Raises:
       UserError: none is given.
     """
     if not config.path:
         raise UserError("data.path is not set; give the folder that launch.precompute made.")
-    return epath.Path(config.path)
+    return [epath.Path(path.strip()) for path in config.path.split(",")]
 
 
-def _read_manifest(config: DataConfig, text_length: int) -> Manifest:
+def _find_records(config: DataConfig, text_length: int) -> tuple[list[epath.Path], Manifest]:
+    """What there is, after a look at whether it is all there and fits.
+
+    Returns:
+      For each source of the manifest the folder of its shards, on a local or mounted disk; and the
+      manifest, of all data sets together.
+    """
+    given = data_folders(config)
+    manifests = [_read_manifest(folder, text_length) for folder in given]
+    _check_made_alike(given, manifests)
+    folders = []
+    for folder, manifest in zip(given, manifests, strict=True):
+        here = on_local_disk(folder, manifest)
+        for shard in manifest.shards:
+            check_size(here / shard.file, shard)
+        folders += [here] * len(manifest.sources)
+    return folders, mixture(manifests, config.weights)
+
+
+def _check_made_alike(folders: Sequence[epath.Path], manifests: Sequence[Manifest]) -> None:
+    """Raises UserError if data sets to be mixed are of different models, or read differently."""
+    first = manifests[0].settings
+    for folder, manifest in zip(folders, manifests, strict=True):
+        for name in ("encoder", "autoencoder", *READING):
+            there = manifest.settings.get(name, first.get(name))
+            if there != first.get(name, there):
+                raise UserError(
+                    f"{folder} was made with {name}={there}, {folders[0]} with {first[name]}: what"
+                    " is mixed has to be made alike; make one of them again."
+                )
+
+
+def _read_manifest(folder: epath.Path, text_length: int) -> Manifest:
     """The manifest, after a look at whether it fits."""
-    folder = data_folder(config)
     manifest = read_manifest(folder / MANIFEST)
     if not manifest.records:
         raise UserError(f"{folder} holds no records; run launch.precompute on another input.")
@@ -127,14 +180,26 @@ def _read_manifest(config: DataConfig, text_length: int) -> Manifest:
 
 
 def _open_buckets(
-    config: DataConfig, folder: epath.Path, manifest: Manifest, seed: int
+    config: DataConfig,
+    folders: Sequence[epath.Path],
+    manifest: Manifest,
+    sizes: Sequence[int],
+    seed: int,
 ) -> list[grain.MapDataset]:
-    """The records of each bucket, endless, each pool of it in an order of its own."""
+    """The records of each bucket, endless, each pool of it in an order of its own.
+
+    Args:
+      config: of the data.
+      folders: of the manifest's sources.
+      manifest: what there is.
+      sizes: of the buckets' batches, for a warning.
+      seed: of the run.
+    """
     tolerance = Tolerance(config.max_bad_records)
-    datasets, largest, buckets = [], 0, pools(manifest)
+    datasets, fills, buckets = [], False, pools(manifest)
     for number, bucket in enumerate(buckets):
-        opened = [RecordSequence(folder, pool.shards, tolerance) for pool in bucket]
-        largest = max(largest, sum(map(len, opened)))
+        opened = [RecordSequence(folders, pool.shards, tolerance) for pool in bucket]
+        fills |= sum(map(len, opened)) >= sizes[number]
         endless = [
             grain.MapDataset.source(records)
             .shuffle(int(random_stream(seed, "shuffle", number + i * len(buckets)).integers(2**32)))
@@ -143,10 +208,10 @@ def _open_buckets(
         ]
         weights = [pool.share for pool in bucket]
         datasets.append(endless[0] if len(endless) == 1 else grain.MapDataset.mix(endless, weights))
-    if largest < config.batch_size:
+    if not fills:
         logging.warning(
-            "No bucket of %s fills a batch of %d (the largest holds %d): edits repeat in a batch.",
-            config.path, config.batch_size, largest,
+            "No bucket of %s fills its batch of %s: edits repeat in a batch.",
+            config.path, " or ".join(map(str, sorted(set(sizes)))),
         )  # fmt: skip
     return datasets
 
@@ -185,12 +250,21 @@ class Tolerance:
 class RecordSequence:
     """All records of some shards of one latent size, as one sequence."""
 
-    def __init__(self, folder: epath.Path, shards: Sequence[ShardInfo], tolerance: Tolerance):
+    def __init__(
+        self, folders: Sequence[epath.Path], shards: Sequence[ShardInfo], tolerance: Tolerance
+    ):
+        """Opens nothing yet.
+
+        Args:
+          folders: of the sources that the shards are from.
+          shards: in order.
+          tolerance: of damaged records.
+        """
         self._shards = shards
         self._tolerance = tolerance
         self._ends = list(itertools.accumulate(shard.records for shard in shards))
         self._reader = functools.lru_cache(OPEN_SHARDS)(
-            lambda number: ShardReader(folder, shards[number])
+            lambda number: ShardReader(folders[shards[number].source], shards[number])
         )
 
     def __len__(self) -> int:
@@ -218,17 +292,17 @@ class RecordSequence:
 
 
 def _assemble(
-    config: DataConfig,
     dropout: float,
     text_length: int,
     seed: int,
-    process_index: int,
+    process: tuple[int, int],
     step: int,
     records: Sequence[EditRecord],
 ) -> dict[str, np.ndarray]:
-    """Pads and stacks one process's records of a step; drops captions."""
-    dice = random_stream(seed, "caption_dropout", step).random(config.batch_size)
-    first = process_index * len(records)
+    """Pads and stacks the records of a step of one process of so many; drops captions."""
+    index, count = process
+    dice = random_stream(seed, "caption_dropout", step).random(count * len(records))
+    first = index * len(records)
     texts = [
         record.text if record.negative_text is None or die >= dropout else record.negative_text
         for record, die in zip(records, dice[first : first + len(records)], strict=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import jax
 
@@ -12,15 +12,15 @@ from step1x_jax.parallel.devices import GIB
 class Clock:
     """Counts a process's seconds: in steps, in reading data, and since it began.
 
-    The first step counts as a beginning: it compiles.
+    The first step of each size counts as a beginning: it compiles.
     """
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._productive = 0.0
         self._steps = 0  # since the last row
-        self._stepping = self._reading = 0.0
-        self._compiled = False
+        self._stepping = self._reading = self._flops = 0.0
+        self._compiled: set[Hashable] = set()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -30,23 +30,29 @@ class Clock:
         self._reading += time.monotonic() - start
 
     @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
-        """Around a step, from its start until the devices are done; reading in between is in it."""
+    def step(self, size: Hashable, flops: float) -> Iterator[None]:
+        """Around a step, from its start until the devices are done; reading in between is in it.
+
+        Args:
+          size: of its batch.
+          flops: of the step, over all devices.
+        """
         start, reading = time.monotonic(), self._reading
         yield
-        if not self._compiled:
-            self._compiled, self._reading = True, reading
+        if size not in self._compiled:
+            self._compiled.add(size)
+            self._reading = reading
             return
         seconds = time.monotonic() - start
         self._productive += seconds
         self._stepping += seconds
+        self._flops += flops
         self._steps += 1
 
-    def row(self, flops: float, peak: float | None) -> dict[str, float]:
+    def row(self, peak: float | None) -> dict[str, float]:
         """What happened since the last row; nothing right after the first step.
 
         Args:
-          flops: of a step, over all devices.
           peak: operations a second of one device; None where it is not known.
 
         Returns:
@@ -60,11 +66,11 @@ class Clock:
         seconds = self._stepping / self._steps
         row = {"seconds_per_step": seconds, "data_seconds": self._reading / self._steps}
         if peak is not None:
-            row["mfu"] = flops / (seconds * peak * jax.device_count())
+            row["mfu"] = self._flops / (self._stepping * peak * jax.device_count())
         stats = [device.memory_stats() for device in jax.local_devices()]
         peaks = [x["peak_bytes_in_use"] for x in stats if x and "peak_bytes_in_use" in x]
         if peaks:
             row["memory_gib"] = max(peaks) / GIB
         row["goodput"] = self._productive / (time.monotonic() - self._began)
-        self._steps, self._stepping, self._reading = 0, 0.0, 0.0
+        self._steps, self._stepping, self._reading, self._flops = 0, 0.0, 0.0, 0.0
         return row

@@ -13,7 +13,7 @@ from etils import epath
 
 from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.data.manifest import MANIFEST, read_manifest
-from step1x_jax.data.pipeline import DataConfig, data_folder
+from step1x_jax.data.pipeline import DataConfig, data_folders
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import fingerprint
 from step1x_jax.json_files import check_fields
@@ -112,7 +112,7 @@ class HeldOutConfig:
 
     path: str = ""  # a folder that launch.precompute made; "": none
     every: int = 500  # steps
-    batches: int = 4  # that the loss is taken of, data.batch_size edits each
+    batches: int = 4  # that the loss is taken of, as large as those of training
     times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)  # between picture (0) and noise (1)
     pictures: int = 0  # edits that are sampled for a picture; 0: none
 
@@ -206,21 +206,26 @@ def check_records(config: TrainConfig) -> None:
 
     Compared is what dataset.json tells: how the encoder read, and both models where they are there.
     """
-    made = read_manifest(data_folder(config.data) / MANIFEST).settings
+    for folder in data_folders(config.data):
+        _check_records(config, folder)
+
+
+def _check_records(config: TrainConfig, folder: epath.Path) -> None:
+    made = read_manifest(folder / MANIFEST).settings
     models = {"encoder": config.encoder.path, "autoencoder": config.autoencoder}
     for name in READING:
         value = getattr(config.encoder, name)
         before = made.get(name, value)
         if before != value:
             raise UserError(
-                f"the records in {config.data.path} were made with {before} for encoder.{name}, the"
+                f"the records in {folder} were made with {before} for encoder.{name}, the"
                 f" config says {value}; set --config.encoder.{name}={before}, or make them again."
             )
     for name, path in models.items():
         there = bool(path) and epath.Path(path).exists()
         if name in made and there and fingerprint(path) != made[name]:
             raise UserError(
-                f"the records in {config.data.path} were made with another {name} than {path}; give"
+                f"the records in {folder} were made with another {name} than {path}; give"
                 " that one in the config, or make them again."
             )
 

@@ -17,7 +17,9 @@ from step1x_jax.training.config import TrainConfig
 BACKWARD = 2  # times the forward pass: a gradient of both operands of every matmul
 
 
-def step_flops(config: TrainConfig, latent_size: tuple[int, int]) -> float:
+def step_flops(
+    config: TrainConfig, latent_size: tuple[int, int], examples: int | None = None
+) -> float:
     """Operations of a step's matmuls, forward and backward; no padding, nothing computed twice.
 
     Where a base is frozen, its own gradients are not among them: of its matmuls, only the gradient
@@ -26,12 +28,14 @@ def step_flops(config: TrainConfig, latent_size: tuple[int, int]) -> float:
     Args:
       config: of the run.
       latent_size: rows and columns of the target's latents.
+      examples: in the step; default data.batch_size.
     """
     forward = forward_flops(config.model, latent_size)
     backward = BACKWARD * forward
     if config.lora.rank:
         backward = forward + attention_flops(config.model, latent_size)
-    return config.data.batch_size * (forward + backward)
+    examples = config.data.batch_size if examples is None else examples
+    return examples * (forward + backward)
 
 
 def attention_flops(config: ModelConfig, latent_size: tuple[int, int]) -> float:

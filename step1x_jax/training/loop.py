@@ -28,6 +28,7 @@ from step1x_jax.training.config import TrainConfig, check_same_run
 from step1x_jax.training.config_file import load_config, save_config
 from step1x_jax.training.flops import step_flops
 from step1x_jax.training.held_out import HeldOut, HeldOutBatches, put
+from step1x_jax.training.late_errors import without_late_errors
 from step1x_jax.training.lost_peer import ending_without_peers
 from step1x_jax.training.metrics import Metrics
 from step1x_jax.training.not_finite import check_finite
@@ -74,7 +75,8 @@ def train(
         print_once(f"{field.name}: {getattr(config, field.name)}")
     print_once(f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
 
-    with contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
+    saving = contextlib.closing(Checkpoints(workdir, config.checkpoint.keep))
+    with without_late_errors(), saving as checkpoints:
         config_path = workdir / "config.json"
         if checkpoints.steps and config_path.exists():
             check_same_run(config, load_config(config_path), workdir)
@@ -131,7 +133,7 @@ def train(
         # ------------------------------------------------------------ the loop
         metrics, clock = Metrics(workdir, start, steps), Clock()
         train_step = make_train_step(config, mesh, abstract)
-        # of a step of pictures of a size, which is counted in the traced model: once for each
+        # of a step of so many pictures of a size, counted in the traced model: once for each
         flops = functools.cache(functools.partial(step_flops, config))
         peak = peak_of(mesh.devices.flat[0])
         with (
@@ -145,13 +147,14 @@ def train(
             batch = put(rows, mesh)
             for step in range(start + 1, steps + 1):
                 before_step(step)
-                with clock.step():
+                examples, height, width, _ = size = batch["target"].shape
+                with clock.step(size, flops((height, width), examples)):
                     # this returns at once; while the devices work, the next batch is read and sent
                     state, values = train_step(state, batch, frozen)
                     done = rows
                     if step < steps:
                         with clock.reading():
-                            rows = next(data)
+                            rows = _check_width(next(data), config)
                         batch = put(rows, mesh)
                     numbers = {name: float(x) for name, x in jax.device_get(values).items()}
                 check_finite(numbers, step, done, workdir)
@@ -165,8 +168,7 @@ def train(
                     if picture := evaluation.show(state.params, frozen, step):
                         metrics.say(f"step {step}: {picture}")
                 if evaluate or step in (1, steps) or step % config.training.log_every == 0:
-                    row = clock.row(flops(done["target"].shape[1:3]), peak)
-                    metrics.write(step, numbers | row)
+                    metrics.write(step, numbers | clock.row(peak))
                 if save:
                     metrics.flush()
                     # in the background; the last one is waited for

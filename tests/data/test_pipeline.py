@@ -14,7 +14,7 @@ from step1x_jax.data.manifest import (
     write_dataset,
     write_manifest,
 )
-from step1x_jax.data.mixing import BucketPlan
+from step1x_jax.data.mixing import BucketPlan, mixture, turns
 from step1x_jax.data.pipeline import DataConfig, make_batches
 from step1x_jax.data.shards import writing_shards
 from step1x_jax.errors import UserError
@@ -210,6 +210,78 @@ def test_dropout_has_the_right_rate_where_few_records_have_negatives(mixed):
     assert 140 < dropped[0] < 260  # 2000 draws of 0.1: four and a half deviations of 13
     with pytest.raises(UserError, match=r"caption_dropout is 0\.3; only 29\.2% of the records"):
         batches(mixed, 1, caption_dropout=0.3)
+
+
+# Large, middle and small pictures: 137, 41 and 33 tokens with a text of 9, so that batches of one,
+# three and four times data.batch_size are the largest that have no more tokens than the first.
+MULTIPLES = {(16, 16): 1, (8, 8): 3, (4, 12): 4}
+COUNTS = {(16, 16): 12, (8, 8): 24, (4, 12): 36}
+
+
+@pytest.fixture(scope="module")
+def resolutions(tmp_path_factory):
+    """A data set for each size; the last two lie together."""
+    folder = tmp_path_factory.mktemp("resolutions")
+    sizes = [size for size, count in COUNTS.items() for _ in range(count)]
+    records = [make_record(1000 + i, size) for i, size in enumerate(sizes)]
+    write_dataset(folder / "large", records[:12])
+    write_dataset(folder / "small", records[12:])
+    return f"{folder / 'large'},{folder / 'small'}"
+
+
+def test_small_pictures_fill_the_batch_and_every_edit_comes_equally_often(resolutions):
+    """Turns of 12 x 12 / 1, 24 x 12 / 3, 36 x 12 / 4, divided by 12: every edit four times."""
+    seen, steps = Counter(), Counter()
+    for batch in batches(resolutions, 12 + 8 + 9):
+        size = batch["target"].shape[1:3]
+        assert {len(x) for x in batch.values()} == {4 * MULTIPLES[size]}
+        steps[size] += 1
+        seen.update(batch["ids"].tolist())
+    assert steps == {(16, 16): 12, (8, 8): 8, (4, 12): 9}
+    assert len(seen) == 72
+    assert set(seen.values()) == {4}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_resolutions_do_not_depend_on_processes_or_where_one_starts(resolutions, count):
+    whole = batches(resolutions, 20, caption_dropout=0.5)
+    assert_same(batches(resolutions, 9, start=11, caption_dropout=0.5), whole[11:])
+    parts = [
+        batches(resolutions, 20, process=(i, count), caption_dropout=0.5) for i in range(count)
+    ]
+    joined = [
+        {name: np.concatenate([batch[name] for batch in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(joined, whole)
+
+
+def test_data_sets_are_mixed_by_weights(resolutions, path, mixed):
+    """The large ones are a quarter of what is drawn, whatever a batch of them holds."""
+    manifests = [read_manifest(f"{folder}/{MANIFEST}") for folder in resolutions.split(",")]
+    # (4, 12), (8, 8), (16, 16): 0.45, 0.3 and 0.25 of 100 000 draws, in batches of 4, 3, 1 times
+    assert turns(mixture(manifests, (1.0, 3.0)), (4, 3, 1)) == [11_250, 10_000, 25_000]
+    shapes = [batch["target"].shape for batch in batches(resolutions, 60, weights=(1.0, 99.0))]
+    assert sum(shape[1:3] == (16, 16) for shape in shapes) < 10  # 2 +- 1.4; by size 25
+
+    # a data set's own weights hold within it: of `mixed`, 1/4 and 3/4
+    manifests = [read_manifest(f"{folder}/{MANIFEST}") for folder in (path, mixed)]
+    shares = [source.weight for source in mixture(manifests, (1.0, 4.0)).sources]
+    assert shares == pytest.approx([1, 1, 3])
+    shares = [source.weight for source in mixture(manifests).sources]  # by size: 40 and 40 records
+    assert shares == pytest.approx([40, 10, 30])
+    assert {source.weight for source in mixture(manifests[:1] * 2).sources} == {None}
+
+
+def test_data_sets_that_do_not_go_together_are_refused(tmp_path):
+    for name, settings in (("a", {"quoting": "published"}), ("b", {"quoting": "words"})):
+        write_dataset(tmp_path / name, RECORDS[:4], settings)
+    with pytest.raises(UserError, match=r"b was made with quoting=words, .*a with published"):
+        batches(f"{tmp_path / 'a'},{tmp_path / 'b'}", 1)
+    with pytest.raises(UserError, match=r"data\.weights is \(1\.0,\); data\.path has 2"):
+        batches(f"{tmp_path / 'a'},{tmp_path / 'b'}", 1, weights=(1.0,))
+    with pytest.raises(UserError, match=r"data\.weights is \(0\.0,\); use positive"):
+        batches(str(tmp_path / "a"), 1, weights=(0.0,))
 
 
 def test_a_batch_larger_than_every_bucket_repeats_and_says_so(tmp_path, caplog):

@@ -1,79 +1,18 @@
 """Real processes, joined by jax.distributed: they train as one, and survive what runs meet."""
 
-import concurrent.futures
-import os
-import pathlib
+import json
 import signal
-import socket
-import subprocess
-import sys
-import time
-from typing import NamedTuple
+from collections import Counter
 
 import pytest
 
+from step1x_jax.data.manifest import write_dataset
 from step1x_jax.training.loop import train
-from step1x_jax.training.metrics import read_metrics
+from tests.data.examples import make_record
+from tests.training.processes import losses, run, run_all
 from tests.training.tiny import batches, tiny_config
 
 pytestmark = pytest.mark.slow
-
-
-class Run(NamedTuple):
-    """How the processes of a run ended."""
-
-    codes: list[int]
-    results: list[str]
-    errors: list[str]
-    seconds: float  # from the end of the first process to that of the last
-
-
-def run(workdir, steps, processes=2, devices=4, **environment) -> Run:
-    """Trains in several processes of some CPU devices each."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={devices // processes}")
-    started = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.training.worker",
-                *map(str, (port, processes, index, workdir, steps)),
-            ],
-            cwd=pathlib.Path(__file__).parents[2],
-            env=os.environ | {"XLA_FLAGS": flags} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(processes)
-    ]
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        ends = [threads.submit(_end, process) for process in started]
-        out, err, times = zip(*(end.result() for end in ends), strict=True)
-    results = [line for text in out for line in text.splitlines() if line.startswith("RESULT")]
-    codes = [process.returncode for process in started]
-    return Run(codes, results, list(err), max(times) - min(times))
-
-
-def _end(process):
-    out, err = process.communicate(timeout=300)
-    return out, err, time.monotonic()
-
-
-def run_all(*args, **options) -> str:
-    """A run whose processes all succeed; their result, about which they agree."""
-    done = run(*args, **options)
-    assert set(done.codes) == {0}, done.errors
-    assert len(set(done.results)) == 1
-    assert len(done.results) == len(done.codes)
-    return done.results[0]
-
-
-def losses(workdir):
-    return {row["step"]: row["loss"] for row in read_metrics(workdir)}
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +73,44 @@ def test_kill_minus_nine_and_going_on_is_bit_for_bit(tmp_path):
     assert run(tmp_path / "run", 4, processes=1, KILL_AT="3").codes == [-signal.SIGKILL]
     assert run_all(tmp_path / "run", 4, processes=1) == whole
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def fed(workdir, steps):
+    """The edits of each step that counts: of the last process that did it, and of all its peers.
+
+    A run that goes on at step n has thrown away what the run before it did from there on.
+    """
+    found = {}
+    for path in sorted(workdir.glob("fed-*"), key=lambda p: int(p.name.split("-")[1])):
+        first = int(path.name.split("-")[1])
+        for line in path.read_text().splitlines():
+            step, names = json.loads(line)
+            found.setdefault(step, {}).setdefault(first, []).extend(names)
+    return [found[step][max(found[step])] for step in range(steps)]
+
+
+def test_an_epoch_holds_every_edit_once_whoever_dies_and_however_many_go_on(tmp_path):
+    """Three buckets in batches of 8, 16 and 16: 32 / 8, 64 / 16 and 32 / 16 are ten steps.
+
+    Two processes until one is killed at step 4, four from the checkpoint of step 2 until step 8,
+    one from that of step 6 (or earlier, if the kill was quicker) to the end.
+    """
+    counts = {(8, 8): 32, (4, 4): 64, (2, 8): 32}
+    sizes = [size for size, count in counts.items() for _ in range(count)]
+    records = [make_record(i, size, width=24) for i, size in enumerate(sizes)]
+    write_dataset(tmp_path / "data", records)
+    data = {"DATA": str(tmp_path / "data")}
+    workdir = tmp_path / "run"
+    assert -signal.SIGKILL in run(workdir, 10, KILL_AT="4", **data).codes
+    assert -signal.SIGKILL in run(workdir, 10, processes=4, KILL_AT="8", **data).codes
+    run_all(workdir, 10, processes=1, **data)
+
+    starts = sorted({int(path.name.split("-")[1]) for path in workdir.glob("fed-*")})
+    assert len(starts) == 3  # each went on from a checkpoint of the one before
+    steps = fed(workdir, 10)
+    assert sorted(map(len, steps)) == [8] * 4 + [16] * 6
+    assert Counter(name for step in steps for name in step) == Counter(map(str, range(128)))
+    # what was done twice was done with the same edits, whatever the number of processes
+    again = [json.loads(line) for path in workdir.glob("fed-*") for line in path.open()]
+    for step, names in again:
+        assert set(names) <= set(steps[step]) or step >= 10

@@ -1,16 +1,25 @@
 """One process of a distributed run: python -m tests.training.worker PORT COUNT INDEX WORKDIR STEPS.
 
-Prints the last step and a checksum of the parameters. With STOP_AT=N in the environment the last
-process sends itself SIGTERM before the batch of step N, with KILL_AT=N SIGKILL.
+Prints the last step and a checksum of the parameters, or, as commands do, the sentence of a
+UserError. With STOP_AT=N in the environment the last process sends itself SIGTERM before the batch
+of step N, with KILL_AT=N SIGKILL; with FULL_AT=N there is no space left from then on. With DATA its
+batches are those of a data set, and WORKDIR/fed-START-INDEX tells which edits they were.
 """
 
+import contextlib
+import json
 import os
+import pathlib
+import resource
 import signal
 import sys
+import time
 
 import jax
 import numpy as np
 
+from step1x_jax.data.pipeline import DataConfig, make_batches
+from step1x_jax.errors import UserError
 from step1x_jax.models import step1x_edit
 from step1x_jax.training.loop import train
 from tests.training.tiny import BATCH, Toy, make_batch, tiny_config
@@ -26,17 +35,58 @@ def main(port: str, count: int, index: int, workdir: str, steps: int) -> None:
         if name in os.environ
     }
 
+    def of_dataset(first_step):
+        """Real batches, each noted when it is handed over."""
+        config = DataConfig(path=os.environ["DATA"], batch_size=BATCH)
+        batches = make_batches(
+            config, text_length=8, seed=0, start_step=first_step,
+            process_index=index, process_count=count,
+        )  # fmt: skip
+        with open(pathlib.Path(workdir) / f"fed-{first_step}-{index}", "w") as file:
+            for number, batch in enumerate(batches, first_step):
+                print(json.dumps([number, batch["ids"].tolist()]), file=file, flush=True)
+                yield batch
+
+    def random(first_step):
+        number = first_step
+        while True:
+            yield make_batch(number, rows)
+            number += 1
+
     def batches(first_step):
+        of_steps = of_dataset(first_step) if "DATA" in os.environ else random(first_step)
         number = first_step
         while True:
             if number in signals and index == count - 1:
                 os.kill(os.getpid(), signals[number])
-            yield make_batch(number, rows)
+            if os.environ.get("FULL_AT") == str(number):
+                fill(pathlib.Path(workdir))
+            yield next(of_steps)
             number += 1
 
-    state = train(tiny_config(steps=steps, data=count), workdir, batches)
+    try:
+        state = train(tiny_config(steps=steps, data=count), workdir, batches)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(1)
     norm = jax.jit(lambda params: sum(x.sum() for x in jax.tree.leaves(params)))(state.params)
     print("RESULT", int(state.step), np.float32(norm).tobytes().hex())
+
+
+def fill(workdir: pathlib.Path) -> None:
+    """Takes what is left of a small disk; elsewhere no file may have more than 4 KiB any more.
+
+    The checkpoint that is being written meanwhile is waited for.
+    """
+    while not any(path.name.isdigit() for path in (workdir / "checkpoints").iterdir()):
+        time.sleep(0.05)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if not (workdir / ".." / "small").exists():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        return
+    with contextlib.suppress(OSError), open(workdir / ".." / "ballast", "wb", buffering=0) as file:
+        while file.write(bytes(1024)):
+            pass
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""Runs in real processes, joined by jax.distributed; each is tests/training/worker.py."""
+
+import concurrent.futures
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+from step1x_jax.training.metrics import read_metrics
+
+
+class Run(NamedTuple):
+    """How the processes of a run ended."""
+
+    codes: list[int]
+    results: list[str]
+    said: list[str]
+    errors: list[str]
+    seconds: float  # from the end of the first process to that of the last
+
+
+def run(workdir, steps, processes=2, devices=4, **environment) -> Run:
+    """Trains in several processes of some CPU devices each; see worker.py for the environment."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={devices // processes}")
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.training.worker",
+                *map(str, (port, processes, index, workdir, steps)),
+            ],
+            cwd=pathlib.Path(__file__).parents[2],
+            env=os.environ | {"XLA_FLAGS": flags} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        ends = [threads.submit(_end, process) for process in started]
+        out, err, times = zip(*(end.result() for end in ends), strict=True)
+    results = [line for text in out for line in text.splitlines() if line.startswith("RESULT")]
+    codes = [process.returncode for process in started]
+    return Run(codes, results, list(out), list(err), max(times) - min(times))
+
+
+def _end(process):
+    out, err = process.communicate(timeout=300)
+    return out, err, time.monotonic()
+
+
+def run_all(*args, **options) -> str:
+    """A run whose processes all succeed; their result, about which they agree."""
+    done = run(*args, **options)
+    assert set(done.codes) == {0}, done.errors
+    assert len(set(done.results)) == 1
+    assert len(done.results) == len(done.codes)
+    return done.results[0]
+
+
+def losses(workdir):
+    return {row["step"]: row["loss"] for row in read_metrics(workdir)}
