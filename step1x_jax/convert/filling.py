@@ -54,6 +54,15 @@ def filled(
     return nnx.from_flat_state(result)
 
 
+def kept(params: nnx.State, keep: Keep) -> nnx.State:
+    """What is kept of parameters that are there already, one after another."""
+    leaves: Iterable[Any] = nnx.to_flat_state(params)
+    result: dict[Any, Any] = {}
+    for path, parameter in leaves:
+        result |= keep(path, parameter)
+    return nnx.from_flat_state(result)
+
+
 def _loaded(
     leaf: jax.ShapeDtypeStruct, place: Place, sources: Sequence[Source], table: Table, read: Read
 ) -> jax.Array:
