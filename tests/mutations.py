@@ -353,7 +353,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("shapes not compared", "shapes[name] != entry.shape",
          "len(shapes[name]) != len(entry.shape)"),
         ("dtype on saving", "dtype(dtype or leaves", "dtype(leaves"),
-        ("integers taken for weights", "if not jax.numpy.issubdtype(dtype, np.floating)", "if False"),
+        ("integers taken for weights", "if not jax.numpy.issubdtype(dtype, np.floating)",
+         "if False"),
         ("only the last LoRA", ".merged_into(read, scale)", ".merged_into(file.read, scale)"),
     ],
     ("convert/keys.py", DIT): [
