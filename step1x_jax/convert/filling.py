@@ -29,8 +29,8 @@ def filled(
 
     Of an official tensor that is split by rows a process reads the rows that its devices hold; one
     that is split by columns it reads whole. Besides what has been placed, the host never holds more
-    than its part of one of our parameters, one reading, and a copy of that where RoPE's order or a
-    LoRA asks for one.
+    than its part of one of our parameters, one reading, and what is made of that on the way (two
+    copies for RoPE's order, float32 sums for a LoRA).
 
     Args:
       abstract_params: shapes, dtypes and paths.
