@@ -155,6 +155,7 @@ def test_the_host_holds_one_parameter_and_one_reading(wide, devices):
     assert peak_beside_the_model(wide, config, places) < bound
 
 
+@pytest.mark.slow
 def test_two_processes_read_and_hold_their_shares(wide):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
