@@ -353,6 +353,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("shapes not compared", "shapes[name] != entry.shape",
          "len(shapes[name]) != len(entry.shape)"),
         ("dtype on saving", "dtype(dtype or leaves", "dtype(leaves"),
+        ("integers taken for weights", "if not jax.numpy.issubdtype(dtype, np.floating)",
+         "if False"),
         ("only the last LoRA", ".merged_into(read, scale)", ".merged_into(file.read, scale)"),
     ],
     ("convert/keys.py", DIT): [
@@ -379,9 +381,30 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("file with more than is wanted", "weights.keys() ^ there.keys()",
          "weights.keys() - there.keys()"),
     ],
+    ("convert/filling.py", "tests/convert/test_loading.py"): [
+        ("columns read by each device", "wanted.setdefault(rows.tobytes(),",
+         "wanted.setdefault(rows.tobytes() + bytes(len(wanted)),"),
+        ("host keeps what is placed", "gc.collect(0)", "pass"),
+        ("layers not counted from the box's", "part.layer - box[0].start", "part.layer"),
+    ],
+    ("convert/keys.py", "tests/convert/test_loading.py"): [
+        ("pairs cut before RoPE's turn", "whole = {self.rotated, 0 if", "whole = {None, 0 if"),
+    ],
+    ("convert/lora.py", "tests/convert/test_loading.py"): [
+        ("LoRA of other rows", "delta[rows]", "delta[: len(rows)]"),
+    ],
     ("convert/safetensors_io.py", "tests/convert/test_safetensors_io.py"): [
         ("order in the file", "(-RANK[np.dtype(tensors[name][1])], name)", "name"),
         ("truncation", "if end != data_bytes:", "if end < data_bytes:"),
+        ("each row by itself", "np.flatnonzero(np.diff(rows) != 1) + 1",
+         "np.arange(1, len(rows))"),
+        ("short readings", "if len(data) != end - begin:", "if not data:"),
+    ],
+    ("training/parts.py", "tests/training/test_parts.py"): [
+        ("base beside its 8 bits", "kernel.delete()", "pass"),
+    ],
+    ("training/checkpoint.py", "tests/training/test_parts.py"): [
+        ("base not described", 'about[dotted(path)] = describe({"": array})[""]', "del array"),
     ],
     ("data/pipeline.py", "tests/data/test_pipeline.py"): [
         ("shard off by one", "bisect.bisect_right", "bisect.bisect_left"),

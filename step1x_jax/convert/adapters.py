@@ -15,9 +15,10 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
+from step1x_jax.convert.filling import filled
 from step1x_jax.convert.keys import Entry, Part, Table, model_table
 from step1x_jax.convert.lora import SUFFIXES, KohyaLora, kohya_name
-from step1x_jax.convert.official import filled, official_reader
+from step1x_jax.convert.official import official_reader
 from step1x_jax.convert.safetensors_io import write_safetensors
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig, ModelConfig
@@ -207,7 +208,11 @@ def load_adapters(
             )
         names |= {name + half: module + half for half in (DOWN, UP)}
     table = lora_table(weights, lora.rank)
-    return filled(abstract_adapters, table, lambda name: file.file.read(names[name]), shardings)
+
+    def read(name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        return file.file.read(names[name], rows)
+
+    return filled(abstract_adapters, table, read, shardings)
 
 
 def save_adapters(

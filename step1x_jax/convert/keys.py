@@ -20,6 +20,8 @@ from flax import nnx
 
 from step1x_jax.models.config import ModelConfig
 
+Box = tuple[range, ...]  # a part of an array: what it takes of each axis, without gaps
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -37,9 +39,40 @@ class Part:
         """Our shape."""
         return tuple(self.unfolded[i] for i in self.order)
 
-    def to_ours(self, piece: np.ndarray) -> np.ndarray:
-        """The official piece in our layout."""
-        return self._turn(piece.reshape(self.unfolded), inverse=False).transpose(self.order)
+    def rows_of(self, box: Box, height: int) -> np.ndarray:
+        """Which of the `height` rows of the official piece a box of ours is made of, increasing."""
+        depth = self._row_axes(height)
+        within, _ = self._cuts(box)
+        return np.arange(height).reshape(self.unfolded[:depth])[within[:depth]].ravel()
+
+    def to_ours(self, rows: np.ndarray, box: Box, height: int) -> np.ndarray:
+        """A box of ours from those rows of the official piece that `rows_of` names."""
+        depth = self._row_axes(height)
+        within, rest = self._cuts(box)
+        sizes = [len(range(self.unfolded[axis])[within[axis]]) for axis in range(depth)]
+        x = rows.reshape(*sizes, *self.unfolded[depth:])
+        x = x[(slice(None),) * depth + within[depth:]]
+        return self._turn(x, inverse=False).transpose(self.order)[rest]
+
+    def _row_axes(self, height: int) -> int:
+        """How many of the unfolded axes make up the rows of the official piece."""
+        axes = range(1, len(self.unfolded) + 1)
+        return next(n for n in axes if math.prod(self.unfolded[:n]) == height)
+
+    def _cuts(self, box: Box) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """A box of ours as slices of the unfolded piece and, after RoPE's turn, of our axes.
+
+        The turn needs some axes whole.
+        """
+        whole = {self.rotated, 0 if self.fused_qkv else None}
+        within, rest = [slice(None)] * len(self.unfolded), [slice(None)] * len(self.order)
+        for ours, (axis, part) in enumerate(zip(self.order, box, strict=True)):
+            cut = slice(part.start, part.stop)
+            if axis in whole:
+                rest[ours] = cut
+            else:
+                within[axis] = cut
+        return tuple(within), tuple(rest)
 
     def to_official(self, ours: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Our parameter as the official piece of `shape`."""

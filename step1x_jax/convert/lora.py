@@ -4,13 +4,11 @@ A module `double_blocks.0.img_attn.qkv` is stored as `lora_unet_double_blocks_0_
 `.lora_down.weight` (rank, in), `.lora_up.weight` (out, rank) and `.alpha`.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from etils import epath
 
 from step1x_jax.convert.keys import Table
-from step1x_jax.convert.safetensors_io import SafetensorsFile
+from step1x_jax.convert.safetensors_io import Read, SafetensorsFile
 from step1x_jax.errors import UserError
 
 PREFIX = "lora_unet_"
@@ -63,9 +61,7 @@ class KohyaLora:
                 f" fit a weight of {list(shape)}; it was made for another model."
             )
 
-    def merged_into(
-        self, read: Callable[[str], np.ndarray], scale: float = 1.0
-    ) -> Callable[[str], np.ndarray]:
+    def merged_into(self, read: Read, scale: float = 1.0) -> Read:
         """A reader of official tensors that adds scale * alpha / rank * up @ down.
 
         The sum is float32, the result has the tensor's dtype.
@@ -75,8 +71,8 @@ class KohyaLora:
           scale: strength of the LoRA.
         """
 
-        def merged(name: str) -> np.ndarray:
-            base = read(name)
+        def merged(name: str, rows: np.ndarray | None = None) -> np.ndarray:
+            base = read(name, rows)
             if name not in self.module_of:
                 return base
             down, up, alpha = (
@@ -84,6 +80,8 @@ class KohyaLora:
                 for suffix in SUFFIXES
             )
             delta = scale * alpha / down.shape[0] * (up @ down)
+            # all of it first: a product of some rows may be rounded in another order
+            delta = delta if rows is None else delta[rows]
             return (base.astype(np.float32) + delta).astype(base.dtype)
 
         return merged

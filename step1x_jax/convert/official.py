@@ -1,11 +1,11 @@
 """The published .safetensors files to our models and back, strictly.
 
 Every tensor on both sides is accounted for: a missing, unexpected or misshapen one is an error that
-names it. Loading goes parameter by parameter, so the host never holds the model twice.
+names it. Loading goes parameter by parameter (filling.py), so that no host holds more of the model
+than its devices do.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -13,16 +13,10 @@ from etils import epath
 from flax import nnx
 
 from step1x_jax.convert import config_json
-from step1x_jax.convert.keys import (
-    Table,
-    autoencoder_table,
-    by_parameter,
-    dotted,
-    flat,
-    model_table,
-)
+from step1x_jax.convert.filling import Keep, filled
+from step1x_jax.convert.keys import Table, autoencoder_table, flat, model_table
 from step1x_jax.convert.lora import KohyaLora
-from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
+from step1x_jax.convert.safetensors_io import Read, SafetensorsFile, write_safetensors
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json, write_json
 from step1x_jax.models.autoencoder import Autoencoder
@@ -86,13 +80,41 @@ def load_model(
     if config is None:
         config = _model_config_of(file)
         config.dtype = dtype or config.param_dtype
+    params = _parameters(file, config, loras, shardings)
+    return nnx.merge(abstract_model(config)[0], params)
+
+
+def load_parameters(
+    path: epath.PathLike, config: ModelConfig, shardings: nnx.State, keep: Keep | None = None
+) -> nnx.State:
+    """As `load_model`, but the parameters alone, or what is kept of them.
+
+    Args:
+      path: the file, or a folder with one.
+      config: sizes, checked against the file, and dtypes.
+      shardings: a tree like the model's state.
+      keep: sees each parameter when it has been read, before the next one is.
+
+    Raises:
+      UserError: the file is unreadable or does not fit the sizes.
+    """
+    file = SafetensorsFile(find_weights(path, MODEL_NAMES))
+    return _parameters(file, config, (), shardings, keep)
+
+
+def _parameters(
+    file: SafetensorsFile,
+    config: ModelConfig,
+    loras: Sequence[tuple[epath.PathLike, float]],
+    shardings: nnx.State | None,
+    keep: Keep | None = None,
+) -> nnx.State:
     table = model_table(config)
-    read: Callable[[str], np.ndarray] = file.read
+    read: Read = file.read
     for lora_path, scale in loras:
         read = KohyaLora(lora_path, table).merged_into(read, scale)
-    check_tensors(file.path, file.shapes, table)
-    graph, params = abstract_model(config)
-    return nnx.merge(graph, filled(params, table, read, shardings))
+    check_tensors(file.path, file.shapes, table, dtypes=file.dtypes)
+    return filled(abstract_model(config)[1], table, read, shardings, keep)
 
 
 def _model_config_of(file: SafetensorsFile) -> ModelConfig:
@@ -126,7 +148,7 @@ def load_autoencoder(path: epath.PathLike, config: AutoencoderConfig | None = No
     sizes = config
     graph, params = abstract(lambda: Autoencoder(sizes, rngs=nnx.Rngs(0)))
     table = autoencoder_table(params)
-    check_tensors(file.path, file.shapes, table)
+    check_tensors(file.path, file.shapes, table, dtypes=file.dtypes)
     return nnx.merge(graph, filled(params, table, file.read))
 
 
@@ -135,6 +157,7 @@ def check_tensors(
     shapes: Mapping[str, tuple[int, ...]],
     table: Table,
     advice: str = WRONG_SIZES,
+    dtypes: Mapping[str, np.dtype] | None = None,
 ) -> None:
     """Compares names and shapes of a file's tensors with those of the table.
 
@@ -143,6 +166,7 @@ def check_tensors(
       shapes: of its tensors.
       table: of the model.
       advice: a sentence that says what to do.
+      dtypes: of its tensors, if these are to be numbers that weights can be.
 
     Raises:
       UserError: they differ; names the first tensors that do.
@@ -154,33 +178,16 @@ def check_tensors(
         for name, entry in table.items()
         if name in shapes and shapes[name] != entry.shape
     ]
+    problems += [
+        f"{name} is {dtype}, expected floating-point numbers"
+        for name, dtype in (dtypes or {}).items()
+        if not jax.numpy.issubdtype(dtype, np.floating)
+    ]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise UserError(
             f"{path} does not fit the model's sizes: {'; '.join(problems[:3])}{more}. {advice}"
         )
-
-
-def filled(
-    abstract_params: nnx.State,
-    table: Table,
-    read: Callable[[str], np.ndarray],
-    shardings: nnx.State | None = None,
-) -> nnx.State:
-    """Abstract parameters with the tensors of `read` in them; one of our parameters at a time."""
-    sources = by_parameter(table)
-    places = {} if shardings is None else flat(shardings)
-    result: dict[Any, Any] = {}
-    leaves: Iterable[Any] = nnx.to_flat_state(abstract_params)
-    for path, leaf in leaves:
-        array = np.empty(leaf.shape, leaf.dtype)
-        for part, name, where in sources[dotted(path)]:
-            target = array if part.layer is None else array[part.layer]
-            target[...] = part.to_ours(read(name)[where])
-        place = places.get(dotted(path))
-        place = place.get_value() if isinstance(place, nnx.Variable) else place
-        result[path] = leaf.replace(jax.device_put(array, place))
-    return nnx.from_flat_state(result)
 
 
 def official_reader(table: Table, state: nnx.State) -> Callable[[str], np.ndarray]:

@@ -15,8 +15,9 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
+from step1x_jax.convert.filling import filled
 from step1x_jax.convert.keys import Entry, Part, Table
-from step1x_jax.convert.official import check_tensors, filled
+from step1x_jax.convert.official import check_tensors
 from step1x_jax.convert.safetensors_io import SafetensorsFile
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json
@@ -80,9 +81,9 @@ class SafetensorsFolder:
             )
         return names
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, in the file's dtype."""
-        return self._files[name].read(name)
+    def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """One tensor or some of its rows, see SafetensorsFile."""
+        return self._files[name].read(name, rows)
 
 
 def _is_text(value: object) -> bool:
@@ -106,7 +107,7 @@ def load_mllm(
     dtype: str | None = None,
     shardings: nnx.State | None = None,
 ) -> MLLM:
-    """The frozen model from a Hugging Face folder; one of our parameters at a time.
+    """The frozen model from a Hugging Face folder, parameter by parameter (see `filled`).
 
     Args:
       folder: with config.json and the weights.
@@ -132,7 +133,8 @@ def load_mllm(
         config.param_dtype = "float32" if is_float32 else "bfloat16"
         config.dtype = dtype or config.param_dtype
     table = mllm_table(config, newer=newer)
-    check_tensors(files.path, files.shapes, table, f"Fetch it again, {CONFIG} included.")
+    advice = f"Fetch it again, {CONFIG} included."
+    check_tensors(files.path, files.shapes, table, advice, files.dtypes)
     graph, params = abstract_mllm(config)
     return nnx.merge(graph, filled(params, table, files.read, shardings))
 

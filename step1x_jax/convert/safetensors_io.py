@@ -9,14 +9,16 @@ file it wrote comes back byte for byte.
 import dataclasses
 import json
 import math
+import weakref
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from step1x_jax.errors import UserError
-from step1x_jax.files import read_range, replacing
+from step1x_jax.files import is_remote, read_range, replacing
 
 # In the order in which the safetensors package sorts a file's tensors, last first.
 DTYPES: dict[str, np.dtype] = {
@@ -89,8 +91,19 @@ def parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, TensorInfo], d
     return tensors, metadata
 
 
+class Read(Protocol):
+    """Gives a tensor by its name, or of its rows (along the first axis) those of these numbers."""
+
+    def __call__(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """(rows, ...) in the stored dtype; rows are strictly increasing, None means all."""
+        ...
+
+
 class SafetensorsFile:
-    """An open .safetensors file: names, shapes and dtypes now, tensors when asked for."""
+    """An open .safetensors file: names, shapes and dtypes now, tensors when asked for.
+
+    It is opened once, and closed when the object is gone; not for several threads at a time.
+    """
 
     def __init__(self, path: epath.PathLike):
         """Reads and checks the header.
@@ -105,14 +118,13 @@ class SafetensorsFile:
         if not self.path.is_file():
             raise UserError(f"{self.path} does not exist; give the path of a .safetensors file.")
         size = self.path.stat().length
-        with self.path.open("rb") as f:
-            prefix = f.read(8)
-            length = int.from_bytes(prefix, "little")
-            if len(prefix) < 8 or length > min(MAX_HEADER, size - 8):
-                raise UserError(
-                    f"{self.path} is truncated or not a safetensors file; fetch it again."
-                )
-            text = f.read(length)
+        self._file = self.path.open("rb")
+        weakref.finalize(self, self._file.close)
+        prefix = self._file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > min(MAX_HEADER, size - 8):
+            raise UserError(f"{self.path} is truncated or not a safetensors file; fetch it again.")
+        text = self._file.read(length)
         self._start = 8 + length
         try:
             self._tensors, self.metadata = parse_header(text, size - self._start)
@@ -129,13 +141,41 @@ class SafetensorsFile:
         """The dtype of every tensor."""
         return {name: info.dtype for name, info in self._tensors.items()}
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, in the file's dtype."""
+    def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """One tensor in the file's dtype, or some of its rows, of which alone the bytes are read.
+
+        Args:
+          name: of the tensor.
+          rows: their numbers along its first axis, strictly increasing; None means all.
+
+        Raises:
+          UserError: the file has become shorter since it was opened.
+        """
         info = self._tensors[name]
-        data = read_range(self.path, self._start + info.begin, self._start + info.end)
-        if len(data) != info.end - info.begin:
+        if rows is None:
+            data = self._bytes(name, info.begin, info.end)
+            return np.frombuffer(data, info.dtype).reshape(info.shape)
+        width = (info.end - info.begin) // info.shape[0]
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        data = b"".join(
+            self._bytes(
+                name, info.begin + width * int(run[0]), info.begin + width * int(run[-1] + 1)
+            )
+            for run in runs
+        )
+        return np.frombuffer(data, info.dtype).reshape(len(rows), *info.shape[1:])
+
+    def _bytes(self, name: str, begin: int, end: int) -> bytes:
+        """Those from `begin` to `end` behind the header."""
+        begin, end = self._start + begin, self._start + end
+        if is_remote(self.path):  # a file read ahead and sought in costs requests
+            data = read_range(self.path, begin, end)
+        else:
+            self._file.seek(begin)
+            data = self._file.read(end - begin)
+        if len(data) != end - begin:
             raise UserError(f"{self.path} ended while reading {name}; fetch it again.")
-        return np.frombuffer(data, info.dtype).reshape(info.shape)
+        return data
 
 
 def write_safetensors(

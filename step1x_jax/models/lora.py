@@ -29,14 +29,15 @@ class Place:
 
     def halves(self, model: nnx.Module) -> Iterator[tuple[Any, Any, Any]]:
         """Each projection with the two modules that hold its down and its up."""
-        modules = [_module_at(model, path) for path in self.projections]
+        modules = [module_at(model, path) for path in self.projections]
         for module in modules:
             down = modules[0] if self.shared == "down" else module
             up = modules[0] if self.shared == "up" else module
             yield module, down, up
 
 
-def _module_at(model: nnx.Module, path: str) -> Any:
+def module_at(model: nnx.Module, path: str) -> Any:
+    """transformer.single_blocks.attn.qkv, say, of a model."""
     module: Any = model
     for name in path.split("."):
         module = getattr(module, name)
@@ -157,10 +158,7 @@ def _adder(
 
 
 def quantize(model: nnx.Module, paths: Sequence[str], stored: str) -> None:
-    """Stores kernels in 8 bits with one float32 scale per output channel (and layer).
-
-    Each is multiplied as it is and the product scaled, see Projection. One after another is made
-    and the old one's buffer given up, so that memory never holds all of both.
+    """Stores kernels of a model, which may be abstract, in 8 bits, see `quantized`.
 
     Args:
       model: a module of Projections.
@@ -168,18 +166,27 @@ def quantize(model: nnx.Module, paths: Sequence[str], stored: str) -> None:
       stored: a key of STORED.
     """
     for path in paths:
-        module = _module_at(model, path)
-        axes = _axes(module)
-        output = module.spec.split("->")[1]
-        inner = tuple(i for i, letter in enumerate(axes) if letter and letter not in output)
-        names = tuple(name for letter, (_, name) in axes.items() if not letter or letter in output)
-        metadata = module.kernel.get_metadata()["out_sharding"]
-        old = module.kernel[...]
-        kernel, scale = _quantized(old, inner=inner, stored=stored)
-        if not isinstance(old, jax.core.Tracer):  # of an abstract model
-            old.delete()
-        module.kernel = nnx.Param(kernel, out_sharding=metadata)
-        module.kernel_scale = nnx.Param(scale, out_sharding=names)
+        module = module_at(model, path)
+        module.kernel, module.kernel_scale = quantized(module, module.kernel[...], stored)
+
+
+def quantized(projection: Any, kernel: jax.Array, stored: str) -> tuple[nnx.Param, nnx.Param]:
+    """A kernel in 8 bits, and one float32 scale per output channel (and layer).
+
+    It is multiplied as it is and the product scaled, see Projection.
+
+    Args:
+      projection: the Projection, which may be abstract.
+      kernel: its numbers.
+      stored: a key of STORED.
+    """
+    axes = _axes(projection)
+    output = projection.spec.split("->")[1]
+    inner = tuple(i for i, letter in enumerate(axes) if letter and letter not in output)
+    names = tuple(name for letter, (_, name) in axes.items() if not letter or letter in output)
+    metadata = projection.kernel.get_metadata()["out_sharding"]
+    x, scale = _quantized(kernel, inner=inner, stored=stored)
+    return nnx.Param(x, out_sharding=metadata), nnx.Param(scale, out_sharding=names)
 
 
 @partial(jax.jit, static_argnames=("inner", "stored"))

@@ -22,7 +22,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -34,7 +34,9 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from step1x_jax.convert.adapters import merged_adapters
-from step1x_jax.convert.official import load_model
+from step1x_jax.convert.filling import Keep, Path, kept
+from step1x_jax.convert.keys import dotted
+from step1x_jax.convert.official import load_parameters
 from step1x_jax.errors import UserError
 from step1x_jax.files import absolute, is_remote
 from step1x_jax.json_files import read_json, write_json
@@ -103,6 +105,18 @@ def describe(arrays: Arrays) -> About:
         }
         for name, x in arrays.items()
     }
+
+
+def described(keep: Keep) -> tuple[About, Keep]:
+    """A description, and `keep` so changed that each parameter which it is given is in it."""
+    about: About = {}
+
+    def describe_and_keep(path: Path, parameter: nnx.Variable) -> Mapping[Path, nnx.Variable]:
+        array = parameter.get_value()
+        about[dotted(path)] = describe({"": array})[""]  # compiled once for a shape
+        return keep(path, parameter)
+
+    return about, describe_and_keep
 
 
 def _checksum(about: dict[str, Any]) -> int:
@@ -338,6 +352,7 @@ def load_weights(
     abstract: nnx.State,
     *,
     say: Callable[[str], None] = logging.warning,
+    keep: Keep | None = None,
 ) -> nnx.State:
     """The parameters to start from: of another run, or of a released file.
 
@@ -346,13 +361,16 @@ def load_weights(
       config: of the model.
       abstract: the parameters wanted: shapes, dtypes and shardings.
       say: prints a warning about a damaged checkpoint.
+      keep: is given one parameter after another (of a file before the next one is read), and says
+        what is kept of it; None keeps it as it is.
 
     Raises:
       UserError: there are none, or they are of another model.
     """
     if (epath.Path(source) / FOLDER).is_dir():
-        return restore_params(source, abstract, say=say)[0]
-    return nnx.state(load_model(source, config, shardings=shardings_of(abstract)))
+        params = restore_params(source, abstract, say=say)[0]
+        return params if keep is None else kept(params, keep)
+    return load_parameters(source, config, shardings_of(abstract), keep)
 
 
 def _in_dtype(abstract: nnx.State, dtype: str) -> nnx.State:

@@ -19,9 +19,8 @@ from step1x_jax.parallel.devices import peak_of
 from step1x_jax.parallel.mesh import check_batch_size, make_mesh
 from step1x_jax.training.checkpoint import (
     Checkpoints,
-    describe,
+    described,
     load_weights,
-    name_arrays,
 )
 from step1x_jax.training.clock import Clock
 from step1x_jax.training.config import TrainConfig, check_same_run
@@ -32,7 +31,7 @@ from step1x_jax.training.late_errors import without_late_errors
 from step1x_jax.training.lost_peer import ending_without_peers
 from step1x_jax.training.metrics import Metrics
 from step1x_jax.training.not_finite import check_finite
-from step1x_jax.training.parts import abstract_base, freeze, shardings_of
+from step1x_jax.training.parts import abstract_base, freezing, shardings_of
 from step1x_jax.training.profile import profiler
 from step1x_jax.training.step import TrainState, abstract_state, make_train_step, new_state
 
@@ -88,10 +87,9 @@ def train(
         if config.lora.rank:
             source = config.training.start_from
             print_once(f"Adapters of rank {config.lora.rank} on the weights of {source}.")
-            given = load_weights(source, config.model, abstract_base(config, mesh), say=print_once)
-            base = describe(name_arrays(given))
-            frozen = freeze(config, given, mesh)
-            del given
+            base, keep = described(freezing(config, mesh))
+            wanted = abstract_base(config, mesh)
+            frozen = load_weights(source, config.model, wanted, say=print_once, keep=keep)
 
         # ------------------------------------------------------------ how the run starts
         # 1. This run has checkpoints: go on from the newest that is whole.

@@ -8,9 +8,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.convert.adapters import add_adapters, quantized_paths
+from step1x_jax.convert.filling import Keep, Path
+from step1x_jax.convert.keys import dotted, flat
 from step1x_jax.models import step1x_edit
 from step1x_jax.models.layers import abstract
-from step1x_jax.models.lora import quantize
+from step1x_jax.models.lora import module_at, quantized
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.randomness import stream
@@ -76,16 +78,37 @@ def abstract_base(config: TrainConfig, mesh: Mesh) -> nnx.State:
     return placed(step1x_edit.abstract_model(config.model)[1], mesh)
 
 
-def freeze(config: TrainConfig, base: nnx.State, mesh: Mesh) -> nnx.State:
-    """The frozen part, made of the base's parameters, whose buffers are taken over.
+def freezing(config: TrainConfig, mesh: Mesh) -> Keep:
+    """Makes the frozen part of the base's parameters, of each as soon as it is there.
+
+    The base as it was is never in memory: a kernel that is stored in 8 bits is given up before the
+    next one is read.
 
     Args:
       config: of the run.
-      base: see `abstract_base`.
-      mesh: on which it lies.
+      mesh: on which the base lies, and the frozen part will.
+
+    Returns:
+      A function for `load_weights`; it takes over a parameter's buffers.
     """
     if config.lora.quantize == "none":
-        return base
-    model = nnx.merge(step1x_edit.abstract_model(config.model)[0], base)
-    quantize(model, quantized_paths(config.model), config.lora.quantize)
-    return jax.device_put(nnx.state(model), shardings_of(abstract_frozen(config, mesh)))
+        return lambda path, parameter: {path: parameter}
+    places = flat(shardings_of(abstract_frozen(config, mesh)))
+    model = nnx.merge(*step1x_edit.abstract_model(config.model))
+    paths = set(quantized_paths(config.model))
+
+    def freeze(path: Path, parameter: nnx.Variable) -> dict[Path, nnx.Variable]:
+        module = path[:-1]
+        if path[-1] != "kernel" or dotted(module) not in paths:
+            return {path: parameter}
+        kernel = parameter.get_value()
+        halves = quantized(module_at(model, dotted(module)), kernel, config.lora.quantize)
+        frozen: dict[Path, nnx.Variable] = {}
+        for name, half in zip(("kernel", "kernel_scale"), halves, strict=True):
+            place = places[dotted((*module, name))].get_value()
+            frozen[*module, name] = half.replace(jax.device_put(half.get_value(), place))
+        jax.block_until_ready(frozen)
+        kernel.delete()
+        return frozen
+
+    return freeze

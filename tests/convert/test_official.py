@@ -77,6 +77,10 @@ def altered(tmp_path, change):
             lambda t: t.update({"txt_in.bias": np.zeros(7, np.float32)}),
             r"txt_in.bias has shape \[7\], expected \[64\]",
         ),
+        (
+            lambda t: t.update({"txt_in.bias": np.zeros(64, np.int64)}),
+            "txt_in.bias is int64, expected floating-point numbers",
+        ),
     ],
 )
 def test_every_tensor_must_fit(tmp_path, change, words):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import ml_dtypes
 import numpy as np
@@ -43,6 +44,44 @@ def test_the_package_reads_our_file(tmp_path):
     loaded = load_file(path)
     for name, want in TENSORS.items():
         np.testing.assert_array_equal(loaded[name], want)
+
+
+@pytest.mark.parametrize("rows", [[0], [1, 2, 5], [4, 5], range(6)])
+def test_rows_alone_are_read(tmp_path, rows, monkeypatch):
+    x = np.arange(24, dtype=np.float32).reshape(6, 2, 2)
+    save_file({"a": np.ones(3, np.float32), "x": x}, tmp_path / "x.safetensors")
+    file = SafetensorsFile(tmp_path / "x.safetensors")
+    lengths, read = [], file._bytes
+    monkeypatch.setattr(
+        file, "_bytes", lambda *args: lengths.append(args[2] - args[1]) or read(*args)
+    )
+    np.testing.assert_array_equal(file.read("x", np.array(rows)), x[list(rows)])
+    assert sum(lengths) == 16 * len(rows)
+    assert len(lengths) == 1 + np.count_nonzero(np.diff(rows) != 1)
+
+
+def test_a_file_is_opened_once(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file(TENSORS, path)
+    file = SafetensorsFile(path)
+    handle = file._file
+    path.rename(tmp_path / "moved")  # it could not be opened again
+    for name, want in TENSORS.items():
+        np.testing.assert_array_equal(file.read(name), want)
+    assert not handle.closed
+    del file
+    assert handle.closed
+
+
+def test_a_file_that_shrinks_while_it_is_open_is_named(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"x": np.zeros((1000, 100))}, path)
+    file = SafetensorsFile(path)
+    os.truncate(path, 400_000)
+    file.read("x", np.arange(400))
+    for rows in (None, np.arange(500, 600)):
+        with pytest.raises(UserError, match=r"x\.safetensors ended while reading x; fetch"):
+            file.read("x", rows)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 60, -1])

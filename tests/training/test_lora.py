@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from step1x_jax.convert.adapters import merged_adapters, save_adapters
+from step1x_jax.convert.filling import kept
 from step1x_jax.convert.official import load_model, save_model
 from step1x_jax.errors import UserError
 from step1x_jax.models import step1x_edit
@@ -23,7 +24,7 @@ from step1x_jax.training.checkpoint import _read_description, restore_adapters, 
 from step1x_jax.training.config_file import to_json
 from step1x_jax.training.loop import train
 from step1x_jax.training.loss import rectified_flow_loss
-from step1x_jax.training.parts import abstract_frozen, abstract_parts, freeze
+from step1x_jax.training.parts import abstract_frozen, abstract_parts, freezing
 from step1x_jax.training.step import abstract_state, make_train_step, new_state
 from tests.training.tiny import Toy, batches, make_batch, tiny_config
 
@@ -358,7 +359,7 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
     graph, _, given = parts_of(config)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     exact = jax.device_get(given)
-    frozen = freeze(config, given, mesh)
+    frozen = kept(given, freezing(config, mesh))
     assert jax.tree.structure(frozen) == jax.tree.structure(abstract_frozen(config, mesh))
 
     qkv = frozen["transformer"]["single_blocks"]["attn"]["qkv"]

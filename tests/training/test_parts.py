@@ -1,0 +1,100 @@
+"""A base in 8 bits is made while the weights are read; no device ever holds these."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from step1x_jax.convert.adapters import quantized_paths
+from step1x_jax.convert.filling import kept
+from step1x_jax.convert.keys import flat
+from step1x_jax.convert.official import load_model, save_model
+from step1x_jax.models.config import LoraConfig
+from step1x_jax.models.lora import quantize
+from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from step1x_jax.training.checkpoint import describe, described, load_weights, name_arrays
+from step1x_jax.training.parts import abstract_base, abstract_frozen, freezing
+from tests.convert.loading_worker import wide_config
+from tests.training.tiny import tiny_config
+
+
+def run_config(model, stored):
+    config = tiny_config()
+    config.model = model
+    config.lora = LoraConfig(rank=2, quantize=stored)
+    return config
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Random weights in bfloat16, of the tiny model and of one of 68 MB, and their configs."""
+
+    def make(config):
+        rng = np.random.default_rng(0)
+        config.param_dtype = "bfloat16"
+        graph, abstract = abstract_model(config)
+        state = jax.tree.map(lambda x: jnp.asarray(rng.random(x.shape, np.float32) - 0.5, x.dtype),
+                             abstract)  # fmt: skip
+        path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+        save_model(path, nnx.merge(graph, state))
+        return str(path), config
+
+    return {"tiny": make(tiny_config().model), "wide": make(wide_config())}
+
+
+@pytest.mark.parametrize("sizes", [{"fsdp": 1}, {"fsdp": 4, "tensor": 2}])
+@pytest.mark.parametrize("stored", ["int8", "fp8"])
+def test_it_is_what_the_loaded_weights_give(files, sizes, stored):
+    """Bit for bit, whatever the mesh; and the base is described as it was in the file."""
+    path, model = files["tiny"]
+    config = run_config(model, stored)
+    mesh = make_mesh(MeshConfig(**sizes), jax.devices()[: np.prod(list(sizes.values()))])
+    about, keep = described(freezing(config, mesh))
+    frozen = load_weights(path, model, abstract_base(config, mesh), keep=keep)
+
+    wanted = abstract_frozen(config, mesh)
+    assert jax.tree.structure(frozen) == jax.tree.structure(wanted)
+    for x, want in zip(*map(jax.tree.leaves, (frozen, wanted)), strict=True):
+        assert (x.shape, x.dtype, x.sharding) == (want.shape, want.dtype, want.sharding)
+
+    whole = nnx.state(load_model(path, model))
+    assert about == describe(name_arrays(whole))
+    model = nnx.merge(abstract_model(model)[0], whole)
+    quantize(model, quantized_paths(model.config), stored)
+    found, after = flat(frozen), flat(nnx.state(model))
+    assert found.keys() == after.keys()
+    for name, x in after.items():
+        assert found[name][...].dtype == x[...].dtype
+        np.testing.assert_array_equal(found[name][...], x[...], err_msg=name)
+
+
+def test_devices_never_hold_the_weights(files):
+    """What is frozen so far and one parameter (the host: tests/convert/test_loading.py)."""
+    path, model = files["wide"]
+    config = run_config(model, "int8")
+    mesh = make_mesh(MeshConfig(fsdp=8))
+    before = {id(x) for x in jax.live_arrays()}
+    in_use = lambda: sum(x.nbytes for x in jax.live_arrays() if id(x) not in before)  # noqa: E731
+    freeze, most = freezing(config, mesh), 0
+
+    def keep(place, parameter):
+        nonlocal most
+        most = max(most, in_use())
+        result = freeze(place, parameter)
+        most = max(most, in_use())
+        return result
+
+    frozen = load_weights(path, model, abstract_base(config, mesh), keep=keep)
+    base = [x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract_model(model)[1])]
+    in_8_bits = sum(x.nbytes for x in jax.tree.leaves(frozen))
+    assert in_8_bits <= most <= in_8_bits + max(base)
+    assert most < 0.65 * sum(base)  # 8 bits are 0.52 of it, and one parameter 0.12
+    assert in_use() == in_8_bits
+
+    # of a run's checkpoint, which is there as a whole at first, it takes over the buffers
+    del frozen
+    params = load_weights(path, model, abstract_base(config, mesh))
+    frozen = kept(params, freeze)
+    assert in_use() == sum(x.nbytes for x in jax.tree.leaves(frozen)) == in_8_bits
