@@ -175,7 +175,7 @@ class _Merged:
 
     def __init__(self, source: Tensors, config: ModelConfig, loras: list[tuple[str, float]]):
         self.shapes, self.dtypes, self.metadata = source.shapes, source.dtypes, source.metadata
-        self._read = source.read
+        self._read: Callable[[str], np.ndarray] = source.read
         for path, scale in loras:
             self._read = KohyaLora(path, model_table(config)).merged_into(self._read, scale)
 
@@ -235,15 +235,18 @@ class _Described:
 
 
 class _Counted:
-    """A reader that moves a progress bar."""
+    """A reader that moves a progress bar, at the first reading of a tensor."""
 
     def __init__(self, source: Tensors, bar: tqdm):
         self.shapes, self.dtypes, self.metadata = source.shapes, source.dtypes, source.metadata
         self._source, self._bar = source, bar
+        self._seen: set[str] = set()
 
     def read(self, name: str) -> np.ndarray:
         array = self._source.read(name)
-        self._bar.update(array.nbytes)
+        if name not in self._seen:
+            self._seen.add(name)
+            self._bar.update(array.nbytes)
         return array
 
 

@@ -148,16 +148,19 @@ def layout_of(
 def as_diffusers(tensors: Tensors, config: ModelConfig | AutoencoderConfig) -> Tensors:
     """Official tensors seen as diffusers'; v1.0 is folded (FOLDED)."""
     if SCALE in tensors.shapes:
-
-        def folded() -> np.ndarray:
-            weight, scale = tensors.read(PROJ), tensors.read(SCALE)
-            product = weight.astype(np.float32) * (1 + scale.astype(np.float32))
-            return product.astype(weight.dtype)
-
-        whole = tensors.shapes[PROJ], tensors.dtypes[PROJ], folded
-        note = dict(tensors.metadata) | {"note": FOLDED}
-        tensors = Changed(tensors, {SCALE: None, PROJ: whole}, note)
+        tensors = _folded(tensors)
     return Rearranged(tensors, layout_of(config, tensors.shapes))
+
+
+def _folded(tensors: Tensors) -> Tensors:
+    def product() -> np.ndarray:
+        weight, scale = tensors.read(PROJ), tensors.read(SCALE)
+        exact = weight.astype(np.float32) * (1 + scale.astype(np.float32))
+        return exact.astype(weight.dtype)
+
+    change = tensors.shapes[PROJ], tensors.dtypes[PROJ], product
+    note = dict(tensors.metadata) | {"note": FOLDED}
+    return Changed(tensors, {SCALE: None, PROJ: change}, note)
 
 
 def as_official(tensors: Tensors, layout: Layout) -> Tensors:

@@ -96,39 +96,34 @@ def write_shards(
     tensors: Mapping[str, tuple[Shape, np.dtype]],
     get: Callable[[str], np.ndarray],
     metadata: Mapping[str, str],
-    *,
-    stem: str = STEM,
-    shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes one file, or several with an index.
+    """Writes one file, or several with an index where it would be larger than SHARD_BYTES.
 
     Args:
       folder: where; it exists.
       tensors: name -> shape and dtype.
       get: gives a named tensor when its turn has come.
       metadata: strings for the headers.
-      stem: how the names begin.
-      shard_bytes: at most so many bytes of tensors in a file (one tensor may have more).
 
     Raises:
       UserError: the disk is full or the folder not writable.
     """
     sizes = {n: np.dtype(dtype).itemsize * math.prod(s) for n, (s, dtype) in tensors.items()}
     shards: list[list[str]] = [[]]
-    room = shard_bytes
+    room = SHARD_BYTES
     for name in tensors:
         if sizes[name] > room and shards[-1]:
             shards.append([])
-            room = shard_bytes
+            room = SHARD_BYTES
         shards[-1].append(name)
         room -= sizes[name]
     if len(shards) == 1:
-        write_safetensors(folder / f"{stem}.safetensors", tensors, get, metadata)
+        write_safetensors(folder / f"{STEM}.safetensors", tensors, get, metadata)
         return
     where: dict[str, str] = {}
     for i, names in enumerate(shards, start=1):
-        file = f"{stem}-{i:05}-of-{len(shards):05}.safetensors"
+        file = f"{STEM}-{i:05}-of-{len(shards):05}.safetensors"
         write_safetensors(folder / file, {n: tensors[n] for n in names}, get, metadata)
         where |= dict.fromkeys(names, file)
     total = {"total_size": sum(sizes.values())}
-    write_json(folder / f"{stem}{INDEX}", {"metadata": total, "weight_map": where})
+    write_json(folder / f"{STEM}{INDEX}", {"metadata": total, "weight_map": where})
