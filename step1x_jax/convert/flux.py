@@ -37,7 +37,7 @@ def start_from_flux(flux: Weights, *, version: str, seed: int, fresh_text: bool)
     Args:
       flux: opened weights of FLUX.1.
       version: of the model to start, see ModelConfig.
-      seed: of what is drawn; the same as that of a new model.
+      seed: of what is drawn, which is as in a new model of this seed, but for rounding.
       fresh_text: draw txt_in and vector_in, too.
 
     Raises:

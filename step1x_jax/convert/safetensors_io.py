@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax.numpy as jnp
@@ -171,7 +172,7 @@ def write_safetensors(
     Args:
       path: the file to write or replace.
       tensors: name -> shape and dtype.
-      get: gives a named tensor when its turn has come.
+      get: gives a named tensor when its turn has come; called in another thread, one at a time.
       metadata: strings for the header.
 
     Raises:
@@ -191,11 +192,18 @@ def write_safetensors(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
 
-    with replacing(path) as temporary, temporary.open("wb") as f:
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as f,
+        ThreadPoolExecutor(1) as pool,  # while a tensor is written, the next one is read
+    ):
         f.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
+        coming = pool.submit(get, order[0]) if order else None
+        for name, following in zip(order, [*order[1:], None], strict=True):
             shape, dtype = tensors[name]
-            array = get(name)
+            assert coming is not None
+            array = coming.result()
+            coming = None if following is None else pool.submit(get, following)
             if array.shape != tuple(shape) or array.dtype != np.dtype(dtype):
                 raise ValueError(f"{name}: {array.shape} {array.dtype}, promised {shape} {dtype}")
             # as bytes without a copy; not every dtype is known to Python's buffers
