@@ -5,11 +5,15 @@ import sys
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from safetensors.numpy import load_file, save_file
 
+from launch.convert import main
 from step1x_jax.convert.keys import model_table
 from step1x_jax.convert.lora import KohyaLora
 from step1x_jax.convert.official import load_model
+from step1x_jax.errors import UserError
 from tests.golden import VECTORS
 
 FILE = "weights.safetensors"
@@ -67,6 +71,14 @@ def test_info_converts_nothing(tmp_path):
     assert "numbers  850,337" in result.stdout
 
 
+@pytest.fixture
+def own_flags():
+    """The command's flags as they were, in this process."""
+    with flagsaver.flagsaver():
+        yield
+        flags.FLAGS.unparse_flags()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -82,7 +94,7 @@ def test_info_converts_nothing(tmp_path):
         (["--input={cut}", "--output={new}"], "truncated"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_sentence_and_nothing_is_written(tmp_path, arguments, words):
+def test_mistakes_are_one_sentence_and_nothing_is_written(tmp_path, own_flags, arguments, words):
     (tmp_path / "x.ckpt").write_bytes(b"\x80\x04.")
     there, cut = tmp_path / "there.safetensors", tmp_path / "cut.safetensors"
     save_file({"a": np.zeros(3)}, there)
@@ -92,8 +104,15 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(tmp_path, arguments, w
         "dit": VECTORS / "dit_v1_0", "vae": VECTORS / "vae", "lora": LORA, "tmp": tmp_path,
         "there": there, "cut": cut, "new": tmp_path / "new.safetensors",
     }  # fmt: skip
-    result = convert(*(argument.format(**places) for argument in arguments))
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith("error: ")
-    assert words in result.stderr
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["convert", *(argument.format(**places) for argument in arguments)])
+    with pytest.raises(UserError, match=words) as caught:
+        main()
+    assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_mistake_is_one_line_and_exit_code_1(tmp_path):
+    result = convert(f"--input={tmp_path / 'absent'}", f"--output={tmp_path / 'x.safetensors'}")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith(f"error: {tmp_path / 'absent'} does not exist")
