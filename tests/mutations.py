@@ -373,7 +373,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("guidance left in", "changes: dict = dict.fromkeys(left_over)", "changes: dict = {}"),
         ("another seed", "nnx.Rngs(seed)", "nnx.Rngs(0)"),
     ],
-    ("convert/targets.py", "tests/convert tests/launch/test_convert.py"): [
+    ("convert/targets.py", "tests/convert/test_diffusers.py"): [
         ("sizes not written", "if weights.fields or sizes != config_json.to_json(release):",
          "if weights.fields:"),
     ],
