@@ -31,7 +31,7 @@ from step1x_jax.convert.lora import KohyaLora
 from step1x_jax.convert.targets import SUFFIX, Parts, write_diffusers, write_official
 from step1x_jax.convert.tensors import Cast, Tensors
 from step1x_jax.errors import UserError
-from step1x_jax.files import check_new
+from step1x_jax.files import check_writable
 from step1x_jax.json_files import build
 from step1x_jax.models.config import VERSIONS, ModelConfig
 from step1x_jax.sampling.config import sampling_from_json, sampling_to_json
@@ -105,6 +105,7 @@ def main() -> None:
         if _DTYPE.value:
             dtype = np.dtype(jnp.dtype(_DTYPE.value))
             parts = {n: _with(w, Cast(w.tensors, dtype), dtype) for n, w in parts.items()}
+        check_writable(output)
         total = sum(_bytes(weights.tensors) for weights in parts.values())
         with tqdm(total=total, unit="B", unit_scale=True, desc=_TO.value) as bar:
             counted = {n: _with(w, _Counted(w.tensors, bar)) for n, w in parts.items()}
@@ -122,7 +123,8 @@ def _check_output(output: epath.Path) -> None:
         raise UserError(f"--to={_TO.value} writes a folder; give --output={output.stem}.")
     if _TO.value == "kohya" and output.suffix != SUFFIX:
         raise UserError(f"--output={output} should end in {SUFFIX}.")
-    check_new(output)
+    if output.exists():
+        raise UserError(f"{output} exists; choose another name, or remove it first.")
 
 
 @contextlib.contextmanager

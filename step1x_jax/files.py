@@ -124,10 +124,3 @@ def making_folder(path: epath.PathLike) -> Iterator[epath.Path]:
     finally:
         if temporary.exists():
             temporary.rmtree()
-
-
-def check_new(path: epath.PathLike) -> None:
-    """Raises UserError if there is something under that name, or nothing could be written there."""
-    if epath.Path(path).exists():
-        raise UserError(f"{path} exists; choose another name, or remove it first.")
-    check_writable(path)

@@ -141,6 +141,7 @@ def opened_run(
       UserError: no whole checkpoint, or no room.
     """
     leaves: dict[str, _OnDisk] = {}
+    epath.Path(beside).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=beside) as folder:
 
         def keep(name: str, array: np.ndarray) -> None:

@@ -91,7 +91,7 @@ def own_flags():
         (["--input={lora}", "--output={new}"], "is a LoRA in kohya's form, not a model"),
         (["--input={dit}", "--output={new}", "--lora={lora}", "--lora_scale=1", "--lora_scale=2"],
          "there are 1 --lora and 2 --lora_scale"),
-        (["--input={cut}", "--output={new}"], "truncated"),
+        (["--input={cut}", "--output={tmp}/folder/x.safetensors"], "truncated"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_sentence_and_nothing_is_written(tmp_path, own_flags, arguments, words):
