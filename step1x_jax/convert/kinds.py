@@ -78,7 +78,7 @@ class Weights:
 
 def refuse_pickle(path: epath.Path) -> None:
     """Raises UserError if the file is a pickle, by its name: it is not opened to find out."""
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         raise UserError(
             f"{path} is a pickle, which may run any code when it is opened, so it is not; where you"
             f" trust it, torch.load(..., weights_only=True) and safetensors.torch.save_file make a"

@@ -91,7 +91,7 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.ckpt", "a.bin", "weights.safetensors"])
+@pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.CKPT", "a.bin", "weights.safetensors"])
 def test_no_pickle_is_opened(tmp_path, name):
     (tmp_path / name).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
     words = "truncated or not" if name == FILE else r"is a pickle, .* safetensors\.torch\.save_file"
