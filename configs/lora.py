@@ -10,7 +10,7 @@ for an H100 (`python -m launch.gpu_memory` with this config). Time and loss: not
 Then edit with the run, or write a LoRA file (kohya's form):
 
     python -m launch.edit --model=runs/lora --image=photo.jpg --instruction="..."
-    python -m launch.convert --input=runs/lora --adapters --output=out/lora.safetensors
+    python -m launch.convert --input=runs/lora --to=kohya --output=out/lora.safetensors
 """
 
 from step1x_jax.models.config import step1x_edit_v1_1

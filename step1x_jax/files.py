@@ -214,3 +214,31 @@ def fingerprint(path: epath.PathLike) -> str:
             f.seek(max(size - MIB, 0))
             digest.update(f.read(MIB))
     return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def making_folder(path: epath.PathLike) -> Iterator[epath.Path]:
+    """Gives a temporary folder beside `path`; it takes that name if the block succeeds.
+
+    Parent folders are made. On any error the temporary folder is removed with all in it.
+
+    Args:
+      path: the folder to make, which must not exist.
+
+    Yields:
+      The temporary folder.
+
+    Raises:
+      UserError: the disk is full, or the place cannot be written to.
+    """
+    path = epath.Path(path)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(path)
+    except OSError as e:
+        raise _not_written(path, e) from e
+    finally:
+        if temporary.exists():
+            temporary.rmtree()

@@ -6,6 +6,7 @@ than its devices do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -200,14 +201,17 @@ def official_reader(table: Table, state: nnx.State) -> Callable[[str], np.ndarra
     Returns:
       A function from official name to array.
     """
-    leaves = flat(state)
+    return reader_of(table, flat(state))
+
+
+def reader_of(table: Table, leaves: Mapping[str, Any]) -> Callable[[str], np.ndarray]:
+    """As `official_reader`; the leaves, by path, only need to give themselves or a layer by []."""
 
     def read(name: str) -> np.ndarray:
         entry = table[name]
         pieces = []
         for part, _, shape in entry.pieces():
-            value = leaves[part.path][...]
-            ours = np.asarray(value if part.layer is None else value[part.layer])
+            ours = np.asarray(leaves[part.path][... if part.layer is None else part.layer])
             pieces.append(part.to_official(ours, shape))
         return np.concatenate(pieces, axis=entry.axis)
 

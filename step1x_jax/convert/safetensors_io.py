@@ -11,7 +11,8 @@ import json
 import math
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,19 +65,14 @@ def parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, TensorInfo], d
       ValueError: unreadable, or its tensors do not lie one after another in those bytes.
     """
     try:
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=without_twins)
         metadata = header.pop("__metadata__", None) or {}
-        tensors = {
-            name: TensorInfo(
-                DTYPES[entry["dtype"]],
-                tuple(map(int, entry["shape"])),
-                *map(int, entry["data_offsets"]),
-            )
-            for name, entry in header.items()
-        }
-        in_order = sorted(tensors.items(), key=lambda item: item[1].begin)
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise ValueError(f"unreadable header, {e!r}") from e
+        if not all(isinstance(x, str) for pair in metadata.items() for x in pair):
+            raise ValueError("its metadata are not all strings")
+        tensors = {name: _info(**entry) for name, entry in header.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise ValueError(f"unreadable header, {e}") from e
+    in_order = sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end))
     end = 0
     for name, info in in_order:
         wanted = end, end + info.dtype.itemsize * math.prod(info.shape)
@@ -97,6 +93,30 @@ class Read(Protocol):
     def __call__(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """(rows, ...) in the stored dtype; rows are strictly increasing, None means all."""
         ...
+
+
+def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for `object_pairs_hook`; Python's own takes the last of equal names.
+
+    Raises:
+      ValueError: a name occurs twice.
+    """
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twin!r} occurs twice")
+    return result
+
+
+def _info(dtype: str, shape: list[int], data_offsets: list[int]) -> TensorInfo:
+    """One entry of a header, with its types checked."""
+    if dtype not in DTYPES:
+        raise ValueError(f"the dtype {dtype!r} is unknown")
+    if any(type(n) is not int for n in [*shape, *data_offsets]):
+        raise ValueError(f"shape {shape} and offsets {data_offsets} are not all whole numbers")
+    begin, end = data_offsets
+    return TensorInfo(DTYPES[dtype], tuple(shape), begin, end)
 
 
 class SafetensorsFile:
@@ -189,7 +209,7 @@ def write_safetensors(
     Args:
       path: the file to write or replace.
       tensors: name -> shape and dtype.
-      get: gives a named tensor when its turn has come.
+      get: gives a named tensor when its turn has come; called in another thread, one at a time.
       metadata: strings for the header.
 
     Raises:
@@ -209,11 +229,19 @@ def write_safetensors(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
 
-    with replacing(path) as temporary, temporary.open("wb") as f:
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as f,
+        ThreadPoolExecutor(1) as pool,  # while a tensor is written, the next one is read
+    ):
         f.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
+        coming = pool.submit(get, order[0]) if order else None
+        for name, following in zip(order, [*order[1:], None], strict=True):
             shape, dtype = tensors[name]
-            array = get(name)
+            assert coming is not None
+            array = coming.result()
+            coming = None if following is None else pool.submit(get, following)
             if array.shape != tuple(shape) or array.dtype != np.dtype(dtype):
                 raise ValueError(f"{name}: {array.shape} {array.dtype}, promised {shape} {dtype}")
-            f.write(array.tobytes())
+            # as bytes without a copy; not every dtype is known to Python's buffers
+            f.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

@@ -23,7 +23,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +50,11 @@ from step1x_jax.training.step import TrainState
 Arrays = dict[str, Any]  # name of the parameter (transformer.img_in.kernel) -> array
 About = dict[str, dict[str, Any]]  # name -> shape, dtype, fingerprint
 Description = dict[str, About]  # by item
+Result = TypeVar("Result")
 FOLDER = "checkpoints"
 COMMITTED = "commit_success.txt"  # Orbax's name for it
 NOTES = "checkpoints.json"
+WEIGHTS = "state"  # the one item of a checkpoint that is weights alone, so named by Orbax
 NOTED = 20  # steps that NOTES holds
 SCHEMA_VERSION = 3  # 1 had no "attn" in the names, 2 had the width before the heads in q, k, v
 
@@ -94,6 +96,12 @@ def _fingerprints(arrays: Arrays) -> Arrays:
     return jax.tree.map(fingerprint, arrays)
 
 
+def fingerprint_of(array: np.ndarray) -> int:
+    """The same of an array on the host."""
+    bits = array.reshape(-1).view(f"uint{8 * array.dtype.itemsize}")
+    return int(bits.sum(dtype=np.uint32))
+
+
 def describe(arrays: Arrays) -> About:
     """Shape, dtype and fingerprint of each array, as JSON values."""
     fingerprints = jax.device_get(_fingerprints(arrays))
@@ -119,13 +127,21 @@ def described(keep: Keep) -> tuple[About, Keep]:
     return about, describe_and_keep
 
 
-def _checksum(about: dict[str, Any]) -> int:
+def checksum(about: dict[str, Any]) -> int:
     """Guards the description itself."""
     return zlib.crc32(json.dumps(about, sort_keys=True).encode())
 
 
 class _DamagedError(Exception):
     """A checkpoint that cannot be trusted."""
+
+
+def why_not_written(e: OSError | ValueError) -> str | None:
+    """The system's reason, which tensorstore puts into a ValueError; None: it is another error."""
+    if isinstance(e, ValueError) and "os_error_code" not in str(e):
+        return None
+    reason = getattr(e, "strerror", None)
+    return reason or str(e).split(" [os_error_code")[0].rsplit(": ", 1)[-1]
 
 
 class Checkpoints:
@@ -172,7 +188,7 @@ class Checkpoints:
         }
         if base is not None:
             about["base"] = base
-        about["checksum"] = _checksum(about)
+        about["checksum"] = checksum(about)
         _note(self.folder, "saved", int(state.step))
         with self._clear_errors():
             self._writer.save_checkpointables_async(
@@ -215,6 +231,11 @@ class Checkpoints:
             try:
                 path = self.folder / str(step)
                 config, saved, saved_base = _read_description(path)
+                if WEIGHTS in saved:
+                    raise UserError(
+                        f"{path} holds weights alone, of launch.convert, and no run to go on with;"
+                        " name its folder as training.start_from, and another as --workdir."
+                    )
                 if base is not None:
                     _check_same_base(saved_base, base, path, config)
                 items = _load(path, saved, _to_items(abstract))
@@ -242,12 +263,9 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as e:
-            system = "os_error_code" in str(e)  # how tensorstore words it, as a ValueError
-            if not (system or isinstance(e, OSError)):
+            if (reason := why_not_written(e)) is None:
                 raise
             self._failed = True
-            reason = getattr(e, "strerror", None)
-            reason = reason or str(e).split(" [os_error_code")[0].rsplit(": ", 1)[-1]
             full = "space" in reason or "quota" in reason
             advice = (
                 "free space and run the command again: it goes on from the last complete checkpoint"
@@ -325,24 +343,81 @@ def _restore_trained(
     Returns:
       These, the config, the checkpoint's folder, and the description of the adapters' base.
     """
+
+    def restore(path: epath.Path) -> tuple[nnx.State, TrainConfig, epath.Path, About]:
+        config, saved, base = _read_description(path)
+        item = "ema" if ema else WEIGHTS if WEIGHTS in saved else "params"
+        if item not in saved:
+            raise UserError(f"{workdir} has no moving average: optimizer.ema_decay was 0.")
+        wanted = abstract
+        if wanted is None or config.lora.rank:
+            wanted = _beside(abstract, abstract_parts(config).trained)
+        there = _in_saved_dtypes(wanted, saved[item])
+        items = _load(path, saved, {item: name_arrays(there)})
+        trained = _fill(wanted, items[item])
+        return jax.tree.map(lambda x, w: x.astype(w.dtype), trained, wanted), config, path, base
+
+    return _from_newest_whole(workdir, restore, say)
+
+
+def restore_each(
+    workdir: epath.PathLike,
+    take: Callable[[str, np.ndarray], None],
+    *,
+    say: Callable[[str], None] = logging.warning,
+) -> TrainConfig:
+    """Loads what a run trained, one array after another, so that the host never holds it whole.
+
+    Args:
+      workdir: the run's folder.
+      take: gets name and array; after damage, once more from the first on.
+      say: prints a warning about a damaged checkpoint.
+
+    Raises:
+      UserError: no whole checkpoint.
+    """
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def restore(path: epath.Path) -> TrainConfig:
+        config, saved, _ = _read_description(path)
+        item = WEIGHTS if WEIGHTS in saved else "params"
+        for name, about in saved[item].items():
+            wanted = dict.fromkeys(saved[item], ocp.PLACEHOLDER)
+            shape, dtype = tuple(about["shape"]), jnp.dtype(about["dtype"])
+            wanted[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+            with _damage("its arrays cannot be read"):
+                array = np.asarray(ocp.load_checkpointables(path, {item: wanted})[item][name])
+            if fingerprint_of(array) != about["fingerprint"]:
+                raise _DamagedError(f"{item}.{name} does not match its fingerprint")
+            take(name, array)
+        return config
+
+    return _from_newest_whole(workdir, restore, say)
+
+
+def describe_newest(
+    workdir: epath.PathLike, *, say: Callable[[str], None] = logging.warning
+) -> tuple[int, TrainConfig, About]:
+    """Step, config and arrays of a run's newest checkpoint; none is loaded."""
+
+    def read(path: epath.Path) -> tuple[int, TrainConfig, About]:
+        config, saved, _ = _read_description(path)
+        return int(path.name), config, saved[WEIGHTS if WEIGHTS in saved else "params"]
+
+    return _from_newest_whole(workdir, read, say)
+
+
+def _from_newest_whole(
+    workdir: epath.PathLike, restore: Callable[[epath.Path], Result], say: Callable[[str], None]
+) -> Result:
+    """What `restore` makes of the newest checkpoint that it does not find damaged."""
     folder = _folder(workdir)
-    item = "ema" if ema else "params"
     for step in _steps(folder):
         path = folder / str(step)
         try:
-            config, saved, base = _read_description(path)
-            if item not in saved:
-                raise UserError(f"{workdir} has no moving average: optimizer.ema_decay was 0.")
-            wanted = abstract
-            if wanted is None or config.lora.rank:
-                wanted = _beside(abstract, abstract_parts(config).trained)
-            there = _in_saved_dtypes(wanted, saved[item])
-            items = _load(path, saved, {item: name_arrays(there)})
+            return restore(path)
         except _DamagedError as e:
             say(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
-            continue
-        trained = _fill(wanted, items[item])
-        return jax.tree.map(lambda x, w: x.astype(w.dtype), trained, wanted), config, path, base
     raise UserError(f"{folder} holds no whole checkpoint; is {workdir} the folder of a run?")
 
 
@@ -474,7 +549,7 @@ def _read_description(path: epath.Path) -> tuple[TrainConfig, Description, About
     _check_listed(path, COMMITTED)
     with _damage("its description cannot be read"):
         about = ocp.checkpointables_metadata(path).custom_metadata
-        if about.pop("checksum") != _checksum(about):
+        if about.pop("checksum") != checksum(about):
             raise ValueError("its checksum is wrong")
         version, saved = about.get("schema_version", 1), about["arrays"]
     if version != SCHEMA_VERSION:

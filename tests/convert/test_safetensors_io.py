@@ -118,6 +118,56 @@ def test_overlapping_tensors_are_refused(tmp_path):
         SafetensorsFile(path)
 
 
+def with_header(path, text, data_bytes=16):
+    """A file with that header."""
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data_bytes))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ('"a": E, "a": E', "'a' occurs twice"),
+        ('"a": {"dtype": "F32", "dtype": "F32", "shape": [4], "data_offsets": [0, 16]}', "twice"),
+        (
+            '"a": {"dtype": "F4", "shape": [4], "data_offsets": [0, 16]}',
+            "the dtype 'F4' is unknown",
+        ),
+        ('"a": {"dtype": "F32", "shape": [4.0], "data_offsets": [0, 16]}', "not all whole numbers"),
+        ('"a": {"dtype": "F32", "shape": ["4"], "data_offsets": [0, 16]}', "not all whole numbers"),
+        ('"a": {"dtype": "F32", "shape": [true, 4], "data_offsets": [0, 16]}', "not all whole"),
+        ('"a": {"dtype": "F32", "shape": [4], "data_offsets": [0]}', "unreadable header"),
+        ('"a": {"dtype": "F32", "shape": 4, "data_offsets": [0, 16]}', "unreadable header"),
+        ('"a": {"dtype": "F32", "shape": [4]}', "unreadable header"),
+        ('"a": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}', "the header gives a"),
+        (
+            '"a": {"dtype": "F32", "shape": [1e30], "data_offsets": [0, 16]}',
+            "not all whole numbers",
+        ),
+        (
+            '"a": {"dtype": "F32", "shape": [4611686018427387905], "data_offsets": [0, 4]}',
+            "gives a",
+        ),
+        ('"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}', "the header gives a"),
+        ('"a": 3', "unreadable header"),
+        ('"__metadata__": {"n": 3}, "a": E', "not all strings"),
+        ('"a": ' + "[" * 100_000, "unreadable header"),
+    ],
+)
+def test_absurd_headers_are_refused(tmp_path, entries, words):
+    good = '{"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}'
+    text = ("{" + entries.replace(": E", f": {good}") + "}").encode()
+    with pytest.raises(UserError, match=words):
+        SafetensorsFile(with_header(tmp_path / "x.safetensors", text))
+
+
+def test_a_header_that_claims_to_be_huge_is_not_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes((1 << 62).to_bytes(8, "little") + bytes(100))
+    with pytest.raises(UserError, match="truncated or not a safetensors file"):
+        SafetensorsFile(path)
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"before")

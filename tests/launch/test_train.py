@@ -123,7 +123,7 @@ def test_adapters_are_trained_written_and_found_again(folder, tmp_path):
 
     files = [tmp_path / name / "x.safetensors" for name in ("lora", "full")]
     convert = [f"--input={tmp_path / 'run'}"]
-    result = launch(folder, "convert", *convert, "--adapters", f"--output={files[0]}")
+    result = launch(folder, "convert", *convert, "--to=kohya", f"--output={files[0]}")
     assert result.stdout.endswith("rank 2, alpha 32\n"), result.stderr
     result = launch(folder, "convert", *convert, f"--output={files[1]}")
     assert result.returncode == 0, result.stderr
@@ -134,6 +134,7 @@ def test_adapters_are_trained_written_and_found_again(folder, tmp_path):
         np.testing.assert_allclose(x, y, atol=1e-6)  # float32 sums
 
     # the base has moved: said, and mended
+    files[1].unlink()
     (tmp_path / "base").rename(tmp_path / "moved")
     result = launch(folder, "convert", *convert, f"--output={files[1]}")
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)

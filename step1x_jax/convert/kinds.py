@@ -1,0 +1,257 @@
+"""What a file or folder of weights is, and its tensors under the official names.
+
+`KINDS` is the list: each is told by the names of its tensors. A kind that holds a model is opened
+as `Weights`, whatever its layout; adapters are told, so that they can be described or refused.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from step1x_jax.convert import config_json, diffusers_folder
+from step1x_jax.convert.keys import Entry, autoencoder_table, model_table
+from step1x_jax.convert.official import (
+    AUTOENCODER_NAMES,
+    MODEL_NAMES,
+    WRONG_SIZES,
+    check_tensors,
+    find_weights,
+)
+from step1x_jax.convert.safetensors_io import SafetensorsFile
+from step1x_jax.convert.shards import INDEX, STEM, ShardedFile
+from step1x_jax.convert.tensors import Shape, Tensors
+from step1x_jax.errors import UserError
+from step1x_jax.json_files import read_json
+from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.config import AutoencoderConfig, ModelConfig
+from step1x_jax.models.layers import abstract
+
+Config = ModelConfig | AutoencoderConfig
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One kind of file: how it is told, what it is called, and what it holds."""
+
+    title: str
+    marks: tuple[str, ...]  # patterns, each of which some tensor's name matches
+    holds: str  # "model", "autoencoder", "flux" or "adapters"
+    diffusers: bool = False
+
+
+# In the order in which they are tried.
+KINDS = {
+    "kohya": Kind("LoRA in kohya's form", (r"^lora_unet_.*\.lora_down\.weight$",), "adapters"),
+    "peft": Kind("LoRA in PEFT's form", (r"\.lora_A\.([^.]+\.)?weight$",), "adapters"),
+    "official": Kind("Step1X-Edit, official", (r"^double_blocks\.0\.", r"^connector\."), "model"),
+    "diffusers": Kind(
+        "Step1X-Edit, diffusers", (r"^transformer_blocks\.0\.", r"^connector\."), "model", True
+    ),
+    "flux": Kind("FLUX.1, official", (r"^double_blocks\.0\.", r"^img_in\."), "flux"),
+    "flux_diffusers": Kind(
+        "FLUX.1, diffusers", (r"^transformer_blocks\.0\.", r"^x_embedder\."), "flux", True
+    ),
+    "autoencoder": Kind("autoencoder, official", (r"^decoder\.up\.0\.",), "autoencoder"),
+    "autoencoder_diffusers": Kind(
+        "autoencoder, diffusers", (r"^decoder\.up_blocks\.0\.",), "autoencoder", True
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A model's weights, opened."""
+
+    path: epath.Path
+    kind: str  # of KINDS, or "run"
+    tensors: Tensors  # under the official names, compared with the sizes
+    config: Config
+    fields: Mapping[str, Any]  # entries of config.json beside the sizes
+
+
+def refuse_pickle(path: epath.Path) -> None:
+    """Raises UserError if the file is a pickle, by its name: it is not opened to find out."""
+    if path.suffix.lower() in PICKLES:
+        raise UserError(
+            f"{path} is a pickle, which may run any code when it is opened, so it is not; where you"
+            f" trust it, torch.load(..., weights_only=True) and safetensors.torch.save_file make a"
+            " .safetensors file of it, which you can give here."
+        )
+
+
+def open_file(path: epath.PathLike) -> SafetensorsFile | ShardedFile:
+    """The tensors of a .safetensors file, an index, or a folder with one of them, as they are.
+
+    Raises:
+      UserError: there is none, it is damaged, or a pickle.
+    """
+    path = epath.Path(path)
+    if not path.is_dir():
+        refuse_pickle(path)
+        return ShardedFile(path) if path.name.endswith(INDEX) else SafetensorsFile(path)
+    indices = list(path.glob(f"*{INDEX}"))
+    if len(indices) == 1:
+        return ShardedFile(indices[0])
+    if not list(path.glob("*.safetensors")):
+        for file in sorted(path.iterdir()):
+            refuse_pickle(file)
+    names = (f"{STEM}.safetensors", *MODEL_NAMES[:-1], AUTOENCODER_NAMES[0])
+    return SafetensorsFile(find_weights(path, names))
+
+
+def kind_of(tensors: Tensors, path: epath.PathLike) -> str:
+    """The key of KINDS.
+
+    Raises:
+      UserError: of no known kind.
+    """
+    for name, kind in KINDS.items():
+        if all(any(re.search(mark, t) for t in tensors.shapes) for mark in kind.marks):
+            return name
+    first = ", ".join(sorted(tensors.shapes)[:3])
+    raise UserError(
+        f"{path} is of no known kind: its tensors are {first} ...; known are"
+        f" {', '.join(kind.title for kind in KINDS.values())}."
+    )
+
+
+def parts_of(path: epath.PathLike) -> dict[str, epath.Path]:
+    """Where the parts of a file or folder lie: "transformer", "vae", or both.
+
+    A pipeline of diffusers, a folder of parts and the release's folder (see editing/loading.py)
+    have both; a file, or a folder of one model, has the part that it is.
+
+    Raises:
+      UserError: nothing is there, or nothing that is known.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a file or folder of weights.")
+    if path.is_dir() and (path / "transformer").is_dir():
+        places = {"transformer": ("transformer",), "vae": ("vae", "autoencoder")}
+    elif path.is_dir() and any((path / name).is_file() for name in MODEL_NAMES[:2]):
+        places = {"transformer": MODEL_NAMES[:2], "vae": AUTOENCODER_NAMES[:1]}
+    else:
+        file = open_file(path)
+        holds = KINDS[kind_of(file, path)].holds
+        return {"vae" if holds == "autoencoder" else "transformer": path}
+    found: dict[str, epath.Path] = {}
+    for part, names in places.items():
+        for name in names:
+            if (path / name).exists():
+                found.setdefault(part, path / name)
+    return found
+
+
+def open_weights(path: epath.PathLike) -> Weights:
+    """Opens a model: connector and DiT, an autoencoder, or FLUX.1's DiT.
+
+    Args:
+      path: of a .safetensors file, an index, or a folder of one model.
+
+    Raises:
+      UserError: it is damaged, of no known kind, holds adapters, or does not fit its sizes.
+    """
+    path = epath.Path(path)
+    file = open_file(path)
+    name = kind_of(file, path)
+    kind = KINDS[name]
+    if kind.holds == "adapters":
+        raise UserError(f"{path} is a {kind.title}, not a model; give the model's weights.")
+    tensors = as_numbers(file, path)
+    values = _config_values(file.path.parent, kind)
+    config, official = _sizes(kind, values, tensors)
+    flux = kind.holds == "flux"
+    if flux:
+        official = {n: s for n, s in official.items() if not n.startswith("connector.")}
+        official |= _guidance(official, tensors)
+    if kind.diffusers:
+        layout = diffusers_folder.layout_of(config, official, flux)
+        _check(file.path, tensors, layout.there)
+        tensors = diffusers_folder.as_official(tensors, layout)
+    else:
+        _check(file.path, tensors, official)
+    fields = {n: x for n, x in values.items() if n not in config_json.to_json(config)}
+    return Weights(path, name, tensors, config, fields)
+
+
+def _config_values(folder: epath.Path, kind: Kind) -> dict[str, Any]:
+    """Our config.json of the model, from whichever is beside its file; empty: release sizes."""
+    path = folder / config_json.FILE
+    if kind.diffusers:
+        return diffusers_folder.read_json_of(read_json(path), str(path))
+    return config_json.read_config_json(folder, "vae" if kind.holds == "autoencoder" else "dit")
+
+
+def _sizes(kind: Kind, values: Mapping[str, Any], file: Tensors) -> tuple[Config, dict[str, Shape]]:
+    """Config, and names and shapes of the official tensors."""
+    if kind.holds == "autoencoder":
+        sizes = config_json.autoencoder_from_json(dict(values)) if values else AutoencoderConfig()
+        return sizes, official_shapes(sizes)
+    config = config_json.model_from_json(dict(values)) if values else ModelConfig()
+    if not values and diffusers_folder.SCALE in file.shapes:
+        config.version = "v1.0"
+    f32 = any(dtype == np.float32 for dtype in file.dtypes.values())
+    config.param_dtype = "float32" if f32 else "bfloat16"
+    return config, official_shapes(config)
+
+
+def official_shapes(config: Config) -> dict[str, Shape]:
+    """Names and shapes of the official tensors of these sizes."""
+    if isinstance(config, ModelConfig):
+        table = model_table(config)
+    else:
+        table = autoencoder_table(abstract(lambda: Autoencoder(config, rngs=nnx.Rngs(0)))[1])
+    return {name: entry.shape for name, entry in table.items()}
+
+
+def _guidance(expected: Mapping[str, Shape], file: Tensors) -> dict[str, Shape]:
+    """The guidance embedding that FLUX.1-dev has and FLUX.1-schnell has not."""
+    if not any("guidance" in name for name in file.shapes):
+        return {}
+    return {
+        name.replace("time_in", "guidance_in"): shape
+        for name, shape in expected.items()
+        if name.startswith("time_in.")
+    }
+
+
+def _check(path: epath.Path, tensors: Tensors, shapes: Mapping[str, Shape]) -> None:
+    table = {name: Entry(name, shape, ()) for name, shape in shapes.items()}
+    check_tensors(path, tensors.shapes, table, WRONG_SIZES)
+    for name, dtype in tensors.dtypes.items():
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise UserError(f"{path}: {name} is {dtype}; weights are floating-point numbers.")
+
+
+def stored_as(tensors: Tensors) -> str:
+    """How the numbers are stored: "plain", "fp8" or "scaled fp8" (ComfyUI's)."""
+    if any(re.search(r"(^|\.)(scaled_fp8|scale_weight|weight_scale)$", n) for n in tensors.shapes):
+        return "scaled fp8"
+    return "fp8" if any(dtype.itemsize == 1 for dtype in tensors.dtypes.values()) else "plain"
+
+
+def as_numbers(tensors: Tensors, path: epath.PathLike) -> Tensors:
+    """A file's tensors as plain numbers, whatever form they are stored in.
+
+    Raises:
+      UserError: the form is not known here.
+    """
+    form = stored_as(tensors)
+    if form not in STORED:
+        raise UserError(f"{path} is stored as {form}; give weights in bfloat16 or float32.")
+    return STORED[form](tensors)
+
+
+# Form of storage -> a reader of plain numbers.
+STORED: dict[str, Callable[[Tensors], Tensors]] = {
+    "plain": lambda tensors: tensors,
+    "fp8": lambda tensors: tensors,  # a cast without scales
+}
