@@ -21,7 +21,7 @@ from step1x_jax.convert.keys import (
     flat,
     model_table,
 )
-from step1x_jax.convert.lora import KohyaLora
+from step1x_jax.convert.lora import LoraFile, merged
 from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json, write_json
@@ -73,7 +73,7 @@ def load_model(
       config: sizes, checked against the file, and dtypes; None reads the sizes from the config.json
         beside the file, or takes those of the release, and keeps the file's dtype.
       dtype: of the arithmetic where config is None; None computes in the parameters' dtype.
-      loras: kohya files to merge, each with a scale.
+      loras: LoRA files to merge, each with a scale.
       shardings: a tree like the model's state; None puts everything on the default device.
 
     Returns:
@@ -87,9 +87,7 @@ def load_model(
         config = _model_config_of(file)
         config.dtype = dtype or config.param_dtype
     table = model_table(config)
-    read: Callable[[str], np.ndarray] = file.read
-    for lora_path, scale in loras:
-        read = KohyaLora(lora_path, table).merged_into(read, scale)
+    read = merged(file.read, [(LoraFile(lora, table), scale) for lora, scale in loras])
     check_tensors(file.path, file.shapes, table)
     graph, params = abstract_model(config)
     return nnx.merge(graph, filled(params, table, read, shardings))
