@@ -1,5 +1,6 @@
 """8-bit files in and out, against a decoder written from the format's definition, and torch's."""
 
+import itertools
 import json
 
 import jax.numpy as jnp
@@ -80,8 +81,9 @@ def test_the_nearest_number_is_taken_and_the_even_one_of_two():
     )
     want = [1.0, 1.125, 1.25, 0, 2.0**-8, -1.0, 448, 0]
     np.testing.assert_array_equal(decoded(rounded(numbers, np.float32(1))), want)
-    for dtype in (jnp.bfloat16, np.float16):
-        half = numbers.astype(dtype)
+    many = np.random.default_rng(0).normal(size=(3, 70_000)).astype(np.float32)
+    for dtype, some in itertools.product((jnp.bfloat16, np.float16), (numbers, many)):
+        half = some.astype(dtype)
         table, one_by_one = (rounded(x, np.float32(0.5)) for x in (half, half.astype(np.float32)))
         np.testing.assert_array_equal(table.view(np.uint8), one_by_one.view(np.uint8))
 
