@@ -378,6 +378,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("LoRA's rank unbounded", "if not 0 < down[0] <= max(weight):", "if down[0] == 0:"),
         ("LoRA's settings not read", "alpha = float(rank) if settings is None else",
          "alpha = float(rank) if True else"),
+        ("LoRA of nothing", "if not self._stored:", "if False:"),
         ("LoRA with rslora", 'for field in ("use_rslora",', 'for field in ('),
     ],
     ("convert/lora.py", "tests/convert/test_lora_files.py"): [
@@ -406,8 +407,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("scale of 8-bit weights left out", "numbers * self._scales.get(name, np.float32(1))",
          "numbers * np.float32(1)"),
         ("8-bit weight without scale", "and name not in self._scales:", "and False:"),
-        ("scale of no weight", "if weight not in self.file.shapes:",
-         "if weight not in self.file.shapes:\n            return\n        if False:"),
+        ("scale of no weight", "if weight not in self._stored:",
+         "if weight not in self._stored:\n            return\n        if False:"),
         ("a scale for each row", "if value.size != 1:", "if False:"),
         ("scale beside a wide weight", "if scale != 1:", "if False:"),
         ("other formats in the header", "for layer, settings in self._in_header().items():",

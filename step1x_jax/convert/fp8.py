@@ -85,29 +85,32 @@ class Fp8File:
         """
         self.file, self.path = file, file.path
         self._wanted = np.dtype(jnp.dtype(dtype))
-        names = [name for name in file.shapes if name != MARKER and not name.endswith(BESIDE)]
-        self.shapes = {name: file.shapes[name] for name in names}
+        self._stored = dict(file.dtypes)
+        self.shapes = {
+            name: shape
+            for name, shape in file.shapes.items()
+            if name != MARKER and not name.endswith(BESIDE)
+        }
         self.dtypes = {
-            name: self._wanted if file.dtypes[name] in STORED.values() else file.dtypes[name]
-            for name in names
+            name: self._wanted if self._is_fp8(name) else self._stored[name] for name in self.shapes
         }
         self.metadata = {key: text for key, text in file.metadata.items() if key != HEADER}
         self._scales: dict[str, np.float32] = {}
-        for name in file.shapes:
+        for name in self._stored:
             if name.endswith(BESIDE):
                 self._take(name)
         for layer, settings in self._in_header().items():
             self._check_format(layer, settings)
         if self.form == "scaled":
-            for name in names:
-                is_weight = name.endswith(WEIGHT) and len(file.shapes[name]) == 2
+            for name, shape in self.shapes.items():
+                is_weight = name.endswith(WEIGHT) and len(shape) == 2
                 if is_weight and self._is_fp8(name) and name not in self._scales:
                     raise UserError(f"{self.path}: {name} has no scale, others do; fetch again.")
 
     @property
     def form(self) -> str:
         """ "plain" or "scaled"."""
-        marked = MARKER in self.file.shapes or HEADER in self.file.metadata
+        marked = MARKER in self._stored or HEADER in self.file.metadata
         return "scaled" if marked or self._scales else "plain"
 
     def read(self, name: str) -> np.ndarray:
@@ -121,14 +124,14 @@ class Fp8File:
         return looked_up(numbers, stored)
 
     def _is_fp8(self, name: str) -> bool:
-        return self.file.dtypes[name] in STORED.values()
+        return self._stored[name] in STORED.values()
 
     def _take(self, name: str) -> None:
         """Accounts for a tensor beside a weight."""
         suffix = next(suffix for suffix in BESIDE if name.endswith(suffix))
         layer = name.removesuffix(suffix)
         weight = layer + WEIGHT
-        if weight not in self.file.shapes:
+        if weight not in self._stored:
             raise UserError(f"{self.path}: {name} belongs to no weight; fetch again.")
         if suffix == LAYER_MARKER:
             self._check_format(layer, _json(self.file.read(name).tobytes(), f"{self.path}: {name}"))
@@ -147,7 +150,7 @@ class Fp8File:
         if not self._is_fp8(weight):
             if scale != 1:  # some writers put a 1 beside every weight
                 raise UserError(
-                    f"{self.path}: {name} is {scale}, but {weight} is {self.file.dtypes[weight]};"
+                    f"{self.path}: {name} is {scale}, but {weight} is {self._stored[weight]};"
                     " fetch again."
                 )
             return
@@ -171,7 +174,7 @@ class Fp8File:
                 f"{self.path}: {layer} is stored as {stored!r}, which cannot be read; give the"
                 f" weights in bfloat16 or {' or '.join(STORED)}."
             )
-        found = self.file.dtypes.get(layer + WEIGHT)
+        found = self._stored.get(layer + WEIGHT)
         if found != STORED[stored]:
             raise UserError(
                 f"{self.path}: {layer} should be {stored}, but its weight is"

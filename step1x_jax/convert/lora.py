@@ -99,6 +99,8 @@ class LoraFile:
         names = spellings(table)
         for key in self.file.shapes:
             self._add(key, names)
+        if not self._stored:
+            raise UserError(f"{self.file.path} is empty; give the file of a LoRA.")
         settings = _settings(self.file)
         for module, stored in self._stored.items():
             for one in stored:

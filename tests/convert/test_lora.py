@@ -228,6 +228,35 @@ def test_what_does_not_belong_is_named(tmp_path, table, case):
     assert "bad.safetensors" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "diffusion_model.double_blocks.0.img_attn.proj",
+        "base_model.model.double_blocks.0.img_attn.proj",
+        "transformer.transformer_blocks.0.attn.to_out.0",
+        "lora_unet_transformer_blocks_0_attn_to_out_0",
+        "lora_transformer_transformer_blocks_0_attn_to_out_0",
+        "lora_unet_double_blocks_0_img_attn_proj",
+    ],
+)
+@pytest.mark.parametrize("halves", [("lora_A", "lora_B"), ("lora_down", "lora_up")])
+def test_names_and_halves_in_any_pairing(tmp_path, table, width, name, halves):
+    down, up = np.ones((2, width), np.float16), np.full((width, 2), 2, np.float16)
+    tensors = {f"{name}.{half}.weight": x for half, x in zip(halves, (down, up), strict=True)}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    lora = LoraFile(tmp_path / "lora.safetensors", table)
+    assert lora.shapes == {"double_blocks.0.img_attn.proj": (width, width)}
+    (piece,) = lora.pieces("double_blocks.0.img_attn.proj")
+    np.testing.assert_array_equal(piece.up, up)
+    assert lora.settings == {name: (2, 2.0)}
+
+
+def test_an_empty_file(tmp_path, table):
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(UserError, match="is empty; give the file of a LoRA"):
+        LoraFile(tmp_path / "empty.safetensors", table)
+
+
 def test_a_folder_without_a_lora(tmp_path, table):
     with pytest.raises(UserError, match=r"holds none of adapter_model\.safetensors"):
         LoraFile(tmp_path, table)
