@@ -201,6 +201,11 @@ def test_full_size_names_are_those_of_the_published_files(tmp_path):
     assert len(set(names)) == len(names)
     blocks = [name for name in names if "_blocks." in name and "connector" not in name]
     assert len(blocks) == 19 * 14 + 38 * 6
+    others = {name for name in names if "blocks." not in name and "connector" not in name}
+    assert others == {
+        "x_embedder", "context_embedder", "norm_out.linear", "proj_out", "time_embed.in_layer",
+        "time_embed.out_layer", "vec_embed.in_layer", "vec_embed.out_layer",
+    }  # fmt: skip
     sizes = {
         rows.name: rows.size
         for rows in diffusers_layers("single_blocks.7.linear1", (9216 + 12288, 3072))

@@ -116,8 +116,9 @@ def test_our_kohya_file_does_in_torch_what_it_does_here(case, tmp_path):
 
 # What diffusers' FLUX.1 calls otherwise than its Step1X-Edit.
 EMBEDDERS = {
-    "time_embed": "time_text_embed.timestep_embedder",
-    "vec_embed": "time_text_embed.text_embedder",
+    f"{there}_embed.{layer}": f"time_text_embed.{flux_}_embedder.{linear}"
+    for there, flux_ in (("time", "timestep"), ("vec", "text"))
+    for layer, linear in (("in_layer", "linear_1"), ("out_layer", "linear_2"))
 }
 NORMS = {
     "double_blocks.{}.img_attn.norm.query_norm.scale": "transformer_blocks.{}.attn.norm_q.weight",
@@ -155,9 +156,7 @@ def flux(case):
         if module.startswith("connector."):
             continue
         for rows in diffusers_layers(module, shape):
-            name = rows.name
-            for ours_, flux_ in EMBEDDERS.items():
-                name = name.replace(ours_, flux_)
+            name = EMBEDDERS.get(rows.name, rows.name)
             for kind in ("weight", "bias"):
                 state[f"{name}.{kind}"] = rows.taken(tensors[f"{module}.{kind}"])
     for i in range(2):
