@@ -142,12 +142,13 @@ def test_parts_of_other_strengths_keep_them():
 
 
 def test_a_fresh_lora_whose_ups_are_zero_keeps_its_downs():
-    """Zeros are blocks of any shape: to take them for that would lose what training starts from."""
+    """Zeros are blocks of any shape: taken for that, a part would start with a third of its rank."""
     rng = np.random.default_rng(0)
     shape = (96, 32)
     fused = Piece(0, rng.normal(size=(6, 32)), np.zeros((96, 6)), 6.0)
     parts = taken_apart(fused, diffusers_layers("double_blocks.0.img_attn.qkv", shape))
-    back = whole([piece._replace(start=rows.start) for rows, piece in parts], 96)
+    assert [piece.rank for _, piece in parts] == [6, 6, 6]
+    back = whole([piece for _, piece in parts], 96)
     np.testing.assert_array_equal(back.down, fused.down)
     assert back.alpha == 6.0
 
