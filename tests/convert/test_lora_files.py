@@ -142,7 +142,7 @@ def test_parts_of_other_strengths_keep_them():
 
 
 def test_a_fresh_lora_whose_ups_are_zero_keeps_its_downs():
-    """Zeros are blocks of any shape: taken for that, a part would start with a third of its rank."""
+    """Zeros are blocks of any shape: taken for that, a part would start with less of its rank."""
     rng = np.random.default_rng(0)
     shape = (96, 32)
     fused = Piece(0, rng.normal(size=(6, 32)), np.zeros((96, 6)), 6.0)
