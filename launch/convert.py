@@ -27,7 +27,7 @@ from step1x_jax.convert.flux import start_from_flux
 from step1x_jax.convert.info import describe_weights, numbers_in_words, sizes_in_words
 from step1x_jax.convert.keys import flat, model_table
 from step1x_jax.convert.kinds import KINDS, Weights, open_weights, parts_of
-from step1x_jax.convert.lora import KohyaLora
+from step1x_jax.convert.lora import LoraFile, merged
 from step1x_jax.convert.targets import SUFFIX, Parts, write_diffusers, write_official
 from step1x_jax.convert.tensors import Cast, Tensors
 from step1x_jax.errors import UserError
@@ -177,9 +177,9 @@ class _Merged:
 
     def __init__(self, source: Tensors, config: ModelConfig, loras: list[tuple[str, float]]):
         self.shapes, self.dtypes, self.metadata = source.shapes, source.dtypes, source.metadata
-        self._read: Callable[[str], np.ndarray] = source.read
-        for path, scale in loras:
-            self._read = KohyaLora(path, model_table(config)).merged_into(self._read, scale)
+        table = model_table(config)
+        opened = [(LoraFile(path, table), scale) for path, scale in loras]
+        self._read = merged(lambda name, rows=None: source.read(name), opened)
 
     def read(self, name: str) -> np.ndarray:
         return self._read(name)

@@ -1,4 +1,4 @@
-"""Our adapters (models/lora.py) by published names: which layers have one, and kohya files of them.
+"""Our adapters (models/lora.py) by published names: which layers have one; LoRAs to and from them.
 
 A LoRA file has, for a linear layer of the published model, a down (rank, in) and an up (out, rank).
 Their numbers lie in our halves as those of the layer's weight lie in our kernels: this is derived
@@ -8,26 +8,24 @@ from the table of keys.py, so what it says of q and k's order, say, is said once
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
 
 from step1x_jax.convert.filling import filled
 from step1x_jax.convert.keys import Entry, Part, Table, model_table
-from step1x_jax.convert.lora import SUFFIXES, KohyaLora, kohya_name
+from step1x_jax.convert.lora import DOWN, UP, Lora, LoraFile, Piece, whole
+from step1x_jax.convert.lora_files import save_kohya
+from step1x_jax.convert.lora_names import WEIGHT
 from step1x_jax.convert.official import official_reader
-from step1x_jax.convert.safetensors_io import write_safetensors
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.models.layers import abstract
 from step1x_jax.models.lora import Place, attach, merge, quantize
 from step1x_jax.models.step1x_edit import Step1XEdit
-
-WEIGHT = ".weight"
-DOWN, UP, ALPHA = SUFFIXES
 
 
 def _linear(table: Table) -> Iterator[tuple[str, Entry, Place]]:
@@ -171,6 +169,39 @@ def _halves(weight: Entry, kernel: Part, rank: int) -> tuple[Part, Part]:
     return down, up
 
 
+class Adapters:
+    """Our adapters seen as a LoRA of the published layers; see lora.py's `Lora`."""
+
+    def __init__(self, adapters: nnx.State, config: ModelConfig, lora: LoraConfig):
+        """Finds the published layers.
+
+        Args:
+          adapters: the nnx.LoRAParam of a model with adapters.
+          config: of the model.
+          lora: their settings.
+        """
+        weights, _ = targeted(config, lora.targets)
+        self.alpha = lora.alpha
+        self.shapes = {name: (entry.shape[0], entry.shape[1]) for name, entry in weights.items()}
+        self._read = official_reader(lora_table(weights, lora.rank), adapters)
+
+    def pieces(self, module: str) -> list[Piece]:
+        """The one product of a layer, float32."""
+        return [Piece(0, self._read(module + DOWN), self._read(module + UP), self.alpha)]
+
+
+def abstract_adapters(config: ModelConfig, lora: LoraConfig) -> nnx.State:
+    """Shapes of the nnx.LoRAParam that a model with these settings has."""
+    plain = dataclasses.replace(lora, quantize="none")
+
+    def build() -> nnx.Module:
+        model = Step1XEdit(config, rngs=nnx.Rngs(0))
+        add_adapters(model, config, plain)
+        return model
+
+    return nnx.split_state(abstract(build)[1], nnx.LoRAParam, ...)[0]
+
+
 def load_adapters(
     path: epath.PathLike,
     abstract_adapters: nnx.State,
@@ -178,10 +209,10 @@ def load_adapters(
     lora: LoraConfig,
     shardings: nnx.State | None = None,
 ) -> nnx.State:
-    """The adapters of a kohya file, to be trained further or used.
+    """The adapters of a LoRA file, to be trained further or used.
 
     Args:
-      path: the .safetensors file.
+      path: the file or folder, see `LoraFile`.
       abstract_adapters: the nnx.LoRAParam of a model with adapters.
       config: of the model.
       lora: rank, alpha and targets; the file must have just these.
@@ -190,29 +221,78 @@ def load_adapters(
     Raises:
       UserError: the file is of another model, or its settings are others.
     """
-    file = KohyaLora(path, model_table(config))
+    file = LoraFile(path, model_table(config))
     weights, _ = targeted(config, lora.targets)
-    there = {name.removesuffix(WEIGHT): module for name, module in file.module_of.items()}
-    for name in sorted(weights.keys() ^ there.keys()):
-        has = "adapts" if name in there else "does not adapt"
+    for name in sorted(weights.keys() ^ file.shapes.keys()):
+        has = "adapts" if name in file.shapes else "does not adapt"
         raise UserError(
             f"{path} {has} {name}; set lora.targets so that they select just what the file has."
         )
-    names: dict[str, str] = {}
-    for name, module in there.items():
-        rank, alpha = file.file.shapes[module + DOWN][0], float(file.file.read(module + ALPHA))
-        if (rank, alpha) != (lora.rank, lora.alpha):
+    products = _products(file)
+    for name, product in products.items():
+        if (product.rank, product.alpha) != (lora.rank, lora.alpha):
             raise UserError(
-                f"{path}: {name} has rank {rank} and alpha {alpha:g}, the config {lora.rank} and"
-                f" {lora.alpha:g}; set lora.rank and lora.alpha, which all layers share, to these."
+                f"{path}: {name} has rank {product.rank} and alpha {product.alpha:g}, the config"
+                f" {lora.rank} and {lora.alpha:g}; set lora.rank and lora.alpha, which all layers"
+                " share, to these."
             )
-        names |= {name + half: module + half for half in (DOWN, UP)}
-    table = lora_table(weights, lora.rank)
+    return _filled(abstract_adapters, products, weights, lora, shardings)
+
+
+def adapters_of(lora: Lora, config: ModelConfig) -> tuple[nnx.State, LoraConfig]:
+    """Any LoRA as our adapters, which have one rank and one alpha and are in all blocks of a kind.
+
+    Layers of a lower rank, and those that the LoRA leaves alone, are filled up with zeros: the
+    result is the same (where layers differ in alpha / rank, up to the rounding of float32), and
+    training would leave these zeros as they are.
+
+    Args:
+      lora: of any kind.
+      config: of the model.
+
+    Returns:
+      The nnx.LoRAParam and their settings.
+    """
+    products = _products(lora)
+    rank = max(product.rank for product in products.values())
+    first = next(iter(products.values()))
+    kinds = {re.sub(r"(blocks)\.\d+\.", r"\1.*.", name) for name in products}
+    settings = LoraConfig(
+        rank=rank, alpha=first.alpha * rank / first.rank, targets=tuple(sorted(kinds))
+    )
+    weights, _ = targeted(config, settings.targets)
+    return _filled(abstract_adapters(config, settings), products, weights, settings), settings
+
+
+def _products(lora: Lora) -> dict[str, Piece]:
+    return {name: whole(lora.pieces(name), rows) for name, (rows, _) in lora.shapes.items()}
+
+
+def _filled(
+    abstract_params: nnx.State,
+    products: Mapping[str, Piece],
+    weights: Table,
+    settings: LoraConfig,
+    shardings: nnx.State | None = None,
+) -> nnx.State:
+    """Our adapters with these numbers in them, and zeros where there are none."""
+    table = lora_table(weights, settings.rank)
 
     def read(name: str, rows: np.ndarray | None = None) -> np.ndarray:
-        return file.file.read(names[name], rows)
+        half = DOWN if name.endswith(DOWN) else UP
+        product = products.get(name.removesuffix(half))
+        values = np.zeros(table[name].shape, np.float32)
+        if product is None:
+            return values
+        if half == DOWN:
+            values[: product.rank] = product.down
+        else:
+            values[:, : product.rank] = product.up
+            if product.alpha * settings.rank != settings.alpha * product.rank:
+                values *= np.float32(product.scale * settings.rank / settings.alpha)
+        return values if rows is None else values[rows]
 
-    return filled(abstract_adapters, table, read, shardings)
+    return filled(abstract_params, table, read, shardings)
 
 
 def save_adapters(
@@ -234,24 +314,4 @@ def save_adapters(
     Raises:
       UserError: the file cannot be written.
     """
-    weights, _ = targeted(config, lora.targets)
-    table = lora_table(weights, lora.rank)
-    read = official_reader(table, adapters)
-    stored = np.dtype(jnp.dtype(dtype or "float32"))
-    source: dict[str, str] = {}
-    specs: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-    for name in weights:
-        for suffix in SUFFIXES:
-            key = kohya_name(name) + suffix
-            source[key] = name + suffix
-            if suffix == ALPHA:
-                specs[key] = ((), np.dtype(np.float32))
-            else:
-                specs[key] = (table[name + suffix].shape, stored)
-
-    def get(key: str) -> np.ndarray:
-        if key.endswith(ALPHA):
-            return np.array(lora.alpha, np.float32)
-        return read(source[key]).astype(stored)
-
-    write_safetensors(path, specs, get)
+    save_kohya(path, Adapters(adapters, config, lora), dtype)

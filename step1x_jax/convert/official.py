@@ -16,8 +16,8 @@ from flax import nnx
 from step1x_jax.convert import config_json
 from step1x_jax.convert.filling import Keep, filled
 from step1x_jax.convert.keys import Table, autoencoder_table, flat, model_table
-from step1x_jax.convert.lora import KohyaLora
-from step1x_jax.convert.safetensors_io import Read, SafetensorsFile, write_safetensors
+from step1x_jax.convert.lora import LoraFile, merged
+from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json, write_json
 from step1x_jax.models.autoencoder import Autoencoder
@@ -68,7 +68,7 @@ def load_model(
       config: sizes, checked against the file, and dtypes; None reads the sizes from the config.json
         beside the file, or takes those of the release, and keeps the file's dtype.
       dtype: of the arithmetic where config is None; None computes in the parameters' dtype.
-      loras: kohya files to merge, each with a scale.
+      loras: LoRA files to merge, each with a scale.
       shardings: a tree like the model's state; None puts everything on the default device.
 
     Returns:
@@ -111,9 +111,7 @@ def _parameters(
     keep: Keep | None = None,
 ) -> nnx.State:
     table = model_table(config)
-    read: Read = file.read
-    for lora_path, scale in loras:
-        read = KohyaLora(lora_path, table).merged_into(read, scale)
+    read = merged(file.read, [(LoraFile(lora, table), scale) for lora, scale in loras])
     check_tensors(file.path, file.shapes, table, dtypes=file.dtypes)
     return filled(abstract_model(config)[1], table, read, shardings, keep)
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from launch.convert import main
 from step1x_jax.convert.keys import model_table
-from step1x_jax.convert.lora import KohyaLora
+from step1x_jax.convert.lora import LoraFile, merged
 from step1x_jax.convert.official import load_model
 from step1x_jax.errors import UserError
 from tests.golden import VECTORS
@@ -54,13 +54,13 @@ def test_several_loras_are_merged_each_with_its_scale(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     base = load_file(VECTORS / "dit_v1_0" / FILE)
-    lora = KohyaLora(LORA, model_table(load_model(VECTORS / "dit_v1_0").config))
-    want = lora.merged_into(base.__getitem__, 2.5)
-    merged = load_file(out)
-    assert merged.keys() == base.keys()
+    lora = LoraFile(LORA, model_table(load_model(VECTORS / "dit_v1_0").config))
+    want = merged(lambda name, rows=None: base[name], [(lora, 2.5)])
+    found = load_file(out)
+    assert found.keys() == base.keys()
     name = "single_blocks.0.linear1.weight"
     assert np.abs(want(name) - base[name]).max() > 0.01
-    for name, x in merged.items():  # rounded to 8 bits of mantissa
+    for name, x in found.items():  # rounded to 8 bits of mantissa
         np.testing.assert_allclose(x.astype(np.float32), want(name), rtol=2**-8, atol=1e-6)
 
 

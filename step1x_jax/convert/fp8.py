@@ -1,0 +1,296 @@
+"""Weights in 8-bit floats, as ComfyUI's users have them: read as plain tensors, and written.
+
+The forms that occur. **Plain**: tensors cast to float8 and nothing else; norms and biases may be
+bfloat16. **Scaled**: a layer's weight is float8 times one float32, beside it as `.scale_weight`
+(and then an empty or small tensor `scaled_fp8` marks the file) or, newer, `.weight_scale` (and then
+a tensor `.comfy_quant` with JSON in it marks the layer, or `_quantization_metadata` in the header
+lists the layers). `.scale_input` and `.input_scale` are for matmuls of 8-bit activations; the
+weights do not depend on them.
+
+Reading: float8 -> float32 is exact, times the scale is rounded to float32, then once more if
+bfloat16 is wanted. Writing: the weight is divided by the scale in float32 and rounded to the
+nearest float8_e4m3fn, ties to even. An e4m3 number has three bits behind its first one, so
+|stored - weight| <= 2^-4 |weight|, but for weights below 2^-6 scale, where the step is constant and
+the error up to 2^-10 scale.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from step1x_jax.convert.lora_names import WEIGHT
+from step1x_jax.convert.safetensors_io import write_safetensors
+from step1x_jax.errors import UserError
+
+E4M3 = np.dtype(jnp.float8_e4m3fn)
+STORED = {"float8_e4m3fn": E4M3, "float8_e5m2": np.dtype(jnp.float8_e5m2)}
+LARGEST = 448.0  # of E4M3
+LOOKED_UP_AT_ONCE = 1 << 16
+
+MARKER = "scaled_fp8"
+HEADER = "_quantization_metadata"
+WEIGHT_SCALES = (".scale_weight", ".weight_scale")
+INPUT_SCALES = (".scale_input", ".input_scale")
+LAYER_MARKER = ".comfy_quant"
+BESIDE = (*WEIGHT_SCALES, *INPUT_SCALES, LAYER_MARKER)
+
+
+class Tensors(Protocol):
+    """What a SafetensorsFile is, and what several of them seen as one are."""
+
+    path: epath.Path
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every tensor."""
+
+    @property
+    def dtypes(self) -> Mapping[str, np.dtype]:
+        """The dtype of every tensor."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Strings of the header."""
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor."""
+
+
+def is_fp8(file: Tensors) -> bool:
+    """Whether a file has 8-bit floats."""
+    return any(dtype in STORED.values() for dtype in file.dtypes.values())
+
+
+class Fp8File:
+    """A file with 8-bit floats seen as one without: the weights, and nothing that is beside them.
+
+    What is not 8-bit keeps its dtype.
+    """
+
+    def __init__(self, file: Tensors, dtype: str = "bfloat16"):
+        """Reads and checks the scales.
+
+        Args:
+          file: in one of the forms above.
+          dtype: in which 8-bit tensors are seen: bfloat16 or float32.
+
+        Raises:
+          UserError: a scale belongs to no 8-bit weight, is missing, twice there, of another shape
+            than one number or no positive one; a layer is of a format that is not one of these.
+        """
+        self.file, self.path = file, file.path
+        self._wanted = np.dtype(jnp.dtype(dtype))
+        self._stored = dict(file.dtypes)
+        self.shapes = {
+            name: shape
+            for name, shape in file.shapes.items()
+            if name != MARKER and not name.endswith(BESIDE)
+        }
+        self.dtypes = {
+            name: self._wanted if self._is_fp8(name) else self._stored[name] for name in self.shapes
+        }
+        self.metadata = {key: text for key, text in file.metadata.items() if key != HEADER}
+        self._scales: dict[str, np.float32] = {}
+        for name in self._stored:
+            if name.endswith(BESIDE):
+                self._take(name)
+        for layer, settings in self._in_header().items():
+            self._check_format(layer, settings)
+        if self.form == "scaled":
+            for name, shape in self.shapes.items():
+                is_weight = name.endswith(WEIGHT) and len(shape) == 2
+                if is_weight and self._is_fp8(name) and name not in self._scales:
+                    raise UserError(f"{self.path}: {name} has no scale, others do; fetch again.")
+
+    @property
+    def form(self) -> str:
+        """ "plain" or "scaled"."""
+        marked = MARKER in self._stored or HEADER in self.file.metadata
+        return "scaled" if marked or self._scales else "plain"
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, 8-bit ones in the dtype wanted."""
+        stored = self.file.read(name)
+        if not self._is_fp8(name):
+            return stored
+        numbers = np.arange(256, dtype=np.uint8).view(stored.dtype).astype(np.float32)
+        with np.errstate(over="ignore"):  # of the infinities of e5m2
+            numbers = (numbers * self._scales.get(name, np.float32(1))).astype(self._wanted)
+        return looked_up(numbers, stored)
+
+    def _is_fp8(self, name: str) -> bool:
+        return self._stored[name] in STORED.values()
+
+    def _take(self, name: str) -> None:
+        """Accounts for a tensor beside a weight."""
+        suffix = next(suffix for suffix in BESIDE if name.endswith(suffix))
+        layer = name.removesuffix(suffix)
+        weight = layer + WEIGHT
+        if weight not in self._stored:
+            raise UserError(f"{self.path}: {name} belongs to no weight; fetch again.")
+        if suffix == LAYER_MARKER:
+            self._check_format(layer, _json(self.file.read(name).tobytes(), f"{self.path}: {name}"))
+            return
+        value = self.file.read(name)
+        if value.size != 1:
+            raise UserError(
+                f"{self.path}: {name} has {value.size} numbers; only weights with one scale each"
+                " can be read."
+            )
+        scale = np.float32(value.reshape(-1)[0])
+        if not 0 < scale < math.inf:  # NaN is not
+            raise UserError(f"{self.path}: {name} is {scale}, no positive number; fetch again.")
+        if suffix in INPUT_SCALES:
+            return
+        if not self._is_fp8(weight):
+            if scale != 1:  # some writers put a 1 beside every weight
+                raise UserError(
+                    f"{self.path}: {name} is {scale}, but {weight} is {self._stored[weight]};"
+                    " fetch again."
+                )
+            return
+        if weight in self._scales:
+            raise UserError(f"{self.path}: {weight} has two scales; fetch again.")
+        self._scales[weight] = scale
+
+    def _in_header(self) -> dict[str, Any]:
+        if HEADER not in self.file.metadata:
+            return {}
+        where = f"{self.path}: {HEADER}"
+        layers = _json(self.file.metadata[HEADER], where).get("layers")
+        if not isinstance(layers, dict):
+            raise UserError(f"{where} lists no layers; fetch again.")
+        return layers
+
+    def _check_format(self, layer: str, settings: Any) -> None:
+        stored = settings.get("format") if isinstance(settings, dict) else settings
+        if not isinstance(stored, str) or stored not in STORED:
+            raise UserError(
+                f"{self.path}: {layer} is stored as {stored!r}, which cannot be read; give the"
+                f" weights in bfloat16 or {' or '.join(STORED)}."
+            )
+        found = self._stored.get(layer + WEIGHT)
+        if found != STORED[stored]:
+            raise UserError(
+                f"{self.path}: {layer} should be {stored}, but its weight is"
+                f" {found or 'missing'}; fetch again."
+            )
+
+
+def _json(text: str | bytes, where: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as e:
+        raise UserError(f"{where} is not readable JSON ({e}); fetch again.") from e
+
+
+def stored_in_fp8(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a published tensor is one of those that `save_fp8` writes in 8 bits.
+
+    These are the matrices of the blocks: 95 % of the model's numbers, and all that a matmul over
+    many tokens reads. The rest is little and matters more: every token passes the first and the
+    last layers, every block is steered by what the embedders and the connector give, and norms and
+    biases are a few numbers each.
+    """
+    in_block = name.startswith(("double_blocks.", "single_blocks."))
+    return in_block and name.endswith(WEIGHT) and len(shape) == 2
+
+
+def save_fp8(
+    path: epath.PathLike,
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], np.ndarray],
+    *,
+    scaled: bool,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a model in 8 bits, tensor by tensor; what stays as it is, is bfloat16.
+
+    The scaled form has a scale of largest / 448 for each weight, and its marker has two numbers,
+    which tells ComfyUI to multiply in full precision: scales for activations would need examples.
+    It reads every weight twice, because a file's float32 tensors come first.
+
+    Args:
+      path: the .safetensors file.
+      shapes: of all published tensors.
+      read: gives them by name: float32, bfloat16 or float16.
+      scaled: the scaled form; else the plain one.
+      metadata: strings for the header.
+
+    Raises:
+      UserError: a weight is not finite or, in the plain form, larger than 448; the file cannot be
+        written.
+    """
+    specs: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    for name, shape in shapes.items():
+        in_fp8 = stored_in_fp8(name, shape)
+        specs[name] = shape, E4M3 if in_fp8 else np.dtype(jnp.bfloat16)
+        if in_fp8 and scaled:
+            specs[name.removesuffix(WEIGHT) + WEIGHT_SCALES[0]] = (), np.dtype(np.float32)
+    if scaled:
+        specs[MARKER] = (2,), E4M3
+    scales: dict[str, np.float32] = {}
+
+    def get(key: str) -> np.ndarray:
+        if key == MARKER:
+            return np.zeros(2, E4M3)
+        if key.endswith(WEIGHT_SCALES[0]):
+            name = key.removesuffix(WEIGHT_SCALES[0]) + WEIGHT
+            scales[name] = np.float32((_largest(path, name, read(name)) or LARGEST) / LARGEST)
+            return np.array(scales[name])
+        tensor = read(key)
+        if specs[key][1] != E4M3:
+            return tensor.astype(specs[key][1])
+        if not scaled and (largest := _largest(path, key, tensor)) > LARGEST:
+            raise UserError(
+                f"{path}: {key} reaches {largest:g} and float8_e4m3fn only {LARGEST:g}; write the"
+                " scaled form."
+            )
+        return rounded(tensor, scales.get(key, np.float32(1)))
+
+    write_safetensors(path, specs, get, metadata)
+
+
+def rounded(tensor: np.ndarray, scale: np.float32) -> np.ndarray:
+    """tensor / scale as float8_e4m3fn, to the nearest, ties to even."""
+    numbers = tensor
+    if tensor.dtype.itemsize == 2:
+        numbers = np.arange(1 << 16, dtype=np.uint16).view(tensor.dtype)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities that do not occur
+        quotients = numbers.astype(np.float32) / scale
+        eights = np.clip(quotients, -LARGEST, LARGEST).astype(E4M3)
+    return eights if numbers is tensor else looked_up(eights, tensor)
+
+
+def looked_up(table: np.ndarray, tensor: np.ndarray) -> np.ndarray:
+    """What a table says of each number of a tensor, many times faster than computing it for each.
+
+    Args:
+      table: one result for each of the 256 or 65536 numbers of the tensor's dtype, by their bits.
+      tensor: 8-bit or 16-bit numbers.
+    """
+    index: Any = tensor.reshape(-1).view(np.uint8 if tensor.dtype.itemsize == 1 else np.uint16)
+    result = np.empty(index.shape, table.dtype)
+    # As plain bytes (numpy is slow with foreign dtypes), in pieces that stay in the cache; "clip"
+    # lets numpy write into the result, and no index is ever out of range.
+    kind = np.dtype(f"u{table.dtype.itemsize}")
+    for i in range(0, len(index), LOOKED_UP_AT_ONCE):
+        part = slice(i, i + LOOKED_UP_AT_ONCE)
+        np.take(table.view(kind), index[part], out=result.view(kind)[part], mode="clip")
+    return result.reshape(tensor.shape)
+
+
+def _largest(path: epath.PathLike, name: str, tensor: np.ndarray) -> float:
+    if tensor.dtype.itemsize == 2:  # without the sign, larger bits are larger numbers
+        bits = (tensor.view(np.uint16) & 0x7FFF).max(initial=0)
+        largest = float(np.array(bits, np.uint16).view(tensor.dtype))
+    else:
+        largest = float(np.abs(tensor).max(initial=0))
+    if not math.isfinite(largest):
+        raise UserError(f"{path}: {name} has numbers that are not finite; nothing was written.")
+    return largest
