@@ -121,7 +121,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("batch gathered", "x = jax.tree.map(split_activation, x)", "x = x"),
     ],
     ("models/remat.py", "tests/models/test_remat.py tests/models/test_layers.py"): [
-        ("policy stores nothing", "policy=names,", "policy=None,"),
+        ("policy stores nothing", "policy=names)", "policy=None)"),
         ("qkv not stored", "(STATISTICS, ATTENTION, GATED, QKV, MLP),",
          "(STATISTICS, ATTENTION, GATED, MLP),"),
         ("one gated value for all", "2 if double else 1", "1"),
