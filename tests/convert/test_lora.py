@@ -49,9 +49,9 @@ def test_several_are_added_before_the_sum_is_rounded(table, base):
     flat = np.argmax(np.abs(delta))
     scale = 2 * 3 / 1024 / delta.flat[flat]
     ones = np.ones(base.shapes[name], jnp.bfloat16)
-    once = merged(lambda _: ones, [(lora, scale)])(name)
-    twice = merged(lambda _: ones, [(lora, scale), (lora, scale)])(name)
-    negative = merged(lambda _: ones, [(lora, scale), (lora, -scale)])(name)
+    once = merged(lambda _, rows=None: ones, [(lora, scale)])(name)
+    twice = merged(lambda _, rows=None: ones, [(lora, scale), (lora, scale)])(name)
+    negative = merged(lambda _, rows=None: ones, [(lora, scale), (lora, -scale)])(name)
     assert float(once.flat[flat]) == 1.0
     assert float(twice.flat[flat]) == 1 + 1 / 128
     np.testing.assert_array_equal(negative, ones)
@@ -92,7 +92,7 @@ def test_parts_are_rows_of_the_fused_layer(tmp_path, table, width, prefix):
     np.testing.assert_array_equal(k.up, up)
     assert (q.alpha, k.alpha) == (2, 4 if kohya else 2)  # without alpha: the rank
     zeros = np.zeros((3 * width, width), np.float32)
-    full = merged(lambda _: zeros, [(lora, 1.0)])("double_blocks.0.img_attn.qkv.weight")
+    full = merged(lambda _, rows=None: zeros, [(lora, 1.0)])("double_blocks.0.img_attn.qkv.weight")
     np.testing.assert_allclose(full[:width], q.up @ q.down, rtol=1e-6)
     np.testing.assert_allclose(full[width : 2 * width], k.scale * k.up @ k.down, rtol=1e-6)
     assert not full[2 * width :].any()
