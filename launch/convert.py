@@ -155,7 +155,7 @@ def _convert_weights(source: epath.Path, output: epath.Path) -> None:
                     parts[name] = _with(weights, tensors)
             write(output, parts)
     print(f"{output}: {', '.join(parts)}")
-    if _TO.value == "diffusers" and SCALE in parts["transformer"].tensors.shapes:
+    if _TO.value == "diffusers" and any(SCALE in w.tensors.shapes for w in parts.values()):
         print(FOLDED)
     if _TO.value == "diffusers" and len(parts) > 1:
         print(f"Add Qwen2.5-VL as {output}/text_encoder and {output}/processor.")
@@ -170,10 +170,10 @@ def _check_output(output: epath.Path) -> None:
         raise UserError(f"--output={output} should end in {SUFFIX}.")
     if _DTYPE.value in _EIGHT_BITS and to != "official":
         raise UserError(f"--dtype={_DTYPE.value} is for --to=official; ComfyUI reads no other.")
-    if output.exists():
-        raise UserError(f"{output} exists; choose another name, or remove it first.")
     if output.suffix != SUFFIX:
         check_local(output)
+    if output.exists():
+        raise UserError(f"{output} exists; choose another name, or remove it first.")
 
 
 @contextlib.contextmanager

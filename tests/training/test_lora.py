@@ -316,7 +316,7 @@ def test_where_adapters_may_start(base, whole_run, tmp_path, form):
     ("change", "words"),
     [
         ({"alpha": 7.0}, r"have alpha .*, the config 7; set lora\.alpha"),
-        ({"rank": 3}, r"have rank .*, the config 3; set lora\.rank"),
+        ({"rank": 5}, r"have rank .*, the config 5; set lora\.rank"),
         ({"targets": ("single_blocks.*",)}, "is of another model: its"),
     ],
 )
