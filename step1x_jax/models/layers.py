@@ -88,7 +88,9 @@ class Projection(nnx.Module):
         """
         x = x.astype(self.dtype)
         y = jnp.einsum(self.spec, x, weight(self.kernel, self.dtype))
-        return _finished(y, self._scale(), self._bias(), self._adapter(x, down, up))
+        halves = self._halves(down, up)
+        added = None if halves is None else adapted(self.spec, x, *halves, self.lora_scale)
+        return _finished(y, self._scale(), self._bias(), added)
 
     def _scale(self) -> jax.Array | None:
         """Of an 8-bit kernel, to be multiplied with its products."""
@@ -99,15 +101,13 @@ class Projection(nnx.Module):
     def _bias(self) -> jax.Array | None:
         return None if self.bias is None else self.bias.astype(self.dtype).reshape(self.bias_view)
 
-    def _adapter(
-        self, x: jax.Array, down: nnx.LoRAParam | None, up: nnx.LoRAParam | None
-    ) -> jax.Array | None:
-        """What an adapter adds."""
+    def _halves(
+        self, down: nnx.LoRAParam | None, up: nnx.LoRAParam | None
+    ) -> tuple[jax.Array, jax.Array] | None:
+        """Of the adapter, if there is one."""
         down = self.lora_down if down is None else down
         up = self.lora_up if up is None else up
-        if down is None or up is None:
-            return None
-        return adapted(self.spec, x, down[...], up[...], self.lora_scale)
+        return None if down is None or up is None else (down[...], up[...])
 
 
 def _finished(
@@ -169,14 +169,19 @@ class QKVProjection(Projection):
         """x (B, L, D) -> q, k, v, each (B, H, L, K)."""
         x = x.astype(self.dtype)
         kernel = weight(self.kernel, self.dtype)
-        parts = self._scale(), self._bias(), self._adapter(x, down, up)
-        return [
-            _finished(
-                jnp.einsum("bld,hdk->bhlk", x, kernel[i]),
-                *(None if part is None else part[i] for part in parts),
+        scale, bias, halves = self._scale(), self._bias(), self._halves(down, up)
+        spec = "bld,hdk->bhlk"
+
+        def part(i: int) -> jax.Array:
+            added = None
+            if halves is not None:
+                added = adapted(spec, x, halves[0], halves[1][:, i], self.lora_scale)
+            y = jnp.einsum(spec, x, kernel[i])
+            return _finished(
+                y, None if scale is None else scale[i], None if bias is None else bias[i], added
             )
-            for i in range(3)
-        ]
+
+        return [part(i) for i in range(3)]
 
 
 class Modulation(Projection):

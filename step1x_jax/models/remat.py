@@ -38,7 +38,11 @@ def stored_widths(policy: str, *, double: bool) -> int:
 
 
 def checkpointed(layer: Callable, policy: str) -> Callable:
-    """`layer` with a policy of POLICIES ("none": all that the backward pass wants is stored).
+    """`layer`, the body of a scan, with a policy of POLICIES.
+
+    "none" stores all that the backward pass wants. Nothing is put between what is stored and what
+    uses it: both passes are loops of their own, so the compiler cannot take the first one's values
+    for the second, and would only copy each stored value once more.
 
     Raises:
       UserError: "offload" where the devices cannot copy to the host within a program.
@@ -49,7 +53,7 @@ def checkpointed(layer: Callable, policy: str) -> Callable:
         policy = "full"
     if policy in SAVED:
         names = jax.checkpoint_policies.save_only_these_names(*SAVED[policy])
-        return jax.checkpoint(layer, policy=names)
+        return jax.checkpoint(layer, policy=names, prevent_cse=False)
     if platform() == "cpu":
         raise UserError(
             "model.remat 'offload' needs a TPU or GPU, whose program can store in the host's"
@@ -61,4 +65,4 @@ def checkpointed(layer: Callable, policy: str) -> Callable:
         offload_src="device",
         offload_dst="pinned_host",
     )
-    return jax.checkpoint(layer, policy=offloaded)
+    return jax.checkpoint(layer, policy=offloaded, prevent_cse=False)
