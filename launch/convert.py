@@ -144,15 +144,13 @@ def _convert_weights(source: epath.Path, output: epath.Path) -> None:
         with tqdm(total=total, unit="B", unit_scale=True, desc=_TO.value) as bar:
             for name, weights in parts.items():
                 tensors: Tensors = _Counted(weights.tensors, readings[name], bar)
-                if scaled is not None:
-                    if name == "transformer":
-                        tensors = InFp8(tensors, scaled=scaled)
-                    parts[name] = _with(weights, tensors)
-                elif _DTYPE.value:
+                dtype = None
+                if scaled is not None and name == "transformer":
+                    tensors = InFp8(tensors, scaled=scaled)
+                elif scaled is None and _DTYPE.value:
                     dtype = np.dtype(jnp.dtype(_DTYPE.value))
-                    parts[name] = _with(weights, Cast(tensors, dtype), dtype)
-                else:
-                    parts[name] = _with(weights, tensors)
+                    tensors = Cast(tensors, dtype)
+                parts[name] = _with(weights, tensors, dtype)
             write(output, parts)
     print(f"{output}: {', '.join(parts)}")
     if _TO.value == "diffusers" and any(SCALE in w.tensors.shapes for w in parts.values()):

@@ -17,7 +17,6 @@ compare names, shapes, dtypes and fingerprints ourselves.
 """
 
 import contextlib
-import itertools
 import json
 import logging
 import os
@@ -29,7 +28,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorstore as ts
 from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
@@ -48,11 +46,11 @@ from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import from_json, to_json
 from step1x_jax.training.parts import abstract_parts, placed, shardings_of
 from step1x_jax.training.step import TrainState
+from step1x_jax.training.stored_arrays import Index, stored_array, stored_blocks
 
 Arrays = dict[str, Any]  # name of the parameter (transformer.img_in.kernel) -> array
 About = dict[str, dict[str, Any]]  # name -> shape, dtype, fingerprint
 Description = dict[str, About]  # by item
-Index = tuple[slice, ...]  # a block of an array
 Result = TypeVar("Result")
 FOLDER = "checkpoints"
 COMMITTED = "commit_success.txt"  # Orbax's name for it
@@ -428,7 +426,7 @@ def restore_each(
             if (array.shape, array.dtype.name) != (tuple(about["shape"]), about["dtype"]):
                 raise _DamagedError(f"{item}.{name} is {array.dtype.name}{list(array.shape)}")
             bits = 0
-            for index in _stored_blocks(array):
+            for index in stored_blocks(array):
                 with _damage("its arrays cannot be read"):
                     block = array[index].read().result()
                 bits += fingerprint_of(block)
@@ -438,31 +436,6 @@ def restore_each(
         return config
 
     return _from_newest_whole(workdir, restore, say)
-
-
-def stored_array(item: epath.Path, name: str) -> ts.TensorStore:
-    """An array of a checkpoint's item as tensorstore has it, to be read or written in parts.
-
-    Raises:
-      ValueError: it is not there, or not stored as this version of Orbax does.
-    """
-    if is_remote(item):
-        bucket, _, folder = os.fspath(item).removeprefix("gs://").partition("/")
-        base: Any = {"driver": "gcs", "bucket": bucket, "path": f"{folder}/"}
-    else:
-        base = {"driver": "file", "path": f"{os.fspath(item)}/"}
-    store = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
-    return ts.open({"driver": "zarr3", "kvstore": store}, open=True).result()
-
-
-def _stored_blocks(array: ts.TensorStore) -> Iterator[Index]:
-    """Places of the blocks of which it is stored."""
-    sizes: Any = array.chunk_layout.read_chunk.shape
-    cuts = [
-        [slice(start, min(start + size, n)) for start in range(0, n, size)]
-        for n, size in zip(array.shape, sizes, strict=True)
-    ]
-    yield from itertools.product(*cuts)
 
 
 def describe_newest(

@@ -27,17 +27,16 @@ from step1x_jax.training.checkpoint import (
     FOLDER,
     SCHEMA_VERSION,
     WEIGHTS,
-    Index,
     checksum,
     describe,
     fingerprint_of,
     name_arrays,
     restore_each,
-    stored_array,
     why_not_written,
 )
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import to_json
+from step1x_jax.training.stored_arrays import Index, stored_array
 
 
 def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainConfig) -> None:

@@ -27,6 +27,7 @@ from step1x_jax.training.checkpoint import (
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.parts import placed
 from step1x_jax.training.step import abstract_state, new_state
+from step1x_jax.training.stored_arrays import stored_array
 from step1x_jax.training.weights_folder import opened_run, write_weights_folder
 from tests.golden import VECTORS
 from tests.training.tiny import tiny_config
@@ -88,7 +89,7 @@ def test_a_changed_number_is_noticed(folder, tmp_path):
     """Of the last block of a stacked kernel, changed in the store itself."""
     shutil.copytree(folder, tmp_path / "changed")
     item = tmp_path / "changed" / "checkpoints" / "0" / checkpoint.WEIGHTS
-    array = checkpoint.stored_array(item, "transformer.single_blocks.mlp_in.kernel")
+    array = stored_array(item, "transformer.single_blocks.mlp_in.kernel")
     array[2, 0, 0].write(array[2, 0, 0].read().result() + 1).result()
     with (
         pytest.raises(UserError, match="no whole checkpoint"),
