@@ -3,15 +3,18 @@
     python -m launch.convert --input=runs/mine --output=out/mine.safetensors --dtype=bfloat16
     python -m launch.convert --input=runs/mine --to=diffusers --output=out/mine \
         --autoencoder=vae.safetensors
+    python -m launch.convert --input=runs/lora --to=kohya --output=out/lora.safetensors
     python -m launch.convert --input=weights.safetensors --info
 
-The input is recognised: a run's folder, an official file (v1.0, v1.1, autoencoder, FLUX.1), or
-diffusers' folder of a model or a pipeline. Tensor by tensor, so that little memory is needed.
+The input is recognised: a run's folder, an official file (v1.0, v1.1, autoencoder, FLUX.1),
+diffusers' folder of a model or a pipeline, either in 8 bits, or a LoRA (kohya, PEFT, diffusers).
+Tensor by tensor, so that little memory is needed.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,17 +24,27 @@ from tqdm import tqdm
 
 from launch.command import run
 from step1x_jax.conditioning.encoder import READING, EncoderConfig
-from step1x_jax.convert.adapters import save_adapters
+from step1x_jax.convert.adapters import Adapters, adapters_of
 from step1x_jax.convert.diffusers_folder import FOLDED, SCALE
 from step1x_jax.convert.flux import start_from_flux
+from step1x_jax.convert.fp8 import InFp8, stored_in_fp8
 from step1x_jax.convert.info import describe_weights, numbers_in_words, sizes_in_words
 from step1x_jax.convert.keys import flat, model_table
-from step1x_jax.convert.kinds import KINDS, Weights, open_weights, parts_of
-from step1x_jax.convert.lora import LoraFile, merged
+from step1x_jax.convert.kinds import (
+    KINDS,
+    Weights,
+    kind_of,
+    open_file,
+    open_weights,
+    parts_of,
+    sizes_beside,
+)
+from step1x_jax.convert.lora import Lora, LoraFile, merged
+from step1x_jax.convert.lora_files import save_kohya, save_peft
 from step1x_jax.convert.targets import SUFFIX, Parts, write_diffusers, write_official
 from step1x_jax.convert.tensors import Cast, Tensors
 from step1x_jax.errors import UserError
-from step1x_jax.files import check_writable
+from step1x_jax.files import check_local, check_writable, is_remote
 from step1x_jax.json_files import build
 from step1x_jax.models.config import VERSIONS, ModelConfig
 from step1x_jax.sampling.config import sampling_from_json, sampling_to_json
@@ -42,22 +55,38 @@ from step1x_jax.training.checkpoint import (
     restore_params,
 )
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.weights_folder import ParameterTensors, opened_run, write_weights_folder
+from step1x_jax.training.weights_folder import (
+    ParameterTensors,
+    opened_run,
+    write_adapters_folder,
+    write_weights_folder,
+)
 
 _INPUT = flags.DEFINE_string(
     "input", None, "A run's folder, a .safetensors file, or a folder with weights.", required=True
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The .safetensors file or the folder to make.")
+_EIGHT_BITS = {"float8_e4m3fn": False, "float8_e4m3fn_scaled": True}  # with a scale for each weight
 _DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["float32", "bfloat16"], "Of the tensors (default: as they are)."
+    "dtype",
+    None,
+    ["float32", "bfloat16", *_EIGHT_BITS],
+    "Of the tensors (default: as they are; bfloat16 for what is in 8 bits).",
 )
 _INFO = flags.DEFINE_bool("info", False, "Say what the input is, and convert nothing.")
 _AUTOENCODER = flags.DEFINE_string(
     "autoencoder", None, "Its file or folder, to be written as a part beside the model."
 )
-_LORA = flags.DEFINE_multi_string("lora", [], "LoRA files to merge into the model.")
+_LORA = flags.DEFINE_multi_string(
+    "lora", [], "LoRA to merge into the model: a file or folder of any kind, or a run of adapters."
+)
 _LORA_SCALE = flags.DEFINE_multi_float("lora_scale", [1.0], "Strength of all, or of each.")
-_BASE = flags.DEFINE_string("base", "", "The base of a LoRA run, if it has moved.")
+_BASE = flags.DEFINE_string(
+    "base",
+    "",
+    "Of a run of adapters: its base, if that has moved. Of a LoRA: a model of the sizes that it is"
+    " for (default: those of a config.json beside it, or the release's).",
+)
 _VERSION = flags.DEFINE_enum("version", "v1.1", VERSIONS, "Of a model that starts from FLUX.1.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of what FLUX.1 lacks and is drawn.")
 _FRESH_TEXT = flags.DEFINE_bool(
@@ -83,7 +112,8 @@ TARGETS: dict[str, tuple[Callable[[epath.Path, Parts], None], tuple[str, ...]]] 
     "diffusers": (write_diffusers, ("transformer", "vae")),
     "orbax": (_write_orbax, ("transformer",)),
 }
-_TO = flags.DEFINE_enum("to", "official", [*TARGETS, "kohya"], "The form to write.")
+_LORA_ONLY = ("kohya", "peft")
+_TO = flags.DEFINE_enum("to", "official", [*TARGETS, *_LORA_ONLY], "The form to write.")
 
 
 def main() -> None:
@@ -96,33 +126,50 @@ def main() -> None:
         raise UserError("--output is missing; --info says what the input is.")
     output = epath.Path(_OUTPUT.value)
     _check_output(output)
-    if _TO.value == "kohya":
-        _write_kohya(source, output)
-        return
+    if _TO.value in _LORA_ONLY or (_TO.value == "orbax" and _is_lora(source)):
+        _convert_lora(source, output)
+    else:
+        _convert_weights(source, output)
+
+
+def _convert_weights(source: epath.Path, output: epath.Path) -> None:
     write, can_hold = TARGETS[_TO.value]
+    scaled = _EIGHT_BITS.get(_DTYPE.value or "")
     with _opened(source, output) as parts:
         parts = _chosen(parts, can_hold, output)
-        if _DTYPE.value:
-            dtype = np.dtype(jnp.dtype(_DTYPE.value))
-            parts = {n: _with(w, Cast(w.tensors, dtype), dtype) for n, w in parts.items()}
         check_writable(output)
-        total = sum(_bytes(weights.tensors) for weights in parts.values())
+        readings = {n: _readings(w.tensors, twice=scaled is True) for n, w in parts.items()}
+        total = sum(_nbytes(w.tensors, n) * k for m, w in parts.items()
+                    for n, k in readings[m].items())  # fmt: skip
         with tqdm(total=total, unit="B", unit_scale=True, desc=_TO.value) as bar:
-            counted = {n: _with(w, _Counted(w.tensors, bar)) for n, w in parts.items()}
-            write(output, counted)
+            for name, weights in parts.items():
+                tensors: Tensors = _Counted(weights.tensors, readings[name], bar)
+                dtype = None
+                if scaled is not None and name == "transformer":
+                    tensors = InFp8(tensors, scaled=scaled)
+                elif scaled is None and _DTYPE.value:
+                    dtype = np.dtype(jnp.dtype(_DTYPE.value))
+                    tensors = Cast(tensors, dtype)
+                parts[name] = _with(weights, tensors, dtype)
+            write(output, parts)
     print(f"{output}: {', '.join(parts)}")
-    if _TO.value == "diffusers" and SCALE in parts["transformer"].tensors.shapes:
+    if _TO.value == "diffusers" and any(SCALE in w.tensors.shapes for w in parts.values()):
         print(FOLDED)
     if _TO.value == "diffusers" and len(parts) > 1:
         print(f"Add Qwen2.5-VL as {output}/text_encoder and {output}/processor.")
 
 
 def _check_output(output: epath.Path) -> None:
-    """Before long work: the name fits the form, and nothing is there."""
-    if _TO.value in ("diffusers", "orbax") and output.suffix == SUFFIX:
-        raise UserError(f"--to={_TO.value} writes a folder; give --output={output.stem}.")
-    if _TO.value == "kohya" and output.suffix != SUFFIX:
+    """Before long work: name, dtype and place fit the form, and nothing is there."""
+    to = _TO.value
+    if to in ("diffusers", "orbax") and output.suffix == SUFFIX:
+        raise UserError(f"--to={to} writes a folder; give --output={output.stem}.")
+    if to == "kohya" and output.suffix != SUFFIX:
         raise UserError(f"--output={output} should end in {SUFFIX}.")
+    if _DTYPE.value in _EIGHT_BITS and to != "official":
+        raise UserError(f"--dtype={_DTYPE.value} is for --to=official; ComfyUI reads no other.")
+    if output.suffix != SUFFIX:
+        check_local(output)
     if output.exists():
         raise UserError(f"{output} exists; choose another name, or remove it first.")
 
@@ -132,9 +179,11 @@ def _opened(source: epath.Path, output: epath.Path) -> Iterator[dict[str, Weight
     """The parts of the input, with what the flags add to them."""
     with contextlib.ExitStack() as stack:
         if (source / FOLDER).is_dir():
-            parts = {"transformer": stack.enter_context(_opened_run(source, output.parent))}
+            beside = tempfile.gettempdir() if is_remote(output) else output.parent
+            parts = {"transformer": stack.enter_context(_opened_run(source, epath.Path(beside)))}
         else:
-            parts = {name: open_weights(path) for name, path in parts_of(source).items()}
+            eight = "bfloat16" if _DTYPE.value in (None, "bfloat16") else "float32"
+            parts = {name: open_weights(path, eight) for name, path in parts_of(source).items()}
         if _AUTOENCODER.value:
             parts["vae"] = open_weights(_AUTOENCODER.value)
             if KINDS[parts["vae"].kind].holds != "autoencoder":
@@ -173,13 +222,11 @@ def _started(flux: Weights) -> Weights:
 
 
 class _Merged:
-    """A model with LoRA files merged into it."""
+    """A model with LoRAs merged into it, each with a strength."""
 
-    def __init__(self, source: Tensors, config: ModelConfig, loras: list[tuple[str, float]]):
+    def __init__(self, source: Tensors, loras: list[tuple[Lora, float]]):
         self.shapes, self.dtypes, self.metadata = source.shapes, source.dtypes, source.metadata
-        table = model_table(config)
-        opened = [(LoraFile(path, table), scale) for path, scale in loras]
-        self._read = merged(lambda name, rows=None: source.read(name), opened)
+        self._read = merged(lambda name, rows=None: source.read(name), loras)
 
     def read(self, name: str) -> np.ndarray:
         return self._read(name)
@@ -190,8 +237,18 @@ def _merged(weights: Weights) -> Weights:
     if len(scales) != len(_LORA.value):
         raise UserError(f"there are {len(_LORA.value)} --lora and {len(scales)} --lora_scale.")
     assert isinstance(weights.config, ModelConfig)
-    loras = list(zip(_LORA.value, scales, strict=True))
-    return _with(weights, _Merged(weights.tensors, weights.config, loras))
+    table = model_table(weights.config)
+    loras: list[tuple[Lora, float]] = []
+    for path, scale in zip(_LORA.value, scales, strict=True):
+        is_run = (epath.Path(path) / FOLDER).is_dir()
+        lora = _opened_lora(epath.Path(path))[0] if is_run else LoraFile(path, table)
+        for module, shape in lora.shapes.items():  # a file has been compared already
+            if module + ".weight" not in table or table[module + ".weight"].shape != shape:
+                raise UserError(
+                    f"{path} adapts {module} of {list(shape)}; it is for another model."
+                )
+        loras.append((lora, scale))
+    return _with(weights, _Merged(weights.tensors, loras))
 
 
 def _chosen(parts: Parts, can_hold: tuple[str, ...], output: epath.Path) -> dict[str, Weights]:
@@ -199,6 +256,8 @@ def _chosen(parts: Parts, can_hold: tuple[str, ...], output: epath.Path) -> dict
     chosen = {name: weights for name, weights in parts.items() if name in can_hold}
     if output.suffix == SUFFIX and len(chosen) > 1:
         chosen = {"transformer": chosen["transformer"]}
+    if _DTYPE.value in _EIGHT_BITS and "transformer" not in chosen:
+        raise UserError(f"{_INPUT.value} is an autoencoder; only a model is written in 8 bits.")
     if not chosen:
         raise UserError(f"--to={_TO.value} is for a model; {_INPUT.value} is an autoencoder.")
     if left := parts.keys() - chosen.keys():
@@ -206,15 +265,61 @@ def _chosen(parts: Parts, can_hold: tuple[str, ...], output: epath.Path) -> dict
     return chosen
 
 
-def _write_kohya(source: epath.Path, output: epath.Path) -> None:
-    adapters, config = restore_adapters(source)
-    save_adapters(output, adapters, config.model, config.lora, _DTYPE.value)
-    print(f"{output}: rank {config.lora.rank}, alpha {config.lora.alpha:g}")
+def _is_lora(source: epath.Path) -> bool:
+    """Whether the input is a LoRA of others; a run of adapters is not, for it names its base."""
+    if (source / FOLDER).is_dir() or (source / "transformer").is_dir() or not source.exists():
+        return False
+    file = open_file(source)
+    return KINDS[kind_of(file, source)].holds == "adapters"
+
+
+def _opened_lora(source: epath.Path) -> tuple[Lora, ModelConfig]:
+    """A run's adapters or a LoRA, and the sizes of the model that it is for."""
+    if (source / FOLDER).is_dir():
+        adapters, config = restore_adapters(source)
+        return Adapters(adapters, config.model, config.lora), config.model
+    if source.exists() and not _is_lora(source):
+        raise UserError(f"{source} is no LoRA, and --to={_TO.value} is a form of LoRAs alone.")
+    sizes = _sizes_for(source)
+    return LoraFile(source, model_table(sizes)), sizes
+
+
+def _sizes_for(lora: epath.Path) -> ModelConfig:
+    """Of the model that a LoRA is for."""
+    base = epath.Path(_BASE.value)
+    if not _BASE.value:
+        return sizes_beside(lora)
+    if (base / FOLDER).is_dir():
+        return describe_newest(base)[1].model
+    config = open_weights(parts_of(base).get("transformer", base)).config
+    if not isinstance(config, ModelConfig):
+        raise UserError(f"--base={_BASE.value} is an autoencoder.")
+    return config
+
+
+def _convert_lora(source: epath.Path, output: epath.Path) -> None:
+    if _LORA.value:
+        raise UserError(f"--lora is merged into a model, and --to={_TO.value} has none here.")
+    lora, sizes = _opened_lora(source)
+    check_writable(output)
+    if _TO.value == "orbax":
+        adapters, settings = adapters_of(lora, sizes)
+        write_adapters_folder(output, adapters, sizes, settings)
+        print(
+            f"{output}: for lora.start_from, with lora.rank={settings.rank},"
+            f" lora.alpha={settings.alpha:g}, lora.targets={settings.targets}"
+        )
+        return
+    save = save_kohya if _TO.value == "kohya" else save_peft
+    save(output, lora, _DTYPE.value)
+    print(f"{output}: {len(lora.shapes)} adapted layers")
 
 
 def _info(source: epath.Path) -> list[str]:
     if not (source / FOLDER).is_dir():
-        return [line for path in parts_of(source).values() for line in describe_weights(path)]
+        sizes = _sizes_for(source) if _BASE.value else None
+        paths = parts_of(source).values()
+        return [line for path in paths for line in describe_weights(path, sizes)]
     step, config, arrays = describe_newest(source)
     lines = [str(source), f"  kind     a run's folder, step {step}"]
     lines.append(f"  sizes    {sizes_in_words(config.model)}")
@@ -237,19 +342,23 @@ class _Described:
 
 
 class _Counted:
-    """A reader that moves a progress bar, at the first reading of a tensor."""
+    """A reader that moves a progress bar, at the first readings of a tensor."""
 
-    def __init__(self, source: Tensors, bar: tqdm):
+    def __init__(self, source: Tensors, readings: Mapping[str, int], bar: tqdm):
         self.shapes, self.dtypes, self.metadata = source.shapes, source.dtypes, source.metadata
-        self._source, self._bar = source, bar
-        self._seen: set[str] = set()
+        self._source, self._left, self._bar = source, dict(readings), bar
 
     def read(self, name: str) -> np.ndarray:
         array = self._source.read(name)
-        if name not in self._seen:
-            self._seen.add(name)
+        if self._left[name]:
+            self._left[name] -= 1
             self._bar.update(array.nbytes)
         return array
+
+
+def _readings(tensors: Tensors, *, twice: bool) -> dict[str, int]:
+    """How often each tensor is read; what is scaled to 8 bits, twice."""
+    return {n: 1 + (twice and stored_in_fp8(n, shape)) for n, shape in tensors.shapes.items()}
 
 
 def _with(weights: Weights, tensors: Tensors, dtype: np.dtype | None = None) -> Weights:
@@ -259,9 +368,8 @@ def _with(weights: Weights, tensors: Tensors, dtype: np.dtype | None = None) -> 
     return dataclasses.replace(weights, tensors=tensors, config=config)
 
 
-def _bytes(tensors: Tensors) -> int:
-    sizes = (np.prod(s, dtype=int) * tensors.dtypes[n].itemsize for n, s in tensors.shapes.items())
-    return int(sum(sizes))
+def _nbytes(tensors: Tensors, name: str) -> int:
+    return int(np.prod(tensors.shapes[name], dtype=int)) * tensors.dtypes[name].itemsize
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ if [ "${1:-}" != --all ]; then
 fi
 
 shift
-need_environment torch quickstart parquet gcs tpu dev
+need_environment torch diffusers quickstart parquet gcs tpu dev
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy

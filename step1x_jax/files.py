@@ -216,6 +216,15 @@ def fingerprint(path: epath.PathLike) -> str:
     return digest.hexdigest()[:16]
 
 
+def check_local(folder: epath.PathLike) -> None:
+    """Raises UserError if a folder that is to appear as a whole would be on an object store."""
+    if is_remote(folder):
+        raise UserError(
+            f"{folder} is on an object store, where no folder appears as a whole; write it to a"
+            " disk, and copy it there."
+        )
+
+
 @contextlib.contextmanager
 def making_folder(path: epath.PathLike) -> Iterator[epath.Path]:
     """Gives a temporary folder beside `path`; it takes that name if the block succeeds.
@@ -223,15 +232,17 @@ def making_folder(path: epath.PathLike) -> Iterator[epath.Path]:
     Parent folders are made. On any error the temporary folder is removed with all in it.
 
     Args:
-      path: the folder to make, which must not exist.
+      path: the folder to make, which must not exist; on a disk, for an object store has no names of
+        folders that could be given to many objects at once.
 
     Yields:
       The temporary folder.
 
     Raises:
-      UserError: the disk is full, or the place cannot be written to.
+      UserError: the disk is full, or the place cannot be written to, or is on an object store.
     """
     path = epath.Path(path)
+    check_local(path)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         temporary.mkdir(parents=True)

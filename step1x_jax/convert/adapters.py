@@ -18,7 +18,6 @@ from flax import nnx
 from step1x_jax.convert.filling import filled
 from step1x_jax.convert.keys import Entry, Part, Table, model_table
 from step1x_jax.convert.lora import DOWN, UP, Lora, LoraFile, Piece, whole
-from step1x_jax.convert.lora_files import save_kohya
 from step1x_jax.convert.lora_names import WEIGHT
 from step1x_jax.convert.official import official_reader
 from step1x_jax.errors import UserError
@@ -293,25 +292,3 @@ def _filled(
         return values if rows is None else values[rows]
 
     return filled(abstract_params, table, read, shardings)
-
-
-def save_adapters(
-    path: epath.PathLike,
-    adapters: nnx.State,
-    config: ModelConfig,
-    lora: LoraConfig,
-    dtype: str | None = None,
-) -> None:
-    """Writes adapters as a kohya file.
-
-    Args:
-      path: the .safetensors file.
-      adapters: the nnx.LoRAParam of a model with adapters.
-      config: of the model.
-      lora: their settings.
-      dtype: of downs and ups in the file; None keeps float32.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    save_kohya(path, Adapters(adapters, config, lora), dtype)

@@ -16,15 +16,14 @@ the error up to 2^-10 scale.
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from step1x_jax.convert.lora_names import WEIGHT
-from step1x_jax.convert.safetensors_io import write_safetensors
+from step1x_jax.convert.shards import WeightFile
+from step1x_jax.convert.tensors import Shape, Tensors
 from step1x_jax.errors import UserError
 
 E4M3 = np.dtype(jnp.float8_e4m3fn)
@@ -40,30 +39,25 @@ LAYER_MARKER = ".comfy_quant"
 BESIDE = (*WEIGHT_SCALES, *INPUT_SCALES, LAYER_MARKER)
 
 
-class Tensors(Protocol):
-    """What a SafetensorsFile is, and what several of them seen as one are."""
-
-    path: epath.Path
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """The shape of every tensor."""
-
-    @property
-    def dtypes(self) -> Mapping[str, np.dtype]:
-        """The dtype of every tensor."""
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """Strings of the header."""
-
-    def read(self, name: str) -> np.ndarray:
-        """One tensor."""
+def stored_as(tensors: Tensors) -> str:
+    """How a file's numbers are stored: "plain", "fp8" or "scaled fp8"."""
+    beside = any(name == MARKER or name.endswith(WEIGHT_SCALES) for name in tensors.shapes)
+    if beside or HEADER in tensors.metadata:
+        return "scaled fp8"
+    return "fp8" if any(dtype in STORED.values() for dtype in tensors.dtypes.values()) else "plain"
 
 
-def is_fp8(file: Tensors) -> bool:
-    """Whether a file has 8-bit floats."""
-    return any(dtype in STORED.values() for dtype in file.dtypes.values())
+def as_numbers(file: WeightFile, dtype: str = "bfloat16") -> "WeightFile | Fp8File":
+    """A file's tensors as plain numbers, in whichever of the forms above they are stored.
+
+    Args:
+      file: the file.
+      dtype: in which what is stored in 8 bits is seen.
+
+    Raises:
+      UserError: see `Fp8File`.
+    """
+    return file if stored_as(file) == "plain" else Fp8File(file, dtype)
 
 
 class Fp8File:
@@ -72,7 +66,7 @@ class Fp8File:
     What is not 8-bit keeps its dtype.
     """
 
-    def __init__(self, file: Tensors, dtype: str = "bfloat16"):
+    def __init__(self, file: WeightFile, dtype: str = "bfloat16"):
         """Reads and checks the scales.
 
         Args:
@@ -101,21 +95,15 @@ class Fp8File:
                 self._take(name)
         for layer, settings in self._in_header().items():
             self._check_format(layer, settings)
-        if self.form == "scaled":
+        if stored_as(file) == "scaled fp8":
             for name, shape in self.shapes.items():
                 is_weight = name.endswith(WEIGHT) and len(shape) == 2
                 if is_weight and self._is_fp8(name) and name not in self._scales:
                     raise UserError(f"{self.path}: {name} has no scale, others do; fetch again.")
 
-    @property
-    def form(self) -> str:
-        """ "plain" or "scaled"."""
-        marked = MARKER in self._stored or HEADER in self.file.metadata
-        return "scaled" if marked or self._scales else "plain"
-
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, 8-bit ones in the dtype wanted."""
-        stored = self.file.read(name)
+    def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """One tensor, or some of its rows; 8-bit ones in the dtype wanted."""
+        stored = self.file.read(name, rows)
         if not self._is_fp8(name):
             return stored
         numbers = np.arange(256, dtype=np.uint8).view(stored.dtype).astype(np.float32)
@@ -189,8 +177,8 @@ def _json(text: str | bytes, where: str) -> dict[str, Any]:
         raise UserError(f"{where} is not readable JSON ({e}); fetch again.") from e
 
 
-def stored_in_fp8(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a published tensor is one of those that `save_fp8` writes in 8 bits.
+def stored_in_fp8(name: str, shape: Shape) -> bool:
+    """Whether a published tensor is one of those that `InFp8` stores in 8 bits.
 
     These are the matrices of the blocks: 95 % of the model's numbers, and all that a matmul over
     many tokens reads. The rest is little and matters more: every token passes the first and the
@@ -201,59 +189,68 @@ def stored_in_fp8(name: str, shape: tuple[int, ...]) -> bool:
     return in_block and name.endswith(WEIGHT) and len(shape) == 2
 
 
-def save_fp8(
-    path: epath.PathLike,
-    shapes: Mapping[str, tuple[int, ...]],
-    read: Callable[[str], np.ndarray],
-    *,
-    scaled: bool,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Writes a model in 8 bits, tensor by tensor; what stays as it is, is bfloat16.
+class InFp8:
+    """A model's tensors as a file in 8 bits has them; what is not in 8 bits is bfloat16.
 
     The scaled form has a scale of largest / 448 for each weight, and its marker has two numbers,
     which tells ComfyUI to multiply in full precision: scales for activations would need examples.
-    It reads every weight twice, because a file's float32 tensors come first.
-
-    Args:
-      path: the .safetensors file.
-      shapes: of all published tensors.
-      read: gives them by name: float32, bfloat16 or float16.
-      scaled: the scaled form; else the plain one.
-      metadata: strings for the header.
-
-    Raises:
-      UserError: a weight is not finite or, in the plain form, larger than 448; the file cannot be
-        written.
+    Written to a file, every such weight is read twice, because a file's float32 tensors come first.
     """
-    specs: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-    for name, shape in shapes.items():
-        in_fp8 = stored_in_fp8(name, shape)
-        specs[name] = shape, E4M3 if in_fp8 else np.dtype(jnp.bfloat16)
-        if in_fp8 and scaled:
-            specs[name.removesuffix(WEIGHT) + WEIGHT_SCALES[0]] = (), np.dtype(np.float32)
-    if scaled:
-        specs[MARKER] = (2,), E4M3
-    scales: dict[str, np.float32] = {}
 
-    def get(key: str) -> np.ndarray:
-        if key == MARKER:
+    def __init__(self, source: Tensors, *, scaled: bool):
+        """Nothing is read yet.
+
+        Args:
+          source: all published tensors, float32, bfloat16 or float16.
+          scaled: the scaled form; else the plain one.
+        """
+        self._source, self._scaled = source, scaled
+        self.metadata = source.metadata
+        self.shapes: dict[str, Shape] = {}
+        self.dtypes: dict[str, np.dtype] = {}
+        for name, shape in source.shapes.items():
+            in_fp8 = stored_in_fp8(name, shape)
+            self._has(name, shape, E4M3 if in_fp8 else np.dtype(jnp.bfloat16))
+            if in_fp8 and scaled:
+                self._has(_scale_of(name), (), np.dtype(np.float32))
+        if scaled:
+            self._has(MARKER, (2,), E4M3)
+        self._scales: dict[str, np.float32] = {}
+
+    def _has(self, name: str, shape: Shape, dtype: np.dtype) -> None:
+        self.shapes[name], self.dtypes[name] = shape, dtype
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor.
+
+        Raises:
+          UserError: it is not finite or, in the plain form, larger than 448.
+        """
+        if name == MARKER and self._scaled:
             return np.zeros(2, E4M3)
-        if key.endswith(WEIGHT_SCALES[0]):
-            name = key.removesuffix(WEIGHT_SCALES[0]) + WEIGHT
-            scales[name] = np.float32((_largest(path, name, read(name)) or LARGEST) / LARGEST)
-            return np.array(scales[name])
-        tensor = read(key)
-        if specs[key][1] != E4M3:
-            return tensor.astype(specs[key][1])
-        if not scaled and (largest := _largest(path, key, tensor)) > LARGEST:
+        if name not in self._source.shapes:
+            weight = name.removesuffix(WEIGHT_SCALES[0]) + WEIGHT
+            return np.array(self._scale(weight, self._source.read(weight)))
+        tensor = self._source.read(name)
+        if self.dtypes[name] != E4M3:
+            return tensor.astype(self.dtypes[name])
+        if self._scaled:
+            return rounded(tensor, self._scale(name, tensor))
+        if (largest := _largest(name, tensor)) > LARGEST:
             raise UserError(
-                f"{path}: {key} reaches {largest:g} and float8_e4m3fn only {LARGEST:g}; write the"
-                " scaled form."
+                f"{name} reaches {largest:g}, and float8_e4m3fn only {LARGEST:g}; write the scaled"
+                " form."
             )
-        return rounded(tensor, scales.get(key, np.float32(1)))
+        return rounded(tensor, np.float32(1))
 
-    write_safetensors(path, specs, get, metadata)
+    def _scale(self, weight: str, tensor: np.ndarray) -> np.float32:
+        if weight not in self._scales:
+            self._scales[weight] = np.float32((_largest(weight, tensor) or LARGEST) / LARGEST)
+        return self._scales[weight]
+
+
+def _scale_of(weight: str) -> str:
+    return weight.removesuffix(WEIGHT) + WEIGHT_SCALES[0]
 
 
 def rounded(tensor: np.ndarray, scale: np.float32) -> np.ndarray:
@@ -285,12 +282,12 @@ def looked_up(table: np.ndarray, tensor: np.ndarray) -> np.ndarray:
     return result.reshape(tensor.shape)
 
 
-def _largest(path: epath.PathLike, name: str, tensor: np.ndarray) -> float:
+def _largest(name: str, tensor: np.ndarray) -> float:
     if tensor.dtype.itemsize == 2:  # without the sign, larger bits are larger numbers
         bits = (tensor.view(np.uint16) & 0x7FFF).max(initial=0)
         largest = float(np.array(bits, np.uint16).view(tensor.dtype))
     else:
         largest = float(np.abs(tensor).max(initial=0))
     if not math.isfinite(largest):
-        raise UserError(f"{path}: {name} has numbers that are not finite; nothing was written.")
+        raise UserError(f"{name} has numbers that are not finite, so it has no 8-bit form.")
     return largest

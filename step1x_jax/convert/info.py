@@ -8,13 +8,23 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
-from step1x_jax.convert.kinds import KINDS, kind_of, open_file, open_weights, stored_as
+from step1x_jax.convert.fp8 import stored_as
+from step1x_jax.convert.keys import model_table
+from step1x_jax.convert.kinds import KINDS, kind_of, open_file, open_weights, sizes_beside
+from step1x_jax.convert.lora import LoraFile
+from step1x_jax.convert.shards import WeightFile
 from step1x_jax.convert.tensors import Tensors
+from step1x_jax.errors import UserError
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 
 
-def describe_weights(path: epath.PathLike) -> list[str]:
+def describe_weights(path: epath.PathLike, sizes: ModelConfig | None = None) -> list[str]:
     """Lines about a file or folder of one model, or of adapters; no tensor but alphas is read.
+
+    Args:
+      path: the file or folder.
+      sizes: of the model that adapters are for; None takes those of config.json beside them, or the
+        release's. Adapters of other models are described by their names alone.
 
     Raises:
       UserError: it is damaged, of no known kind, or does not fit its sizes.
@@ -23,8 +33,8 @@ def describe_weights(path: epath.PathLike) -> list[str]:
     kind = KINDS[kind_of(file, path)]
     lines = [str(path), f"  kind     {kind.title}"]
     if kind.holds == "adapters":
-        lines += _adapters(file)
-    elif stored_as(file) != "scaled fp8":
+        lines += _adapters(file, sizes or sizes_beside(path))
+    else:
         weights = open_weights(path)
         lines.append(f"  sizes    {sizes_in_words(weights.config)}")
         lines += [f"  {name}: {value}" for name, value in weights.fields.items()]
@@ -58,23 +68,38 @@ def numbers_in_words(tensors: Tensors) -> list[str]:
     ]
 
 
-def _adapters(tensors: Tensors) -> list[str]:
-    """Modules, ranks and alphas of a LoRA file."""
+def _adapters(file: WeightFile, sizes: ModelConfig) -> list[str]:
+    """Modules, ranks and alphas of a LoRA."""
+    try:
+        settings = LoraFile(file.path, model_table(sizes)).settings
+        alphas = Counter(f"{alpha:g}" for _, alpha in settings.values())
+        return [
+            f"  for      a model of {sizes_in_words(sizes)}",
+            f"  modules  {len(settings)}",
+            f"  rank     {_few(Counter(str(rank) for rank, _ in settings.values()))}",
+            f"  alpha    {_few(alphas)}",
+        ]
+    except UserError as e:
+        return [*_adapters_by_name(file), f"  not for a model of {sizes_in_words(sizes)}: {e}"]
+
+
+def _adapters_by_name(file: WeightFile) -> list[str]:
+    """The same of a LoRA that may be of any model."""
     down = re.compile(r"(.+)\.(?:lora_down|lora_A(?:\.[^.]+)?)\.weight$")
-    found = {m[1]: shape[0] for n, shape in tensors.shapes.items() if (m := down.match(n))}
-    alphas = {
-        float(tensors.read(name).astype(np.float32))
-        for name, shape in tensors.shapes.items()
+    found = {m[1]: shape[0] for n, shape in file.shapes.items() if (m := down.match(n))}
+    alphas = Counter(
+        f"{float(file.read(name).astype(np.float32)):g}"
+        for name, shape in file.shapes.items()
         if name.endswith(".alpha") and shape in ((), (1,))
-    }
+    )
     return [
         f"  modules  {len(found)}",
-        f"  rank     {_few(Counter(found.values()))}",
-        f"  alpha    {', '.join(f'{a:g}' for a in sorted(alphas)) or 'none (equal to the rank)'}",
+        f"  rank     {_few(Counter(str(rank) for rank in found.values()))}",
+        f"  alpha    {_few(alphas) or 'not in the tensors'}",
     ]
 
 
-def _few(ranks: Mapping[int, int]) -> str:
+def _few(values: Mapping[str, int]) -> str:
     return ", ".join(
-        str(rank) if len(ranks) == 1 else f"{rank} ({n} modules)" for rank, n in ranks.items()
+        value if len(values) == 1 else f"{value} ({n} modules)" for value, n in values.items()
     )

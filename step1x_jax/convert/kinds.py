@@ -6,7 +6,7 @@ as `Weights`, whatever its layout; adapters are told, so that they can be descri
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from etils import epath
 from flax import nnx
 
 from step1x_jax.convert import config_json, diffusers_folder
+from step1x_jax.convert.fp8 import as_numbers
 from step1x_jax.convert.keys import Entry, autoencoder_table, model_table
 from step1x_jax.convert.official import (
     AUTOENCODER_NAMES,
@@ -24,7 +25,7 @@ from step1x_jax.convert.official import (
     find_weights,
 )
 from step1x_jax.convert.safetensors_io import SafetensorsFile
-from step1x_jax.convert.shards import INDEX, STEM, ShardedFile
+from step1x_jax.convert.shards import INDEX, STEM, ShardedFile, WeightFile
 from step1x_jax.convert.tensors import Shape, Tensors
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json
@@ -48,7 +49,7 @@ class Kind:
 
 # In the order in which they are tried.
 KINDS = {
-    "kohya": Kind("LoRA in kohya's form", (r"^lora_unet_.*\.lora_down\.weight$",), "adapters"),
+    "kohya": Kind("LoRA in kohya's form", (r"\.lora_down\.weight$",), "adapters"),
     "peft": Kind("LoRA in PEFT's form", (r"\.lora_A\.([^.]+\.)?weight$",), "adapters"),
     "official": Kind("Step1X-Edit, official", (r"^double_blocks\.0\.", r"^connector\."), "model"),
     "diffusers": Kind(
@@ -86,7 +87,7 @@ def refuse_pickle(path: epath.Path) -> None:
         )
 
 
-def open_file(path: epath.PathLike) -> SafetensorsFile | ShardedFile:
+def open_file(path: epath.PathLike) -> WeightFile:
     """The tensors of a .safetensors file, an index, or a folder with one of them, as they are.
 
     Raises:
@@ -150,11 +151,12 @@ def parts_of(path: epath.PathLike) -> dict[str, epath.Path]:
     return found
 
 
-def open_weights(path: epath.PathLike) -> Weights:
+def open_weights(path: epath.PathLike, eight_bits_as: str = "bfloat16") -> Weights:
     """Opens a model: connector and DiT, an autoencoder, or FLUX.1's DiT.
 
     Args:
       path: of a .safetensors file, an index, or a folder of one model.
+      eight_bits_as: dtype in which numbers that are stored in 8 bits are seen.
 
     Raises:
       UserError: it is damaged, of no known kind, holds adapters, or does not fit its sizes.
@@ -164,8 +166,10 @@ def open_weights(path: epath.PathLike) -> Weights:
     name = kind_of(file, path)
     kind = KINDS[name]
     if kind.holds == "adapters":
-        raise UserError(f"{path} is a {kind.title}, not a model; give the model's weights.")
-    tensors = as_numbers(file, path)
+        raise UserError(
+            f"{path} is a {kind.title}, not a model; give the model as --input, and this as --lora."
+        )
+    tensors: Tensors = as_numbers(file, eight_bits_as)
     values = _config_values(file.path.parent, kind)
     config, official = _sizes(kind, values, tensors)
     flux = kind.holds == "flux"
@@ -180,6 +184,20 @@ def open_weights(path: epath.PathLike) -> Weights:
         _check(file.path, tensors, official)
     fields = {n: x for n, x in values.items() if n not in config_json.to_json(config)}
     return Weights(path, name, tensors, config, fields)
+
+
+def sizes_beside(path: epath.PathLike) -> ModelConfig:
+    """Sizes of connector and DiT in the config.json beside a file, or the release's.
+
+    Args:
+      path: a file, or a folder with it.
+
+    Raises:
+      UserError: the config.json cannot be read.
+    """
+    path = epath.Path(path)
+    values = config_json.read_config_json(path if path.is_dir() else path.parent, "dit")
+    return config_json.model_from_json(values) if values else ModelConfig()
 
 
 def _config_values(folder: epath.Path, kind: Kind) -> dict[str, Any]:
@@ -229,29 +247,3 @@ def _check(path: epath.Path, tensors: Tensors, shapes: Mapping[str, Shape]) -> N
     for name, dtype in tensors.dtypes.items():
         if not jnp.issubdtype(dtype, jnp.floating):
             raise UserError(f"{path}: {name} is {dtype}; weights are floating-point numbers.")
-
-
-def stored_as(tensors: Tensors) -> str:
-    """How the numbers are stored: "plain", "fp8" or "scaled fp8" (ComfyUI's)."""
-    if any(re.search(r"(^|\.)(scaled_fp8|scale_weight|weight_scale)$", n) for n in tensors.shapes):
-        return "scaled fp8"
-    return "fp8" if any(dtype.itemsize == 1 for dtype in tensors.dtypes.values()) else "plain"
-
-
-def as_numbers(tensors: Tensors, path: epath.PathLike) -> Tensors:
-    """A file's tensors as plain numbers, whatever form they are stored in.
-
-    Raises:
-      UserError: the form is not known here.
-    """
-    form = stored_as(tensors)
-    if form not in STORED:
-        raise UserError(f"{path} is stored as {form}; give weights in bfloat16 or float32.")
-    return STORED[form](tensors)
-
-
-# Form of storage -> a reader of plain numbers.
-STORED: dict[str, Callable[[Tensors], Tensors]] = {
-    "plain": lambda tensors: tensors,
-    "fp8": lambda tensors: tensors,  # a cast without scales
-}

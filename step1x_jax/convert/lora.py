@@ -115,11 +115,6 @@ class LoraFile:
                     )
 
     @property
-    def kind(self) -> str:
-        """ "kohya" or "peft", after the names of the halves."""
-        return "kohya" if any(key.endswith(DOWN) for key in self.file.shapes) else "peft"
-
-    @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """The adapted published layers and the shapes of their weights."""
         return {module: self._model[module] for module in self._stored}

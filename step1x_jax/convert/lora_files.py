@@ -29,6 +29,7 @@ from step1x_jax.convert.lora import (
 )
 from step1x_jax.convert.lora_names import diffusers_layers, kohya_name
 from step1x_jax.convert.safetensors_io import write_safetensors
+from step1x_jax.files import making_folder
 from step1x_jax.json_files import write_json
 
 Layers = Callable[[str], Mapping[str, Piece]]  # published layer -> the file's layers
@@ -81,8 +82,9 @@ def save_peft(path: epath.PathLike, lora: Lora, dtype: str | None = None) -> Non
     config = peft_config(settings)
     halves = (".lora_A.weight", ".lora_B.weight")
     if in_folder:
-        _write(path / IN_FOLDER[0], lora, layers, halves, dtype)
-        write_json(path / CONFIG, {"peft_type": "LORA", **config})
+        with making_folder(path) as temporary:
+            _write(temporary / IN_FOLDER[0], lora, layers, halves, dtype)
+            write_json(temporary / CONFIG, {"peft_type": "LORA", **config})
     else:
         values = {prefix + key: value for key, value in config.items()}
         _write(path, lora, layers, halves, dtype, {METADATA: json.dumps(values, sort_keys=True)})

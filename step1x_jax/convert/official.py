@@ -15,9 +15,11 @@ from flax import nnx
 
 from step1x_jax.convert import config_json
 from step1x_jax.convert.filling import Keep, filled
+from step1x_jax.convert.fp8 import Fp8File, as_numbers
 from step1x_jax.convert.keys import Table, autoencoder_table, flat, model_table
 from step1x_jax.convert.lora import LoraFile, merged
 from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
+from step1x_jax.convert.shards import WeightFile
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json, write_json
 from step1x_jax.models.autoencoder import Autoencoder
@@ -77,7 +79,7 @@ def load_model(
     Raises:
       UserError: the file is unreadable or does not fit the sizes.
     """
-    file = SafetensorsFile(find_weights(path, MODEL_NAMES))
+    file = _opened(path, "bfloat16" if config is None else config.param_dtype)
     if config is None:
         config = _model_config_of(file)
         config.dtype = dtype or config.param_dtype
@@ -99,12 +101,17 @@ def load_parameters(
     Raises:
       UserError: the file is unreadable or does not fit the sizes.
     """
+    return _parameters(_opened(path, config.param_dtype), config, (), shardings, keep)
+
+
+def _opened(path: epath.PathLike, eight_bits_as: str) -> WeightFile | Fp8File:
+    """A model's file; what is stored in 8 bits is seen as another dtype."""
     file = SafetensorsFile(find_weights(path, MODEL_NAMES))
-    return _parameters(file, config, (), shardings, keep)
+    return as_numbers(file, "float32" if eight_bits_as == "float32" else "bfloat16")
 
 
 def _parameters(
-    file: SafetensorsFile,
+    file: WeightFile | Fp8File,
     config: ModelConfig,
     loras: Sequence[tuple[epath.PathLike, float]],
     shardings: nnx.State | None,
@@ -116,7 +123,7 @@ def _parameters(
     return filled(abstract_model(config)[1], table, read, shardings, keep)
 
 
-def _model_config_of(file: SafetensorsFile) -> ModelConfig:
+def _model_config_of(file: WeightFile | Fp8File) -> ModelConfig:
     values = config_json.read_config_json(file.path.parent, "dit")
     if values:
         config = config_json.model_from_json(values)

@@ -68,9 +68,12 @@ class ShardedFile:
         for file in self._files.values():
             self.metadata |= file.metadata
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, in the files' dtype."""
-        return self._file_of[name].read(name)
+    def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """One tensor, or some of its rows, in the files' dtype."""
+        return self._file_of[name].read(name, rows)
+
+
+WeightFile = SafetensorsFile | ShardedFile
 
 
 def _weight_map(path: epath.Path) -> dict[str, str]:

@@ -124,7 +124,8 @@ class LoraConfig:
     # Patterns over published names such as single_blocks.0.linear1; "connector.*" is another.
     # They take all layers of a kind or none.
     targets: tuple[str, ...] = ("double_blocks.*", "single_blocks.*")
-    start_from: str = ""  # a kohya file whose adapters are the first ones; "": new ones
+    # A LoRA file or folder, or a run of adapters, whose adapters are the first ones; "": new ones.
+    start_from: str = ""
     quantize: str = "none"  # or "int8", "fp8": how the frozen kernels of the blocks are stored
 
     def validate(self) -> None:

@@ -33,7 +33,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from step1x_jax.convert.adapters import merged_adapters
+from step1x_jax.convert.adapters import load_adapters, merged_adapters
 from step1x_jax.convert.filling import Keep, Path, kept
 from step1x_jax.convert.keys import dotted
 from step1x_jax.convert.official import load_parameters
@@ -46,6 +46,7 @@ from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import from_json, to_json
 from step1x_jax.training.parts import abstract_parts, placed, shardings_of
 from step1x_jax.training.step import TrainState
+from step1x_jax.training.stored_arrays import Index, stored_array, stored_blocks
 
 Arrays = dict[str, Any]  # name of the parameter (transformer.img_in.kernel) -> array
 About = dict[str, dict[str, Any]]  # name -> shape, dtype, fingerprint
@@ -53,6 +54,7 @@ Description = dict[str, About]  # by item
 Result = TypeVar("Result")
 FOLDER = "checkpoints"
 COMMITTED = "commit_success.txt"  # Orbax's name for it
+DESCRIPTION = "_CHECKPOINT_METADATA"  # and for this
 NOTES = "checkpoints.json"
 WEIGHTS = "state"  # the one item of a checkpoint that is weights alone, so named by Orbax
 NOTED = 20  # steps that NOTES holds
@@ -311,13 +313,14 @@ def restore_params(
     wanted = _beside(None, abstract_model(config.model)[1]) if abstract is None else abstract
     as_trained = _in_dtype(wanted, config.model.param_dtype)
     source = base or config.training.start_from
-    if not epath.Path(source).exists():
+    if not source or not epath.Path(source).exists():
         raise UserError(
-            f"{workdir} holds adapters, and the weights to which they belong are not in {source}"
-            " (any more); say where they are (--base=)."
+            f"{workdir} holds adapters, and the weights to which they belong are not in"
+            f" {source or 'it'} (any more); say where they are (--base=)."
         )
     params = load_weights(source, config.model, as_trained, say=say)
-    _check_same_base(saved_base, describe(name_arrays(params)), path, config)
+    if saved_base:  # a LoRA of others does not say what it was trained on
+        _check_same_base(saved_base, describe(name_arrays(params)), path, config)
     merged = merged_adapters(config.model, config.lora, params, trained)
     return jax.tree.map(lambda x, w: x.astype(w.dtype), merged, wanted), config
 
@@ -333,6 +336,40 @@ def restore_adapters(
     if not config.lora.rank:
         raise UserError(f"{workdir} trained all parameters: there are no adapters in it.")
     return trained, config
+
+
+def load_first_adapters(
+    source: str,
+    config: TrainConfig,
+    abstract: nnx.State,
+    *,
+    say: Callable[[str], None] = logging.warning,
+) -> nnx.State:
+    """The adapters that a run starts from (lora.start_from).
+
+    Args:
+      source: the folder of a run of adapters, or a LoRA file or folder.
+      config: of the run.
+      abstract: the adapters wanted: shapes, dtypes and shardings.
+      say: prints a warning about a damaged checkpoint.
+
+    Raises:
+      UserError: they are of another model, or of other settings than config.lora.
+    """
+    if not (epath.Path(source) / FOLDER).is_dir():
+        return load_adapters(source, abstract, config.model, config.lora, shardings_of(abstract))
+    adapters, saved, path, _ = _restore_trained(source, abstract, False, say)
+    if not saved.lora.rank:
+        raise UserError(f"{source} trained all parameters: there are no adapters in it.")
+    for field in ("rank", "alpha"):
+        there, here = getattr(saved.lora, field), getattr(config.lora, field)
+        if there != here:
+            raise UserError(
+                f"the adapters in {source} have {field} {there:g}, the config {here:g}; set"
+                f" lora.{field} to it."
+            )
+    _check_same_arrays(describe(name_arrays(adapters)), name_arrays(abstract), path)
+    return _fill(abstract, name_arrays(adapters))
 
 
 def _restore_trained(
@@ -362,34 +399,40 @@ def _restore_trained(
 
 def restore_each(
     workdir: epath.PathLike,
-    take: Callable[[str, np.ndarray], None],
+    take: Callable[[str, Mapping[str, Any], Index, np.ndarray], None],
     *,
     say: Callable[[str], None] = logging.warning,
 ) -> TrainConfig:
-    """Loads what a run trained, one array after another, so that the host never holds it whole.
+    """Loads what a run trained, in the blocks in which it is stored: those that its devices had.
+
+    Orbax gives whole arrays only, so tensorstore, in which it stores them, is asked itself.
 
     Args:
       workdir: the run's folder.
-      take: gets name and array; after damage, once more from the first on.
+      take: gets an array's name, shape and dtype (see `describe`), and a block with its place;
+        after damage, once more from the first array on.
       say: prints a warning about a damaged checkpoint.
 
     Raises:
       UserError: no whole checkpoint.
     """
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def restore(path: epath.Path) -> TrainConfig:
         config, saved, _ = _read_description(path)
         item = WEIGHTS if WEIGHTS in saved else "params"
         for name, about in saved[item].items():
-            wanted = dict.fromkeys(saved[item], ocp.PLACEHOLDER)
-            shape, dtype = tuple(about["shape"]), jnp.dtype(about["dtype"])
-            wanted[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=place)
             with _damage("its arrays cannot be read"):
-                array = np.asarray(ocp.load_checkpointables(path, {item: wanted})[item][name])
-            if fingerprint_of(array) != about["fingerprint"]:
+                array = stored_array(path / item, name)
+            if (array.shape, array.dtype.name) != (tuple(about["shape"]), about["dtype"]):
+                raise _DamagedError(f"{item}.{name} is {array.dtype.name}{list(array.shape)}")
+            bits = 0
+            for index in stored_blocks(array):
+                with _damage("its arrays cannot be read"):
+                    block = array[index].read().result()
+                bits += fingerprint_of(block)
+                take(name, about, index, block)
+            if bits % 2**32 != about["fingerprint"]:
                 raise _DamagedError(f"{item}.{name} does not match its fingerprint")
-            take(name, array)
         return config
 
     return _from_newest_whole(workdir, restore, say)

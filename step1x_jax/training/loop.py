@@ -13,13 +13,13 @@ from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from step1x_jax.convert.adapters import load_adapters
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.devices import peak_of
 from step1x_jax.parallel.mesh import check_batch_size, make_mesh
 from step1x_jax.training.checkpoint import (
     Checkpoints,
     described,
+    load_first_adapters,
     load_weights,
 )
 from step1x_jax.training.clock import Clock
@@ -31,7 +31,7 @@ from step1x_jax.training.late_errors import without_late_errors
 from step1x_jax.training.lost_peer import ending_without_peers
 from step1x_jax.training.metrics import Metrics
 from step1x_jax.training.not_finite import check_finite
-from step1x_jax.training.parts import abstract_base, freezing, shardings_of
+from step1x_jax.training.parts import abstract_base, freezing
 from step1x_jax.training.profile import profiler
 from step1x_jax.training.step import TrainState, abstract_state, make_train_step, new_state
 
@@ -113,9 +113,7 @@ def train(
             print_once(f"Going on from step {start} of {steps} in {workdir}.")
         elif source := config.lora.start_from:
             print_once(f"Starting from the adapters of {source}.")
-            adapters = load_adapters(
-                source, abstract.params, config.model, config.lora, shardings_of(abstract.params)
-            )
+            adapters = load_first_adapters(source, config, abstract.params, say=print_once)
             state = new_state(config, abstract, adapters)
         elif (source := config.training.start_from) and not config.lora.rank:  # 2, 3
             print_once(f"Starting from the weights of {source}.")

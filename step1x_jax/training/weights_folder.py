@@ -6,37 +6,45 @@ import contextlib
 import errno
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
+from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
+from step1x_jax.convert.filling import Source
 from step1x_jax.convert.keys import by_parameter, model_table
 from step1x_jax.convert.official import reader_of
 from step1x_jax.convert.tensors import Tensors
 from step1x_jax.errors import UserError
 from step1x_jax.files import absolute, making_folder
-from step1x_jax.models.config import ModelConfig
+from step1x_jax.json_files import read_json, write_json
+from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.training.checkpoint import (
+    DESCRIPTION,
     FOLDER,
     SCHEMA_VERSION,
     WEIGHTS,
     checksum,
+    describe,
     fingerprint_of,
+    name_arrays,
     restore_each,
     why_not_written,
 )
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import to_json
+from step1x_jax.training.stored_arrays import Index, stored_array
 
 
 def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainConfig) -> None:
     """Writes official tensors as the checkpoint of step 0 of a run that has only parameters.
 
-    One of our parameters (a kernel of all blocks of a kind) is in memory at a time, twice while
-    Orbax writes it.
+    A kernel of all blocks of a kind is one array, of up to 2.9 GB, and Orbax takes whole arrays, of
+    which it makes copies. So it gets that of the first block, and tensorstore, in which it stores
+    arrays, adds the others, one after another.
 
     Args:
       path: the folder to make.
@@ -47,31 +55,71 @@ def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainCo
       UserError: the disk is full, or the place is not writable.
     """
     about: dict[str, Any] = {}
+    parameters = by_parameter(model_table(config.model))
+    _check_dtypes(parameters, tensors)
     with making_folder(path) as temporary, _system_errors():
         folder = absolute(temporary) / FOLDER / "0"
         folder.parent.mkdir()
-        for name, parts in by_parameter(model_table(config.model)).items():
-            array: np.ndarray | None = None
-            for part, official, where in parts:
-                piece = tensors.read(official)[where]
-                ours = part.to_ours(piece, tuple(map(range, part.shape)), len(piece))
-                if array is None:
-                    layers = () if part.layer is None else (len(parts),)
-                    array = np.empty((*layers, *ours.shape), ours.dtype)
-                if ours.dtype != array.dtype:
-                    raise UserError(
-                        f"{official} is {ours.dtype}, in another block {array.dtype}; blocks are"
-                        " stacked here, so give one dtype for all (--dtype)."
-                    )
-                array[... if part.layer is None else part.layer] = ours
-            assert array is not None
-            about[name] = {
-                "shape": list(array.shape),
-                "dtype": str(array.dtype),
-                "fingerprint": fingerprint_of(array),
-            }
-            ocp.partial.save(folder, {name: array}, custom_metadata=_metadata(about, config))
+        for name, sources in parameters.items():
+            first = _ours(sources[0], tensors)
+            about[name] = {"shape": list(first.shape), "dtype": str(first.dtype)}
+            about[name]["fingerprint"] = fingerprint_of(first)
+            ocp.partial.save(folder, {name: first})
         ocp.partial.finalize(folder)
+        for name, (_, *others) in parameters.items():
+            if not others:
+                continue
+            about[name]["shape"][0] += len(others)
+            array = stored_array(folder / WEIGHTS, name)
+            array = array.resize(exclusive_max=about[name]["shape"]).result()
+            for i, source in enumerate(others, start=1):
+                block = _ours(source, tensors)
+                array[i : i + 1].write(block).result()
+                about[name]["fingerprint"] += fingerprint_of(block)
+            about[name]["fingerprint"] %= 2**32
+        file = folder / DESCRIPTION
+        write_json(file, read_json(file) | {"custom_metadata": _metadata(about, config)})
+
+
+def _ours(source: Source, tensors: Tensors) -> np.ndarray:
+    """One of our parameters, or of a stacked one a block: (1, ...)."""
+    part, official, where = source
+    piece = tensors.read(official)[where]
+    ours = part.to_ours(piece, tuple(map(range, part.shape)), len(piece))
+    return ours if part.layer is None else ours[None]
+
+
+def _check_dtypes(parameters: Mapping[str, Sequence[Source]], tensors: Tensors) -> None:
+    for sources in parameters.values():
+        first, *others = (official for _, official, _ in sources)
+        for other in others:
+            if tensors.dtypes[other] != tensors.dtypes[first]:
+                raise UserError(
+                    f"{other} is {tensors.dtypes[other]}, in another block {tensors.dtypes[first]};"
+                    " blocks are stacked here, so give one dtype for all (--dtype)."
+                )
+
+
+def write_adapters_folder(
+    path: epath.PathLike, adapters: nnx.State, model: ModelConfig, lora: LoraConfig
+) -> None:
+    """Writes adapters as the checkpoint of step 0 of a run of adapters, for lora.start_from.
+
+    Args:
+      path: the folder to make.
+      adapters: the nnx.LoRAParam of a model with adapters.
+      model: its sizes.
+      lora: the adapters' settings.
+
+    Raises:
+      UserError: the disk is full, or the place is not writable.
+    """
+    config = TrainConfig(model=model, lora=lora)
+    arrays = name_arrays(adapters)
+    with making_folder(path) as temporary, _system_errors():
+        folder = absolute(temporary) / FOLDER / "0"
+        folder.parent.mkdir()
+        ocp.save(folder, arrays, custom_metadata=_metadata(describe(arrays), config))
 
 
 def _metadata(about: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
@@ -107,12 +155,26 @@ class ParameterTensors:
 
 
 class _OnDisk:
-    """An array in a raw file, of which [layer] or [...] is read."""
+    """An array in a raw file, of which blocks are put, and [layer] or [...] is read."""
 
-    def __init__(self, path: epath.Path, array: np.ndarray):
-        self._path, self._shape, self.dtype = path, array.shape, array.dtype
+    def __init__(self, path: epath.Path, shape: Sequence[int], dtype: np.dtype):
+        self._path, self._shape, self.dtype = path, tuple(shape), dtype
         with path.open("wb") as f:
-            f.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            f.truncate(math.prod(shape) * dtype.itemsize)
+
+    def put(self, index: Index, block: np.ndarray) -> None:
+        """Puts a block in its place."""
+        row = math.prod(self._shape[1:]) * self.dtype.itemsize
+        if block.shape[1:] == self._shape[1:]:
+            with open(self._path, "r+b") as f:  # epath has no such mode
+                f.seek(index[0].start * row)
+                f.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+            return
+        for i, part in enumerate(block, start=index[0].start):  # one by one: mapped pages count
+            mapped: np.ndarray = np.memmap(
+                self._path, self.dtype, "r+", offset=i * row, shape=self._shape[1:]
+            )
+            mapped[index[1:]] = part
 
     def __getitem__(self, layer: Any) -> np.ndarray:
         shape = self._shape if layer is ... else self._shape[1:]
@@ -128,8 +190,8 @@ def opened_run(
 ) -> Iterator[tuple[ParameterTensors, TrainConfig]]:
     """A run's newest whole checkpoint as official tensors.
 
-    Its parameters lie stacked over all blocks, which a checkpoint gives whole only: they are copied
-    one after another to raw files in a temporary folder.
+    A checkpoint has its parameters stacked over all blocks, and cut as its devices had them: they
+    are put together in raw files in a temporary folder.
 
     Args:
       workdir: the run's folder; a run of all parameters.
@@ -145,11 +207,14 @@ def opened_run(
     epath.Path(beside).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=beside) as folder:
 
-        def keep(name: str, array: np.ndarray) -> None:
-            leaves[name] = _OnDisk(epath.Path(folder) / name, array)
+        def take(name: str, about: Mapping[str, Any], index: Index, block: np.ndarray) -> None:
+            if not any(part.start for part in index):  # its first block, maybe once more
+                file = epath.Path(folder) / name
+                leaves[name] = _OnDisk(file, about["shape"], block.dtype)
+            leaves[name].put(index, block)
 
         try:
-            config = restore_each(workdir, keep)
+            config = restore_each(workdir, take)
         except OSError as e:
             raise UserError(
                 f"no room for a copy of {workdir} in {beside} ({e.strerror}); free some space."

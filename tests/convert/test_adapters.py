@@ -8,13 +8,14 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from step1x_jax.convert.adapters import (
+    Adapters,
     add_adapters,
     load_adapters,
     lora_table,
     merged_adapters,
-    save_adapters,
     targeted,
 )
+from step1x_jax.convert.lora_files import save_kohya
 from step1x_jax.convert.official import load_model
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig, step1x_edit_v1_1, tiny
@@ -61,13 +62,13 @@ def test_the_table_covers_every_half(targets):
 
 def test_a_file_comes_back_byte_for_byte(config, tmp_path):
     adapters = load_adapters(FILE, abstract_adapters(config, SETTINGS), config, SETTINGS)
-    save_adapters(tmp_path / "again.safetensors", adapters, config, SETTINGS)
+    save_kohya(tmp_path / "again.safetensors", Adapters(adapters, config, SETTINGS))
     here, there = load_file(tmp_path / "again.safetensors"), load_file(FILE)
     assert here.keys() == there.keys()
     for name, x in there.items():
         np.testing.assert_array_equal(here[name], x)
         assert here[name].dtype == x.dtype
-    save_adapters(tmp_path / "half.safetensors", adapters, config, SETTINGS, dtype="bfloat16")
+    save_kohya(tmp_path / "half.safetensors", Adapters(adapters, config, SETTINGS), "bfloat16")
     assert load_file(tmp_path / "half.safetensors").keys() == there.keys()
 
 

@@ -15,8 +15,8 @@ from step1x_jax.convert.targets import write_diffusers
 from tests.golden import VECTORS
 
 pytestmark = pytest.mark.torch
-diffusers = pytest.importorskip("diffusers")
-torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
+torch = pytest.importorskip("torch", reason="needs the extra [torch]")
 
 # Sums of a few thousand float32 products in another order; as the golden outputs themselves.
 CLOSE = 2e-5

@@ -6,12 +6,22 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import save_file
 
-from step1x_jax.convert.fp8 import E4M3, Fp8File, is_fp8, rounded, save_fp8, stored_in_fp8
+from step1x_jax.convert.fp8 import (
+    E4M3,
+    Fp8File,
+    InFp8,
+    as_numbers,
+    rounded,
+    stored_as,
+    stored_in_fp8,
+)
 from step1x_jax.convert.keys import model_table
-from step1x_jax.convert.official import check_tensors, load_model
+from step1x_jax.convert.official import load_model, official_reader
 from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
+from step1x_jax.convert.tensors import Cast, Changed
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import step1x_edit_v1_1
 from tests.golden import VECTORS
@@ -38,7 +48,13 @@ def base():
 
 
 def save(path, base, scaled, dtype=np.float32):
-    save_fp8(path, base.shapes, lambda name: base.read(name).astype(dtype), scaled=scaled)
+    return save_reader(path, Cast(base, np.dtype(dtype)), scaled)
+
+
+def save_reader(path, reader, scaled):
+    eight = InFp8(reader, scaled=scaled)
+    specs = {name: (shape, eight.dtypes[name]) for name, shape in eight.shapes.items()}
+    write_safetensors(path, specs, eight.read)
     return SafetensorsFile(path)
 
 
@@ -48,10 +64,9 @@ def test_what_is_written_is_near_and_comes_back_exactly(tmp_path, base, scaled, 
     """Half a unit in the last place: 2^-4 of a number, or 2^-10 scale where numbers are small; a
     division in float32 comes before, hence 1 + 2^-20."""
     file = save(tmp_path / "eight.safetensors", base, scaled, dtype)
-    assert is_fp8(file)
-    assert not is_fp8(base)
+    assert stored_as(file) == ("scaled fp8" if scaled else "fp8")
+    assert stored_as(base) == "plain"
     seen = Fp8File(file, "float32")
-    assert seen.form == ("scaled" if scaled else "plain")
     assert seen.shapes == base.shapes
     eights = 0
     for name in base.shapes:
@@ -96,13 +111,20 @@ def test_the_blocks_matrices_are_most_of_the_model():
     assert sum(eight for _, eight in numbers) == 304
 
 
-def test_a_model_is_loaded_from_it(tmp_path, base):
-    """The published names and shapes, nothing else."""
-    config = load_model(BASE).config
-    seen = Fp8File(save(tmp_path / "eight.safetensors", base, True))
-    check_tensors(seen.path, seen.shapes, model_table(config))
-    assert seen.dtypes[f"{LINEAR}.weight"] == jnp.bfloat16
-    assert seen.read(f"{LINEAR}.weight").dtype == jnp.bfloat16
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_model_is_loaded_from_it(tmp_path, base, scaled):
+    """Of the form itself, what launch.edit and training.start_from load; rows of a tensor, too."""
+    seen = Fp8File(save(tmp_path / "weights.safetensors", base, scaled))
+    (tmp_path / "config.json").write_text((BASE / "config.json").read_text())
+    model = load_model(tmp_path)
+    assert model.config.param_dtype == "bfloat16"
+    read = official_reader(model_table(model.config), nnx.state(model))
+    for name in base.shapes:
+        assert read(name).dtype == jnp.bfloat16
+        np.testing.assert_array_equal(read(name), seen.read(name))
+    rows = np.array([0, 1, 5])
+    name = f"{LINEAR}.weight"
+    np.testing.assert_array_equal(seen.read(name, rows), seen.read(name)[rows])
 
 
 def rewritten(path, file, change):
@@ -136,7 +158,7 @@ def test_newer_names_are_read_alike(tmp_path, base, how):
     older = save(tmp_path / "older.safetensors", base, True)
     file = rewritten(tmp_path / "new.safetensors", older, lambda t, m: newer(t, m, how))
     one, other = Fp8File(older), Fp8File(file)
-    assert other.form == "scaled"
+    assert stored_as(file) == "scaled fp8"
     assert other.shapes == base.shapes
     assert not other.metadata
     for name in base.shapes:
@@ -208,26 +230,28 @@ def test_ones_beside_wider_weights_are_harmless(tmp_path, base):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 512])
 def test_numbers_that_have_no_place_are_refused(tmp_path, base, value):
-    def read(name):
+    name = f"{LINEAR}.weight"
+
+    def read():
         tensor = base.read(name).astype(jnp.bfloat16)
-        if name == f"{LINEAR}.weight":
-            tensor = tensor.copy()
-            tensor[3, 4] = value
+        tensor[3, 4] = value
         return tensor
 
+    bad = Changed(base, {name: (base.shapes[name], np.dtype(jnp.bfloat16), read)})
     path = tmp_path / "eight.safetensors"
     words = "write the scaled form" if value == 512 else "not finite"
     with pytest.raises(UserError, match=f"{LINEAR}.weight .*{words}"):
-        save_fp8(path, base.shapes, read, scaled=False)
+        save_reader(path, bad, False)
     assert not list(tmp_path.iterdir())
     if value == 512:
-        save_fp8(path, base.shapes, read, scaled=True)
+        save_reader(path, bad, True)
 
 
 def test_zeros_have_a_scale(tmp_path):
-    shapes = {f"{LINEAR}.weight": (6, 2)}
-    save_fp8(tmp_path / "zeros", shapes, lambda _: np.zeros((6, 2), np.float32), scaled=True)
-    assert not Fp8File(SafetensorsFile(tmp_path / "zeros")).read(f"{LINEAR}.weight").any()
+    name = f"{LINEAR}.weight"
+    save_file({name: np.zeros((6, 2), np.float32)}, tmp_path / "wide.safetensors")
+    zeros = save_reader(tmp_path / "zeros", SafetensorsFile(tmp_path / "wide.safetensors"), True)
+    assert not Fp8File(zeros).read(name).any()
 
 
 @pytest.mark.torch
@@ -271,13 +295,12 @@ def test_plain_files_that_torch_wrote(tmp_path, base):
         }
         save_torch(tensors, tmp_path / "plain.safetensors")
         seen = Fp8File(SafetensorsFile(tmp_path / "plain.safetensors"), "float32")
-        assert seen.form == "plain"
+        assert stored_as(seen.file) == "fp8"
         for name, x in tensors.items():
             np.testing.assert_array_equal(seen.read(name), x.float().numpy())
 
 
 def test_files_of_numpy_without_eight_bits_pass_through(tmp_path):
     save_file({"x": np.ones(3, np.float32)}, tmp_path / "wide.safetensors")
-    seen = Fp8File(SafetensorsFile(tmp_path / "wide.safetensors"))
-    assert (seen.form, seen.dtypes) == ("plain", {"x": np.dtype(np.float32)})
-    np.testing.assert_array_equal(seen.read("x"), np.ones(3))
+    file = SafetensorsFile(tmp_path / "wide.safetensors")
+    assert as_numbers(file) is file

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from step1x_jax.convert.fp8 import stored_as
 from step1x_jax.convert.info import describe_weights
-from step1x_jax.convert.kinds import kind_of, open_file, open_weights, parts_of, stored_as
+from step1x_jax.convert.kinds import kind_of, open_file, open_weights, parts_of
 from step1x_jax.convert.targets import write_diffusers
 from step1x_jax.errors import UserError
 from tests.golden import VECTORS

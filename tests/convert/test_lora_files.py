@@ -58,10 +58,11 @@ def assert_same_merged(one, other, table):
     assert one.shapes.keys() == other.shapes.keys()
     for module, shape in one.shapes.items():
         zeros = np.zeros(shape, np.float32)
-        x, y = (
-            merged(lambda _, rows=None: zeros, [(lora, 1.0)])(f"{module}.weight")  # noqa: B023
-            for lora in (one, other)
-        )
+
+        def read(name, rows, zeros=zeros):
+            return zeros
+
+        x, y = (merged(read, [(lora, 1.0)])(f"{module}.weight") for lora in (one, other))
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * np.abs(x).max(), err_msg=module)
         assert x.any()
 
@@ -71,7 +72,6 @@ def test_kohya_to_peft_and_back_is_the_same_file(tmp_path, table, name):
     """And on the way every part has the fused layer's down, and its alpha / rank."""
     save_peft(tmp_path / name, LoraFile(FILE, table))
     lora = LoraFile(tmp_path / name, table)
-    assert (lora.kind, LoraFile(FILE, table).kind) == ("peft", "kohya")
     assert set(lora.settings.values()) == {(4, 2.0)}
     assert len(lora.pieces("single_blocks.0.linear1")) == 4
     save_kohya(tmp_path / "again.safetensors", lora)

@@ -135,7 +135,7 @@ NORMS = {
 @pytest.fixture
 def flux(case):
     """diffusers' FLUX.1 with our DiT's weights, by the names and rows of lora_names.py."""
-    reason = "needs diffusers and peft (pip install diffusers peft accelerate)"
+    reason = "needs the extra [diffusers]"
     diffusers = pytest.importorskip("diffusers", reason=reason)
     pytest.importorskip("peft", reason=reason)
     config, path, _ = case

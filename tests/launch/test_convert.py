@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -10,10 +11,13 @@ from absl.testing import flagsaver
 from safetensors.numpy import load_file, save_file
 
 from launch.convert import main
+from step1x_jax.convert.fp8 import Fp8File
 from step1x_jax.convert.keys import model_table
 from step1x_jax.convert.lora import LoraFile, merged
 from step1x_jax.convert.official import load_model
+from step1x_jax.convert.safetensors_io import SafetensorsFile
 from step1x_jax.errors import UserError
+from tests.convert import round_trips
 from tests.golden import VECTORS
 
 FILE = "weights.safetensors"
@@ -79,6 +83,111 @@ def own_flags():
         flags.FLAGS.unparse_flags()
 
 
+def main_with(*arguments):
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["convert", *map(str, arguments)])
+    main()
+
+
+@pytest.mark.parametrize("name", round_trips.WAYS)
+def test_every_way_and_back_gives_the_same_bytes(tmp_path, own_flags, name):
+    way = round_trips.WAYS[name]
+    for arguments in round_trips.commands(way, tmp_path):
+        main_with(*arguments)
+    result = tmp_path / "back.safetensors"
+    assert round_trips.contents(result) == round_trips.contents(way.source)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_eight_bits_out_and_in(tmp_path, own_flags, capsys, scaled):
+    """What comes back through diffusers, and through Orbax, is what the 8-bit file says."""
+    eight = tmp_path / "eight" / "mine.safetensors"
+    form = "float8_e4m3fn_scaled" if scaled else "float8_e4m3fn"
+    main_with(f"--input={VECTORS / 'dit_v1_1'}", f"--output={eight}", f"--dtype={form}")
+    file = SafetensorsFile(eight)
+    name = "double_blocks.0.img_attn.qkv.weight"
+    assert file.dtypes[name] == jnp.float8_e4m3fn
+    assert ("scaled_fp8" in file.shapes) == scaled
+    main_with(f"--input={eight}", "--info")
+    assert f"stored   {'scaled fp8' if scaled else 'fp8'}\n" in capsys.readouterr().out
+    seen = Fp8File(file)
+    original = load_file(VECTORS / "dit_v1_1" / FILE)[name]
+    limit = 2**-4 * np.abs(original) + 2**-9 * np.abs(original).max() + 2**-9
+    # 2^-4 for 8 bits and 2^-8 for bfloat16; small numbers by the steps of the smallest
+    assert (np.abs(seen.read(name).astype(np.float32) - original) <= 1.1 * limit).all()
+    for to in ("diffusers", "orbax"):
+        main_with(f"--input={eight}", f"--output={tmp_path / to}", f"--to={to}")
+        back = tmp_path / f"back_{to}" / "x.safetensors"
+        main_with(f"--input={tmp_path / to}", f"--output={back}")
+        found = SafetensorsFile(back)
+        assert found.shapes == seen.shapes
+        for tensor in found.shapes:
+            np.testing.assert_array_equal(found.read(tensor), seen.read(tensor))
+            assert found.dtypes[tensor] == jnp.bfloat16
+    main_with(f"--input={eight}", f"--output={tmp_path / 'w' / FILE}", "--dtype=float32")
+    wide, exact = SafetensorsFile(tmp_path / "w" / FILE), Fp8File(file, "float32")
+    np.testing.assert_array_equal(wide.read(name), exact.read(name))  # rounded once
+
+
+def test_eight_bits_of_diffusers(tmp_path, own_flags):
+    main_with(f"--input={VECTORS / 'dit_v1_1'}", f"--output={tmp_path / 'd'}", "--to=diffusers")
+    path = tmp_path / "d" / "diffusion_pytorch_model.safetensors"
+    tensors = {n: x.astype(jnp.float8_e4m3fn) for n, x in load_file(path).items()}
+    scales = {"transformer_blocks.0.attn.to_k.scale_weight": np.array(3, np.float32)}
+    scales |= {f"{n.removesuffix('.weight')}.scale_weight": np.array(1, np.float32)
+               for n, x in tensors.items() if n.endswith(".weight") and x.ndim == 2
+               and "0.attn.to_k" not in n}  # fmt: skip
+    scales["single_transformer_blocks.0.attn.to_k.scale_weight"] = np.array(1, np.float32)
+    save_file(tensors | scales | {"scaled_fp8": np.zeros(2, jnp.float8_e4m3fn)}, path)
+    main_with(f"--input={tmp_path / 'd'}", f"--output={tmp_path / 'o' / FILE}")
+    found = load_file(tmp_path / "o" / FILE)["double_blocks.0.img_attn.qkv.weight"]
+    want = load_file(VECTORS / "dit_v1_1" / FILE)["double_blocks.0.img_attn.qkv.weight"]
+    want = want.astype(jnp.float8_e4m3fn).astype(np.float32).reshape(3, -1)
+    want[1] *= 3
+    np.testing.assert_array_equal(found.reshape(3, -1), want.astype(jnp.bfloat16))
+
+
+def test_a_lora_of_any_form_is_merged_alike(tmp_path, own_flags):
+    """kohya's file, PEFT's folder, diffusers' file, and a folder of adapters."""
+    for to, name in (("peft", "folder"), ("peft", "d.safetensors"), ("orbax", "run")):
+        arguments = f"--input={LORA}", f"--base={VECTORS / 'dit_v1_0'}", f"--to={to}"
+        main_with(*arguments, f"--output={tmp_path / name}")
+    for i, lora in enumerate((LORA, *(tmp_path / n for n in ("folder", "d.safetensors", "run")))):
+        main_with(
+            f"--input={VECTORS / 'dit_v1_0'}", f"--output={tmp_path / str(i) / FILE}",
+            f"--lora={lora}", "--lora_scale=0.5",
+        )  # fmt: skip
+    want = load_file(tmp_path / "0" / FILE)
+    assert np.abs(want["img_in.weight"]).any()
+    for i in (1, 2, 3):
+        for name, x in load_file(tmp_path / str(i) / FILE).items():
+            np.testing.assert_allclose(x, want[name], rtol=0, atol=1e-6)  # sums in parts
+    # what the last one is as weights: its base and itself, in full strength
+    main_with(f"--input={tmp_path / 'run'}", f"--base={VECTORS / 'dit_v1_0'}",
+              f"--output={tmp_path / 'full' / FILE}")  # fmt: skip
+    name = "single_blocks.0.linear1.weight"
+    base, full = load_file(VECTORS / "dit_v1_0" / FILE), load_file(tmp_path / "full" / FILE)
+    half = want[name] - base[name]
+    np.testing.assert_allclose(full[name] - base[name], 2 * half, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["kohya", "peft"])
+def test_info_of_a_lora_whose_sizes_are_known(tmp_path, own_flags, capsys, form):
+    """PEFT has its alpha beside the tensors only."""
+    base, path = f"--base={VECTORS / 'dit_v1_0'}", LORA
+    if form == "peft":
+        path = tmp_path / "peft"
+        main_with(f"--input={LORA}", base, "--to=peft", f"--output={path}")
+    main_with(f"--input={path}", base, "--info")
+    text = capsys.readouterr().out
+    assert "  for      a model of v1.0: 2 double and 3 single blocks" in text
+    assert "  rank     4\n  alpha    2\n" in text
+    main_with(f"--input={path}", "--info")  # of the release's sizes it is not
+    text = capsys.readouterr().out
+    assert "  rank     4\n" in text
+    assert "not for a model of v1.1: 19 double and 38 single blocks" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -88,7 +197,22 @@ def own_flags():
         (["--input={tmp}/x.ckpt", "--output={new}"], "is a pickle"),
         (["--input={vae}", "--output={tmp}/run", "--to=orbax"], "is an autoencoder"),
         (["--input={dit}", "--output={new}", "--autoencoder={dit}"], "is no autoencoder"),
-        (["--input={lora}", "--output={new}"], "is a LoRA in kohya's form, not a model"),
+        (["--input={lora}", "--output={new}"],
+         "is a LoRA in kohya's form, not a model; give the model as --input, and this as --lora"),
+        (["--input={lora}", "--output={tmp}/x", "--to=diffusers"], "and this as --lora"),
+        (["--input={lora}", "--output={new}", "--to=kohya"], "it was made for another model"),
+        (["--input={lora}", "--output={new}", "--to=kohya", "--base={vae}"], "is an autoencoder"),
+        (["--input={dit}", "--output={new}", "--to=kohya"], "is no LoRA, and --to=kohya is a form"),
+        (["--input={tmp}/absent", "--output={new}", "--to=peft"], "absent does not exist"),
+        (["--input={lora}", "--output={new}", "--to=peft", "--lora={lora}"], "has none here"),
+        (["--input={dit}", "--output={tmp}/x", "--to=orbax", "--dtype=float8_e4m3fn"],
+         "--dtype=float8_e4m3fn is for --to=official"),
+        (["--input={vae}", "--output={new}", "--dtype=float8_e4m3fn_scaled"],
+         "is an autoencoder; only a model is written in 8 bits"),
+        (["--input={dit}", "--output=gs://bucket/x", "--to=diffusers"],
+         "is on an object store, where no folder appears as a whole; write it to a disk"),
+        (["--input={dit}", "--output={new}", "--lora={dit}/weights.safetensors"],
+         "neither the down, the up nor"),
         (["--input={dit}", "--output={new}", "--lora={lora}", "--lora_scale=1", "--lora_scale=2"],
          "there are 1 --lora and 2 --lora_scale"),
         (["--input={cut}", "--output={tmp}/folder/x.safetensors"], "truncated"),
@@ -104,10 +228,8 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(tmp_path, own_flags, a
         "dit": VECTORS / "dit_v1_0", "vae": VECTORS / "vae", "lora": LORA, "tmp": tmp_path,
         "there": there, "cut": cut, "new": tmp_path / "new.safetensors",
     }  # fmt: skip
-    flags.FLAGS.unparse_flags()
-    flags.FLAGS(["convert", *(argument.format(**places) for argument in arguments)])
     with pytest.raises(UserError, match=words) as caught:
-        main()
+        main_with(*(argument.format(**places) for argument in arguments))
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from step1x_jax.convert.adapters import merged_adapters, save_adapters
+from step1x_jax.convert.adapters import Adapters, merged_adapters
 from step1x_jax.convert.filling import kept
+from step1x_jax.convert.lora_files import save_kohya
 from step1x_jax.convert.official import load_model, save_model
 from step1x_jax.errors import UserError
 from step1x_jax.models import step1x_edit
@@ -20,12 +21,18 @@ from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training import loop
-from step1x_jax.training.checkpoint import _read_description, restore_adapters, restore_params
+from step1x_jax.training.checkpoint import (
+    _read_description,
+    load_first_adapters,
+    restore_adapters,
+    restore_params,
+)
 from step1x_jax.training.config_file import to_json
 from step1x_jax.training.loop import train
 from step1x_jax.training.loss import rectified_flow_loss
 from step1x_jax.training.parts import abstract_frozen, abstract_parts, freezing
 from step1x_jax.training.step import abstract_state, make_train_step, new_state
+from step1x_jax.training.weights_folder import write_adapters_folder
 from tests.training.tiny import Toy, batches, make_batch, tiny_config
 
 STEPS = 3
@@ -283,7 +290,7 @@ def test_a_run_gives_full_weights_as_the_kohya_reader_merges_them(base, whole_ru
     """Two ways: ours in our layout; a LoRA file merged in the published layout by numpy."""
     config = lora_config(base)
     adapters, _ = restore_adapters(whole_run[0])
-    save_adapters(tmp_path / "lora.safetensors", adapters, config.model, config.lora)
+    save_kohya(tmp_path / "lora.safetensors", Adapters(adapters, config.model, config.lora))
     wanted = nnx.state(load_model(base, loras=[(tmp_path / "lora.safetensors", 1.0)]))
     ours, saved = restore_params(whole_run[0])
     assert saved.lora == config.lora
@@ -296,13 +303,43 @@ def test_a_run_gives_full_weights_as_the_kohya_reader_merges_them(base, whole_ru
 
 
 @pytest.mark.usefixtures("no_learning")
-def test_a_kohya_file_is_where_adapters_may_start(base, whole_run, tmp_path):
+@pytest.mark.parametrize("form", ["kohya", "run", "folder"])
+def test_where_adapters_may_start(base, whole_run, tmp_path, form):
+    """A LoRA file, the run itself, and the folder that launch.convert makes of a LoRA."""
     config = lora_config(base)
-    save_adapters(tmp_path / "lora.safetensors", whole_run[1].params, config.model, config.lora)
-    config.lora.start_from = str(tmp_path / "lora.safetensors")
+    source = {"run": whole_run[0], "kohya": tmp_path / "lora.safetensors"}.get(form, tmp_path / "x")
+    if form == "kohya":
+        save_kohya(source, Adapters(whole_run[1].params, config.model, config.lora))
+    if form == "folder":
+        write_adapters_folder(source, whole_run[1].params, config.model, config.lora)
+    config.lora.start_from = str(source)
     config.training.steps = 1
     state = train(config, tmp_path / "run", batches)
     assert_same(state.params, whole_run[1].params)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"alpha": 7.0}, r"have alpha .*, the config 7; set lora\.alpha"),
+        ({"rank": 5}, r"have rank .*, the config 5; set lora\.rank"),
+        ({"targets": ("single_blocks.*",)}, "is of another model: its"),
+    ],
+)
+def test_adapters_of_other_settings_are_no_start(base, whole_run, change, words):
+    config = lora_config(base)
+    config.lora = dataclasses.replace(config.lora, **change)
+    abstract = abstract_parts(config).trained
+    with pytest.raises(UserError, match=words):
+        load_first_adapters(str(whole_run[0]), config, abstract)
+
+
+def test_adapters_without_a_base_take_the_one_that_is_given(base, whole_run, tmp_path):
+    config = lora_config(base)
+    write_adapters_folder(tmp_path / "x", whole_run[1].params, config.model, config.lora)
+    with pytest.raises(UserError, match=r"say where they are \(--base=\)"):
+        restore_params(tmp_path / "x")
+    assert_same(restore_params(tmp_path / "x", base=base)[0], restore_params(whole_run[0])[0])
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Weights alone as a run's folder, and a run's parameters as official tensors."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +21,16 @@ from step1x_jax.training.checkpoint import (
     Checkpoints,
     describe_newest,
     load_weights,
+    restore_each,
     restore_params,
 )
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.parts import placed
-from step1x_jax.training.step import abstract_state
+from step1x_jax.training.step import abstract_state, new_state
+from step1x_jax.training.stored_arrays import stored_array
 from step1x_jax.training.weights_folder import opened_run, write_weights_folder
 from tests.golden import VECTORS
+from tests.training.tiny import tiny_config
 
 GOLDEN = VECTORS / "dit_v1_0"
 
@@ -81,22 +85,35 @@ def test_bfloat16_stays_and_starts_float32(tmp_path):
     assert kernel.dtype == jnp.float32
 
 
-def test_a_flipped_bit_is_noticed(folder, tmp_path, monkeypatch):
-    real = checkpoint.ocp.load_checkpointables
-
-    def flipped(path, wanted):
-        loaded = real(path, wanted)
-        for name, x in loaded[checkpoint.WEIGHTS].items():
-            if name.endswith("img_in.kernel") and isinstance(x, jax.Array):
-                loaded[checkpoint.WEIGHTS][name] = x.at[0, 0].add(1)
-        return loaded
-
-    monkeypatch.setattr(checkpoint.ocp, "load_checkpointables", flipped)
+def test_a_changed_number_is_noticed(folder, tmp_path):
+    """Of the last block of a stacked kernel, changed in the store itself."""
+    shutil.copytree(folder, tmp_path / "changed")
+    item = tmp_path / "changed" / "checkpoints" / "0" / checkpoint.WEIGHTS
+    array = stored_array(item, "transformer.single_blocks.mlp_in.kernel")
+    array[2, 0, 0].write(array[2, 0, 0].read().result() + 1).result()
     with (
         pytest.raises(UserError, match="no whole checkpoint"),
-        opened_run(folder, tmp_path),
+        opened_run(tmp_path / "changed", tmp_path),
     ):
         pass
+
+
+def test_a_run_on_a_mesh_comes_back_from_its_parts(tmp_path):
+    """Stored as eight devices had it, cut along several axes."""
+    config = tiny_config()
+    config.model = load_model(GOLDEN).config
+    config.mesh = MeshConfig(fsdp=4, tensor=2)
+    abstract = abstract_state(config, make_mesh(config.mesh))
+    state = new_state(config, abstract, load_weights(str(GOLDEN), config.model, abstract.params))
+    checkpoints = Checkpoints(tmp_path / "run", keep=1)
+    checkpoints.save(state, config)
+    checkpoints.close()
+    blocks = []
+    restore_each(tmp_path / "run", lambda name, about, index, block: blocks.append(name))
+    assert len(blocks) > 4 * len(set(blocks))
+    with opened_run(tmp_path / "run", tmp_path) as (tensors, _):
+        for name, x in load_file(GOLDEN / "weights.safetensors").items():
+            np.testing.assert_array_equal(tensors.read(name), x)
 
 
 def test_it_is_no_run_to_go_on_with(folder):
