@@ -122,8 +122,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("models/remat.py", "tests/models/test_remat.py tests/models/test_layers.py"): [
         ("policy stores nothing", "policy=names)", "policy=None)"),
-        ("qkv not stored", "(STATISTICS, ATTENTION, GATED, QKV, MLP),",
-         "(STATISTICS, ATTENTION, GATED, MLP),"),
+        ("qkv not stored", "(ATTENTION, GATED, QKV, MLP),", "(ATTENTION, GATED, MLP),"),
         ("one gated value for all", "2 if double else 1", "1"),
         ("offload on CPUs", 'if platform() == "cpu":', "if False:"),
     ],
@@ -136,9 +135,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("layers in reverse", "x, (params, own))", "x, (params, own), reverse=True)"),
     ],
     ("models/layers.py", "tests/models/test_layers.py"): [
-        ("eps of LayerNorm", "rsqrt(variance + 1e-6)", "rsqrt(variance + 1e-5)"),
-        ("gradient of a bias of one example", 'f"{over},{letters}->{kept}", ones, gradient,',
-         'f"{over},{letters}->{kept}", ones[:1], gradient[:1],'),
+        ("eps of LayerNorm", "centred**2, axis=-1, keepdims=True) + 1e-6",
+         "centred**2, axis=-1, keepdims=True) + 1e-5"),
         ("remat ignored", "checkpointed(layer, remat)", "layer"),
         ("size of random kernels", "fan_in**-0.5", "fan_in**-1.0"),
         ("start of the gates", "config.gate_init * is_gate", "config.gate_init * ~is_gate"),
@@ -163,7 +161,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("rounded down", "x = jnp.round(x) if", "x = jnp.floor(x) if"),
     ],
     ("models/layers.py", f"{LORA}::test_a_base_in_8_bits"): [
-        ("8 bits without scale", "if scale is not None:", "if False:"),
+        ("8 bits without scale", "if self.kernel_scale is not None:", "if False:"),
     ],
     ("models/transformer.py", GOLDEN_LORA): [
         ("linear1's down not shared", "normed, down=self.attn.qkv.lora_down", "normed"),

@@ -148,7 +148,7 @@ class _Builder:
         self.add(f"{name}.bias", (chunks * d,), bias)
 
     def qkv(self, name: str, path: str, d: int, heads: int, layer: int, rope: bool) -> None:
-        """(3 * H * K, D) <-> (3, H, D, K)."""
+        """(3 * H * K, D) <-> (3, D, H, K)."""
         kernel, bias = qkv_parts(path, d, heads, layer, rope)
         self.add(f"{name}.weight", (3 * d, d), kernel)
         self.add(f"{name}.bias", (3 * d,), bias)
@@ -165,7 +165,7 @@ def qkv_parts(path: str, d: int, heads: int, layer: int, rope: bool) -> tuple[Pa
     rotated = 2 if rope else None
     k = d // heads
     return (
-        Part(f"{path}.kernel", layer, (3, heads, k, d), (0, 1, 3, 2), rotated, fused_qkv=rope),
+        Part(f"{path}.kernel", layer, (3, heads, k, d), (0, 3, 1, 2), rotated, fused_qkv=rope),
         Part(f"{path}.bias", layer, (3, heads, k), (0, 1, 2), rotated, fused_qkv=rope),
     )
 

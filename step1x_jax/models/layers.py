@@ -12,13 +12,12 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import normal, ones, zeros
 
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.lora import adapted
 from step1x_jax.models.placement import split_activation, split_vectors, weight
-from step1x_jax.models.remat import STATISTICS, checkpointed
+from step1x_jax.models.remat import checkpointed
 
 Axes = Sequence[str | None]
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
@@ -88,100 +87,15 @@ class Projection(nnx.Module):
         """
         x = x.astype(self.dtype)
         y = jnp.einsum(self.spec, x, weight(self.kernel, self.dtype))
-        halves = self._halves(down, up)
-        added = None if halves is None else adapted(self.spec, x, *halves, self.lora_scale)
-        return _finished(y, self._scale(), self._bias(), added)
-
-    def _scale(self) -> jax.Array | None:
-        """Of an 8-bit kernel, to be multiplied with its products."""
-        if self.kernel_scale is None:
-            return None
-        return self.kernel_scale.reshape(self.bias_view)
-
-    def _bias(self) -> jax.Array | None:
-        return None if self.bias is None else self.bias.astype(self.dtype).reshape(self.bias_view)
-
-    def _halves(
-        self, down: nnx.LoRAParam | None, up: nnx.LoRAParam | None
-    ) -> tuple[jax.Array, jax.Array] | None:
-        """Of the adapter, if there is one."""
+        if self.kernel_scale is not None:
+            y = (y * self.kernel_scale.reshape(self.bias_view)).astype(self.dtype)
+        if self.bias is not None:
+            y = y + self.bias.astype(self.dtype).reshape(self.bias_view)
         down = self.lora_down if down is None else down
         up = self.lora_up if up is None else up
-        return None if down is None or up is None else (down[...], up[...])
-
-
-def _finished(
-    y: jax.Array, scale: jax.Array | None, bias: jax.Array | None, added: jax.Array | None
-) -> jax.Array:
-    """A product with all that there is of scale, bias and adapter."""
-    if scale is not None:
-        y = (y * scale).astype(y.dtype)
-    if bias is not None:
-        y = add_bias(y, bias)
-    return y if added is None else y + added
-
-
-@jax.custom_vjp
-def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """y + bias, where the bias has y's axes, with size 1 where it is the same for all.
-
-    The gradient of the bias, a sum over tokens, is taken as a matmul with ones: the TPU compiler
-    gives a plain sum of bfloat16 columns more cycles than a tenth of the matmul before it.
-    """
-    return y + bias
-
-
-def _add_bias_forward(y: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return y + bias, bias
-
-
-def _add_bias_backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    letters = "abcdefgh"[: gradient.ndim]
-    summed = [i for i, size in enumerate(bias.shape) if size == 1]
-    over = "".join(letters[i] for i in summed)
-    kept = "".join(letter for letter in letters if letter not in over)
-    ones = jnp.ones([gradient.shape[i] for i in summed], gradient.dtype)
-    total = jnp.einsum(
-        f"{over},{letters}->{kept}", ones, gradient,
-        precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32,
-    )  # fmt: skip
-    return gradient, total.reshape(bias.shape).astype(bias.dtype)
-
-
-add_bias.defvjp(_add_bias_forward, _add_bias_backward)
-
-
-class QKVProjection(Projection):
-    """Queries, keys and values: one kernel and three matmuls, one for each.
-
-    The result of a single matmul would be cut in three, a copy, as attention kernels take them one
-    by one. The heads stand before the width: so a head's part of the kernel is a matrix as matmuls
-    take it, and is not laid out anew in each block.
-    """
-
-    def __call__(  # type: ignore[override]
-        self,
-        x: jax.Array,
-        *,
-        down: nnx.LoRAParam | None = None,
-        up: nnx.LoRAParam | None = None,
-    ) -> list[jax.Array]:
-        """x (B, L, D) -> q, k, v, each (B, H, L, K)."""
-        x = x.astype(self.dtype)
-        kernel = weight(self.kernel, self.dtype)
-        scale, bias, halves = self._scale(), self._bias(), self._halves(down, up)
-        spec = "bld,hdk->bhlk"
-
-        def part(i: int) -> jax.Array:
-            added = None
-            if halves is not None:
-                added = adapted(spec, x, halves[0], halves[1][:, i], self.lora_scale)
-            y = jnp.einsum(spec, x, kernel[i])
-            return _finished(
-                y, None if scale is None else scale[i], None if bias is None else bias[i], added
-            )
-
-        return [part(i) for i in range(3)]
+        if down is None or up is None:
+            return y
+        return y + adapted(self.spec, x, down[...], up[...], self.lora_scale)
 
 
 class Modulation(Projection):
@@ -225,9 +139,8 @@ def modulation(
 def layer_norm(x: jax.Array) -> jax.Array:
     """LayerNorm over the last axis in float32, eps 1e-6, without scale and bias."""
     x = x.astype(jnp.float32)
-    centred = x - checkpoint_name(x.mean(-1), STATISTICS)[..., None]
-    variance = jnp.mean(centred**2, axis=-1)
-    return centred * checkpoint_name(jax.lax.rsqrt(variance + 1e-6), STATISTICS)[..., None]
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
@@ -257,16 +170,16 @@ class HeadNorm(nnx.Module):
 
 def qkv_projection(
     d: int, heads: int, qk_bias: float, *, config: ModelConfig, rngs: nnx.Rngs
-) -> QKVProjection:
-    """Queries, keys and values; q and k start with the bias `qk_bias`."""
+) -> Projection:
+    """Fused queries, keys and values; q and k start with the bias `qk_bias`."""
 
     def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return jnp.zeros(shape).at[:2].set(qk_bias)
 
-    return QKVProjection(
-        "bld,chdk->cbhlk",
-        (3, heads, d, d // heads),
-        (None, "heads", "embed", "head_dim"),
+    return Projection(
+        "bld,cdhk->cbhlk",
+        (3, d, heads, d // heads),
+        (None, "embed", "heads", "head_dim"),
         config=config,
         rngs=rngs,
         bias_init=bias_init,

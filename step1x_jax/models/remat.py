@@ -14,17 +14,16 @@ from step1x_jax.kernels.platform import platform
 
 QKV = "qkv"  # queries, keys and values as projected
 MLP = "mlp"  # what goes into the GELU
-STATISTICS = "statistics"  # mean and deviation of LayerNorms: a number for each token
 GATED = "gated"  # what a gate multiplies: its gradient needs it, and it comes of two large matmuls
 
 # policy -> names that are stored, in order of what they save: what is not stored costs its matmuls
 # once more
 SAVED: dict[str, tuple[str, ...]] = {
     "full": (),
-    "attention": (STATISTICS, ATTENTION, GATED),
-    "attention_qkv": (STATISTICS, ATTENTION, GATED, QKV),
-    "attention_mlp": (STATISTICS, ATTENTION, GATED, MLP),
-    "attention_qkv_mlp": (STATISTICS, ATTENTION, GATED, QKV, MLP),
+    "attention": (ATTENTION, GATED),
+    "attention_qkv": (ATTENTION, GATED, QKV),
+    "attention_mlp": (ATTENTION, GATED, MLP),
+    "attention_qkv_mlp": (ATTENTION, GATED, QKV, MLP),
 }
 OFFLOAD = "offload"  # as the last one, in the host's memory
 AUTO = "auto"  # the last of SAVED that fits: training/remat_choice.py
@@ -33,16 +32,12 @@ POLICIES = (AUTO, "none", *SAVED, OFFLOAD)
 
 def stored_widths(policy: str, *, double: bool) -> int:
     """How many times D a token of a block stores under a policy of SAVED, its input among them."""
-    widths = {STATISTICS: 0, ATTENTION: 1, GATED: 2 if double else 1, QKV: 3, MLP: 4}
+    widths = {ATTENTION: 1, GATED: 2 if double else 1, QKV: 3, MLP: 4}
     return 1 + sum(widths[name] for name in SAVED[policy])
 
 
 def checkpointed(layer: Callable, policy: str) -> Callable:
     """`layer` with a policy of POLICIES ("none": all that the backward pass wants is stored).
-
-    JAX keeps the compiler from looking through what is stored (prevent_cse). Within a scan that is
-    not needed, and costs a copy of each stored value; but without it TPU matmuls take their
-    operands from the stack of all blocks, and the backward pass of v6e was planned twice as long.
 
     Raises:
       UserError: "offload" where the devices cannot copy to the host within a program.

@@ -65,8 +65,8 @@ class Stream(nnx.Module):
         self.mlp_in = make("bld,df->blf", (d, f), ("embed", "mlp"))
         self.mlp_out = make("blf,fd->bld", (f, d), ("mlp", "embed"))
 
-    def heads(self, x: jax.Array, mod: jax.Array) -> list[jax.Array]:
-        """x (B, l, D), mod (6, B, D) -> q, k, v, each (B, H, l, K), not yet normalised."""
+    def heads(self, x: jax.Array, mod: jax.Array) -> jax.Array:
+        """x (B, l, D), mod (6, B, D) -> q, k, v (3, B, H, l, K), not yet normalised."""
         shift, scale = mod[:2]
         return self.attn.qkv(modulate(x, shift, scale))
 

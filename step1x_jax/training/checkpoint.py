@@ -58,7 +58,7 @@ DESCRIPTION = "_CHECKPOINT_METADATA"  # and for this
 NOTES = "checkpoints.json"
 WEIGHTS = "state"  # the one item of a checkpoint that is weights alone, so named by Orbax
 NOTED = 20  # steps that NOTES holds
-SCHEMA_VERSION = 3  # 1 had no "attn" in the names, 2 had the width before the heads in q, k, v
+SCHEMA_VERSION = 2  # of the names; 1 had no "attn" in them
 
 
 def name_arrays(tree: Any) -> Arrays:

@@ -52,7 +52,7 @@ def test_every_parameter_has_its_logical_axes():
         stacked = "blocks" in path
         assert (axes[path][0] == "layers") == stacked, path
     qkv = "transformer.single_blocks.attn.qkv.kernel"
-    assert axes[qkv] == ("layers", None, "heads", "embed", "head_dim")
+    assert axes[qkv] == ("layers", None, "embed", "heads", "head_dim")
 
 
 def test_masked_padding_equals_trimmed_text():

@@ -126,11 +126,7 @@ def whole_run(base, tmp_path_factory):
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
-def test_at_first_the_model_is_its_base(base, dtype):
-    """To the bit in float32; in bfloat16 the compiler leaves out roundings in one and not in both.
-
-    What it leaves out is half a step of 2^-8, in each of the tiny model's few layers.
-    """
+def test_at_first_the_model_is_its_base_bit_for_bit(base, dtype):
     config = lora_config(base)
     config.model.dtype, config.model.param_dtype = dtype, dtype
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -141,9 +137,7 @@ def test_at_first_the_model_is_its_base(base, dtype):
     adapted = jax.jit(lambda *x: nnx.merge(graph, adapters, frozen)(*x))(*arguments())
     plain = jax.jit(lambda *x: nnx.merge(abstract_model(config.model)[0], frozen)(*x))
     assert np.abs(adapted).max() > 0.1
-    want = np.float32(plain(*arguments()))
-    tolerance = 0 if dtype == "float32" else 2**-5 * np.abs(want).max()
-    np.testing.assert_allclose(np.float32(adapted), want, rtol=0, atol=tolerance)
+    np.testing.assert_array_equal(adapted, plain(*arguments()))
 
 
 def test_gradients_are_those_of_the_full_weights_by_the_chain_rule(base):
@@ -175,10 +169,10 @@ def test_gradients_are_those_of_the_full_weights_by_the_chain_rule(base):
         # linear1 has one down for both of its parts, linear2 one up
         (
             attn["qkv"]["lora_down"],
-            np.einsum("nchdk,nrchk->ndr", qkv, qkv_up)
+            np.einsum("ncdhk,nrchk->ndr", qkv, qkv_up)
             + np.einsum("ndf,nrf->ndr", mlp_in, mlp_in_up),
         ),
-        (attn["qkv"]["lora_up"], np.einsum("nchdk,ndr->nrchk", qkv, down)),
+        (attn["qkv"]["lora_up"], np.einsum("ncdhk,ndr->nrchk", qkv, down)),
         (gradient["mlp_in"]["lora_up"], np.einsum("ndf,ndr->nrf", mlp_in, down)),
         (
             attn["proj"]["lora_up"],
@@ -410,8 +404,8 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
     wanted = exact["transformer"]["single_blocks"]["attn"]["qkv"]["kernel"].get_value()
     assert (kernel.dtype.itemsize, scale.shape) == (1, (2, 3, 2, 16))
     assert kernel.shape == wanted.shape
-    found = np.float32(kernel) * np.asarray(scale)[:, :, :, None]
-    largest = np.abs(wanted).max(axis=3, keepdims=True)
+    found = np.float32(kernel) * np.asarray(scale)[:, :, None]
+    largest = np.abs(wanted).max(axis=2, keepdims=True)
     step = largest / 127 / 2 if stored == "int8" else np.abs(wanted) / 16 + largest / 448 / 512
     assert (np.abs(found - wanted) <= step * 1.001).all()
 
