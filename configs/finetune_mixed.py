@@ -14,8 +14,9 @@ times more as have no more tokens: at 512 px three times (3 x 2688 tokens with t
 shift of the times follows the tokens of each shape. Each shape has a program of its own, up to 11
 for each size, which is compiled when it is first met: minutes each, once on a machine.
 
-Chips and memory as finetune_1024.py, whose step is the largest here. Hours for 100 000 steps: not
-planned yet; at most those of finetune_1024.py. Loss to expect: not measured.
+Chips and memory as finetune_1024.py, whose step is the largest here. Hours for 100 000 steps:
+not planned for each shape; about those of finetune_1024.py, as a step of any shape has about as
+many tokens. Loss to expect: not measured.
 """
 
 from configs.finetune_1024 import get_config as at_1024

@@ -28,8 +28,8 @@ TABLE: dict[str, dict[str, tuple[bool | int | str, str]]] = {
     "TPU v6 lite": {
         "xla_tpu_scoped_vmem_limit_kib": (
             64 * 1024,
-            "half of the fast memory for one operation instead of a quarter: larger tiles, and"
-            " matmuls, which wait for vector work here, take a tenth less",
+            "half of the fast memory for one operation instead of a quarter: larger tiles, so that"
+            " matmuls take 0.56 s of a step instead of 0.68; compiling takes longer",
         ),
     },
 }
