@@ -4,9 +4,23 @@ import sys
 
 import jax
 import pytest
+from absl import flags
 
 from launch.command import INTERRUPTED, run
 from step1x_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def without_flags(monkeypatch):
+    """Another test may have imported a command in this process, whose flags are required."""
+
+    def parse(argv):
+        flags.FLAGS.mark_as_parsed()
+        return list(argv)
+
+    monkeypatch.setattr("launch.command._parse_flags", parse)
+    yield
+    flags.FLAGS.unparse_flags()
 
 
 @pytest.mark.parametrize(

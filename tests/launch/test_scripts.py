@@ -134,7 +134,10 @@ def test_signals_are_handed_on_and_not_answered_by_a_restart(tmp_path, number):
         "time.sleep(60)\n"
     )
     process = subprocess.Popen(
-        ["bash", "launch/restarting.sh", "--wait=0", sys.executable, "-c", program], cwd=ROOT
+        ["bash", "launch/restarting.sh", "--wait=0", sys.executable, "-c", program],
+        cwd=ROOT,
+        # tests that were started in the background of a script ignore it, and hand that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not list(tmp_path.iterdir()):
         time.sleep(0.05)
