@@ -133,12 +133,14 @@ def test_signals_are_handed_on_and_not_answered_by_a_restart(tmp_path, number):
         "(path / f'run{len(list(path.iterdir()))}').write_text('')\n"
         "time.sleep(60)\n"
     )
-    process = subprocess.Popen(
-        ["bash", "launch/restarting.sh", "--wait=0", sys.executable, "-c", program],
-        cwd=ROOT,
-        # tests that were started in the background of a script ignore it, and hand that on
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    script = ["bash", "launch/restarting.sh", "--wait=0", sys.executable, "-c", program]
+    # tests that were started in the background of a script ignore SIGINT, and hand that on
+    start = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        f"os.execvp('bash', {script!r})\n"
     )
+    process = subprocess.Popen([sys.executable, "-c", start], cwd=ROOT)
     while not list(tmp_path.iterdir()):
         time.sleep(0.05)
     os.kill(process.pid, number)
