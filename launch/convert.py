@@ -48,12 +48,8 @@ from step1x_jax.files import check_local, check_writable, is_remote
 from step1x_jax.json_files import build
 from step1x_jax.models.config import VERSIONS, ModelConfig
 from step1x_jax.sampling.config import sampling_from_json, sampling_to_json
-from step1x_jax.training.checkpoint import (
-    FOLDER,
-    describe_newest,
-    restore_adapters,
-    restore_params,
-)
+from step1x_jax.training.checkpoint import describe_newest, restore_adapters, restore_params
+from step1x_jax.training.checkpoint_folder import FOLDER
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.weights_folder import (
     ParameterTensors,
@@ -325,20 +321,9 @@ def _info(source: epath.Path) -> list[str]:
     lines.append(f"  sizes    {sizes_in_words(config.model)}")
     if config.lora.rank:
         lines.append(f"  adapters rank {config.lora.rank}, alpha {config.lora.alpha:g}")
-    return lines + numbers_in_words(_Described(arrays))
-
-
-class _Described:
-    """What a checkpoint says of its arrays, as a reader that does not read."""
-
-    metadata: dict[str, str] = {}  # noqa: RUF012
-
-    def __init__(self, arrays: dict[str, dict]):
-        self.shapes = {name: tuple(about["shape"]) for name, about in arrays.items()}
-        self.dtypes = {n: np.dtype(jnp.dtype(about["dtype"])) for n, about in arrays.items()}
-
-    def read(self, name: str) -> np.ndarray:
-        raise NotImplementedError
+    shapes = {name: tuple(about["shape"]) for name, about in arrays.items()}
+    dtypes = {name: np.dtype(jnp.dtype(about["dtype"])) for name, about in arrays.items()}
+    return lines + numbers_in_words(shapes, dtypes)
 
 
 class _Counted:

@@ -14,8 +14,8 @@ from launch import config_flag
 from launch.command import run
 from launch.config_flag import read_config
 from step1x_jax.parallel.mesh import make_mesh
-from step1x_jax.training.checkpoint import name_arrays
 from step1x_jax.training.describe import abstract_batch, parameter_counts, trace_train_step
+from step1x_jax.training.fingerprints import name_arrays
 from step1x_jax.training.parts import abstract_frozen
 from step1x_jax.training.step import abstract_state
 

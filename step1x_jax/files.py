@@ -187,7 +187,7 @@ def reason(e: OSError) -> str:
 
 def absolute(path: epath.PathLike) -> epath.Path:
     """The path from the root; one on object storage (gs://...) is so already."""
-    return epath.Path(path) if "://" in os.fspath(path) else epath.Path(path).resolve()
+    return epath.Path(path) if is_remote(path) else epath.Path(path).resolve()
 
 
 def fingerprint(path: epath.PathLike) -> str:

@@ -364,16 +364,15 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("convert/kinds.py", "tests/convert/test_kinds.py"): [
         ("pickles by suffix", "if path.suffix.lower() in PICKLES:", "if False:"),
-        ("whole numbers as weights", "if not jnp.issubdtype(dtype, jnp.floating):", "if False:"),
     ],
     ("convert/flux.py", "tests/convert/test_flux.py"): [
         ("text layers always taken", "(fresh_text and n.startswith(TEXT))", "False"),
         ("guidance left in", "changes: dict = dict.fromkeys(left_over)", "changes: dict = {}"),
         ("another seed", "nnx.Rngs(seed)", "nnx.Rngs(0)"),
     ],
-    ("convert/targets.py", "tests/convert/test_diffusers.py"): [
-        ("sizes not written", "if weights.fields or sizes != config_json.to_json(release):",
-         "if weights.fields:"),
+    ("convert/official.py", "tests/convert/test_diffusers.py"): [
+        ("sizes not written", "if fields or sizes != config_json.to_json(release):",
+         "if fields:"),
     ],
     ("training/weights_folder.py", "tests/training/test_weights_folder.py"): [
         ("blocks of two dtypes", "if tensors.dtypes[other] != tensors.dtypes[first]:",
@@ -552,7 +551,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("training/parts.py", "tests/training/test_parts.py"): [
         ("base beside its 8 bits", "kernel.delete()", "pass"),
     ],
-    ("training/checkpoint.py", "tests/training/test_parts.py"): [
+    ("training/fingerprints.py", "tests/training/test_parts.py"): [
         ("base not described", 'about[dotted(path)] = describe({"": array})[""]', "del array"),
     ],
     ("data/pipeline.py", "tests/data/test_pipeline.py"): [
@@ -797,10 +796,10 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "if False:\n                    _check"),
         ("base forgotten", 'about["base"] = base', "pass"),
     ],
-    ("training/checkpoint.py", "tests/training/test_checkpoint_gcs.py"): [
+    ("training/checkpoint_folder.py", "tests/training/test_checkpoint_gcs.py"): [
         ("steps by listing alone", 'steps |= set(_notes(folder)["saved"])', "pass"),
         ("what is not committed", "if (folder / str(step) / COMMITTED).exists()", "if step"),
-        ("damage in a bucket forgotten", '_note(path.parent, "damaged", int(path.name))', "pass"),
+        ("damage in a bucket forgotten", 'note(path.parent, "damaged", int(path.name))', "pass"),
         ("not listed is damaged", "not folder.is_dir() and (folder / file).exists()", "False"),
     ],
     ("training/loop.py", "tests/training/test_checkpoint_gcs.py"): [

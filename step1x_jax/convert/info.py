@@ -13,7 +13,7 @@ from step1x_jax.convert.keys import model_table
 from step1x_jax.convert.kinds import KINDS, kind_of, open_file, open_weights, sizes_beside
 from step1x_jax.convert.lora import LoraFile
 from step1x_jax.convert.shards import WeightFile
-from step1x_jax.convert.tensors import Tensors
+from step1x_jax.convert.tensors import Shape
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 
@@ -39,7 +39,7 @@ def describe_weights(path: epath.PathLike, sizes: ModelConfig | None = None) -> 
         lines.append(f"  sizes    {sizes_in_words(weights.config)}")
         lines += [f"  {name}: {value}" for name, value in weights.fields.items()]
     lines.append(f"  stored   {stored_as(file)}")
-    lines += numbers_in_words(file)
+    lines += numbers_in_words(file.shapes, file.dtypes)
     lines += [f"  {name}: {value}" for name, value in file.metadata.items()]
     return lines
 
@@ -56,13 +56,13 @@ def sizes_in_words(config: ModelConfig | AutoencoderConfig) -> str:
     )
 
 
-def numbers_in_words(tensors: Tensors) -> list[str]:
+def numbers_in_words(shapes: Mapping[str, Shape], dtypes: Mapping[str, np.dtype]) -> list[str]:
     """Tensors, parameters, bytes and dtypes."""
-    count = {name: math.prod(shape) for name, shape in tensors.shapes.items()}
-    total = sum(n * tensors.dtypes[name].itemsize for name, n in count.items())
-    dtypes = Counter(str(dtype) for dtype in tensors.dtypes.values())
+    count = {name: math.prod(shape) for name, shape in shapes.items()}
+    total = sum(n * dtypes[name].itemsize for name, n in count.items())
+    kinds = Counter(str(dtype) for dtype in dtypes.values())
     return [
-        f"  tensors  {len(count)} ({', '.join(f'{n} {d}' for d, n in dtypes.most_common())})",
+        f"  tensors  {len(count)} ({', '.join(f'{n} {d}' for d, n in kinds.most_common())})",
         f"  numbers  {sum(count.values()):,}",
         f"  bytes    {total:,}",
     ]

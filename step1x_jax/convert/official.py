@@ -34,6 +34,7 @@ MODEL_NAMES = (  # the releases, newest first, then the name that we write
     "transformer/weights.safetensors",  # in a folder of parts, see editing/loading.py
 )
 AUTOENCODER_NAMES = ("vae.safetensors", "weights.safetensors")
+Specs = Mapping[str, tuple[tuple[int, ...], np.dtype]]  # name -> shape and dtype
 WRONG_SIZES = "Give the right file, or put a config.json with its sizes beside it."
 
 
@@ -243,12 +244,8 @@ def save_model(
     Raises:
       UserError: the file cannot be written.
     """
-    sizes = config_json.to_json(model.config)
-    values = sizes | (json_fields or {})
-    beside = _config_json_for(path, values)
-    _write_tensors(path, model_table(model.config), nnx.state(model), dtype)
-    if json_fields or sizes != config_json.to_json(ModelConfig(version=model.config.version)):
-        write_json(beside, values)
+    specs, read = _for_writing(model_table(model.config), nnx.state(model), dtype)
+    write_file(path, specs, read, model.config, json_fields)
 
 
 def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | None = None) -> None:
@@ -262,35 +259,57 @@ def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | N
     Raises:
       UserError: the file cannot be written.
     """
-    state, table = nnx.state(model), autoencoder_table(nnx.state(model))
+    state = nnx.state(model)
+    specs, read = _for_writing(autoencoder_table(state), state, dtype)
     if model.config == AutoencoderConfig():
-        _write_tensors(path, table, state, dtype)
+        write_safetensors(path, specs, read)
     else:
-        values = config_json.to_json(model.config)
-        beside = _config_json_for(path, values)
-        _write_tensors(path, table, state, dtype)
-        write_json(beside, values)
+        write_file(path, specs, read, model.config)
 
 
-def _config_json_for(path: epath.PathLike, values: dict) -> epath.Path:
-    """Where the config.json of a new weight file goes.
+def write_file(
+    path: epath.PathLike,
+    specs: Specs,
+    read: Callable[[str], np.ndarray],
+    config: ModelConfig | AutoencoderConfig,
+    fields: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes official tensors, and a config.json beside them unless the sizes are a release's.
+
+    Args:
+      path: the .safetensors file.
+      specs: name -> shape and dtype.
+      read: gives a named tensor when its turn has come.
+      config: sizes.
+      fields: more entries for config.json (sampling defaults, say); given, it is written.
+      metadata: strings for the header.
 
     Raises:
-      UserError: one that says something else, of another file, is there.
+      UserError: the file cannot be written, or the config.json of another file is there.
     """
-    path = epath.Path(path)
+    path, sizes = epath.Path(path), config_json.to_json(config)
+    values = sizes | dict(fields or {})
     beside = path.parent / config_json.FILE
     if beside.exists() and not path.exists() and read_json(beside) != values:
         raise UserError(
             f"{beside} is that of another model; write {path.name} to a folder of its own."
         )
-    return beside
+    write_safetensors(path, specs, read, metadata)
+    release: ModelConfig | AutoencoderConfig = AutoencoderConfig()
+    if isinstance(config, ModelConfig):
+        release = ModelConfig(version=config.version)
+    if fields or sizes != config_json.to_json(release):
+        write_json(beside, values)
 
 
-def _write_tensors(path: epath.PathLike, table: Table, state: nnx.State, dtype: str | None) -> None:
+def _for_writing(
+    table: Table, state: nnx.State, dtype: str | None
+) -> tuple[Specs, Callable[[str], np.ndarray]]:
+    """The official tensors of a model in memory: their shapes and dtypes, and a reader."""
     leaves, read = flat(state), official_reader(table, state)
     specs = {
-        name: (entry.shape, jax.numpy.dtype(dtype or leaves[entry.parts[0].path].dtype))
+        name: (entry.shape, np.dtype(jax.numpy.dtype(dtype or leaves[entry.parts[0].path].dtype)))
         for name, entry in table.items()
     }
-    write_safetensors(path, specs, lambda name: read(name).astype(specs[name][1], copy=False))
+    return specs, lambda name: read(name).astype(specs[name][1], copy=False)

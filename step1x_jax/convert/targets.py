@@ -7,14 +7,10 @@ from collections.abc import Mapping
 
 from etils import epath
 
-from step1x_jax.convert import config_json
 from step1x_jax.convert.diffusers_folder import write_folder, write_pipeline_json
 from step1x_jax.convert.kinds import Weights
-from step1x_jax.convert.safetensors_io import write_safetensors
-from step1x_jax.errors import UserError
+from step1x_jax.convert.official import write_file
 from step1x_jax.files import making_folder
-from step1x_jax.json_files import read_json, write_json
-from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 
 Parts = Mapping[str, Weights]  # "transformer", "vae", or both
 SUFFIX = ".safetensors"
@@ -43,23 +39,9 @@ def write_official(path: epath.Path, parts: Parts) -> None:
 
 
 def _write_file(path: epath.Path, weights: Weights) -> None:
-    sizes = config_json.to_json(weights.config)
-    values = sizes | dict(weights.fields)
-    beside = path.parent / config_json.FILE
-    if beside.exists() and read_json(beside) != values:
-        raise UserError(
-            f"{beside} is that of another model; write {path.name} to a folder of its own."
-        )
     tensors = weights.tensors
     specs = {name: (shape, tensors.dtypes[name]) for name, shape in tensors.shapes.items()}
-    write_safetensors(path, specs, tensors.read, tensors.metadata)
-    release = (
-        ModelConfig(version=weights.config.version)
-        if isinstance(weights.config, ModelConfig)
-        else AutoencoderConfig()
-    )
-    if weights.fields or sizes != config_json.to_json(release):
-        write_json(beside, values)
+    write_file(path, specs, tensors.read, weights.config, weights.fields, tensors.metadata)
 
 
 def write_diffusers(path: epath.Path, parts: Parts) -> None:

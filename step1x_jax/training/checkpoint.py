@@ -6,22 +6,13 @@
                                       shape, dtype and fingerprint; of adapters, also for each array
                                       of the base, which is not in the checkpoint
 
-    WORKDIR/checkpoints.json          on an object store: what its listings may not tell (yet): the
-                                      steps last saved or begun, and those that were damaged
-
-On an object store (gs://) a checkpoint is written in its place and complete with its last object,
-commit_success.txt, for which we ask by name.
-
 Orbax notices neither a flipped bit (it loads silently) nor another dtype (it casts silently), so we
 compare names, shapes, dtypes and fingerprints ourselves.
 """
 
 import contextlib
-import json
 import logging
-import os
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -34,38 +25,40 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from step1x_jax.convert.adapters import load_adapters, merged_adapters
-from step1x_jax.convert.filling import Keep, Path, kept
-from step1x_jax.convert.keys import dotted
+from step1x_jax.convert.filling import Keep, kept
 from step1x_jax.convert.official import load_parameters
 from step1x_jax.errors import UserError
-from step1x_jax.files import absolute, is_remote
-from step1x_jax.json_files import read_json, write_json
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.training.checkpoint_folder import (
+    COMMITTED,
+    FOLDER,
+    any_set_aside,
+    check_listed,
+    folder_of,
+    note,
+    set_aside,
+    steps_in,
+)
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import from_json, to_json
+from step1x_jax.training.fingerprints import (
+    About,
+    Arrays,
+    checksum,
+    describe,
+    fingerprint_of,
+    name_arrays,
+)
 from step1x_jax.training.parts import abstract_parts, placed, shardings_of
 from step1x_jax.training.step import TrainState
 from step1x_jax.training.stored_arrays import Index, stored_array, stored_blocks
 
-Arrays = dict[str, Any]  # name of the parameter (transformer.img_in.kernel) -> array
-About = dict[str, dict[str, Any]]  # name -> shape, dtype, fingerprint
 Description = dict[str, About]  # by item
 Result = TypeVar("Result")
-FOLDER = "checkpoints"
-COMMITTED = "commit_success.txt"  # Orbax's name for it
-DESCRIPTION = "_CHECKPOINT_METADATA"  # and for this
-NOTES = "checkpoints.json"
+DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's name for it
 WEIGHTS = "state"  # the one item of a checkpoint that is weights alone, so named by Orbax
-NOTED = 20  # steps that NOTES holds
 SCHEMA_VERSION = 2  # of the names; 1 had no "attn" in them
-
-
-def name_arrays(tree: Any) -> Arrays:
-    """A tree's arrays by name: the path of modules and attributes, joined by dots."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    return {n.removesuffix(".value"): x for n, (_, x) in zip(names, leaves, strict=True)}
 
 
 def _to_items(state: TrainState) -> dict[str, Arrays]:
@@ -82,56 +75,6 @@ def _to_items(state: TrainState) -> dict[str, Arrays]:
 def _fill(tree: Any, arrays: Arrays) -> Any:
     """The inverse of name_arrays: the tree with its arrays replaced by those of their names."""
     return jax.tree.unflatten(jax.tree.structure(tree), [arrays[n] for n in name_arrays(tree)])
-
-
-@jax.jit
-def _fingerprints(arrays: Arrays) -> Arrays:
-    """The sum of each array's bits, read as unsigned integers, modulo 2^32.
-
-    Integer sums have no rounding and no order: the number does not depend on the sharding.
-    """
-
-    def fingerprint(x: jax.Array) -> jax.Array:
-        bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
-        return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
-
-    return jax.tree.map(fingerprint, arrays)
-
-
-def fingerprint_of(array: np.ndarray) -> int:
-    """The same of an array on the host."""
-    bits = array.reshape(-1).view(f"uint{8 * array.dtype.itemsize}")
-    return int(bits.sum(dtype=np.uint32))
-
-
-def describe(arrays: Arrays) -> About:
-    """Shape, dtype and fingerprint of each array, as JSON values."""
-    fingerprints = jax.device_get(_fingerprints(arrays))
-    return {
-        name: {
-            "shape": list(x.shape),
-            "dtype": str(x.dtype),
-            "fingerprint": int(fingerprints[name]),
-        }
-        for name, x in arrays.items()
-    }
-
-
-def described(keep: Keep) -> tuple[About, Keep]:
-    """A description, and `keep` so changed that each parameter which it is given is in it."""
-    about: About = {}
-
-    def describe_and_keep(path: Path, parameter: nnx.Variable) -> Mapping[Path, nnx.Variable]:
-        array = parameter.get_value()
-        about[dotted(path)] = describe({"": array})[""]  # compiled once for a shape
-        return keep(path, parameter)
-
-    return about, describe_and_keep
-
-
-def checksum(about: dict[str, Any]) -> int:
-    """Guards the description itself."""
-    return zlib.crc32(json.dumps(about, sort_keys=True).encode())
 
 
 class _DamagedError(Exception):
@@ -155,7 +98,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int):
-        self.folder = _folder(workdir)
+        self.folder = folder_of(workdir)
         self._failed = False
         logging.getLogger("absl").addFilter(_not_from_orbax)
         with self._clear_errors():
@@ -168,7 +111,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, newest first."""
-        return _steps(self.folder)
+        return steps_in(self.folder)
 
     def save(self, state: TrainState, config: TrainConfig, base: About | None = None) -> None:
         """Copies the state to the host and returns; it is written in the background.
@@ -191,7 +134,7 @@ class Checkpoints:
         if base is not None:
             about["base"] = base
         about["checksum"] = checksum(about)
-        _note(self.folder, "saved", int(state.step))
+        note(self.folder, "saved", int(state.step))
         with self._clear_errors():
             self._writer.save_checkpointables_async(
                 int(state.step), items, force=True, custom_metadata=about
@@ -244,7 +187,7 @@ class Checkpoints:
             except _DamagedError as e:
                 say(f"Checkpoint {step} is damaged ({e}); trying the one before it.")
                 if jax.process_index() == 0:
-                    _set_aside(path)
+                    set_aside(path)
                 _barrier("renamed_damaged_checkpoint")
                 self._writer.reload()
                 continue
@@ -252,7 +195,7 @@ class Checkpoints:
             ema = _fill(abstract.ema, items["ema"]) if abstract.ema is not None else None
             params = _fill(abstract.params, items["params"])
             return TrainState(items["optimizer"]["step"], params, opt_state, ema)
-        if _any_set_aside(self.folder):
+        if any_set_aside(self.folder):
             raise UserError(
                 f"All checkpoints in {self.folder} are damaged; delete it to start anew, or choose"
                 " another --workdir."
@@ -333,9 +276,14 @@ def restore_adapters(
 ) -> tuple[nnx.State, TrainConfig]:
     """Loads the adapters alone of a run's newest whole checkpoint; else as `restore_params`."""
     trained, config, _, _ = _restore_trained(workdir, None, ema, say)
+    _check_adapters(workdir, config)
+    return trained, config
+
+
+def _check_adapters(workdir: epath.PathLike, config: TrainConfig) -> None:
+    """Raises UserError for a run of all parameters."""
     if not config.lora.rank:
         raise UserError(f"{workdir} trained all parameters: there are no adapters in it.")
-    return trained, config
 
 
 def load_first_adapters(
@@ -359,8 +307,7 @@ def load_first_adapters(
     if not (epath.Path(source) / FOLDER).is_dir():
         return load_adapters(source, abstract, config.model, config.lora, shardings_of(abstract))
     adapters, saved, path, _ = _restore_trained(source, abstract, False, say)
-    if not saved.lora.rank:
-        raise UserError(f"{source} trained all parameters: there are no adapters in it.")
+    _check_adapters(source, saved)
     for field in ("rank", "alpha"):
         there, here = getattr(saved.lora, field), getattr(config.lora, field)
         if there != here:
@@ -454,8 +401,8 @@ def _from_newest_whole(
     workdir: epath.PathLike, restore: Callable[[epath.Path], Result], say: Callable[[str], None]
 ) -> Result:
     """What `restore` makes of the newest checkpoint that it does not find damaged."""
-    folder = _folder(workdir)
-    for step in _steps(folder):
+    folder = folder_of(workdir)
+    for step in steps_in(folder):
         path = folder / str(step)
         try:
             return restore(path)
@@ -519,77 +466,13 @@ def _beside(others: nnx.State | None, abstract: nnx.State) -> nnx.State:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract)
 
 
-def _folder(workdir: epath.PathLike) -> epath.Path:
-    """Of a run's checkpoints; from the root, for Orbax refuses relative paths."""
-    if is_remote(workdir) and not os.fspath(workdir).startswith("gs://"):
-        raise UserError(
-            f"checkpoints can be in gs:// or on a disk, not in {workdir}; mount the bucket."
-        )
-    return absolute(epath.Path(workdir) / FOLDER)
-
-
-def _steps(folder: epath.Path) -> list[int]:
-    """The steps that have a checkpoint, newest first."""
-    listed = folder.iterdir() if folder.exists() else ()
-    steps = {int(path.name) for path in listed if path.name.isdigit()}
-    if is_remote(folder):
-        steps |= set(_notes(folder)["saved"])
-        steps = {step for step in steps if (folder / str(step) / COMMITTED).exists()}
-    return sorted(steps, reverse=True)
-
-
-def _notes(folder: epath.Path) -> dict[str, list[int]]:
-    path = folder.parent / NOTES
-    return {"saved": [], "damaged": []} | (read_json(path) if path.exists() else {})
-
-
-def _note(folder: epath.Path, what: str, step: int) -> None:
-    """Keeps a step's number where it is found by name, before anything is done to its checkpoint.
-
-    Raises:
-      UserError: it could not be written.
-    """
-    if is_remote(folder) and jax.process_index() == 0:
-        notes = _notes(folder)
-        others = [other for other in notes[what] if other != step]
-        write_json(folder.parent / NOTES, notes | {what: [*others, step][-NOTED:]})
-
-
-def _check_listed(folder: epath.Path, file: str) -> None:
-    """Orbax looks for folders: one that is not listed yet would be taken for damaged.
-
-    Raises:
-      UserError: the folder is not there, but a file in it is.
-    """
-    if is_remote(folder) and not folder.is_dir() and (folder / file).exists():
-        raise UserError(
-            f"{folder} is there, but the object store does not list it yet; run the command again"
-            " in a minute."
-        )
-
-
-def _set_aside(path: epath.Path) -> None:
-    """Makes sure that a damaged checkpoint is not taken for a whole one again."""
-    if is_remote(path):  # where many objects cannot be renamed as one
-        _note(path.parent, "damaged", int(path.name))
-        (path / COMMITTED).unlink()
-    else:
-        path.rename(path.parent / f"{path.name}.damaged")
-
-
-def _any_set_aside(folder: epath.Path) -> bool:
-    if is_remote(folder):
-        return bool(_notes(folder)["damaged"])
-    return any(path.name.endswith(".damaged") for path in folder.iterdir())
-
-
 def _read_description(path: epath.Path) -> tuple[TrainConfig, Description, About]:
     """The config of one checkpoint, and shape, dtype and fingerprint of its arrays and its base's.
 
     Raises:
       _DamagedError: they cannot be read or are not what was saved.
     """
-    _check_listed(path, COMMITTED)
+    check_listed(path, COMMITTED)
     with _damage("its description cannot be read"):
         about = ocp.checkpointables_metadata(path).custom_metadata
         if about.pop("checksum") != checksum(about):
@@ -618,7 +501,7 @@ def _load(path: epath.Path, saved: Description, wanted: dict[str, Arrays]) -> di
     """
     for item, arrays in wanted.items():
         _check_same_arrays(saved.get(item, {}), arrays, path)
-        _check_listed(path / item, "_METADATA")
+        check_listed(path / item, "_METADATA")
     with _damage("its arrays cannot be read"):
         loaded = ocp.load_checkpointables(path, wanted)
     for item, arrays in loaded.items():

@@ -16,15 +16,11 @@ from jax.experimental import multihost_utils
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.devices import peak_of
 from step1x_jax.parallel.mesh import check_batch_size, make_mesh
-from step1x_jax.training.checkpoint import (
-    Checkpoints,
-    described,
-    load_first_adapters,
-    load_weights,
-)
+from step1x_jax.training.checkpoint import Checkpoints, load_first_adapters, load_weights
 from step1x_jax.training.clock import Clock
 from step1x_jax.training.config import TrainConfig, check_same_run
 from step1x_jax.training.config_file import load_config, save_config
+from step1x_jax.training.fingerprints import described
 from step1x_jax.training.flops import step_flops
 from step1x_jax.training.held_out import HeldOut, HeldOutBatches, put
 from step1x_jax.training.late_errors import without_late_errors

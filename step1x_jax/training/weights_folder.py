@@ -24,18 +24,15 @@ from step1x_jax.json_files import read_json, write_json
 from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.training.checkpoint import (
     DESCRIPTION,
-    FOLDER,
     SCHEMA_VERSION,
     WEIGHTS,
-    checksum,
-    describe,
-    fingerprint_of,
-    name_arrays,
     restore_each,
     why_not_written,
 )
+from step1x_jax.training.checkpoint_folder import FOLDER
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import to_json
+from step1x_jax.training.fingerprints import checksum, describe, fingerprint_of, name_arrays
 from step1x_jax.training.stored_arrays import Index, stored_array
 
 

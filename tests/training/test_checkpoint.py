@@ -12,7 +12,8 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training import checkpoint
-from step1x_jax.training.checkpoint import Checkpoints, _fingerprints, restore_params
+from step1x_jax.training.checkpoint import Checkpoints, restore_params
+from step1x_jax.training.fingerprints import fingerprints
 from step1x_jax.training.step import abstract_state, new_state
 from tests.training.tiny import tiny_config
 
@@ -225,10 +226,10 @@ def test_fingerprints():
     mesh = make_mesh(MeshConfig())
     for spec in (jax.P(), jax.P("fsdp"), jax.P(None, "fsdp")):
         place = jax.NamedSharding(mesh, spec)
-        assert int(_fingerprints({"x": jax.device_put(x, place)})["x"]) == expected
+        assert int(fingerprints({"x": jax.device_put(x, place)})["x"]) == expected
     half = jnp.asarray(x, jnp.bfloat16)
     expected = int(np.asarray(half).view(np.uint16).sum(dtype=np.uint64) % 2**32)
-    assert int(_fingerprints({"x": half})["x"]) == expected
+    assert int(fingerprints({"x": half})["x"]) == expected
 
 
 def test_restore_params(workdir, state):

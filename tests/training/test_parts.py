@@ -14,7 +14,8 @@ from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.lora import quantize
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import describe, described, load_weights, name_arrays
+from step1x_jax.training.checkpoint import load_weights
+from step1x_jax.training.fingerprints import describe, described, name_arrays
 from step1x_jax.training.parts import abstract_base, abstract_frozen, freezing
 from tests.convert.loading_worker import wide_config
 from tests.training.tiny import tiny_config
