@@ -29,7 +29,7 @@ from step1x_jax.convert.diffusers_folder import FOLDED, SCALE
 from step1x_jax.convert.flux import start_from_flux
 from step1x_jax.convert.fp8 import InFp8, stored_in_fp8
 from step1x_jax.convert.info import describe_weights, numbers_in_words, sizes_in_words
-from step1x_jax.convert.keys import flat, model_table
+from step1x_jax.convert.keys import model_table
 from step1x_jax.convert.kinds import (
     KINDS,
     Weights,
@@ -39,8 +39,9 @@ from step1x_jax.convert.kinds import (
     parts_of,
     sizes_beside,
 )
-from step1x_jax.convert.lora import Lora, LoraFile, merged
+from step1x_jax.convert.lora import Lora, LoraFile
 from step1x_jax.convert.lora_files import save_kohya, save_peft
+from step1x_jax.convert.lora_merging import Merged
 from step1x_jax.convert.targets import SUFFIX, Parts, write_diffusers, write_official
 from step1x_jax.convert.tensors import Cast, Tensors
 from step1x_jax.errors import UserError
@@ -48,15 +49,11 @@ from step1x_jax.files import check_local, check_writable, is_remote
 from step1x_jax.json_files import build
 from step1x_jax.models.config import VERSIONS, ModelConfig
 from step1x_jax.sampling.config import sampling_from_json, sampling_to_json
-from step1x_jax.training.checkpoint import describe_newest, restore_adapters, restore_params
+from step1x_jax.training.checkpoint import describe_newest, restore_adapters
 from step1x_jax.training.checkpoint_folder import FOLDER
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.weights_folder import (
-    ParameterTensors,
-    opened_run,
-    write_adapters_folder,
-    write_weights_folder,
-)
+from step1x_jax.training.run_tensors import opened_run
+from step1x_jax.training.weights_folder import write_adapters_folder, write_weights_folder
 
 _INPUT = flags.DEFINE_string(
     "input", None, "A run's folder, a .safetensors file, or a folder with weights.", required=True
@@ -196,13 +193,8 @@ def _opened(source: epath.Path, output: epath.Path) -> Iterator[dict[str, Weight
 
 @contextlib.contextmanager
 def _opened_run(source: epath.Path, beside: epath.Path) -> Iterator[Weights]:
-    """A run's model; adapters merged into their base, which then is in memory as a whole."""
-    with contextlib.ExitStack() as stack:
-        if describe_newest(source)[1].lora.rank:
-            params, config = restore_params(source, base=_BASE.value)
-            tensors = ParameterTensors(config.model, flat(params))
-        else:
-            tensors, config = stack.enter_context(opened_run(source, beside))
+    """A run's model; adapters merged into their base."""
+    with opened_run(source, beside, base=_BASE.value) as (tensors, config):
         fields = sampling_to_json(config.sampling)
         fields |= {name: getattr(config.encoder, name) for name in READING}
         yield Weights(source, "run", tensors, config.model, fields)
@@ -215,17 +207,6 @@ def _started(flux: Weights) -> Weights:
     print(f"drawn with seed {_SEED.value}: {', '.join(start.fresh)}")
     print(f"left out: {', '.join(start.left_over) or 'nothing'}")
     return start.weights
-
-
-class _Merged:
-    """A model with LoRAs merged into it, each with a strength."""
-
-    def __init__(self, source: Tensors, loras: list[tuple[Lora, float]]):
-        self.shapes, self.dtypes, self.metadata = source.shapes, source.dtypes, source.metadata
-        self._read = merged(lambda name, rows=None: source.read(name), loras)
-
-    def read(self, name: str) -> np.ndarray:
-        return self._read(name)
 
 
 def _merged(weights: Weights) -> Weights:
@@ -244,7 +225,7 @@ def _merged(weights: Weights) -> Weights:
                     f"{path} adapts {module} of {list(shape)}; it is for another model."
                 )
         loras.append((lora, scale))
-    return _with(weights, _Merged(weights.tensors, loras))
+    return _with(weights, Merged(weights.tensors, loras))
 
 
 def _chosen(parts: Parts, can_hold: tuple[str, ...], output: epath.Path) -> dict[str, Weights]:

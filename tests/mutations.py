@@ -377,22 +377,36 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("training/weights_folder.py", "tests/training/test_weights_folder.py"): [
         ("blocks of two dtypes", "if tensors.dtypes[other] != tensors.dtypes[first]:",
          "if False:"),
-        ("layers in one place", "0 if layer is ... else layer * size", "0"),
         ("blocks one over another", "array[i : i + 1].write(block)", "array[1:2].write(block)"),
-        ("cut rows in the first place", "offset=i * row", "offset=0"),
-        ("cut columns in the first place", "mapped[index[1:]] = part",
-         "mapped[tuple(slice(0, n) for n in part.shape)] = part"),
         ("a full disk as a crash", "if (reason := why_not_written(e)) is None:", "if True:"),
     ],
-    ("training/checkpoint.py", "tests/training/test_weights_folder.py"): [
+    ("training/checkpoint.py", "tests/training/test_run_tensors.py"): [
         ("bits not compared block by block", 'if bits % 2**32 != about["fingerprint"]:',
          "if False:"),
+    ],
+    ("training/checkpoint.py", "tests/training/test_weights_folder.py"): [
         ("weights taken for a run", "if WEIGHTS in saved:\n                    raise",
          "if False:\n                    raise"),
     ],
-    ("training/stored_arrays.py", "tests/training/test_weights_folder.py"): [
+    ("training/run_tensors.py", "tests/training/test_run_tensors.py"): [
+        ("layers in one place", "0 if layer is ... else layer * size", "0"),
+        ("cut rows in the first place", "offset=i * row", "offset=0"),
+        ("cut columns in the first place", "mapped[index[1:]] = part",
+         "mapped[tuple(slice(0, n) for n in part.shape)] = part"),
+    ],
+    ("training/run_tensors.py", "tests/training/test_lora.py"): [
+        ("base converted unseen", "if saved_base:", "if False:"),
+        ("the base's first blocks alone", "bits += fingerprint_of(block)",
+         "bits = bits or fingerprint_of(block)"),
+        ("base as it is stored", "Cast(tensors, np.dtype(jnp.dtype(config.model.param_dtype)))",
+         "tensors"),
+    ],
+    ("training/stored_arrays.py", "tests/training/test_run_tensors.py"): [
         ("the first block alone", "yield from itertools.product(*cuts)",
          "yield next(itertools.product(*cuts))"),
+        ("whole arrays", "chunk_byte_size=BLOCK_BYTES, ", ""),
+        ("columns before layers", "axes = (0,) if array.ndim else None", "axes = None"),
+        ("compressed", "use_compression = False", "use_compression = True"),
     ],
     ("training/checkpoint.py", "tests/training/test_lora.py"): [
         ("another alpha goes on", "if there != here:", "if False:"),
@@ -447,11 +461,13 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("linear2 order", "proj, mlp_out, axis=1)", "mlp_out, proj, axis=1)"),
         ("QK-norms not turned", "(0,), rotated=0", "(0,)"),
     ],
-    ("convert/lora.py", "tests/convert/test_lora.py"): [
-        ("LoRA without rank", "return self.alpha / self.rank", "return self.alpha"),
+    ("convert/lora_merging.py", "tests/convert/test_lora.py"): [
         ("LoRA without alpha", "(scale * piece.scale) *", "scale *"),
         ("LoRA's rows not where they belong", "total[piece.start : piece.start + len(up)] +=",
          "total[: len(up)] +="),
+    ],
+    ("convert/lora.py", "tests/convert/test_lora.py"): [
+        ("LoRA without rank", "return self.alpha / self.rank", "return self.alpha"),
         ("LoRA of other modules", "if name not in names:",
          "if name not in names:\n            return\n        if False:"),
         ("LoRA's half twice", "if half in one.keys:", "if False:"),
@@ -536,7 +552,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("convert/keys.py", "tests/convert/test_loading.py"): [
         ("pairs cut before RoPE's turn", "whole = {self.rotated, 0 if", "whole = {None, 0 if"),
     ],
-    ("convert/lora.py", "tests/convert/test_loading.py"): [
+    ("convert/lora_merging.py", "tests/convert/test_loading.py"): [
         ("LoRA of other rows", "delta[rows[here] - piece.start]", "delta[: here.sum()]"),
     ],
     ("convert/safetensors_io.py", "tests/convert/test_safetensors_io.py"): [
@@ -792,7 +808,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("training/checkpoint.py", OTHER_BASE): [
         ("any base", "if saved.get(name) != array:", "if name not in saved:"),
-        ("base not looked at on resume", "if base is not None:\n                    _check",
+        ("base not looked at on resume", "if base is not None:\n                    check",
          "if False:\n                    _check"),
         ("base forgotten", 'about["base"] = base', "pass"),
     ],

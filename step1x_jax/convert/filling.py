@@ -10,6 +10,7 @@ from flax import nnx
 
 from step1x_jax.convert.keys import Box, Part, Table, by_parameter, dotted, flat
 from step1x_jax.convert.safetensors_io import Read
+from step1x_jax.convert.tensors import Tensors
 
 Path = tuple[str | int, ...]
 # What is kept of a parameter that has just been placed, by path.
@@ -52,6 +53,14 @@ def filled(
         # until the next parameter is there, too
         gc.collect(0)
     return nnx.from_flat_state(result)
+
+
+def our_block(source: Source, tensors: Tensors) -> np.ndarray:
+    """One of our parameters, or of a stacked one a block: (1, ...)."""
+    part, official, where = source
+    piece = tensors.read(official)[where]
+    ours = part.to_ours(piece, tuple(map(range, part.shape)), len(piece))
+    return ours if part.layer is None else ours[None]
 
 
 def kept(params: nnx.State, keep: Keep) -> nnx.State:

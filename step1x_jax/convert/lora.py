@@ -1,4 +1,4 @@
-"""LoRA files of the kinds that occur, read strictly, as pieces of the published layers; merging.
+"""LoRA files of the kinds that occur, read strictly, as pieces of the published layers.
 
 A LoRA adds alpha / rank * up @ down to the weight of a linear layer, down (rank, in), up (out,
 rank). Whatever a file calls the layer (see lora_names.py) and whether it has it fused or in parts,
@@ -27,8 +27,8 @@ import numpy as np
 from etils import epath
 
 from step1x_jax.convert.keys import Table
-from step1x_jax.convert.lora_names import WEIGHT, Rows, adaptable, spellings
-from step1x_jax.convert.safetensors_io import Read, SafetensorsFile
+from step1x_jax.convert.lora_names import Rows, adaptable, spellings
+from step1x_jax.convert.safetensors_io import SafetensorsFile
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json
 
@@ -274,42 +274,6 @@ def _settings(file: SafetensorsFile) -> _Settings | None:
         if key.startswith("transformer.")
     }
     return _Settings(file.path, own or values)
-
-
-def merged(read: Read, loras: Sequence[tuple[Lora, float]]) -> Read:
-    """A reader of official tensors: weight + the sum of scale * alpha / rank * up @ down.
-
-    The sum is float32, over all the LoRAs, and is rounded once, to the tensor's dtype.
-
-    Args:
-      read: gives the base tensors by official name.
-      loras: each with its strength.
-    """
-
-    def read_merged(name: str, rows: np.ndarray | None = None) -> np.ndarray:
-        base = read(name, rows)
-        module = name.removesuffix(WEIGHT)
-        concerned = [
-            (lora, scale)
-            for lora, scale in loras
-            if name.endswith(WEIGHT) and module in lora.shapes
-        ]
-        if not concerned:
-            return base
-        total = base.astype(np.float32)
-        for lora, scale in concerned:
-            for piece in lora.pieces(module):
-                up, down = piece.up.astype(np.float32), piece.down.astype(np.float32)
-                # all of it first: a product of some rows may be rounded in another order
-                delta = (scale * piece.scale) * (up @ down)
-                if rows is None:
-                    total[piece.start : piece.start + len(up)] += delta
-                else:
-                    here = (rows >= piece.start) & (rows < piece.start + len(up))
-                    total[here] += delta[rows[here] - piece.start]
-        return total.astype(base.dtype)
-
-    return read_merged
 
 
 def whole(pieces: Sequence[Piece], rows: int) -> Piece:

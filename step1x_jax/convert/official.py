@@ -17,7 +17,8 @@ from step1x_jax.convert import config_json
 from step1x_jax.convert.filling import Keep, filled
 from step1x_jax.convert.fp8 import Fp8File, as_numbers
 from step1x_jax.convert.keys import Table, autoencoder_table, flat, model_table
-from step1x_jax.convert.lora import LoraFile, merged
+from step1x_jax.convert.lora import LoraFile
+from step1x_jax.convert.lora_merging import merged
 from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.convert.shards import WeightFile
 from step1x_jax.errors import UserError
@@ -103,6 +104,21 @@ def load_parameters(
       UserError: the file is unreadable or does not fit the sizes.
     """
     return _parameters(_opened(path, config.param_dtype), config, (), shardings, keep)
+
+
+def open_model(path: epath.PathLike, config: ModelConfig) -> WeightFile | Fp8File:
+    """The official tensors of connector and DiT, as `load_parameters` sees them.
+
+    Args:
+      path: the file, or a folder with one.
+      config: sizes, checked against the file; what is in 8 bits is seen in its param_dtype.
+
+    Raises:
+      UserError: the file is unreadable or does not fit the sizes.
+    """
+    file = _opened(path, config.param_dtype)
+    check_tensors(file.path, file.shapes, model_table(config), dtypes=file.dtypes)
+    return file
 
 
 def _opened(path: epath.PathLike, eight_bits_as: str) -> WeightFile | Fp8File:

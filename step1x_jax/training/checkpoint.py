@@ -52,7 +52,7 @@ from step1x_jax.training.fingerprints import (
 )
 from step1x_jax.training.parts import abstract_parts, placed, shardings_of
 from step1x_jax.training.step import TrainState
-from step1x_jax.training.stored_arrays import Index, stored_array, stored_blocks
+from step1x_jax.training.stored_arrays import Index, stored_array, stored_blocks, storing
 
 Description = dict[str, About]  # by item
 Result = TypeVar("Result")
@@ -106,6 +106,7 @@ class Checkpoints:
                 self.folder,
                 preservation_policy=ocp.training.preservation_policies.LatestN(keep),
                 cleanup_tmp_directories=True,  # what an interrupted save left behind
+                context=storing(),
             )
 
     @property
@@ -182,7 +183,7 @@ class Checkpoints:
                         " name its folder as training.start_from, and another as --workdir."
                     )
                 if base is not None:
-                    _check_same_base(saved_base, base, path, config)
+                    check_same_base(saved_base, base, path, config)
                 items = _load(path, saved, _to_items(abstract))
             except _DamagedError as e:
                 say(f"Checkpoint {step} is damaged ({e}); trying the one before it.")
@@ -250,20 +251,15 @@ def restore_params(
       UserError: no whole checkpoint, one of another model, or no moving average in it; the base is
         not where it was, or another than the one that the adapters were trained on.
     """
-    trained, config, path, saved_base = _restore_trained(workdir, abstract, ema, say)
+    trained, config, path, saved_base = restore_trained(workdir, abstract, ema=ema, say=say)
     if not config.lora.rank:
         return trained, config
     wanted = _beside(None, abstract_model(config.model)[1]) if abstract is None else abstract
     as_trained = _in_dtype(wanted, config.model.param_dtype)
-    source = base or config.training.start_from
-    if not source or not epath.Path(source).exists():
-        raise UserError(
-            f"{workdir} holds adapters, and the weights to which they belong are not in"
-            f" {source or 'it'} (any more); say where they are (--base=)."
-        )
+    source = find_base(workdir, config, base)
     params = load_weights(source, config.model, as_trained, say=say)
     if saved_base:  # a LoRA of others does not say what it was trained on
-        _check_same_base(saved_base, describe(name_arrays(params)), path, config)
+        check_same_base(saved_base, describe(name_arrays(params)), path, config)
     merged = merged_adapters(config.model, config.lora, params, trained)
     return jax.tree.map(lambda x, w: x.astype(w.dtype), merged, wanted), config
 
@@ -275,7 +271,7 @@ def restore_adapters(
     say: Callable[[str], None] = logging.warning,
 ) -> tuple[nnx.State, TrainConfig]:
     """Loads the adapters alone of a run's newest whole checkpoint; else as `restore_params`."""
-    trained, config, _, _ = _restore_trained(workdir, None, ema, say)
+    trained, config, _, _ = restore_trained(workdir, ema=ema, say=say)
     _check_adapters(workdir, config)
     return trained, config
 
@@ -306,7 +302,7 @@ def load_first_adapters(
     """
     if not (epath.Path(source) / FOLDER).is_dir():
         return load_adapters(source, abstract, config.model, config.lora, shardings_of(abstract))
-    adapters, saved, path, _ = _restore_trained(source, abstract, False, say)
+    adapters, saved, path, _ = restore_trained(source, abstract, say=say)
     _check_adapters(source, saved)
     for field in ("rank", "alpha"):
         there, here = getattr(saved.lora, field), getattr(config.lora, field)
@@ -319,8 +315,27 @@ def load_first_adapters(
     return _fill(abstract, name_arrays(adapters))
 
 
-def _restore_trained(
-    workdir: epath.PathLike, abstract: nnx.State | None, ema: bool, say: Callable[[str], None]
+def find_base(workdir: epath.PathLike, config: TrainConfig, base: str = "") -> str:
+    """Where the weights lie to which a run's adapters belong: `base`, or where the run found them.
+
+    Raises:
+      UserError: there is nothing.
+    """
+    source = base or config.training.start_from
+    if not source or not epath.Path(source).exists():
+        raise UserError(
+            f"{workdir} holds adapters, and the weights to which they belong are not in"
+            f" {source or 'it'} (any more); say where they are (--base=)."
+        )
+    return source
+
+
+def restore_trained(
+    workdir: epath.PathLike,
+    abstract: nnx.State | None = None,
+    *,
+    ema: bool = False,
+    say: Callable[[str], None] = logging.warning,
 ) -> tuple[nnx.State, TrainConfig, epath.Path, About]:
     """What the newest whole checkpoint holds: parameters, or adapters on the same devices.
 
@@ -511,8 +526,18 @@ def _load(path: epath.Path, saved: Description, wanted: dict[str, Arrays]) -> di
     return loaded
 
 
-def _check_same_base(saved: About, base: About, path: epath.Path, config: TrainConfig) -> None:
-    """Raises UserError if adapters would be applied to other weights than they were trained on."""
+def check_same_base(saved: About, base: About, path: epath.Path, config: TrainConfig) -> None:
+    """Compares the base of adapters with the one that they were trained on.
+
+    Args:
+      saved: what their checkpoint says of it.
+      base: what is there now.
+      path: of the checkpoint.
+      config: of the run.
+
+    Raises:
+      UserError: they differ.
+    """
     for name, array in base.items():
         if saved.get(name) != array:
             raise UserError(

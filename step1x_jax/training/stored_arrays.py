@@ -1,4 +1,4 @@
-"""The arrays of a checkpoint in parts: Orbax gives and takes whole ones only.
+"""How the arrays of a checkpoint are stored, and the arrays in parts: Orbax takes whole ones only.
 
 It stores them with tensorstore, as zarr arrays in one key-value store (OCDBT) for each item.
 """
@@ -10,10 +10,31 @@ from typing import Any
 
 import tensorstore as ts
 from etils import epath
+from orbax.checkpoint import v1 as ocp
 
 from step1x_jax.files import is_remote
 
 Index = tuple[slice, ...]  # a block of an array
+BLOCK_BYTES = 1 << 28  # at most, of a block that is stored: what reads in parts needs a few of them
+
+
+def storing() -> ocp.Context:
+    """The context in which arrays are saved.
+
+    Layer by layer, where one device has many of them. Not compressed: that would save 8 % of
+    float32 weights, a quarter of bfloat16 ones, and take several times as long.
+    """
+    context = ocp.Context()
+    context.array.saving.use_compression = False
+    context.array.saving.scoped_storage_options_creator = _in_layers
+    return context
+
+
+def _in_layers(path: Any, array: Any) -> ocp.options.ArrayOptions.Saving.StorageOptions:
+    axes = (0,) if array.ndim else None
+    return ocp.options.ArrayOptions.Saving.StorageOptions(
+        chunk_byte_size=BLOCK_BYTES, shard_axes=axes
+    )
 
 
 def stored_array(item: epath.Path, name: str) -> ts.TensorStore:

@@ -8,8 +8,9 @@ from safetensors.numpy import load_file, save_file
 
 from step1x_jax.convert.adapters import Adapters, adapters_of
 from step1x_jax.convert.keys import model_table
-from step1x_jax.convert.lora import LoraFile, Piece, merged, taken_apart, whole
+from step1x_jax.convert.lora import LoraFile, Piece, taken_apart, whole
 from step1x_jax.convert.lora_files import save_kohya, save_peft
+from step1x_jax.convert.lora_merging import merged
 from step1x_jax.convert.lora_names import adaptable, diffusers_layers
 from step1x_jax.convert.official import load_model
 from step1x_jax.convert.safetensors_io import SafetensorsFile

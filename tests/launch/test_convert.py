@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from launch.convert import main
 from step1x_jax.convert.fp8 import Fp8File
 from step1x_jax.convert.keys import model_table
-from step1x_jax.convert.lora import LoraFile, merged
+from step1x_jax.convert.lora import LoraFile
+from step1x_jax.convert.lora_merging import merged
 from step1x_jax.convert.official import load_model
 from step1x_jax.convert.safetensors_io import SafetensorsFile
 from step1x_jax.errors import UserError

@@ -13,8 +13,9 @@ from flax import nnx
 
 from step1x_jax.convert.adapters import Adapters, merged_adapters
 from step1x_jax.convert.filling import kept
+from step1x_jax.convert.keys import model_table
 from step1x_jax.convert.lora_files import save_kohya
-from step1x_jax.convert.official import load_model, save_model
+from step1x_jax.convert.official import load_model, official_reader, save_model
 from step1x_jax.errors import UserError
 from step1x_jax.models import step1x_edit
 from step1x_jax.models.config import LoraConfig
@@ -31,6 +32,7 @@ from step1x_jax.training.config_file import to_json
 from step1x_jax.training.loop import train
 from step1x_jax.training.loss import rectified_flow_loss
 from step1x_jax.training.parts import abstract_frozen, abstract_parts, freezing
+from step1x_jax.training.run_tensors import opened_run
 from step1x_jax.training.step import abstract_state, make_train_step, new_state
 from step1x_jax.training.weights_folder import write_adapters_folder
 from tests.training.tiny import Toy, batches, make_batch, tiny_config
@@ -273,6 +275,11 @@ def test_another_base_is_refused(base, whole_run, tmp_path):
         train(config, whole_run[0], batches)
     with pytest.raises(UserError, match=r"were trained on other weights"):
         restore_params(whole_run[0], base=str(other))
+    with (
+        pytest.raises(UserError, match=r"were trained on other weights"),
+        opened_run(whole_run[0], tmp_path, base=str(other)),
+    ):
+        pass
     # that it lies elsewhere is no matter
     moved = tmp_path / "moved" / "weights.safetensors"
     save_model(moved, load_model(base))
@@ -294,6 +301,10 @@ def test_a_run_gives_full_weights_as_the_kohya_reader_merges_them(base, whole_ru
         np.testing.assert_allclose(x, y, atol=1e-6)  # float32 sums in another order
         moved += np.abs(x - z).max() > 1e-3
     assert moved == 15  # kernels: 10 of a double block; modulation, linear1 and linear2 in halves
+    read = official_reader(model_table(config.model), wanted)
+    with opened_run(whole_run[0], tmp_path) as (tensors, _):
+        for name in model_table(config.model):
+            np.testing.assert_array_equal(tensors.read(name), read(name))
 
 
 @pytest.mark.usefixtures("no_learning")
@@ -362,6 +373,10 @@ def test_a_bfloat16_base_comes_from_a_float32_run(base, tmp_path):
     wanted = params["connector"]["blocks"]["norm1"]["scale"].get_value().astype(jnp.bfloat16)
     assert norm.dtype == jnp.bfloat16
     np.testing.assert_array_equal(norm, wanted)
+    with opened_run(tmp_path / "lora", tmp_path) as (tensors, _):
+        assert {dtype.name for dtype in tensors.dtypes.values()} == {"bfloat16"}
+        norm = tensors.read("connector.S.individual_token_refiner.blocks.0.norm1.weight")
+    np.testing.assert_array_equal(norm, wanted[0])
 
 
 def test_on_eight_devices_all_is_split_as_the_kernels_are(base, monkeypatch):
