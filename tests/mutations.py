@@ -404,8 +404,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("training/stored_arrays.py", "tests/training/test_run_tensors.py"): [
         ("the first block alone", "yield from itertools.product(*cuts)",
          "yield next(itertools.product(*cuts))"),
-        ("whole arrays", "chunk_byte_size=BLOCK_BYTES, ", ""),
-        ("columns before layers", "axes = (0,) if array.ndim else None", "axes = None"),
+        ("whole arrays", "chunk_byte_size = BLOCK_BYTES", "chunk_byte_size = None"),
         ("compressed", "use_compression = False", "use_compression = True"),
     ],
     ("training/checkpoint.py", "tests/training/test_lora.py"): [

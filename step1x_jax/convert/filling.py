@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from step1x_jax.convert.copying import in_order, put
 from step1x_jax.convert.keys import Box, Part, Table, by_parameter, dotted, flat
 from step1x_jax.convert.safetensors_io import Read
 from step1x_jax.convert.tensors import Tensors
@@ -56,10 +57,10 @@ def filled(
 
 
 def our_block(source: Source, tensors: Tensors) -> np.ndarray:
-    """One of our parameters, or of a stacked one a block: (1, ...)."""
+    """One of our parameters, or of a stacked one a block: (1, ...); in our order in memory, too."""
     part, official, where = source
     piece = tensors.read(official)[where]
-    ours = part.to_ours(piece, tuple(map(range, part.shape)), len(piece))
+    ours = in_order(part.to_ours(piece, tuple(map(range, part.shape)), len(piece)))
     return ours if part.layer is None else ours[None]
 
 
@@ -119,4 +120,4 @@ def _fill(
     for rows, targets in wanted.values():
         data = read(name, None if len(rows) == shape[0] else rows)[:, *columns]
         for box, target in targets:
-            target[...] = part.to_ours(data, box, len(piece))
+            put(target, part.to_ours(data, box, len(piece)))

@@ -14,6 +14,7 @@ from etils import epath
 from flax import nnx
 
 from step1x_jax.convert import config_json
+from step1x_jax.convert.copying import in_order
 from step1x_jax.convert.filling import Keep, filled
 from step1x_jax.convert.fp8 import Fp8File, as_numbers
 from step1x_jax.convert.keys import Table, autoencoder_table, flat, model_table
@@ -234,8 +235,8 @@ def reader_of(table: Table, leaves: Mapping[str, Any]) -> Callable[[str], np.nda
         pieces = []
         for part, _, shape in entry.pieces():
             ours = np.asarray(leaves[part.path][... if part.layer is None else part.layer])
-            pieces.append(part.to_official(ours, shape))
-        return np.concatenate(pieces, axis=entry.axis)
+            pieces.append(in_order(part.to_official(ours, shape)))
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=entry.axis)
 
     return read
 

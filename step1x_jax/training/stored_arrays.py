@@ -21,20 +21,13 @@ BLOCK_BYTES = 1 << 28  # at most, of a block that is stored: what reads in parts
 def storing() -> ocp.Context:
     """The context in which arrays are saved.
 
-    Layer by layer, where one device has many of them. Not compressed: that would save 8 % of
-    float32 weights, a quarter of bfloat16 ones, and take several times as long.
+    Not compressed: that would save 8 % of float32 weights, a quarter of bfloat16 ones, and take
+    several times as long.
     """
     context = ocp.Context()
     context.array.saving.use_compression = False
-    context.array.saving.scoped_storage_options_creator = _in_layers
+    context.array.saving.storage_options.chunk_byte_size = BLOCK_BYTES
     return context
-
-
-def _in_layers(path: Any, array: Any) -> ocp.options.ArrayOptions.Saving.StorageOptions:
-    axes = (0,) if array.ndim else None
-    return ocp.options.ArrayOptions.Saving.StorageOptions(
-        chunk_byte_size=BLOCK_BYTES, shard_axes=axes
-    )
 
 
 def stored_array(item: epath.Path, name: str) -> ts.TensorStore:

@@ -1,6 +1,5 @@
 """A run's parameters as official tensors; adapters merged: test_lora.py."""
 
-import math
 import shutil
 
 import numpy as np
@@ -80,17 +79,13 @@ def test_what_one_device_had_is_stored_in_small_blocks(tmp_path, monkeypatch):
     """So that nobody who reads it needs room for the largest array; and uncompressed."""
     monkeypatch.setattr(stored_arrays, "BLOCK_BYTES", 1 << 14)
     run = run_of(tmp_path / "run", MeshConfig(data=1))
-    shapes = {}
-
-    def take(name, about, index, block):
-        assert block.nbytes <= 1 << 14
-        shapes.setdefault(name, set()).add(block.shape)
-
-    restore_each(run, take)
-    kernel = "transformer.single_blocks.mlp_in.kernel"
-    array = stored_array(run / "checkpoints" / "0" / "params", kernel)
-    assert math.prod(array.shape[1:]) * 4 > 1 << 14  # a layer has to be cut, too
-    assert {shape[0] for shape in shapes[kernel]} == {1}
+    sizes = []
+    restore_each(run, lambda name, about, index, block: sizes.append(block.nbytes))
+    assert 1 << 13 < max(sizes) <= 1 << 14
+    array = stored_array(
+        run / "checkpoints" / "0" / "params", "transformer.single_blocks.mlp_in.kernel"
+    )
+    assert array.size * 4 > 1 << 16
     assert "zstd" not in str(array.spec().to_json()["metadata"])
     with opened_run(run, tmp_path) as (tensors, _):
         check_same(tensors)
