@@ -21,7 +21,7 @@ def get_config() -> TrainConfig:
     config = TrainConfig(model=step1x_edit_v1_1())
     config.model.dtype = "bfloat16"  # of the computation
     config.model.param_dtype = "bfloat16"  # of the frozen base; adapters are always float32
-    config.model.remat = "full"  # blocks are recomputed in the backward pass: activations must fit
+    config.model.remat = "auto"  # stores as much of the forward pass as the devices can hold
 
     config.lora.rank = 64
     config.lora.alpha = 32.0

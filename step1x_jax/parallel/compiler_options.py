@@ -22,6 +22,11 @@ TABLE: dict[str, dict[str, tuple[bool | int | str, str]]] = {
             True,
             "else gathers on a 3D torus become synchronous all-reduces of twice the bytes",
         ),
+        "xla_tpu_enable_windowed_einsum_for_reduce_scatter": (
+            False,
+            "a gradient's matmul in as many parts as there are devices runs at half the speed: seen"
+            " on v5p:2x4x4, where the compiler would choose so",
+        ),
         "xla_enable_async_all_reduce": (True, "the gradients' sums may start early"),
         "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": (True, "and run beside matmuls"),
     },

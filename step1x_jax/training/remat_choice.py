@@ -13,8 +13,8 @@ from step1x_jax.models.remat import AUTO, SAVED, stored_widths
 from step1x_jax.parallel.devices import GIB, bytes_per_device, memory_of
 
 # What a step needs beside its state, the gradients and what blocks store, seen in compiled steps at
-# 1024 px: a block's own activations and gathered weights. For each example on a device, and once.
-WORKING = 1.2 * GIB
+# 1024 px: a block's own activations, for each token on a device, and gathered weights.
+WORKING = 1.2 * GIB / 8832
 WORKING_ONCE = 1.2 * GIB
 
 
@@ -47,9 +47,8 @@ def _choice(config: ModelConfig, batch, abstract, frozen, mesh: Mesh) -> str:
     pictures = sum(math.prod(batch[name].shape[:3]) / PATCH**2 for name in ("target", "source"))
     split = math.prod(mesh.shape[axis] for axis in (*BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS))
     tokens = (pictures + math.prod(batch["text"].shape[:2])) / split
-    examples = len(batch["text"]) / split
     # parameters twice: their gradients, at the end
     taken = sum(bytes_per_device(x) for x in (abstract, abstract.params, frozen))
-    free = available - taken - WORKING_ONCE - WORKING * examples
+    free = available - taken - WORKING_ONCE - WORKING * tokens
     fitting = [policy for policy in SAVED if stored_bytes(config, policy, tokens) <= free]
     return fitting[-1] if fitting else "full"

@@ -40,6 +40,19 @@ def test_more_memory_stores_more(case, monkeypatch):
     assert chosen(case, None, monkeypatch) == "full"  # nobody knows
 
 
+def test_small_pictures_take_what_their_tokens_take(case, monkeypatch):
+    """Three of 512 px are fewer tokens than one of 1024, so nowhere is less stored."""
+    model, _, state, frozen, mesh = case
+    config = TrainConfig(model=model)
+    config.data.batch_size = 24
+    small = model, abstract_batch(config, 512, mesh), state, frozen, mesh
+    for gib in range(24, 64):
+        ranks = [
+            list(remat_choice.SAVED).index(chosen(one, gib, monkeypatch)) for one in (case, small)
+        ]
+        assert ranks == sorted(ranks)
+
+
 def test_a_frozen_base_takes_memory_too(case, monkeypatch):
     """As much again as the state: what is stored has to be less."""
     model, batch, state, _, mesh = case
