@@ -1,7 +1,11 @@
 import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from step1x_jax.parallel.compiler_options import TABLE, compiler_options
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from tests.kernels.test_tpu_compilation import tpu_mesh
 from tests.parallel.test_mesh import Chip
 
 
@@ -15,3 +19,15 @@ def test_a_mesh_has_the_options_of_its_platform():
 def test_every_option_has_a_reason():
     for options in TABLE.values():
         assert all(len(reason) > 10 for _, reason in options.values())
+
+
+@pytest.mark.slow
+def test_a_gradient_is_one_matmul(monkeypatch):
+    """Of the MLP's kernel at 1024 px, on chips of which the compiler would make 32 small ones."""
+    mesh = tpu_mesh("v5p:2x4x4", monkeypatch)
+    split = NamedSharding(mesh, PartitionSpec("fsdp"))
+    x = jax.ShapeDtypeStruct((mesh.size, 8832, 3072), jnp.bfloat16, sharding=split)
+    dy = jax.ShapeDtypeStruct((mesh.size, 8832, 12288), jnp.bfloat16, sharding=split)
+    gradient = jax.jit(lambda x, dy: jnp.einsum("blf,bld->fd", x, dy), out_shardings=split)
+    compiled = gradient.lower(x, dy).compile(compiler_options=compiler_options(mesh))
+    assert "collective-permute" not in compiled.as_text()
