@@ -4,11 +4,13 @@
         --config.data.path=DATA
 
 As finetune_1024.py, for records made with `launch.precompute --size=512`; the shift of the times
-follows the number of tokens. Chips as there. Hours: not planned yet; this does, for four edits a
-chip. Loss to expect: not measured.
+follows the number of tokens. Chips as there. Hours for 100 000 steps by `python -m
+launch.compile_ahead --config=configs/finetune_512.py --size=512 --examples=N --topology=...` (a
+model of the compiled program, not a measurement), N edits a chip:
 
-    python -m launch.compile_ahead --config=configs/finetune_512.py --topology=v5p:4x4x4 \\
-        --size=512 --examples=4
+    v5p:2x2x1 50 (N = 4)    v5e:16x16 92 (N = 3)
+
+Loss to expect: not measured.
 """
 
 from configs.finetune_1024 import get_config as at_1024

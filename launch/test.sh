@@ -18,9 +18,9 @@ need_environment torch diffusers quickstart parquet gcs tpu dev
 
 lane=$(PYENV_VERSION=${LANE_312:-3.12.1} python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || true)
 if [ -n "$lane" ]; then
+  pip=(.venv-3.12/bin/pip install --quiet --disable-pip-version-check)
   if [ ! -x .venv-3.12/bin/python ]; then
     "$lane" -m venv .venv-3.12
-    pip=(.venv-3.12/bin/pip install --quiet --disable-pip-version-check)
     "${pip[@]}" jax flax numpy pytest etils[epath] absl-py
     # JAX's CUDA plugin and NVIDIA's assembler alone (260 MB): they compile for GPUs without one
     version=$(.venv-3.12/bin/python -c 'import jax; print(jax.__version__)')
@@ -28,7 +28,8 @@ if [ -n "$lane" ]; then
       nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime ||
       echo "skipped: assembling the GPU kernels, because JAX's CUDA plugin cannot be installed"
   fi
-  .venv-3.12/bin/python -m pytest -rs tests/kernels
+  "${pip[@]}" pytest-xdist
+  .venv-3.12/bin/python -m pytest "${workers[@]}" -rs tests/kernels
 else
   echo "skipped: the second lane, because there is no python3.12 here"
 fi

@@ -17,11 +17,8 @@ GIB = 2**30
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("topology", "hbm"), [("v5e:2x2", 15.75), ("v6e:2x2", 31.25), ("v5p:2x2x1", 95.0)]
-)
-def test_the_release_fits_on_four_chips(topology, hbm, monkeypatch):
-    """A successful compilation is a check by itself: the compiler refuses what does not fit."""
+def test_the_release_fits_on_four_chips(monkeypatch):
+    """Those with the least memory, v5e. A successful compilation is a check by itself."""
     pytest.importorskip("libtpu", reason="needs the extra [tpu]")
     from jax.experimental import topologies
 
@@ -29,7 +26,7 @@ def test_the_release_fits_on_four_chips(topology, hbm, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)  # for libtpu refuses flags that only CPUs know
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # by other tests at the same time
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1), devices)
     graph, params = abstract_mllm(MLLMConfig())
     params = jax.tree.map(
@@ -49,7 +46,7 @@ def test_the_release_fits_on_four_chips(topology, hbm, monkeypatch):
         run = jax.jit(lambda params, *batch: nnx.merge(graph, params)(*batch))
         memory = run.lower(params, pictures, prompts).compile().memory_analysis()
     arguments, peak = memory.argument_size_in_bytes / GIB, memory.peak_memory_in_bytes / GIB
-    print(f"{topology}: arguments {arguments:.2f}, peak {peak:.2f} of {hbm} GiB a chip")
+    print(f"v5e:2x2: arguments {arguments:.2f}, peak {peak:.2f} of 15.75 GiB a chip")
     # 7.75 billion bfloat16 parameters over four chips are 3.6 GiB: nothing is held whole.
     assert 3.6 < arguments < 3.8
     assert peak < 6
