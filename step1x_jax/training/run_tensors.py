@@ -53,8 +53,9 @@ def opened_run(
     Raises:
       UserError: no whole checkpoint, or no room; the base is not where it was, or another one.
     """
-    opened = _adapted if describe_newest(workdir)[1].lora.rank else _trained
-    with opened(workdir, beside, base) as (tensors, config):
+    adapters = describe_newest(workdir)[1].lora.rank
+    opened = _adapted(workdir, beside, base) if adapters else _trained(workdir, beside)
+    with opened as (tensors, config):
         yield tensors, config
 
 
@@ -94,7 +95,7 @@ def _describe(tensors: Tensors, config: ModelConfig) -> About:
 
 @contextlib.contextmanager
 def _trained(
-    workdir: epath.PathLike, beside: epath.PathLike, base: str
+    workdir: epath.PathLike, beside: epath.PathLike
 ) -> Iterator[tuple[Tensors, TrainConfig]]:
     leaves: dict[str, _OnDisk] = {}
     epath.Path(beside).mkdir(parents=True, exist_ok=True)
