@@ -48,7 +48,7 @@ def rows() -> Iterator[dict[str, Any]]:
     for pixels in map(int, _PIXELS.value):
         length = 2 * (pixels // 16) ** 2 + TEXT
         for batch in map(int, _ATTENTION_BATCHES.value):
-            shape = (batch, _HEADS.value, length, WIDTH)
+            shape = (batch, length, _HEADS.value, WIDTH)
             work = 4 * batch * _HEADS.value * length**2 * WIDTH / 1e12
             for name, kind, run in [*ours(shape), *theirs(shape)]:
                 about = {"px": pixels, "L": length, "batch": batch, "by": name, "what": kind}
@@ -117,14 +117,14 @@ def kernel_pass(length: int, on_gpu: bool, backward: bool) -> Callable[[], Any]:
         from step1x_jax.kernels import attention_gpu
 
         kernels = attention_gpu.KERNELS
-    shape = (1, _HEADS.value, length, WIDTH)
+    shape = (1, length, _HEADS.value, WIDTH)
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, do = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
     scales, rope = jnp.ones((1, WIDTH)), jnp.ones((2, length, WIDTH))
     inputs = (q, k, v, jnp.array([length]), Norms(scales, scales, rope), 0)
     if not backward:
         return partial(jax.jit(lambda *x: kernels.forward(*x), static_argnums=5), *inputs)
-    lse = jnp.full((*shape[:2], 1, length), 10.0)
+    lse = jnp.full((1, _HEADS.value, 1, length), 10.0)
     gradients = jax.jit(lambda *x: kernels.backward(*x), static_argnums=5)
     return partial(gradients, *inputs, q, lse, do)
 
@@ -140,7 +140,7 @@ def ours(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[], Any]]]
     """Implementation, kind of work, and what does it."""
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, do = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
-    scales, rope = jnp.ones((1, WIDTH)), jnp.ones((2, shape[2], WIDTH))
+    scales, rope = jnp.ones((1, WIDTH)), jnp.ones((2, shape[1], WIDTH))
     for name in IMPLEMENTATIONS:
         plain = partial(attention, implementation=name)
 
@@ -168,7 +168,9 @@ def theirs(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[], Any]
         return
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    q, k, v, do = (torch.randn(shape, dtype=torch.bfloat16, device="cuda") for _ in range(4))
+    b, length, h, width = shape
+    heads_first = b, h, length, width
+    q, k, v, do = (torch.randn(heads_first, dtype=torch.bfloat16, device="cuda") for _ in range(4))
 
     def run(backend, backward):
         with sdpa_kernel(getattr(SDPBackend, backend)):

@@ -20,7 +20,9 @@ _DIRECTION = flags.DEFINE_enum("direction", "forward", ["forward", "backward"], 
 _BLOCK = flags.DEFINE_integer("block", 640, "Rows of a block: of queries, backward of keys.")
 _CHUNK = flags.DEFINE_integer("chunk", 640, "Rows of a chunk: of keys, backward of queries.")
 
-HEADS, WIDTH = 2, 128
+# So many that arrays lie in HBM, as they do in a model: a small one might be kept in VMEM, from
+# where the kernel would copy instead of letting it be sent.
+HEADS, WIDTH = 256, 128
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ def compile_kernel() -> str:
         place = NamedSharding(mesh, PartitionSpec())
         return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
-    q, lengths = array(1, HEADS, length, WIDTH), array(1, dtype=jnp.int32)
+    q, lengths = array(1, length, HEADS, WIDTH), array(1, dtype=jnp.int32)
     scale = array(1, WIDTH, dtype=jnp.float32)
     norms = Norms(scale, scale, array(2, length, WIDTH, dtype=jnp.float32))
     sums = array(1, HEADS, 1, length, dtype=jnp.float32)

@@ -57,8 +57,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("kernels/flash.py", "tests/kernels"): [
         ("every device has the whole batch", "batch = BATCH_AXES if b % parts == 0 else None",
          "batch = None"),
-        ("groups in another order", "jnp.repeat(x, h // x.shape[1], axis=1)",
-         "jnp.concatenate([x] * (h // x.shape[1]), axis=1)"),
+        ("groups in another order", "jnp.repeat(x, h // x.shape[2], axis=2)",
+         "jnp.concatenate([x] * (h // x.shape[2]), axis=2)"),
     ],
     ("kernels/attention.py", "tests/kernels"): [
         ("causal ignored", 'return "has no causal mask"', "pass"),
@@ -84,8 +84,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("kernels/norm_rope.py", "tests/kernels"): [
         ("eps of QK-norm", "QK_NORM_EPS = 1e-6", "QK_NORM_EPS = 1e-5"),
         ("no maximum kept", "LARGEST_BOUND = 100.0", "LARGEST_BOUND = 1e9"),
-        ("scales swapped", "x[:, :, :split] * scales[0], x[:, :, split:] * scales[1]",
-         "x[:, :, :split] * scales[1], x[:, :, split:] * scales[0]"),
+        ("scales swapped", "x[:, :split] * scales[0], x[:, split:] * scales[1]",
+         "x[:, :split] * scales[1], x[:, split:] * scales[0]"),
     ],
     ("kernels/gpu.py", HOPPER): [
         ("tiles overwritten while read", "plgpu.barrier_wait(free.at[slot])", "pass"),
@@ -138,9 +138,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("eps of LayerNorm", "centred**2, axis=-1, keepdims=True) + 1e-6",
          "centred**2, axis=-1, keepdims=True) + 1e-5"),
         ("remat ignored", "checkpointed(layer, remat)", "layer"),
-        ("size of random kernels", "fan_in**-0.5", "fan_in**-1.0"),
         ("start of the gates", "config.gate_init * is_gate", "config.gate_init * ~is_gate"),
-        ("start of q and k", ".at[:2].set(qk_bias)", ".at[1:].set(qk_bias)"),
     ],
     ("models/lora.py", f"{LORA}::test_gradients_are_those_of_the_full_weights_by_the_chain_rule"): [
         ("adapter without scale", "down.astype(x.dtype)) * scale", "down.astype(x.dtype))"),
@@ -160,8 +158,15 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "keepdims=True) / largest + 0 * jnp.max(x, axis=inner, keepdims=True)"),
         ("rounded down", "x = jnp.round(x) if", "x = jnp.floor(x) if"),
     ],
-    ("models/layers.py", f"{LORA}::test_a_base_in_8_bits"): [
-        ("8 bits without scale", "if self.kernel_scale is not None:", "if False:"),
+    ("models/projection.py", "tests/models/test_projection.py"): [
+        ("size of random kernels", "fan_in**-0.5", "fan_in**-1.0"),
+        ("start of q and k", ".at[:2].set(qk_bias)", ".at[1:].set(qk_bias)"),
+        ("biases summed in bfloat16", "addend.shape[1:] == (1, y.shape[2])", "False"),
+        ("everyone's shift", "if len(like) == len(dy) else", "if False else"),
+        ("biases of q for k and v", "scales, biases, ups", "scales, biases[:1] * 3, ups"),
+    ],
+    ("models/projection.py", f"{LORA}::test_a_base_in_8_bits"): [
+        ("8 bits without scale", "if scale is not None:", "if False:"),
     ],
     ("models/transformer.py", GOLDEN_LORA): [
         ("linear1's down not shared", "normed, down=self.attn.qkv.lora_down", "normed"),
@@ -179,7 +184,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("sines first", "[jnp.cos(angles), jnp.sin(angles)]", "[jnp.sin(angles), jnp.cos(angles)]"),
     ],
     ("models/connector.py", f"{DIT_0} tests/models/test_layers.py"): [
-        ("padded queries give 0", ", v[:, :, :1])", ", 0 * v)"),
+        ("padded queries give 0", ", v[:, :1])", ", 0 * v)"),
         ("connector sees padding", "attention(q, k, v, kv_lengths=lengths,", "attention(q, k, v,"),
         ("mean over padding", "total / lengths[:, None]", "total / text.shape[1]"),
         ("scale_factor without 1", "(1 + self.scale_factor", "(self.scale_factor"),
@@ -187,8 +192,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("models/transformer.py", f"{DIT} {MODEL}"): [
         ("exact GELU", "approximate=True", "approximate=False"),
-        ("q and k swapped", "q, k, v = (checkpoint_name(part, QKV)",
-         "k, q, v = (checkpoint_name(part, QKV)"),
+        ("q and k swapped", "q, k, v = self.attn.qkv(normed)",
+         "k, q, v = self.attn.qkv(normed)"),
         ("double block modulated by the other",
          "of_all(double.img.mod, vec), of_all(double.txt.mod",
          "of_all(double.txt.mod, vec), of_all(double.img.mod"),

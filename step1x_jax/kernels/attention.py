@@ -4,13 +4,12 @@ import os
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from step1x_jax.errors import UserError
 from step1x_jax.kernels import attention_tpu
 from step1x_jax.kernels.attention_cudnn import attention_cudnn
 from step1x_jax.kernels.attention_xla import attention_xla
-from step1x_jax.kernels.flash import ATTENTION, Kernels, flash_attention, tokens_are_split
+from step1x_jax.kernels.flash import ATTENTION, Kernels, flash_attention, named, tokens_are_split
 from step1x_jax.kernels.norm_rope import Norms, norm_rope
 from step1x_jax.kernels.platform import device_kind, platform
 from step1x_jax.kernels.tuning import padded_length
@@ -33,9 +32,9 @@ def attention(
     """Scaled dot-product attention, scale 1/sqrt(K), float32 softmax.
 
     Args:
-      q: (B, H, L, K) float32 or bfloat16.
-      k: (B, N, S, K), H a multiple of N (grouped key/value heads).
-      v: (B, N, S, K).
+      q: (B, L, H, K) float32 or bfloat16.
+      k: (B, S, N, K), H a multiple of N (grouped key/value heads).
+      v: (B, S, N, K).
       kv_lengths: (B,) int32 in 1..S; keys and values behind an example's length are ignored. Every
         query row is computed. None: all S.
       causal: query i sees keys 0..i only (S = L).
@@ -44,7 +43,7 @@ def attention(
         names, or else the best that runs here, where these support the arguments.
 
     Returns:
-      (B, H, L, K) in q's dtype.
+      (B, L, H, K) in q's dtype.
 
     Raises:
       UserError: for an implementation that is unknown, or cannot do what is asked here.
@@ -58,7 +57,7 @@ def attention(
         out = attention_cudnn(q, k, v, kv_lengths=kv_lengths, causal=causal)
     else:
         out = attention_xla(q, k, v, kv_lengths=kv_lengths, causal=causal, segment_ids=segment_ids)
-    return checkpoint_name(out, ATTENTION)
+    return named(out, ATTENTION)
 
 
 def qk_norm_rope_attention(
@@ -81,9 +80,9 @@ def qk_norm_rope_attention(
     for the tiles that stay; what travels past them is turned once before, in each pass.
 
     Args:
-      q: (B, H, L, K) as projected.
-      k: (B, H, L, K) as projected.
-      v: (B, H, L, K).
+      q: (B, L, H, K) as projected.
+      k: (B, L, H, K) as projected.
+      v: (B, L, H, K).
       q_scale: (M, K); M is 1, or 2 if the first `split` tokens have a norm of their own.
       k_scale: (M, K).
       rope: (2, L, K) float32 of `embeddings.rope_table`.
@@ -92,7 +91,7 @@ def qk_norm_rope_attention(
       implementation: as in `attention`.
 
     Returns:
-      (B, H, L, K) in v's dtype.
+      (B, L, H, K) in v's dtype.
 
     Raises:
       UserError: as `attention`.
@@ -124,7 +123,7 @@ def working_length(
       dtype: of q, k and v.
       implementation: as in `attention`.
     """
-    q = jax.ShapeDtypeStruct((1, 1, length, width), dtype)
+    q = jax.ShapeDtypeStruct((1, length, 1, width), dtype)
     if choose(q, implementation=implementation) != "pallas_tpu" or tokens_are_split():
         return length
     return padded_length(device_kind(), length)
@@ -204,6 +203,6 @@ def _reason_against(
 
 def _check_operands(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
     if q.ndim != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"q {q.shape}, k {k.shape}, v {v.shape}: want (B, H, L, K), (B, N, S, K).")
-    if q.shape[1] % k.shape[1]:
-        raise ValueError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads.")
+        raise ValueError(f"q {q.shape}, k {k.shape}, v {v.shape}: want (B, L, H, K), (B, S, N, K).")
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(f"{q.shape[2]} query heads are no multiple of {k.shape[2]} key heads.")

@@ -39,14 +39,14 @@ def forward(
     split: int,
 ) -> tuple[jax.Array, jax.Array]:
     """See flash.Kernels; bfloat16, K 64 or 128."""
-    b, h, length, width = q.shape
-    tuned = gpu_blocks(device_kind(), length, k.shape[2]).forward
-    block = GROUPS * ROWS
-    queries = -(-length // block) * block
-    keys = -(-k.shape[2] // tuned.size) * tuned.size
     if norms is not None:
         k = norm_rope(k, norms.k_scale, norms.rope, split).astype(k.dtype)
-    inputs = [pad(q, 2, queries), pad(k, 2, keys), pad(v, 2, keys), lengths]
+    b, length, h, width = q.shape
+    tuned = gpu_blocks(device_kind(), length, k.shape[1]).forward
+    block = GROUPS * ROWS
+    queries = -(-length // block) * block
+    keys = -(-k.shape[1] // tuned.size) * tuned.size
+    inputs = [pad(q, 1, queries), pad(k, 1, keys), pad(v, 1, keys), lengths]
     if norms is not None:
         inputs += [is_bounded(norms, width), norms.q_scale, pad(norms.rope, 1, queries)]
     barrier = functools.partial(plgpu.Barrier, num_barriers=tuned.stages)
@@ -69,14 +69,14 @@ def forward(
         inputs,
         static={"fused": norms is not None, "split": split},
         out_type=[
-            jax.ShapeDtypeStruct((b, h, queries, width), q.dtype),
+            jax.ShapeDtypeStruct((b, queries, h, width), q.dtype),
             jax.ShapeDtypeStruct((b, h, queries), jnp.float32),
         ],
         grid=(h, queries // block, b),
         grid_names=("head", "block", "batch"),
         scratch_types=scratch,
     )
-    return o[:, :, :length], lse[:, :, None, :length]
+    return o[:, :length], lse[:, :, None, :length]
 
 
 def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None:
@@ -95,7 +95,8 @@ def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None
         start = (jax.lax.axis_index("block") * GROUPS + group) * ROWS
         q, sums = scratch["queries"].at[group], scratch["sums"].at[group]
         rows = pl.ds(start, ROWS)
-        plgpu.copy_gmem_to_smem(q_ref.at[*at, rows], q, scratch["queries_here"].at[group])
+        here = scratch["queries_here"].at[group]
+        plgpu.copy_gmem_to_smem(gpu.head_rows(q_ref, at, rows), q, here)
         plgpu.barrier_wait(scratch["queries_here"].at[group])
         if fused:
             gpu.turn_tile(q, start, q_scale, rope, split, to_base_2)
@@ -165,13 +166,13 @@ def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None
         else:
             attend_to_all(online=True)
         plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(q, o_ref.at[*at, rows])
-        plgpu.copy_smem_to_gmem(sums, lse_ref.at[*at, rows])
+        plgpu.copy_smem_to_gmem(q, gpu.head_rows(o_ref, at, rows))
+        plgpu.copy_smem_to_gmem(sums, gpu.head_rows(lse_ref, at, rows))
         plgpu.wait_smem_to_gmem(0)
 
     def fetcher() -> None:
         def tile_of(ref: Ref):
-            return lambda step: ref.at[*at, pl.ds(step * size, size)]
+            return lambda step: gpu.head_rows(ref, at, pl.ds(step * size, size))
 
         steps = jax.lax.div(length + (size - 1), jnp.int32(size))
         arrays = [

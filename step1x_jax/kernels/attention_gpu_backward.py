@@ -41,16 +41,16 @@ def backward(
     do: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
     """See flash.Kernels; bfloat16, K 64 or 128."""
-    length, size, width = q.shape[2], k.shape[2], q.shape[3]
+    length, size, width = q.shape[1], k.shape[1], q.shape[3]
     tuned = gpu_blocks(device_kind(), length, size)
-    delta = jnp.sum(o.astype(jnp.float32) * do.astype(jnp.float32), axis=-1)
-    lse = lse[:, :, 0]
-    run = functools.partial(_run, lengths=lengths, split=split)
     turned_q, turned_k = q, k
     if norms is not None:
         turned_q = norm_rope(q, norms.q_scale, norms.rope, split) * (LOG2E / math.sqrt(width))
         turned_q = turned_q.astype(q.dtype)
         turned_k = norm_rope(k, norms.k_scale, norms.rope, split).astype(k.dtype)
+    delta = jnp.sum(o.astype(jnp.float32) * do.astype(jnp.float32), axis=-1).swapaxes(1, 2)
+    lse = lse[:, :, 0]
+    run = functools.partial(_run, lengths=lengths, split=split)
     # every size is a multiple of 64; a padded query has do 0 and is no part of any gradient
     stay, travel = GROUPS * ROWS, tuned.dq.size
     rows = [_pad(x, stay) for x in (q, do, lse, delta)]
@@ -62,12 +62,13 @@ def backward(
         _dkv_kernel, rows, others, tuned.dkv, norms and norms.k_scale, norms, results=2
     )
     scales = tuple(x.sum((0, 1, 2)) for x in (*of_q, *of_k))
-    return dq[:, :, :length], dk[:, :, :size], dv[:, :, :size], scales
+    return dq[:, :length], dk[:, :size], dv[:, :size], scales
 
 
 def _pad(x: jax.Array, multiple: int) -> jax.Array:
     """Zeros behind the rows, up to a multiple."""
-    return pad(x, 2, -(-x.shape[2] // multiple) * multiple)
+    axis = 1 if x.ndim == 4 else 2
+    return pad(x, axis, -(-x.shape[axis] // multiple) * multiple)
 
 
 def _run(
@@ -86,8 +87,8 @@ def _run(
 
     Args:
       kernel: its body.
-      rows: arrays (B, H, rows, ...) whose tiles stay.
-      others: arrays (B, H, rows, ...) whose tiles travel.
+      rows: arrays (B, rows, H, K) or (B, H, rows) whose tiles stay.
+      others: arrays (B, rows, H, K) or (B, H, rows) whose tiles travel.
       tuned: of those.
       scale: (M, K) of the rows that stay.
       norms: or None.
@@ -98,7 +99,7 @@ def _run(
     Returns:
       These, and with norms the gradient of `scale`, in parts (B, H, tiles, M, K).
     """
-    b, h, length, width = rows[0].shape
+    b, length, h, width = rows[0].shape
     inputs = [*rows, *others, lengths]
     out_type = [jax.ShapeDtypeStruct(rows[0].shape, rows[0].dtype)] * results
     if norms is not None and scale is not None:
@@ -148,7 +149,7 @@ class _Staying:
         self.places = [place.at[group] for place in scratch["rows"]]
         for ref, place in zip(refs, self.places, strict=True):
             here = scratch["rows_here"].at[group]
-            plgpu.copy_gmem_to_smem(ref.at[*self.at, self.rows], place, here)
+            plgpu.copy_gmem_to_smem(gpu.head_rows(ref, self.at, self.rows), place, here)
         plgpu.barrier_wait(scratch["rows_here"].at[group])
         self.again = scratch["again"].at[group]
 
@@ -171,7 +172,8 @@ class _Staying:
         """
         place = self.places[0]
         half = place.shape[-1] // 2
-        plgpu.copy_gmem_to_smem(self.refs[0].at[*self.at, self.rows], place, self.again)
+        again = gpu.head_rows(self.refs[0], self.at, self.rows)
+        plgpu.copy_gmem_to_smem(again, place, self.again)
         plgpu.barrier_wait(self.again)
         halves, of_scale = gpu.norm_rope_tile_backward(
             place, gradient[:, :half], gradient[:, half:], self.start, scale, rope, split
@@ -192,7 +194,7 @@ class _Staying:
         """Copies the places to the outputs."""
         plgpu.commit_smem()
         for place, output in zip(self.places, outputs, strict=False):
-            plgpu.copy_smem_to_gmem(place, output.at[*self.at, self.rows])
+            plgpu.copy_smem_to_gmem(place, gpu.head_rows(output, self.at, self.rows))
         plgpu.wait_smem_to_gmem(0)
 
 
@@ -247,7 +249,7 @@ def _dq_kernel(*refs: Ref, fused: bool, split: int, **scratch: Any) -> None:
 
     def fetcher() -> None:
         def tile_of(ref: Ref) -> Callable[[Any], Ref]:
-            return lambda i: ref.at[*at, pl.ds(i * size, size)]
+            return lambda i: gpu.head_rows(ref, at, pl.ds(i * size, size))
 
         steps = jax.lax.div(length + (size - 1), jnp.int32(size))
         here, free = scratch["first_here"], scratch["first_free"]
@@ -277,7 +279,7 @@ def _dkv_kernel(*refs: Ref, fused: bool, split: int, **scratch: Any) -> None:
     length = lengths[at[0]]
     first_row = jax.lax.axis_index("block") * (GROUPS * ROWS)
     # a block without a valid key has nothing to sum
-    steps = jnp.where(first_row < length, q_ref.shape[2] // size, 0)
+    steps = jnp.where(first_row < length, q_ref.shape[1] // size, 0)
 
     def compute(group: Any) -> None:
         mine = _Staying(group, [k_ref, v_ref], scratch)
@@ -320,7 +322,7 @@ def _dkv_kernel(*refs: Ref, fused: bool, split: int, **scratch: Any) -> None:
 
     def fetcher() -> None:
         def tile_of(ref: Ref) -> Callable[[Any], Ref]:
-            return lambda i: ref.at[*at, pl.ds(i * size, size)]
+            return lambda i: gpu.head_rows(ref, at, pl.ds(i * size, size))
 
         here, free = scratch["first_here"], scratch["first_free"]
         others = [([(tile_of(q_ref), queries), (tile_of(lse_ref), lses)], here, free)]

@@ -1,9 +1,13 @@
 """Flash attention for TPUs (Mosaic): forward and backward, with QK-norm and RoPE inside if wanted.
 
+Arrays keep their heads side by side, (B, L, H K), as the matmuls around write and read them: a
+head is 128 columns of all rows, and nothing is transposed on the way.
+
 One head's keys and values lie in VMEM as a whole (2.2 MiB each at 8832 tokens in bfloat16), and a
 kernel step is a block of queries against all of them, chunk by chunk. What is computed once for a
 head stays there, too: normalised and rotated keys, transposed values; in the backward pass rotated
-queries, and the queries' gradient in float32. That is why one pass over the logits gives all three
+queries, each query's sum of output times its gradient, and the queries' gradient in float32. That
+is why one pass over the logits gives all three
 gradients (five matmuls, not seven), without partial sums in HBM, and heads can be shared out to
 cores. 16384 tokens fit; longer sequences have to be split over chips.
 
@@ -188,11 +192,11 @@ def _backward_kernel(
 ) -> None:
     """A block of keys against all queries of a head; grid (B, H, blocks of keys)."""
     if fused:
-        (q_ref, k_ref, v_ref, do_ref, lse_ref, delta_ref, qs_ref, ks_ref, rope_ref,
-         dq_ref, dk_ref, dv_ref, dqs_ref, dks_ref, qh_ref, acc_ref) = refs  # fmt: skip
+        (q_ref, k_ref, v_ref, o_ref, do_ref, lse_ref, qs_ref, ks_ref, rope_ref,
+         dq_ref, dk_ref, dv_ref, dqs_ref, dks_ref, qh_ref, acc_ref, delta_ref) = refs  # fmt: skip
     else:
-        (q_ref, k_ref, v_ref, do_ref, lse_ref, delta_ref,
-         dq_ref, dk_ref, dv_ref, acc_ref) = refs  # fmt: skip
+        (q_ref, k_ref, v_ref, o_ref, do_ref, lse_ref,
+         dq_ref, dk_ref, dv_ref, acc_ref, delta_ref) = refs  # fmt: skip
     b, j, last = pl.program_id(0), pl.program_id(2), pl.num_programs(2) - 1
     block, width = k_ref.shape
     dtype = q_ref.dtype
@@ -208,6 +212,8 @@ def _backward_kernel(
         def prepare(c: Any) -> None:
             at = rows_of(c)
             acc_ref[at, :] = jnp.zeros((chunk, width), jnp.float32)
+            product = o_ref[at, :].astype(jnp.float32) * do_ref[at, :].astype(jnp.float32)
+            delta_ref[:, at] = jnp.sum(product.T, axis=0, keepdims=True)  # along sublanes
             if fused:
                 x = q_ref[at, :].astype(jnp.float32)
                 rope = rope_ref[0, at, :], rope_ref[1, at, :]
@@ -307,12 +313,17 @@ def _add_scales(ref: Ref, gradient: jax.Array, rows: jax.Array, split: int) -> N
 
 
 def _block(rows: int, width: int) -> pl.BlockSpec:
-    """Of a head's rows, the block of the grid's last axis."""
-    return pl.BlockSpec((None, None, rows, width), lambda b, h, i, *_: (b, h, i, 0))
+    """Of a head's rows, the block of the grid's last axis; the array is (B, L, H K)."""
+    return pl.BlockSpec((None, rows, width), lambda b, h, i, *_: (b, i, h))
 
 
-def _head(rows: int, width: int) -> pl.BlockSpec:
-    """All rows of a head."""
+def _head(rows: int, width: int, **options: Any) -> pl.BlockSpec:
+    """All rows of a head; the array is (B, L, H K)."""
+    return pl.BlockSpec((None, rows, width), lambda b, h, i, *_: (b, 0, h), **options)
+
+
+def _of_head(rows: int, width: int) -> pl.BlockSpec:
+    """What a head has for itself; the array is (B, H, rows, width)."""
     return pl.BlockSpec((None, None, rows, width), lambda b, h, i, *_: (b, h, 0, 0))
 
 
@@ -340,6 +351,16 @@ def _call(kernel: Callable, grid: tuple, scalars: list, inputs: list, **specs: A
     )(*scalars, *inputs)
 
 
+def _joined(x: jax.Array, rows: int) -> jax.Array:
+    """(B, L, H, K) to (B, rows, H K), with zeros behind."""
+    return pad(x.reshape(*x.shape[:2], -1), 1, rows)
+
+
+def _apart(x: jax.Array, like: jax.Array) -> jax.Array:
+    """The inverse of `_joined`, with the rows, heads and width of `like`."""
+    return x[:, : like.shape[1]].reshape(like.shape)
+
+
 def _options(q: jax.Array, norms: Norms | None, split: int) -> dict[str, Any]:
     precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
     return {"fused": norms is not None, "split": split, "precision": precision}
@@ -362,12 +383,12 @@ def forward(
     split: int,
 ) -> tuple[jax.Array, jax.Array]:
     """See flash.Kernels."""
-    b, h, length, width = q.shape
-    size = k.shape[2]
+    b, length, h, width = q.shape
+    size = k.shape[1]
     _check(length, size)
     block, chunk = tpu_blocks(device_kind(), length, size).forward
     queries, keys = -(-length // block) * block, -(-size // chunk) * chunk  # with padding
-    inputs = [pad(q, 2, queries), pad(k, 2, keys), pad(v, 2, keys)]
+    inputs = [_joined(q, queries), _joined(k, keys), _joined(v, keys)]
     in_specs = [_block(block, width), _head(keys, width), _head(keys, width)]
     scratch = [
         pltpu.VMEM((width, keys), q.dtype),  # values, transposed
@@ -392,11 +413,11 @@ def forward(
         ],
         scratch_shapes=scratch,
         out_shape=[
-            jax.ShapeDtypeStruct((b, h, queries, width), q.dtype),
+            jax.ShapeDtypeStruct(inputs[0].shape, q.dtype),
             jax.ShapeDtypeStruct((b, h, 1, queries), jnp.float32),
         ],
     )
-    return o[:, :, :length], lse[..., :length]
+    return _apart(o, q), lse[..., :length]
 
 
 def backward(
@@ -411,33 +432,34 @@ def backward(
     do: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
     """See flash.Kernels."""
-    b, h, length, width = q.shape
-    size = k.shape[2]
+    b, length, h, width = q.shape
+    size = k.shape[1]
     chunk, block = tpu_blocks(device_kind(), length, size).backward
     queries, keys = -(-length // chunk) * chunk, -(-size // block) * block  # with padding
-    delta = jnp.sum(o.astype(jnp.float32) * do.astype(jnp.float32), axis=-1)[:, :, None]
-    q, do = pad(q, 2, queries), pad(do, 2, queries)  # do is 0 there: no part of any gradient
-    k, v = pad(k, 2, keys), pad(v, 2, keys)
-    inputs = [q, k, v, do, pad(lse, 3, queries), pad(delta, 3, queries)]
-    row = pl.BlockSpec((None, None, 1, queries), lambda b, h, j, *_: (b, h, 0, 0))
+    rows = [_joined(x, queries) for x in (q, o, do)]  # do is 0 behind: no part of any gradient
+    others = [_joined(x, keys) for x in (k, v)]
+    inputs = [rows[0], *others, *rows[1:], pad(lse, 3, queries)]
     in_specs = [
         _head(queries, width),
         _block(block, width),
         _block(block, width),
+        _head(queries, width, pipeline_mode=pl.Buffered(1)),  # read once: no room for the next
         _head(queries, width),
-        row,
-        row,
+        _of_head(1, queries),
     ]
-    out_shape = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)]
+    out_shape = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[:3]]
     out_specs = in_specs[:3]
-    scratch = [pltpu.VMEM((queries, width), jnp.float32)]  # gradient of the queries
+    scratch = [
+        pltpu.VMEM((queries, width), jnp.float32),  # gradient of the queries
+        pltpu.VMEM((1, queries), jnp.float32),  # sums of output times its gradient
+    ]
     if norms is not None:
         constants = [norms.q_scale, norms.k_scale, pad(norms.rope, 1, max(queries, keys))]
         inputs += constants
         in_specs += map(_constant, constants)
         m = norms.q_scale.shape[0]
         out_shape += [jax.ShapeDtypeStruct((b, h, m, width), jnp.float32)] * 2
-        out_specs += [_head(m, width)] * 2
+        out_specs += [_of_head(m, width)] * 2
         scratch.insert(0, pltpu.VMEM((queries, width), q.dtype))  # queries, normalised and rotated
     dq, dk, dv, *scales = _call(
         functools.partial(_backward_kernel, chunk=chunk, **_options(q, norms, split)),
@@ -450,7 +472,7 @@ def backward(
         out_shape=out_shape,
     )
     summed = tuple(scale.sum((0, 1)) for scale in scales)
-    return dq[:, :, :length], dk[:, :, :size], dv[:, :, :size], summed
+    return _apart(dq, q), _apart(dk, k), _apart(dv, v), summed
 
 
 KERNELS = Kernels(forward, backward)

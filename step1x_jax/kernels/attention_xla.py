@@ -17,10 +17,10 @@ def attention_xla(
 
     B batch, H query heads, N key/value heads, G = H / N, Q queries, S keys, K head width.
     """
-    b, h, length, width = q.shape
-    n, size = k.shape[1], k.shape[2]
-    grouped = q.reshape(b, n, h // n, length, width)
-    logits = jnp.einsum("bngqk,bnsk->bngqs", grouped, k, preferred_element_type=jnp.float32)
+    b, length, h, width = q.shape
+    size, n = k.shape[1], k.shape[2]
+    grouped = q.reshape(b, length, n, h // n, width)
+    logits = jnp.einsum("bqngk,bsnk->bngqs", grouped, k, preferred_element_type=jnp.float32)
     logits = logits * width**-0.5
 
     mask = jnp.ones((1, 1, 1), bool)  # (B, Q, S)
@@ -33,5 +33,5 @@ def attention_xla(
     logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
 
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bngqs,bnsk->bngqk", weights, v, preferred_element_type=jnp.float32)
-    return out.reshape(b, h, length, width).astype(q.dtype)
+    out = jnp.einsum("bngqs,bsnk->bqngk", weights, v, preferred_element_type=jnp.float32)
+    return out.reshape(b, length, h, width).astype(q.dtype)

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
-from step1x_jax.kernels.norm_rope import Norms
+from step1x_jax.kernels.norm_rope import Norms, pad
 from step1x_jax.kernels.ring import ring_backward, ring_forward
 
 # Output and sums of the softmax have this name for jax.checkpoint: a policy that stores them saves
@@ -26,8 +26,8 @@ class Kernels(NamedTuple):
     """A platform's kernels. B batch, H heads, L queries, S keys, K head width.
 
     Attributes:
-      forward: from q (B, H, L, K), k and v (B, H, S, K), lengths (B,) int32, norms or None, split
-        (how many tokens take the first of two norms) to the output (B, H, L, K) and log2 of the
+      forward: from q (B, L, H, K), k and v (B, S, H, K), lengths (B,) int32, norms or None, split
+        (how many tokens take the first of two norms) to the output (B, L, H, K) and log2 of the
         softmax's sums (B, H, 1, L) float32.
       backward: from the same, output, sums and the output's gradient to the gradients of q, k and
         v, and a tuple of those of q_scale and k_scale, empty without norms.
@@ -51,11 +51,11 @@ def flash_attention(
     Under a mesh, the batch is split over BATCH_AXES and heads over TENSOR_AXIS where they divide,
     and tokens over SEQUENCE_AXIS (ring.py; padded where they do not divide). A ring takes no norms.
     """
-    b, h, s = q.shape[0], q.shape[1], k.shape[2]
+    b, h, s = q.shape[0], q.shape[2], k.shape[1]
     if kv_lengths is None:
         kv_lengths = jnp.full((b,), s, jnp.int32)
-    if k.shape[1] != h:  # grouped heads
-        k, v = (jnp.repeat(x, h // x.shape[1], axis=1) for x in (k, v))
+    if k.shape[2] != h:  # grouped heads
+        k, v = (jnp.repeat(x, h // x.shape[2], axis=2) for x in (k, v))
     run = functools.partial(_flash, kernels, split)
     sizes = jax.sharding.get_abstract_mesh().shape
     if math.prod(sizes.values()) == 1:
@@ -64,7 +64,7 @@ def flash_attention(
     batch = BATCH_AXES if b % parts == 0 else None
     ring = sizes.get(SEQUENCE_AXIS, 1)
     heads = TENSOR_AXIS if TENSOR_AXIS in sizes and h % sizes[TENSOR_AXIS] == 0 else None
-    spec = PartitionSpec(batch, heads, SEQUENCE_AXIS if ring > 1 else None)
+    spec = PartitionSpec(batch, SEQUENCE_AXIS if ring > 1 else None, heads)
     each, all_of_it = PartitionSpec(batch), PartitionSpec()
     if ring == 1:
         specs = (spec, spec, spec, each, all_of_it)
@@ -72,16 +72,24 @@ def flash_attention(
         return split_up(q, k, v, kv_lengths, norms)
     if norms is not None:
         raise ValueError("ring attention takes q and k that are normalised and rotated already")
-    padded = [jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % ring), (0, 0))) for x in (q, k, v)]
+    padded = [pad(x, 1, x.shape[1] + -x.shape[1] % ring) for x in (q, k, v)]
     run = functools.partial(_ring, kernels)
     split_up = jax.shard_map(
         run, in_specs=(spec, spec, spec, each), out_specs=spec, check_vma=False
     )
-    return split_up(*padded, kv_lengths)[:, :, : q.shape[2]]
+    return split_up(*padded, kv_lengths)[:, : q.shape[1]]
+
+
+def named(x: jax.Array, name: str) -> jax.Array:
+    """`checkpoint_name` of x (B, L, H, K), which is stored with its heads side by side.
+
+    As (B, L, H * K): so a matmul writes it and the TPU kernels read it, without a copy.
+    """
+    return checkpoint_name(x.reshape(*x.shape[:2], -1), name).reshape(x.shape)
 
 
 def _named(o: jax.Array, lse: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return checkpoint_name(o, ATTENTION), checkpoint_name(lse, ATTENTION)
+    return named(o, ATTENTION), checkpoint_name(lse, ATTENTION)
 
 
 def tokens_are_split() -> bool:

@@ -54,6 +54,12 @@ def load(ref: Ref, layout: Any, *, optimized: bool = True) -> jax.Array:
     return plgpu.load(ref, layout=layout, optimized=optimized)  # type: ignore[call-arg]
 
 
+def head_rows(ref: Ref, at: tuple[Any, Any], rows: Any) -> Ref:
+    """Rows of the head `at` (batch, head): of an array (B, L, H, K), or (B, H, L)."""
+    batch, head = at
+    return ref.at[batch, rows, head] if len(ref.shape) == 4 else ref.at[batch, head, rows]
+
+
 def columns(ref: Ref, start: int, size: int) -> Ref:
     """Some columns of a matrix."""
     return ref.at[:, pl.ds(start, size)]

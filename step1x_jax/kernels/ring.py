@@ -18,10 +18,19 @@ def local_lengths(lengths: jax.Array, owner: jax.Array | int, size: int) -> jax.
 
 
 def _turn(axis: str, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """Hands arrays to the next device."""
+    """Hands arrays (B, S, H, K) to the next device.
+
+    They travel with their heads side by side, as TPU kernels read them: else each would be
+    rearranged between its arrival and the kernel.
+    """
     n = jax.lax.axis_size(axis)
     to = [(i, (i + 1) % n) for i in range(n)]
-    return tuple(jax.lax.ppermute(x, axis, to) for x in arrays)
+
+    def hand_on(x: jax.Array) -> jax.Array:
+        joined = x.reshape(*x.shape[:2], -1)
+        return jax.lax.ppermute(joined, axis, to).reshape(x.shape)
+
+    return tuple(map(hand_on, arrays))
 
 
 def ring_forward(kernels, axis: str, q, k, v, lengths) -> tuple[jax.Array, jax.Array]:
@@ -30,20 +39,20 @@ def ring_forward(kernels, axis: str, q, k, v, lengths) -> tuple[jax.Array, jax.A
     Args:
       kernels: of flash.Kernels.
       axis: of the mesh.
-      q: (B, H, L, K), this device's queries.
-      k: (B, H, S, K), this device's keys.
-      v: (B, H, S, K).
+      q: (B, L, H, K), this device's queries.
+      k: (B, S, H, K), this device's keys.
+      v: (B, S, H, K).
       lengths: (B,) valid keys over all devices, in order of the axis.
 
     Returns:
-      Output (B, H, L, K), and log2 of the softmax's sums (B, H, 1, L) float32.
+      Output (B, L, H, K), and log2 of the softmax's sums (B, H, 1, L) float32.
     """
     n, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
     total = jnp.zeros(q.shape, jnp.float32)
-    lse = jnp.full((*q.shape[:2], 1, q.shape[2]), -jnp.inf)
+    lse = jnp.full((q.shape[0], q.shape[2], 1, q.shape[1]), -jnp.inf)
     for turn in range(n):
         following = _turn(axis, (k, v)) if turn < n - 1 else (k, v)
-        valid = local_lengths(lengths, (me - turn) % n, k.shape[2])
+        valid = local_lengths(lengths, (me - turn) % n, k.shape[1])
         o, new = kernels.forward(q, k, v, jnp.maximum(valid, 1), None, 0)
         new = jnp.where(valid[:, None, None, None] > 0, new, -jnp.inf)
         joined = jnp.logaddexp2(lse, new)
@@ -54,10 +63,10 @@ def ring_forward(kernels, axis: str, q, k, v, lengths) -> tuple[jax.Array, jax.A
 
 
 def _weight(lse: jax.Array, joined: jax.Array) -> jax.Array:
-    """The part of the joined sum that came from `lse`: (B, H, L, 1)."""
+    """The part of the joined sum that came from `lse`: (B, L, H, 1)."""
     # the first device holds a valid key; until it was seen nothing may have been
     part = jnp.where(jnp.isneginf(lse), 0, jnp.exp2(lse - joined))
-    return part.swapaxes(2, 3)
+    return part.transpose(0, 3, 1, 2)
 
 
 def ring_backward(
@@ -69,7 +78,7 @@ def ring_backward(
     dk, dv = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
     for turn in range(n):
         following = _turn(axis, (k, v)) if turn < n - 1 else (k, v)
-        valid = local_lengths(lengths, (me - turn) % n, k.shape[2])
+        valid = local_lengths(lengths, (me - turn) % n, k.shape[1])
         new_dq, new_dk, new_dv, _ = kernels.backward(q, k, v, valid, None, 0, o, lse, do)
         dq, dk, dv = dq + new_dq, dk + new_dk, dv + new_dv
         dk, dv = _turn(axis, (dk, dv))  # after n turns they are home

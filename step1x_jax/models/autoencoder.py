@@ -58,7 +58,7 @@ class AttentionBlock(nnx.Module):
         """(B, H, W, C) -> (B, H, W, C)."""
         b, h, w, c = x.shape
         normed = self.norm(x)
-        q, k, v = (f(normed).reshape(b, 1, h * w, c) for f in (self.q, self.k, self.v))
+        q, k, v = (f(normed).reshape(b, h * w, 1, c) for f in (self.q, self.k, self.v))
         return x + self.proj_out(attention(q, k, v).reshape(b, h, w, c))
 
 

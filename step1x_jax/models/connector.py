@@ -15,16 +15,8 @@ from jax.nn.initializers import constant
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.embeddings import timestep_embedding
-from step1x_jax.models.layers import (
-    Embedder,
-    LayerNorm,
-    Projection,
-    modulation,
-    param,
-    qkv_projection,
-    scan,
-    stack,
-)
+from step1x_jax.models.layers import Embedder, LayerNorm, modulation, scan, stack
+from step1x_jax.models.projection import Projection, param, qkv_projection
 from step1x_jax.models.remat import GATED, MLP, QKV
 
 MLP_RATIO = 4
@@ -42,18 +34,18 @@ def masked_attention(
     Their output matters: the released DiT attends to all text tokens, padding included.
 
     Args:
-      q: (B, H, T, K), and k and v alike.
+      q: (B, T, H, K), and k and v alike.
       k: see q.
       v: see q.
       lengths: (B,) int32, valid tokens.
 
     Returns:
-      (B, H, T, K).
+      (B, T, H, K).
     """
-    valid = jnp.arange(q.shape[2])[:, None] < lengths[:, None, None, None]
+    valid = (jnp.arange(q.shape[1]) < lengths[:, None])[..., None, None]
     # the logits of a few hundred tokens are small: kernels would only cost time to compile
     attended = attention(q, k, v, kv_lengths=lengths, implementation="xla")
-    return jnp.where(valid, attended, v[:, :, :1])
+    return jnp.where(valid, attended, v[:, :1])
 
 
 class RefinerBlock(nnx.Module):
@@ -62,10 +54,11 @@ class RefinerBlock(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d, h = config.connector_hidden_size, config.connector_heads
         k, f = d // h, d * MLP_RATIO
+        self.heads = h
         make = partial(Projection, config=config, rngs=rngs)
         self.norm1 = LayerNorm(d, config=config, rngs=rngs)
         self.qkv = qkv_projection(d, h, 0.0, config=config, rngs=rngs)
-        self.proj = make("bhtk,hkd->btd", (h, k, d), ("heads", "head_dim", "embed"))
+        self.proj = make("bthk,hkd->btd", (h, k, d), ("heads", "head_dim", "embed"))
         self.norm2 = LayerNorm(d, config=config, rngs=rngs)
         self.mlp_in = make("btd,df->btf", (d, f), ("embed", "mlp"))
         self.mlp_out = make("btf,fd->btd", (f, d), ("mlp", "embed"))
@@ -74,7 +67,10 @@ class RefinerBlock(nnx.Module):
     def __call__(self, x: jax.Array, c: jax.Array, lengths: jax.Array) -> jax.Array:
         """x (B, T, D), c (B, D), lengths (B,) -> (B, T, D)."""
         gate1, gate2 = self.adaLN_modulation(nnx.silu(c))[:, :, None]
-        q, k, v = (checkpoint_name(part, QKV) for part in self.qkv(self.norm1(x)))
+        q, k, v = (
+            checkpoint_name(part, QKV).reshape(*part.shape[:2], self.heads, -1)
+            for part in self.qkv(self.norm1(x))
+        )
         attended = self.proj(masked_attention(q, k, v, lengths))
         x = x + gate1 * checkpoint_name(attended, GATED)
         hidden = nnx.silu(checkpoint_name(self.mlp_in(self.norm2(x)), MLP))

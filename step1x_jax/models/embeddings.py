@@ -72,13 +72,13 @@ def apply_rope(x: jax.Array, table: jax.Array | np.ndarray) -> jax.Array:
     The published pairs are (2i, 2i+1); the key table permutes q and k columns alike.
 
     Args:
-      x: (B, H, L, K) float32.
-      table: (2, L, K) of `rope_table`.
+      x: (B, L, H, K) float32.
+      table: (2, L, K) of `rope_table`, or one for each example.
 
     Returns:
-      (B, H, L, K) float32.
+      (B, L, H, K) float32.
     """
-    cos, sin = table
+    cos, sin = table[..., None, :]
     return x * cos + jnp.roll(x, x.shape[-1] // 2, axis=-1) * sin
 
 

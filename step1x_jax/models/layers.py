@@ -1,101 +1,21 @@
 """The few layers of which connector and DiT are made; some serve the language model, too.
 
-Parameters carry logical axis names for parallel/rules.py; kernels are stored as their einsum wants
-them. Legend: B batch, L tokens, D width, F mlp width, K head width.
+Legend: B batch, L tokens, D width, K head width.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn.initializers import normal, ones, zeros
+from jax.nn.initializers import ones, zeros
 
 from step1x_jax.models.config import ModelConfig
-from step1x_jax.models.lora import adapted
-from step1x_jax.models.placement import split_activation, split_vectors, weight
+from step1x_jax.models.placement import split_activation, split_vectors
+from step1x_jax.models.projection import Projection, credited, param
 from step1x_jax.models.remat import checkpointed
-
-Axes = Sequence[str | None]
-Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
-
-
-class Precision(Protocol):
-    """What of a model's config its parameters and projections look at."""
-
-    dtype: str  # of the arithmetic
-    param_dtype: str
-
-
-def param(
-    init: Initializer, shape: tuple[int, ...], axes: Axes, config: Precision, rngs: nnx.Rngs
-) -> nnx.Param:
-    """A parameter in config.param_dtype with its logical axes."""
-    value = init(rngs.params(), shape).astype(config.param_dtype)
-    return nnx.Param(value, out_sharding=tuple(axes))
-
-
-class Projection(nnx.Module):
-    """einsum(spec, x, kernel) + bias; the spec is the layer's documentation.
-
-    The bias spans the axes that kernel and output share. Random kernels have variance 1 / fan-in.
-    models/lora.py may add the halves of an adapter, and may store a frozen kernel in 8 bits, with
-    scales of the bias's shape.
-    """
-
-    def __init__(
-        self,
-        spec: str,
-        shape: tuple[int, ...],
-        axes: Axes,
-        *,
-        config: Precision,
-        rngs: nnx.Rngs,
-        kernel_init: Initializer | None = None,
-        bias_init: Initializer | None = zeros,
-    ):
-        inputs, output = spec.split("->")
-        x_letters, kernel_letters = inputs.split(",")
-        size = dict(zip(kernel_letters, shape, strict=True))
-        name = dict(zip(kernel_letters, axes, strict=True))
-        fan_in = math.prod(n for letter, n in size.items() if letter in x_letters)
-        kept = [letter for letter in output if letter in size]
-        bias_shape, bias_axes = tuple(size[a] for a in kept), [name[a] for a in kept]
-
-        self.spec, self.dtype = spec, jnp.dtype(config.dtype)
-        self.bias_view = tuple(size.get(letter, 1) for letter in output)
-        self.kernel = param(kernel_init or normal(fan_in**-0.5), shape, axes, config, rngs)
-        self.bias = bias_init and param(bias_init, bias_shape, bias_axes, config, rngs)
-        self.lora_down: nnx.LoRAParam | None = nnx.data(None)
-        self.lora_up: nnx.LoRAParam | None = nnx.data(None)
-        self.lora_scale = 0.0
-        self.kernel_scale: nnx.Param | None = nnx.data(None)
-
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        down: nnx.LoRAParam | None = None,
-        up: nnx.LoRAParam | None = None,
-    ) -> jax.Array:
-        """Operands as the spec says, computed in config.dtype.
-
-        `down` or `up` is half of an adapter that this projection shares with another.
-        """
-        x = x.astype(self.dtype)
-        y = jnp.einsum(self.spec, x, weight(self.kernel, self.dtype))
-        if self.kernel_scale is not None:
-            y = (y * self.kernel_scale.reshape(self.bias_view)).astype(self.dtype)
-        if self.bias is not None:
-            y = y + self.bias.astype(self.dtype).reshape(self.bias_view)
-        down = self.lora_down if down is None else down
-        up = self.lora_up if up is None else up
-        if down is None or up is None:
-            return y
-        return y + adapted(self.spec, x, down[...], up[...], self.lora_scale)
 
 
 class Modulation(Projection):
@@ -145,7 +65,12 @@ def layer_norm(x: jax.Array) -> jax.Array:
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """(1 + scale) * LN(x) + shift in x's dtype; x (B, L, D), shift and scale (B, D)."""
-    return ((1 + scale[:, None]) * layer_norm(x) + shift[:, None]).astype(x.dtype)
+    shift = shift[:, None]
+    y = (1 + scale[:, None]) * layer_norm(x) + jax.lax.stop_gradient(shift)
+    y = credited(y.astype(x.dtype), shift)
+    # as arrays of their own, result and gradient: or else TPUs compute the norm in the matmuls
+    # around, which so take small tiles, for each of these again
+    return jax.lax.optimization_barrier(y)
 
 
 class LayerNorm(nnx.Module):
@@ -166,24 +91,6 @@ class HeadNorm(nnx.Module):
 
     def __init__(self, width: int, *, config: ModelConfig, rngs: nnx.Rngs):
         self.scale = param(ones, (width,), ("head_dim",), config, rngs)
-
-
-def qkv_projection(
-    d: int, heads: int, qk_bias: float, *, config: ModelConfig, rngs: nnx.Rngs
-) -> Projection:
-    """Fused queries, keys and values; q and k start with the bias `qk_bias`."""
-
-    def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return jnp.zeros(shape).at[:2].set(qk_bias)
-
-    return Projection(
-        "bld,cdhk->cbhlk",
-        (3, d, heads, d // heads),
-        (None, "embed", "heads", "head_dim"),
-        config=config,
-        rngs=rngs,
-        bias_init=bias_init,
-    )
 
 
 class Embedder(nnx.Module):

@@ -48,7 +48,7 @@ def module_at(model: nnx.Module, path: str) -> Any:
 def factors(spec: str) -> tuple[str, str, str]:
     """The einsum of a projection in two steps, and the one that builds down @ up.
 
-    "bld,dhk->bhlk" becomes "bld,dr->blr", "blr,rhk->bhlk" and "dr,rhk->dhk".
+    "bld,dhk->blhk" becomes "bld,dr->blr", "blr,rhk->blhk" and "dr,rhk->dhk".
     """
     inputs, output = spec.split("->")
     x, kernel = inputs.split(",")

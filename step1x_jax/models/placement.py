@@ -54,14 +54,35 @@ def weight(variable: nnx.Variable, dtype: jnp.dtype) -> jax.Array:
     ("layers") is not there any more.
     """
     value = variable[...]
-    placement = _placement.get()
+    return _placed(value, _names(variable, value.ndim), dtype)
+
+
+def weights(variable: nnx.Variable, dtype: jnp.dtype) -> list[jax.Array]:
+    """As `weight`, for the parts along the first axis, each of which travels by itself."""
+    value = variable[...]
+    names = _names(variable, value.ndim)
+    parts = jnp.split(value, len(value))
+    return [_placed(part.squeeze(0), names and names[1:], dtype) for part in parts]
+
+
+def _names(variable: nnx.Variable, ndim: int) -> tuple[str | None, ...] | None:
     names = variable.get_metadata().get("out_sharding")
+    return None if names is None else tuple(names)[-ndim:]
+
+
+def _placed(value: jax.Array, names: tuple[str | None, ...] | None, dtype: jnp.dtype) -> jax.Array:
+    placement = _placement.get()
     alone = math.prod(jax.sharding.get_abstract_mesh().shape.values()) == 1  # or without a mesh
     if placement is None or names is None or alone:
         return value.astype(dtype)
-    names = tuple(names)[-value.ndim :]
-    stored, used = (spec(names, value.shape) for spec in placement)
-    return _gathered(value, jnp.dtype(dtype), value.dtype, stored, used)
+    shape = value.shape
+    stored, used = (spec(names, shape) for spec in placement)
+    if "head_dim" in names[1:]:
+        # heads travel side by side, as matmuls want them: a device's part is rearranged faster
+        at = names.index("head_dim")
+        value = value.reshape(*shape[: at - 1], -1, *shape[at + 1 :])
+        stored, used = (PartitionSpec(*x[:at], *x[at + 1 :]) for x in (stored, used))
+    return _gathered(value, jnp.dtype(dtype), value.dtype, stored, used).reshape(shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))

@@ -17,17 +17,8 @@ from jax.nn.initializers import zeros
 from step1x_jax.kernels.attention import qk_norm_rope_attention, working_length
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.embeddings import timestep_embedding
-from step1x_jax.models.layers import (
-    Embedder,
-    HeadNorm,
-    Projection,
-    modulate,
-    modulation,
-    of_all,
-    qkv_projection,
-    scan,
-    stack,
-)
+from step1x_jax.models.layers import Embedder, HeadNorm, modulate, modulation, of_all, scan, stack
+from step1x_jax.models.projection import Projection, qkv_projection
 from step1x_jax.models.remat import GATED, MLP, QKV
 
 
@@ -45,13 +36,26 @@ class SelfAttention(nnx.Module):
         self.query_norm = HeadNorm(k, config=config, rngs=rngs)
         self.key_norm = HeadNorm(k, config=config, rngs=rngs)
         self.proj = Projection(
-            "bhlk,hkd->bld", (h, k, d), ("heads", "head_dim", "embed"), config=config, rngs=rngs
+            "blhk,hkd->bld", (h, k, d), ("heads", "head_dim", "embed"), config=config, rngs=rngs
         )
 
     @property
     def scales(self) -> jax.Array:
         """Of the norms of queries and keys: (2, K)."""
         return jnp.stack([self.query_norm.scale[...], self.key_norm.scale[...]])
+
+
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, scales: jax.Array, rope: jax.Array, **options: Any
+) -> jax.Array:
+    """`qk_norm_rope_attention` of arrays whose heads lie side by side, (B, L, H K).
+
+    So matmuls and the TPU kernels have them: apart, they would be rearranged at every turn.
+    """
+    q, k, v = (checkpoint_name(x, QKV).reshape(*x.shape[:2], -1, rope.shape[-1]) for x in (q, k, v))
+    q_scale, k_scale = scales
+    attended = qk_norm_rope_attention(q, k, v, q_scale, k_scale, rope, **options)
+    return attended.reshape(*attended.shape[:2], -1)
 
 
 class Stream(nnx.Module):
@@ -65,13 +69,13 @@ class Stream(nnx.Module):
         self.mlp_in = make("bld,df->blf", (d, f), ("embed", "mlp"))
         self.mlp_out = make("blf,fd->bld", (f, d), ("mlp", "embed"))
 
-    def heads(self, x: jax.Array, mod: jax.Array) -> jax.Array:
-        """x (B, l, D), mod (6, B, D) -> q, k, v (3, B, H, l, K), not yet normalised."""
+    def heads(self, x: jax.Array, mod: jax.Array) -> tuple[jax.Array, ...]:
+        """x (B, l, D), mod (6, B, D) -> q, k, v (B, l, H K), not yet normalised."""
         shift, scale = mod[:2]
         return self.attn.qkv(modulate(x, shift, scale))
 
     def update(self, x: jax.Array, mod: jax.Array, attended: jax.Array) -> jax.Array:
-        """x (B, l, D), mod (6, B, D), what was attended to (B, H, l, K) -> (B, l, D)."""
+        """x (B, l, D), mod (6, B, D), what was attended to (B, l, H K) -> (B, l, D)."""
         gate1, shift2, scale2, gate2 = mod[2:]
         x = x + gate1[:, None] * checkpoint_name(self.attn.proj(attended), GATED)
         hidden = gelu(checkpoint_name(self.mlp_in(modulate(x, shift2, scale2)), MLP))
@@ -99,18 +103,15 @@ class DoubleBlock(nnx.Module):
         n = image.shape[1]
 
         image_qkv, text_qkv = self.img.heads(image, image_mod), self.txt.heads(text, text_mod)
-        q, k, v = (
-            checkpoint_name(jnp.concatenate(pair, axis=2), QKV)
-            for pair in zip(image_qkv, text_qkv, strict=True)
-        )
-        q_scale, k_scale = jnp.stack([self.img.attn.scales, self.txt.attn.scales], axis=1)
-        attended = qk_norm_rope_attention(
-            q, k, v, q_scale, k_scale, rope,
+        q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(image_qkv, text_qkv, strict=True))
+        scales = jnp.stack([self.img.attn.scales, self.txt.attn.scales], axis=1)
+        attended = attend(
+            q, k, v, scales, rope,
             split=n, kv_lengths=kv_lengths, implementation=self.implementation,
         )  # fmt: skip
 
-        image = self.img.update(image, image_mod, attended[:, :, :n])
-        text = self.txt.update(text, text_mod, attended[:, :, n:])
+        image = self.img.update(image, image_mod, attended[:, :n])
+        text = self.txt.update(text, text_mod, attended[:, n:])
         return image, text
 
 
@@ -137,10 +138,9 @@ class SingleBlock(nnx.Module):
         """x (B, L, D), mod (3, B, D) -> (B, L, D)."""
         shift, scale, gate = mod
         normed = modulate(x, shift, scale)
-        q, k, v = (checkpoint_name(part, QKV) for part in self.attn.qkv(normed))
-        q_scale, k_scale = self.attn.scales[:, None]
-        attended = qk_norm_rope_attention(
-            q, k, v, q_scale, k_scale, rope,
+        q, k, v = self.attn.qkv(normed)
+        attended = attend(
+            q, k, v, self.attn.scales[:, None], rope,
             kv_lengths=kv_lengths, implementation=self.implementation,
         )  # fmt: skip
         hidden = gelu(checkpoint_name(self.mlp_in(normed, down=self.attn.qkv.lora_down), MLP))

@@ -36,6 +36,11 @@ TABLE: dict[str, dict[str, tuple[bool | int | str, str]]] = {
             "half of the fast memory for one operation instead of a quarter: larger tiles, so that"
             " matmuls take 0.56 s of a step instead of 0.68; compiling takes longer",
         ),
+        # The gradients' sums travel by the sparse cores, beside everything else. By the core itself
+        # each of them would stop it, 70 ms of a step.
+        "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": (True, "by those cores"),
+        "xla_tpu_enable_reduce_scatter_offload_tracing": (True, "which has to be found possible"),
+        "xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter": (False, "not in fusions"),
     },
 }
 

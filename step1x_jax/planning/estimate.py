@@ -291,7 +291,7 @@ def _chain(x: Instruction) -> str:
 
 def _group_size(x: Instruction, chips: int) -> int:
     """How many devices take part in one group of a collective."""
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", x.rest)
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", x.rest)
     if mesh:
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
         return math.prod(sizes[name] for name in re.findall(r"'([^']+)'", mesh[2]))

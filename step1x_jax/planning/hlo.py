@@ -249,7 +249,8 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
     """Bytes that an instruction reads from and writes to HBM, at least.
 
     Of an array that a fusion only takes slices of, the slices count; of one that it updates in
-    place, the update, twice. What the compiler keeps in VMEM counts nothing.
+    place, the update, twice. What the compiler keeps in VMEM counts nothing, and neither do the
+    arrays of a collective that a fusion carries on for a while: they are handed through.
     """
     if instruction.operation in ("bitcast", "tuple", "get-tuple-element", "parameter", "constant"):
         return 0.0
@@ -264,21 +265,47 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
         return _in_hbm(instruction.result) * (2 - taken) + taken * sources
     total = 0.0
     in_place: set[Array] = set()
+    operands, results = _handed_through(below)
     for number, name in enumerate(instruction.operands):
         source = computation.instructions.get(name)
         if source is None or not source.result or not source.result[0].in_hbm:
+            continue
+        if number in operands:
             continue
         whole = source.result[0].bytes if len(source.result) == 1 else 0.0
         used, updated = _use_of(below, number)
         if updated:
             in_place.add(source.result[0])
         total += whole if used is None else min(used, whole)
-    for array in instruction.result:
+    for number, array in enumerate(instruction.result):
+        if number in results:
+            continue
         if array.in_hbm and not any(
             array.sizes == other.sizes and array.dtype == other.dtype for other in in_place
         ):
             total += array.bytes
     return total
+
+
+def _handed_through(below: Computation) -> tuple[set[int], set[int]]:
+    """Numbers of a fusion's operands and results that belong to a collective under way."""
+    inside = below.instructions
+    collectives = {x.name for x in inside.values() if x.operation in COLLECTIVES}
+    root = list(inside.values())[-1]
+    if not collectives or root.operation != "tuple":
+        return set(), set()
+    users: dict[str, set[str]] = {}
+    for x in inside.values():
+        for name in x.operands:
+            users.setdefault(name, set()).add(x.name)
+    passing = {
+        x.name
+        for x in inside.values()
+        if x.operation == "parameter" and users.get(x.name, set()) <= collectives | {root.name}
+    }
+    operands = {int(inside[name].operands[0]) for name in passing}
+    results = {i for i, name in enumerate(root.operands) if name in passing | collectives}
+    return operands, results
 
 
 def _in_hbm(arrays: tuple[Array, ...]) -> float:

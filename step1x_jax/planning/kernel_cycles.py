@@ -9,11 +9,13 @@ units are not in a schedule: estimate.py never takes less than the operations at
 import re
 from typing import NamedTuple
 
+from step1x_jax.kernels.attention_tpu import LANES
 from step1x_jax.kernels.tuning import tpu_blocks
 from step1x_jax.planning.chips import Chip
 from step1x_jax.planning.estimate import KernelTime
 from step1x_jax.planning.hlo import Instruction
 
+ROW = r"^ *(?:0x[0-9a-f]+|0) *([A-Z]{2})? *: *(>*)(.*)"  # of a schedule: mark, depth, bundle
 # matmuls of a query with a key, forward and backward (kernels/attention_tpu.py): 2 and 5
 FLOPS_PER_PAIR = {"forward": 4, "backward": 10}  # times the head width
 
@@ -23,7 +25,7 @@ class Loops(NamedTuple):
 
     Attributes:
       chunk: of the inner loop, a chunk of a block.
-      block: all that stands outside of loops; of it a block runs a part only.
+      block: what stands outside of loops and is run by a block.
       head: of the loops that run over a head's chunks once: what is prepared and finished.
     """
 
@@ -35,16 +37,16 @@ class Loops(NamedTuple):
 # (chip, pass, rows of a block, rows of a chunk): as launch/kernel_cycles.py prints it, for heads of
 # 128 with QK-norm and RoPE inside. Blocks are of queries forward, of keys backward.
 TABLE: dict[tuple[str, str, int, int], Loops] = {
-    ("v5p", "forward", 640, 640): Loops(chunk=1490, block=4973, head=667),
-    ("v5p", "backward", 640, 640): Loops(chunk=3812, block=3373, head=1561),
-    ("v6e", "forward", 640, 640): Loops(chunk=876, block=3348, head=504),
-    ("v6e", "forward", 896, 896): Loops(chunk=1421, block=5378, head=662),
-    ("v6e", "backward", 640, 640): Loops(chunk=2214, block=2189, head=1017),
-    ("v6e", "backward", 896, 896): Loops(chunk=4222, block=2860, head=1361),
-    ("v5e", "forward", 640, 640): Loops(chunk=1388, block=4953, head=669),
-    ("v5e", "forward", 896, 896): Loops(chunk=2871, block=9275, head=920),
-    ("v5e", "backward", 640, 640): Loops(chunk=3895, block=3125, head=1566),
-    ("v5e", "backward", 896, 896): Loops(chunk=7428, block=4415, head=2224),
+    ("v5p", "forward", 640, 640): Loops(chunk=1490, block=1117, head=667),
+    ("v5p", "backward", 640, 640): Loops(chunk=3820, block=2294, head=1741),
+    ("v6e", "forward", 640, 640): Loops(chunk=876, block=792, head=504),
+    ("v6e", "forward", 896, 896): Loops(chunk=1435, block=968, head=662),
+    ("v6e", "backward", 640, 640): Loops(chunk=2218, block=1494, head=1210),
+    ("v6e", "backward", 896, 896): Loops(chunk=4234, block=1893, head=1614),
+    ("v5e", "forward", 640, 640): Loops(chunk=1457, block=970, head=667),
+    ("v5e", "forward", 896, 896): Loops(chunk=2900, block=1399, head=928),
+    ("v5e", "backward", 640, 640): Loops(chunk=3811, block=2023, head=1762),
+    ("v5e", "backward", 896, 896): Loops(chunk=7457, block=2919, head=2475),
 }
 
 
@@ -58,21 +60,32 @@ def read_loops(schedule: str, kind: str) -> Loops:
     Raises:
       ValueError: it has other loops than these kernels have.
     """
-    rows = re.findall(r"^ *(?:0x[0-9a-f]+|0) *([A-Z]{2})? *: *(>*)", schedule, re.MULTILINE)
     loops: list[int] = []
-    outside = 0
-    for mark, depth in rows:
-        if len(depth) < 2:
-            outside += 1
-        elif mark == "LB":
-            loops.append(1)
-        else:
+    outside: list[
+        list[int]
+    ] = []  # loops before it, bundles, matmuls; cut at loops, branches, and marks
+    cut = True
+    for mark, depth, bundle in re.findall(ROW, schedule, re.MULTILINE):
+        if len(depth) > 1:
+            if mark == "LB":
+                loops.append(0)
+                cut = True
             loops[-1] += 1
+            continue
+        if cut or mark:
+            outside.append([len(loops), 0, 0])
+        outside[-1][1] += 1
+        outside[-1][2] += "vmat" in bundle
+        cut = "sbr.rel" in bundle
     # forward: prepare, attend without and with a running maximum; backward: prepare, gradients
     # without and with a mask, finish
     if len(loops) != {"forward": 3, "backward": 4}[kind]:
         raise ValueError(f"{kind}: loops of {loops} bundles")
-    return Loops(chunk=loops[1], block=outside, head=loops[0] + sum(loops[3:]))
+    if kind == "forward":  # outside of loops, matmuls are the chunk with a mask: one of all chunks
+        run = [bundles for _, bundles, matmuls in outside if not matmuls]
+    else:  # and a block has a mask or none
+        run = [bundles for before, bundles, _ in outside if before != 3]
+    return Loops(chunk=loops[1], block=sum(run), head=loops[0] + sum(loops[3:]))
 
 
 def kernel_time(instruction: Instruction, chip: Chip) -> KernelTime | None:
@@ -81,15 +94,20 @@ def kernel_time(instruction: Instruction, chip: Chip) -> KernelTime | None:
     `seconds` is None for block sizes that are not in the table.
     """
     match = re.match(r"(forward|backward)_kernel\b", instruction.name)
-    if not match or len(instruction.result[0].sizes) != 4:
+    sizes = [array.sizes for array in instruction.result]
+    if not match or len(sizes[0]) != 3:
         return None
     kind = match[1]
-    batch, heads, length, width = instruction.result[0].sizes
+    batch, length, joined = sizes[0]
+    # sums of the softmax, or gradients of scales, say how many heads lie side by side; a backward
+    # pass without norms gives neither
+    heads = next((x[1] for x in sizes if len(x) == 4), joined // LANES)
+    width = joined // heads
     flops = FLOPS_PER_PAIR[kind] * batch * heads * length**2 * width
     # a matmul unit wider than a head is filled in part: the peak for these matmuls is lower
     filled = min(1.0, width / chip.mxu)
-    sizes = getattr(tpu_blocks(chip.kind, length, length), kind)
-    block, chunk = sizes if kind == "forward" else sizes[::-1]
+    blocks = getattr(tpu_blocks(chip.kind, length, length), kind)
+    block, chunk = blocks if kind == "forward" else blocks[::-1]
     loops = TABLE.get((chip.name, kind, block, chunk))
     if loops is None or width != 128:
         return KernelTime(None, flops, flops / filled / chip.peak)

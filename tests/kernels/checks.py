@@ -45,8 +45,8 @@ def operands(shape: Shape, dtype=np.float32, seed=0):
     rng = np.random.default_rng(seed)
 
     def draw(heads, rows):
-        x = rng.normal(size=(shape.b, rows, shape.width, heads))
-        return x.transpose(0, 3, 1, 2)
+        x = rng.normal(size=(shape.b, heads, rows, shape.width))
+        return x.transpose(0, 2, 1, 3)
 
     q, do = draw(shape.h, shape.length) * shape.scale, draw(shape.h, shape.length)
     k, v = draw(shape.n, shape.size), draw(shape.n, shape.size)
@@ -67,22 +67,22 @@ def norm_operands(shape: Shape, split: int, size: float, seed=1):
 
 def plain(q, k, v, lengths):
     """softmax(q k^T / sqrt(K)) v as one writes it down."""
-    k, v = (jnp.repeat(x, q.shape[1] // x.shape[1], axis=1) for x in (k, v))
-    logits = jnp.einsum("bhqk,bhsk->bhqs", q, k) / np.sqrt(q.shape[-1])
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    logits = jnp.einsum("bqhk,bshk->bhqs", q, k) / np.sqrt(q.shape[-1])
     if lengths is not None:
-        valid = jnp.arange(k.shape[2]) < lengths[:, None, None, None]
+        valid = jnp.arange(k.shape[1]) < lengths[:, None, None, None]
         logits = jnp.where(valid, logits, -jnp.inf)
-    return jnp.einsum("bhqs,bhsk->bhqk", jax.nn.softmax(logits, axis=-1), v)
+    return jnp.einsum("bhqs,bshk->bqhk", jax.nn.softmax(logits, axis=-1), v)
 
 
 def plain_norm_rope(x, scales, rope, split):
     """RMSNorm, each token with its scale, and the rotation of pairs (i, i + K/2)."""
-    per_token = jnp.repeat(scales, jnp.array([split, x.shape[2] - split])[-len(scales) :], axis=0,
-                           total_repeat_length=x.shape[2])  # fmt: skip
-    x = x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * per_token
+    per_token = jnp.repeat(scales, jnp.array([split, x.shape[1] - split])[-len(scales) :], axis=0,
+                           total_repeat_length=x.shape[1])  # fmt: skip
+    x = x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * per_token[:, None]
     half = x.shape[-1] // 2
     a, b = x[..., :half], x[..., half:]
-    cos, sin = rope[0, :, :half], rope[1, :, half:]
+    cos, sin = rope[0, :, None, :half], rope[1, :, None, half:]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 

@@ -14,19 +14,19 @@ B, H, N, L, S, K = 2, 4, 2, 7, 9, 8
 def reference(q, k, v, allowed):
     """allowed (B, Lq, S) bool; plain numpy, one row at a time."""
     out = np.zeros(q.shape)
-    group = q.shape[1] // k.shape[1]
-    for b, h, i in np.ndindex(q.shape[:3]):
+    group = q.shape[2] // k.shape[2]
+    for b, i, h in np.ndindex(q.shape[:3]):
         keys = np.flatnonzero(allowed[b, i])
-        scores = k[b, h // group, keys] @ q[b, h, i] / np.sqrt(q.shape[-1])
+        scores = k[b, keys, h // group] @ q[b, i, h] / np.sqrt(q.shape[-1])
         weights = np.exp(scores - scores.max())
-        out[b, h, i] = weights / weights.sum() @ v[b, h // group, keys]
+        out[b, i, h] = weights / weights.sum() @ v[b, keys, h // group]
     return out
 
 
 def operands(queries, keys, heads=H, kv_heads=N, scale=1.0):
     rng = np.random.default_rng(0)
-    q = rng.normal(size=(B, heads, queries, K)) * scale
-    k, v = rng.normal(size=(2, B, kv_heads, keys, K))
+    q = rng.normal(size=(B, queries, heads, K)) * scale
+    k, v = rng.normal(size=(2, B, keys, kv_heads, K))
     return q, k, v
 
 
@@ -110,9 +110,9 @@ def test_unknown_implementation_is_named():
 def test_shapes_are_checked():
     q, k, v = operands(L, S)
     with pytest.raises(ValueError, match="want"):
-        run(q, k, v[:, :, :-1])
+        run(q, k, v[:, :-1])
     with pytest.raises(ValueError, match="no multiple"):
-        run(q[:, :3], k, v)
+        run(q[:, :, :3], k, v)
 
 
 def test_bfloat16_keeps_float32_logits():

@@ -38,7 +38,7 @@ def operands(sharding=None, batch=1):
     def array(*shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    q = array(batch, HEADS, TOKENS, WIDTH, dtype=jnp.bfloat16)
+    q = array(batch, TOKENS, HEADS, WIDTH, dtype=jnp.bfloat16)
     scales, rope = array(2, WIDTH), array(2, TOKENS, WIDTH)
     return q, q, q, scales, scales, rope, array(batch, dtype=jnp.int32)
 
@@ -94,7 +94,7 @@ def test_forward_and_backward_assemble_for_hopper(entry, monkeypatch, capfd):
     ],
 )
 def test_what_cannot_run_says_why(kind, dtype, width, reason):
-    q = jax.ShapeDtypeStruct((1, 1, 64, width), dtype)
+    q = jax.ShapeDtypeStruct((1, 64, 1, width), dtype)
     with (
         jax.sharding.use_abstract_mesh(gpus.abstract_mesh(kind)),
         pytest.raises(UserError, match=f"pallas_gpu attention {reason}"),
@@ -105,5 +105,5 @@ def test_what_cannot_run_says_why(kind, dtype, width, reason):
 def test_gpus_take_what_was_measured_on_them():
     """cuDNN's until ours has run on one; plain JAX for float32."""
     with jax.sharding.use_abstract_mesh(gpus.abstract_mesh()):
-        assert choose(jax.ShapeDtypeStruct((1, 1, 64, 128), jnp.bfloat16)) == "cudnn"
-        assert choose(jax.ShapeDtypeStruct((1, 1, 64, 128), jnp.float32)) == "xla"
+        assert choose(jax.ShapeDtypeStruct((1, 64, 1, 128), jnp.bfloat16)) == "cudnn"
+        assert choose(jax.ShapeDtypeStruct((1, 64, 1, 128), jnp.float32)) == "xla"

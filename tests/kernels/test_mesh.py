@@ -16,10 +16,10 @@ SPLIT = 11
 @pytest.mark.parametrize(
     ("sizes", "batch", "parts"),
     [
-        ((2, 2, 1, 2), 4, (1, 2, 30)),
-        ((1, 8, 1, 1), 8, (1, 4, 30)),
-        ((2, 4, 1, 1), 3, (3, 4, 30)),
-        ((1, 2, 2, 2), 2, (1, 2, 15)),
+        ((2, 2, 1, 2), 4, (1, 30, 2)),
+        ((1, 8, 1, 1), 8, (1, 30, 4)),
+        ((2, 4, 1, 1), 3, (3, 30, 4)),
+        ((1, 2, 2, 2), 2, (1, 15, 2)),
         ((1, 1, 8, 1), 3, None),  # 30 tokens are padded to 32: where they lie then is open
     ],
     ids=["batch and heads", "batch", "a batch that does not divide", "tokens, too", "tokens"],

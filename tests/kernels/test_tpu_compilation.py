@@ -42,7 +42,7 @@ def test_forward_and_backward_compile_and_store_no_logits(topology, entry, monke
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
     split = PartitionSpec(AXES[:2])
-    q = array(chips, HEADS, TOKENS, WIDTH, spec=split)
+    q = array(chips, TOKENS, HEADS, WIDTH, spec=split)
     lengths = array(chips, dtype=jnp.int32, spec=split)
     scales = array(2, WIDTH, dtype=jnp.float32)
     rope = array(2, TOKENS, WIDTH, dtype=jnp.float32)
@@ -72,10 +72,14 @@ def test_forward_and_backward_compile_and_store_no_logits(topology, entry, monke
 
 @pytest.mark.slow
 def test_keys_travel_while_the_kernel_works(monkeypatch):
-    """Ring attention on v5p: a permute is under way around each kernel but the last one's."""
+    """Ring attention on v5p: where gradients travel, a permute is under way around each kernel.
+
+    Going forward the compiler sends keys and values around as soon as they arrive, most of them
+    before the first kernel.
+    """
     mesh = tpu_mesh("v5p:2x2x1", monkeypatch, axis="sequence")
-    place = NamedSharding(mesh, PartitionSpec(None, None, "sequence"))
-    q = jax.ShapeDtypeStruct((1, HEADS, TOKENS, WIDTH), jnp.bfloat16, sharding=place)
+    place = NamedSharding(mesh, PartitionSpec(None, "sequence"))
+    q = jax.ShapeDtypeStruct((1, TOKENS, HEADS, WIDTH), jnp.bfloat16, sharding=place)
 
     def loss(q, k, v):
         return jnp.sum(attention(q, k, v).astype(jnp.float32) ** 2)
@@ -95,4 +99,4 @@ def test_keys_travel_while_the_kernel_works(monkeypatch):
         under_way += {"start": 1, "done": -1, "kernel": 0}[event]
         covered += event == "kernel" and under_way > 0
     assert order.count("kernel") == 8  # four turns each way
-    assert covered >= 6
+    assert covered >= 4

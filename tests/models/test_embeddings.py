@@ -38,11 +38,11 @@ def test_rope_equals_the_published_interleaved_pairs():
     """The half-rotation form on permuted columns is the complex product on interleaved pairs."""
     axes, theta = (4, 6, 6), 10_000
     ids = np.random.default_rng(0).integers(0, 90, size=(5, 3))
-    x = np.random.default_rng(1).normal(size=(2, 3, 5, 16))
+    x = np.random.default_rng(1).normal(size=(2, 5, 3, 16))
 
     frequencies = [theta ** (-2 * j / d) for d in axes for j in range(d // 2)]
     position = np.repeat(ids, [d // 2 for d in axes], axis=1)  # one per pair
-    turned = (x[..., ::2] + 1j * x[..., 1::2]) * np.exp(1j * position * frequencies)
+    turned = (x[..., ::2] + 1j * x[..., 1::2]) * np.exp(1j * position * frequencies)[:, None]
 
     halves = np.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
     got = apply_rope(jnp.float32(halves), rope_table(ids, axes, theta))

@@ -1,4 +1,4 @@
-"""Projection against plain einsum; everything else in layers.py is in tests/test_golden.py."""
+"""What of layers.py the golden vectors of tests/test_golden.py do not show."""
 
 import dataclasses
 
@@ -9,36 +9,10 @@ import pytest
 from flax import nnx
 
 from step1x_jax.models.config import tiny
-from step1x_jax.models.layers import Projection, layer_norm, modulation, qkv_projection
+from step1x_jax.models.layers import layer_norm, modulation
+from step1x_jax.models.projection import qkv_projection
 from step1x_jax.models.step1x_edit import abstract_model
 from tests.models.test_step1x_edit import inputs
-
-SPECS = [  # spec, sizes by letter, where the bias goes
-    ("bld,df->blf", (8, 6), (1, 1, 6)),
-    ("bhlk,hkd->bld", (3, 4, 5), (1, 1, 5)),
-    ("bld,cdhk->cbhlk", (3, 8, 2, 4), (3, 1, 2, 1, 4)),
-    ("bld,dkh->bhlk", (8, 4, 2), (1, 2, 1, 4)),  # kernel and output in different orders
-]
-
-
-@pytest.mark.parametrize(("spec", "shape", "bias"), SPECS)
-def test_projection_is_its_einsum_plus_bias(spec, shape, bias):
-    rng = np.random.default_rng(0)
-    layer = Projection(spec, shape, [None] * len(shape), config=tiny(), rngs=nnx.Rngs(0))
-    assert layer.bias.shape == tuple(n for n in bias if n > 1)  # its axes in the output's order
-    values = rng.normal(size=bias).astype(np.float32)
-    layer.bias[...] = jnp.asarray(values.reshape(layer.bias.shape))
-    inputs, kernel = spec.split("->")[0].split(",")
-    size = dict(zip(kernel, shape, strict=True)) | {"b": 2, "l": 7}
-    x = rng.normal(size=[size[a] for a in inputs])
-    want = np.einsum(spec, x, np.float64(layer.kernel[...])) + values
-    np.testing.assert_allclose(layer(jnp.float32(x)), want, atol=1e-5)  # float32 sums of 8 to 12
-
-
-def test_random_kernels_keep_the_variance():
-    layer = Projection("bhlk,hkd->bld", (4, 64, 256), [None] * 3, config=tiny(), rngs=nnx.Rngs(0))
-    # 65536 draws: their standard deviation is known to 0.3 %
-    np.testing.assert_allclose(np.std(layer.kernel[...]), 256**-0.5, rtol=0.02)
 
 
 def test_where_gates_and_query_biases_start():

@@ -73,10 +73,10 @@ def test_the_releases_attend_to_padding():
 
 
 def test_padded_queries_of_the_connector_take_the_value_of_key_0():
-    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 1, 5, 4))
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 1, 4))
     out = masked_attention(q, k, v, jnp.array([3, 5]))
-    np.testing.assert_array_equal(out[0, :, 3:], np.broadcast_to(v[0, :, :1], (1, 2, 4)))
-    assert np.abs(out[0, :, :3] - v[0, :, :1]).max() > 1e-3
+    np.testing.assert_array_equal(out[0, 3:], np.broadcast_to(v[0, :1], (2, 1, 4)))
+    assert np.abs(out[0, :3] - v[0, :1]).max() > 1e-3
 
 
 def test_examples_of_a_batch_are_independent():

@@ -70,6 +70,13 @@ def test_a_plain_collective_stops_everything():
     assert (gather.count, gather.bytes, gather.async_bytes) == (1, 65536 * 4096 * 2, 0)
 
 
+@pytest.mark.parametrize("order", ["", ", device_ids=([4,16]T(1,0))"])
+def test_a_group_may_be_a_part_of_the_mesh(order):
+    groups = f"replica_groups=mesh['fsdp'=16,'data'=4]{order} {{'fsdp'}}"
+    found = run([f"%g = {SHARD} reduce-scatter(%w), {groups}"])
+    assert found.collectives["reduce-scatter"].bytes == 16 * 1024 * 4096 * 2
+
+
 def test_an_all_reduce_goes_there_and_back_and_a_scatter_starts_with_all():
     there_and_back = run([f"%g = {WHOLE} all-reduce(%w), {GROUPS}"])
     scatter = run([f"%g = {SHARD} reduce-scatter(%w), {GROUPS}"])
@@ -160,15 +167,15 @@ def test_a_kernel_without_cycles_is_named():
     assert (found.unknown_kernels, found.kernel_flops, found.total) == (("k",), 5.0, 2e-3)
 
 
-def kernel(name, shape):
-    line = f"%{name} = (bf16[{shape}], f32[1,1,1,1]) custom-call(%p)"
+def kernel(name, shape, heads=24):
+    line = f"%{name} = (bf16[{shape}], f32[1,{heads},1,1]) custom-call(%p)"
     text = f"ENTRY %main (p: f32[]) -> f32[] {{\n  {line}\n}}"
     return hlo.read(text).computations["main"].instructions[name]
 
 
 def test_kernels_by_the_table():
     """24 heads of 8960 tokens, 14 blocks of 14 chunks, on the two cores of v5p."""
-    shape = "2,24,8960,128"
+    shape = "2,8960,3072"
     loops = TABLE["v5p", "backward", 640, 640]
     one = 14 * (14 * loops.chunk + loops.block) + 14 * loops.head
     found = kernel_time(kernel("backward_kernel.3", shape), CHIP)
@@ -177,7 +184,7 @@ def test_kernels_by_the_table():
     assert found.least == pytest.approx(found.flops / 459e12)
     assert kernel_time(kernel("forward_kernel.1", shape), CHIP).flops == found.flops / 2.5
     assert kernel_time(kernel("another.1", shape), CHIP) is None
-    assert kernel_time(kernel("forward_kernel.1", "1,4,1000,128"), CHIP).seconds is None
+    assert kernel_time(kernel("forward_kernel.1", "1,1000,512", heads=4), CHIP).seconds is None
     # a head of 128 fills half of a unit of v6e
     half = kernel_time(kernel("forward_kernel.1", shape), CHIPS["v6e"])
     assert half.least == pytest.approx(half.flops / 459e12)
@@ -193,9 +200,21 @@ def test_loops_are_read_from_a_schedule():
    0x5 LB: >> { attend }
    0x6   : >> { attend }
    0x7   : >> { attend }
-   0x8 LB: >> { attend, with a maximum }
-   0x9 PF: > { after }
+   0x8   : > { sbr.rel past the mask }
+   0x9   : > { vmatmul with a mask }
+   0xa   : > { sbr.rel with a mask }
+   0xb   : > { between }
+   0xc LB: >> { attend, with a maximum }
+   0xd PF: > { after }
 """
-    assert read_loops(schedule, "forward") == Loops(chunk=3, block=4, head=2)
+    # without the chunk that has a mask, which is one of the chunks
+    assert read_loops(schedule, "forward") == Loops(chunk=3, block=6, head=2)
+    schedule += """
+   0xe LB: >> { finish }
+   0xf   : > { end }
+"""
+    # all that stands outside, without what belongs to the gradients with a mask
+    assert read_loops(schedule, "backward") == Loops(chunk=3, block=8, head=3)
+    schedule = schedule.replace(">> { finish", "> { finish")
     with pytest.raises(ValueError, match="backward: loops"):
         read_loops(schedule, "backward")

@@ -89,6 +89,33 @@ def test_trip_counts(program):
     assert hlo.trip_count(program, hlo.Instruction("l", "while", (), (), known)) == 12
 
 
+def test_a_collective_under_way_in_a_fusion_counts_nothing():
+    """As TPUs write them: its part and the whole are operands and results of a matmul."""
+    program = hlo.read("""
+%carrying (p0: bf16[8,64], p1: bf16[64,16], p2: bf16[16,4], p3: bf16[16,64]) -> (bf16[8,16]) {
+  %p0 = bf16[8,64]{1,0} parameter(0)
+  %p1 = bf16[64,16]{1,0} parameter(1)
+  %p2 = bf16[16,4]{1,0} parameter(2)
+  %p3 = bf16[16,64]{1,0} parameter(3)
+  %conv = bf16[8,16]{1,0} convolution(%p0, %p1), dim_labels=bf_io->bf
+  %gathered = bf16[16,64]{1,0} all-gather(%p2), dimensions={1}
+  ROOT %all = (bf16[8,16], bf16[16,4], bf16[16,64], bf16[16,64]) tuple(%conv, %p2, %p3, %gathered)
+}
+
+ENTRY %main (x: bf16[8,64], w: bf16[64,16], part: bf16[16,4], whole: bf16[16,64]) -> bf16[8,16] {
+  %x = bf16[8,64]{1,0} parameter(0)
+  %w = bf16[64,16]{1,0} parameter(1)
+  %part = bf16[16,4]{1,0} parameter(2)
+  %whole = bf16[16,64]{1,0} parameter(3)
+  ROOT %f = (bf16[8,16], bf16[16,4], bf16[16,64], bf16[16,64]) fusion(%x, %w, %part, %whole), \
+calls=%carrying
+}
+""")
+    main = program.computations["main"]
+    got = hlo.hbm_bytes(program, main, main.instructions["f"])
+    assert got == 2 * (8 * 64 + 64 * 16 + 8 * 16)
+
+
 def test_a_slice_of_a_stack_counts_and_not_the_stack(program):
     body = program.computations["body"]
     matmul, stored = body.instructions["matmul"], body.instructions["stored"]

@@ -16,9 +16,10 @@ from jax.nn.initializers import normal
 
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.embeddings import apply_rope
-from step1x_jax.models.layers import Projection, param, scan, stack
+from step1x_jax.models.layers import scan, stack
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.layers import MLP, RMSNorm, frequencies, rotary_table
+from step1x_jax.models.projection import Projection, param
 
 
 class LanguageAttention(nnx.Module):
@@ -32,15 +33,15 @@ class LanguageAttention(nnx.Module):
         d, k = language.hidden_size, language.head_dim
         h, g = language.num_attention_heads, language.num_key_value_heads
         make = partial(Projection, config=config, rngs=rngs)
-        self.q_proj = make("btd,dhk->bhtk", (d, h, k), ("embed", "heads", "head_dim"))
-        self.k_proj = make("btd,dgk->bgtk", (d, g, k), ("embed", "heads", "head_dim"))
-        self.v_proj = make("btd,dgk->bgtk", (d, g, k), ("embed", "heads", "head_dim"))
+        self.q_proj = make("btd,dhk->bthk", (d, h, k), ("embed", "heads", "head_dim"))
+        self.k_proj = make("btd,dgk->btgk", (d, g, k), ("embed", "heads", "head_dim"))
+        self.v_proj = make("btd,dgk->btgk", (d, g, k), ("embed", "heads", "head_dim"))
         self.o_proj = make(
-            "bhtk,hkd->btd", (h, k, d), ("heads", "head_dim", "embed"), bias_init=None
+            "bthk,hkd->btd", (h, k, d), ("heads", "head_dim", "embed"), bias_init=None
         )
 
     def __call__(self, x: jax.Array, rope: jax.Array) -> jax.Array:
-        """x (B, T, D), rope (2, B, 1, T, K) -> (B, T, D)."""
+        """x (B, T, D), rope (2, B, T, K) -> (B, T, D)."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         q, k = (apply_rope(a.astype(jnp.float32), rope).astype(v.dtype) for a in (q, k))
         return self.o_proj(attention(q, k, v, causal=True))
@@ -58,7 +59,7 @@ class LanguageLayer(nnx.Module):
         self.mlp = MLP(d, f, bias=False, config=config, rngs=rngs)
 
     def __call__(self, x: jax.Array, rope: jax.Array) -> jax.Array:
-        """x (B, T, D), rope (2, B, 1, T, K) -> (B, T, D)."""
+        """x (B, T, D), rope (2, B, T, K) -> (B, T, D)."""
         x = x + self.self_attn(self.input_layernorm(x), rope)
         return x + self.mlp(self.post_attention_layernorm(x))
 

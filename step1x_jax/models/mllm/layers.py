@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 from jax.nn.initializers import ones, zeros
 
-from step1x_jax.models.layers import Projection, param
 from step1x_jax.models.mllm.config import MLLMConfig
+from step1x_jax.models.projection import Projection, param
 
 
 class RMSNorm(nnx.Module):
@@ -54,10 +54,10 @@ def rotary_table(positions: jax.Array, axes: np.ndarray, frequencies: np.ndarray
       frequencies: (K/2,) float32, of that pair.
 
     Returns:
-      (2, B, 1, L, K) float32, to be unpacked along the first axis; 1 stands for the heads.
+      (2, B, L, K) float32, to be unpacked along the first axis.
     """
     angles = positions[:, axes].astype(jnp.float32) * frequencies[:, None]  # (B, K/2, L)
-    cos, sin = (f(angles).swapaxes(1, 2)[:, None] for f in (jnp.cos, jnp.sin))
+    cos, sin = (f(angles).swapaxes(1, 2) for f in (jnp.cos, jnp.sin))
     return jnp.stack([jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)])
 
 

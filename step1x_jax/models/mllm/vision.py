@@ -17,10 +17,11 @@ from flax import nnx
 
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.embeddings import apply_rope
-from step1x_jax.models.layers import Projection, scan, stack
+from step1x_jax.models.layers import scan, stack
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.layers import MLP, RMSNorm, frequencies, rotary_table
 from step1x_jax.models.mllm.positions import PADDING, Pictures
+from step1x_jax.models.projection import Projection
 
 EPS = 1e-6  # of all norms of the tower; config.json has none for them
 
@@ -31,11 +32,11 @@ class VisionAttention(nnx.Module):
     def __init__(self, config: MLLMConfig, *, rngs: nnx.Rngs):
         d, h, k = config.vision.hidden_size, config.vision.num_heads, config.vision.head_dim
         make = partial(Projection, config=config, rngs=rngs)
-        self.qkv = make("bpd,cdhk->cbhpk", (3, d, h, k), (None, "embed", "heads", "head_dim"))
-        self.proj = make("bhpk,hkd->bpd", (h, k, d), ("heads", "head_dim", "embed"))
+        self.qkv = make("bpd,cdhk->cbphk", (3, d, h, k), (None, "embed", "heads", "head_dim"))
+        self.proj = make("bphk,hkd->bpd", (h, k, d), ("heads", "head_dim", "embed"))
 
     def __call__(self, x: jax.Array, rope: jax.Array, segments: jax.Array) -> jax.Array:
-        """x (B, P, D), rope (2, B, 1, P, K), segments (B, P) -> (B, P, D)."""
+        """x (B, P, D), rope (2, B, P, K), segments (B, P) -> (B, P, D)."""
         q, k, v = self.qkv(x)
         q, k = (apply_rope(a.astype(jnp.float32), rope).astype(v.dtype) for a in (q, k))
         return self.proj(attention(q, k, v, segment_ids=segments))
@@ -54,7 +55,7 @@ class VisionBlock(nnx.Module):
     def __call__(
         self, x: jax.Array, rope: jax.Array, windows: jax.Array, is_full: jax.Array
     ) -> jax.Array:
-        """x (B, P, D), rope (2, B, 1, P, K), windows (B, P), is_full a bool -> (B, P, D)."""
+        """x (B, P, D), rope (2, B, P, K), windows (B, P), is_full a bool -> (B, P, D)."""
         pictures = jnp.where(windows == PADDING, PADDING, 0)
         segments = jnp.where(is_full, pictures, windows)
         x = x + self.attn(self.norm1(x), rope, segments)
