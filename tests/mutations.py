@@ -161,7 +161,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("models/projection.py", "tests/models/test_projection.py"): [
         ("size of random kernels", "fan_in**-0.5", "fan_in**-1.0"),
         ("start of q and k", ".at[:2].set(qk_bias)", ".at[1:].set(qk_bias)"),
-        ("biases summed in bfloat16", "addend.shape[1:] == (1, y.shape[2])", "False"),
+        ("biases summed token by token", "addend.shape[1:] == (1, y.shape[2])", "False"),
         ("everyone's shift", "if len(like) == len(dy) else", "if False else"),
         ("biases of q for k and v", "scales, biases, ups", "scales, biases[:1] * 3, ups"),
     ],
