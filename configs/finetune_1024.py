@@ -9,7 +9,7 @@ other places with --config.training.start_from, .autoencoder and .encoder.path.
 Chips: v5p:2x2x1 and up; v6e:8x8 and up; v5e:16x16. Hours for 100 000 steps, one edit a chip, by
 `python -m launch.compile_ahead` (a model of the compiled program, not a measurement):
 
-    v5p:2x2x1 53    v5p:2x4x4 48    v5p:4x4x4 48    v5e:16x16 118    v6e:8x8 45    v6e:16x16 43
+    v5p:2x2x1 51    v5p:2x4x4 46    v5p:4x4x4 46    v5e:16x16 111    v6e:8x8 38    v6e:16x16 36
 
 data.batch_size is over all chips: give as many as there are. 12.4 billion parameters, all of them
 trained: 185 GiB of weights, gradients and moments, split over the chips. Loss to expect: not
