@@ -2,8 +2,11 @@
 
 Every device keeps its queries and attends in turn to the keys of each device, while the next ones
 are already on their way; what it has seen is joined by the sums of the softmax. In the backward
-pass the gradients of keys and values travel with them and are home after a round. After Liu et al.,
-"Ring Attention with Blockwise Transformers" (2023).
+pass the gradients of keys and values travel one turn behind them and are home after a round. After
+Liu et al., "Ring Attention with Blockwise Transformers" (2023).
+
+The turns are a loop, so that arrays travel beside the kernel of the same turn: written out, the
+compiler sends keys on as soon as they come, all before the first kernel.
 
 The functions here run inside a shard_map over the axis. Legend as in flash.py, L and S local.
 """
@@ -48,17 +51,20 @@ def ring_forward(kernels, axis: str, q, k, v, lengths) -> tuple[jax.Array, jax.A
       Output (B, L, H, K), and log2 of the softmax's sums (B, H, 1, L) float32.
     """
     n, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
-    total = jnp.zeros(q.shape, jnp.float32)
-    lse = jnp.full((q.shape[0], q.shape[2], 1, q.shape[1]), -jnp.inf)
-    for turn in range(n):
-        following = _turn(axis, (k, v)) if turn < n - 1 else (k, v)
-        valid = local_lengths(lengths, (me - turn) % n, k.shape[1])
+
+    def turn(number, carry):
+        total, lse, k, v = carry
+        following = _turn(axis, (k, v))
+        valid = local_lengths(lengths, (me - number) % n, k.shape[1])
         o, new = kernels.forward(q, k, v, jnp.maximum(valid, 1), None, 0)
         new = jnp.where(valid[:, None, None, None] > 0, new, -jnp.inf)
         joined = jnp.logaddexp2(lse, new)
         total = total * _weight(lse, joined) + o.astype(jnp.float32) * _weight(new, joined)
-        lse = joined
-        k, v = following
+        return total, joined, *following
+
+    lse = jnp.full((q.shape[0], q.shape[2], 1, q.shape[1]), -jnp.inf)
+    start = jnp.zeros(q.shape, jnp.float32), lse, k, v
+    total, lse, *_ = jax.lax.fori_loop(0, n, turn, start)
     return total.astype(q.dtype), lse
 
 
@@ -74,13 +80,18 @@ def ring_backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As a kernel's backward pass: gradients of this device's q, k and v."""
     n, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
-    dq = jnp.zeros(q.shape, jnp.float32)
-    dk, dv = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-    for turn in range(n):
-        following = _turn(axis, (k, v)) if turn < n - 1 else (k, v)
-        valid = local_lengths(lengths, (me - turn) % n, k.shape[1])
+
+    def turn(number, carry):
+        dq, k, v, *sums = carry
+        following = _turn(axis, (k, v))
+        # of the keys that are here now, from the device that had them before
+        dk, dv = _turn(axis, tuple(sums))
+        valid = local_lengths(lengths, (me - number) % n, k.shape[1])
         new_dq, new_dk, new_dv, _ = kernels.backward(q, k, v, valid, None, 0, o, lse, do)
-        dq, dk, dv = dq + new_dq, dk + new_dk, dv + new_dv
-        dk, dv = _turn(axis, (dk, dv))  # after n turns they are home
-        k, v = following
+        return dq + new_dq, *following, dk + new_dk, dv + new_dv
+
+    dq = jnp.zeros(q.shape, jnp.float32)
+    sums = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    dq, _, _, *sums = jax.lax.fori_loop(0, n, turn, (dq, k, v, *sums))
+    dk, dv = _turn(axis, tuple(sums))  # home
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)

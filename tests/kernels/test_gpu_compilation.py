@@ -52,12 +52,12 @@ def test_forward_and_backward_are_lowered_for_cuda(entry):
 
 
 def test_a_ring_of_gpus_is_lowered_for_cuda():
-    """Each of four turns has a forward and two backward kernels."""
+    """A loop of turns each way: a forward and two backward kernels."""
     with jax.sharding.use_abstract_mesh(gpus.abstract_mesh(sizes=(1, 2, 4, 1))):
         lowered = step("fused").trace(*operands(batch=2)).lower(lowering_platforms=("cuda",))
     text = lowered.as_text()
-    assert len(re.findall(KERNEL, text)) == 4 * 3
-    assert text.count("collective_permute") >= 3 * 2
+    assert len(re.findall(KERNEL, text)) == 3
+    assert text.count("collective_permute") >= 2 + 4 + 2  # k and v; their gradients, too; home
 
 
 @pytest.mark.slow

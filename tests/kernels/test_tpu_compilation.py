@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from step1x_jax.kernels.attention import attention, qk_norm_rope_attention
+from step1x_jax.parallel.compiler_options import compiler_options
 
 AXES = ("data", "fsdp", "sequence", "tensor")
 HEADS, TOKENS, WIDTH = 24, 8832, 128  # 1024 px: 2 x 4096 tokens of pictures, 640 of text
@@ -72,11 +73,7 @@ def test_forward_and_backward_compile_and_store_no_logits(topology, entry, monke
 
 @pytest.mark.slow
 def test_keys_travel_while_the_kernel_works(monkeypatch):
-    """Ring attention on v5p: where gradients travel, a permute is under way around each kernel.
-
-    Going forward the compiler sends keys and values around as soon as they arrive, most of them
-    before the first kernel.
-    """
+    """Ring attention on v5p, as training compiles it: permutes are under way around each kernel."""
     mesh = tpu_mesh("v5p:2x2x1", monkeypatch, axis="sequence")
     place = NamedSharding(mesh, PartitionSpec(None, "sequence"))
     q = jax.ShapeDtypeStruct((1, TOKENS, HEADS, WIDTH), jnp.bfloat16, sharding=place)
@@ -85,7 +82,8 @@ def test_keys_travel_while_the_kernel_works(monkeypatch):
         return jnp.sum(attention(q, k, v).astype(jnp.float32) ** 2)
 
     with jax.set_mesh(mesh):
-        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, q, q).compile()
+        step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), compiler_options=compiler_options(mesh))
+        compiled = step.lower(q, q, q).compile()
     order = []  # of the schedule
     for line in compiled.as_text().splitlines():
         for event in ("collective-permute-start", "collective-permute-done"):
@@ -98,5 +96,4 @@ def test_keys_travel_while_the_kernel_works(monkeypatch):
     for event in order:
         under_way += {"start": 1, "done": -1, "kernel": 0}[event]
         covered += event == "kernel" and under_way > 0
-    assert order.count("kernel") == 8  # four turns each way
-    assert covered >= 4
+    assert order.count("kernel") == covered == 2  # a loop of turns each way
