@@ -97,7 +97,7 @@ def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None
         rows = pl.ds(start, ROWS)
         here = scratch["queries_here"].at[group]
         plgpu.copy_gmem_to_smem(gpu.head_rows(q_ref, at, rows), q, here)
-        plgpu.barrier_wait(scratch["queries_here"].at[group])
+        plgpu.barrier_wait(here)
         if fused:
             gpu.turn_tile(q, start, q_scale, rope, split, to_base_2)
 

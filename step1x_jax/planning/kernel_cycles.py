@@ -61,9 +61,8 @@ def read_loops(schedule: str, kind: str) -> Loops:
       ValueError: it has other loops than these kernels have.
     """
     loops: list[int] = []
-    outside: list[
-        list[int]
-    ] = []  # loops before it, bundles, matmuls; cut at loops, branches, and marks
+    # pieces, cut at loops, branches and marks: loops before it, bundles, those with matmuls
+    outside: list[list[int]] = []
     cut = True
     for mark, depth, bundle in re.findall(ROW, schedule, re.MULTILINE):
         if len(depth) > 1:

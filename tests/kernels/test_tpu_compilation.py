@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from step1x_jax.kernels.attention import attention, qk_norm_rope_attention
+from step1x_jax.kernels.attention_tpu import LONGEST
 from step1x_jax.parallel.compiler_options import compiler_options
 
 AXES = ("data", "fsdp", "sequence", "tensor")
@@ -69,6 +70,23 @@ def test_forward_and_backward_compile_and_store_no_logits(topology, entry, monke
     assert text.count("tpu_custom_call") >= 2
     # q, k, v, output and their padded copies; one head's logits in bfloat16 would be 149 MiB
     assert memory.temp_size_in_bytes < 12 * HEADS * TOKENS * WIDTH * 2
+
+
+@pytest.mark.slow
+def test_the_longest_head_fits_the_smallest_vmem(monkeypatch):
+    """As many tokens as the kernels take, on v5p: 64 MiB."""
+    mesh = tpu_mesh("v5p:2x2x1", monkeypatch)
+    place = NamedSharding(mesh, PartitionSpec("fsdp"))
+    q = jax.ShapeDtypeStruct((4, LONGEST, HEADS, WIDTH), jnp.bfloat16, sharding=place)
+
+    def loss(q, k, v):
+        scales, rope = jnp.ones((2, WIDTH)), jnp.ones((2, LONGEST, WIDTH))
+        out = qk_norm_rope_attention(q, k, v, scales, scales, rope, split=100)
+        return jnp.sum(out.astype(jnp.float32) ** 2)
+
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, q, q).compile()
+    assert compiled.as_text().count("tpu_custom_call") >= 2
 
 
 @pytest.mark.slow
