@@ -38,15 +38,17 @@ class Loops(NamedTuple):
 # 128 with QK-norm and RoPE inside. Blocks are of queries forward, of keys backward.
 TABLE: dict[tuple[str, str, int, int], Loops] = {
     ("v5p", "forward", 640, 640): Loops(chunk=1490, block=1117, head=667),
-    ("v5p", "backward", 640, 640): Loops(chunk=3820, block=2294, head=1741),
+    ("v5p", "forward", 896, 896): Loops(chunk=2841, block=1533, head=941),
+    ("v5p", "backward", 640, 640): Loops(chunk=3815, block=2287, head=1741),
+    ("v5p", "backward", 896, 896): Loops(chunk=7439, block=3135, head=2487),
     ("v6e", "forward", 640, 640): Loops(chunk=876, block=792, head=504),
     ("v6e", "forward", 896, 896): Loops(chunk=1435, block=968, head=662),
-    ("v6e", "backward", 640, 640): Loops(chunk=2218, block=1494, head=1210),
-    ("v6e", "backward", 896, 896): Loops(chunk=4234, block=1893, head=1614),
+    ("v6e", "backward", 640, 640): Loops(chunk=2218, block=1493, head=1210),
+    ("v6e", "backward", 896, 896): Loops(chunk=4234, block=1896, head=1614),
     ("v5e", "forward", 640, 640): Loops(chunk=1457, block=970, head=667),
     ("v5e", "forward", 896, 896): Loops(chunk=2900, block=1399, head=928),
-    ("v5e", "backward", 640, 640): Loops(chunk=3811, block=2023, head=1762),
-    ("v5e", "backward", 896, 896): Loops(chunk=7457, block=2919, head=2475),
+    ("v5e", "backward", 640, 640): Loops(chunk=3856, block=2055, head=1761),
+    ("v5e", "backward", 896, 896): Loops(chunk=7454, block=2925, head=2475),
 }
 
 
