@@ -29,6 +29,7 @@ def get_config() -> TrainConfig:
     config.lora.alpha = 32.0
     # lora.targets: the linear layers of all blocks; "connector.*" may stand beside them
 
+    config.mesh.data = config.mesh.fsdp = -1  # any number of devices, parameters over up to 64
     config.data.batch_size = 1  # one GPU; a multiple of the devices where there are more
 
     config.optimizer.learning_rate = 1e-4  # constant, as published
