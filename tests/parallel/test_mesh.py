@@ -1,3 +1,5 @@
+import importlib
+
 import jax
 import pytest
 from jax.sharding import AxisType
@@ -77,6 +79,13 @@ def test_two_that_fill_leave_parameters_whole_tiles_and_a_slice(monkeypatch):
     assert make_mesh(MeshConfig(data=-1, fsdp=-1), chips).devices.shape == (2, 4, 1, 1)
     monkeypatch.setattr(mesh_module, "WIDEST_FSDP", 4)
     assert make_mesh(MeshConfig(data=-1, fsdp=-1)).devices.shape == (2, 4, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["finetune_512", "finetune_1024", "finetune_mixed", "lora"])
+def test_the_release_is_trained_in_whole_tiles_on_any_number_of_devices(monkeypatch, name):
+    monkeypatch.setattr(mesh_module, "WIDEST_FSDP", 4)
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert make_mesh(config.mesh).devices.shape == (2, 4, 1, 1)
 
 
 def test_parameters_are_not_split_over_slices():
