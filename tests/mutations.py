@@ -258,6 +258,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("planning/compilation.py", "tests/launch/test_compile_ahead.py"): [
         ("megabytes for gigabytes", '"M": 2**-10', '"M": 1.0'),
+        ("temporaries alone", "0.0 if late else arguments", "0.0"),
     ],
     ("parallel/mesh.py", "tests/parallel/test_mesh.py"): [
         ("parameters over slices", "if sizes[0] % slices:", "if False:"),

@@ -17,6 +17,7 @@ from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.placement import placed_by
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.compiler_options import compiler_options
+from step1x_jax.parallel.devices import GIB, bytes_per_device
 from step1x_jax.parallel.rules import batch_sharding, placement, replicated, shardings
 from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.sampler import Conditions, scan_steps
@@ -121,20 +122,27 @@ def _compile(program: jax.stages.Wrapped, *args: Any) -> Compiled:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as e:
-        needed, available = _out_of_memory(str(e)) or (0.0, 0.0)
-        if not needed:
+        found = _out_of_memory(str(e), bytes_per_device(args) / GIB)
+        if found is None:
             raise
-        return Compiled(None, middle - start, time.monotonic() - middle, needed, available)
+        return Compiled(None, middle - start, time.monotonic() - middle, *found)
     return Compiled(compiled, middle - start, time.monotonic() - middle)
 
 
-def _out_of_memory(message: str) -> tuple[float, float] | None:
-    """GiB needed and available, from what the compiler says of a program that does not fit."""
+def _out_of_memory(message: str, arguments: float) -> tuple[float, float] | None:
+    """GiB needed and available, from what the compiler says of a program that does not fit.
+
+    Where it gives up early it has counted temporaries alone: `arguments` GiB come on top.
+    """
     unit = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2.0**10}
-    match = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message)
+    size = r"([\d.]+)([KMGT])"
+    late = re.search(rf"Used {size} of {size} hbm", message)
+    early = re.search(rf"HLO temporaries \({size}\) exceeds available HBM \({size}\)", message)
+    match = late or early
     if not match:
         return None
-    return float(match[1]) * unit[match[2]], float(match[3]) * unit[match[4]]
+    needed, available = float(match[1]) * unit[match[2]], float(match[3]) * unit[match[4]]
+    return needed + (0.0 if late else arguments), available
 
 
 def group_extent(mesh: Mesh, dimensions: int, size: int) -> tuple[tuple[int, ...], bool]:

@@ -100,9 +100,14 @@ def test_what_does_not_fit_is_said_with_what_is_missing():
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space"
         " hbm. Used 23.94G of 15.75G hbm. Exceeded hbm capacity by 8.19G."
     )
-    assert _out_of_memory(message) == (23.94, 15.75)
-    assert _out_of_memory("Used 512.0M of 15.75G hbm") == (0.5, 15.75)
-    assert _out_of_memory("INTERNAL: something else") is None
+    assert _out_of_memory(message, 9.0) == (23.94, 15.75)
+    assert _out_of_memory("Used 512.0M of 15.75G hbm", 9.0) == (0.5, 15.75)
+    early = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO"
+        " temporaries (25.36G) exceeds available HBM (15.75G)."
+    )
+    assert _out_of_memory(early, 9.0) == (34.36, 15.75)
+    assert _out_of_memory("INTERNAL: something else", 9.0) is None
     plan = {
         "program": "train", "size": 1024, "slices": 1, "topology": "v5e:4x4", "chips": 16,
         "mesh": {"data": 1, "fsdp": 16}, "examples": 16, "remat": "full", "fits": False,
