@@ -17,7 +17,7 @@ from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.errors import UserError
 from step1x_jax.files import fingerprint, is_remote
 
-VERSION = 1  # of what an encoder makes of the same input; to be raised when that changes
+VERSION = 2  # of what an encoder makes of the same input; to be raised when that changes
 LIMIT = 2 << 30  # bytes; the release's embedding of an edit has about 2.5 million
 SUFFIX = ".safetensors"
 

@@ -6,7 +6,7 @@ language model itself is ours (encoder_jax.py) or that of transformers (encoder_
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -32,7 +32,7 @@ Array = Any  # of numpy or jax
 
 
 # Fields of EncoderConfig that decide how a trained model's prompts are read: they travel with it.
-READING = ("min_pixels", "max_pixels", "quoting")
+READING = ("min_pixels", "max_pixels", "quoting", "picture_label")
 
 
 @dataclasses.dataclass
@@ -44,6 +44,7 @@ class EncoderConfig:
     max_pixels: int = 324 * 28 * 28  # and at most so many pixels; 28 x 28 of them make a token
     text_length: int = 640  # tokens kept, those of the picture included
     quoting: str = "published"  # or "words", see prompt.py
+    picture_label: bool = False  # "Picture 1: " before the picture, see prompt.py
     dtype: str = "bfloat16"  # of the language model; or "float32"
 
     def validate(self) -> None:
@@ -59,6 +60,16 @@ class EncoderConfig:
         require(self.quoting in QUOTINGS, "encoder.quoting", self.quoting, f"use one of {rules}")
         if self.dtype not in DTYPES:
             raise UserError(f"encoder.dtype is {self.dtype!r}; use one of {', '.join(DTYPES)}.")
+
+
+def stored_reading(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of READING that a model's config.json, a run or a data set has stored.
+
+    What was stored before there was a choice of the label has been made with it; one that says
+    nothing of the prompt (a release, or sizes written by hand) says nothing of the label either.
+    """
+    stored = {name: values[name] for name in READING if name in values}
+    return {"picture_label": True} | stored if "quoting" in stored else stored
 
 
 class Encoder(Protocol):
@@ -88,13 +99,19 @@ class LanguageModel(Protocol):
 
     image_token_id: int
 
-    def __call__(self, pictures: Sequence[Picture], prompts: Sequence[Sequence[int]]) -> Array:
+    def __call__(
+        self,
+        pictures: Sequence[Picture],
+        prompts: Sequence[Sequence[int]],
+        unseen_id: int | None = None,
+    ) -> Array:
         """The last hidden state.
 
         Args:
           pictures: B of them.
           prompts: B lists of token ids, each with image_token_id once for every token of its
             picture.
+          unseen_id: no token attends to those with this id, nor are they counted in positions.
 
         Returns:
           (B, L, C), L at least the length of the longest prompt; rubbish behind a prompt's end.
@@ -113,7 +130,8 @@ class QwenEncoder:
         """
         self.config = config
         self._model = model
-        self._prompt = Prompt(load_tokenizer(config.path), config.quoting)
+        tokenize = load_tokenizer(config.path)
+        self._prompt = Prompt(tokenize, config.quoting, config.picture_label)
         self._processor = Processor(config.path, config.min_pixels, config.max_pixels)
         if self._prompt.image_id != model.image_token_id:
             raise UserError(
@@ -169,7 +187,7 @@ class QwenEncoder:
         """The last part, for a batch, on the devices; returns what `encode` does."""
         dropped = self._prompt.dropped
         lengths = np.array([len(ids) - dropped for ids in prompts], np.int32)
-        states = self._model(pictures, prompts)
+        states = self._model(pictures, prompts, self._prompt.unseen_id)
         return _kept(states, lengths, dropped, self.config.text_length), lengths
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from step1x_jax.conditioning.encoder import stored_reading
 from step1x_jax.data.manifest import MANIFEST, BadRow, Manifest, Source, read_manifest
 from step1x_jax.data.shards import check_size
 from step1x_jax.data.sources import Triplet, picture_length
@@ -87,6 +88,7 @@ def check_settings(output: epath.Path, settings: dict[str, Any]) -> None:
         if not path.is_file():  # an object store may list what is gone
             continue
         before = read_manifest(path).settings
+        before |= stored_reading(before)
         for name, value in settings.items():
             if before.get(name) != value:
                 raise UserError(

@@ -18,7 +18,7 @@ from flax import nnx
 
 import step1x_jax
 from step1x_jax.conditioning.cache import CachedEncoder
-from step1x_jax.conditioning.encoder import READING, EncoderConfig, load_encoder
+from step1x_jax.conditioning.encoder import READING, EncoderConfig, load_encoder, stored_reading
 from step1x_jax.convert.config_json import FILE, read_config_json
 from step1x_jax.convert.official import MODEL_NAMES, find_weights, load_autoencoder, load_model
 from step1x_jax.editing.editor import Editor
@@ -116,7 +116,7 @@ def load_parts(path: str, restore_run: RestoreRun | None = None, dtype: str | No
     weights = find_weights(weights, MODEL_NAMES)
     model = load_model(weights, dtype=dtype)
     values = read_config_json(weights.parent, "dit")
-    fields = {name: values[name] for name in READING if name in values}
+    fields = stored_reading(values)
     fields |= {"path": str(encoder), "text_length": model.config.text_length}
     config = build(EncoderConfig, fields, str(weights.parent / FILE))
     config.validate()
