@@ -22,13 +22,16 @@ from step1x_jax.conditioning import processor
 from step1x_jax.conditioning.encoder_jax import load_jax
 from step1x_jax.conditioning.encoder_torch import load_torch
 from step1x_jax.conditioning.processor import Picture, Processor
-from step1x_jax.conditioning.prompt import QUOTINGS, Prompt, load_tokenizer
+from step1x_jax.conditioning.prompt import QUOTINGS, Prompt
+from step1x_jax.conditioning.tokenizer import FILE as TOKENIZER
+from step1x_jax.conditioning.tokenizer import load_tokenizer
+from step1x_jax.convert.qwen import CONFIG, INDEX, read_mllm_config
+from step1x_jax.convert.qwen import FILE as WEIGHTS
 from step1x_jax.errors import UserError, require
 from step1x_jax.json_files import check_fields
 
 IMPLEMENTATIONS = ("jax", "transformers")
 DTYPES = ("bfloat16", "float32")
-FILES = ("config.json", processor.FILE, "tokenizer.json")  # beside the weights
 
 Array = Any  # of numpy or jax
 
@@ -131,13 +134,14 @@ class QwenEncoder:
         """
         self.config = config
         self._model = model
-        tokenize = load_tokenizer(config.path)
+        mllm = read_mllm_config(config.path)
+        tokenize = load_tokenizer(config.path, mllm.language.vocab_size)
         self._prompt = Prompt(tokenize, config.quoting, config.picture_label)
-        self._processor = Processor(config.path, config.min_pixels, config.max_pixels)
+        self._processor = Processor(config.path, config.min_pixels, config.max_pixels, mllm.vision)
         if self._prompt.image_id != model.image_token_id:
             raise UserError(
                 f"in {config.path}, tokenizer.json gives the picture id {self._prompt.image_id} and"
-                f" config.json {model.image_token_id}; fetch the folder again."
+                f" config.json {model.image_token_id}; download the folder again."
             )
 
     def encode(
@@ -201,6 +205,21 @@ def _kept(states: Array, lengths: Array, dropped: int, limit: int) -> jax.Array:
     return jnp.where(is_text[..., None], states, 0)
 
 
+def missing_files(path: str, *, weights: bool = True) -> list[str]:
+    """What a folder lacks to be that of a language model, its weights included or not."""
+    if not path:
+        return ["a folder, and none is given"]
+    folder = epath.Path(path)
+    wanted = [
+        folder / CONFIG,
+        processor.settings_file(folder) or folder / processor.FILE,
+        folder / TOKENIZER,
+    ]
+    if weights and not (folder / INDEX).is_file():
+        wanted.append(folder / WEIGHTS)
+    return [str(file) for file in wanted if not file.is_file()]
+
+
 def load_encoder(
     config: EncoderConfig, implementation: str = "jax", mesh: Mesh | None = None
 ) -> QwenEncoder:
@@ -208,7 +227,7 @@ def load_encoder(
 
     Args:
       config: names the model's folder, with config.json, model*.safetensors, tokenizer.json and
-        preprocessor_config.json.
+        preprocessor_config.json (or processor_config.json, as newer folders have it).
       implementation: one of IMPLEMENTATIONS; "transformers" needs torch.
       mesh: for "jax", see `load_jax`.
 
@@ -218,12 +237,9 @@ def load_encoder(
     config.validate()
     names = " or ".join(IMPLEMENTATIONS)
     require(implementation in IMPLEMENTATIONS, "the encoder", implementation, f"use {names}")
-    folder = epath.Path(config.path or "(no folder given)")
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise UserError(
-                f"the encoder needs {folder / name}; give the folder of a Qwen2.5-VL model."
-            )
+    if missing := missing_files(config.path, weights=False):
+        raise UserError(f"the encoder needs {missing[0]}; give the folder of a Qwen2.5-VL model.")
+    folder = epath.Path(config.path)
     if implementation == "jax":
         return QwenEncoder(config, load_jax(folder, config.dtype, mesh))
     return QwenEncoder(config, load_torch(folder, config.dtype))

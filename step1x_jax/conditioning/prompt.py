@@ -15,15 +15,11 @@ transformers that it ran with: a setting, as models have been trained with and w
 """
 
 import re
-from collections.abc import Callable
 
-import tokenizers
-from etils import epath
-
+from step1x_jax.conditioning.tokenizer import Tokenize
 from step1x_jax.errors import UserError
 
 QUOTINGS = ("published", "words")
-Tokenize = Callable[[str], list[int]]  # knows Qwen's special tokens, adds none by itself
 
 PREFIX = (
     'Given a user prompt, generate an "Enhanced prompt" that provides detailed visual descriptions'
@@ -64,9 +60,7 @@ class Prompt:
         the colon that ends the prefix, 217 with Qwen's own vocabulary.
     """
 
-    def __init__(
-        self, tokenize: Tokenize, quoting: str = "published", picture_label: bool = False
-    ):
+    def __init__(self, tokenize: Tokenize, quoting: str = "published", picture_label: bool = False):
         """Takes a tokenizer and reads its special tokens.
 
         Args:
@@ -189,29 +183,3 @@ def word_pieces(instruction: str) -> list[str]:
     letter = "\ufffc"  # no text holds it: the object replacement character
     text = re.sub(r"(?<=\w)'(?=\w)", letter, instruction)
     return [piece.replace(letter, "'") for piece in published_pieces(text)]
-
-
-def load_tokenizer(folder: epath.PathLike) -> Tokenize:
-    """The tokenizer of a Hugging Face folder.
-
-    Args:
-      folder: holds tokenizer.json.
-
-    Returns:
-      Text to ids, special tokens recognised and none added.
-
-    Raises:
-      UserError: there is none, or it is unreadable.
-    """
-    path = epath.Path(folder) / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; give the folder of a Qwen2.5-VL model.")
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(path.read_text())
-    except Exception as e:  # the library raises bare Exception
-        raise UserError(f"{path} is not a readable tokenizer ({e}); fetch it again.") from e
-
-    def tokenize(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-
-    return tokenize

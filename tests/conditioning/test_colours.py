@@ -74,7 +74,7 @@ def display_p3() -> bytes:
 
 
 def p3_as_srgb(pixels: np.ndarray) -> np.ndarray:
-    """The same by arithmetic: 2.2, P3's matrix to XYZ (D50), the inverse of sRGB's, sRGB's curve."""
+    """The same by arithmetic: 2.2, P3's matrix to XYZ (D50), back by sRGB's, sRGB's curve."""
     p3 = np.array([[0.51512, 0.29198, 0.1571], [0.2412, 0.69225, 0.06657],
                    [-0.00105, 0.04189, 0.78407]])  # fmt: skip
     srgb = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061],
@@ -91,8 +91,8 @@ def test_every_orientation_is_upright_for_command_and_notebook(orientation):
     upright = scene()
     stored = {
         1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
-        5: upright.transpose(1, 0, 2), 6: np.rot90(upright), 7: upright[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
+        5: upright.transpose(1, 0, 2), 6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(upright, -1),
     }[orientation]  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation

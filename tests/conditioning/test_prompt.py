@@ -11,7 +11,8 @@ import pytest
 import regex
 
 from step1x_jax.conditioning import prompt
-from step1x_jax.conditioning.prompt import Prompt, load_tokenizer, published_pieces, word_pieces
+from step1x_jax.conditioning.prompt import Prompt, published_pieces, word_pieces
+from step1x_jax.conditioning.tokenizer import load_tokenizer
 from step1x_jax.errors import UserError
 from tests.conditioning.small_qwen import QWEN_PATTERN, small_tokenizer
 

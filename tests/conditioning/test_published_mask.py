@@ -15,7 +15,8 @@ from step1x_jax.conditioning.encoder import EncoderConfig, load_encoder
 from step1x_jax.conditioning.encoder_jax import load_jax
 from step1x_jax.conditioning.encoder_torch import load_torch
 from step1x_jax.conditioning.processor import Picture
-from step1x_jax.conditioning.prompt import Prompt, load_tokenizer
+from step1x_jax.conditioning.prompt import Prompt
+from step1x_jax.conditioning.tokenizer import load_tokenizer
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.positions import pad_prompts, prompt_positions
 from tests.conditioning.small_qwen import make_folder
