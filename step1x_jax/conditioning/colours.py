@@ -118,8 +118,9 @@ def _in_srgb(image: Image.Image, profile: object, name: str) -> Image.Image:
             ):
                 raise ValueError(f"a profile of {mode}, the picture is {image.mode}")
             if transform is not None:
-                image = image.convert(mode)
-                image = ImageCms.applyTransform(image, transform)
+                seen = ImageCms.applyTransform(image.convert(mode), transform)
+                assert seen is not None  # not in place
+                return seen
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as e:
             logging.warning(
                 "%s: its colour profile cannot be used (%s); its colours are taken as sRGB.",

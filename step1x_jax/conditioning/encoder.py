@@ -98,6 +98,18 @@ class Encoder(Protocol):
         ...
 
 
+class PictureTakesAllTokens(UserError):
+    """Picture and prompt alone take `tokens`, not fewer than the `text_length` that are kept."""
+
+    def __init__(self, tokens: int, text_length: int):
+        super().__init__(
+            f"no instruction fits: the picture and the prompt alone take {tokens} tokens of"
+            f" text_length={text_length}; give fewer max_pixels (28 x 28 are a token) and"
+            " min_pixels, or a larger text_length."
+        )
+        self.tokens, self.text_length = tokens, text_length
+
+
 class LanguageModel(Protocol):
     """An implementation of Qwen2.5-VL's forward pass. `image_token_id` is the config's."""
 
@@ -164,11 +176,7 @@ class QwenEncoder:
         picture = self._processor(image)
         before = len(self._prompt.ids("", picture.tokens)) - self._prompt.dropped
         if before >= self.config.text_length:
-            raise UserError(
-                f"no instruction fits: the picture and the prompt alone take {before} tokens of"
-                f" text_length={self.config.text_length}; give fewer max_pixels (28 x 28 are a"
-                " token) and min_pixels, or a larger text_length."
-            )
+            raise PictureTakesAllTokens(before, self.config.text_length)
         return picture
 
     def tokenize(self, picture: Picture, instruction: str) -> list[int]:

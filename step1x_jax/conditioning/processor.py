@@ -71,7 +71,7 @@ class Processor:
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not missed here
         from transformers import Qwen2VLImageProcessorPil
 
-        sizes = {
+        sizes: dict[str, Any] = {
             "patch_size": vision.patch_size,
             "temporal_patch_size": vision.temporal_patch_size,
             "merge_size": vision.spatial_merge_size,
@@ -120,7 +120,7 @@ def read_settings(folder: epath.PathLike) -> tuple[dict[str, Any], epath.Path]:
     path = settings_file(folder)
     if path is None:
         raise UserError(f"{folder} has no {FILE}; give the folder of a Qwen2.5-VL model.")
-    values = read_json(path)
+    values: Any = read_json(path)
     if path.name == NEWER_FILE:
         values = values.get(SECTION)
         if not isinstance(values, dict):
