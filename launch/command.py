@@ -2,17 +2,19 @@
 
 import logging as python_logging
 import re
+import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
 from absl import app, flags, logging
 from etils import epath
 
+from launch import INTERRUPTED, end_at_once
+from launch.usage import HELP, usage
 from step1x_jax.errors import UserError
-
-INTERRUPTED = 130  # what a shell reports for a process that ended on Ctrl-C
 
 
 def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
@@ -25,6 +27,10 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
     """
 
     def guarded(argv: Sequence[str]) -> int:
+        if signal.getsignal(signal.SIGINT) is end_at_once:  # from here on there is something to end
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Pillow's word on large pictures: ours have a limit and a sentence of their own.
+        warnings.filterwarnings("ignore", message=".*could be decompression bomb")
         handler = logging.get_absl_handler()
         handler.setFormatter(python_logging.Formatter("%(levelname)s: %(message)s"))
         if not flags.FLAGS["verbosity"].present:
@@ -49,11 +55,22 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
                 raise
             reason = str(e).splitlines()[0]
             return _say(f"{reason}; take a smaller batch or size, or more devices (mesh.fsdp).")
+        except MemoryError:
+            return _say(
+                "the memory of this machine does not suffice; take a smaller batch or size."
+            )
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return INTERRUPTED
 
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def _given_twice() -> str | None:
+    """A flag of one value that was given several; which of them was meant nobody knows."""
+    every = ((name, flags.FLAGS[name]) for name in flags.FLAGS)
+    several = (name for name, flag in every if flag.present > 1)
+    return next((n for n in several if not isinstance(flags.FLAGS[n], flags.MultiFlag)), None)
 
 
 def _say(message: str) -> int:
@@ -63,8 +80,14 @@ def _say(message: str) -> int:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses flags; a wrong one, or a wrong file of configs/, is one sentence and exit code 1."""
+    if any(argument in HELP for argument in argv[1:]):
+        print(usage(), end="")
+        sys.exit(0)
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if twice := _given_twice():
+            raise flags.Error(f"--{twice} is given more than once; give it once.")
+        return rest
     except flags.Error as e:
         missing = re.search(r"Flag (--\S+) must have a value other than None", str(e))
         message = f"{missing[1]} is missing; --help tells more." if missing else str(e)

@@ -25,7 +25,7 @@ from step1x_jax.conditioning.processor import Picture, Processor
 from step1x_jax.conditioning.prompt import QUOTINGS, Prompt
 from step1x_jax.conditioning.tokenizer import FILE as TOKENIZER
 from step1x_jax.conditioning.tokenizer import load_tokenizer
-from step1x_jax.convert.qwen import CONFIG, INDEX, read_mllm_config
+from step1x_jax.convert.qwen import CONFIG, INDEX, SafetensorsFolder, read_mllm_config
 from step1x_jax.convert.qwen import FILE as WEIGHTS
 from step1x_jax.errors import UserError, require
 from step1x_jax.json_files import check_fields
@@ -226,6 +226,18 @@ def missing_files(path: str, *, weights: bool = True) -> list[str]:
     if weights and not (folder / INDEX).is_file():
         wanted.append(folder / WEIGHTS)
     return [str(file) for file in wanted if not file.is_file()]
+
+
+def check_encoder(path: str) -> None:
+    """Raises UserError for what can be wrong with a folder, but for the numbers in its weights.
+
+    To be asked before other parts are read, which takes minutes.
+    """
+    mllm = read_mllm_config(path)
+    load_tokenizer(path, mllm.language.vocab_size)
+    limits = EncoderConfig()
+    Processor(path, limits.min_pixels, limits.max_pixels, mllm.vision)
+    SafetensorsFolder(path)
 
 
 def load_encoder(

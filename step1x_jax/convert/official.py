@@ -122,6 +122,12 @@ def open_model(path: epath.PathLike, config: ModelConfig) -> WeightFile | Fp8Fil
     return file
 
 
+def check_model(path: epath.PathLike) -> None:
+    """Raises UserError unless `load_model` would take the file, as far as its header tells."""
+    file = _opened(path, "bfloat16")
+    check_tensors(file.path, file.shapes, model_table(_model_config_of(file)), dtypes=file.dtypes)
+
+
 def _opened(path: epath.PathLike, eight_bits_as: str) -> WeightFile | Fp8File:
     """A model's file; what is stored in 8 bits is seen as another dtype."""
     file = SafetensorsFile(find_weights(path, MODEL_NAMES))

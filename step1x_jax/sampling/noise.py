@@ -1,6 +1,7 @@
 """The noise that an edit starts from: of a seed, or of a file that another program drew."""
 
 import io
+import math
 
 import jax
 import jax.numpy as jnp
@@ -64,42 +65,56 @@ def noise_from_file(path: epath.PathLike, shape: tuple[int, ...]) -> jax.Array:
     """Noise that another program drew, so that results can be compared.
 
     Args:
-      path: a .npy file in the published layout, (B, 16, h, w), float16, float32 or float64.
+      path: see `read_noise`.
       shape: the wanted (B, h, w, 16).
 
     Returns:
       (B, h, w, 16) float32.
 
     Raises:
-      UserError: no such file, of another shape or dtype, or with values that are not finite.
+      UserError: see `read_noise`, or it has another shape.
+    """
+    noise = read_noise(path)
+    b, h, w, c = shape
+    if noise.shape != (b, c, h, w):
+        raise UserError(
+            f"noise file {path} has shape {shown(list(noise.shape))}, this edit needs"
+            f" {[b, c, h, w]}; draw it again, or give the --size it was drawn for."
+        )
+    return jnp.asarray(noise.transpose(0, 2, 3, 1))
+
+
+def read_noise(path: epath.PathLike) -> np.ndarray:
+    """The array of a noise file as float32, in the file's layout.
+
+    Args:
+      path: a .npy file in the published layout, (B, 16, h, w), float16, float32 or float64.
+
+    Raises:
+      UserError: no such file, of another dtype, or with values that are not finite.
     """
     data = read_input_file(path, "a .npy file", LARGEST)
-    found, dtype = _read_header(data, path)
-    b, h, w, c = shape
+    shape, dtype, size = _read_header(data, path)
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise UserError(
             f"noise file {path} holds {_in_words(dtype)}; save float32 numbers with numpy.save."
         )
-    if found != (b, c, h, w):
+    if math.prod(shape) * dtype.itemsize != size:  # before anything of that shape is allocated
         raise UserError(
-            f"noise file {path} has shape {shown(list(found))}, this edit needs {[b, c, h, w]};"
-            " draw it again, or give the --size it was drawn for."
+            f"noise file {path} is cut off, or longer than its shape {shown(list(shape))}; save it"
+            " again."
         )
-    try:
-        noise = np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
-        raise UserError(f"noise file {path} is cut off ({e}); save it again.") from e
     with np.errstate(over="ignore"):
-        noise = noise.transpose(0, 2, 3, 1).astype(np.float32)
+        noise = np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32)
     if not np.isfinite(noise).all():
         raise UserError(
             f"noise file {path} has values that are not finite in float32; draw it again."
         )
-    return jnp.asarray(noise)
+    return noise
 
 
-def _read_header(data: bytes, path: epath.PathLike) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype in a .npy file, before any of its values is read."""
+def _read_header(data: bytes, path: epath.PathLike) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape and dtype in a .npy file, and how many bytes follow."""
     if data.startswith(b"PK"):
         raise UserError(
             f"noise file {path} is an .npz archive; save the array alone with numpy.save."
@@ -109,17 +124,14 @@ def _read_header(data: bytes, path: epath.PathLike) -> tuple[tuple[int, ...], np
     file = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
+        first = version == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
     except Exception as e:  # what numpy's parser of the header raises is nearly anything
         raise UserError(
             f"noise file {path} is no readable .npy file ({str(e)[:200]}); save it again."
         ) from e
-    return shape, dtype
+    return shape, dtype, len(data) - file.tell()
 
 
 def _in_words(dtype: np.dtype) -> str:

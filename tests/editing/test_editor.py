@@ -285,7 +285,7 @@ def test_an_embedding_that_is_not_finite_gives_no_picture(editor):
             text, lengths = super().encode(images, instructions)
             return np.where(text > 0, np.nan, text), lengths
 
-    with pytest.raises(UserError, match="the language model .* not finite"):
+    with pytest.raises(UserError, match=r"the language model .* not finite"):
         dataclasses.replace(editor, encoder=Broken()).edit(P, "fog")
 
 

@@ -120,6 +120,8 @@ STRUCTURED = np.zeros((1, 16, 4, 6), [("a", "f4"), ("b", "f4")])
         (b"\x93NUMPY\x09\x00" + bytes(200), r"no readable \.npy"),
         (b"\x93NUMPY\x01\x00\x10\x00" + b"[" * 16 + bytes(9), r"no readable \.npy"),
         (_npy(WHOLE).replace(b"(1, 16, 4, 6)", b"(1, 10**9, 6)"), r"no readable \.npy"),
+        (_npy(WHOLE).replace(b"(1, 16, 4, 6)", b"(1, 16, 4, 7)"), "is cut off"),
+        (_npy(WHOLE) + bytes(8), "or longer than its shape"),
         (b"", r"no readable \.npy"),
     ],
 )
