@@ -7,6 +7,7 @@ python -m launch.edit --model=quickstart --image=photo.jpg --instruction="make i
 import contextlib
 import math
 import os
+import re
 import sys
 from functools import partial
 from typing import Any, get_type_hints
@@ -109,13 +110,6 @@ def main() -> None:
         guidance=_GUIDANCE.value,
         size=_SIZE.value,
     )
-    if _MODEL.value == NAME and not is_known(instruction):
-        print(
-            "note: the quickstart's model knows ten edits, in words of"
-            " launch/guides/quickstart.md; this instruction is not among them, and its result may"
-            " be anything.",
-            file=sys.stderr,
-        )
     total = editor.sampling.num_steps
     with tqdm(total=total, desc="editing", unit="step") as bar:
         (edited,) = editor.edit(
@@ -128,6 +122,12 @@ def main() -> None:
     with replacing(output) as temporary, temporary.open("wb") as f:
         edited.save(f, format_name, **options)
     word = " (in place of the file that was there)" if replaces else ""
+    if _MODEL.value == NAME and (unknown := unknown_words(instruction)):
+        print(
+            "note: the quickstart's model knows ten edits (launch/guides/quickstart.md), and not"
+            f" {', '.join(unknown)}: the result may be anything.",
+            file=sys.stderr,
+        )
     print(f"{output}{word}: {edited.width} x {edited.height}, {total} steps, seed {_SEED.value}")
 
 
@@ -154,10 +154,15 @@ def base() -> str:
     return str(QUICKSTART / "transformer") if _BASE.value == NAME else user_path(_BASE.value)
 
 
-def is_known(instruction: str) -> bool:
-    """Whether the quickstart's model was trained with these words."""
-    known = (text for kind in KINDS.values() for text in kind.english + kind.chinese)
-    return instruction.strip().rstrip(".").casefold() in {text.casefold() for text in known}
+def unknown_words(instruction: str) -> list[str]:
+    """Words, or Chinese characters, that the quickstart's model has not been trained with."""
+    known = [text for kind in KINDS.values() for text in kind.english + kind.chinese]
+    trained = {word for text in known for word in _words(text)}
+    return [repr(word) for word in dict.fromkeys(_words(instruction)) if word not in trained]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+|[^\W_]", text.casefold())
 
 
 if __name__ == "__main__":

@@ -18,12 +18,11 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from step1x_jax.bounds import Pixels, Tokens
-from step1x_jax.conditioning import processor
+from step1x_jax.conditioning import processor, tokenizer
 from step1x_jax.conditioning.encoder_jax import load_jax
 from step1x_jax.conditioning.encoder_torch import load_torch
 from step1x_jax.conditioning.processor import Picture, Processor
 from step1x_jax.conditioning.prompt import QUOTINGS, Prompt
-from step1x_jax.conditioning.tokenizer import FILE as TOKENIZER
 from step1x_jax.conditioning.tokenizer import load_tokenizer
 from step1x_jax.convert.qwen import CONFIG, INDEX, SafetensorsFolder, read_mllm_config
 from step1x_jax.convert.qwen import FILE as WEIGHTS
@@ -218,14 +217,11 @@ def missing_files(path: str, *, weights: bool = True) -> list[str]:
     if not path:
         return ["a folder, and none is given"]
     folder = epath.Path(path)
-    wanted = [
-        folder / CONFIG,
-        processor.settings_file(folder) or folder / processor.FILE,
-        folder / TOKENIZER,
-    ]
+    wanted = [folder / CONFIG, processor.settings_file(folder) or folder / processor.FILE]
     if weights and not (folder / INDEX).is_file():
         wanted.append(folder / WEIGHTS)
-    return [str(file) for file in wanted if not file.is_file()]
+    absent = [str(file) for file in wanted if not file.is_file()]
+    return [*absent, *filter(None, [tokenizer.missing(folder)])]
 
 
 def check_encoder(path: str) -> None:

@@ -24,6 +24,19 @@ PATTERN = (
 PROBE = 'Give the girl\'s  HAT 12 "stars", and\n\twrite “夜” on it! é 😀 <|vision_end|>'
 
 
+def missing(folder: epath.PathLike) -> str | None:
+    """Which file a folder lacks to have a tokenizer, and how to make it of older ones; or None."""
+    path = epath.Path(folder) / FILE
+    if path.is_file():
+        return None
+    if not all((epath.Path(folder) / name).is_file() for name in OLDER_FILES):
+        return f"{path} does not exist"
+    return (
+        f"{path} does not exist; make it of {' and '.join(OLDER_FILES)} with transformers:"
+        " AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+    )
+
+
 def load_tokenizer(folder: epath.PathLike, vocabulary: int | None = None) -> Tokenize:
     """The tokenizer of a Hugging Face folder.
 
@@ -40,18 +53,9 @@ def load_tokenizer(folder: epath.PathLike, vocabulary: int | None = None) -> Tok
     Raises:
       UserError: there is none, it is unreadable, or not of Qwen2.5-VL's kind.
     """
+    if reason := missing(folder):
+        raise UserError(f"{reason}; give the folder of a Qwen2.5-VL model.")
     path = epath.Path(folder) / FILE
-    if not path.is_file():
-        older = all((epath.Path(folder) / name).is_file() for name in OLDER_FILES)
-        raise UserError(
-            f"{path} does not exist; "
-            + (
-                f"make it of {' and '.join(OLDER_FILES)} with transformers:"
-                f" AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
-                if older
-                else "give the folder of a Qwen2.5-VL model."
-            )
-        )
     data = read_input_file(path, "a tokenizer", LARGEST)
     values = parse_json(data, f"{path} is not a readable tokenizer: its text")
     _check_kind(values, path)
