@@ -38,7 +38,7 @@ def test_an_edit_is_said_in_words():
 
 
 def test_an_edit_is_of_one_gpu():
-    with pytest.raises(UserError, match="launch.edit runs on one GPU"):
+    with pytest.raises(UserError, match=r"launch\.edit runs on one GPU"):
         plan_edit_memory(get_config(), [None, None], "h100", 1024)
 
 
