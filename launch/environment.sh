@@ -6,11 +6,21 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# find_python: prints $PYTHON, or the first command that is a Python 3.11 or newer.
+find_python() {
+  local python candidates=(python3 python3.12 python3.11 python3.13 python3.14)
+  [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+  for python in "${candidates[@]}"; do
+    ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+      { echo "$python"; return 0; }
+  done
+  echo "error: Python 3.11 or newer is needed, ${PYTHON:-python3} is not; set PYTHON to one that is." >&2
+  return 1
+}
+
 # make_venv FOLDER PYTHON: a virtual environment with pip; one that was left half made is completed.
 make_venv() {
   [ ! -x "$1/bin/pip" ] || return 0
-  "$2" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    { echo "error: $2 is not Python 3.11 or newer; set PYTHON to one that is." >&2; exit 1; }
   echo "making $1" >&2
   # Debian's Python has no ensurepip until python3-venv is installed; its pip will do instead.
   "$2" -m venv "$1" > /dev/null 2>&1 ||
@@ -24,9 +34,12 @@ is_installed() {
 }
 
 need_environment() {
-  local torch=$1 wanted stamp extras=""
+  local torch=$1 wanted stamp python extras=""
   shift
-  make_venv .venv "${PYTHON:-python3}"
+  if [ ! -x .venv/bin/pip ]; then
+    python=$(find_python) || exit 1
+    make_venv .venv "$python"
+  fi
   PYTHON="$PWD/.venv/bin/python"
   wanted="$torch $*"
   stamp=".venv/installed-${wanted// /-}"

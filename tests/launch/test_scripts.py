@@ -156,6 +156,28 @@ def test_an_environment_without_pip_is_completed(tmp_path, state):
     assert (tmp_path / "V/bin/pip").exists()
 
 
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        ({"python3": 12}, "python3"),
+        ({"python3": 10, "python3.11": 11, "python3.12": 12}, "python3.12"),  # Ubuntu 22.04
+        ({"python3": 10, "python3.13": 13}, "python3.13"),
+        ({"python3": 10}, None),
+    ],
+)
+def test_the_first_python_that_is_new_enough_is_taken(tmp_path, there, chosen):
+    for name, minor in there.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {int(minor < 11)}\n")
+        (tmp_path / name).chmod(0o755)
+    command = f"source launch/environment.sh; PATH={tmp_path}; unset PYTHON; find_python"
+    done = subprocess.run(["/bin/bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    if chosen:
+        assert (done.returncode, done.stdout) == (0, f"{chosen}\n")
+    else:
+        assert done.returncode == 1
+        assert "Python 3.11 or newer is needed, python3 is not" in done.stderr
+
+
 def dying(folder, *codes):
     """A command that ends with one code after another, and counts its runs."""
     program = (
