@@ -2,7 +2,6 @@
 
 import logging as python_logging
 import re
-import signal
 import sys
 import traceback
 import warnings
@@ -12,7 +11,7 @@ import jax
 from absl import app, flags, logging
 from etils import epath
 
-from launch import INTERRUPTED, end_at_once
+from launch import interrupt
 from launch.usage import HELP, usage
 from step1x_jax.errors import UserError
 
@@ -27,8 +26,7 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
     """
 
     def guarded(argv: Sequence[str]) -> int:
-        if signal.getsignal(signal.SIGINT) is end_at_once:  # from here on there is something to end
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupt.give_back()
         # Pillow's word on large pictures: ours have a limit and a sentence of their own.
         warnings.filterwarnings("ignore", message=".*could be decompression bomb")
         handler = logging.get_absl_handler()
@@ -61,7 +59,7 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
             )
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            return INTERRUPTED
+            return interrupt.INTERRUPTED
 
     app.run(guarded, flags_parser=_parse_flags)
 

@@ -9,7 +9,8 @@ import jax
 import pytest
 from absl import flags
 
-from launch.command import INTERRUPTED, run
+from launch.command import run
+from launch.interrupt import INTERRUPTED, end_at_once
 from step1x_jax.errors import UserError
 
 
@@ -115,9 +116,7 @@ def test_ctrl_c_while_importing_is_one_word():
 
 
 def test_importing_the_commands_leaves_ctrl_c_alone():
-    import launch
-
-    assert signal.getsignal(signal.SIGINT) is not launch.end_at_once
+    assert signal.getsignal(signal.SIGINT) is not end_at_once
 
 
 def test_too_little_memory_is_one_line(monkeypatch, capsys):
