@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from launch.command import run
 from step1x_jax.conditioning.images import open_image
+from step1x_jax.conditioning.input_files import check_protocol
 from step1x_jax.conditioning.prompt import check_instruction
 from step1x_jax.editing.loading import NAME, QUICKSTART, load_editor
 from step1x_jax.errors import UserError
@@ -128,11 +129,13 @@ def main() -> None:
             f" {', '.join(unknown)}: the result may be anything.",
             file=sys.stderr,
         )
-    print(f"{output}{word}: {edited.width} x {edited.height}, {total} steps, seed {_SEED.value}")
+    name = str(output).encode(errors="backslashreplace").decode()  # it may not be UTF-8
+    print(f"{name}{word}: {edited.width} x {edited.height}, {total} steps, seed {_SEED.value}")
 
 
 def check_output(output: epath.Path, source: str) -> None:
     """Raises UserError for a place where the edit cannot or should not be written."""
+    check_protocol(os.fspath(output), "the edited picture")
     if not is_remote(output) and output.is_dir():
         raise UserError(
             f"--output={output} is a folder; give the file's name, {output / 'edited.png'}."

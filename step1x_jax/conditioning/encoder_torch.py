@@ -86,16 +86,22 @@ def load_torch(folder: epath.PathLike, dtype: str) -> TorchLanguageModel:
             local_files_only=True,
             output_loading_info=True,
         )
+    except (MemoryError, torch.OutOfMemoryError) as e:
+        raise UserError(
+            f"the memory does not suffice for the model in {folder} ({e}); take --encoder=jax over"
+            " several devices, or another machine."
+        ) from e
     except Exception as e:  # of many kinds, from config to weights
         raise UserError(
-            f"the model in {folder} cannot be loaded ({e}); fetch the folder again."
+            f"the model in {folder} cannot be loaded by transformers ({e}); --encoder=jax names the"
+            " file that is wrong."
         ) from e
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     wrong = sorted(str(name) for name in wrong if "lm_head" not in str(name))
     if wrong:
         raise UserError(
             f"the weights in {folder} do not fit its config.json: {len(wrong)} tensors are missing,"
-            f" unexpected or of another shape, {wrong[0]} among them; fetch the folder again."
+            f" unexpected or of another shape, {wrong[0]} among them; download the folder again."
         )
     if model.num_parameters() < SMALL:
         torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from etils import epath
 from step1x_jax.errors import UserError
 from step1x_jax.files import is_remote
 
-STORES = ("gs", "s3", "az", "abfs", "memory")  # what a path with :// may be on
+STORES = ("gs", "s3", "az", "abfs")  # what a path with :// may be on
 
 
 def read_input_file(path: epath.PathLike, what: str, limit: int) -> bytes:
@@ -27,14 +27,9 @@ def read_input_file(path: epath.PathLike, what: str, limit: int) -> bytes:
       UserError: it is no such file, cannot be read, or has more bytes.
     """
     text = os.fspath(path)
-    protocol = text.partition("://")[0] if is_remote(text) else ""
-    if protocol and protocol not in STORES:
-        raise UserError(
-            f"{text} is an address ({protocol}://), not the path of {what}; download the file and"
-            " give the path of the copy."
-        )
+    check_protocol(text, what)
     try:
-        if not protocol:
+        if not is_remote(text):
             _check_regular(text, what, limit)
         with epath.Path(path).open("rb") as f:
             data = f.read(limit + 1)
@@ -44,6 +39,16 @@ def read_input_file(path: epath.PathLike, what: str, limit: int) -> bytes:
     if len(data) > limit:
         raise _too_large(text, what, limit)
     return data
+
+
+def check_protocol(path: str, what: str) -> None:
+    """Raises UserError for an address, of the web or with file://, where a path is wanted."""
+    protocol, there, _ = path.partition("://")
+    if there and protocol not in STORES:
+        raise UserError(
+            f"{path:.300} is an address ({protocol:.20}://), not the path of {what}; download"
+            " it and give the path of the copy."
+        )
 
 
 def _check_regular(path: str, what: str, limit: int) -> None:

@@ -30,6 +30,7 @@ from step1x_jax.conditioning.encoder import (
     missing_files,
     stored_reading,
 )
+from step1x_jax.conditioning.input_files import check_protocol
 from step1x_jax.convert.config_json import FILE, read_config_json
 from step1x_jax.convert.official import (
     MODEL_NAMES,
@@ -113,9 +114,9 @@ def load_editor(
     require(dtype in DTYPES, "dtype", dtype, f"use one of {', '.join(DTYPES)}")
     places = find_parts(path)
     if autoencoder:
-        places.autoencoder = epath.Path(user_path(autoencoder))
+        places.autoencoder = epath.Path(_checked(autoencoder, "an autoencoder"))
     if qwen:
-        places.encoder = user_path(qwen)
+        places.encoder = _checked(qwen, "a language model")
     _check_all_there(places)
     decoder = None if places.autoencoder is None else load_autoencoder(places.autoencoder)
     parts = _load(places, restore_run, dtype)
@@ -154,7 +155,7 @@ def find_parts(path: str) -> Places:
     path = os.fspath(path)
     if not path:
         raise UserError(f"no model is given; give {NAME}, or a folder or file of one.")
-    folder = QUICKSTART if path == NAME else epath.Path(user_path(path))
+    folder = QUICKSTART if path == NAME else epath.Path(_checked(path, "a model"))
     if (folder / "checkpoints").is_dir():
         return _run_places(folder)
     is_file = folder.suffix == ".safetensors" and folder.is_file()
@@ -169,6 +170,11 @@ def find_parts(path: str) -> Places:
     weights = find_weights(weights, MODEL_NAMES)
     check_model(weights)
     return Places(weights, False, autoencoder, str(encoder))
+
+
+def _checked(path: str, what: str) -> str:
+    check_protocol(path, what)
+    return user_path(path)
 
 
 def _run_places(folder: epath.Path) -> Places:
