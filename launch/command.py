@@ -21,8 +21,8 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
 
     With `operands`, the command takes one of them before its flags, and `main` is given it.
 
-    A UserError, and what else a user can correct, becomes one line on stderr and exit code 1. What was
-    compiled is kept on disk, so that a second run with the same shapes need not compile again.
+    A UserError, and what else a user can correct, becomes one line on stderr and exit code 1. What
+    was compiled is kept on disk, so that a second run with the same shapes need not compile again.
     """
 
     def guarded(argv: Sequence[str]) -> int:
