@@ -9,7 +9,6 @@ file it wrote comes back byte for byte.
 import dataclasses
 import json
 import math
-import os
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from etils import epath
 from step1x_jax.convert.finite import check_finite
 from step1x_jax.convert.not_weights import LOOKED_AT, what_it_is
 from step1x_jax.errors import UserError
-from step1x_jax.files import file_size, is_remote, read_range, reason, replacing
+from step1x_jax.files import file_size, is_file, is_remote, read_range, reason, replacing
 from step1x_jax.json_files import parse_json, shown
 
 # In the order in which the safetensors package sorts a file's tensors, last first.
@@ -199,8 +198,7 @@ class SafetensorsFile:
         """The header, where the numbers begin, and the size of the file, which stays open."""
         if self.path.is_dir():
             raise UserError(f"{self.path} is a folder; give the path of a .safetensors file.")
-        # epath's is_file is true of pipes and devices, which would be waited for, or read for ever
-        if not (self.path.is_file() if is_remote(self.path) else os.path.isfile(self.path)):
+        if not is_file(self.path):  # a pipe would be waited for
             what = "is no file" if self.path.exists() else "does not exist"
             raise UserError(f"{self.path} {what}; give the path of a .safetensors file.")
         size = file_size(self.path)
