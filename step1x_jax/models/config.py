@@ -155,10 +155,10 @@ class AutoencoderConfig:
     """
 
     ch: Width = 128
-    ch_mult: Annotated[tuple[Annotated[int, Meta(ge=1, le=64)], ...], Meta(min_length=1)] = (
+    ch_mult: Annotated[tuple[Annotated[int, Meta(ge=1, le=64)], ...], Meta(min_length=1, max_length=8)] = (
         1, 2, 4, 4,
     )  # fmt: skip
-    num_res_blocks: Layers = 2
+    num_res_blocks: Annotated[int, Meta(ge=1, le=4)] = 2
     z_channels: Width = 16
     scale_factor: Positive = 0.3611
     shift_factor: float = 0.1159
