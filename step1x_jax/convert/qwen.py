@@ -15,11 +15,11 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from step1x_jax.convert.filling import filled
+from step1x_jax.convert.checks import check_tensors, common_dtype
+from step1x_jax.convert.filling import as_stored, filled
 from step1x_jax.convert.keys import Entry, Part, Table
-from step1x_jax.convert.official import check_tensors
 from step1x_jax.convert.safetensors_io import SafetensorsFile
-from step1x_jax.convert.shards import ShardedFile, WeightFile, indices
+from step1x_jax.convert.shards import ShardedFile, indices
 from step1x_jax.errors import UserError
 from step1x_jax.files import is_file
 from step1x_jax.json_files import read_json
@@ -47,11 +47,11 @@ class SafetensorsFolder:
           UserError: there are none, or see `SafetensorsFile` and `ShardedFile`.
         """
         self.path = epath.Path(folder)
-        self._file = self._opened()
+        self._file: SafetensorsFile | ShardedFile = self._opened()
         self.shapes = {n: x for n, x in self._file.shapes.items() if not n.startswith(UNUSED)}
         self.dtypes = {name: self._file.dtypes[name] for name in self.shapes}
 
-    def _opened(self) -> WeightFile:
+    def _opened(self) -> SafetensorsFile | ShardedFile:
         if is_file(self.path / FILE):
             return SafetensorsFile(self.path / FILE)
         found = indices(self.path)
@@ -92,12 +92,13 @@ def load_mllm(
     Args:
       folder: with config.json and the weights.
       config: sizes, checked against the weights, and dtypes; None reads the sizes from config.json
-        and keeps the weights' dtype.
-      dtype: of the arithmetic where config is None; None computes in the parameters' dtype.
+        and keeps the weights' dtypes.
+      dtype: of the arithmetic where config is None; None computes in bfloat16 if all the weights
+        are bfloat16, else in float32.
       shardings: a tree like the model's state; None puts everything on the default device.
 
     Returns:
-      The model, parameters in config.param_dtype.
+      The model, parameters in config.param_dtype, or each as it is stored.
 
     Raises:
       UserError: the folder is another model's, a file is missing or damaged, or the weights do not
@@ -108,14 +109,14 @@ def load_mllm(
     files = SafetensorsFolder(folder)
     newer = any(name.startswith(NEW_PREFIXES) for name in files.shapes)
     if not given:
-        language, _ = NEW_PREFIXES if newer else OLD_PREFIXES
-        is_float32 = files.dtypes.get(f"{language}embed_tokens.weight") == np.float32
-        config.param_dtype = "float32" if is_float32 else "bfloat16"
+        config.param_dtype = common_dtype(files.dtypes.values())
         config.dtype = dtype or config.param_dtype
     table = mllm_table(config, newer=newer)
     advice = f"Download it again, {CONFIG} included."
     check_tensors(files.path, files.shapes, table, advice, files.dtypes)
     graph, params = abstract_mllm(config)
+    if not given:
+        params = as_stored(params, table, files.dtypes)
     return nnx.merge(graph, filled(params, table, files.read, shardings))
 
 

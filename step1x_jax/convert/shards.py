@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from step1x_jax.convert.safetensors_io import SafetensorsFile, parse_unique, write_safetensors
 from step1x_jax.convert.finite import only_finite
+from step1x_jax.convert.safetensors_io import SafetensorsFile, parse_unique, write_safetensors
 from step1x_jax.convert.tensors import Shape
 from step1x_jax.errors import UserError
 from step1x_jax.files import file_size, find, is_file, reason
@@ -94,9 +94,6 @@ class ShardedFile:
     def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """One tensor, or some of its rows, in the files' dtype."""
         return self._file_of[name].read(name, rows)
-
-
-WeightFile = SafetensorsFile | ShardedFile
 
 
 def _weight_map(path: epath.Path) -> dict[str, str]:

@@ -167,7 +167,7 @@ REFUSED = {
     ),
     "alpha": (
         bad_kohya(lambda t: t.update({f"{MODULE}.alpha": np.array(np.nan, np.float32)})),
-        f"the alpha of {MODULE}.* is no positive number",
+        f"{MODULE}.alpha has numbers that are not finite",
     ),
     "rank 0": (
         bad_kohya(lambda t: t.update({

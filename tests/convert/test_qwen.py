@@ -156,7 +156,7 @@ def test_a_tensor_that_its_shard_lacks_is_named(tmp_path):
 def test_a_tensor_in_two_shards_is_named(tmp_path):
     part = load_file(sharded(tmp_path) / SHARDS[0])
     save_file(part | {"model.norm.weight": np.zeros(64, np.float32)}, tmp_path / SHARDS[0])
-    with pytest.raises(UserError, match=r"has model\.norm\.weight twice, in model-00001.* and model"):
+    with pytest.raises(UserError, match=r"model-00001\S* has model\.norm\.weight, which"):
         load_mllm(tmp_path)
 
 
