@@ -4,8 +4,8 @@ The forms that occur. **Plain**: tensors cast to float8 and nothing else; norms 
 bfloat16. **Scaled**: a layer's weight is float8 times one float32, beside it as `.scale_weight`
 (and then an empty or small tensor `scaled_fp8` marks the file) or, newer, `.weight_scale` (and then
 a tensor `.comfy_quant` with JSON in it marks the layer, or `_quantization_metadata` in the header
-lists the layers), or times one float32 for each row. `.scale_input` and `.input_scale` are for matmuls of 8-bit activations; the
-weights do not depend on them.
+lists the layers); or times one float32 for each row. `.scale_input` and `.input_scale` are for
+matmuls of 8-bit activations; the weights do not depend on them.
 
 Reading: float8 -> float32 is exact, times the scale is rounded to float32, then once more if
 bfloat16 is wanted. Writing: the weight is divided by the scale in float32 and rounded to the
@@ -156,7 +156,7 @@ class Fp8File:
         scale = self.file.read(name).astype(np.float32).reshape(-1)
         scale = scale[0] if math.prod(shape) == 1 else scale
         smallest = scale.min()
-        if not 0 < smallest or scale.max() == math.inf:  # of float64, say
+        if not smallest > 0 or scale.max() == math.inf:  # of float64, say
             raise UserError(f"{self.path}: {name} is {smallest}, no positive number; {AGAIN}.")
         if suffix in INPUT_SCALES:
             return

@@ -86,4 +86,5 @@ class Merged:
 
     def read(self, name: str) -> np.ndarray:
         """One tensor."""
-        return self._read(name).astype(self.dtypes[name], copy=False)
+        with np.errstate(over="ignore"):  # what is too large is refused when it is written
+            return self._read(name).astype(self.dtypes[name], copy=False)

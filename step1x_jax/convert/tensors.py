@@ -144,4 +144,5 @@ class Cast:
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, rounded to nearest."""
-        return self._source.read(name).astype(self.dtypes[name], copy=False)
+        with np.errstate(over="ignore"):  # what is too large is refused when it is written
+            return self._source.read(name).astype(self.dtypes[name], copy=False)

@@ -176,9 +176,12 @@ def rewritten_index(folder, change):
 def test_an_index_that_leaves_its_folder(tmp_path):
     folder = sharded(tmp_path / "model")
     (folder / SHARDS[1]).rename(tmp_path / "outside.safetensors")
-    rewritten_index(folder, lambda where: where.update(
-        {n: "../outside.safetensors" for n, file in where.items() if file == SHARDS[1]}))  # fmt: skip
-    with pytest.raises(UserError, match="is no .safetensors file of its own folder"):
+    outside = "../outside.safetensors"
+    rewritten_index(
+        folder,
+        lambda where: where.update({n: outside for n in where if where[n] == SHARDS[1]}),
+    )
+    with pytest.raises(UserError, match="file of its own folder"):
         load_mllm(folder)
 
 
