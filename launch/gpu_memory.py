@@ -20,7 +20,9 @@ from step1x_jax.planning.gpu_memory import in_words, plan_gpu_memory
 flags.adopt_module_key_flags(config_flag)
 _GPU = flags.DEFINE_enum("gpu", "h100", list(GPUS), "Which GPU.")
 _GPUS = flags.DEFINE_integer("gpus", 1, "How many of them, in one machine.", lower_bound=1)
-_SIZE = flags.DEFINE_integer("size", 1024, "Side of the pictures in pixels.", lower_bound=16)
+_SIZE = flags.DEFINE_integer(
+    "size", 1024, "Side of the pictures in pixels.", lower_bound=16, upper_bound=8192
+)
 _EXAMPLES = flags.DEFINE_integer("examples", 1, "For each part of the batch.", lower_bound=1)
 _JSON = flags.DEFINE_bool("json", False, "One JSON object on stdout.")
 

@@ -17,7 +17,7 @@ from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.data.manifest import MANIFEST, read_manifest
 from step1x_jax.data.pipeline import DataConfig, data_folders
 from step1x_jax.errors import UserError, require
-from step1x_jax.files import fingerprint
+from step1x_jax.files import fingerprint, same_files
 from step1x_jax.json_files import check_fields
 from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.parallel.mesh import MeshConfig
@@ -229,7 +229,7 @@ def _check_records(config: TrainConfig, folder: epath.Path) -> None:
             )
     for name, path in models.items():
         there = bool(path) and epath.Path(path).exists()
-        if name in made and there and fingerprint(path) != made[name]:
+        if name in made and there and not same_files(fingerprint(path), made[name]):
             raise UserError(
                 f"the records in {folder} were made with another {name} than {path}; give"
                 " that one in the config, or make them again."
