@@ -30,15 +30,14 @@ from step1x_jax.convert.keys import Table
 from step1x_jax.convert.kinds import other_adapter
 from step1x_jax.convert.lora_keys import ALPHA, DOWN, TEXT_ENCODERS, UP, bare, key_parts, layer_of
 from step1x_jax.convert.lora_names import Rows, adaptable, spellings
-from step1x_jax.convert.lora_settings import PEFT_FILE, Settings, settings_of
-from step1x_jax.convert.opening import refuse_pickle
+from step1x_jax.convert.lora_settings import Settings, settings_of
+from step1x_jax.convert.opening import LORA_NAMES, refuse_pickle
 from step1x_jax.convert.safetensors_io import SafetensorsFile
 from step1x_jax.errors import UserError
 from step1x_jax.files import find, is_file
 from step1x_jax.json_files import build, parse_json
 
 TEXT_ENCODER = "text_encoder"  # what may be ignored
-IN_FOLDER = (PEFT_FILE, "pytorch_lora_weights.safetensors")
 OF_OTHER_SIZES = (
     "it was made for another model, or for one of other sizes (name that one to launch.convert with"
     " --base)"
@@ -309,7 +308,7 @@ def _weights(path: epath.PathLike) -> epath.Path:
     if not path.is_dir():
         refuse_pickle(path)
         return path  # a missing file is named when it is opened
-    for name in IN_FOLDER:
+    for name in LORA_NAMES:
         if is_file(path / name):
             return path / name
     found = find(path, "*.safetensors")
@@ -318,7 +317,7 @@ def _weights(path: epath.PathLike) -> epath.Path:
     if not found:
         for file in find(path, "*"):
             refuse_pickle(file)
-    raise UserError(f"{path} holds none of {', '.join(IN_FOLDER)}; give the LoRA's file itself.")
+    raise UserError(f"{path} holds none of {', '.join(LORA_NAMES)}; give the LoRA's file itself.")
 
 
 def whole(pieces: Sequence[Piece], rows: int) -> Piece:

@@ -24,7 +24,6 @@ from step1x_jax.convert.finite import only_finite
 from step1x_jax.convert.lora import (
     ALPHA,
     DOWN,
-    IN_FOLDER,
     IN_TENSORS,
     UP,
     Lora,
@@ -34,6 +33,7 @@ from step1x_jax.convert.lora import (
 )
 from step1x_jax.convert.lora_names import diffusers_layers, kohya_name
 from step1x_jax.convert.lora_settings import CONFIG, METADATA
+from step1x_jax.convert.opening import LORA_NAMES
 from step1x_jax.convert.safetensors_io import write_safetensors
 from step1x_jax.files import making_folder
 from step1x_jax.json_files import write_json
@@ -96,7 +96,7 @@ def save_peft(path: epath.PathLike, lora: Lora, dtype: str | None = None) -> Non
     halves = (".lora_A.weight", ".lora_B.weight")
     if in_folder:
         with making_folder(path) as temporary:
-            _write(temporary / IN_FOLDER[0], lora, layers, halves, dtype)
+            _write(temporary / LORA_NAMES[0], lora, layers, halves, dtype)
             write_json(temporary / CONFIG, {"peft_type": "LORA", **config})
     else:
         values = {prefix + key: value for key, value in config.items()}

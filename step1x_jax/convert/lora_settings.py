@@ -17,6 +17,7 @@ from etils import epath
 from msgspec import Meta
 
 from step1x_jax.convert.name_patterns import NamePatterns
+from step1x_jax.convert.opening import LORA_NAMES
 from step1x_jax.errors import UserError
 from step1x_jax.files import file_size, is_file
 from step1x_jax.json_files import build, parse_json, read_json, shown
@@ -24,7 +25,6 @@ from step1x_jax.json_files import build, parse_json, read_json, shown
 METADATA = "lora_adapter_metadata"  # in the header, of diffusers
 IN_HEADER = (METADATA, "adapter_config", "lora_config", "peft_config")
 CONFIG = "adapter_config.json"  # of PEFT, beside the file
-PEFT_FILE = "adapter_model.safetensors"
 ALPHAS = ("lora_alpha", "ss_network_alpha", "network_alpha", "alpha")
 RANKS = ("r", "ss_network_dim", "network_dim", "lora_rank", "lora_dim", "rank", "dim")
 UNSET = ("", "None", "none", "null")
@@ -188,7 +188,7 @@ def _own(values: dict[str, Any]) -> dict[str, Any]:
 def _beside(path: epath.Path) -> Iterator[Settings]:
     """The settings in JSON files beside a LoRA."""
     folder, stem = path.parent, path.name.removesuffix(".safetensors")
-    another = path.name != PEFT_FILE and is_file(folder / PEFT_FILE)
+    another = path.name != LORA_NAMES[0] and is_file(folder / LORA_NAMES[0])
     if not another and is_file(folder / CONFIG):
         yield Settings(str(folder / CONFIG), read_json(folder / CONFIG), peft=True)
     for name in (f"{stem}.json", f"{stem}_config.json", "lora_config.json"):

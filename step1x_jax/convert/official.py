@@ -32,7 +32,7 @@ from step1x_jax.convert.opening import (
 )
 from step1x_jax.convert.safetensors_io import write_safetensors
 from step1x_jax.errors import UserError
-from step1x_jax.json_files import read_json, write_json
+from step1x_jax.json_files import read_json, shown, write_json
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.layers import abstract
@@ -257,6 +257,7 @@ def write_file(
     config: ModelConfig | AutoencoderConfig,
     fields: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes official tensors, and a config.json beside them unless the sizes are a release's.
 
@@ -267,6 +268,7 @@ def write_file(
       config: sizes.
       fields: more entries for config.json (sampling defaults, say); given, it is written.
       metadata: strings for the header.
+      defaults: what an absent entry of config.json means.
 
     Raises:
       UserError: a tensor is not finite, the file cannot be written, or the config.json of another
@@ -275,16 +277,30 @@ def write_file(
     path, sizes = epath.Path(path), config_json.to_json(config)
     values = sizes | dict(fields or {})
     beside = path.parent / config_json.FILE
-    if beside.exists() and not path.exists() and read_json(beside) != values:
-        raise UserError(
-            f"{beside} is that of another model; write {path.name} to a folder of its own."
-        )
+    if beside.exists() and not path.exists():
+        _check_same(beside, values, config_json.to_json(release_of(config)) | dict(defaults or {}))
     write_safetensors(path, specs, only_finite(read, path), metadata)
-    release: ModelConfig | AutoencoderConfig = AutoencoderConfig()
-    if isinstance(config, ModelConfig):
-        release = ModelConfig(version=config.version)
-    if fields or sizes != config_json.to_json(release):
+    if fields or sizes != config_json.to_json(release_of(config)):
         write_json(beside, values)
+
+
+def release_of(config: ModelConfig | AutoencoderConfig) -> ModelConfig | AutoencoderConfig:
+    """The release's sizes of the same model and version."""
+    if isinstance(config, ModelConfig):
+        return ModelConfig(version=config.version)
+    return AutoencoderConfig()
+
+
+def _check_same(beside: epath.Path, values: Mapping, defaults: Mapping) -> None:
+    """Raises UserError if a config.json says something else than would be written there."""
+    there = read_json(beside)
+    for name in sorted(there.keys() | values.keys()):
+        one, other = (x.get(name, defaults.get(name)) for x in (there, values))
+        if one != other:
+            raise UserError(
+                f"{beside} is that of another model: its {name} is {shown(one)}, here it is"
+                f" {shown(other)}; write the file to a folder of its own."
+            )
 
 
 def _for_writing(

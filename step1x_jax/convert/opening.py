@@ -18,6 +18,7 @@ MODEL_NAMES = (  # the releases, newest first, then the name that we write
     "transformer/weights.safetensors",  # in a folder of parts, see editing/loading.py
 )
 AUTOENCODER_NAMES = ("vae.safetensors", "weights.safetensors")
+LORA_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 # What other programs put before every name of a model, the longest first.
 PREFIXES = (
@@ -100,7 +101,7 @@ def open_file(path: epath.PathLike, names: Sequence[str] = ()) -> WeightFile:
             if not found and not find(path, "*.safetensors"):
                 for file in sorted(path.iterdir()):
                     refuse_pickle(file)
-            known = (f"{STEM}.safetensors", *MODEL_NAMES[:-1], AUTOENCODER_NAMES[0])
+            known = (f"{STEM}.safetensors", *MODEL_NAMES[:-1], AUTOENCODER_NAMES[0], *LORA_NAMES)
             path = find_weights(path, names or known)
     else:
         refuse_pickle(path)

@@ -6,6 +6,7 @@ memory; a 25 GB model wants to be streamed. Tensors are laid out in that package
 file it wrote comes back byte for byte.
 """
 
+import collections
 import dataclasses
 import json
 import math
@@ -131,8 +132,7 @@ def parse_unique(data: bytes, source: str) -> dict[str, Any]:
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        seen: set[str] = set()
-        twin = next(name for name, _ in pairs if name in seen or seen.add(name))
+        ((twin, _),) = collections.Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"{shown(twin)} occurs twice")
     return result
 

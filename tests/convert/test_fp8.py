@@ -197,7 +197,7 @@ REFUSED = {
         "scale_weight is stored as uint8",
     ),
     "marker's JSON": (
-        lambda t, m: t.update({f"{OTHER}.comfy_quant": np.frombuffer(b'[["format", 1]]', np.uint8)}),
+        lambda t, m: t.update({f"{OTHER}.comfy_quant": np.frombuffer(b'[["a", 1]]', np.uint8)}),
         "comfy_quant is .*no JSON object",
     ),
     "marker of numbers": (
