@@ -277,7 +277,9 @@ def _opened_file(path: epath.Path, sizes: ModelConfig) -> LoraFile:
     if lora.left_out:
         print(f"{path}: left out: {len(lora.left_out)} tensors of a text encoder")
     if lora.switched_off:
-        print(f"{path}: {len(lora.switched_off)} layers are switched off, for their alpha is 0")
+        few = ", ".join(lora.switched_off[:3])
+        more = f" and {len(lora.switched_off) - 3} more" if len(lora.switched_off) > 3 else ""
+        print(f"{path}: switched off, by an alpha of 0: {few}{more}")
     return lora
 
 

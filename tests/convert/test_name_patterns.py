@@ -16,12 +16,13 @@ NAMES = [
     "single_transformer_blocks.37.proj_mlp", "double_blocks.3.img_attn.qkv",
 ]  # fmt: skip
 PATTERNS = [
-    "proj_out", "^proj_out", "to_q", "attn.to_q", r"attn\.to_q", "^transformer_blocks.0.attn.to_q$",
-    r"transformer_blocks\.\d+\.attn\.to_q", r"transformer_blocks\.\d\.attn.*", ".*attn.*",
-    ".*to_(q|k|v)", "(proj_out|x_embedder)", "proj_out|to_q",
-    r"^single_transformer_blocks\.[0-9]+\.p.*", r"transformer_blocks\.(0|11)\..*", r"[^.]+", r".*\.(?:to_q|to_out\.0)$", "net.?0.proj",
-    "blocks.0",
-    r"transformer_blocks\.[13].*", "a*", "nothing", "^.*$", r"\w+\.linear", "to_.", "linear?", ".+?q",
+    "proj_out", "^proj_out", "to_q", "attn.to_q", r"attn\.to_q",
+    "^transformer_blocks.0.attn.to_q$", r"transformer_blocks\.\d+\.attn\.to_q",
+    r"transformer_blocks\.\d\.attn.*", ".*attn.*", ".*to_(q|k|v)", "(proj_out|x_embedder)",
+    "proj_out|to_q", r"^single_transformer_blocks\.[0-9]+\.p.*",
+    r"transformer_blocks\.(0|11)\..*", "[^.]+", r".*\.(?:to_q|to_out\.0)$", "net.?0.proj",
+    "blocks.0", r"transformer_blocks\.[13].*", "a*", "nothing", "^.*$", r"\w+\.linear", "to_.",
+    "linear?", ".+?q",
 ]  # fmt: skip
 
 
