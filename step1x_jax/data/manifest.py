@@ -4,6 +4,7 @@ A folder is a complete data set once it has dataset.json.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.files import reason, replacing
 
 MANIFEST = "dataset.json"
-VERSION = 2
+VERSION = 3
 
 
 @dataclasses.dataclass
@@ -130,6 +131,27 @@ def _manifest(values: dict[str, Any], version: int) -> Manifest:
         raise ValueError("a shard has a source that is not in the list")
     bad_rows = [BadRow(**row) for row in values["bad_rows"]]
     return Manifest(values["settings"], shards, bad_rows, sources)
+
+
+def records_fingerprint(manifest: Manifest) -> str:
+    """A short hash of a data set's records and their order, wherever the data set is.
+
+    It changes when records are added, removed, changed or reordered, and neither by moving or
+    copying the folder nor by other weights of its sources. Shards without a digest (manifests of
+    before version 3) count by their names and sizes.
+
+    Args:
+      manifest: of the data set.
+
+    Returns:
+      16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for latent_size, shards in manifest.buckets.items():
+        for shard in shards:
+            content = shard.digest or f"{shard.file} {shard.bytes}"
+            digest.update(f"{latent_size} {shard.records} {content}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def write_manifest(path: epath.PathLike, manifest: Manifest) -> None:

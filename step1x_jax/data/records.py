@@ -10,7 +10,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from step1x_jax.convert.safetensors_io import parse_header
 from step1x_jax.errors import UserError
@@ -86,7 +85,7 @@ class DamagedRecordError(UserError):
 
 
 def encode_record(record: EditRecord) -> bytes:
-    """A record as bytes.
+    """A record as bytes: equal ones for equal records, in every process.
 
     Raises:
       ValueError: the record does not follow the schema.
@@ -97,8 +96,16 @@ def encode_record(record: EditRecord) -> bytes:
     metadata = {"schema_version": str(SCHEMA_VERSION)}
     metadata |= {name: getattr(record, name) for name in STRINGS}
     metadata |= {name: json.dumps(getattr(record, name)) for name in SIZES}
-    arrays = {name: np.ascontiguousarray(array) for name, array in record.arrays().items()}
-    return safetensors.numpy.save(arrays, metadata)
+    # The safetensors package writes metadata in a random order; here equal records are equal bytes.
+    header: dict[str, Any] = {"__metadata__": metadata}
+    parts, end = [], 0
+    for name, array in sorted(record.arrays().items()):
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": "BF16", "shape": array.shape, "data_offsets": [begin, end]}
+        parts.append(array.tobytes())
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
 def decode_record(data: bytes, where: str) -> EditRecord:

@@ -6,6 +6,7 @@ from a copy on the local disk (local_copy.py).
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
 
 from array_record.python import array_record_module as array_record
@@ -32,6 +33,7 @@ class ShardInfo:
       longest_text: tokens of the longest text in it.
       source: number of the list of edits that they are from.
       negatives: how many of the records have a negative embedding.
+      digest: of the records' bytes, in order; "" in manifests of before version 3.
     """
 
     file: str
@@ -41,6 +43,7 @@ class ShardInfo:
     longest_text: int = 0
     source: int = 0
     negatives: int = 0
+    digest: str = ""
 
 
 class ShardWriter:
@@ -82,9 +85,12 @@ class _OpenShard:
         self._path = path
         self._info = info
         self._writer = array_record.ArrayRecordWriter(str(path), WRITER_OPTIONS)
+        self._digest = hashlib.sha256()
 
     def write(self, record: EditRecord, data: bytes) -> None:
         _as_os_error(self._writer.write, data)
+        self._digest.update(len(data).to_bytes(8, "little"))
+        self._digest.update(data)
         info = self._info
         info.records += 1
         texts = (record.text, record.negative_text)
@@ -96,6 +102,7 @@ class _OpenShard:
         if self._writer.is_open():
             _as_os_error(self._writer.close)
             self._info.bytes = self._path.stat().length
+            self._info.digest = self._digest.hexdigest()[:32]
         return self._info
 
 

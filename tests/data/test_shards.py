@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from step1x_jax.data.manifest import (
     Manifest,
     Source,
     read_manifest,
+    records_fingerprint,
     write_dataset,
     write_manifest,
 )
@@ -148,3 +151,54 @@ def test_the_longest_text_is_that_of_any_record_and_of_negatives(tmp_path):
     assert write_dataset(tmp_path / "texts", records).shards[0].longest_text == 9
     short = make_record(0, tokens=2)  # its negative has 3
     assert write_dataset(tmp_path / "negatives", [short]).shards[0].longest_text == 3
+
+
+SAME = """
+import sys
+from step1x_jax.data.manifest import write_dataset
+from tests.data.examples import make_record
+write_dataset(sys.argv[1], [make_record(i, (2, 2 + i % 2 * 2)) for i in range(6)])
+"""
+
+
+def test_the_same_records_are_the_same_bytes_in_every_process(tmp_path):
+    contents = []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", SAME, str(folder)], env=environment, check=True)
+        contents.append({file.name: file.read_bytes() for file in folder.iterdir()})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 3
+
+
+def test_the_fingerprint_is_of_the_records_not_of_their_place(tmp_path):
+    records = [make_record(i, size) for i, size in enumerate([(4, 4), (2, 6), (4, 4)])]
+    first = records_fingerprint(write_dataset(tmp_path / "a", records))
+    shutil.copytree(tmp_path / "a", tmp_path / "elsewhere")
+    assert records_fingerprint(read_manifest(f"{tmp_path}/elsewhere/{MANIFEST}")) == first
+    changed = dataclasses.replace(records[1], instruction=records[1].instruction[::-1])
+    others = [
+        [*records, make_record(7)],
+        records[:2],
+        [records[0], changed, records[2]],  # as many bytes
+        records[::-1],
+    ]
+    fingerprints = [
+        records_fingerprint(write_dataset(tmp_path / str(i), other))
+        for i, other in enumerate(others)
+    ]
+    assert len({first, *fingerprints}) == 5
+    weighted = read_manifest(tmp_path / "a" / MANIFEST)
+    weighted.sources[0].weight = 2.0
+    assert records_fingerprint(weighted) == first
+
+
+def test_manifests_without_digests_are_read_and_have_a_fingerprint(tmp_path):
+    values = json.loads(write_dataset(tmp_path, [make_record(0)]).to_json())
+    del values["shards"][0]["digest"]
+    (tmp_path / MANIFEST).write_text(json.dumps(values | {"version": 2}))
+    old = read_manifest(tmp_path / MANIFEST)
+    assert old.shards[0].digest == ""
+    more = dataclasses.replace(old, shards=[dataclasses.replace(old.shards[0], records=2)])
+    assert records_fingerprint(old) != records_fingerprint(more)
