@@ -77,10 +77,10 @@ class EditRecord:
 class DamagedRecordError(UserError):
     """A record that cannot be used; another can stand in for it."""
 
-    def __init__(self, where: str, reason: object):
+    def __init__(self, where: str, reason: object, way_on: str):
         super().__init__(
-            f"{where} is damaged ({reason}); delete that file and run launch.precompute again, or"
-            " allow such records with --config.data.max_bad_records=N."
+            f"{where} is damaged ({reason}); {way_on}, or allow such records with"
+            " --config.data.max_bad_records=N."
         )
 
 
@@ -108,12 +108,13 @@ def encode_record(record: EditRecord) -> bytes:
     return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
-def decode_record(data: bytes, where: str) -> EditRecord:
+def decode_record(data: bytes, where: str, way_on: str) -> EditRecord:
     """Bytes as a record, checked.
 
     Args:
       data: what `encode_record` gave.
       where: names file and record in errors.
+      way_on: what to do about a damaged one, for errors.
 
     Returns:
       The record; its arrays are views of `data`.
@@ -127,7 +128,7 @@ def decode_record(data: bytes, where: str) -> EditRecord:
         tensors, metadata = parse_header(data[8:start], len(data) - start)
         version = int(metadata["schema_version"])
     except (ValueError, KeyError) as e:
-        raise DamagedRecordError(where, e) from e
+        raise DamagedRecordError(where, e, way_on) from e
     if version > SCHEMA_VERSION:
         raise UserError(
             f"{where} was written by a newer version of step1x_jax (schema {version}, this one"
@@ -143,9 +144,9 @@ def decode_record(data: bytes, where: str) -> EditRecord:
             fields[name] = array.reshape(info.shape)
         record = EditRecord(**fields)
     except (ValueError, KeyError, TypeError) as e:
-        raise DamagedRecordError(where, e) from e
+        raise DamagedRecordError(where, e, way_on) from e
     if problem := record.problem():
-        raise DamagedRecordError(where, problem)
+        raise DamagedRecordError(where, problem, way_on)
     return record
 
 

@@ -25,7 +25,7 @@ def test_records_come_back_bit_for_bit(negative):
     record = make_record(3)
     if not negative:
         record.negative_text = None
-    assert_equal(record, decode_record(encode_record(record), "here"))
+    assert_equal(record, decode_record(encode_record(record), "here", "make it again"))
 
 
 def test_a_record_is_a_safetensors_file():
@@ -60,7 +60,7 @@ def test_a_newer_version_asks_for_an_upgrade():
         header["__metadata__"]["schema_version"] = str(records.SCHEMA_VERSION + 1)
 
     with pytest.raises(UserError, match=r"here was written by a newer version.*upgrade") as error:
-        decode_record(with_header(encode_record(make_record(1)), newer), "here")
+        decode_record(with_header(encode_record(make_record(1)), newer), "here", "make it again")
     assert not isinstance(error.value, DamagedRecordError)  # none may stand in for it
 
 
@@ -89,10 +89,10 @@ def _beyond(header):
 )
 def test_wrong_headers_are_damage(change):
     with pytest.raises(DamagedRecordError, match="here is damaged"):
-        decode_record(with_header(encode_record(make_record(1)), change), "here")
+        decode_record(with_header(encode_record(make_record(1)), change), "here", "make it again")
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 100, -1])
 def test_cut_bytes_are_damage(size):
     with pytest.raises(DamagedRecordError, match="here is damaged"):
-        decode_record(encode_record(make_record(1))[:size], "here")
+        decode_record(encode_record(make_record(1))[:size], "here", "make it again")

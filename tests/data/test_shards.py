@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -103,6 +104,47 @@ def test_truncated_and_missing_shards_are_named(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match=rf"{info.file} is missing"):
         ShardReader(tmp_path, info)
+
+
+def test_only_a_file_that_is_not_there_is_missing(tmp_path, monkeypatch):
+    (info,) = write_dataset(tmp_path, [make_record(0)]).shards
+
+    def no_rights(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", no_rights)
+    with pytest.raises(UserError, match=r"could not be read .Permission denied") as error:
+        ShardReader(tmp_path, info)
+    assert "run launch.precompute" not in str(error.value)
+
+
+def test_a_disk_that_fails_while_a_record_is_read_is_no_damage(tmp_path):
+    """Another file in the place of the open one: a folder, which cannot be read."""
+    (info,) = write_dataset(tmp_path, [make_record(0)]).shards
+    reader, path = ShardReader(tmp_path, info), str(tmp_path / info.file)
+    (number,) = [n for n in os.listdir("/proc/self/fd") if is_open_as(n, path)]
+    folder = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(folder, int(number))
+    os.close(folder)
+    with pytest.raises(UserError, match="could not be read") as error:
+        reader[0]
+    assert not isinstance(error.value, DamagedRecordError)  # none may stand in for it
+
+
+def is_open_as(number, path) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{number}") == path
+    except OSError:
+        return False
+
+
+def test_a_damaged_copy_of_an_object_is_to_be_copied_again(tmp_path):
+    record = make_record(0)
+    (info,) = write_dataset(tmp_path, [record]).shards
+    (tmp_path / f"{info.file}.of").write_text("size=3")
+    damage(tmp_path / info.file, record)
+    with pytest.raises(DamagedRecordError, match="delete this copy, which is then copied again"):
+        ShardReader(tmp_path, info)[0]
 
 
 def test_a_shard_of_another_size_is_damage(tmp_path):
