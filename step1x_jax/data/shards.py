@@ -10,7 +10,9 @@ import errno
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
+import msgspec
 from array_record.python import array_record_module as array_record
 from etils import epath
 
@@ -24,6 +26,9 @@ READER_OPTIONS = "readahead_buffer_size:0"
 COPY_OF = ".of"  # beside the copy of a shard, what it is a copy of; see local_copy.py
 
 _SYSTEM_CALL = re.compile(r"\w+\(\) (failed: [^;]+)")  # in ArrayRecord's messages
+
+_COUNT = msgspec.Meta(ge=0)
+_SIDE = msgspec.Meta(ge=1, le=10_000)
 
 
 @dataclasses.dataclass
@@ -42,12 +47,12 @@ class ShardInfo:
     """
 
     file: str
-    latent_size: tuple[int, int]
-    records: int = 0
-    bytes: int = 0
-    longest_text: int = 0
-    source: int = 0
-    negatives: int = 0
+    latent_size: tuple[Annotated[int, _SIDE], Annotated[int, _SIDE]]
+    records: Annotated[int, _COUNT] = 0
+    bytes: Annotated[int, _COUNT] = 0
+    longest_text: Annotated[int, _COUNT] = 0
+    source: Annotated[int, _COUNT] = 0
+    negatives: Annotated[int, _COUNT] = 0
     digest: str = ""
 
 
@@ -98,9 +103,7 @@ class _OpenShard:
         self._digest.update(data)
         info = self._info
         info.records += 1
-        texts = (record.text, record.negative_text)
-        lengths = [len(text) for text in texts if text is not None]
-        info.longest_text = max(info.longest_text, *lengths)
+        info.longest_text = max(info.longest_text, record.longest_text)
         info.negatives += record.negative_text is not None
 
     def close(self) -> ShardInfo:
@@ -189,9 +192,20 @@ class ShardReader:
                 raise unreadable(self._path, OSError(failed[1])) from e
             raise DamagedRecordError(where, e, way_on) from e
         record = decode_record(data, where, way_on)
-        if record.source.shape[:2] != tuple(self._info.latent_size):
-            raise DamagedRecordError(where, f"latents of {record.source.shape[:2]}", way_on)
+        if problem := self._contradiction(record):
+            raise DamagedRecordError(where, problem, way_on)
         return record
+
+    def _contradiction(self, record: EditRecord) -> str | None:
+        """What of a record is not as the manifest says, or None."""
+        info, negative = self._info, record.negative_text is not None
+        if record.source.shape[:2] != tuple(info.latent_size):
+            return f"latents of {record.source.shape[:2]}"
+        if record.longest_text > info.longest_text:
+            return f"a text of {record.longest_text} tokens, the manifest says {info.longest_text}"
+        if (negative and not info.negatives) or (not negative and info.negatives == info.records):
+            return f"the manifest says that {info.negatives} records have a negative embedding"
+        return None
 
 
 def _open(path: epath.Path) -> array_record.ArrayRecordReader:

@@ -48,6 +48,10 @@ def test_a_record_is_a_safetensors_file():
             "target": np.zeros((3, 4, 16), records.BF16),
         },
         {"target": np.zeros((4, 4), records.BF16)},
+        {"target": np.full((4, 4, 16), np.nan, records.BF16)},
+        {"source": np.full((4, 4, 16), -np.inf, records.BF16)},
+        {"text": np.full((5, 8), np.inf, records.BF16)},
+        {"negative_text": np.full((5, 8), np.nan, records.BF16)},
     ],
 )
 def test_wrong_arrays_are_not_written(changes):
@@ -80,7 +84,17 @@ def _beyond(header):
         lambda header: header["__metadata__"].pop("task"),
         lambda header: header["__metadata__"].update(schema_version="one"),
         lambda header: header["__metadata__"].update(source_size="[1]"),
+        lambda header: header["__metadata__"].update(source_size="[640, -480]"),
+        lambda header: header["__metadata__"].update(source_size="[640, 1.5]"),
+        lambda header: header["__metadata__"].update(source_size='["640", "480"]'),
+        lambda header: header["__metadata__"].update(source_size="[640, 1e400]"),
+        lambda header: header["__metadata__"].update(source_size="[" * 100_000),
+        lambda header: header["__metadata__"].update(source_size=[640, 480]),
+        lambda header: header["__metadata__"].update(schema_version="9" * 5000),
+        lambda header: header["__metadata__"].update(schema_version="1.0"),
+        lambda header: header["__metadata__"].update(id=3),
         lambda header: header["text"].update(dtype="F16"),
+        lambda header: header["text"].update(dtype="x" * 1_000_000),
         lambda header: header["text"].update(shape=[5, -8]),
         lambda header: header.update(mask=header["text"]),
         _short,
@@ -88,8 +102,19 @@ def _beyond(header):
     ],
 )
 def test_wrong_headers_are_damage(change):
-    with pytest.raises(DamagedRecordError, match="here is damaged"):
+    with pytest.raises(DamagedRecordError, match=r"here is damaged.*make it again") as error:
         decode_record(with_header(encode_record(make_record(1)), change), "here", "make it again")
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_damage(value):
+    record = make_record(1)
+    data = encode_record(record)
+    changed = record.text.copy()
+    changed[2, 3] = value
+    with pytest.raises(DamagedRecordError, match="text has numbers that are not finite"):
+        decode_record(data.replace(record.text.tobytes(), changed.tobytes()), "here", "make it")
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 100, -1])
