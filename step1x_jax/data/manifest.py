@@ -21,6 +21,7 @@ from step1x_jax.files import file_size, reason, replacing
 from step1x_jax.json_files import build, parse_json, shown
 
 MANIFEST = "dataset.json"
+REJECTED = "rejected.jsonl"  # beside it: rows that could not be used, with the reasons
 VERSION = 3
 WAY_ON = (
     "if it is a file of your own, give another folder, else delete it and run launch.precompute"

@@ -12,13 +12,11 @@ from typing import Any
 from etils import epath
 
 from step1x_jax.conditioning.encoder import EncoderConfig
-from step1x_jax.data.manifest import MANIFEST, BadRow, Manifest, write_manifest
+from step1x_jax.data.manifest import MANIFEST, REJECTED, BadRow, Manifest, write_manifest
 from step1x_jax.data.part_maker import Models, OnRow, PartMaker
 from step1x_jax.data.parts import Input, check_settings, finished, joined, split_parts
 from step1x_jax.errors import require
 from step1x_jax.files import fingerprint, replacing
-
-REJECTED = "rejected.jsonl"  # rows that could not be used, with the reasons
 
 
 @dataclasses.dataclass

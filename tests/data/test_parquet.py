@@ -195,13 +195,13 @@ def test_damaged_files_are_named(tmp_path):
     triplets, _ = read_triplets(path)
     data = path.read_bytes()
     path.write_bytes(data[:-100])
-    with pytest.raises(UserError, match=r"a\.parquet cannot be read"):
+    with pytest.raises(UserError, match=r"a\.parquet is damaged"):
         read_triplets(path)
-    with pytest.raises(UserError, match=r"a\.parquet row 0 cannot be read"):
+    with pytest.raises(UserError, match=r"a\.parquet row 0 is damaged"):
         read_picture(triplets[0].source_path)
     path.write_bytes(bytes(len(data) // 2) + data[len(data) // 2 :])  # zeros in the first group
     parquet.forget()
-    with pytest.raises(UserError, match=r"a\.parquet row 0 cannot be read"):
+    with pytest.raises(UserError, match=r"a\.parquet row 0 is damaged"):
         read_picture(triplets[0].source_path)
     assert read_picture(triplets[399].target_path) == picture(799)
     path.unlink()

@@ -46,7 +46,7 @@ def test_bad_rows_are_named_and_the_rest_stays(tmp_path):
     good, bad = read_triplets(path)
     assert [row.row for row in good] == ["edits.jsonl line 6"]
     assert [(row.row.split()[-1], row.reason) for row in bad[:4]] == [
-        ("1", "not a JSON object"),
+        ("1", "not a JSON object (Input data was truncated)"),
         ("2", "not a JSON object"),
         ("4", "target is missing"),
         ("5", "source is not a text"),
@@ -219,7 +219,7 @@ def test_the_layout_of_instructpix2pix(tmp_path):
     assert [read_picture(row.source_path) for row in triplets] == [picture(i) for i in (2, 0, 0)]
     assert [read_picture(row.target_path) for row in triplets] == [picture(i) for i in (3, 1, 1)]
     assert [(row.row, row.reason) for row in bad] == [
-        ("shard-02/prompt.json seed 1", "not a JSON object")
+        ("shard-02/prompt.json seed 1", "not a JSON object (Input data was truncated)")
     ]
 
 
