@@ -30,8 +30,8 @@ def saved_rows(path: epath.Path) -> Rows:
     files = state.get("_data_files") if isinstance(state, dict) else None
     if files is None:
         return json_rows(path)
-    names = [one.get("filename") for one in files if isinstance(one, dict)]
-    if len(names) < len(files) or not all(isinstance(n, str) and "/" not in n for n in names):
+    names: list[Any] = [one.get("filename") if isinstance(one, dict) else None for one in files]
+    if not all(isinstance(name, str) and "/" not in name for name in names):
         raise UserError(f"{path} does not list files of its folder; save the data set again.")
     return _rows(path, names)
 

@@ -17,12 +17,13 @@ from step1x_jax.data.paths import is_regular
 from step1x_jax.data.records import EditRecord
 from step1x_jax.data.shards import ShardInfo, writing_shards
 from step1x_jax.errors import UserError
-from step1x_jax.files import file_size, reason, replacing
+from step1x_jax.files import file_size, reason, replacing, same_files
 from step1x_jax.json_files import build, parse_json, shown
 
 MANIFEST = "dataset.json"
 REJECTED = "rejected.jsonl"  # beside it: rows that could not be used, with the reasons
 VERSION = 3
+MODELS = ("encoder", "autoencoder")  # settings that are fingerprints of files
 WAY_ON = (
     "if it is a file of your own, give another folder, else delete it and run launch.precompute"
     " again, which goes on from what is there"
@@ -53,6 +54,21 @@ class Source:
 
 
 @dataclasses.dataclass
+class Pictures:
+    """What a part notes of its pictures.
+
+    Attributes:
+      stamp: of their files, see identity.py; "" if one could not be read.
+      digest: of their contents.
+      changes: how often the part was made again because they had changed.
+    """
+
+    stamp: str
+    digest: str
+    changes: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+@dataclasses.dataclass
 class Manifest:
     """What dataset.json says.
 
@@ -61,6 +77,7 @@ class Manifest:
       shards: the files.
       bad_rows: what was left out; in a part's only, the data set's are a list of their own.
       sources: what the shards' numbers of sources mean.
+      pictures: that it was made from; in a part's only, and not before version 3.
       version: of this file's form.
     """
 
@@ -68,6 +85,7 @@ class Manifest:
     shards: list[ShardInfo]
     bad_rows: list[BadRow] = dataclasses.field(default_factory=list)
     sources: list[Source] = dataclasses.field(default_factory=lambda: [Source()])
+    pictures: Pictures | None = None
     version: int = VERSION
 
     @property
@@ -88,6 +106,8 @@ class Manifest:
         values = dataclasses.asdict(self)
         for fields, shard in zip(values["shards"], self.shards, strict=True):
             fields["check"] = _check(shard)
+        if self.pictures is None:
+            del values["pictures"]
         return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -96,6 +116,10 @@ def _check(shard: ShardInfo) -> str:
     names = ("file", "latent_size", "records", "bytes", "longest_text", "negatives", "digest")
     facts = [getattr(shard, name) for name in names]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+
+
+class MissingError(UserError):
+    """There is no manifest: a data set or a part that is not complete."""
 
 
 def read_manifest(path: epath.PathLike) -> Manifest:
@@ -108,7 +132,8 @@ def read_manifest(path: epath.PathLike) -> Manifest:
       The manifest.
 
     Raises:
-      UserError: missing, no manifest or a damaged one, or written by a newer version.
+      MissingError: missing.
+      UserError: no manifest or a damaged one, or written by a newer version.
     """
     path = epath.Path(path)
     try:
@@ -119,7 +144,7 @@ def read_manifest(path: epath.PathLike) -> Manifest:
             raise UserError(f"{path} has {size} bytes, more than any manifest; {WAY_ON}.")
         data = path.read_bytes()
     except FileNotFoundError as e:
-        raise UserError(
+        raise MissingError(
             f"{path} is missing; run launch.precompute with --output={path.parent} to its end."
         ) from e
     except OSError as e:
@@ -154,6 +179,7 @@ class _Fields:
     sources: Annotated[list[Source], msgspec.Meta(min_length=1)] = dataclasses.field(
         default_factory=lambda: [Source()]
     )
+    pictures: Pictures | None = None
 
 
 def _manifest(values: dict[str, Any], version: int) -> Manifest:
@@ -170,7 +196,7 @@ def _manifest(values: dict[str, Any], version: int) -> Manifest:
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise UserError(f"{shown(twice)} is listed twice")
-    return Manifest(fields.settings, shards, fields.bad_rows, fields.sources)
+    return Manifest(fields.settings, shards, fields.bad_rows, fields.sources, fields.pictures)
 
 
 def _shard(fields: dict[str, Any], version: int, place: str) -> ShardInfo:
@@ -218,6 +244,13 @@ def records_fingerprint(manifest: Manifest) -> str:
             content = shard.digest or f"{shard.file} {shard.bytes}"
             digest.update(f"{latent_size} {shard.records} {content}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def same_setting(name: str, one: Any, other: Any) -> bool:
+    """Whether two data sets were made alike in a setting; models count by their files."""
+    if name in MODELS and isinstance(one, str) and isinstance(other, str):
+        return same_files(one, other)
+    return bool(one == other)
 
 
 def write_manifest(path: epath.PathLike, manifest: Manifest) -> None:

@@ -69,13 +69,18 @@ class EditRecord:
         texts = [array.shape for name, array in arrays.items() if "text" in name]
         if any(len(shape) != 2 or 0 in shape or shape[1] != texts[0][1] for shape in texts):
             return f"text has shapes {texts}, not (tokens, width)"
-        for name, array in arrays.items():
-            if (array.view(np.uint16) & EXPONENT == EXPONENT).any():
-                return f"{name} has numbers that are not finite"
         latents = [self.source.shape, self.target.shape]
         h, w, c = self.source.shape if self.source.ndim == 3 else (0, 0, 0)
         if latents[0] != latents[1] or c != LATENT_CHANNELS or h < 2 or w < 2 or h % 2 or w % 2:
             return f"source and target have shapes {latents}, not twice the same (h, w, 16)"
+        return self.not_finite()
+
+    def not_finite(self) -> str | None:
+        """Which of the arrays, bfloat16, has NaN or infinity, or None."""
+        for name, array in self.arrays().items():
+            bits = np.ascontiguousarray(array).view(np.uint16)
+            if (bits & EXPONENT == EXPONENT).any():
+                return f"{name} has numbers that are not finite"
         return None
 
     @property

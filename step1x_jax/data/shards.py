@@ -223,16 +223,24 @@ def _open(path: epath.Path) -> array_record.ArrayRecordReader:
     return reader
 
 
+class DamagedShardError(UserError):
+    """A shard that is missing or has another size."""
+
+
 def check_size(path: epath.Path, info: ShardInfo) -> None:
-    """Raises UserError if a shard is not there in full, or the system does not tell."""
+    """Raises DamagedShardError if a shard is not there in full.
+
+    Raises:
+      UserError: the system does not tell.
+    """
     try:
         size = file_size(path)
     except FileNotFoundError as e:
-        raise UserError(f"{path} is missing; run launch.precompute again.") from e
+        raise DamagedShardError(f"{path} is missing; run launch.precompute again.") from e
     except OSError as e:
         raise unreadable(path, e) from e
     if size != info.bytes:
-        raise UserError(
+        raise DamagedShardError(
             f"{path} is damaged: it has {size} bytes, the manifest says {info.bytes};"
             f" {_way_on(path)}."
         )

@@ -210,18 +210,6 @@ class UnreadableError(UserError):
     """A picture that could not be read, for want of rights, say: later it may be."""
 
 
-def picture_length(path: str) -> int:
-    """Size in bytes of the file that a picture is in: of the whole file of a table for a locator.
-
-    Args:
-      path: as for `read_picture`.
-
-    Returns:
-      The size, -1 if the file is not there.
-    """
-    return picture_stamp(path)[0]
-
-
 def picture_stamp(path: str) -> tuple[int, str]:
     """Size in bytes of the file that a picture is in, and what changes when that is replaced.
 

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from step1x_jax.data.sources import picture_length, read_picture, read_triplets
+from step1x_jax.data.sources import picture_stamp, read_picture, read_triplets
 from step1x_jax.errors import UserError
 from tests.data.public_sets import SETS, picture, save_pictures
 
@@ -252,11 +252,11 @@ def test_which_files_of_a_folder_are_read(tmp_path):
 
 def test_lengths_of_pictures(tmp_path):
     path = tmp_path / "a.png"
-    assert picture_length(str(path)) == -1
-    assert picture_length("\0") == -1
+    assert picture_stamp(str(path)) == (-1, "")
+    assert picture_stamp("\0") == (-1, "")
     for content in (b"abc", b"ab"):
         path.write_bytes(content)
-        assert picture_length(str(path)) == len(content)
+        assert picture_stamp(str(path))[0] == len(content)
 
 
 def test_parquet_without_its_package(tmp_path, monkeypatch):
