@@ -77,7 +77,10 @@ _QUOTING = flags.DEFINE_enum(
 )
 _DTYPE = flags.DEFINE_enum("encoder_dtype", _DEFAULTS.dtype, DTYPES, "Arithmetic of the encoder.")
 _FSDP = flags.DEFINE_integer(
-    "fsdp", -1, "Devices of this machine that share one copy of the encoder (-1: all)."
+    "fsdp",
+    -1,
+    "Devices of this machine that share one copy of the encoder (-1: all).",
+    lower_bound=-1,
 )
 _THREADS = flags.DEFINE_integer(
     "threads", None, "That read pictures (default: one a core).", lower_bound=1, upper_bound=1000
