@@ -618,7 +618,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("newer records", "if version > SCHEMA_VERSION:", "if version > SCHEMA_VERSION + 1:"),
     ],
     ("data/manifest.py", "tests/data/test_shards.py"): [
-        ("bad weights", "not all(w > 0 for w in weights)", "False"),
+        ("bad weights", "if weights and len(weights) < len(fields.sources):", "if False:"),
         ("unknown sources", "if not all(shard.source < len(fields.sources) for shard in shards):",
          "if False:"),
         ("newer manifests", "version > VERSION:", "version > VERSION + 1:"),

@@ -13,7 +13,6 @@ import dataclasses
 import errno
 import functools
 import itertools
-import math
 import resource
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ from msgspec import Meta
 from step1x_jax.conditioning.encoder import READING
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.local_copy import on_local_disk
-from step1x_jax.data.manifest import MANIFEST, Manifest, read_manifest
+from step1x_jax.data.manifest import LARGEST_WEIGHT, MANIFEST, Manifest, read_manifest
 from step1x_jax.data.mixing import (
     BucketPlan,
     batch_multiples,
@@ -67,7 +66,7 @@ class DataConfig:
         weights, folders = self.weights, len(self.path.split(","))
         fine = not weights or len(weights) == folders
         require(fine, "data.weights", weights, f"data.path has {folders}: use one for each, or ()")
-        fine = all(0 < weight < math.inf for weight in weights)
+        fine = all(0 < weight <= LARGEST_WEIGHT for weight in weights)
         require(fine, "data.weights", weights, "use positive numbers")
         dropout = self.caption_dropout
         require(0 <= dropout <= 1, "data.caption_dropout", dropout, "use 0 to 1")
