@@ -1,7 +1,9 @@
 """What all commands share: how they start, and how they end when the user made a mistake."""
 
+import atexit
 import logging as python_logging
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -37,6 +39,8 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
             return _say(f"give one of {', '.join(operands)}, then flags.")
         if not operands and len(argv) > 1:
             return _say(f"unexpected argument {argv[1]!r}; flags start with --.")
+        # What ends the process must not be interrupted halfway: all is done or undone by then.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         cache = epath.Path("~/.cache/step1x_jax/compiled").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
