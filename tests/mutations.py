@@ -764,7 +764,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("metadata kept", "    image.info = {}", "    image.info = image.info"),
     ],
     ("conditioning/input_files.py", "tests/conditioning/test_images.py"): [
-        ("addresses", "if protocol and protocol not in STORES:", "if False:"),
+        ("addresses of the web", "if there and protocol not in STORES:", "if False:"),
         ("more than fits", "if status.st_size > limit:", "if False:"),
     ],
     ("models/mllm/positions.py", "tests/conditioning/test_published_mask.py"): [
