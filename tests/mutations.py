@@ -760,7 +760,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          'Image.new("RGBA", image.size, "black")'),
         ("deep pictures clipped", "if image.mode not in MODES:", "if False:"),
         ("sizes unchecked", "    check_size(*image.size, name)  #", "    #"),
-        ("anything that Pillow opens", "and image.format not in FORMATS:", "and False:"),
+        ("anything that Pillow opens", "and image.format in RUN_PROGRAMS:", "and False:"),
         ("metadata kept", "    image.info = {}", "    image.info = image.info"),
     ],
     ("conditioning/input_files.py", "tests/conditioning/test_images.py"): [
