@@ -295,8 +295,14 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("sampling/sampler.py", "tests/sampling"): [
         ("Euler sign", "return latents + (t_next - t)", "return latents - (t_next - t)"),
         ("condition and negative", "conditional, unconditional =", "unconditional, conditional ="),
-        ("noise seeds", "jax.random.key(seed + i)", "jax.random.key(seed)"),
+    ],
+    ("sampling/noise.py", "tests/sampling/test_noise.py"): [
+        ("noise seeds", "_key(first + i)", "_key(first)"),
+        ("upper half of a seed", "[seed >> 32, seed & 0xFFFFFFFF]", "[0, seed & 0xFFFFFFFF]"),
+        ("truths are seeds", " or isinstance(seed, bool)", ""),
         ("noise file's layout", "noise.transpose(0, 2, 3, 1)", "noise.reshape(b, h, w, c)"),
+        ("noise that is not finite", "if not np.isfinite(noise).all():", "if False:"),
+        ("any dtype is noise", 'if dtype.kind != "f" or dtype.itemsize > 8:', "if False:"),
     ],
     ("sampling/sampler.py", DIT): [
         ("time of the step's end", "2 * len(latents), t, jnp", "2 * len(latents), t_next, jnp"),
@@ -321,8 +327,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("models/mllm/language.py", MLLM): [
         ("not causal", "causal=True", "causal=False"),
-        ("without the last norm", "self.norm(self._run(x, positions, collect=False))",
-         "self._run(x, positions, collect=False)"),
+        ("without the last norm", "self.norm(self._run(x, positions, attended, collect=False))",
+         "self._run(x, positions, attended, collect=False)"),
         ("sections reversed", "config.mrope_section)", "config.mrope_section[::-1])"),
     ],
     ("models/mllm/positions.py", MLLM): [
@@ -732,9 +738,45 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("whole model on each device", "places = None if mesh is None else", "places = None and"),
     ],
     ("conditioning/processor.py", "tests/conditioning/test_encoder.py"): [
-        ("limits of the folder", '{"size": limits}', "{}"),
+        ("limits of the folder", "**sizes, size=limits", "**sizes"),
         ("long and thin", 'raise UserError(\n                f"a picture',
          'raise KeyError(\n                f"a picture'),
+    ],
+    ("conditioning/processor.py", "tests/conditioning/test_model_files.py"): [
+        ("settings not compared", "if given is not None and not _same(given, value):", "if False:"),
+        ("newer files unread", "for name in (FILE, NEWER_FILE)", "for name in (FILE,)"),
+    ],
+    ("conditioning/tokenizer.py", "tests/conditioning/test_model_files.py"): [
+        ("truncation obeyed", "    tokenizer.no_truncation()\n", ""),
+        ("padding obeyed", "    tokenizer.no_padding()\n", ""),
+        ("ids without embeddings", "highest >= vocabulary:", "False:"),
+        ("any pattern is run", "(pattern != PATTERN,", "(False,"),
+        ("not read back", "if read_back != PROBE:", "if False:"),
+    ],
+    ("conditioning/colours.py", "tests/conditioning/test_colours.py"): [
+        ("sideways", "return ImageOps.exif_transpose(image)", "return image.copy()"),
+        ("profiles ignored", "if isinstance(profile, bytes) and profile and", "if False and"),
+        ("hidden colours", 'Image.new("RGBA", image.size, "white")',
+         'Image.new("RGBA", image.size, "black")'),
+        ("deep pictures clipped", "if image.mode not in MODES:", "if False:"),
+        ("sizes unchecked", "    check_size(*image.size, name)  #", "    #"),
+        ("anything that Pillow opens", "and image.format not in FORMATS:", "and False:"),
+        ("metadata kept", "    image.info = {}", "    image.info = image.info"),
+    ],
+    ("conditioning/input_files.py", "tests/conditioning/test_images.py"): [
+        ("addresses", "if protocol and protocol not in STORES:", "if False:"),
+        ("more than fits", "if status.st_size > limit:", "if False:"),
+    ],
+    ("models/mllm/positions.py", "tests/conditioning/test_published_mask.py"): [
+        ("exclamation marks counted", "if not seen.all():", "if False:"),
+        ("exclamation marks at 0", "UNSEEN_POSITION = 1 ", "UNSEEN_POSITION = 0 "),
+        ("exclamation marks attended", "attended=padded != unseen_id)", "attended=padded >= 0)"),
+    ],
+    ("conditioning/prompt.py", "tests/conditioning/test_published_mask.py"): [
+        ("no mask", '0 if quoting == "published" else None', "None"),
+    ],
+    ("conditioning/encoder.py", "tests/conditioning/test_stored_reading.py"): [
+        ("older files without the label", '{"picture_label": True} | stored if', "stored if"),
     ],
     ("conditioning/cache.py", "tests/conditioning/test_cache.py"): [
         ("key without instruction", "[picture.size, instruction, self._settings]",
@@ -809,6 +851,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("little kept", 'self._settings.get("min_kept", 0.0):', "0.0:"),
     ],
     ("conditioning/prompt.py", "tests/conditioning/test_prompt.py"): [
+        ("always the label", "if picture_label else", "if True else"),
         ("one position more", 'CHAT_START.removesuffix(":")', "CHAT_START"),
         ("placeholders let through", "if self.image_id in ids or self._video_id in ids:",
          "if self.image_id in ids:"),
@@ -821,6 +864,9 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("editing/editor.py", "tests/editing"): [
         ("filters of the releases", '"v1.0": Image.Resampling.BICUBIC, "v1.1"',
          '"v1.1": Image.Resampling.BICUBIC, "v1.0"'),
+        ("back with the filter of the way in", "RESAMPLING_BACK)", "RESAMPLING[config.version])"),
+        ("counts unchecked", "if len(texts) != len(pictures):", "if False:"),
+        ("not finite", "if not bool(jnp.isfinite(", "if False and not bool(jnp.isfinite("),
         ("version's truncation", "truncate_for(config.version)", 'truncate_for("v1.0")'),
     ],
     ("training/loss.py", "tests/training/test_loss.py"): [
