@@ -9,9 +9,13 @@ is put last, which readers ask for by name.
 
 import contextlib
 import errno
+import fcntl
+import fnmatch
 import hashlib
 import os
+import re
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,8 +29,13 @@ from step1x_jax.errors import UserError
 MIB = 1 << 20
 BETWEEN_PUTS = 30.0  # seconds, of a growing file
 
-# Errors of the place itself, which free space does not mend.
-NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
+# Errors of the place itself, which free space does not remedy.
+NO_PLACE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
+    errno.EEXIST, errno.ENAMETOOLONG,
+)  # fmt: skip
+# What a file system that has no locks answers to flock.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 # Other processes and other libraries write there, too: what was listed before says nothing now.
 for _protocol in ("gs", "s3", "abfs"):
@@ -42,8 +51,8 @@ def is_remote(path: epath.PathLike) -> bool:
 def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
     """Gives a local or neighbouring temporary path; its file takes its place if the block succeeds.
 
-    Parent folders are made. On any error the temporary file is removed and what stood under the
-    name before stays.
+    Parent folders are made. On any error the temporary file is removed and what was under the name
+    before stays. What a killed process left of the same file is removed.
 
     Args:
       path: the file to write.
@@ -61,10 +70,8 @@ def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
                 folder = at_end.enter_context(tempfile.TemporaryDirectory(prefix="step1x_jax-"))
                 temporary = epath.Path(folder) / path.name
             else:
-                # Random: machines may write to one folder, with equal process numbers.
-                temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                at_end.callback(temporary.unlink, missing_ok=True)
+                temporary = at_end.enter_context(_temporary(path, folder=False))
             yield temporary
             if is_remote(path):
                 put(temporary, path)
@@ -166,7 +173,9 @@ def check_writable(path: epath.PathLike) -> None:
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             probe.write_text("")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have taken it for a leftover
+        if not is_remote(path) and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as e:
         raise _not_written(path, e) from e
 
@@ -183,6 +192,60 @@ def _not_written(path: epath.Path, e: OSError) -> UserError:
 def reason(e: OSError) -> str:
     """What went wrong, on one line."""
     return e.strerror or " ".join(str(e).split())
+
+
+def file_size(path: epath.PathLike) -> int:
+    """Bytes of a file, whoever owns it: epath's stat() fails where the owner has no name.
+
+    Raises:
+      OSError: it does not exist, or cannot be looked at.
+    """
+    if is_remote(path):
+        return epath.Path(path).stat().length
+    return os.stat(path).st_size
+
+
+def find(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
+    """What is in a folder under names of a pattern, sorted; nothing if there is no such folder.
+
+    Unlike with glob, the folder's own name is taken as it is, brackets included.
+
+    Args:
+      folder: where.
+      pattern: of names, as fnmatch has them.
+
+    Raises:
+      UserError: the folder cannot be listed.
+    """
+    try:
+        paths = list(epath.Path(folder).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as e:
+        raise UserError(f"{folder} cannot be listed ({reason(e)}); check its rights.") from e
+    return sorted(path for path in paths if fnmatch.fnmatchcase(path.name, pattern))
+
+
+def user_path(text: str, *, stored: bool = False) -> str:
+    """A path as a user gave it, with ~ as the home folder.
+
+    Args:
+      text: on a disk or an object store.
+      stored: whether it is written into JSON, which has no words for bytes that are not UTF-8.
+
+    Raises:
+      UserError: no file system could hold it, or its ~ is of nobody known.
+    """
+    if "\0" in text:
+        raise UserError(f"{text!r} has a null character, which no path has; remove it.")
+    if is_remote(text):
+        return text
+    expanded = os.path.expanduser(text)
+    if text.startswith("~") and expanded == text:
+        raise UserError(f"{text}: nobody of that name has a home here; write ./{text} for a file.")
+    if stored and expanded != expanded.encode(errors="replace").decode():
+        raise UserError(f"{text!r} is no valid UTF-8; rename the file or folder.")
+    return expanded
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -207,7 +270,7 @@ def fingerprint(path: epath.PathLike) -> str:
         raise UserError(f"{path} does not exist; give a model's file or folder.")
     digest = hashlib.sha256()
     for file in files:
-        size = file.stat().length
+        size = file_size(file)
         digest.update(f"{file.name if path.is_dir() else ''} {size} ".encode())
         with file.open("rb") as f:
             digest.update(f.read(MIB))
@@ -229,7 +292,8 @@ def check_local(folder: epath.PathLike) -> None:
 def making_folder(path: epath.PathLike) -> Iterator[epath.Path]:
     """Gives a temporary folder beside `path`; it takes that name if the block succeeds.
 
-    Parent folders are made. On any error the temporary folder is removed with all in it.
+    Parent folders are made. On any error the temporary folder is removed with all in it, and so is
+    what a killed process left of the same folder.
 
     Args:
       path: the folder to make, which must not exist; on a disk, for an object store has no names of
@@ -243,13 +307,121 @@ def making_folder(path: epath.PathLike) -> Iterator[epath.Path]:
     """
     path = epath.Path(path)
     check_local(path)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path, folder=True) as temporary:
+            yield temporary
+            temporary.rename(path)
     except OSError as e:
         raise _not_written(path, e) from e
+
+
+@contextlib.contextmanager
+def _temporary(path: epath.Path, *, folder: bool) -> Iterator[epath.Path]:
+    """Gives an empty file or folder beside `path`, held by a lock, and removes it at the end.
+
+    Before that it removes those that no process holds: their processes were killed.
+    """
+    ours = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
+    for name in os.listdir(path.parent):
+        if ours.fullmatch(name):
+            _remove_unless_held(os.path.join(path.parent, name))
+    while True:
+        # Random: machines may write to one folder, with equal process numbers.
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        if folder:
+            temporary.mkdir()
+        else:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        lock = _lock(temporary)
+        if lock is not None:  # else another process took it for a leftover just now
+            break
+    try:
+        yield temporary
     finally:
-        if temporary.exists():
-            temporary.rmtree()
+        os.close(lock)
+        _remove(temporary)
+
+
+def _remove_unless_held(path: str) -> None:
+    with contextlib.suppress(OSError):
+        lock = _lock(path, needed=True)
+        if lock is not None:
+            try:
+                _remove(path)
+            finally:
+                os.close(lock)
+
+
+def _remove(path: epath.PathLike) -> None:
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _lock(path: epath.PathLike, *, needed: bool = False) -> int | None:
+    """A descriptor that holds a file or folder until it is closed or its process ends.
+
+    Args:
+      path: what exists.
+      needed: whether a file system without locks counts as one where another process holds it.
+
+    Returns:
+      None if another process holds it, or has removed or replaced it.
+    """
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), os.stat(path)):
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError as e:
+        if e.errno in NO_LOCKS and not needed:
+            return lock
+        if e.errno not in NO_LOCKS:
+            os.close(lock)
+            raise
+    os.close(lock)
+    return None
+
+
+@contextlib.contextmanager
+def exclusive(path: epath.PathLike, message: str) -> Iterator[None]:
+    """Holds a lock file, so that no second process does the same work at the same time.
+
+    The lock ends with the process, however that ends. Object stores and file systems without locks
+    have none: there nothing is held.
+
+    Args:
+      path: of the lock file, which is made with its folder, and removed at the end.
+      message: of the error, a sentence for the user.
+
+    Raises:
+      UserError: another process holds it, or the file cannot be made.
+    """
+    if is_remote(path):
+        yield
+        return
+    path = epath.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(100):  # until the one who held it has removed it
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o666))
+            lock = _lock(path)
+            if lock is not None or path.exists():
+                break
+    except OSError as e:
+        raise _not_written(path, e) from e
+    if lock is None:
+        raise UserError(message)
+    try:
+        yield
+    finally:
+        _remove(path)
+        os.close(lock)

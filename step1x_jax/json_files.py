@@ -1,32 +1,71 @@
-"""JSON files to dataclasses and back, with every name and type checked."""
+"""JSON from outside to plain values and dataclasses: one strict, typed, bounded reader.
+
+Every JSON file, header and row that the package reads passes `parse_json`, and what is known of its
+fields passes `build`. msgspec does both; what it lets through is refused here: fields that a
+dataclass does not have, numbers that are not finite or do not fit into 64 bits.
+"""
 
 import dataclasses
 import difflib
 import json
-import types
+import math
+import re
 import typing
 from typing import Any
 
+import msgspec
 from etils import epath
 
 from step1x_jax.errors import UserError
-from step1x_jax.files import replacing
+from step1x_jax.files import file_size, reason, replacing
+
+LARGEST = 64 << 20  # bytes of a JSON file
+SHOWN = 80  # characters of a value in a message
+BOM = b"\xef\xbb\xbf"
 
 
-def read_json(path: epath.PathLike) -> dict[str, Any]:
-    """A JSON object from a file.
+def parse_json(data: bytes | str, source: str) -> Any:
+    """The value of a JSON text.
+
+    Args:
+      data: the text, or its UTF-8 bytes, which may begin with a byte order mark.
+      source: where it is from, for messages.
 
     Raises:
-      UserError: missing, or not readable as one.
+      UserError: it is not JSON: not UTF-8, with NaN or infinity, half a surrogate pair, or a number
+        of hundreds of digits; or it is nested too deeply.
     """
     try:
-        values = json.loads(epath.Path(path).read_text())
+        data = data.encode() if isinstance(data, str) else data
+        return msgspec.json.decode(data.removeprefix(BOM))
+    except RecursionError as e:
+        raise UserError(f"{source} is nested too deeply to be read; check where it is from.") from e
+    except (msgspec.MsgspecError, UnicodeError) as e:
+        raise UserError(f"{source} is not valid JSON ({e}); correct or replace it.") from e
+
+
+def read_json(path: epath.PathLike, largest: int = LARGEST) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Args:
+      path: the file.
+      largest: size in bytes up to which it is read.
+
+    Raises:
+      UserError: missing, too large, or not readable as one.
+    """
+    path = epath.Path(path)
+    try:
+        if (size := file_size(path)) > largest:
+            raise UserError(f"{path} has {size} bytes, more than such a file can have; replace it.")
+        data = path.read_bytes()
     except FileNotFoundError as e:
         raise UserError(f"{path} does not exist; is its folder the right one?") from e
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path} is not readable JSON ({e}); mend or replace it.") from e
+    except OSError as e:
+        raise UserError(f"{path} cannot be read ({reason(e)}); check its rights and disk.") from e
+    values = parse_json(data, str(path))
     if not isinstance(values, dict):
-        raise UserError(f"{path} should hold a JSON object; mend or replace it.")
+        raise UserError(f"{path} should hold a JSON object; correct or replace it.")
     return values
 
 
@@ -35,53 +74,52 @@ def write_json(path: epath.PathLike, values: dict[str, Any]) -> None:
 
     Raises:
       UserError: the disk is full or the folder not writable.
+      ValueError: a number is not finite.
     """
+    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        temporary.write_text(text + "\n")
 
 
 def build(kind: Any, values: Any, source: str, field: str = "") -> Any:
-    """A dataclass, nested ones included, from JSON values. Absent fields take their defaults.
+    """A value of a type, usually a dataclass, from JSON values. Absent fields take their defaults.
 
     Args:
-      kind: the dataclass; its fields may be dataclasses, str, int, float, bool, tuples of one of
-        these, or "... | None".
-      values: a JSON object.
-      source: where it is from, for messages.
+      kind: any type that msgspec knows; a dataclass's fields may be annotated with bounds, such as
+        Annotated[int, msgspec.Meta(ge=1, le=1000)].
+      values: as JSON has them.
+      source: where they are from, for messages.
       field: names the part of it that `values` is.
 
     Raises:
-      UserError: an unknown field, or a value of another type; names it.
+      UserError: an unknown or a missing field, a value of another type or out of its bounds; names
+        it.
     """
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        if not isinstance(values, dict):
-            raise UserError(f"{source}: {field or 'the whole'} must be a JSON object.")
-        hints = typing.get_type_hints(kind)
-        prefix = f"{field}." if field else ""
-        for name in values:
-            if name not in hints:
-                raise UserError(f"{source}: unknown field {prefix}{name}; remove it.")
-        return kind(**{n: build(hints[n], v, source, prefix + n) for n, v in values.items()})
-    arguments = typing.get_args(kind)
-    if isinstance(kind, types.UnionType):  # "float | None"
-        return None if values is None else build(arguments[0], values, source, field)
-    if typing.get_origin(kind) is tuple and isinstance(values, list | tuple):  # "tuple[int, ...]"
-        return tuple(build(arguments[0], value, source, field) for value in values)
-    if kind is float and type(values) is int:
-        return float(values)
-    if type(values) is not kind:
-        name = getattr(kind, "__name__", str(kind))
-        raise UserError(f"{source}: {field} is {values!r}, not of type {name}.")
-    return values
+    _refuse_unknown(kind, values, source, field)
+    _refuse_unbounded(values, source, field)
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as e:
+        match = re.fullmatch(r"(.*?)(?: - at `\$?(.*)`)?", str(e), re.DOTALL)
+        assert match is not None  # all is optional
+        path, expected = match[2] or "", match[1].split(", got ")[0].replace("`", "")
+        if expected.startswith("Object missing"):
+            raise UserError(f"{source}: {expected.removeprefix('Object ')}; add it.") from e
+        name = (field + path).removeprefix(".") or "the whole"
+        expected = expected.removeprefix("Expected ")
+        raise UserError(
+            f"{source}: {name} is {shown(_at(values, path))}; expected {expected}."
+        ) from e
 
 
 def check_fields(config: Any, source: str, field: str = "") -> None:
-    """Checks names and types of what was assigned to a dataclass and those in it.
+    """Checks names, types and bounds of what was assigned to a dataclass and those in it.
 
     Raises:
-      UserError: an attribute that is no field, or a value of another type; names it.
+      UserError: an attribute that is no field, or a value of another type or out of its bounds;
+        names it.
     """
-    hints = typing.get_type_hints(type(config))
+    hints = typing.get_type_hints(type(config), include_extras=True)
     for name, value in vars(config).items():
         full = f"{field}.{name}" if field else name
         if name not in hints:
@@ -92,3 +130,44 @@ def check_fields(config: Any, source: str, field: str = "") -> None:
             check_fields(value, source, full)
         else:
             build(hints[name], value, source, full)
+
+
+def shown(value: Any) -> str:
+    """A value for a message: its repr, cut."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+def _refuse_unknown(kind: Any, values: Any, source: str, field: str) -> None:
+    if not (dataclasses.is_dataclass(kind) and isinstance(values, dict)):
+        return
+    hints = typing.get_type_hints(kind)
+    for name, value in values.items():
+        full = f"{field}.{name}" if field else str(name)
+        if name not in hints:
+            raise UserError(f"{source}: unknown field {full[:SHOWN]}; remove it.")
+        _refuse_unknown(hints[name], value, source, full)
+
+
+def _refuse_unbounded(values: Any, source: str, field: str) -> None:
+    """Raises UserError for a number that is not finite or has over 64 bits."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            _refuse_unbounded(value, source, f"{field}.{name}" if field else str(name))
+    elif isinstance(values, list | tuple):
+        for i, value in enumerate(values):
+            _refuse_unbounded(value, source, f"{field}[{i}]")
+    elif isinstance(values, float) and not math.isfinite(values):
+        raise UserError(f"{source}: {field} is {values}; give a finite number.")
+    elif isinstance(values, int) and not -(1 << 63) <= values < 1 << 63:
+        raise UserError(f"{source}: {field[:SHOWN]} is a number of over 64 bits; correct it.")
+
+
+def _at(values: Any, path: str) -> Any:
+    """What msgspec's path, such as ".shards[3].file", leads to; the whole if it has a wildcard."""
+    for name, index in re.findall(r"\.([^.\[\]]+)|\[(\d+)\]", path):
+        try:
+            values = values[name or int(index)]
+        except (KeyError, IndexError, TypeError):
+            break
+    return values

@@ -1,5 +1,8 @@
 """Files that are complete or not there, on a disk and on an object store."""
 
+import subprocess
+import sys
+
 import pytest
 
 from step1x_jax import files
@@ -121,3 +124,87 @@ def test_on_a_disk_a_file_grows_in_its_place(tmp_path):
     assert growing.local == tmp_path
     growing.close()
     assert tmp_path.exists()
+
+
+def test_sizes_of_files_whose_owner_has_no_name(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert files.file_size(path) == 5
+    assert fingerprint(path) == fingerprint(path)
+
+
+def test_a_folder_with_brackets_in_its_name_is_listed(tmp_path):
+    folder = tmp_path / "[set] *?"
+    folder.mkdir()
+    for name in ("b.json", "a.json", "a.txt"):
+        (folder / name).write_text("")
+    assert [path.name for path in files.find(folder, "*.json")] == ["a.json", "b.json"]
+    assert files.find(tmp_path / "nowhere", "*") == []
+
+
+def test_leftovers_of_killed_processes_are_removed_and_files_in_use_are_not(tmp_path):
+    killed = tmp_path / ".out.txt.0123abcd.tmp"
+    killed.write_text("half")
+    killed_folder = tmp_path / ".out.txt.0123abce.tmp"
+    killed_folder.mkdir()
+    (killed_folder / "x").write_text("half")
+    another = tmp_path / ".other.txt.0123abcd.tmp"
+    another.write_text("half")
+    with replacing(tmp_path / "out.txt") as first:
+        first.write_text("first")
+        with replacing(tmp_path / "out.txt") as second:
+            assert first.exists()
+            second.write_text("second")
+        assert (tmp_path / "out.txt").read_text() == "second"
+    assert (tmp_path / "out.txt").read_text() == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [another.name, "out.txt"]
+    with files.making_folder(tmp_path / "other.txt") as folder:
+        (folder / "x").write_text("")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.txt", "out.txt"]
+
+
+def test_what_one_process_holds_another_is_refused(tmp_path):
+    path = tmp_path / "run [a]" / ".lock"
+    code = (
+        "import sys; from step1x_jax.files import exclusive\n"
+        f"with exclusive({str(path)!r}, 'held'):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(UserError, match="another process"),
+            files.exclusive(path, "another process works here."),
+        ):
+            pass
+        other.kill()
+    assert path.exists()  # what a killed process leaves does not count
+    with (
+        files.exclusive(path, ""),
+        pytest.raises(UserError, match="twice"),
+        files.exclusive(path, "twice"),
+    ):
+        pass
+    assert not path.exists()
+
+
+def test_paths_of_users(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert files.user_path("~/x.png") == "/home/somebody/x.png"
+    assert files.user_path("gs://bucket/~x") == "gs://bucket/~x"
+    assert files.user_path("a [b]/ü") == "a [b]/ü"
+    assert files.user_path("caf\udce9") == "caf\udce9"  # bytes that are not UTF-8
+    for text, stored in (("a\0b", False), ("~nobody-of-that-name/x", False), ("caf\udce9", True)):
+        with pytest.raises(UserError):
+            files.user_path(text, stored=stored)
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_before_work(tmp_path):
+    with pytest.raises(UserError, match="directory"):
+        check_writable(tmp_path)

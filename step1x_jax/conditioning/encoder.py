@@ -17,12 +17,14 @@ from etils import epath
 from jax.sharding import Mesh
 from PIL import Image
 
+from step1x_jax.bounds import Pixels, Tokens
 from step1x_jax.conditioning import processor
 from step1x_jax.conditioning.encoder_jax import load_jax
 from step1x_jax.conditioning.encoder_torch import load_torch
 from step1x_jax.conditioning.processor import Picture, Processor
 from step1x_jax.conditioning.prompt import QUOTINGS, Prompt, load_tokenizer
 from step1x_jax.errors import UserError, require
+from step1x_jax.json_files import check_fields
 
 IMPLEMENTATIONS = ("jax", "transformers")
 DTYPES = ("bfloat16", "float32")
@@ -40,21 +42,20 @@ class EncoderConfig:
     """Which language model reads the instructions, and how. The defaults are the release's."""
 
     path: str = ""  # a Hugging Face folder of Qwen2.5-VL
-    min_pixels: int = 256 * 28 * 28  # the picture is scaled to at least
-    max_pixels: int = 324 * 28 * 28  # and at most so many pixels; 28 x 28 of them make a token
-    text_length: int = 640  # tokens kept, those of the picture included
+    min_pixels: Pixels = 256 * 28 * 28  # the picture is scaled to at least
+    max_pixels: Pixels = 324 * 28 * 28  # and at most so many pixels; 28 x 28 of them make a token
+    text_length: Tokens = 640  # tokens kept, those of the picture included
     quoting: str = "published"  # or "words", see prompt.py
     dtype: str = "bfloat16"  # of the language model; or "float32"
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for values that cannot be used."""
+        check_fields(self, "the config", "encoder")
         if not 0 < self.min_pixels <= self.max_pixels:
             raise UserError(
                 f"encoder.min_pixels={self.min_pixels} and encoder.max_pixels={self.max_pixels}:"
                 " use positive numbers, the first not above the second."
             )
-        if self.text_length < 1:
-            raise UserError(f"encoder.text_length is {self.text_length}; use a positive number.")
         rules = ", ".join(QUOTINGS)
         require(self.quoting in QUOTINGS, "encoder.quoting", self.quoting, f"use one of {rules}")
         if self.dtype not in DTYPES:

@@ -33,18 +33,22 @@ def read_config_json(folder: epath.PathLike, kind: str) -> Values:
     return values if values.get("kind") == kind else {}
 
 
-def model_from_json(values: Values) -> ModelConfig:
+def model_from_json(values: Values, source: str) -> ModelConfig:
     """The sizes of connector and DiT.
 
+    Args:
+      values: of a config.json.
+      source: its path, for messages.
+
     Raises:
-      UserError: a size is missing, or they do not fit together.
+      UserError: a size is missing, of another type or out of bounds, or they do not fit together.
     """
-    return _from_json(ModelConfig, values, NOT_IN_FILE, MODEL_OPTIONAL)
+    return _from_json(ModelConfig, values, source, NOT_IN_FILE, MODEL_OPTIONAL)
 
 
-def autoencoder_from_json(values: Values) -> AutoencoderConfig:
-    """The sizes of the autoencoder; raises as `model_from_json`."""
-    return _from_json(AutoencoderConfig, values, (), AUTOENCODER_OPTIONAL)
+def autoencoder_from_json(values: Values, source: str) -> AutoencoderConfig:
+    """The sizes of the autoencoder; arguments and errors as of `model_from_json`."""
+    return _from_json(AutoencoderConfig, values, source, (), AUTOENCODER_OPTIONAL)
 
 
 def to_json(config: ModelConfig | AutoencoderConfig) -> Values:
@@ -58,13 +62,20 @@ def to_json(config: ModelConfig | AutoencoderConfig) -> Values:
 
 
 def _from_json(
-    config_class: Any, values: Values, left_out: tuple[str, ...], optional: tuple[str, ...]
+    config_class: Any,
+    values: Values,
+    source: str,
+    left_out: tuple[str, ...],
+    optional: tuple[str, ...],
 ) -> Any:
     names = {field.name for field in dataclasses.fields(config_class)} - set(left_out)
     missing = sorted(names - set(optional) - set(values))
     if missing:
-        raise UserError(f"config.json lacks {', '.join(missing)}; add the model's sizes to it.")
+        raise UserError(f"{source} lacks {', '.join(missing)}; add the model's sizes to it.")
     chosen = {name: value for name, value in values.items() if name in names}
-    config = build(config_class, chosen, FILE)
-    config.validate()
+    config = build(config_class, chosen, source)
+    try:
+        config.validate()
+    except UserError as e:
+        raise UserError(f"{source}: {e}") from e
     return config

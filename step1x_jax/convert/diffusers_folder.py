@@ -8,17 +8,19 @@ entry, our own config.json: sizes that the class does not know, and sampling def
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from etils import epath
+from msgspec import Meta
 
+from step1x_jax.bounds import Width
 from step1x_jax.convert import config_json
 from step1x_jax.convert.diffusers_names import autoencoder_layout, transformer_layout
 from step1x_jax.convert.shards import write_shards
 from step1x_jax.convert.tensors import Changed, Layout, Rearranged, Shape, Tensors
 from step1x_jax.errors import UserError
-from step1x_jax.json_files import write_json
+from step1x_jax.json_files import build, shown, write_json
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 
 TRANSFORMER, FLUX, AUTOENCODER = (
@@ -110,23 +112,27 @@ def read_json_of(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     kind = values.get("_class_name")
     if isinstance(values.get(OURS), dict):
         return dict(values[OURS])
-    try:
-        if kind == AUTOENCODER:
-            widths = values["block_out_channels"]
-            sizes = {ours: values[theirs] for theirs, ours in _AUTOENCODER.items()}
-            mult = [n // widths[0] for n in widths]
-            return {"kind": "vae", "ch": widths[0], "ch_mult": mult} | sizes
-        if kind not in (TRANSFORMER, FLUX):
-            raise UserError(
-                f"{source} is of {kind}; {TRANSFORMER}, {FLUX} and {AUTOENCODER} are known."
-            )
-        names = _STEP1X if kind == TRANSFORMER else _FLUX
-        config = ModelConfig(
-            hidden_size=values["num_attention_heads"] * values["attention_head_dim"],
-            **{ours: values[theirs] for theirs, ours in names.items()},
+    if kind not in (TRANSFORMER, FLUX, AUTOENCODER):
+        raise UserError(
+            f"{source} is of {shown(kind)}; {TRANSFORMER}, {FLUX} and {AUTOENCODER} are known."
         )
-    except (KeyError, TypeError, IndexError, ZeroDivisionError) as e:
-        raise UserError(f"{source} lacks a size, or has a wrong one ({e!r}); mend it.") from e
+
+    def size(name: str, kind: Any = Width) -> Any:
+        if name not in values:
+            raise UserError(f"{source} lacks a size, {name}; add it.")
+        return build(kind, values[name], source, name)
+
+    if kind == AUTOENCODER:
+        widths = size("block_out_channels", Annotated[list[Width], Meta(min_length=1)])
+        sizes = {ours: size(theirs, Any) for theirs, ours in _AUTOENCODER.items()}
+        mult = [n // widths[0] for n in widths]
+        return {"kind": "vae", "ch": widths[0], "ch_mult": mult} | sizes
+    names = _STEP1X if kind == TRANSFORMER else _FLUX
+    config = ModelConfig(
+        hidden_size=size("num_attention_heads") * size("attention_head_dim"),
+        axes_dim=size("axes_dims_rope", tuple[Width, ...]),
+        **{ours: size(theirs) for theirs, ours in names.items() if ours != "axes_dim"},
+    )
     return config_json.to_json(config)
 
 

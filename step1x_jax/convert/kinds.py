@@ -169,7 +169,7 @@ def open_weights(path: epath.PathLike, eight_bits_as: str = "bfloat16") -> Weigh
         )
     tensors: Tensors = as_numbers(file, eight_bits_as)
     values = _config_values(file.path.parent, kind)
-    config, official = _sizes(kind, values, tensors)
+    config, official = _sizes(kind, values, str(file.path.parent / config_json.FILE), tensors)
     flux = kind.holds == "flux"
     if flux:
         official = {n: s for n, s in official.items() if not n.startswith("connector.")}
@@ -194,8 +194,10 @@ def sizes_beside(path: epath.PathLike) -> ModelConfig:
       UserError: the config.json cannot be read.
     """
     path = epath.Path(path)
-    values = config_json.read_config_json(path if path.is_dir() else path.parent, "dit")
-    return config_json.model_from_json(values) if values else ModelConfig()
+    folder = path if path.is_dir() else path.parent
+    values = config_json.read_config_json(folder, "dit")
+    source = str(folder / config_json.FILE)
+    return config_json.model_from_json(values, source) if values else ModelConfig()
 
 
 def _config_values(folder: epath.Path, kind: Kind) -> dict[str, Any]:
@@ -206,12 +208,16 @@ def _config_values(folder: epath.Path, kind: Kind) -> dict[str, Any]:
     return config_json.read_config_json(folder, "vae" if kind.holds == "autoencoder" else "dit")
 
 
-def _sizes(kind: Kind, values: Mapping[str, Any], file: Tensors) -> tuple[Config, dict[str, Shape]]:
+def _sizes(
+    kind: Kind, values: dict[str, Any], source: str, file: Tensors
+) -> tuple[Config, dict[str, Shape]]:
     """Config, and names and shapes of the official tensors."""
     if kind.holds == "autoencoder":
-        sizes = config_json.autoencoder_from_json(dict(values)) if values else AutoencoderConfig()
+        sizes = AutoencoderConfig()
+        if values:
+            sizes = config_json.autoencoder_from_json(values, source)
         return sizes, official_shapes(sizes)
-    config = config_json.model_from_json(dict(values)) if values else ModelConfig()
+    config = config_json.model_from_json(values, source) if values else ModelConfig()
     if not values and diffusers_folder.SCALE in file.shapes:
         config.version = "v1.0"
     f32 = any(dtype == np.float32 for dtype in file.dtypes.values())

@@ -144,7 +144,7 @@ def _parameters(
 def _model_config_of(file: WeightFile | Fp8File) -> ModelConfig:
     values = config_json.read_config_json(file.path.parent, "dit")
     if values:
-        config = config_json.model_from_json(values)
+        config = config_json.model_from_json(values, str(file.path.parent / config_json.FILE))
     else:
         config = ModelConfig(version="v1.0" if "connector.scale_factor" in file.shapes else "v1.1")
     is_float32 = file.dtypes.get("img_in.weight") == np.float32
@@ -168,7 +168,10 @@ def load_autoencoder(path: epath.PathLike, config: AutoencoderConfig | None = No
     file = SafetensorsFile(find_weights(path, AUTOENCODER_NAMES))
     if config is None:
         values = config_json.read_config_json(file.path.parent, "vae")
-        config = config_json.autoencoder_from_json(values) if values else AutoencoderConfig()
+        config = AutoencoderConfig()
+        if values:
+            source = str(file.path.parent / config_json.FILE)
+            config = config_json.autoencoder_from_json(values, source)
     sizes = config
     graph, params = abstract(lambda: Autoencoder(sizes, rngs=nnx.Rngs(0)))
     table = autoencoder_table(params)

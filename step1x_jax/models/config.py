@@ -2,8 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated
 
+from msgspec import Meta
+
+from step1x_jax.bounds import Layers, Positive, Tokens, Width
 from step1x_jax.errors import UserError, require
+from step1x_jax.json_files import check_fields
 from step1x_jax.kernels.attention import IMPLEMENTATIONS
 from step1x_jax.models.lora import STORED
 from step1x_jax.models.remat import POLICIES
@@ -40,21 +45,21 @@ class ModelConfig:
     """
 
     version: str = "v1.1"
-    in_channels: int = 64
-    hidden_size: int = 3072
-    num_heads: int = 24
-    axes_dim: tuple[int, ...] = (16, 56, 56)
-    theta: float = 10_000.0
-    depth: int = 19
-    depth_single_blocks: int = 38
-    mlp_ratio: float = 4.0
-    vec_in_dim: int = 768
-    context_in_dim: int = 4096
-    connector_in_channels: int = 3584
-    connector_hidden_size: int = 4096
-    connector_heads: int = 32
-    connector_depth: int = 2
-    text_length: int = 640
+    in_channels: Width = 64
+    hidden_size: Width = 3072
+    num_heads: Width = 24
+    axes_dim: tuple[Width, ...] = (16, 56, 56)
+    theta: Positive = 10_000.0
+    depth: Layers = 19
+    depth_single_blocks: Layers = 38
+    mlp_ratio: Annotated[float, Meta(gt=0, le=64)] = 4.0
+    vec_in_dim: Width = 768
+    context_in_dim: Width = 4096
+    connector_in_channels: Width = 3584
+    connector_hidden_size: Width = 4096
+    connector_heads: Width = 32
+    connector_depth: Layers = 2
+    text_length: Tokens = 640
     attend_to_padding: bool = True
     gate_init: float = 0.0
     qk_bias_init: float = 0.0
@@ -82,7 +87,8 @@ class ModelConfig:
         return int(self.hidden_size * self.mlp_ratio)
 
     def validate(self) -> None:
-        """Raises UserError for sizes that do not fit together."""
+        """Raises UserError for sizes out of bounds, or that do not fit together."""
+        check_fields(self, "the config", "model")
         if self.version not in VERSIONS:
             raise UserError(f"model.version is {self.version!r}; use one of {', '.join(VERSIONS)}.")
         if self.remat not in POLICIES:
@@ -95,7 +101,8 @@ class ModelConfig:
                 f"model.hidden_size {self.hidden_size} is no multiple of num_heads"
                 f" {self.num_heads}; change one of them."
             )
-        if sum(self.axes_dim) != self.head_dim or any(d % 2 for d in self.axes_dim):
+        three_even = len(self.axes_dim) == 3 and not any(d % 2 for d in self.axes_dim)
+        if sum(self.axes_dim) != self.head_dim or not three_even:
             raise UserError(
                 f"model.axes_dim {self.axes_dim} must be three even numbers that add up to"
                 f" the head width {self.head_dim}."
@@ -110,8 +117,6 @@ class ModelConfig:
                 f"model.context_in_dim {self.context_in_dim} must equal connector_hidden_size"
                 f" {self.connector_hidden_size}: the connector's tokens feed txt_in."
             )
-        if min(self.depth, self.depth_single_blocks, self.connector_depth, self.text_length) < 1:
-            raise UserError("model depths and text_length must be at least 1.")
         _check_dtypes(self, "dtype", "param_dtype")
 
 
@@ -119,8 +124,8 @@ class ModelConfig:
 class LoraConfig:
     """Low-rank adapters (models/lora.py); the published ones have rank 64 and alpha 32."""
 
-    rank: int = 0  # 0: no adapters, all parameters are trained
-    alpha: float = 32.0  # alpha / rank scales what an adapter adds
+    rank: Annotated[int, Meta(ge=0, le=1 << 16)] = 0  # 0: no adapters, all parameters are trained
+    alpha: Positive = 32.0  # alpha / rank scales what an adapter adds
     # Patterns over published names such as single_blocks.0.linear1; "connector.*" is another.
     # They take all layers of a kind or none.
     targets: tuple[str, ...] = ("double_blocks.*", "single_blocks.*")
@@ -149,19 +154,22 @@ class AutoencoderConfig:
     latent = scale_factor * (mean - shift_factor). Always run in float32, as published.
     """
 
-    ch: int = 128
-    ch_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
-    z_channels: int = 16
-    scale_factor: float = 0.3611
+    ch: Width = 128
+    ch_mult: Annotated[tuple[Annotated[int, Meta(ge=1, le=64)], ...], Meta(min_length=1)] = (
+        1, 2, 4, 4,
+    )  # fmt: skip
+    num_res_blocks: Layers = 2
+    z_channels: Width = 16
+    scale_factor: Positive = 0.3611
     shift_factor: float = 0.1159
-    norm_groups: int = 32
+    norm_groups: Width = 32
 
     def __post_init__(self) -> None:
         self.ch_mult = tuple(self.ch_mult)  # as above
 
     def validate(self) -> None:
-        """Raises UserError for sizes that do not fit together."""
+        """Raises UserError for sizes out of bounds, or that do not fit together."""
+        check_fields(self, "the config", "autoencoder")
         for multiplier in self.ch_mult:
             if (self.ch * multiplier) % self.norm_groups:
                 raise UserError(

@@ -6,10 +6,12 @@ What is split along which axis says rules.py.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
+from msgspec import Meta
 
 from step1x_jax.errors import UserError
 from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
@@ -19,6 +21,9 @@ AXES = (*BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS)
 # The release's width, 3072, over 64 devices are 48 rows each, whole tiles of a TPU's memory (16
 # rows of bfloat16). Over 256 they are 12: every gathered weight would be copied to another layout.
 WIDEST_FSDP = 64
+
+
+Devices = Annotated[int, Meta(ge=-1, le=1 << 20)]
 
 
 @dataclasses.dataclass
@@ -34,10 +39,10 @@ class MeshConfig:
     tensor: heads and the MLPs' hidden width are split over it.
     """
 
-    data: int = 1
-    fsdp: int = -1
-    sequence: int = 1
-    tensor: int = 1
+    data: Devices = 1
+    fsdp: Devices = -1
+    sequence: Devices = 1
+    tensor: Devices = 1
 
     def validate(self) -> None:
         """Raises UserError for sizes that no number of devices can satisfy."""

@@ -1,9 +1,12 @@
 """How an edit is sampled."""
 
 import dataclasses
+from typing import Annotated
 
-from step1x_jax.errors import require
-from step1x_jax.json_files import build
+from msgspec import Meta
+
+from step1x_jax.bounds import NotNegative, Positive
+from step1x_jax.json_files import build, check_fields
 
 # Above this time v1.1 damps the guidance (REFERENCE: timesteps_truncate); v1.0 never does.
 TRUNCATE = {"v1.0": 1.0, "v1.1": 0.93}
@@ -18,18 +21,15 @@ class SamplingConfig:
     release's value.
     """
 
-    size: int = 1024
-    num_steps: int = 28
-    guidance: float = 6.0
-    shift: float | None = None
-    truncate: float | None = None
+    size: Annotated[int, Meta(ge=32, le=8192)] = 1024
+    num_steps: Annotated[int, Meta(ge=1, le=10_000)] = 28
+    guidance: Annotated[float, Meta(ge=-1000, le=1000)] = 6.0
+    shift: Positive | None = None
+    truncate: NotNegative | None = None
 
     def validate(self) -> None:
         """Raises UserError for impossible values."""
-        steps, size, shift = self.num_steps, self.size, self.shift
-        require(steps >= 1, "sampling.num_steps", steps, "use 1 or more")
-        require(size >= 32, "sampling.size", size, "use 32 pixels or more")
-        require(shift is None or shift > 0, "sampling.shift", shift, "use a positive number")
+        check_fields(self, "the config", "sampling")
 
     def truncate_for(self, version: str) -> float:
         """The time above which guidance is damped, for a model of `version`."""

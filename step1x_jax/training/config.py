@@ -7,10 +7,12 @@ beside the run and reads it back.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 from etils import epath
+from msgspec import Meta
 
+from step1x_jax.bounds import Count, Fraction, NotNegative, Positive
 from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.data.manifest import MANIFEST, read_manifest
 from step1x_jax.data.pipeline import DataConfig, data_folders
@@ -38,16 +40,16 @@ class OptimizerConfig:
     moment_dtype: str = "float32"  # of AdamW's; or "bfloat16", rounded by chance (precision.py)
     # Of the gradient while it is held, and summed over microbatches; "bfloat16" halves it.
     gradient_dtype: str = "float32"
-    learning_rate: float = 1e-5
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0  # of all parameters, times the learning rate
-    clip_norm: float = 1.0  # largest global norm of the gradient; 0: no clipping
+    learning_rate: Positive = 1e-5
+    b1: Fraction = 0.9
+    b2: Fraction = 0.999
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 0.0  # of all parameters, times the learning rate
+    clip_norm: NotNegative = 1.0  # largest global norm of the gradient; 0: no clipping
     schedule: str = "constant"  # or "linear": flat, then linearly down to zero
-    warmup_steps: int = 0
-    flat_fraction: float = 0.0  # "linear": the part of all steps before the fall begins
-    ema_decay: float = 0.0  # moving average of the parameters, kept beside them; 0: none
+    warmup_steps: Count = 0
+    flat_fraction: Fraction = 0.0  # "linear": the part of all steps before the fall begins
+    ema_decay: Fraction = 0.0  # moving average of the parameters, kept beside them; 0: none
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
@@ -77,11 +79,13 @@ class OptimizerConfig:
 class TrainingConfig:
     """How long, from where, and how often to report."""
 
-    steps: int = 10_000
-    accumulate: int = 1  # parts of data.batch_size that go through the model one after another
-    seed: int = 0
-    log_every: int = 10  # steps between two rows of metrics
-    profile_at: int = 0  # the first of some steps that the profiler traces; 0: none
+    steps: Count = 10_000
+    accumulate: Annotated[int, Meta(ge=1, le=1 << 16)] = (
+        1  # parts of data.batch_size that go through the model one after another
+    )
+    seed: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0  # as many bits as a key of JAX takes
+    log_every: Count = 10  # steps between two rows of metrics
+    profile_at: Count = 0  # the first of some steps that the profiler traces; 0: none
     start_from: str = ""  # a run's folder or a released .safetensors file; "": random weights
 
     def validate(self) -> None:
@@ -97,8 +101,8 @@ class TrainingConfig:
 class CheckpointConfig:
     """Checkpoints of parameters, optimizer state, step and config together."""
 
-    every: int = 1000  # steps between two checkpoints; the last step always has one
-    keep: int = 3  # how many of the newest to keep
+    every: Count = 1000  # steps between two checkpoints; the last step always has one
+    keep: Count = 3  # how many of the newest to keep
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
@@ -111,10 +115,12 @@ class HeldOutConfig:
     """Edits that are not trained on, looked at every so many steps; see held_out.py."""
 
     path: str = ""  # a folder that launch.precompute made; "": none
-    every: int = 500  # steps
-    batches: int = 4  # that the loss is taken of, as large as those of training
+    every: Count = 500  # steps
+    batches: Count = 4  # that the loss is taken of, as large as those of training
     times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)  # between picture (0) and noise (1)
-    pictures: int = 0  # edits that are sampled for a picture; 0: none
+    pictures: Annotated[int, Meta(ge=0, le=4096)] = (
+        0  # edits that are sampled for a picture; 0: none
+    )
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from step1x_jax.bounds import Positive
 from step1x_jax.errors import require
 from step1x_jax.sampling.schedule import time_shift
 
@@ -22,8 +23,8 @@ class TimestepConfig:
 
     distribution: str = "logit_normal"  # a name in DISTRIBUTIONS
     mean: float = 0.0  # of the logit
-    std: float = 1.0  # of the logit
-    shift: float | None = None  # s in t s / (1 + (s - 1) t); None: the resolution's; 1: no shift
+    std: Positive = 1.0  # of the logit
+    shift: Positive | None = None  # s in t s / (1 + (s - 1) t); None: the resolution's; 1: no shift
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""

@@ -154,7 +154,10 @@ def test_adapters_are_trained_written_and_found_again(folder, tmp_path):
     [
         (["--config={config}", "--config.training.stepz=3"], "Field stepz not found"),
         (["--config={config}", "--config.training.steps=many"], "invalid literal for int"),
-        (["--config={config}", "--config.optimizer.b2=2"], "optimizer.b2 is 2.0; use"),
+        (
+            ["--config={config}", "--config.optimizer.b2=2"],
+            "optimizer.b2 is 2.0; expected float <= 1.0",
+        ),
         (["--config=nothing.py"], "--config names no file"),
         (["--config={config}", "--config.data.path=nothing"], "nothing/dataset.json is missing"),
     ],

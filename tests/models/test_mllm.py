@@ -263,8 +263,8 @@ YARN = {"type": "yarn", "factor": 4.0, "mrope_section": [2, 3, 3]}
         (config_json(hidden_act="gelu"), "has hidden_act 'gelu'"),
         (config_json(num_attention_heads=5), "hidden_size is 64; use a multiple of its 5 heads"),
         (config_json(num_key_value_heads=3), "num_key_value_heads is 3; use a divisor"),
-        (config_json(hidden_size="64"), "hidden_size is '64', not of type int"),
-        (config_json(num_hidden_layers=0), "number of layers is 0"),
+        (config_json(hidden_size="64"), "hidden_size is '64'; expected int"),
+        (config_json(num_hidden_layers=0), "num_hidden_layers is 0; expected int >= 1"),
         (
             config_json(vision_config=config_json()["vision_config"] | {"out_hidden_size": 32}),
             "out_hidden_size is 32; use the language model's hidden_size 64",

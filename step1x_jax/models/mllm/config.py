@@ -1,10 +1,15 @@
 """Sizes of Qwen2.5-VL, read from the config.json of its Hugging Face folder."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from step1x_jax.bounds import Layers, Positive, TokenId, Vocabulary, Width
 from step1x_jax.errors import UserError, require
-from step1x_jax.json_files import build
+from step1x_jax.json_files import build, check_fields
+
+Side = Annotated[int, Meta(ge=1, le=4096)]  # pixels, patches or frames
 
 MODEL_TYPE = "qwen2_5_vl"
 TEXT_MODEL_TYPE = "qwen2_5_vl_text"  # of a nested text_config
@@ -42,18 +47,18 @@ IMAGE_TOKEN = 151655
 class VisionConfig:
     """The vision tower. The defaults are those of Qwen2.5-VL-7B, names are Hugging Face's."""
 
-    depth: int = 32
-    hidden_size: int = 1280
-    intermediate_size: int = 3420
-    num_heads: int = 16
-    in_channels: int = 3
-    patch_size: int = 14  # pixels along one side
-    temporal_patch_size: int = 2  # frames; a picture is repeated
-    spatial_merge_size: int = 2  # patches along one side of a merged token
-    window_size: int = 112  # pixels along one side
+    depth: Layers = 32
+    hidden_size: Width = 1280
+    intermediate_size: Width = 3420
+    num_heads: Width = 16
+    in_channels: Annotated[int, Meta(ge=1, le=64)] = 3
+    patch_size: Side = 14  # pixels along one side
+    temporal_patch_size: Side = 2  # frames; a picture is repeated
+    spatial_merge_size: Side = 2  # patches along one side of a merged token
+    window_size: Side = 112  # pixels along one side
     fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)  # the others attend within windows
-    out_hidden_size: int = 3584
-    rope_theta: float = 10_000.0
+    out_hidden_size: Width = 3584
+    rope_theta: Positive = 10_000.0
 
     def __post_init__(self) -> None:
         self.fullatt_block_indexes = tuple(self.fullatt_block_indexes)  # JSON gives a list
@@ -83,15 +88,15 @@ class VisionConfig:
 class LanguageConfig:
     """The language model. The defaults are those of Qwen2.5-VL-7B, names are Hugging Face's."""
 
-    vocab_size: int = 152064
-    hidden_size: int = 3584
-    intermediate_size: int = 18944
-    num_hidden_layers: int = 28
-    num_attention_heads: int = 28
-    num_key_value_heads: int = 4
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 1_000_000.0
-    mrope_section: tuple[int, ...] = (16, 24, 24)  # frequencies of time, row, column
+    vocab_size: Vocabulary = 152064
+    hidden_size: Width = 3584
+    intermediate_size: Width = 18944
+    num_hidden_layers: Layers = 28
+    num_attention_heads: Width = 28
+    num_key_value_heads: Width = 4
+    rms_norm_eps: Annotated[float, Meta(gt=0, le=1)] = 1e-6
+    rope_theta: Positive = 1_000_000.0
+    mrope_section: tuple[Width, ...] = (16, 24, 24)  # frequencies of time, row, column
 
     def __post_init__(self) -> None:
         self.mrope_section = tuple(self.mrope_section)  # JSON gives a list
@@ -108,26 +113,26 @@ class MLLMConfig:
 
     vision: VisionConfig = dataclasses.field(default_factory=VisionConfig)
     language: LanguageConfig = dataclasses.field(default_factory=LanguageConfig)
-    image_token_id: int = IMAGE_TOKEN
+    image_token_id: TokenId = IMAGE_TOKEN
     dtype: str = "bfloat16"
     param_dtype: str = "bfloat16"
 
     def validate(self) -> None:
-        """Raises UserError for sizes that do not fit together."""
+        """Raises UserError for sizes out of bounds, or that do not fit together."""
+        check_fields(self, "the language model's config")
         vision, language = self.vision, self.language
         for part, config, heads in (
             ("vision_config", vision, vision.num_heads),
             ("the language model's", language, language.num_attention_heads),
         ):
             require(
-                heads > 0 and config.hidden_size % heads == 0,
+                config.hidden_size % heads == 0,
                 f"{part} hidden_size",
                 config.hidden_size,
                 f"use a multiple of its {heads} heads",
             )
         require(
-            language.num_key_value_heads > 0
-            and language.num_attention_heads % language.num_key_value_heads == 0,
+            language.num_attention_heads % language.num_key_value_heads == 0,
             "num_key_value_heads",
             language.num_key_value_heads,
             f"use a divisor of num_attention_heads {language.num_attention_heads}",
@@ -158,10 +163,10 @@ class MLLMConfig:
             "use at least the pixels of one merged token",
         )
         require(
-            min(vision.depth, language.num_hidden_layers) > 0,
-            "the smaller number of layers",
-            min(vision.depth, language.num_hidden_layers),
-            "use at least 1",
+            self.image_token_id < language.vocab_size,
+            "image_token_id",
+            self.image_token_id,
+            f"use an id below vocab_size {language.vocab_size}",
         )
         for name in ("dtype", "param_dtype"):
             dtype = getattr(self, name)
@@ -190,7 +195,7 @@ def mllm_from_json(values: dict[str, Any], source: str) -> MLLMConfig:
     _check_kind(values, text, vision, source)
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     if not isinstance(rope, dict):
-        raise UserError(f"{source}: the rope parameters must be a JSON object; fetch it again.")
+        raise UserError(f"{source}: the rope parameters must be a JSON object; replace the file.")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ROPE_TYPES:
         raise UserError(
@@ -208,12 +213,14 @@ def mllm_from_json(values: dict[str, Any], source: str) -> MLLMConfig:
     vision_fields = {
         name: (old_names | vision).get(name, default) for name, default in VISION_DEFAULTS.items()
     }
-    vision_rope = vision.get("rope_parameters") or {}
+    vision_rope = _part(vision, "rope_parameters", source)
     vision_fields["rope_theta"] = vision_rope.get("rope_theta", 1e4)
     config = MLLMConfig(
         vision=build(VisionConfig, vision_fields, source, "vision_config"),
         language=build(LanguageConfig, language_fields, source),
-        image_token_id=build(int, values.get("image_token_id", IMAGE_TOKEN), source, "image_token"),
+        image_token_id=build(
+            TokenId, values.get("image_token_id", IMAGE_TOKEN), source, "image_token_id"
+        ),
     )
     try:
         config.validate()
@@ -223,9 +230,10 @@ def mllm_from_json(values: dict[str, Any], source: str) -> MLLMConfig:
 
 
 def _part(values: dict[str, Any], name: str, source: str) -> dict[str, Any]:
-    part = values.get(name, {})
+    part = values.get(name)
+    part = {} if part is None else part
     if not isinstance(part, dict):
-        raise UserError(f"{source}: {name} must be a JSON object; fetch it again.")
+        raise UserError(f"{source}: {name} must be a JSON object; replace the file.")
     return part
 
 
