@@ -11,7 +11,6 @@ compare names, shapes, dtypes and fingerprints ourselves. What counts as damage:
 """
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import re
@@ -24,11 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from step1x_jax.convert.adapters import load_adapters, merged_adapters
-from step1x_jax.convert.config_json import NOT_IN_FILE, model_from_json, read_config_json
+from step1x_jax.convert.config_json import model_from_json, read_config_json, to_json
 from step1x_jax.convert.filling import Keep, kept
 from step1x_jax.convert.official import load_parameters
 from step1x_jax.errors import UserError
@@ -63,6 +61,7 @@ from step1x_jax.training.fingerprints import (
     name_arrays,
     same,
 )
+from step1x_jax.training.first_process import on_first_process
 from step1x_jax.training.parts import abstract_parts, placed, shardings_of
 from step1x_jax.training.step import TrainState
 from step1x_jax.training.stored_arrays import Index, stored_array, stored_blocks, storing
@@ -108,15 +107,43 @@ class Checkpoints:
     def __init__(self, workdir: epath.PathLike, keep: int):
         self.folder = folder_of(workdir)
         check_can_save(self.folder)
+        self._keep = keep
         self._failed = False
+        self._opened: ocp.training.Checkpointer | None = None
         logging.getLogger("absl").addFilter(_not_from_orbax)
-        with self._clear_errors():
-            self._writer = ocp.training.Checkpointer(
-                self.folder,
-                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-                cleanup_tmp_directories=True,  # what an interrupted save left behind
-                context=storing(),
-            )
+
+    def _writer(self, say: Callable[[str], None] = logging.warning) -> ocp.training.Checkpointer:
+        """Orbax's, opened when it is needed: it reads all checkpoints, damaged ones included."""
+        if self._opened is None:
+            with self._clear_errors():
+                try:
+                    self._opened = self._open()
+                except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
+                    if isinstance(e, ValueError) and why_not_written(e):
+                        raise
+                    for step in self.steps:
+                        self._set_aside_if_damaged(step, say)
+                    self._opened = self._open()
+        return self._opened
+
+    def _open(self) -> ocp.training.Checkpointer:
+        return ocp.training.Checkpointer(
+            self.folder,
+            preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
+            cleanup_tmp_directories=True,  # what an interrupted save left behind
+            context=storing(),
+        )
+
+    def _set_aside_if_damaged(self, step: int, say: Callable[[str], None]) -> None:
+        try:
+            with contextlib.suppress(UserError):  # no damage, and not needed now
+                read_description(self.folder / str(step))
+        except DamagedError as e:
+            self._set_aside(step, e, say)
+
+    def _set_aside(self, step: int, error: DamagedError, say: Callable[[str], None]) -> None:
+        say(f"Checkpoint {step} is damaged ({error}) and set aside; the one before it counts.")
+        on_first_process(functools.partial(set_aside, self.folder / str(step)))
 
     @property
     def steps(self) -> list[int]:
@@ -135,11 +162,7 @@ class Checkpoints:
                 description = read_description(path)
             except DamagedError:
                 continue  # `restore` says so
-            if WEIGHTS in description.arrays:
-                raise UserError(
-                    f"{path} holds weights alone, of launch.convert, and no run to go on with; name"
-                    " its folder as training.start_from, and another as --workdir."
-                )
+            _check_is_run(description, path)
             return description
         return None
 
@@ -171,20 +194,23 @@ class Checkpoints:
         )
         note(self.folder, "saved", int(state.step))
         with self._clear_errors():
-            self._writer.save_checkpointables_async(
+            self._writer().save_checkpointables_async(
                 int(state.step), items, force=True, custom_metadata=about.to_json()
             )
 
     def wait(self) -> None:
         """Waits until the last save is on disk; raises what `save` raises."""
-        with self._clear_errors():
-            self._writer.wait()
+        if self._opened is not None:
+            with self._clear_errors():
+                self._opened.wait()
 
     def close(self) -> None:
         """Waits for the last save and releases Orbax's threads; raises what `save` raises."""
+        if self._opened is None:
+            return
         with self._clear_errors():
             try:
-                self._writer.close()
+                self._opened.close()
             finally:
                 if self._failed and jax.process_index() == 0:
                     time.sleep(1)  # Orbax's other threads may still be writing
@@ -212,14 +238,14 @@ class Checkpoints:
             path = self.folder / str(step)
             try:
                 about = read_description(path)
+                _check_is_run(about, path)
                 if base is not None:
                     check_same_base(about.base or {}, base, path, about.config)
                 items = _load(path, about.arrays, _to_items(abstract))
             except DamagedError as e:
-                say(f"Checkpoint {step} is damaged ({e}); trying the one before it.")
-                _on_first_process(functools.partial(set_aside, path))
-                self._writer.reload()
+                self._set_aside(step, e, say)
                 continue
+            self._writer(say)  # removes what an interrupted save left behind
             opt_state = _fill(abstract.opt_state, items["optimizer"])
             ema = _fill(abstract.ema, items["ema"]) if abstract.ema is not None else None
             params = _fill(abstract.params, items["params"])
@@ -229,6 +255,7 @@ class Checkpoints:
                 f"All checkpoints in {self.folder} are damaged; copy a whole one there, or start"
                 " anew in another --workdir."
             )
+        self._writer(say)
         return None
 
     @contextlib.contextmanager
@@ -249,6 +276,14 @@ class Checkpoints:
             raise UserError(
                 f"The checkpoint could not be written to {self.folder} ({reason}); {advice}."
             ) from e
+
+
+def _check_is_run(about: Description, path: epath.Path) -> None:
+    if WEIGHTS in about.arrays:
+        raise UserError(
+            f"{path} holds weights alone, of launch.convert, and no run to go on with; name its"
+            " folder as training.start_from, and another as --workdir."
+        )
 
 
 def restore_params(
@@ -488,8 +523,8 @@ def load_weights(
     except UserError as e:
         if other := _other_sizes(source, config):
             raise UserError(
-                f"the weights in {source} have other sizes than the config: {other}; set these, or"
-                " take a config of theirs (configs/quickstart.py for the model that ships)."
+                f"{str(e).split(';')[0]}; the sizes there are {other}: set these in the config, or"
+                " take one that has them (configs/quickstart.py for the model that ships)."
             ) from e
         raise
 
@@ -502,18 +537,17 @@ def _other_sizes(source: str, config: ModelConfig) -> str:
         else:
             folder = epath.Path(source)
             values = read_config_json(folder if folder.is_dir() else folder.parent, "dit")
-            theirs = model_from_json(values) if values else config
+            theirs = model_from_json(values, str(folder)) if values else config
     except UserError:  # the first one tells
         return ""
     shapes = [jax.tree.map(lambda x: x.shape, abstract_model(one)[1]) for one in (theirs, config)]
     if shapes[0] == shapes[1]:
         return ""
+    sizes = [to_json(one) for one in (theirs, config)]
     return ", ".join(
-        f"model.{field.name} is {getattr(theirs, field.name)} there and"
-        f" {getattr(config, field.name)} in the config"
-        for field in dataclasses.fields(config)
-        if field.name not in NOT_IN_FILE
-        and getattr(theirs, field.name) != getattr(config, field.name)
+        f"model.{name}={value} (here {sizes[1].get(name)})"
+        for name, value in sizes[0].items()
+        if value != sizes[1].get(name)
     )
 
 
@@ -576,22 +610,6 @@ def _check_same_names(saved: About, wanted: Arrays, path: epath.Path) -> None:
     shapes = {name: list(x.shape) for name, x in wanted.items()}
     if {name: one["shape"] for name, one in saved.items()} != shapes:
         raise DamagedError(f"{path} describes other arrays than its config has")
-
-
-def _on_first_process(do: Callable[[], None]) -> None:
-    """Calls a function on process 0; what it raises ends all."""
-    error: UserError | None = None
-    if jax.process_index() == 0:
-        try:
-            do()
-        except UserError as e:
-            error = e
-    if jax.process_count() > 1:
-        failed = multihost_utils.process_allgather(np.array(error is not None)).any()
-        if failed and error is None:
-            error = UserError("process 0 failed; its own sentence says why.")
-    if error is not None:
-        raise error
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:

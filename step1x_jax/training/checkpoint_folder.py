@@ -17,7 +17,7 @@ import jax
 from etils import epath
 
 from step1x_jax.errors import UserError
-from step1x_jax.files import absolute, is_remote, reason
+from step1x_jax.files import absolute, find, is_remote, reason
 from step1x_jax.json_files import build, read_json, write_json
 
 FOLDER = "checkpoints"
@@ -163,4 +163,4 @@ def any_set_aside(folder: epath.Path) -> bool:
     """Whether a damaged checkpoint was."""
     if is_remote(folder):
         return bool(_notes(folder).damaged)
-    return any(DAMAGED in path.name for path in folder.iterdir())
+    return bool(find(folder, f"*{DAMAGED}*"))

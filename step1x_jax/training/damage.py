@@ -65,7 +65,8 @@ def damage(path: epath.Path, what: str) -> Iterator[None]:
             " command again: the checkpoint was left as it is."
         ) from error
     if error is not None:
-        raise DamagedError(f"{what}: {error!r}".split("\n")[0][:200]) from error
+        first = list(_chain(error))[-1]  # Orbax says it in many words
+        raise DamagedError(f"{what}: {first!r}".split("\n")[0][:200]) from error
 
 
 def _other_reason(error: BaseException, path: epath.Path) -> str | None:
@@ -73,8 +74,8 @@ def _other_reason(error: BaseException, path: epath.Path) -> str | None:
     for one in _chain(error):
         if isinstance(one, MemoryError):
             return "out of memory"
-        of_system = isinstance(one, OSError) and not isinstance(one, FileNotFoundError)
-        if of_system and one.errno not in OF_FILES:
+        missing = isinstance(one, FileNotFoundError)
+        if isinstance(one, OSError) and not missing and one.errno not in OF_FILES:
             return reason(one)
         text = str(one)
         if code := re.search(r"os_error_code='(\d+)'", text):
@@ -103,7 +104,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def why_not_done(text: str) -> str:
     """The system's reason in one of tensorstore's messages, on one line."""
-    return " ".join(text.split(" [")[0].rsplit(": ", 1)[-1].split())[:200]
+    said = re.split(r" \[(?=[a-z])", text)[0]  # behind it are codes and places
+    return " ".join(said.rsplit(": ", 1)[-1].split())[:200]
 
 
 def _unreadable(path: epath.Path) -> str | None:

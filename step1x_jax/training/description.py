@@ -5,10 +5,8 @@ It is in the file _CHECKPOINT_METADATA, as the part of Orbax's JSON that is ours
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, TypedDict
 
-import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from step1x_jax.errors import UserError
@@ -22,6 +20,22 @@ from step1x_jax.training.fingerprints import About, Arrays, checksum, same, summ
 DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's name for it
 WEIGHTS = "state"  # the one item of a checkpoint that is weights alone, so named by Orbax
 SCHEMA_VERSION = 3  # 2: fingerprints were one sum of bits; 1: other names of parameters
+# Of parameters, moments and counters, and of files that launch.convert wrote as checkpoints.
+DTYPES = (
+    "float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2",
+    "int64", "int32", "int8", "uint64", "uint32", "uint8",
+)  # fmt: skip
+
+
+class _OrbaxMetadata(TypedDict, total=False):
+    """The file; of another type Orbax could read none of the run's checkpoints."""
+
+    item_handlers: dict[str, Any] | str | None
+    metrics: dict[str, Any] | None
+    performance_metrics: dict[str, Any] | None
+    init_timestamp_nsecs: int | None
+    commit_timestamp_nsecs: int | None
+    custom_metadata: dict[str, Any]
 
 
 @dataclasses.dataclass
@@ -74,11 +88,11 @@ def read_description(path: epath.Path) -> Description:
             " have; go on with the version of step1x_jax that wrote it."
         )
     with damage(path, "its description cannot be read"):
-        about = parse_json(text, DESCRIPTION)["custom_metadata"]
+        about = build(_OrbaxMetadata, parse_json(text, DESCRIPTION), DESCRIPTION)["custom_metadata"]
         if about.pop("checksum") != checksum(about):
             raise ValueError("its checksum is wrong")
         version = build(int, about.get("schema_version", 1), DESCRIPTION, "schema_version")
-        arrays = about["arrays"]
+        config, arrays = about["config"], about["arrays"]
         base, records = about.get("base"), about.get("records")
         if version == 2:
             for one in (*arrays.values(), base or {}):
@@ -88,6 +102,8 @@ def read_description(path: epath.Path) -> Description:
             arrays = build(dict[str, About], arrays, DESCRIPTION, "arrays")
             base = build(About | None, base, DESCRIPTION, "base")
             records = build(list[str] | None, records, DESCRIPTION, "records")
+            if not arrays.keys() & {WEIGHTS, "params"}:
+                raise ValueError("it describes no parameters")
             for one in (*arrays.values(), base or {}):
                 _check_dtypes(one)
     if version not in (2, SCHEMA_VERSION):
@@ -96,13 +112,24 @@ def read_description(path: epath.Path) -> Description:
             f" {SCHEMA_VERSION}); write it as .safetensors with that version's launch.convert, and"
             " start from that file (training.start_from)."
         )
-    return Description(from_json(about["config"], str(path)), arrays, base, records)
+    return Description(_config(config, path), arrays, base, records)
+
+
+def _config(values: Any, path: epath.Path) -> TrainConfig:
+    """The run's config, of sizes that a model can have."""
+    config = from_json(values, f"the config in {path}")
+    try:
+        config.model.validate()
+        config.lora.validate()
+    except UserError as e:
+        raise UserError(f"the config in {path} fits no model: {e}") from e
+    return config
 
 
 def _check_dtypes(about: About) -> None:
-    """Raises TypeError or ValueError for dtypes that an array of numbers cannot have."""
+    """Raises ValueError for dtypes that no checkpoint has."""
     for name, array in about.items():
-        if not jnp.issubdtype(jnp.dtype(array["dtype"]), np.number):
+        if array["dtype"] not in DTYPES:
             raise ValueError(f"{name} is of dtype {array['dtype']}")
 
 

@@ -23,12 +23,12 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training import loop
 from step1x_jax.training.checkpoint import (
-    _read_description,
     load_first_adapters,
     restore_adapters,
     restore_params,
 )
 from step1x_jax.training.config_file import to_json
+from step1x_jax.training.description import read_description
 from step1x_jax.training.loop import train
 from step1x_jax.training.loss import rectified_flow_loss
 from step1x_jax.training.parts import abstract_frozen, abstract_parts, freezing
@@ -225,10 +225,11 @@ def test_checkpoints_hold_adapters_and_nothing_else(base, whole_run):
     # (one down, two ups), 3 for linear2 (two downs, one up)
     assert len(names) == 2 * 10 + 2 + 3 + 3
     assert all("lora_" in name for name in names)
-    _, saved, about_base = _read_description(workdir / "checkpoints" / "3")
+    about = read_description(workdir / "checkpoints" / "3")
+    saved = about.arrays
     assert {name for item in saved.values() for name in item if "kernel" in name} == set()
     assert len(saved["params"]) == len(names) == len(saved["ema"])
-    assert len(about_base) == len(jax.tree.leaves(abstract_model(state_model(base))[1]))
+    assert len(about.base) == len(jax.tree.leaves(abstract_model(state_model(base))[1]))
     moments = state.opt_state[1][0]
     assert set(rows_of(moments.mu)) == set(rows_of(moments.nu)) == names
     restored, _ = restore_adapters(workdir)
