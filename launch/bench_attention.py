@@ -18,13 +18,16 @@ import jax.numpy as jnp
 from absl import flags
 
 from launch.bench_clock import median_seconds
+from launch.number_list import define_number_list
 from step1x_jax.errors import UserError
 from step1x_jax.kernels import attention_tpu, tuning
 from step1x_jax.kernels.attention import IMPLEMENTATIONS, attention, qk_norm_rope_attention
 from step1x_jax.kernels.norm_rope import Norms
 
-_PIXELS = flags.DEFINE_list("pixels", ["512", "768", "1024"], "Sides of the pictures.")
-_ATTENTION_BATCHES = flags.DEFINE_list("attention_batches", ["1", "2"], "Examples at once.")
+_PIXELS = define_number_list(
+    "pixels", [512, 768, 1024], "Sides of the pictures.", lower=16, upper=8192
+)
+_ATTENTION_BATCHES = define_number_list("attention_batches", [1, 2], "Examples at once.")
 _TUNE = flags.DEFINE_bool("tune", False, "Searches block sizes of the kernels instead.")
 _HEADS = flags.DEFINE_integer("heads", 24, "Of the DiT.", lower_bound=1)
 
@@ -45,9 +48,9 @@ def rows() -> Iterator[dict[str, Any]]:
     yield from rooflines()
     peak = matmul_peak()
     yield {"matmul": f"{PEAK_SIDE}^3 bfloat16", "TFLOP/s": peak}
-    for pixels in map(int, _PIXELS.value):
+    for pixels in _PIXELS.value:
         length = 2 * (pixels // 16) ** 2 + TEXT
-        for batch in map(int, _ATTENTION_BATCHES.value):
+        for batch in _ATTENTION_BATCHES.value:
             shape = (batch, length, _HEADS.value, WIDTH)
             work = 4 * batch * _HEADS.value * length**2 * WIDTH / 1e12
             for name, kind, run in [*ours(shape), *theirs(shape)]:
@@ -67,7 +70,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 def rooflines() -> Iterator[dict[str, Any]]:
     """The least milliseconds on TPUs: what is slower, the matmuls or reading and writing once."""
-    for pixels in map(int, _PIXELS.value):
+    for pixels in _PIXELS.value:
         length = 2 * (pixels // 16) ** 2 + TEXT
         work = 4 * _HEADS.value * length**2 * WIDTH / 1e12
         array = _HEADS.value * length * WIDTH * 2 / 1e9  # GB of q, k, v or the output
@@ -90,7 +93,7 @@ def tuned() -> Iterator[dict[str, Any]]:
     table: dict[tuple[str, int], Any] = tuning.GPU_TABLE if on_gpu else tuning.TPU_TABLE
     of_kind = tuning.gpu_blocks if on_gpu else tuning.tpu_blocks
     candidates: list[Any] = tuning.gpu_candidates() if on_gpu else tuning.tpu_candidates()
-    for pixels in map(int, _PIXELS.value):
+    for pixels in _PIXELS.value:
         length = 2 * (pixels // 16) ** 2 + TEXT
         best: Any = of_kind(kind, length, length)
         milliseconds = {}

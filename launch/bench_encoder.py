@@ -14,6 +14,7 @@ from absl import flags
 from flax import nnx
 
 from launch.bench_clock import median_seconds
+from launch.number_list import define_number_list
 from step1x_jax.conditioning.encoder import LanguageModel
 from step1x_jax.conditioning.encoder_jax import JaxLanguageModel
 from step1x_jax.conditioning.encoder_torch import TorchLanguageModel
@@ -21,7 +22,7 @@ from step1x_jax.conditioning.processor import Picture
 from step1x_jax.models.mllm.config import LanguageConfig, MLLMConfig, VisionConfig
 from step1x_jax.models.mllm.model import abstract_mllm
 
-_BATCHES = flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "Pictures at once.")
+_BATCHES = define_number_list("batch_sizes", [1, 8, 32], "Pictures at once.")
 _TINY = flags.DEFINE_bool("tiny", False, "Small sizes, to try the command itself.")
 
 SIDE, TOKENS = 36, 600  # patches along a side of the picture; tokens of the prompt
@@ -44,7 +45,7 @@ def rows() -> Iterator[dict[str, Any]]:
         if model is None:
             yield {"encoder": name, "skipped": "needs torch, with CUDA unless --tiny"}
             continue
-        for batch in map(int, _BATCHES.value):
+        for batch in _BATCHES.value:
             inputs = examples(batch, config)
             seconds = median_seconds(partial(_run, model, inputs))
             row: dict[str, Any] = {"encoder": name, "batch": batch, "pictures/s": batch / seconds}

@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
+from launch.number_list import define_number_list
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.manifest import write_dataset
 from step1x_jax.data.pipeline import DataConfig, make_batches
@@ -27,9 +28,11 @@ from step1x_jax.parallel.devices import PEAK
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.flops import step_flops
 
-_LOADER_PIXELS = flags.DEFINE_list("loader_pixels", ["512", "1024"], "Sides of the pictures.")
+_LOADER_PIXELS = define_number_list(
+    "loader_pixels", [512, 1024], "Sides of the pictures.", lower=16, upper=8192
+)
 _RECORDS = flags.DEFINE_integer("records", 256, "How many are written.", lower_bound=8)
-_THREADS = flags.DEFINE_list("threads", ["0", "2", "4"], "Of the loader.")
+_THREADS = define_number_list("threads", [0, 2, 4], "Of the loader.", lower=0, upper=1024)
 _FOLDER = flags.DEFINE_string("folder", None, "Where; default a temporary folder.")
 
 BATCH = 8
@@ -39,11 +42,11 @@ SECONDS = 5.0  # that each row is measured
 
 def rows() -> Iterator[dict[str, Any]]:
     """One row for each size and number of threads."""
-    for pixels in map(int, _LOADER_PIXELS.value):
+    for pixels in _LOADER_PIXELS.value:
         with tempfile.TemporaryDirectory(dir=_FOLDER.value) as folder:
             manifest = write_dataset(folder, records(pixels, _RECORDS.value))
             size = sum(shard.bytes for shard in manifest.shards) / _RECORDS.value
-            for threads in map(int, _THREADS.value):
+            for threads in _THREADS.value:
                 speed = edits_per_second(folder, threads)
                 row = {"px": pixels, "MB an edit": size / 1e6, "threads": threads}
                 row |= {"edits/s": speed, "MB/s": speed * size / 1e6}

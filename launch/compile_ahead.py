@@ -30,7 +30,9 @@ _TOPOLOGY = flags.DEFINE_string(
 _SLICES = flags.DEFINE_integer("slices", 1, "How many slices of that topology.", lower_bound=1)
 _MESH = flags.DEFINE_string("mesh", None, "As data=1,fsdp=64; default: the config's.")
 _PROGRAM = flags.DEFINE_enum("program", "train", PROGRAMS, "What to compile.")
-_SIZE = flags.DEFINE_integer("size", 1024, "Side of the pictures in pixels.", lower_bound=16)
+_SIZE = flags.DEFINE_integer(
+    "size", 1024, "Side of the pictures in pixels.", lower_bound=16, upper_bound=8192
+)
 _EXAMPLES = flags.DEFINE_integer("examples", 1, "For each part of the batch.", lower_bound=1)
 _JSON = flags.DEFINE_bool("json", False, "One JSON object (with --search a list) on stdout.")
 _SEARCH = flags.DEFINE_bool("search", False, "Tries policies x mesh x batch; ranks what fits.")

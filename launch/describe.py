@@ -20,7 +20,9 @@ from step1x_jax.training.parts import abstract_frozen
 from step1x_jax.training.step import abstract_state
 
 flags.adopt_module_key_flags(config_flag)
-_SIZE = flags.DEFINE_integer("size", 1024, "Side of the pictures in pixels.", lower_bound=16)
+_SIZE = flags.DEFINE_integer(
+    "size", 1024, "Side of the pictures in pixels.", lower_bound=16, upper_bound=8192
+)
 
 
 def main() -> None:

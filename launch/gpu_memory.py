@@ -1,9 +1,11 @@
-"""Says what a run's step takes of GPUs that are not here, by compiling it for them.
+"""Says how much memory a training step or an edit needs on GPUs that are not attached.
 
     python -m launch.gpu_memory --config=configs/lora.py --gpu=h100 --size=1024
+    python -m launch.gpu_memory --config=configs/finetune_1024.py --program=edit
 
-Nothing is executed. Needs JAX's CUDA plugin, no GPU; a minute or two. The batch is --examples for
-each group of GPUs that it is split over, whatever data.batch_size says.
+Compiles for them and executes nothing. Needs JAX's CUDA plugin, no GPU; a minute or two. The batch
+of a training step is --examples for each group of GPUs that it is split over, whatever
+data.batch_size says; an edit is of one picture.
 """
 
 import json
@@ -15,12 +17,20 @@ from launch import config_flag
 from launch.command import run
 from launch.config_flag import read_config
 from step1x_jax.parallel.described_gpus import GPUS, gpu_devices
-from step1x_jax.planning.gpu_memory import in_words, plan_gpu_memory
+from step1x_jax.planning.gpu_memory import (
+    edit_in_words,
+    in_words,
+    plan_edit_memory,
+    plan_gpu_memory,
+)
 
 flags.adopt_module_key_flags(config_flag)
 _GPU = flags.DEFINE_enum("gpu", "h100", list(GPUS), "Which GPU.")
 _GPUS = flags.DEFINE_integer("gpus", 1, "How many of them, in one machine.", lower_bound=1)
-_SIZE = flags.DEFINE_integer("size", 1024, "Side of the pictures in pixels.", lower_bound=16)
+_PROGRAM = flags.DEFINE_enum("program", "train", ["train", "edit"], "What to compile.")
+_SIZE = flags.DEFINE_integer(
+    "size", 1024, "Side of the pictures in pixels.", lower_bound=16, upper_bound=8192
+)
 _EXAMPLES = flags.DEFINE_integer("examples", 1, "For each part of the batch.", lower_bound=1)
 _JSON = flags.DEFINE_bool("json", False, "One JSON object on stdout.")
 
@@ -28,10 +38,15 @@ _JSON = flags.DEFINE_bool("json", False, "One JSON object on stdout.")
 def main() -> None:
     """Plans what the flags say."""
     jax.config.update("jax_platforms", "cpu")  # the GPUs are described, not looked for
+    jax.config.update("jax_enable_compilation_cache", False)  # such programs cannot be read back
     config = read_config()
     devices = gpu_devices(_GPU.value, _GPUS.value)
-    plan = plan_gpu_memory(config, devices, _GPU.value, _SIZE.value, _EXAMPLES.value)
-    print(json.dumps(plan) if _JSON.value else in_words(plan))
+    if _PROGRAM.value == "edit":
+        plan, words = plan_edit_memory(config, devices, _GPU.value, _SIZE.value), edit_in_words
+    else:
+        plan = plan_gpu_memory(config, devices, _GPU.value, _SIZE.value, _EXAMPLES.value)
+        words = in_words
+    print(json.dumps(plan) if _JSON.value else words(plan))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
 # From nothing to an edited picture: photographs, edits, records, training, a report.
+#
+#   bash launch/quickstart.sh
+#
 # Needs Python 3.11+ and pip; about 10 minutes on two CPU cores once packages are installed.
 # Run it again and it goes on where it was; `rm -r runs/quickstart` starts over.
 
-[ $# -eq 0 ] || { echo "error: quickstart.sh takes no arguments." >&2; exit 1; }
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source launch/usage.sh
+usage_if_asked launch/quickstart.sh "$@"
+[ $# -eq 0 ] || { echo "error: quickstart.sh takes no arguments, and was given $1." >&2; exit 2; }
 need_environment no-torch quickstart
 
 run=runs/quickstart

@@ -11,9 +11,15 @@ from step1x_jax.quickstart import dataset
 from step1x_jax.quickstart.edits import KINDS
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
-_CROPS = flags.DEFINE_integer("crops", 200, "Training crops; each is edited in every kind.")
-_SIZE = flags.DEFINE_integer("size", 128, "Side of the pictures in pixels.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the crops and of the choice of phrasings.")
+_CROPS = flags.DEFINE_integer(
+    "crops", 200, "Training crops; each is edited in every kind.", lower_bound=1
+)
+_SIZE = flags.DEFINE_integer(
+    "size", 128, "Side of the pictures in pixels.", lower_bound=32, upper_bound=512
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Of the crops and of the choice of phrasings.", lower_bound=0
+)
 
 
 def main() -> None:

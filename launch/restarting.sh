@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command, and again when it dies of what a restart mends: a lost peer, a machine's hiccup.
+# Runs a command, and again when it dies of what a restart can fix: a lost peer, a machine's hiccup.
 # Training goes on from its newest checkpoint.
 #
 #   bash launch/restarting.sh [--tries=N] [--wait=SECONDS] COMMAND...
@@ -8,6 +8,8 @@
 # were asked for (Ctrl-C, SIGTERM). A run that lasted ten minutes gets all its tries back.
 
 set -u
+source "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
+usage_if_asked "$0" "$@"
 tries=10 wait=10
 while [[ "${1:-}" == --*=* ]]; do
   case "$1" in
@@ -17,7 +19,7 @@ while [[ "${1:-}" == --*=* ]]; do
   esac
   shift
 done
-[ $# -gt 0 ] || { echo "error: give a command, see the head of $0." >&2; exit 2; }
+[ $# -gt 0 ] || { echo "error: give a command, see --help." >&2; exit 2; }
 
 left=$tries
 while true; do

@@ -1,13 +1,38 @@
 #!/usr/bin/env bash
-# The tests. Quick and without torch by default; --all adds the slow ones, those that need extras,
-# the second lane (Python 3.12 with its newest jax, kernels only), the linter and the type checker.
+# Runs the tests.
+#
+#   bash launch/test.sh [PYTEST_ARGUMENT...]         # the quick ones, without PyTorch: nine minutes on two cores
+#   bash launch/test.sh --all [PYTEST_ARGUMENT...]   # all that can run here, the linter and the type checker
+#
+# --all adds the slow tests and those that need extras. The quick ones and the kernels' slow ones
+# also run under Python 3.12 with its newest jax, if there is a python3.12. What is skipped is
+# printed with its reason. Makes .venv (and .venv-3.12) and installs the packages once.
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source launch/usage.sh
+usage_if_asked launch/test.sh "$@"
 workers=(-n auto --maxprocesses=4 --dist=loadfile)  # a file's tests share what they compile
+extras="torch or quickstart or parquet or gcs"
+quick="not (slow or $extras)"
 if [ "${1:-}" != --all ]; then
   need_environment no-torch
-  exec "$PYTHON" -m pytest "${workers[@]}" -m "not slow and not torch and not quickstart and not parquet and not gcs" "$@"
+  exec "$PYTHON" -m pytest "${workers[@]}" -m "$quick" "$@"
 fi
+
+# The second lane's Python: the packages of requirements.txt, and JAX's CUDA plugin and NVIDIA's
+# assembler alone (260 MB), which compile for GPUs that are not attached.
+need_second_environment() {
+  make_venv .venv-3.12 "$1"
+  ! is_installed .venv-3.12/installed || return 0
+  echo "installing packages for Python 3.12 (once)" >&2
+  local version pip=(.venv-3.12/bin/pip install --quiet --disable-pip-version-check)
+  "${pip[@]}" --requirement requirements.txt
+  version=$(.venv-3.12/bin/python -c 'import jax; print(jax.__version__)')
+  "${pip[@]}" --no-deps "jax-cuda13-plugin==$version" "jax-cuda13-pjrt==$version" nvidia-cuda-nvcc \
+    nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime ||
+    { echo "skipped: assembling the GPU kernels, because JAX's CUDA plugin cannot be installed"; return 0; }
+  touch .venv-3.12/installed
+}
 
 shift
 need_environment torch diffusers quickstart parquet gcs tpu dev
@@ -16,21 +41,13 @@ need_environment torch diffusers quickstart parquet gcs tpu dev
 "$PYTHON" -m mypy
 .venv/bin/shellcheck --external-sources --source-path=SCRIPTDIR launch/*.sh launch/*.sbatch launch/gke/*.sh
 
-lane=$(PYENV_VERSION=${LANE_312:-3.12.1} python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || true)
-if [ -n "$lane" ]; then
-  pip=(.venv-3.12/bin/pip install --quiet --disable-pip-version-check)
-  if [ ! -x .venv-3.12/bin/python ]; then
-    "$lane" -m venv .venv-3.12
-    "${pip[@]}" jax flax numpy pytest etils[epath] absl-py
-    # JAX's CUDA plugin and NVIDIA's assembler alone (260 MB): they compile for GPUs without one
-    version=$(.venv-3.12/bin/python -c 'import jax; print(jax.__version__)')
-    "${pip[@]}" --no-deps "jax-cuda13-plugin==$version" "jax-cuda13-pjrt==$version" nvidia-cuda-nvcc \
-      nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime ||
-      echo "skipped: assembling the GPU kernels, because JAX's CUDA plugin cannot be installed"
-  fi
-  "${pip[@]}" pytest-xdist
-  .venv-3.12/bin/python -m pytest "${workers[@]}" -rs tests/kernels
+# pyenv, where there is one, takes its newest 3.12.
+if lane=$(PYENV_VERSION=3.12 python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null); then
+  need_second_environment "$lane"
+  .venv-3.12/bin/python -m pytest "${workers[@]}" -rs -m "$quick" "$@"
+  .venv-3.12/bin/python -m pytest "${workers[@]}" -rs -m "slow and not ($extras)" tests/kernels \
+    tests/planning/test_gpu_memory.py
 else
-  echo "skipped: the second lane, because there is no python3.12 here"
+  echo "skipped: the quick tests under Python 3.12, because there is no python3.12 here"
 fi
 exec "$PYTHON" -m pytest "${workers[@]}" -rs "$@"

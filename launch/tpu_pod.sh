@@ -6,7 +6,7 @@
 #   bash launch/tpu_pod.sh log  --tpu=NAME --zone=ZONE     # what worker 0 prints
 #   bash launch/tpu_pod.sh stop --tpu=NAME --zone=ZONE     # a checkpoint, then the end
 #
-# Behind -- stand the flags of launch.train. `start` copies this working tree (what git knows) to
+# The flags after -- are those of launch.train. `start` copies this working tree (what git knows) to
 # every worker, installs it, and starts training there in the background, so this machine may go to
 # sleep. Make the slice before, say:
 #   gcloud compute tpus tpu-vm create NAME --zone=ZONE --accelerator-type=v5p-128 --version=v2-alpha-tpuv5
@@ -14,9 +14,12 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/usage.sh
+usage_if_asked launch/tpu_pod.sh "$@"
 verb=${1:-}
 shift || true
 tpu='' zone='' project='' dry_run=''
+usage_if_asked launch/tpu_pod.sh "$@"
 while [ $# -gt 0 ]; do
   case "$1" in
     --tpu=*) tpu=${1#*=} ;;
@@ -24,7 +27,7 @@ while [ $# -gt 0 ]; do
     --project=*) project=${1#*=} ;;
     --dry_run) dry_run=1 ;;
     --) shift; break ;;
-    *) echo "error: unknown flag $1; flags of launch.train stand behind --." >&2; exit 2 ;;
+    *) echo "error: unknown flag $1; flags of launch.train come after --." >&2; exit 2 ;;
   esac
   shift
 done
@@ -49,7 +52,7 @@ on_workers() {  # WORKERS COMMAND
 
 case "$verb" in
   start)
-    [ $# -gt 0 ] || { echo "error: behind -- give the flags of launch.train." >&2; exit 2; }
+    [ $# -gt 0 ] || { echo "error: give the flags of launch.train after --." >&2; exit 2; }
     tree=$(mktemp -d)/step1x_jax.tar.gz
     run bash -c 'git ls-files -z | tar --null --files-from=- -czf "$0"' "$tree"
     run gcloud compute tpus tpu-vm scp "$tree" "$tpu:step1x_jax.tar.gz" "${where[@]}" --worker=all
@@ -63,5 +66,5 @@ source launch/environment.sh && need_environment no-torch tpu gcs &&
   log) on_workers 0 "tail -n 100 -f step1x_jax/train.log" ;;
   # to the shell around Python, which hands it on once; a second one would end the run at once
   stop) on_workers all "pkill -TERM -f '[r]estarting.sh'" ;;
-  *) echo "error: give start, log or stop, see the head of $0." >&2; exit 2 ;;
+  *) echo "error: give start, log or stop, see --help." >&2; exit 2 ;;
 esac

@@ -25,14 +25,26 @@ from step1x_jax.quickstart.autoencoder import (
 _OUTPUT = flags.DEFINE_string("output", None, "The .safetensors file to write.", required=True)
 _START = flags.DEFINE_string("start_from", "", "A .safetensors file to go on from.")
 _WHITEN = flags.DEFINE_bool("whiten", False, "Make the latents white before this stage.")
-_STEPS = flags.DEFINE_integer("steps", 5000, "Steps of this stage; 0 only whitens or casts.")
-_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Highest learning rate.")
-_DECAY = flags.DEFINE_float("decay", 0.5, "Last part of the steps in which the rate falls to 0.")
-_BATCH = flags.DEFINE_integer("batch_size", 16, "Crops in a batch.")
-_SIZE = flags.DEFINE_integer("size", 64, "Side of the crops in pixels.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of weights and crops.")
+_STEPS = flags.DEFINE_integer(
+    "steps", 5000, "Steps of this stage; 0 only whitens or casts.", lower_bound=0
+)
+_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Highest learning rate.", lower_bound=0)
+_DECAY = flags.DEFINE_float(
+    "decay",
+    0.5,
+    "Last part of the steps in which the rate falls to 0.",
+    lower_bound=0,
+    upper_bound=1,
+)
+_BATCH = flags.DEFINE_integer("batch_size", 16, "Crops in a batch.", lower_bound=1)
+_SIZE = flags.DEFINE_integer(
+    "size", 64, "Side of the crops in pixels.", lower_bound=32, upper_bound=512
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of weights and crops.", lower_bound=0)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the file.")
-_REPORT = flags.DEFINE_integer("report_every", 250, "Steps between figures and saves.")
+_REPORT = flags.DEFINE_integer(
+    "report_every", 250, "Steps between figures and saves.", lower_bound=1
+)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from etils.epath import backend
 from step1x_jax.errors import UserError
 
 MIB = 1 << 20
+SAMPLES, SAMPLE = 32, 64 << 10  # places of a file that its fingerprint covers, and their bytes
 BETWEEN_PUTS = 30.0  # seconds, of a growing file
 
 # Errors of the place itself, which free space does not remedy.
@@ -254,29 +255,47 @@ def absolute(path: epath.PathLike) -> epath.Path:
 
 
 def fingerprint(path: epath.PathLike) -> str:
-    """A short hash of a file, or of a folder's files, that is quick on large ones.
+    """Short hashes of a file, or of a folder's files, that are quick on large ones.
 
-    It covers names, sizes, and the first and last MiB of each file; the name of `path` itself does
-    not count, so that a copy has the fingerprint of its original.
+    Covered are names, sizes, and the first and last MiB of each file; after a hyphen, SAMPLES
+    places between these: of a model that was trained further or merged with adapters, layers in
+    the middle alone may differ. The name of `path` itself does not count, so that a copy has the
+    fingerprint of its original. To be compared by `same_files`.
 
     Raises:
-      UserError: there is nothing there.
+      UserError: there is nothing there, or it cannot be read.
     """
     path = epath.Path(path)
-    files = [path] if path.is_file() else []
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file())
-    if not files:
-        raise UserError(f"{path} does not exist; give a model's file or folder.")
-    digest = hashlib.sha256()
-    for file in files:
-        size = file_size(file)
-        digest.update(f"{file.name if path.is_dir() else ''} {size} ".encode())
-        with file.open("rb") as f:
-            digest.update(f.read(MIB))
-            f.seek(max(size - MIB, 0))
-            digest.update(f.read(MIB))
-    return digest.hexdigest()[:16]
+    ends, places = hashlib.sha256(), hashlib.sha256()
+    try:
+        files = [path] if path.is_file() else []
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.is_file())
+        if not files:
+            raise UserError(f"{path} does not exist; give a model's file or folder.")
+        for file in files:
+            size = file_size(file)
+            ends.update(f"{file.name if path.is_dir() else ''} {size} ".encode())
+            with file.open("rb") as f:
+                ends.update(f.read(MIB))
+                for i in range(1, SAMPLES + 1):
+                    begin = size * i // (SAMPLES + 1)
+                    if MIB <= begin < size - MIB:
+                        f.seek(begin)
+                        places.update(f.read(SAMPLE))
+                f.seek(max(size - MIB, 0))
+                ends.update(f.read(MIB))
+    except OSError as e:
+        raise UserError(f"{path} cannot be read ({reason(e)}); check its rights and disk.") from e
+    return f"{ends.hexdigest()[:16]}-{places.hexdigest()[:16]}"
+
+
+def same_files(first: str, second: str) -> bool:
+    """Whether two fingerprints are of the same files, as far as both of them tell.
+
+    Those that earlier versions recorded cover the ends of files alone.
+    """
+    return all(a == b for a, b in zip(first.split("-"), second.split("-"), strict=False))
 
 
 def check_local(folder: epath.PathLike) -> None:

@@ -224,6 +224,9 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("parallel/compiler_options.py", "tests/parallel/test_compiler_options.py"): [
         ("no options", "TABLE.get(device.platform, {})", "{}"),
     ],
+    ("planning/gpu_memory.py", "tests/planning/test_gpu_memory.py"): [
+        ("an edit on two GPUs", "if len(devices) > 1:", "if len(devices) > 9:"),
+    ],
     ("planning/hlo.py", "tests/planning"): [
         ("stack counted whole", "total += x.result[0].bytes", "total += parameter.result[0].bytes"),
         ("holes of a window count", "& (at % base == 0)", ""),

@@ -1,5 +1,6 @@
 """Files that are complete or not there, on a disk and on an object store."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -208,3 +209,23 @@ def test_paths_of_users(monkeypatch):
 def test_a_folder_in_the_place_of_a_file_is_told_before_work(tmp_path):
     with pytest.raises(UserError, match="directory"):
         check_writable(tmp_path)
+
+
+def test_fingerprints_see_the_middle_of_a_file_and_know_those_of_before(tmp_path):
+    path = tmp_path / "a"
+    content = bytearray(b"\1" * (40 << 20))
+    path.write_bytes(content)
+    before = fingerprint(path)
+    digest = hashlib.sha256(f" {len(content)} ".encode())  # as before the middle was covered
+    digest.update(content[: 1 << 20])
+    digest.update(content[-(1 << 20) :])
+    old = digest.hexdigest()[:16]
+    assert files.same_files(fingerprint(path), before)
+    assert files.same_files(fingerprint(path), old)
+    content[10 << 20 : 12 << 20] = b"\2" * (2 << 20)  # as layers that were trained further
+    path.write_bytes(content)
+    assert not files.same_files(fingerprint(path), before)
+    assert files.same_files(fingerprint(path), old)
+    content[0] = 0
+    path.write_bytes(content)
+    assert not files.same_files(fingerprint(path), old)

@@ -4,11 +4,14 @@
 #   bash launch/gke/train.sh --name=mine --topology=v5p:4x4x4 --image=IMAGE [--slices=1] [--dry_run] -- \
 #       --config=configs/finetune_1024.py --workdir=gs://BUCKET/runs/mine ...
 #
-# Behind -- stand the flags of launch.train. (gs:// was tried against a stand-in alone: guides/training.md, "Object storage". A
-# volume that all pods mount, added to jobset.yaml, is the other way.) IMAGE is made of Dockerfile beside this. Topologies are
-# those of launch.compile_ahead, with four chips a host. --dry_run prints the manifest.
+# The flags after -- are those of launch.train. IMAGE is built from the Dockerfile beside this script.
+# Topologies are those of launch.compile_ahead, with four chips a host. --dry_run prints the manifest.
+# gs:// was tested against a stand-in, never a real bucket (guides/training.md, "Object storage"); the
+# alternative is a volume that all pods mount, added to jobset.yaml.
 
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../usage.sh"
+usage_if_asked "$0" "$@"
 name='' topology='' image='' slices=1 dry_run=''
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -18,12 +21,12 @@ while [ $# -gt 0 ]; do
     --slices=*) slices=${1#*=} ;;
     --dry_run) dry_run=1 ;;
     --) shift; break ;;
-    *) echo "error: unknown flag $1; flags of launch.train stand behind --." >&2; exit 2 ;;
+    *) echo "error: unknown flag $1; flags of launch.train come after --." >&2; exit 2 ;;
   esac
   shift
 done
 if [ -z "$name" ] || [ -z "$topology" ] || [ -z "$image" ] || [ $# -eq 0 ]; then
-  echo "error: give --name, --topology, --image, and behind -- the flags of launch.train." >&2
+  echo "error: give --name, --topology, --image, and after -- the flags of launch.train." >&2
   exit 2
 fi
 case "$topology" in

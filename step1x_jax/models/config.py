@@ -14,6 +14,7 @@ from step1x_jax.models.lora import STORED
 from step1x_jax.models.remat import POLICIES
 
 VERSIONS = ("v1.0", "v1.1")
+Multiplier = Annotated[int, Meta(ge=1, le=64)]
 
 
 def _check_dtypes(config, *names: str) -> None:
@@ -155,10 +156,8 @@ class AutoencoderConfig:
     """
 
     ch: Width = 128
-    ch_mult: Annotated[tuple[Annotated[int, Meta(ge=1, le=64)], ...], Meta(min_length=1)] = (
-        1, 2, 4, 4,
-    )  # fmt: skip
-    num_res_blocks: Layers = 2
+    ch_mult: Annotated[tuple[Multiplier, ...], Meta(min_length=1, max_length=8)] = (1, 2, 4, 4)
+    num_res_blocks: Annotated[int, Meta(ge=1, le=4)] = 2
     z_channels: Width = 16
     scale_factor: Positive = 0.3611
     shift_factor: float = 0.1159

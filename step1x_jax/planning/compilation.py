@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.records import LATENT_CHANNELS
 from step1x_jax.errors import UserError
-from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.config import AutoencoderConfig, ModelConfig
+from step1x_jax.models.layers import abstract
 from step1x_jax.models.placement import placed_by
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.compiler_options import compiler_options
@@ -113,6 +116,20 @@ def compile_sample(config: TrainConfig, size: int, mesh: Mesh) -> Compiled:
     program = jax.jit(sample, out_shardings=split, compiler_options=compiler_options(mesh))
     with jax.set_mesh(mesh):
         return _compile(program, params, conditions, latents, times)
+
+
+def compile_decode(examples: int, size: int, mesh: Mesh) -> Compiled:
+    """Compiles the release's autoencoder from latents to square pictures of `size` pixels."""
+    graph, params = abstract(lambda: Autoencoder(AutoencoderConfig(), rngs=nnx.Rngs(0)))
+    whole, side = replicated(mesh), size // PIXELS_PER_LATENT
+
+    def array(shape: tuple[int, ...]) -> Any:
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=whole)
+
+    params = jax.tree.map(lambda x: array(x.shape), params)
+    program = jax.jit(lambda params, latents: nnx.merge(graph, params).decode(latents))
+    with jax.set_mesh(mesh):
+        return _compile(program, params, array((examples, side, side, LATENT_CHANNELS)))
 
 
 def _compile(program: jax.stages.Wrapped, *args: Any) -> Compiled:

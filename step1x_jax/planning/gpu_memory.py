@@ -1,21 +1,35 @@
-"""Memory of a run's step on GPUs that are not here.
+"""Memory of a run's step, and of an edit, on GPUs that are not attached.
 
-What is compiled is the real step with our attention kernels (cuDNN's are built with the library's
-help, which needs a GPU); no time is estimated.
+What is compiled are the real programs with our attention kernels (cuDNN's are built with the
+library's help, which needs a GPU); no time is estimated.
 """
 
 import copy
+import dataclasses
 import math
 from typing import Any
 
 import jax
+from flax import nnx
 from jax.sharding import Mesh
 
+from step1x_jax.errors import UserError
 from step1x_jax.kernels.mesh_axes import BATCH_AXES
+from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.config import AutoencoderConfig
+from step1x_jax.models.layers import abstract
+from step1x_jax.models.mllm.config import MLLMConfig
+from step1x_jax.models.mllm.model import abstract_mllm
+from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.described_gpus import GPUS, USABLE
 from step1x_jax.parallel.devices import GIB
-from step1x_jax.parallel.mesh import make_mesh
-from step1x_jax.planning.compilation import compile_train
+from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from step1x_jax.planning.compilation import (
+    Compiled,
+    compile_decode,
+    compile_sample,
+    compile_train,
+)
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
 from step1x_jax.training.parts import abstract_frozen
@@ -67,6 +81,80 @@ def plan_gpu_memory(
         "available_gib": available,
         "compile_seconds": compiled.compile_seconds,
     }
+
+
+def plan_edit_memory(
+    config: TrainConfig, devices: list[jax.Device], kind: str, size: int
+) -> dict[str, Any]:
+    """What an edit takes: all three models, and the larger of the sampler's and decoder's needs.
+
+    The weights are those of the release: transformer and language model (whose last layer is not
+    loaded) in bfloat16, autoencoder in float32. The language model's own temporaries are left out:
+    at the release's number of tokens they are smaller than the sampler's.
+
+    Args:
+      config: of the run; its model's sizes count.
+      devices: one, of `gpu_devices`.
+      kind: of GPUS.
+      size: side of the picture in pixels.
+
+    Returns:
+      A JSON object.
+
+    Raises:
+      UserError: it is more than one device.
+    """
+    if len(devices) > 1:
+        raise UserError("launch.edit runs on one GPU; give --gpus=1 with --program=edit.")
+    config = copy.deepcopy(config)
+    config.model.attention, config.data.batch_size = "pallas_gpu", 1
+    mesh = make_mesh(MeshConfig(), devices)
+    programs = {
+        "transformer": compile_sample(config, size, mesh),
+        "autoencoder": compile_decode(1, size, mesh),
+    }
+    model = dataclasses.replace(config.model, param_dtype="bfloat16")
+    models = {
+        "transformer": abstract_model(model),
+        "language_model": abstract_mllm(MLLMConfig(param_dtype="bfloat16")),
+        "autoencoder": abstract(lambda: Autoencoder(AutoencoderConfig(), rngs=nnx.Rngs(0))),
+    }
+    weights = {
+        name: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params)) / GIB
+        for name, (_, params) in models.items()
+    }
+    temporaries = {name: _temporaries(compiled) for name, compiled in programs.items()}
+    needed = sum(weights.values()) + max(temporaries.values())
+    available = USABLE * GPUS[kind].memory_bytes / GIB
+    return {
+        "gpu": GPUS[kind].name,
+        "size": size,
+        "weights_gib": weights,
+        "temporaries_gib": temporaries,
+        "peak_gib": needed,
+        "available_gib": available,
+        "fits": needed <= available,
+        "compile_seconds": sum(compiled.compile_seconds for compiled in programs.values()),
+    }
+
+
+def _temporaries(compiled: Compiled) -> float:
+    if compiled.program is None:
+        return compiled.needed_gib
+    memory: Any = compiled.program.memory_analysis()
+    return memory.temp_size_in_bytes / GIB
+
+
+def edit_in_words(plan: dict[str, Any]) -> str:
+    """Such a plan of an edit as a sentence."""
+    weights = ", ".join(
+        f"{name.replace('_', ' ')} {gib:.1f}" for name, gib in plan["weights_gib"].items()
+    )
+    return (
+        f"1 x {plan['gpu']}, an edit at {plan['size']} px: {plan['peak_gib']:.1f} GiB of"
+        f" {plan['available_gib']:.1f}, of which weights {sum(plan['weights_gib'].values()):.1f}"
+        f" ({weights}) (compiled in {plan['compile_seconds']:.0f} s)"
+    )
 
 
 def in_words(plan: dict[str, Any]) -> str:

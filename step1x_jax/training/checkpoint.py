@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 from step1x_jax.convert.adapters import load_adapters, merged_adapters
 from step1x_jax.convert.config_json import model_from_json, read_config_json, to_json
 from step1x_jax.convert.filling import Keep, kept
-from step1x_jax.convert.official import load_parameters
+from step1x_jax.convert.official import MODEL_NAMES, find_weights, load_parameters
 from step1x_jax.errors import UserError
 from step1x_jax.files import find
 from step1x_jax.models.config import ModelConfig
@@ -535,8 +535,8 @@ def _other_sizes(source: str, config: ModelConfig) -> str:
         if (epath.Path(source) / FOLDER).is_dir():
             theirs = describe_newest(source, say=lambda text: None)[1].model
         else:
-            folder = epath.Path(source)
-            values = read_config_json(folder if folder.is_dir() else folder.parent, "dit")
+            folder = find_weights(source, MODEL_NAMES).parent
+            values = read_config_json(folder, "dit")
             theirs = model_from_json(values, str(folder)) if values else config
     except UserError:  # the first one tells
         return ""

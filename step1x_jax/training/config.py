@@ -17,7 +17,7 @@ from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.data.manifest import MANIFEST, read_manifest
 from step1x_jax.data.pipeline import DataConfig, data_folders
 from step1x_jax.errors import UserError, require
-from step1x_jax.files import absolute, fingerprint, user_path
+from step1x_jax.files import absolute, fingerprint, same_files, user_path
 from step1x_jax.json_files import check_fields
 from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.parallel.mesh import MeshConfig
@@ -267,14 +267,14 @@ def check_records(config: TrainConfig) -> None:
     Compared is what dataset.json tells, of held-out records as well: how the encoder read, and both
     models where they are there.
     """
-    folders = data_folders(config.data)
+    for folder in data_folders(config.data):
+        _check_records(config, folder, "make them again")
     if config.held_out.path:
-        folders += data_folders(dataclasses.replace(config.data, path=config.held_out.path))
-    for folder in folders:
-        _check_records(config, folder)
+        for folder in data_folders(dataclasses.replace(config.data, path=config.held_out.path)):
+            _check_records(config, folder, f"make them as those in {config.data.path} were made")
 
 
-def _check_records(config: TrainConfig, folder: epath.Path) -> None:
+def _check_records(config: TrainConfig, folder: epath.Path, again: str) -> None:
     made = read_manifest(folder / MANIFEST).settings
     models = {"encoder": config.encoder.path, "autoencoder": config.autoencoder}
     for name in READING:
@@ -283,14 +283,14 @@ def _check_records(config: TrainConfig, folder: epath.Path) -> None:
         if before != value:
             raise UserError(
                 f"the records in {folder} were made with {before} for encoder.{name}, the"
-                f" config says {value}; set --config.encoder.{name}={before}, or make them again."
+                f" config says {value}; set --config.encoder.{name}={before}, or {again}."
             )
     for name, path in models.items():
         there = bool(path) and epath.Path(path).exists()
-        if name in made and there and fingerprint(path) != made[name]:
+        if name in made and there and not same_files(fingerprint(path), made[name]):
             raise UserError(
                 f"the records in {folder} were made with another {name} than {path}; give"
-                " that one in the config, or make them again."
+                f" that one in the config, or {again}."
             )
 
 

@@ -99,3 +99,11 @@ def test_the_loader_beside_what_chips_take(tmp_path):
         assert row["MB/s"] == pytest.approx(row["edits/s"] * row["MB an edit"])
         # 125 TFLOP forward and backward an edit at 512 px: 4 x 459 TFLOP/s
         assert row["TPU v5 host could take"] == pytest.approx(14.6, rel=0.05)
+
+
+@pytest.mark.parametrize("flag", ["--pixels=abc", "--pixels=64,0", "--attention_batches=-1"])
+def test_lists_of_numbers_are_checked_before_work(flag):
+    done = bench("attention", flag)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: flag {flag}: ")
+    assert len(done.stderr.splitlines()) == 1

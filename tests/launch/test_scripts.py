@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,10 @@ def test_gke():
     ("name", "arguments", "sentence"),
     [
         ("tpu_pod.sh", ["start", "--tpu=a", "--zone=b"], "give the flags of launch.train"),
+        ("gpu.sh", [], "--config=configs/NAME.py is missing"),
+        ("gpu.sh", ["--halp"], "(given: --halp)"),
+        ("slurm.sbatch", ["--workdir=x"], "(given: --workdir=x)"),
+        ("quickstart.sh", ["--fast"], "was given --fast"),
         ("tpu_pod.sh", ["start", "--tpu=a"], "give --tpu=NAME and --zone=ZONE"),
         ("tpu_pod.sh", ["fly", "--tpu=a", "--zone=b"], "give start, log or stop"),
         ("gke/train.sh", ["--name=a", "--steps=3"], "unknown flag --steps=3"),
@@ -87,6 +92,7 @@ def test_gke():
             "--topology is v9:2",
         ),
         ("restarting.sh", ["--tries=2"], "give a command"),
+        ("restarting.sh", ["--trees=2"], "unknown flag --trees=2"),
     ],
 )
 def test_mistakes_are_one_sentence(name, arguments, sentence):
@@ -94,6 +100,82 @@ def test_mistakes_are_one_sentence(name, arguments, sentence):
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT / "launch"))
+    for pattern in ("*.sh", "*.sbatch", "gke/*.sh")
+    for path in (ROOT / "launch").glob(pattern)
+    if path.name not in ("environment.sh", "usage.sh")  # sourced by the others
+)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_is_the_usage_and_nothing_is_installed(tmp_path, name, flag):
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    done = subprocess.run(
+        ["bash", f"launch/{name}", flag], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    command = "sbatch" if name.endswith("sbatch") else "bash"
+    assert f"{command} " in done.stdout
+    assert f"launch/{name}" in done.stdout
+    assert "#" not in done.stdout.splitlines()[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["launch"]
+
+
+def test_help_of_the_restarted_command_is_not_ours():
+    done = script("restarting.sh", sys.executable, "-c", "import sys; print(sys.argv[1])", "--help")
+    assert (done.returncode, done.stdout) == (0, "--help\n")
+
+
+@pytest.mark.parametrize("state", ["new", "half made"])
+def test_an_environment_without_pip_is_completed(tmp_path, state):
+    """As on Debian without python3-venv: `python3 -m venv` fails, and leaves what it has made."""
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/bash\n"
+        'case "$*" in\n'
+        "  -c*) ;;\n"
+        '  "-m venv --without-pip V") mkdir -p V/bin; touch V/bin/python ;;\n'
+        '  "-m venv V") mkdir -p V/bin; touch V/bin/python; echo no ensurepip; exit 1 ;;\n'
+        '  "-m pip --quiet --python V/bin/python install pip")\n'
+        "    touch V/bin/pip; chmod +x V/bin/pip ;;\n"
+        "  *) exit 9 ;;\n"
+        "esac\n"
+    )
+    python.chmod(0o755)
+    if state == "half made":
+        (tmp_path / "V/bin").mkdir(parents=True)
+        (tmp_path / "V/bin/python").touch(0o755)
+    command = f"source launch/environment.sh; make_venv V {python}; make_venv V /no/python"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "making V\n")
+    assert (tmp_path / "V/bin/pip").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        ({"python3": 12}, "python3"),
+        ({"python3": 10, "python3.11": 11, "python3.12": 12}, "python3.12"),  # Ubuntu 22.04
+        ({"python3": 10, "python3.13": 13}, "python3.13"),
+        ({"python3": 10}, None),
+    ],
+)
+def test_the_first_python_that_is_new_enough_is_taken(tmp_path, there, chosen):
+    for name, minor in there.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {int(minor < 11)}\n")
+        (tmp_path / name).chmod(0o755)
+    command = f"source launch/environment.sh; PATH={tmp_path}; unset PYTHON; find_python"
+    done = subprocess.run(["/bin/bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    if chosen:
+        assert (done.returncode, done.stdout) == (0, f"{chosen}\n")
+    else:
+        assert done.returncode == 1
+        assert "Python 3.11 or newer is needed, python3 is not" in done.stderr
 
 
 def dying(folder, *codes):
@@ -118,7 +200,7 @@ def dying(folder, *codes):
         ([134, 134, 134, 0], 3, 134),  # no more tries
     ],
 )
-def test_what_a_restart_mends_is_run_again(tmp_path, codes, runs, code):
+def test_what_a_restart_fixes_is_run_again(tmp_path, codes, runs, code):
     done = script("restarting.sh", "--tries=3", "--wait=0", *dying(tmp_path, *codes))
     assert done.returncode == code
     assert len((tmp_path / "runs").read_text()) == runs

@@ -1,11 +1,17 @@
-"""What a step takes of GPUs that are not here."""
+"""What a step and an edit take of GPUs that are not attached."""
 
 import pytest
 
+from configs.finetune_1024 import get_config
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.described_gpus import gpu_devices
 from step1x_jax.parallel.mesh import MeshConfig
-from step1x_jax.planning.gpu_memory import in_words, plan_gpu_memory
+from step1x_jax.planning.gpu_memory import (
+    edit_in_words,
+    in_words,
+    plan_edit_memory,
+    plan_gpu_memory,
+)
 from tests.training.tiny import tiny_config
 
 PLAN = {
@@ -22,6 +28,37 @@ def test_what_does_not_fit_is_said_in_words():
 def test_an_unknown_gpu_is_named():
     with pytest.raises(UserError, match="--gpu=b300 is not known; use one of h100, h200"):
         gpu_devices("b300", 1)
+
+
+def test_an_edit_is_said_in_words():
+    weights = {"transformer": 23.1, "language_model": 14.4, "autoencoder": 0.3}
+    plan = {"gpu": "H", "size": 1024, "peak_gib": 40.4, "available_gib": 74.4}
+    words = edit_in_words(plan | {"weights_gib": weights, "compile_seconds": 3.0})
+    assert "an edit at 1024 px: 40.4 GiB of 74.4, of which weights 37.8 (transformer" in words
+
+
+def test_an_edit_is_of_one_gpu():
+    with pytest.raises(UserError, match=r"launch\.edit runs on one GPU"):
+        plan_edit_memory(get_config(), [None, None], "h100", 1024)
+
+
+@pytest.mark.slow
+def test_the_memory_of_an_edit():
+    """Weights by the released models' counts of parameters."""
+    pytest.importorskip("jax_cuda13_plugin", reason="needs JAX's CUDA plugin and nvidia-cuda-nvcc")
+    plan = plan_edit_memory(get_config(), gpu_devices("h100", 1), "h100", 256)
+    qwen = 8_292_166_656 - 152_064 * 3584  # all of it but the head over the vocabulary
+    expected = {
+        "transformer": 2 * 12_427_800_384,
+        "language_model": 2 * qwen,
+        "autoencoder": 4 * 83_819_683,
+    }
+    found = {name: round(gib * 2**30) for name, gib in plan["weights_gib"].items()}
+    assert found == expected
+    largest = max(plan["temporaries_gib"].values())
+    assert largest > 256 * 256 * 128 * 4 / 2**30  # the decoder's last activations
+    assert plan["peak_gib"] == pytest.approx(sum(expected.values()) / 2**30 + largest)
+    assert plan["fits"]
 
 
 @pytest.mark.slow
