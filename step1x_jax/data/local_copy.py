@@ -15,9 +15,9 @@ from etils import epath
 from tqdm import tqdm
 
 from step1x_jax.data.manifest import Manifest
-from step1x_jax.data.shards import ShardInfo, check_size
+from step1x_jax.data.shards import COPY_OF, ShardInfo, check_size
 from step1x_jax.errors import UserError
-from step1x_jax.files import fetch, identity, is_remote, replacing
+from step1x_jax.files import fetch, file_size, identity, is_remote, replacing
 
 CACHE = "~/.cache/step1x_jax/records"
 AT_ONCE = 8  # shards that are fetched
@@ -64,14 +64,14 @@ def _identity(folder: epath.Path, shard: ShardInfo) -> str:
 
 def _note(copies: epath.Path, shard: ShardInfo) -> epath.Path:
     """The file that says which object the copy is of."""
-    return copies / f"{shard.file}.of"
+    return copies / f"{shard.file}{COPY_OF}"
 
 
 def _is_there(copies: epath.Path, shard: ShardInfo, wanted: str) -> bool:
     copy, note = copies / shard.file, _note(copies, shard)
     if not (copy.exists() and note.exists()):
         return False
-    return copy.stat().length == shard.bytes and note.read_text() == wanted
+    return file_size(copy) == shard.bytes and note.read_text() == wanted
 
 
 def _check_space(folder: epath.Path, copies: epath.Path, missing: Sequence[ShardInfo]) -> None:
@@ -95,7 +95,7 @@ def _fetch(
             _note(copies, shard).unlink(missing_ok=True)
             with replacing(copies / shard.file) as temporary:
                 fetch(folder / shard.file, temporary)
-                if temporary.stat().length != shard.bytes:
+                if file_size(temporary) != shard.bytes:
                     raise OSError(f"{folder / shard.file} ended early")
             with replacing(_note(copies, shard)) as temporary:
                 temporary.write_text(wanted[shard.file])

@@ -10,9 +10,11 @@ not full, the first edits of the next one fill it.
 
 import bisect
 import dataclasses
+import errno
 import functools
 import itertools
 import math
+import resource
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -23,6 +25,7 @@ from absl import logging
 from etils import epath
 
 from step1x_jax.conditioning.encoder import READING
+from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.local_copy import on_local_disk
 from step1x_jax.data.manifest import MANIFEST, Manifest, read_manifest
 from step1x_jax.data.mixing import (
@@ -35,10 +38,10 @@ from step1x_jax.data.mixing import (
     turns,
 )
 from step1x_jax.data.records import DamagedRecordError, EditRecord
-from step1x_jax.data.shards import ShardInfo, ShardReader, check_size
+from step1x_jax.data.shards import ShardInfo, ShardReader, check_size, unreadable
 from step1x_jax.errors import UserError, require
 
-OPEN_SHARDS = 64  # per bucket and process
+MOST_OPEN_SHARDS = 512  # of a process; never more than a quarter of the files that it may open
 
 
 @dataclasses.dataclass
@@ -196,10 +199,10 @@ def _open_buckets(
       seed: of the run.
     """
     tolerance = Tolerance(config.max_bad_records)
-    datasets, fills, buckets = [], False, pools(manifest)
+    datasets, buckets = [], pools(manifest)
+    readers = OpenShards(folders, manifest.shards)
     for number, bucket in enumerate(buckets):
-        opened = [RecordSequence(folders, pool.shards, tolerance) for pool in bucket]
-        fills |= sum(map(len, opened)) >= sizes[number]
+        opened = [RecordSequence(readers, pool.shards, tolerance) for pool in bucket]
         endless = [
             grain.MapDataset.source(records)
             .shuffle(int(random_stream(seed, "shuffle", number + i * len(buckets)).integers(2**32)))
@@ -208,12 +211,67 @@ def _open_buckets(
         ]
         weights = [pool.share for pool in bucket]
         datasets.append(endless[0] if len(endless) == 1 else grain.MapDataset.mix(endless, weights))
-    if not fills:
-        logging.warning(
-            "No bucket of %s fills its batch of %s: edits repeat in a batch.",
-            config.path, " or ".join(map(str, sorted(set(sizes)))),
-        )  # fmt: skip
+    _warn_of_small_buckets(config.path, manifest, sizes)
     return datasets
+
+
+def _warn_of_small_buckets(path: str, manifest: Manifest, sizes: Sequence[int]) -> None:
+    """Names the shapes that have fewer edits than their batch."""
+    few = []
+    for ((h, w), shards), size in zip(manifest.buckets.items(), sizes, strict=True):
+        records = sum(shard.records for shard in shards)
+        if records < size:
+            shape = f"{w * PIXELS_PER_LATENT}x{h * PIXELS_PER_LATENT}"
+            few.append(f"{shape} ({records} of {size} edits)")
+    if few:
+        _warn_once(
+            f"{path}: edits repeat in a batch of the shapes that do not fill one: {', '.join(few)}."
+        )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Held-out edits are opened at every evaluation: once is enough."""
+    logging.warning("%s", message)
+
+
+class OpenShards:
+    """The readers of the latest shards, so many that files are left to others; for threads."""
+
+    def __init__(self, folders: Sequence[epath.Path], shards: Sequence[ShardInfo]):
+        """Opens nothing yet.
+
+        Args:
+          folders: of the sources that the shards are from.
+          shards: all of them.
+        """
+        self._folders = folders
+        self._shards = {(shard.source, shard.file): shard for shard in shards}
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        few = MOST_OPEN_SHARDS if soft == resource.RLIM_INFINITY else max(1, soft // 4)
+        self._reader = functools.lru_cache(min(few, MOST_OPEN_SHARDS))(self._open)
+
+    def __call__(self, shard: ShardInfo) -> ShardReader:
+        """The reader of a shard.
+
+        Raises:
+          UserError: it is missing, damaged or cannot be read.
+        """
+        name = shard.source, shard.file
+        try:
+            return self._reader(name)
+        except OSError as e:
+            if e.errno not in (errno.EMFILE, errno.ENFILE):
+                raise unreadable(self._folders[shard.source] / shard.file, e) from e
+        self._reader.cache_clear()  # other parts of the program need more files than expected
+        try:
+            return self._reader(name)
+        except OSError as e:
+            raise unreadable(self._folders[shard.source] / shard.file, e) from e
+
+    def _open(self, name: tuple[int, str]) -> ShardReader:
+        shard = self._shards[name]
+        return ShardReader(self._folders[shard.source], shard)
 
 
 class Tolerance:
@@ -250,22 +308,18 @@ class Tolerance:
 class RecordSequence:
     """All records of some shards of one latent size, as one sequence."""
 
-    def __init__(
-        self, folders: Sequence[epath.Path], shards: Sequence[ShardInfo], tolerance: Tolerance
-    ):
+    def __init__(self, readers: OpenShards, shards: Sequence[ShardInfo], tolerance: Tolerance):
         """Opens nothing yet.
 
         Args:
-          folders: of the sources that the shards are from.
+          readers: of all shards.
           shards: in order.
           tolerance: of damaged records.
         """
         self._shards = shards
         self._tolerance = tolerance
+        self._readers = readers
         self._ends = list(itertools.accumulate(shard.records for shard in shards))
-        self._reader = functools.lru_cache(OPEN_SHARDS)(
-            lambda number: ShardReader(folders[shards[number].source], shards[number])
-        )
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -285,7 +339,7 @@ class RecordSequence:
             shard = self._shards[number]
             in_shard = place - self._ends[number] + shard.records
             try:
-                return self._reader(number)[in_shard]
+                return self._readers(shard)[in_shard]
             except DamagedRecordError as e:
                 self._tolerance.meet(shard.file, in_shard, e)
         raise UserError(f"all records of {self!r} are damaged; run launch.precompute again.")
