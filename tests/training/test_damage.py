@@ -206,7 +206,7 @@ def test_tampered_descriptions_are_damage(workdir, abstract, damage):
     assert len(said) == 1
     assert folders(workdir) == ["1", "2.damaged"]
     damage(workdir / "checkpoints" / "1")
-    with pytest.raises(UserError, match="All checkpoints in .* are damaged") as error:
+    with pytest.raises(UserError, match=r"All checkpoints in .* are damaged") as error:
         restore(workdir, abstract)
     assert "delete" not in str(error.value)
 
@@ -291,7 +291,7 @@ def test_what_cannot_be_set_aside_is_one_sentence(workdir, abstract):
     text("?")(workdir / "checkpoints" / "2")
     os.chmod(workdir / "checkpoints", 0o555)
     try:
-        with without_rights(), pytest.raises(UserError, match="cannot be set aside .Permission"):
+        with without_rights(), pytest.raises(UserError, match=r"cannot be set aside .Permission"):
             restore(workdir, abstract)
     finally:
         os.chmod(workdir / "checkpoints", 0o777)
