@@ -391,8 +391,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("training/checkpoint.py", "tests/training/test_run_tensors.py"): [
         ("bits not compared block by block", "if not same(saved, found):", "if False:"),
-        ("arrays of another config", 'if {name: one["shape"] for name, one in saved.items()} != shapes:',
-         "if False:"),
+        ("arrays of another config", "for name, one in saved.items()} != shapes:",
+         "for name, one in saved.items()} == 0:"),
     ],
     ("training/checkpoint.py", "tests/training/test_weights_folder.py"): [
         ("weights taken for a run", "if WEIGHTS in about.arrays:", "if False:"),
@@ -804,6 +804,11 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("training/config.py", "tests/training/test_config.py"): [
         ("resume with any seed", '"training.steps",\n', '"training.",\n'),
+        ("records of a run not compared", "if list(records) != list(saved_records):", "if False:"),
+        ("places compared by name", "same = _places if field in PLACES else _itself",
+         "same = _itself"),
+        ("held-out records unseen", "    if config.held_out.path:\n        for",
+         "    if False:\n        for"),
     ],
     ("training/checkpoint.py", "tests/training/test_checkpoint.py"): [
         ("fingerprint not compared", "if not same(saved[item][name], found):", "if False:"),
@@ -816,11 +821,40 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("training/checkpoint.py", OTHER_BASE): [
         ("base not looked at on resume", "if base is not None:\n                    check",
          "if False:\n                    _check"),
-        ("base forgotten", "            base,\n            None if records", "            None,\n            None if records"),
+        ("base forgotten", "base,\n            None if records",
+         "None,\n            None if records"),
     ],
     ("training/description.py", OTHER_BASE): [
         ("any base", "if name not in saved or not same(saved[name], array):",
          "if name not in saved:"),
+    ],
+    ("training/fingerprints.py", "tests/training/test_fingerprints.py"): [
+        ("places do not count", "x = bits ^ (place * np.uint32(0x9E3779B1))", "x = bits"),
+        ("sums alone compared", "for a, b in bits)", "for a, b in list(bits)[:1])"),
+        ("blocks without their place", "first + begin) % 2**32", "begin) % 2**32"),
+        ("rows without their place", "first + i * stride", "first"),
+    ],
+    ("training/damage.py", "tests/training/test_damage.py"): [
+        ("rights as damage", "None if is_remote(path) else _unreadable(path)", "None"),
+        ("errors of the disk as damage", "not missing and one.errno not in OF_FILES", "False"),
+        ("errors of tensorstore as damage", "if int(code[1]) not in OF_FILES:", "if False:"),
+        ("reasons inside others unseen", "todo += [one.__cause__", "[one.__cause__"),
+    ],
+    ("training/description.py", "tests/training/test_damage.py"): [
+        ("older fingerprints", 'array["fingerprint"] = [array["fingerprint"]]', "pass"),
+        ("dtypes of any kind", 'if array["dtype"] not in DTYPES:', "if False:"),
+        ("models that cannot be", "config.model.validate()", "pass"),
+    ],
+    ("training/checkpoint_folder.py", "tests/training/test_damage.py"): [
+        ("digits of other scripts", 're.fullmatch(r"0|[1-9][0-9]{0,17}", name)', "name.isdigit()"),
+        ("over an older damaged one", "if not os.path.lexists(path.parent / name))", "if True)"),
+    ],
+    ("training/checkpoint_folder.py", "tests/training/test_loop.py"): [
+        ("brackets", 're.search(r"[*?]|\\[.*\\]", text)', "False"),
+    ],
+    ("training/stop_signal.py", "tests/training/test_stop_signal.py"): [
+        ("nothing said", "os.write(1, SAID)", "pass"),
+        ("a second signal waits", "os._exit(128 + number[0])", "pass"),
     ],
     ("training/description.py", "tests/training/test_checkpoint.py"): [
         ("dtype not compared", 'here = f"{x.dtype}{list(x.shape)}"',
@@ -869,6 +903,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("last step not saved", "stop or step == steps or", "stop or"),
         ("configs not compared", "if (saved := checkpoints.describe_newest()) is not None:",
          "if (saved := None) is not None:"),
+        ("two at once", "functools.partial(to_the_end.enter_context, lock)", "lambda: None"),
         ("signals ignored", "if stop:", "if False:"),
     ],
     ("parallel/rules.py", "tests/parallel"): [
