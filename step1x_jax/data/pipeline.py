@@ -17,12 +17,14 @@ import math
 import resource
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import grain
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
+from msgspec import Meta
 
 from step1x_jax.conditioning.encoder import READING
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
@@ -52,10 +54,10 @@ class DataConfig:
     weights: tuple[float, ...] = ()  # of these in what is drawn; (): every edit equally often
     # Edits in a step of the largest pictures, over all processes. Of smaller ones it is the
     # multiple of this that has as many tokens, or somewhat fewer.
-    batch_size: int = 8
+    batch_size: Annotated[int, Meta(le=1 << 24)] = 8
     caption_dropout: float = 0.1  # how often an edit is trained on the empty instruction instead
     max_bad_records: int = 0  # damaged records for which others may stand in, in each process
-    threads: int = 2  # that read batches ahead, in each process
+    threads: Annotated[int, Meta(le=1024)] = 2  # that read batches ahead, in each process
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""

@@ -323,6 +323,10 @@ def restore_params(
     params = load_weights(source, config.model, as_trained, say=say)
     if saved_base:  # a LoRA of others does not say what it was trained on
         check_same_base(saved_base, describe(name_arrays(params)), path, config)
+    # in the dtype that is wanted, where it is the wider one: sums are rounded once
+    params = jax.tree.map(
+        lambda x, w: x.astype(jnp.promote_types(x.dtype, w.dtype)), params, wanted
+    )
     merged = merged_adapters(config.model, config.lora, params, trained)
     return jax.tree.map(lambda x, w: x.astype(w.dtype), merged, wanted), config
 

@@ -79,7 +79,7 @@ class OptimizerConfig:
 class TrainingConfig:
     """How long, from where, and how often to report."""
 
-    steps: Count = 10_000
+    steps: Annotated[int, Meta(ge=0, lt=1 << 31)] = 10_000  # counted in int32
     # Parts of data.batch_size that go through the model one after another.
     accumulate: Annotated[int, Meta(ge=1, le=1 << 16)] = 1
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
@@ -115,7 +115,9 @@ class HeldOutConfig:
 
     path: str = ""  # a folder that launch.precompute made; "": none
     every: Count = 500  # steps
-    batches: Count = 4  # that the loss is taken of, as large as those of training
+    batches: Annotated[int, Meta(ge=0, le=1 << 20)] = (
+        4  # that the loss is taken of, as large as those of training
+    )
     times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)  # between picture (0) and noise (1)
     pictures: Annotated[int, Meta(ge=0, le=4096)] = 0  # edits sampled for a picture; 0: none
 

@@ -132,6 +132,8 @@ def train(
             print_once(f"Starting from {'new adapters' if config.lora.rank else 'random weights'}.")
             state = new_state(config, abstract)
 
+        if config.training.profile_at > steps:
+            print_once("training.profile_at is after the last step: nothing will be traced.")
         if jax.process_index() == 0:
             save_config(config, workdir / "config.json")
 

@@ -16,7 +16,9 @@ from step1x_jax.errors import UserError
 from step1x_jax.files import Growing, reason, replacing
 from step1x_jax.json_files import build, parse_json
 
-Row = dict[str, Any]  # numbers, None where they are not finite: loss, grad_norm, learning_rate, param_norm
+Row = dict[
+    str, Any
+]  # numbers, None where they are not finite: loss, grad_norm, learning_rate, param_norm
 FILE = "metrics.jsonl"
 
 

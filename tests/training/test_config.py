@@ -56,6 +56,17 @@ def test_the_defaults_can_be_trained():
         ("checkpoint.every", 0),
         ("checkpoint.keep", -1),
         ("mesh.fsdp", 0),
+        ("mesh.tensor", -2),
+        ("data.batch_size", 10**12),
+        ("data.threads", 10**6),
+        ("training.steps", 2**31),
+        ("training.steps", 10**30),
+        ("checkpoint.keep", 10**30),
+        ("held_out.batches", 10**12),
+        ("held_out.times", (0.0,)),
+        ("timesteps.mean", 1e300),
+        ("timesteps.shift", 1e-300),  # 0 in float32
+        ("optimizer.learning_rate", 1e-300),
     ],
 )
 def test_impossible_values_are_named(field, value):
