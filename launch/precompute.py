@@ -25,7 +25,7 @@ from step1x_jax.conditioning.encoder import DTYPES, IMPLEMENTATIONS, EncoderConf
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.conditioning.prompt import QUOTINGS
 from step1x_jax.convert.official import load_autoencoder
-from step1x_jax.data.manifest import MANIFEST, REJECTED, BadRow
+from step1x_jax.data.manifest import LARGEST_WEIGHT, MANIFEST, REJECTED, BadRow
 from step1x_jax.data.part_maker import Models
 from step1x_jax.data.parts import Input
 from step1x_jax.data.paths import printable
@@ -77,7 +77,10 @@ _QUOTING = flags.DEFINE_enum(
 )
 _DTYPE = flags.DEFINE_enum("encoder_dtype", _DEFAULTS.dtype, DTYPES, "Arithmetic of the encoder.")
 _FSDP = flags.DEFINE_integer(
-    "fsdp", -1, "Devices of this machine that share one copy of the encoder (-1: all)."
+    "fsdp",
+    -1,
+    "Devices of this machine that share one copy of the encoder (-1: all).",
+    lower_bound=-1,
 )
 _THREADS = flags.DEFINE_integer(
     "threads", None, "That read pictures (default: one a core).", lower_bound=1, upper_bound=1000
@@ -199,7 +202,7 @@ def float_or_fail(text: str) -> float:
         weight = float(text)
     except ValueError:
         weight = 0.0
-    if not 0 < weight < float("inf"):
+    if not 0 < weight <= LARGEST_WEIGHT:
         raise UserError(f"--weights: {text!r} is no positive number; write it like 3,1.")
     return weight
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from etils import epath
 
+from step1x_jax.bounds import Positive
 from step1x_jax.data.paths import is_regular
 from step1x_jax.data.records import EditRecord
 from step1x_jax.data.shards import ShardInfo, writing_shards
@@ -28,6 +29,7 @@ WAY_ON = (
     "if it is a file of your own, give another folder, else delete it and run launch.precompute"
     " again, which goes on from what is there"
 )
+LARGEST_WEIGHT = 1e15  # that of Positive
 LARGEST = 1 << 29  # bytes of the file: a million shards
 
 
@@ -50,7 +52,7 @@ class Source:
     """
 
     name: str = ""
-    weight: float | None = None
+    weight: Positive | None = None
 
 
 @dataclasses.dataclass
@@ -187,7 +189,7 @@ def _manifest(values: dict[str, Any], version: int) -> Manifest:
     known = [field.name for field in dataclasses.fields(_Fields)]
     fields = build(_Fields, {name: values[name] for name in known if name in values}, "it")
     weights = [source.weight for source in fields.sources if source.weight is not None]
-    if weights and (len(weights) < len(fields.sources) or not all(w > 0 for w in weights)):
+    if weights and len(weights) < len(fields.sources):
         raise UserError(f"the sources have the weights {shown(weights)}")
     shards = [_shard(one, version, f"shards[{i}]") for i, one in enumerate(fields.shards)]
     if not all(shard.source < len(fields.sources) for shard in shards):

@@ -13,7 +13,6 @@ import dataclasses
 import errno
 import functools
 import itertools
-import math
 import resource
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ from msgspec import Meta
 from step1x_jax.conditioning.encoder import READING
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.local_copy import on_local_disk
-from step1x_jax.data.manifest import MANIFEST, Manifest, read_manifest
+from step1x_jax.data.manifest import LARGEST_WEIGHT, MANIFEST, Manifest, read_manifest
 from step1x_jax.data.mixing import (
     BucketPlan,
     batch_multiples,
@@ -54,10 +53,12 @@ class DataConfig:
     weights: tuple[float, ...] = ()  # of these in what is drawn; (): every edit equally often
     # Edits in a step of the largest pictures, over all processes. Of smaller ones it is the
     # multiple of this that has as many tokens, or somewhat fewer.
-    batch_size: Annotated[int, Meta(le=1 << 24)] = 8
+    batch_size: Annotated[int, Meta(le=1 << 20)] = 8
     caption_dropout: float = 0.1  # how often an edit is trained on the empty instruction instead
-    max_bad_records: int = 0  # damaged records for which others may stand in, in each process
-    threads: Annotated[int, Meta(le=1024)] = 2  # that read batches ahead, in each process
+    max_bad_records: Annotated[int, Meta(le=1 << 32)] = (
+        0  # damaged records for which others may stand in, in each process
+    )
+    threads: Annotated[int, Meta(le=1000)] = 2  # that read batches ahead, in each process
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
@@ -65,7 +66,7 @@ class DataConfig:
         weights, folders = self.weights, len(self.path.split(","))
         fine = not weights or len(weights) == folders
         require(fine, "data.weights", weights, f"data.path has {folders}: use one for each, or ()")
-        fine = all(0 < weight < math.inf for weight in weights)
+        fine = all(0 < weight <= LARGEST_WEIGHT for weight in weights)
         require(fine, "data.weights", weights, "use positive numbers")
         dropout = self.caption_dropout
         require(0 <= dropout <= 1, "data.caption_dropout", dropout, "use 0 to 1")

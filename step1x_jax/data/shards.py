@@ -16,6 +16,7 @@ import msgspec
 from array_record.python import array_record_module as array_record
 from etils import epath
 
+from step1x_jax.bounds import Count
 from step1x_jax.data.records import DamagedRecordError, EditRecord, decode_record, encode_record
 from step1x_jax.errors import UserError
 from step1x_jax.files import file_size, reason, replacing
@@ -27,7 +28,6 @@ COPY_OF = ".of"  # beside the copy of a shard, what it is a copy of; see local_c
 
 _SYSTEM_CALL = re.compile(r"\w+\(\) (failed: [^;]+)")  # in ArrayRecord's messages
 
-_COUNT = msgspec.Meta(ge=0)
 _SIDE = msgspec.Meta(ge=1, le=10_000)
 
 
@@ -48,11 +48,11 @@ class ShardInfo:
 
     file: str
     latent_size: tuple[Annotated[int, _SIDE], Annotated[int, _SIDE]]
-    records: Annotated[int, _COUNT] = 0
-    bytes: Annotated[int, _COUNT] = 0
-    longest_text: Annotated[int, _COUNT] = 0
-    source: Annotated[int, _COUNT] = 0
-    negatives: Annotated[int, _COUNT] = 0
+    records: Count = 0
+    bytes: Count = 0
+    longest_text: Count = 0
+    source: Count = 0
+    negatives: Count = 0
     digest: str = ""
 
 
