@@ -392,7 +392,8 @@ def find_base(workdir: epath.PathLike, config: TrainConfig, base: str = "") -> s
     if not source or not epath.Path(source).exists():
         raise UserError(
             f"{workdir} holds adapters, and the weights to which they belong are not in"
-            f" {source or 'it'} (any more); say where they are (--base=)."
+            f" {source or 'it'} (any more); say where they are (--base= of launch.edit and of"
+            " launch.convert, which makes a file of both to train on)."
         )
     return source
 
@@ -489,12 +490,15 @@ def _from_newest_whole(
 ) -> Result:
     """What `restore` makes of the newest checkpoint that it does not find damaged."""
     folder = folder_of(workdir)
-    for step in steps_in(folder):
+    steps = steps_in(folder)
+    for step in steps:
         path = folder / str(step)
         try:
             return restore(path)
         except DamagedError as e:
             say(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
+    if steps:
+        raise UserError(f"{folder} holds no whole checkpoint: all are damaged; give another run.")
     raise UserError(f"{folder} holds no whole checkpoint; is {workdir} the folder of a run?")
 
 
