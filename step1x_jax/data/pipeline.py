@@ -28,7 +28,13 @@ from msgspec import Meta
 from step1x_jax.conditioning.encoder import READING, stored_reading
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.local_copy import on_local_disk
-from step1x_jax.data.manifest import LARGEST_WEIGHT, MANIFEST, Manifest, read_manifest
+from step1x_jax.data.manifest import (
+    LARGEST_WEIGHT,
+    MANIFEST,
+    Manifest,
+    read_manifest,
+    same_setting,
+)
 from step1x_jax.data.mixing import (
     BucketPlan,
     batch_multiples,
@@ -165,7 +171,7 @@ def _check_made_alike(folders: Sequence[epath.Path], manifests: Sequence[Manifes
     for folder, made in zip(folders, settings, strict=True):
         for name in ("encoder", "autoencoder", *READING):
             there = made.get(name, first.get(name))
-            if there != first.get(name, there):
+            if not same_setting(name, there, first.get(name, there)):
                 raise UserError(
                     f"{folder} was made with {name}={there}, {folders[0]} with {first[name]}: what"
                     " is mixed has to be made alike; make one of them again."
