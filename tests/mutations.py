@@ -630,7 +630,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("as many open files as shards", "min(few, MOST_OPEN_SHARDS)", "None"),
         ("shapes that fill a batch named", "        if records < size:", "        if records:"),
         ("small pictures do not fill", "[config.batch_size * times for", "[config.batch_size for"),
-        ("mixed whatever they were made with", "if there != first.get(name, there):", "if False:"),
+        ("mixed whatever they were made with",
+         "if not same_setting(name, there, first.get(name, there)):", "if False:"),
         ("processes drop alike", "dice[first : first + len(records)]", "dice[: len(records)]"),
         ("steps drop alike", '"caption_dropout", step)', '"caption_dropout")'),
         ("negatives not used", "else record.negative_text", "else record.text"),
@@ -764,7 +765,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("metadata kept", "    image.info = {}", "    image.info = image.info"),
     ],
     ("conditioning/input_files.py", "tests/conditioning/test_images.py"): [
-        ("addresses", "if protocol and protocol not in STORES:", "if False:"),
+        ("addresses given", "if there and protocol not in STORES:", "if False:"),
         ("more than fits", "if status.st_size > limit:", "if False:"),
     ],
     ("models/mllm/positions.py", "tests/conditioning/test_published_mask.py"): [
@@ -826,7 +827,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("data/forms.py", "tests/data/test_odd_files.py"): [
         ("pictures in JSON", "or _BASE64.match(value):", "or False:"),
-        ("addresses", "if rest and scheme not in STORES:", "if False:"),
+        ("addresses listed", "if rest and scheme not in STORES:", "if False:"),
     ],
     ("data/json_lists.py", "tests/data/test_odd_files.py"): [
         ("byte order marks", '"utf-8-sig"', '"utf-8"'),
