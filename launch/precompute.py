@@ -6,7 +6,12 @@ python -m launch.precompute --input=edits.jsonl --output=data/edits --size=512 \
 May be interrupted and started again. Ends with exit code 3 if a row or picture could not be used.
 """
 
+import contextlib
+import itertools
+import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from absl import flags
@@ -20,13 +25,14 @@ from step1x_jax.conditioning.encoder import DTYPES, IMPLEMENTATIONS, EncoderConf
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.conditioning.prompt import QUOTINGS
 from step1x_jax.convert.official import load_autoencoder
-from step1x_jax.data.manifest import MANIFEST, BadRow
+from step1x_jax.data.manifest import LARGEST_WEIGHT, MANIFEST, REJECTED, BadRow
 from step1x_jax.data.part_maker import Models
 from step1x_jax.data.parts import Input
-from step1x_jax.data.precompute import REJECTED, Outcome, make_settings, precompute
+from step1x_jax.data.paths import printable
+from step1x_jax.data.precompute import LARGEST_SIZE, Outcome, make_settings, precompute
 from step1x_jax.data.sources import read_triplets
 from step1x_jax.errors import UserError
-from step1x_jax.files import check_writable
+from step1x_jax.files import check_writable, is_remote, user_path
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import batch_sharding, replicated
 
@@ -37,18 +43,26 @@ _INPUT = flags.DEFINE_multi_string(
 _WEIGHTS = flags.DEFINE_list(
     "weights", [], "Shares of the inputs in what training draws, such as 3,1 (default: by size)."
 )
+_ROOT = flags.DEFINE_string(
+    "root", None, "Folder where the paths in lists start (default: the folder of each list)."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.", required=True)
 _QWEN = flags.DEFINE_string("qwen", None, "Folder of Qwen2.5-VL.", required=True)
 _ENCODER = flags.DEFINE_enum(
     "encoder", "jax", IMPLEMENTATIONS, "What runs it: ours, or transformers with PyTorch."
 )
 _AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Its file or folder.", required=True)
-_SIZE = flags.DEFINE_integer("size", 512, "Size level: about size^2 pixels.", lower_bound=32)
+_SIZE = flags.DEFINE_integer(
+    "size", 512, "Size level: about size^2 pixels.", lower_bound=32, upper_bound=LARGEST_SIZE
+)
 _BATCH = flags.DEFINE_integer(
-    "batch_size", 4, "Edits encoded at once, on each device.", lower_bound=1
+    "batch_size", 4, "Edits encoded at once, on each device.", lower_bound=1, upper_bound=100_000
 )
 _PART = flags.DEFINE_integer(
     "part_size", 1024, "Edits that are done or not done as a whole.", lower_bound=1
+)
+_MIN_KEPT = flags.DEFINE_float(
+    "min_kept", 0.7, "Smallest part of a picture that its crop may leave; other edits are left out."
 )
 _NEGATIVES = flags.DEFINE_float(
     "negatives", 1.0, "Fraction of the edits that get the empty instruction's embedding, too."
@@ -61,40 +75,68 @@ _TEXT_LENGTH = flags.DEFINE_integer(
 _QUOTING = flags.DEFINE_enum(
     "quoting", _DEFAULTS.quoting, QUOTINGS, "The rule for quoted text; releases: published."
 )
+_LABEL = flags.DEFINE_bool(
+    "picture_label", _DEFAULTS.picture_label, "'Picture 1: ' before the picture; releases: without."
+)
 _DTYPE = flags.DEFINE_enum("encoder_dtype", _DEFAULTS.dtype, DTYPES, "Arithmetic of the encoder.")
 _FSDP = flags.DEFINE_integer(
-    "fsdp", -1, "Devices of this machine that share one copy of the encoder (-1: all)."
+    "fsdp",
+    -1,
+    "Devices of this machine that share one copy of the encoder (-1: all).",
+    lower_bound=-1,
 )
-_THREADS = flags.DEFINE_integer("threads", None, "That read pictures (default: one a core).")
+_THREADS = flags.DEFINE_integer(
+    "threads", None, "That read pictures (default: one a core).", lower_bound=1, upper_bound=1000
+)
 _PROCESS = flags.DEFINE_integer("process_index", None, "Of this process (default: JAX's).")
 _PROCESSES = flags.DEFINE_integer(
     "process_count", None, "Of all that work on the output, each on its share (default: JAX's)."
 )
 
 BAD_ROWS = 3
+TOLD = 20  # rows that are named on stderr; all are in the list of rejected rows
 
 
 def main() -> int:
     """Reads the lists, makes the data set or this process's share, tells what was left out."""
     config = EncoderConfig(
-        path=_QWEN.value,
+        path=user_path(_QWEN.value),
         min_pixels=_MIN_PIXELS.value,
         max_pixels=_MAX_PIXELS.value,
         text_length=_TEXT_LENGTH.value,
         quoting=_QUOTING.value,
+        picture_label=_LABEL.value,
         dtype=_DTYPE.value,
     )
     config.validate()
-    settings = make_settings(_SIZE.value, config, _AUTOENCODER.value, _NEGATIVES.value)
     index, count = which_process()
-    check_writable(epath.Path(_OUTPUT.value) / MANIFEST)
-    inputs = read_inputs()
+    output = epath.Path(user_path(_OUTPUT.value))
+    autoencoder = user_path(_AUTOENCODER.value)
+    settings = make_settings(_SIZE.value, config, autoencoder, _NEGATIVES.value, _MIN_KEPT.value)
     devices = jax.local_devices()
     fsdp = len(devices) if _FSDP.value == -1 else _FSDP.value
     mesh = make_mesh(MeshConfig(data=-1, fsdp=fsdp), devices) if len(devices) > 1 else None
+    inputs = read_inputs()
+    with no_empty_folders(output):
+        check_writable(output / MANIFEST)
+        return make(inputs, output, settings, config, autoencoder, mesh, (index, count))
+
+
+def make(
+    inputs: list[Input],
+    output: epath.Path,
+    settings: dict[str, Any],
+    config: EncoderConfig,
+    autoencoder: str,
+    mesh: Mesh | None,
+    process: tuple[int, int],
+) -> int:
+    """Makes the data set or this process's share, and tells about it; gives the exit code."""
+    index, count = process
+    told = itertools.count(1)
 
     def load_models() -> Models:
-        return Models(load_encoder(config, _ENCODER.value, mesh), autoencoder_on(mesh))
+        return Models(load_encoder(config, _ENCODER.value, mesh), autoencoder_on(autoencoder, mesh))
 
     with tqdm(total=sum(len(one.triplets) for one in inputs) // count, unit="edit") as bar:
 
@@ -104,7 +146,10 @@ def main() -> int:
                 report(bad)
 
         def report(bad: BadRow) -> None:
-            bar.write(f"left out {bad.row}: {bad.reason}", file=sys.stderr)
+            if (number := next(told)) <= TOLD:
+                bar.write(f"left out {bad.row}: {bad.reason}", file=sys.stderr)
+            elif number == TOLD + 1:
+                bar.write(f"more is left out, see {output / REJECTED} at the end", file=sys.stderr)
 
         if index == 0:
             for one in inputs:
@@ -112,17 +157,17 @@ def main() -> int:
                     report(bad)
         outcome = precompute(
             inputs,
-            _OUTPUT.value,
+            output,
             settings,
             load_models,
             part_size=_PART.value,
-            batch_size=_BATCH.value * len(devices),
+            batch_size=_BATCH.value * jax.local_device_count(),
             threads=_THREADS.value,
             process_index=index,
             process_count=count,
             on_row=on_row,
         )
-    return tell(outcome)
+    return tell(outcome, output)
 
 
 def which_process() -> tuple[int, int]:
@@ -146,9 +191,12 @@ def read_inputs() -> list[Input]:
             f"--weights has {len(weights)} numbers for {len(_INPUT.value)} of --input; give one"
             " for each, or none."
         )
+    root = None if _ROOT.value is None else user_path(_ROOT.value)
     return [
-        Input(epath.Path(path).name, *read_triplets(path), weight=weight)
-        for path, weight in zip(_INPUT.value, weights, strict=True)
+        Input(
+            printable(epath.Path(user_path(path)).name), *read_triplets(path, root), weight=weight
+        )
+        for path, weight in zip(map(user_path, _INPUT.value), weights, strict=True)
     ]
 
 
@@ -158,14 +206,27 @@ def float_or_fail(text: str) -> float:
         weight = float(text)
     except ValueError:
         weight = 0.0
-    if not 0 < weight < float("inf"):
+    if not 0 < weight <= LARGEST_WEIGHT:
         raise UserError(f"--weights: {text!r} is no positive number; write it like 3,1.")
     return weight
 
 
-def autoencoder_on(mesh: Mesh | None):
+@contextlib.contextmanager
+def no_empty_folders(output: epath.Path) -> Iterator[None]:
+    """Removes what the block made of a folder and those above it, if they are empty at its end."""
+    above = [] if is_remote(output) else [output, *output.parents]
+    new = list(itertools.takewhile(lambda path: not path.exists(), above))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for path in new:
+                os.rmdir(path)
+
+
+def autoencoder_on(path: str, mesh: Mesh | None):
     """Pictures (B, H, W, 3) uint8 to latents; each device takes its part of the batch."""
-    graph, params = nnx.split(load_autoencoder(_AUTOENCODER.value))
+    graph, params = nnx.split(load_autoencoder(path))
 
     @jax.jit
     def encode(params, pixels):
@@ -177,7 +238,7 @@ def autoencoder_on(mesh: Mesh | None):
     return lambda pixels: encode(params, jax.device_put(pixels, batch_sharding(mesh)))
 
 
-def tell(outcome: Outcome) -> int:
+def tell(outcome: Outcome, output: epath.Path) -> int:
     """Prints what was done; gives the exit code."""
     if outcome.pictures:
         print(
@@ -188,18 +249,15 @@ def tell(outcome: Outcome) -> int:
     manifest = outcome.manifest
     if manifest is None:
         print(
-            f"{_OUTPUT.value}: this share is done; {outcome.missing} parts of other processes are"
+            f"{output}: this share is done; {outcome.missing} parts of other processes are"
             f" missing, the last one to end writes {MANIFEST}."
         )
     else:
         pixels = [(w * PIXELS_PER_LATENT, h * PIXELS_PER_LATENT) for h, w in manifest.buckets]
         shapes = ", ".join(f"{w}x{h}" for w, h in pixels) or "none"
-        print(
-            f"{_OUTPUT.value}: {manifest.records} edits in {len(manifest.shards)} shards"
-            f" ({shapes})."
-        )
+        print(f"{output}: {manifest.records} edits in {len(manifest.shards)} shards ({shapes}).")
     if outcome.bad_rows:
-        where = f"see {_OUTPUT.value}/{REJECTED}" if manifest else "see above"
+        where = f"see {output}/{REJECTED}" if manifest else "see above"
         print(f"{len(outcome.bad_rows)} rows could not be used, {where}.", file=sys.stderr)
         return BAD_ROWS
     return 0

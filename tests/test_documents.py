@@ -32,7 +32,7 @@ def commands(text):
 def flags_of(module):
     """Names that a command and what it imports from launch/ define."""
     source = (ROOT / "launch" / f"{module}.py").read_text()
-    found = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
+    found = set(re.findall(r'(?i)\bdefine_\w+\(\s*"(\w+)"', source))
     for line in re.findall(r"^from launch(?:\.(\w+))? import (.+)$", source, re.MULTILINE):
         for name in [line[0]] if line[0] else re.findall(r"\w+", line[1]):
             found |= flags_of(name)

@@ -31,6 +31,12 @@ def nearest_bucket(width: int, height: int, buckets: list[tuple[int, int]]) -> t
     return min(buckets, key=lambda b: abs(math.log(width / height * b[1] / b[0])))
 
 
+def kept_part(size: tuple[int, int], bucket: tuple[int, int]) -> float:
+    """The part of a picture of (width, height) that `fit` does not cut off."""
+    ratio = size[0] * bucket[1] / (size[1] * bucket[0])
+    return min(ratio, 1 / ratio)
+
+
 def fit(image: Image.Image, bucket: tuple[int, int]) -> Image.Image:
     """Scales a picture until it covers the bucket, and cuts what sticks out evenly (LANCZOS)."""
     return ImageOps.fit(image, bucket, Image.Resampling.LANCZOS)

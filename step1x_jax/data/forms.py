@@ -5,15 +5,21 @@ A set with other names is one more line of FORMS.
 
 import dataclasses
 import hashlib
-import json
+import re
 from collections.abc import Collection
 from typing import Any
 
 from step1x_jax.conditioning.prompt import check_instruction
 from step1x_jax.errors import UserError
+from step1x_jax.json_files import parse_json
 
 FILE_NAME = "_file_name"  # Hugging Face's imagefolder appends it to a picture's field
+LONGEST_PATH = 4096  # characters; of Linux
+STORES = ("gs", "s3", "az", "abfs", "abfss")  # object stores, of which lists may name pictures
 LANGUAGE = "language"  # no public set has a field for it
+
+# How JPEG, PNG, WebP and GIF begin in base64; a short file has more than 60 characters.
+_BASE64 = re.compile(r"(/9j/|iVBORw0KGgo|UklGR|R0lGOD)[A-Za-z0-9+/=\n]{50}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +97,7 @@ def edit_fields(row: Any, name: str) -> dict[str, str]:
     """The fields of an edit from a row in any of FORMS.
 
     Args:
-      row: what the file has, usually a dict.
+      row: what the file has, usually a dict; a UserError if it could not be parsed.
       name: of the row; stands for its id if it has none, and decides between phrasings.
 
     Returns:
@@ -100,6 +106,8 @@ def edit_fields(row: Any, name: str) -> dict[str, str]:
     Raises:
       UserError: the row is no edit; the message is the reason alone.
     """
+    if isinstance(row, UserError):
+        raise row
     if not isinstance(row, dict):
         raise UserError("not a JSON object")
     form = find_form(row)
@@ -140,7 +148,16 @@ def _picture(row: dict[str, Any], field: str) -> str:
         if len(value) != 1:
             raise UserError(f"{field} has {len(value)} pictures, not one")
         value = value[0]
-    return _text(field, value)
+    value = _text(field, value)
+    scheme, _, rest = value.partition("://")
+    if value.startswith("data:") or len(value) > LONGEST_PATH or _BASE64.match(value):
+        raise UserError(
+            f"{field} holds a picture itself ({len(value)} characters), not its path; save it as a"
+            " file, or the list as parquet"
+        )
+    if rest and scheme not in STORES:
+        raise UserError(f"{field} is an address ({scheme}://), not a path; download the picture")
+    return value
 
 
 def _one_phrasing(field: str, value: Any, name: str) -> Any:
@@ -150,8 +167,8 @@ def _one_phrasing(field: str, value: Any, name: str) -> Any:
     """
     if isinstance(value, str):
         try:
-            parsed = json.loads(value)
-        except ValueError:
+            parsed = parse_json(value, field)
+        except UserError:
             return value
         value = parsed if isinstance(parsed, list) else value
     if not isinstance(value, list):

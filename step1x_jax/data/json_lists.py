@@ -1,6 +1,7 @@
 """Lists of edits as JSON: lines, lists, and the layouts of sets that come as folders.
 
-A reader gives the rows of one file by name. A row that cannot be parsed is None.
+A reader gives the rows of one file by name. In place of a row that cannot be parsed is the
+UserError that says why.
 """
 
 import json
@@ -11,8 +12,11 @@ from typing import Any
 from etils import epath
 
 from step1x_jax.errors import UserError
+from step1x_jax.files import find, reason
+from step1x_jax.json_files import parse_json
 
 Rows = Iterable[tuple[str, Any]]
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def json_lines(path: epath.Path) -> Iterator[tuple[str, Any]]:
@@ -23,10 +27,7 @@ def json_lines(path: epath.Path) -> Iterator[tuple[str, Any]]:
     """
     for number, line in enumerate(_read_text(path).split("\n"), 1):
         if line.strip():
-            try:
-                yield f"line {number}", json.loads(line)
-            except ValueError:
-                yield f"line {number}", None
+            yield f"line {number}", _row_of_text(line)
 
 
 def json_rows(path: epath.Path) -> Rows:
@@ -35,19 +36,21 @@ def json_rows(path: epath.Path) -> Rows:
     Raises:
       UserError: it is neither, or not JSON in UTF-8.
     """
-    content = _read_json(path)
+    content = read_list(path)
     if isinstance(content, list):
-        return ((f"row {number}", row) for number, row in enumerate(content, 1))
+        return ((f"row {number}", _whole(row)) for number, row in enumerate(content, 1))
     if isinstance(content, dict):
-        return ((target, _published_row(target, row)) for target, row in content.items())
+        return (_published_row(target, row) for target, row in content.items())
     raise UserError(f"{path} should hold a list of rows or the published fine-tuning layout.")
 
 
-def _published_row(target: str, row: Any) -> Any:
-    if not isinstance(row, dict):
-        return None
+def _published_row(target: str, row: Any) -> tuple[str, Any]:
+    name = target.encode(errors="backslashreplace").decode()
+    whole = _whole({target: row})
+    if isinstance(whole, UserError) or not isinstance(row, dict):
+        return name, whole if isinstance(whole, UserError) else None
     source, instruction = row.get("ref_image_path"), row.get("caption")
-    return {"source": source, "target": target, "instruction": instruction, "id": target}
+    return name, {"source": source, "target": target, "instruction": instruction, "id": target}
 
 
 def magicbrush_rows(path: epath.Path) -> Rows:
@@ -56,15 +59,17 @@ def magicbrush_rows(path: epath.Path) -> Rows:
     Raises:
       UserError: it is not a list, or not JSON in UTF-8.
     """
-    content = _read_json(path)
+    content = read_list(path)
     if not isinstance(content, list):
         raise UserError(f"{path} should hold MagicBrush's list of edit turns; download it again.")
-    return ((f"row {number}", _magicbrush_row(row)) for number, row in enumerate(content, 1))
+    return (
+        (f"row {number}", _magicbrush_row(_whole(row))) for number, row in enumerate(content, 1)
+    )
 
 
 def _magicbrush_row(row: Any) -> Any:
     if not isinstance(row, dict):
-        return None
+        return row
     target = row.get("output")
     return {
         "source": _magicbrush_place(row.get("input")),
@@ -85,12 +90,12 @@ def instructpix2pix_rows(path: epath.Path) -> Iterator[tuple[str, Any]]:
     was good enough when the set was made.
     """
     try:
-        prompt = json.loads(path.read_text())
-    except ValueError:
-        prompt = None
-    for picture in sorted(path.parent.glob("*_0.jpg")):
+        prompt = _row_of_text(_read_text(path))
+    except UserError as e:
+        prompt = e
+    for picture in find(path.parent, "*_0.jpg"):
         seed = picture.name.removesuffix("_0.jpg")
-        row = None
+        row = prompt
         if isinstance(prompt, dict):
             pictures = {"source": f"{seed}_0.jpg", "target": f"{seed}_1.jpg"}
             row = {**pictures, "instruction": prompt.get("edit")}
@@ -99,14 +104,65 @@ def instructpix2pix_rows(path: epath.Path) -> Iterator[tuple[str, Any]]:
 
 def _read_text(path: epath.Path) -> str:
     try:
-        return path.read_text()
+        data = path.read_bytes()
+    except OSError as e:
+        raise UserError(f"{path} cannot be read ({reason(e)}); check its rights and disk.") from e
+    if data.startswith(UTF_16):
+        raise UserError(f"{path} is UTF-16 text; save it as UTF-8.")
+    try:
+        text = data.decode("utf-8-sig")  # with or without a byte order mark
     except UnicodeDecodeError as e:
         raise UserError(f"{path} is not UTF-8 text ({e}); save it as UTF-8.") from e
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _read_json(path: epath.Path) -> Any:
+def read_list(path: epath.Path) -> Any:
+    """What a JSON file holds; its rows may have halves of characters.
+
+    Raises:
+      UserError: it is not JSON in UTF-8, or cannot be read.
+    """
     text = _read_text(path)
     try:
-        return json.loads(text)
-    except ValueError as e:
-        raise UserError(f"{path} is not valid JSON ({e}); mend it, or name it .jsonl.") from e
+        return _parse(text)
+    except UserError as e:
+        raise UserError(
+            f"{path} is not valid JSON ({e}); correct it, or name it .jsonl if it has a row a line."
+        ) from e
+
+
+def _parse(text: str) -> Any:
+    """Strict but for what rows of other programs have in fields that do not matter here.
+
+    These are NaN (of tables with gaps), and halves of characters, for which `_whole` looks row by
+    row: the other rows are fine.
+
+    Raises:
+      UserError: with the reason alone.
+    """
+    try:
+        return parse_json(text, "it")
+    except UserError as e:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise UserError(str(e.__cause__ or e)) from e
+
+
+def _row_of_text(text: str) -> Any:
+    try:
+        return _whole(_parse(text))
+    except UserError as e:
+        return UserError(f"not a JSON object ({e})")
+
+
+def _whole(row: Any) -> Any:
+    """The row, or the error that it has half a character."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as e:
+        half = ascii(e.object[e.start])[1:-1]
+        return UserError(f"not valid Unicode: it has half a character, {half}")
+    except RecursionError:
+        return UserError("nested too deeply to be read")
+    return row

@@ -4,6 +4,7 @@ Training reads single records at random places of all shards, and ArrayRecord op
 copies lie in ~/.cache/step1x_jax/records, a folder for each data set, until someone deletes them.
 """
 
+import errno
 import fcntl
 import hashlib
 import shutil
@@ -15,13 +16,14 @@ from etils import epath
 from tqdm import tqdm
 
 from step1x_jax.data.manifest import Manifest
-from step1x_jax.data.shards import ShardInfo, check_size
+from step1x_jax.data.shards import COPY_OF, ShardInfo, check_size, unreadable
 from step1x_jax.errors import UserError
-from step1x_jax.files import fetch, identity, is_remote, replacing
+from step1x_jax.files import check_writable, fetch, file_size, identity, is_remote, replacing
 
 CACHE = "~/.cache/step1x_jax/records"
 AT_ONCE = 8  # shards that are fetched
 ASKING = 32  # questions to the store
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def on_local_disk(folder: epath.Path, manifest: Manifest) -> epath.Path:
@@ -64,14 +66,14 @@ def _identity(folder: epath.Path, shard: ShardInfo) -> str:
 
 def _note(copies: epath.Path, shard: ShardInfo) -> epath.Path:
     """The file that says which object the copy is of."""
-    return copies / f"{shard.file}.of"
+    return copies / f"{shard.file}{COPY_OF}"
 
 
 def _is_there(copies: epath.Path, shard: ShardInfo, wanted: str) -> bool:
     copy, note = copies / shard.file, _note(copies, shard)
     if not (copy.exists() and note.exists()):
         return False
-    return copy.stat().length == shard.bytes and note.read_text() == wanted
+    return file_size(copy) == shard.bytes and note.read_text() == wanted
 
 
 def _check_space(folder: epath.Path, copies: epath.Path, missing: Sequence[ShardInfo]) -> None:
@@ -94,9 +96,14 @@ def _fetch(
             # the note goes first and comes last: a copy without it counts as none
             _note(copies, shard).unlink(missing_ok=True)
             with replacing(copies / shard.file) as temporary:
-                fetch(folder / shard.file, temporary)
-                if temporary.stat().length != shard.bytes:
-                    raise OSError(f"{folder / shard.file} ended early")
+                try:
+                    fetch(folder / shard.file, temporary)
+                except OSError as e:
+                    if e.errno in NO_SPACE:  # of the copy
+                        raise
+                    raise unreadable(folder / shard.file, e) from e
+                if file_size(temporary) != shard.bytes:
+                    raise unreadable(folder / shard.file, OSError("it ended early"))
             with replacing(_note(copies, shard)) as temporary:
                 temporary.write_text(wanted[shard.file])
             return shard.bytes
@@ -109,7 +116,7 @@ def _fetch(
 @contextmanager
 def _locked(copies: epath.Path) -> Iterator[None]:
     """One process at a time; the system unlocks when a process ends, however it does."""
-    copies.mkdir(parents=True, exist_ok=True)
+    check_writable(copies / ".lock")
     with open(copies / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -10,9 +10,10 @@ import bisect
 import contextlib
 import functools
 import itertools
+import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -20,11 +21,12 @@ from etils import epath
 from step1x_jax.conditioning.images import read_image_bytes
 from step1x_jax.data.forms import KNOWN_FORMS, LANGUAGE, find_form, missing_fields, picture_field
 from step1x_jax.errors import UserError
+from step1x_jax.files import reason
 
 ROW_GROUPS = 2  # in memory: threads that read consecutive rows are in two at a border
 FOOTERS = 16  # in memory: where the row groups of a file lie
 
-_LOCATOR = re.compile(r"(.+\.parquet)#(\d+)#(\w+)", re.DOTALL)
+_LOCATOR = re.compile(r"(.+\.(?:parquet|arrow))#(\d{1,18})#(\w+)", re.DOTALL)
 
 
 def parse_locator(path: str) -> tuple[str, int, str] | None:
@@ -33,7 +35,7 @@ def parse_locator(path: str) -> tuple[str, int, str] | None:
     return (match[1], int(match[2]), match[3]) if match else None
 
 
-def parquet_rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def parquet_rows(path: epath.Path) -> Iterator[tuple[str, Any]]:
     """Rows of a file by name, with locators in place of pictures in cells.
 
     Args:
@@ -45,25 +47,70 @@ def parquet_rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
       UserError: pyarrow is missing, the file cannot be read, or its columns have other names.
     """
-    with _reading(str(path)), path.open("rb") as stream:
-        file = _pyarrow().parquet.ParquetFile(stream)
+    with reading(str(path)), path.open("rb") as stream:
+        file = pyarrow().parquet.ParquetFile(stream)
         schema = file.schema_arrow
-        form = find_form(schema.names)
-        if form is None or missing_fields(form, schema.names):
-            raise UserError(
-                f"{path} has the columns {', '.join(schema.names)}; rename them to those of a known"
-                f" form: {KNOWN_FORMS}."
-            )
-        pictures = [picture_field(schema.names, field) for field in (form.source, form.target)]
-        cells = [name for name in pictures if not _holds_text(schema.field(name).type)]
-        names = {*pictures, form.instruction, form.task, *form.id, LANGUAGE}
-        columns = [name for name in schema.names if name in names and name not in cells]
-        row = itertools.count()
-        for batch in file.iter_batches(columns=columns):
-            for values in batch.to_pylist():
-                number = next(row)
-                locators = {name: f"{path.name}#{number}#{name}" for name in cells}
-                yield f"row {number}", values | locators
+        cells, columns = picture_columns(path, schema)
+        encoded = [
+            leaf for n in range(file.num_row_groups) for leaf in _encoded(file.metadata, n, columns)
+        ]
+        file = _open(stream, file.metadata, sorted(set(encoded)))
+        yield from table_rows(path.name, file.iter_batches(columns=columns), cells)
+
+
+def picture_columns(path: epath.Path, schema: Any) -> tuple[list[str], list[str]]:
+    """Of a table, the columns with pictures in cells, and the other ones that matter here.
+
+    Raises:
+      UserError: its columns are those of no known form.
+    """
+    form = find_form(schema.names)
+    if form is None or missing_fields(form, schema.names):
+        raise UserError(
+            f"{path} has the columns {', '.join(schema.names)}; rename them to those of a known"
+            f" form: {KNOWN_FORMS}."
+        )
+    pictures = [picture_field(schema.names, field) for field in (form.source, form.target)]
+    cells = [name for name in pictures if not _holds_text(schema.field(name).type)]
+    names = {*pictures, form.instruction, form.task, *form.id, LANGUAGE}
+    return cells, [name for name in schema.names if name in names and name not in cells]
+
+
+def table_rows(file: str, batches: Iterable[Any], cells: list[str]) -> Iterator[tuple[str, Any]]:
+    """Rows by name, with locators in place of pictures in cells; an error for text in no UTF-8.
+
+    Args:
+      file: name of the table's file.
+      batches: of all other columns.
+      cells: the columns with pictures.
+    """
+    row = itertools.count()
+    for batch in batches:
+        columns = [_values(column) for column in batch.columns]
+        names = batch.schema.names
+        for values in zip(*columns, strict=True) if columns else [()] * batch.num_rows:
+            number = next(row)
+            locators = {name: f"{file}#{number}#{name}" for name in cells}
+            broken = next((value for value in values if isinstance(value, UserError)), None)
+            yield f"row {number}", broken or dict(zip(names, values, strict=True)) | locators
+
+
+def _values(column: Any) -> list[Any]:
+    """Python's values of a column; equal ones of an encoded column are one object."""
+    if hasattr(column, "dictionary"):
+        values = _values(column.dictionary)
+        return [None if i is None else values[i] for i in column.indices.to_pylist()]
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_value(one) for one in column]
+
+
+def _value(one: Any) -> Any:
+    try:
+        return one.as_py()
+    except UnicodeDecodeError as e:
+        return UserError(f"not valid Unicode ({e})")
 
 
 def read_cell(path: str, row: int, column: str) -> bytes:
@@ -82,7 +129,7 @@ def read_cell(path: str, row: int, column: str) -> bytes:
       UserError: pyarrow is missing, the file cannot be read, or there is no picture; names file and
         row.
     """
-    with _reading(f"{path} row {row}"):
+    with reading(f"{path} row {row}"):
         _, starts = _footer(path)
         number = bisect.bisect_right(starts, row) - 1
         if row >= starts[-1]:
@@ -92,6 +139,11 @@ def read_cell(path: str, row: int, column: str) -> bytes:
         with _groups_lock:
             group = _group(path, number)
         value = group.column(column)[row - starts[number]].as_py()
+    return picture_of(value, path, row, column)
+
+
+def picture_of(value: Any, path: str, row: int, column: str) -> bytes:
+    """The bytes of the picture that a cell holds or names, as `read_cell` says."""
     if isinstance(value, list):
         if len(value) != 1:
             raise UserError(
@@ -140,43 +192,102 @@ def _group(path: str, number: int) -> _Group:
 
 def _read_column(path: str, number: int, name: str) -> Any:
     metadata, _ = _footer(path)
+    sizes = (chunk.total_uncompressed_size for chunk in _chunks(metadata, number, [name]))
+    if (size := sum(sizes)) > _memory() // 2:
+        raise UserError(
+            f"{path} has {size / 1e9:.0f} GB of {name} in a row group, more than this machine can"
+            " hold; write it anew with smaller row groups."
+        )
+    # A picture that many rows share is in the file once, and so it is in memory.
+    encoded = _encoded(metadata, number, [name])
     with epath.Path(path).open("rb") as stream:
-        file = _pyarrow().parquet.ParquetFile(stream, metadata=metadata)
-        table = file.read_row_group(number, columns=[name])
+        try:
+            table = _open(stream, metadata, encoded).read_row_group(number, columns=[name])
+        except NotImplementedError:  # pyarrow cannot for some files with pages of both kinds
+            table = _open(stream, metadata).read_row_group(number, columns=[name])
     if name not in table.column_names:
         raise UserError(f"{path} has no column {name} any more; start again.")
     return table.column(name)
+
+
+def _open(stream: Any, metadata: Any, encoded: Sequence[str] = ()) -> Any:
+    """A file, of which the parts `encoded` are read with each of their values once."""
+    return pyarrow().parquet.ParquetFile(stream, metadata=metadata, read_dictionary=list(encoded))
+
+
+def _chunks(metadata: Any, number: int, names: list[str]) -> list[Any]:
+    """What a row group has of columns, which may consist of several."""
+    group = metadata.row_group(number)
+    chunks = map(group.column, range(group.num_columns))
+    return [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in names]
+
+
+def _encoded(metadata: Any, number: int, names: list[str]) -> list[str]:
+    """The parts of columns that hold each of their values once. Lists cannot be read so."""
+    leaves = map(metadata.schema.column, range(len(metadata.schema)))
+    single = {leaf.path for leaf in leaves if leaf.max_repetition_level == 0}
+    return [
+        chunk.path_in_schema
+        for chunk in _chunks(metadata, number, names)
+        if chunk.physical_type == "BYTE_ARRAY"
+        and "RLE_DICTIONARY" in chunk.encodings
+        and chunk.path_in_schema in single
+    ]
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @functools.lru_cache(maxsize=FOOTERS)
 def _footer(path: str) -> tuple[Any, list[int]]:
     """Metadata, and the first row of each row group, then the number of rows."""
     with epath.Path(path).open("rb") as stream:
-        metadata = _pyarrow().parquet.read_metadata(stream)
+        metadata = pyarrow().parquet.read_metadata(stream)
     sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     return metadata, list(itertools.accumulate(sizes, initial=0))
 
 
 def _holds_text(column_type: Any) -> bool:
-    types = _pyarrow().types
+    types = pyarrow().types
     if types.is_list(column_type) or types.is_large_list(column_type):
         column_type = column_type.value_type
     return types.is_string(column_type) or types.is_large_string(column_type)
 
 
 @contextlib.contextmanager
-def _reading(what: str) -> Iterator[None]:
+def reading(what: str) -> Iterator[None]:
     """Turns what pyarrow raises into a UserError that names `what`."""
-    pyarrow = _pyarrow()
+    library = pyarrow()
     try:
         yield
-    except (pyarrow.ArrowException, OSError, ValueError) as e:  # ValueError: text not in UTF-8
-        reason = getattr(e, "strerror", None) or " ".join(str(e).split())
-        raise UserError(f"{what} cannot be read ({reason}); download the file again.") from e
+    except MemoryError as e:
+        raise UserError(
+            f"{what} does not fit into memory; write the file anew with smaller row groups."
+        ) from e
+    except OSError as e:
+        if e.errno is not None:  # the system's; pyarrow's own have none
+            raise UserError(f"{what} cannot be read ({reason(e)}); check rights and disk.") from e
+        raise _damaged(what, e) from e
+    # ValueError: text that is not UTF-8; KeyError: parts that its header promises
+    except (library.ArrowException, ValueError, KeyError, OverflowError, TypeError) as e:
+        raise _damaged(what, e) from e
 
 
-def _pyarrow() -> Any:
+def _damaged(what: str, e: Exception) -> UserError:
+    return UserError(f"{what} is damaged ({' '.join(str(e).split())}); download the file again.")
+
+
+def pyarrow() -> Any:
+    """The library, with all its parts.
+
+    Raises:
+      UserError: it is not there.
+    """
     try:
+        import pyarrow
+        import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as e:
         raise UserError(

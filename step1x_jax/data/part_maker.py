@@ -23,12 +23,13 @@ from etils import epath
 from step1x_jax.conditioning.encoder import QwenEncoder
 from step1x_jax.conditioning.images import decode_image
 from step1x_jax.conditioning.processor import Picture
-from step1x_jax.data.buckets import bucket_sizes, fit, nearest_bucket
+from step1x_jax.data.buckets import bucket_sizes, fit, kept_part, nearest_bucket
+from step1x_jax.data.identity import describe, read_content
 from step1x_jax.data.manifest import BadRow, Manifest
 from step1x_jax.data.parts import Part, manifest_of
 from step1x_jax.data.records import EditRecord
 from step1x_jax.data.shards import ShardWriter, writing_shards
-from step1x_jax.data.sources import Triplet, read_picture
+from step1x_jax.data.sources import Triplet
 from step1x_jax.errors import UserError
 from step1x_jax.files import replacing
 
@@ -66,6 +67,19 @@ class _Loaded:
     negative_prompt: list[int] | None
 
 
+@dataclasses.dataclass
+class _Row:
+    """What became of an edit.
+
+    Attributes:
+      edit: which, or why it cannot be used.
+      digests: of its pictures' contents.
+    """
+
+    edit: _Loaded | BadRow
+    digests: list[str]
+
+
 class PartMaker:
     """Takes parts through the models and onto disk."""
 
@@ -93,19 +107,22 @@ class PartMaker:
         """Seconds of `seconds` in which the devices had nothing to do."""
         return self._clock.idle
 
-    def make(self, parts: Sequence[Part], on_row: OnRow) -> None:
+    def make(self, parts: Sequence[tuple[Part, int]], on_row: OnRow) -> dict[str, Manifest]:
         """Makes parts; each gets its names when it is complete, its manifest last.
 
         `pictures`, `seconds` and `waited` tell how fast that goes.
 
         Args:
-          parts: to be made.
+          parts: to be made, and how often their pictures have changed.
           on_row: called once per edit.
+
+        Returns:
+          Their manifests by name.
 
         Raises:
           UserError: the disk is full.
         """
-        rows = [triplet for part in parts for triplet in part.triplets]
+        rows = [triplet for part, _ in parts for triplet in part.triplets]
         options = grain.ReadOptions(self._threads, max(self._threads, 2 * self._batch_size))
         edits = iter(grain.MapDataset.source(rows).map(self._load).to_iter_dataset(options))
         started = time.perf_counter()
@@ -115,22 +132,34 @@ class PartMaker:
             self.pictures += 0 if bad else 2
             on_row(bad)
 
-        for part in parts:
-            for leftover in self._output.glob(f".{part.name}*.tmp"):  # of a process that was killed
-                leftover.unlink()
-            self._make_part(part, edits, told)
+        made = {part.name: self._make_part(part, changes, edits, told) for part, changes in parts}
         self.seconds = time.perf_counter() - started
+        return made
 
-    def _make_part(self, part: Part, edits: Iterator[_Loaded | BadRow], on_row: OnRow) -> None:
-        manifest = Manifest(self._settings, [])
+    def _make_part(
+        self, part: Part, changes: int, edits: Iterator[_Row], on_row: OnRow
+    ) -> Manifest:
+        manifest, digests = Manifest(self._settings, []), list[str]()
+        # Of other pictures under the same names the shards have another name, too: while they are
+        # made, and if that is interrupted, the data set is still what its manifest says.
+        prefix = f"{part.name}-{changes}" if changes else part.name
+
+        def done(edits: list[_Loaded], broken: list[BadRow]) -> None:
+            manifest.bad_rows.extend(broken)
+            faults = {bad.row: bad for bad in broken}
+            for edit in edits:
+                on_row(faults.get(edit.triplet.row))
+
         waiting: dict[tuple[int, ...], list[_Loaded]] = {}  # by bucket
         with (
             replacing(manifest_of(self._output, part)) as manifest_file,
-            writing_shards(self._output, part.name) as shards,
-            _Writing() as writing,
+            writing_shards(self._output, prefix) as shards,
+            _Writing(done) as writing,
         ):
             for _ in part.triplets:
-                edit = next(edits)
+                row = next(edits)
+                digests += row.digests
+                edit = row.edit
                 if isinstance(edit, BadRow):
                     manifest.bad_rows.append(edit)
                     on_row(edit)
@@ -139,43 +168,70 @@ class PartMaker:
                 batch.append(edit)
                 if len(batch) == self._batch_size:
                     writing.submit(self._run(waiting.pop(edit.source.shape), shards))
-                on_row(None)
             for batch in waiting.values():
                 writing.submit(self._run(batch, shards))
             writing.finish()
+            order = {triplet.row: i for i, triplet in enumerate(part.triplets)}
+            manifest.bad_rows.sort(key=lambda bad: order[bad.row])
             manifest.shards = shards.close()
+            manifest.pictures = describe(part.stamp, digests, changes)
             manifest_file.write_text(manifest.to_json())
+        return manifest
 
-    def _load(self, triplet: Triplet) -> _Loaded | BadRow:
+    def _load(self, triplet: Triplet) -> _Row:
         """All that the host does for an edit; runs in many threads."""
+        contents = [read_content(path) for path in (triplet.source_path, triplet.target_path)]
+        digests = [digest for _, digest in contents]
         try:
-            data = read_picture(triplet.source_path)
-            source = decode_image(data, triplet.source_path)
-            target = decode_image(read_picture(triplet.target_path), triplet.target_path)
-            bucket = nearest_bucket(*source.size, self._buckets)
-            fitted = fit(source, bucket)
-            encoder = self._models.encoder
-            picture = encoder.read(fitted)
-            has_negative = draw(triplet) < self._settings["negatives"]
-            return _Loaded(
-                triplet=triplet,
-                source=np.asarray(fitted),
-                target=np.asarray(fit(target, bucket)),
-                source_size=source.size,
-                target_size=target.size,
-                source_hash=hashlib.sha256(data).hexdigest(),
-                picture=picture,
-                prompt=encoder.tokenize(picture, triplet.instruction),
-                negative_prompt=encoder.tokenize(picture, "") if has_negative else None,
-            )
+            return _Row(self._prepare(triplet, *contents), digests)
         except UserError as e:
-            return BadRow(triplet.row, str(e))
+            return _Row(BadRow(triplet.row, str(e)), digests)
 
-    def _run(self, edits: list[_Loaded], shards: ShardWriter) -> Callable[[], None]:
+    def _prepare(
+        self,
+        triplet: Triplet,
+        before: tuple[bytes | UserError, str],
+        after: tuple[bytes | UserError, str],
+    ) -> _Loaded:
+        """An edit from the contents of its pictures; raises UserError if it cannot be used."""
+        for content, _ in (before, after):
+            if isinstance(content, UserError):
+                raise content
+        data, digest = before
+        assert isinstance(data, bytes)
+        assert isinstance(after[0], bytes)
+        source = decode_image(data, triplet.source_path)
+        target = decode_image(after[0], triplet.target_path)
+        bucket = nearest_bucket(*source.size, self._buckets)
+        for name, image in (("source", source), ("target", target)):
+            if (kept := kept_part(image.size, bucket)) < self._settings.get("min_kept", 0.0):
+                raise UserError(
+                    f"of its {name}, {image.width}x{image.height} pixels, {kept:.0%} would be kept"
+                    f" in {bucket[0]}x{bucket[1]}, the shape for its source of"
+                    f" {source.width}x{source.height}; see whether the pictures belong together,"
+                    " or lower --min_kept."
+                )
+        fitted = fit(source, bucket)
+        encoder = self._models.encoder
+        picture = encoder.read(fitted)
+        has_negative = draw(triplet) < self._settings["negatives"]
+        return _Loaded(
+            triplet=triplet,
+            source=np.asarray(fitted),
+            target=np.asarray(fit(target, bucket)),
+            source_size=source.size,
+            target_size=target.size,
+            source_hash=digest,
+            picture=picture,
+            prompt=encoder.tokenize(picture, triplet.instruction),
+            negative_prompt=encoder.tokenize(picture, "") if has_negative else None,
+        )
+
+    def _run(self, edits: list[_Loaded], shards: ShardWriter) -> "_Job":
         """Starts the models on edits of one bucket, at most a batch.
 
         Returns:
-          What waits for the results and writes the records.
+          What waits for the results, writes the records, and gives those that cannot be used.
         """
         self._clock.start()
         targets = self._encode_images([edit.target for edit in edits])
@@ -190,7 +246,8 @@ class PartMaker:
             else ((), ())
         )
 
-        def write() -> None:
+        def write() -> list[BadRow]:
+            broken = []
             jax.block_until_ready((targets, texts, new_latents, new_negatives))
             self._clock.stop()
             self._latents.put(sources, _bf16(new_latents))
@@ -200,25 +257,29 @@ class PartMaker:
                 negative = None
                 if edit.negative_prompt is not None:
                     negative = self._negatives.get(edit)
-                shards.write(
-                    EditRecord(
-                        id=edit.triplet.id,
-                        instruction=edit.triplet.instruction,
-                        language=edit.triplet.language,
-                        task=edit.triplet.task,
-                        source_size=edit.source_size,
-                        target_size=edit.target_size,
-                        source_hash=edit.source_hash,
-                        text=text,
-                        negative_text=negative,
-                        source=self._latents.get(edit),
-                        target=target,
-                    )
+                record = EditRecord(
+                    id=edit.triplet.id,
+                    instruction=edit.triplet.instruction,
+                    language=edit.triplet.language,
+                    task=edit.triplet.task,
+                    source_size=edit.source_size,
+                    target_size=edit.target_size,
+                    source_hash=edit.source_hash,
+                    text=text,
+                    negative_text=negative,
+                    source=self._latents.get(edit),
+                    target=target,
                 )
+                if problem := record.not_finite():
+                    reason = f"the models give for it: {problem}; are their files whole?"
+                    broken.append(BadRow(edit.triplet.row, reason))
+                else:
+                    shards.write(record)
             self._latents.forget()
             self._negatives.forget()
+            return broken
 
-        return write
+        return _Job(edits, write)
 
     def _encode_images(self, images: list[np.ndarray]) -> Array:
         """(B, h, w, 16); the batch is filled up so that one program serves a bucket."""
@@ -307,24 +368,45 @@ class _IdleClock:
             self._since = time.perf_counter()
 
 
+@dataclasses.dataclass
+class _Job:
+    """A batch that the devices have before them.
+
+    Attributes:
+      edits: of it.
+      write: waits for the results and writes them; gives the edits that cannot be used.
+    """
+
+    edits: list[_Loaded]
+    write: Callable[[], list[BadRow]]
+
+
 class _Writing:
-    """A thread that does what it is given, one after the other; what it raises is raised here."""
+    """A thread that does its jobs one after the other; what they raise is raised here."""
+
+    def __init__(self, done: Callable[[list[_Loaded], list[BadRow]], None]):
+        """`done` is called here after each job, with what that was given and gave."""
+        self._done = done
 
     def __enter__(self) -> "_Writing":
         self._thread = ThreadPoolExecutor(1)
-        self._jobs: deque[Future] = deque()
+        self._jobs: deque[tuple[_Job, Future[list[BadRow]]]] = deque()
         return self
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def submit(self, job: _Job) -> None:
         """Hands over a job; waits while IN_FLIGHT of them are not done."""
-        self._jobs.append(self._thread.submit(job))
+        self._jobs.append((job, self._thread.submit(job.write)))
         while len(self._jobs) >= IN_FLIGHT:
-            self._jobs.popleft().result()
+            self._finish_one()
 
     def finish(self) -> None:
         """Waits for all jobs."""
         while self._jobs:
-            self._jobs.popleft().result()
+            self._finish_one()
+
+    def _finish_one(self) -> None:
+        job, future = self._jobs.popleft()
+        self._done(job.edits, future.result())
 
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown(cancel_futures=True)

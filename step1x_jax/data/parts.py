@@ -13,12 +13,27 @@ from typing import Any
 
 from etils import epath
 
-from step1x_jax.data.manifest import MANIFEST, BadRow, Manifest, Source, read_manifest
-from step1x_jax.data.shards import check_size
-from step1x_jax.data.sources import Triplet, picture_length
+from step1x_jax.conditioning.encoder import stored_reading
+from step1x_jax.data.identity import combine, describe, digests_now
+from step1x_jax.data.manifest import (
+    MANIFEST,
+    REJECTED,
+    BadRow,
+    Manifest,
+    MissingError,
+    Pictures,
+    Source,
+    read_manifest,
+    same_setting,
+    write_manifest,
+)
+from step1x_jax.data.shards import DamagedShardError, check_size
+from step1x_jax.data.sources import Triplet, picture_stamp
 from step1x_jax.errors import UserError
+from step1x_jax.files import find
 
 ASKING = 32  # threads that ask for files' sizes: on mounted storage an answer takes a while
+NEW_SETTINGS = ("min_kept",)  # that data sets of before do not have; their parts stay as they are
 
 
 @dataclasses.dataclass
@@ -47,11 +62,28 @@ class Part:
       name: holds its place and a hash of its rows.
       source: number of the input.
       triplets: the rows.
+      stamp: of their pictures' files as they are now.
+      missing: how many of these are not there.
     """
 
     name: str
     source: int
     triplets: Sequence[Triplet]
+    stamp: str
+    missing: int
+
+
+@dataclasses.dataclass
+class Found:
+    """What there is of a part.
+
+    Attributes:
+      manifest: None unless all of it is there, made from the pictures as they are.
+      changes: how often its pictures changed since it was made for the first time.
+    """
+
+    manifest: Manifest | None
+    changes: int = 0
 
 
 def split_parts(inputs: Sequence[Input], part_size: int) -> list[Part]:
@@ -61,18 +93,33 @@ def split_parts(inputs: Sequence[Input], part_size: int) -> list[Part]:
         for source, one in enumerate(inputs):
             for number, start in enumerate(range(0, len(one.triplets), part_size)):
                 rows = one.triplets[start : start + part_size]
-                sizes = list(threads.map(_sizes, rows))
+                files = list(threads.map(_files, rows))
+                sizes = [(before[0], after[0]) for before, after in files]
                 name = f"part-{source:02d}-{number:05d}-{_content_hash(rows, sizes)}"
-                parts.append(Part(name, source, rows))
+                stamp = combine(text for pair in files for _, text in pair)
+                missing = sum(size == -1 for pair in sizes for size in pair)
+                parts.append(Part(name, source, rows, stamp, missing))
     return parts
 
 
-def _sizes(triplet: Triplet) -> tuple[int, int]:
-    return picture_length(triplet.source_path), picture_length(triplet.target_path)
+def check_pictures(inputs: Sequence[Input], parts: Sequence[Part]) -> None:
+    """Raises UserError if of all pictures of a list not one is there."""
+    for source, one in enumerate(inputs):
+        missing = sum(part.missing for part in parts if part.source == source)
+        if one.triplets and missing == 2 * len(one.triplets):
+            raise UserError(
+                f"none of the pictures that {one.name} names is there, the first would be"
+                f" {one.triplets[0].source_path}; see whether their disk is mounted, and give the"
+                " folder where the paths start with --root if it is not that of the list."
+            )
+
+
+def _files(triplet: Triplet) -> tuple[tuple[int, str], tuple[int, str]]:
+    return picture_stamp(triplet.source_path), picture_stamp(triplet.target_path)
 
 
 def _content_hash(triplets: Sequence[Triplet], sizes: Sequence[tuple[int, int]]) -> str:
-    """Of the rows and their pictures' sizes: a picture that was mended counts as new."""
+    """Of the rows and their pictures' sizes."""
     digest = hashlib.sha256()
     for triplet, lengths in zip(triplets, sizes, strict=True):
         row = dataclasses.asdict(triplet)
@@ -83,12 +130,22 @@ def _content_hash(triplets: Sequence[Triplet], sizes: Sequence[tuple[int, int]])
 
 def check_settings(output: epath.Path, settings: dict[str, Any]) -> None:
     """Raises UserError, naming a setting, if what lies in a folder was made with other ones."""
-    for path in sorted([*output.glob("part-*.json"), *output.glob(MANIFEST)]):
-        if not path.is_file():  # an object store may list what is gone
+    own = output / REJECTED
+    if own.exists() and not find(output, MANIFEST) and not find(output, "part-*.json"):
+        raise UserError(
+            f"{own} would be replaced, and launch.precompute did not write it; give another"
+            " --output, or move that file."
+        )
+    for path in [*find(output, "part-*.json"), *find(output, MANIFEST)]:
+        try:
+            before = read_manifest(path).settings
+        except MissingError:  # an object store may list what is gone
             continue
-        before = read_manifest(path).settings
+        before |= stored_reading(before)
         for name, value in settings.items():
-            if before.get(name) != value:
+            if name in NEW_SETTINGS and name not in before:
+                continue
+            if not same_setting(name, before.get(name), value):
                 raise UserError(
                     f"{output} was made with {name}={before.get(name)}, now it is {value}; give"
                     " another --output, or remove that folder to start again."
@@ -100,18 +157,33 @@ def manifest_of(output: epath.Path, part: Part) -> epath.Path:
     return output / f"{part.name}.json"
 
 
-def finished(output: epath.Path, part: Part) -> Manifest | None:
-    """The manifest of a part if all of it is there."""
+def find_part(output: epath.Path, part: Part, *, mine: bool) -> Found:
+    """Looks for a part; reads its pictures if their files are not those that it was made from.
+
+    Args:
+      output: folder of the data set.
+      part: to look for.
+      mine: whether to note that files which were moved or copied have the same pictures, so that
+        these need not be read again; it is the part of this process.
+    """
     path = manifest_of(output, part)
-    if not path.is_file():
-        return None
-    manifest = read_manifest(path)
+    try:
+        manifest = read_manifest(path)
+    except MissingError:
+        return Found(None)
+    pictures = manifest.pictures or Pictures(part.stamp, "")  # before version 3: as it was then
+    if pictures.stamp != part.stamp:
+        now = describe(part.stamp, digests_now(part.triplets), pictures.changes)
+        if now.digest != pictures.digest:
+            return Found(None, pictures.changes + 1)
+        if mine and now != pictures:
+            write_manifest(path, dataclasses.replace(manifest, pictures=now))
     try:
         for shard in manifest.shards:
             check_size(output / shard.file, shard)
-    except UserError:
-        return None
-    return manifest
+    except DamagedShardError:
+        return Found(None, pictures.changes)
+    return Found(manifest, pictures.changes)
 
 
 def joined(

@@ -10,21 +10,31 @@ not full, the first edits of the next one fill it.
 
 import bisect
 import dataclasses
+import errno
 import functools
 import itertools
-import math
+import resource
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import grain
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
+from msgspec import Meta
 
-from step1x_jax.conditioning.encoder import READING
+from step1x_jax.conditioning.encoder import READING, stored_reading
+from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.local_copy import on_local_disk
-from step1x_jax.data.manifest import MANIFEST, Manifest, read_manifest
+from step1x_jax.data.manifest import (
+    LARGEST_WEIGHT,
+    MANIFEST,
+    Manifest,
+    read_manifest,
+    same_setting,
+)
 from step1x_jax.data.mixing import (
     BucketPlan,
     batch_multiples,
@@ -35,10 +45,10 @@ from step1x_jax.data.mixing import (
     turns,
 )
 from step1x_jax.data.records import DamagedRecordError, EditRecord
-from step1x_jax.data.shards import ShardInfo, ShardReader, check_size
+from step1x_jax.data.shards import ShardInfo, ShardReader, check_size, unreadable
 from step1x_jax.errors import UserError, require
 
-OPEN_SHARDS = 64  # per bucket and process
+MOST_OPEN_SHARDS = 512  # of a process; never more than a quarter of the files that it may open
 
 
 @dataclasses.dataclass
@@ -49,10 +59,12 @@ class DataConfig:
     weights: tuple[float, ...] = ()  # of these in what is drawn; (): every edit equally often
     # Edits in a step of the largest pictures, over all processes. Of smaller ones it is the
     # multiple of this that has as many tokens, or somewhat fewer.
-    batch_size: int = 8
+    batch_size: Annotated[int, Meta(le=1 << 20)] = 8
     caption_dropout: float = 0.1  # how often an edit is trained on the empty instruction instead
-    max_bad_records: int = 0  # damaged records for which others may stand in, in each process
-    threads: int = 2  # that read batches ahead, in each process
+    max_bad_records: Annotated[int, Meta(le=1 << 32)] = (
+        0  # damaged records for which others may stand in, in each process
+    )
+    threads: Annotated[int, Meta(le=1000)] = 2  # that read batches ahead, in each process
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
@@ -60,7 +72,7 @@ class DataConfig:
         weights, folders = self.weights, len(self.path.split(","))
         fine = not weights or len(weights) == folders
         require(fine, "data.weights", weights, f"data.path has {folders}: use one for each, or ()")
-        fine = all(0 < weight < math.inf for weight in weights)
+        fine = all(0 < weight <= LARGEST_WEIGHT for weight in weights)
         require(fine, "data.weights", weights, "use positive numbers")
         dropout = self.caption_dropout
         require(0 <= dropout <= 1, "data.caption_dropout", dropout, "use 0 to 1")
@@ -154,11 +166,12 @@ def _find_records(config: DataConfig, text_length: int) -> tuple[list[epath.Path
 
 def _check_made_alike(folders: Sequence[epath.Path], manifests: Sequence[Manifest]) -> None:
     """Raises UserError if data sets to be mixed are of different models, or read differently."""
-    first = manifests[0].settings
-    for folder, manifest in zip(folders, manifests, strict=True):
+    settings = [one.settings | stored_reading(one.settings) for one in manifests]
+    first = settings[0]
+    for folder, made in zip(folders, settings, strict=True):
         for name in ("encoder", "autoencoder", *READING):
-            there = manifest.settings.get(name, first.get(name))
-            if there != first.get(name, there):
+            there = made.get(name, first.get(name))
+            if not same_setting(name, there, first.get(name, there)):
                 raise UserError(
                     f"{folder} was made with {name}={there}, {folders[0]} with {first[name]}: what"
                     " is mixed has to be made alike; make one of them again."
@@ -196,10 +209,10 @@ def _open_buckets(
       seed: of the run.
     """
     tolerance = Tolerance(config.max_bad_records)
-    datasets, fills, buckets = [], False, pools(manifest)
+    datasets, buckets = [], pools(manifest)
+    readers = OpenShards(folders, manifest.shards)
     for number, bucket in enumerate(buckets):
-        opened = [RecordSequence(folders, pool.shards, tolerance) for pool in bucket]
-        fills |= sum(map(len, opened)) >= sizes[number]
+        opened = [RecordSequence(readers, pool.shards, tolerance) for pool in bucket]
         endless = [
             grain.MapDataset.source(records)
             .shuffle(int(random_stream(seed, "shuffle", number + i * len(buckets)).integers(2**32)))
@@ -208,12 +221,67 @@ def _open_buckets(
         ]
         weights = [pool.share for pool in bucket]
         datasets.append(endless[0] if len(endless) == 1 else grain.MapDataset.mix(endless, weights))
-    if not fills:
-        logging.warning(
-            "No bucket of %s fills its batch of %s: edits repeat in a batch.",
-            config.path, " or ".join(map(str, sorted(set(sizes)))),
-        )  # fmt: skip
+    _warn_of_small_buckets(config.path, manifest, sizes)
     return datasets
+
+
+def _warn_of_small_buckets(path: str, manifest: Manifest, sizes: Sequence[int]) -> None:
+    """Names the shapes that have fewer edits than their batch."""
+    few = []
+    for ((h, w), shards), size in zip(manifest.buckets.items(), sizes, strict=True):
+        records = sum(shard.records for shard in shards)
+        if records < size:
+            shape = f"{w * PIXELS_PER_LATENT}x{h * PIXELS_PER_LATENT}"
+            few.append(f"{shape} ({records} of {size} edits)")
+    if few:
+        _warn_once(
+            f"{path}: edits repeat in a batch of the shapes that do not fill one: {', '.join(few)}."
+        )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Held-out edits are opened at every evaluation: once is enough."""
+    logging.warning("%s", message)
+
+
+class OpenShards:
+    """The readers of the latest shards, so many that files are left to others; for threads."""
+
+    def __init__(self, folders: Sequence[epath.Path], shards: Sequence[ShardInfo]):
+        """Opens nothing yet.
+
+        Args:
+          folders: of the sources that the shards are from.
+          shards: all of them.
+        """
+        self._folders = folders
+        self._shards = {(shard.source, shard.file): shard for shard in shards}
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        few = MOST_OPEN_SHARDS if soft == resource.RLIM_INFINITY else max(1, soft // 4)
+        self._reader = functools.lru_cache(min(few, MOST_OPEN_SHARDS))(self._open)
+
+    def __call__(self, shard: ShardInfo) -> ShardReader:
+        """The reader of a shard.
+
+        Raises:
+          UserError: it is missing, damaged or cannot be read.
+        """
+        name = shard.source, shard.file
+        try:
+            return self._reader(name)
+        except OSError as e:
+            if e.errno not in (errno.EMFILE, errno.ENFILE):
+                raise unreadable(self._folders[shard.source] / shard.file, e) from e
+        self._reader.cache_clear()  # other parts of the program need more files than expected
+        try:
+            return self._reader(name)
+        except OSError as e:
+            raise unreadable(self._folders[shard.source] / shard.file, e) from e
+
+    def _open(self, name: tuple[int, str]) -> ShardReader:
+        shard = self._shards[name]
+        return ShardReader(self._folders[shard.source], shard)
 
 
 class Tolerance:
@@ -250,22 +318,18 @@ class Tolerance:
 class RecordSequence:
     """All records of some shards of one latent size, as one sequence."""
 
-    def __init__(
-        self, folders: Sequence[epath.Path], shards: Sequence[ShardInfo], tolerance: Tolerance
-    ):
+    def __init__(self, readers: OpenShards, shards: Sequence[ShardInfo], tolerance: Tolerance):
         """Opens nothing yet.
 
         Args:
-          folders: of the sources that the shards are from.
+          readers: of all shards.
           shards: in order.
           tolerance: of damaged records.
         """
         self._shards = shards
         self._tolerance = tolerance
+        self._readers = readers
         self._ends = list(itertools.accumulate(shard.records for shard in shards))
-        self._reader = functools.lru_cache(OPEN_SHARDS)(
-            lambda number: ShardReader(folders[shards[number].source], shards[number])
-        )
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -285,7 +349,7 @@ class RecordSequence:
             shard = self._shards[number]
             in_shard = place - self._ends[number] + shard.records
             try:
-                return self._reader(number)[in_shard]
+                return self._readers(shard)[in_shard]
             except DamagedRecordError as e:
                 self._tolerance.meet(shard.file, in_shard, e)
         raise UserError(f"all records of {self!r} are damaged; run launch.precompute again.")

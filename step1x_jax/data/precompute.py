@@ -12,13 +12,20 @@ from typing import Any
 from etils import epath
 
 from step1x_jax.conditioning.encoder import EncoderConfig
-from step1x_jax.data.manifest import MANIFEST, BadRow, Manifest, write_manifest
+from step1x_jax.data.manifest import MANIFEST, REJECTED, BadRow, Manifest, write_manifest
 from step1x_jax.data.part_maker import Models, OnRow, PartMaker
-from step1x_jax.data.parts import Input, check_settings, finished, joined, split_parts
+from step1x_jax.data.parts import (
+    Input,
+    check_pictures,
+    check_settings,
+    find_part,
+    joined,
+    split_parts,
+)
 from step1x_jax.errors import require
-from step1x_jax.files import fingerprint, replacing
+from step1x_jax.files import exclusive, fingerprint, replacing
 
-REJECTED = "rejected.jsonl"  # rows that could not be used, with the reasons
+LARGEST_SIZE = 8192  # pixels; the models were made for 512 to 1024
 
 
 @dataclasses.dataclass
@@ -43,7 +50,11 @@ class Outcome:
 
 
 def make_settings(
-    size: int, encoder: EncoderConfig, autoencoder: epath.PathLike, negatives: float = 1.0
+    size: int,
+    encoder: EncoderConfig,
+    autoencoder: epath.PathLike,
+    negatives: float = 1.0,
+    min_kept: float = 0.0,
 ) -> dict[str, Any]:
     """What decides the records' content: noted in the manifest, of which a data set has one.
 
@@ -52,11 +63,14 @@ def make_settings(
       encoder: which counts with all its fields, its model by `fingerprint`.
       autoencoder: its file or folder, counts by `fingerprint`.
       negatives: fraction of the edits that get the embedding of the empty instruction, too.
+      min_kept: smallest part of each picture that its crop may leave; other edits are left out.
 
     Raises:
-      UserError: a model is not there, or the fraction is none.
+      UserError: a model is not there, or a number is out of its bounds.
     """
     require(0 <= negatives <= 1, "negatives", negatives, "use 0 to 1")
+    require(0 <= min_kept <= 1, "min_kept", min_kept, "use 0 to 1")
+    require(32 <= size <= LARGEST_SIZE, "size", size, f"use 32 to {LARGEST_SIZE}")
     reading = dataclasses.asdict(encoder)
     return {
         "size": size,
@@ -64,6 +78,7 @@ def make_settings(
         "autoencoder": fingerprint(autoencoder),
         "encoder_dtype": reading.pop("dtype"),
         "negatives": negatives,
+        "min_kept": min_kept,
         **reading,
     }
 
@@ -103,27 +118,55 @@ def precompute(
     """
     output = epath.Path(output)
     check_settings(output, settings)
+    with exclusive(
+        output / f".process-{process_index}.lock",
+        f"another launch.precompute is at work on this share of {output}; wait for its end, or give"
+        " each of several processes a --process_index of its own.",
+    ):
+        return _precompute(
+            inputs, output, settings, load_models, part_size, batch_size, threads,
+            (process_index, process_count), on_row,
+        )  # fmt: skip
+
+
+def _precompute(
+    inputs: Sequence[Input],
+    output: epath.Path,
+    settings: dict[str, Any],
+    load_models: Callable[[], Models],
+    part_size: int,
+    batch_size: int,
+    threads: int | None,
+    process: tuple[int, int],
+    on_row: OnRow,
+) -> Outcome:
+    process_index, process_count = process
     parts = split_parts(inputs, part_size)
-    todo = []
+    check_pictures(inputs, parts)
+    todo, made = [], {}
     for part in parts[process_index::process_count]:
-        manifest = finished(output, part)
-        if manifest is None:
-            todo.append(part)
+        found = find_part(output, part, mine=True)
+        if found.manifest is None:
+            todo.append((part, found.changes))
             continue
-        faults = {bad.row: bad for bad in manifest.bad_rows}
+        made[part.name] = found.manifest
+        faults = {bad.row: bad for bad in found.manifest.bad_rows}
         for triplet in part.triplets:
             on_row(faults.get(triplet.row))
     maker = None
     if todo:
         maker = PartMaker(output, settings, load_models(), batch_size, threads)
-        maker.make(todo, on_row)
+        made |= maker.make(todo, on_row)
     figures = (maker.pictures, maker.seconds, maker.waited) if maker else (0, 0.0, 0.0)
 
-    there = [finished(output, part) for part in parts]
-    manifests = [manifest for manifest in there if manifest is not None]
+    there = {
+        part.name: made.get(part.name) or find_part(output, part, mine=False).manifest
+        for part in parts
+    }
+    manifests = [manifest for manifest in there.values() if manifest is not None]
     if missing := len(parts) - len(manifests):
-        mine = [one for one in there[process_index::process_count] if one is not None]
-        return Outcome(None, [bad for one in mine for bad in one.bad_rows], missing, *figures)
+        bad_rows = [bad for one in made.values() for bad in one.bad_rows]
+        return Outcome(None, bad_rows, missing, *figures)
     manifest, bad_rows = joined(inputs, parts, manifests, settings)
     with replacing(output / REJECTED) as temporary:
         rows = (json.dumps(vars(bad), ensure_ascii=False) + "\n" for bad in bad_rows)

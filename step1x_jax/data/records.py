@@ -6,22 +6,28 @@ its arrays are bfloat16. launch/guides/data.md has the table.
 
 import dataclasses
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
+import msgspec
 import numpy as np
-import safetensors.numpy
 
 from step1x_jax.convert.safetensors_io import parse_header
 from step1x_jax.errors import UserError
+from step1x_jax.json_files import build, parse_json
 
 SCHEMA_VERSION = 1
 LATENT_CHANNELS = 16
 BF16 = np.dtype(jnp.bfloat16)
+EXPONENT = 0x7F80  # bits of a bfloat16, all set in NaN and infinities alone
 
 ARRAYS = ("text", "negative_text", "source", "target")
 STRINGS = ("id", "instruction", "language", "task", "source_hash")
 SIZES = ("source_size", "target_size")
+LONGEST_REASON = 300  # characters; a damaged header may have any
+
+_PIXELS = msgspec.Meta(ge=1, le=1_000_000)
+Size = tuple[Annotated[int, _PIXELS], Annotated[int, _PIXELS]]
 
 
 @dataclasses.dataclass
@@ -67,7 +73,21 @@ class EditRecord:
         h, w, c = self.source.shape if self.source.ndim == 3 else (0, 0, 0)
         if latents[0] != latents[1] or c != LATENT_CHANNELS or h < 2 or w < 2 or h % 2 or w % 2:
             return f"source and target have shapes {latents}, not twice the same (h, w, 16)"
+        return self.not_finite()
+
+    def not_finite(self) -> str | None:
+        """Which of the arrays, bfloat16, has NaN or infinity, or None."""
+        for name, array in self.arrays().items():
+            bits = np.ascontiguousarray(array).view(np.uint16)
+            if (bits & EXPONENT == EXPONENT).any():
+                return f"{name} has numbers that are not finite"
         return None
+
+    @property
+    def longest_text(self) -> int:
+        """Tokens of the longer one of its texts."""
+        texts = (self.text, self.negative_text)
+        return max(len(text) for text in texts if text is not None)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name, without those that are None."""
@@ -78,15 +98,16 @@ class EditRecord:
 class DamagedRecordError(UserError):
     """A record that cannot be used; another can stand in for it."""
 
-    def __init__(self, where: str, reason: object):
+    def __init__(self, where: str, reason: object, way_on: str):
+        why = str(reason)[:LONGEST_REASON]
         super().__init__(
-            f"{where} is damaged ({reason}); delete that file and run launch.precompute again, or"
-            " allow such records with --config.data.max_bad_records=N."
+            f"{where} is damaged ({why}); {way_on}, or allow such records with"
+            " --config.data.max_bad_records=N."
         )
 
 
 def encode_record(record: EditRecord) -> bytes:
-    """A record as bytes.
+    """A record as bytes: equal ones for equal records, in every process.
 
     Raises:
       ValueError: the record does not follow the schema.
@@ -97,16 +118,25 @@ def encode_record(record: EditRecord) -> bytes:
     metadata = {"schema_version": str(SCHEMA_VERSION)}
     metadata |= {name: getattr(record, name) for name in STRINGS}
     metadata |= {name: json.dumps(getattr(record, name)) for name in SIZES}
-    arrays = {name: np.ascontiguousarray(array) for name, array in record.arrays().items()}
-    return safetensors.numpy.save(arrays, metadata)
+    # The safetensors package writes metadata in a random order; here equal records are equal bytes.
+    header: dict[str, Any] = {"__metadata__": metadata}
+    parts, end = [], 0
+    for name, array in sorted(record.arrays().items()):
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": "BF16", "shape": array.shape, "data_offsets": [begin, end]}
+        parts.append(array.tobytes())
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
-def decode_record(data: bytes, where: str) -> EditRecord:
+def decode_record(data: bytes, where: str, way_on: str) -> EditRecord:
     """Bytes as a record, checked.
 
     Args:
       data: what `encode_record` gave.
       where: names file and record in errors.
+      way_on: what to do about a damaged one, for errors.
 
     Returns:
       The record; its arrays are views of `data`.
@@ -118,9 +148,9 @@ def decode_record(data: bytes, where: str) -> EditRecord:
     start = 8 + int.from_bytes(data[:8], "little")
     try:
         tensors, metadata = parse_header(data[8:start], len(data) - start)
-        version = int(metadata["schema_version"])
-    except (ValueError, KeyError) as e:
-        raise DamagedRecordError(where, e) from e
+        version = build(int, parse_json(metadata["schema_version"], "schema_version"), "it")
+    except (ValueError, KeyError, UserError) as e:
+        raise DamagedRecordError(where, e, way_on) from e
     if version > SCHEMA_VERSION:
         raise UserError(
             f"{where} was written by a newer version of step1x_jax (schema {version}, this one"
@@ -129,19 +159,19 @@ def decode_record(data: bytes, where: str) -> EditRecord:
     try:
         fields: dict[str, Any] = {"negative_text": None}
         fields |= {name: metadata[name] for name in STRINGS}
-        fields |= {name: _size(metadata[name]) for name in SIZES}
+        fields |= {name: _size(metadata[name], name) for name in SIZES}
         body = memoryview(data)[start:]
         for name, info in tensors.items():
             array = np.frombuffer(body[info.begin : info.end], info.dtype)
             fields[name] = array.reshape(info.shape)
         record = EditRecord(**fields)
-    except (ValueError, KeyError, TypeError) as e:
-        raise DamagedRecordError(where, e) from e
+    except (ValueError, KeyError, TypeError, UserError) as e:
+        raise DamagedRecordError(where, e, way_on) from e
     if problem := record.problem():
-        raise DamagedRecordError(where, problem)
+        raise DamagedRecordError(where, problem, way_on)
     return record
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, height = json.loads(text)
-    return width, height
+def _size(text: str, name: str) -> tuple[int, int]:
+    """Raises UserError for anything but two numbers of pixels."""
+    return build(Size, parse_json(text, name), name)

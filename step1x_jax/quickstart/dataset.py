@@ -14,12 +14,15 @@ from etils import epath
 from PIL import Image
 
 from step1x_jax.errors import UserError
+from step1x_jax.files import making_folder
+from step1x_jax.json_files import build, parse_json
 from step1x_jax.quickstart import photographs
 from step1x_jax.quickstart.edits import KINDS
 
 TRAINING_FILE = "triplets.jsonl"
 HELD_OUT_FILE = "held_out.jsonl"
 SETTINGS_FILE = "settings.json"
+FIELDS = {"id", "image", "kind", "task", "language", "instruction", "source", "target"}  # of a row
 
 # Raise when the pictures or instructions change, so that an old folder is not taken for a new one.
 VERSION = 1
@@ -66,18 +69,9 @@ def write(output: epath.PathLike, settings: Settings) -> Iterator[int]:
             f"{output} exists and was not made with these settings ({description}): "
             "remove it or choose another --output"
         )
-    unfinished = output.parent / f".{output.name}.unfinished"
-    try:
-        if unfinished.exists():
-            unfinished.rmtree()
+    with making_folder(output) as unfinished:
         yield from _write_all(unfinished, settings)
         (unfinished / SETTINGS_FILE).write_text(description)
-        unfinished.rename(output)
-    except OSError as e:
-        raise UserError(
-            f"{output} could not be written ({e.strerror or e}): "
-            "free space or choose another --output"
-        ) from e
 
 
 def total_crops(settings: Settings) -> int:
@@ -96,13 +90,22 @@ def read_held_out(folder: epath.PathLike) -> list[dict[str, str]]:
       instruction, source, target.
 
     Raises:
-      UserError: there is no data set.
+      UserError: there is no data set, or a row is not as `write` makes it.
     """
     folder = epath.Path(folder)
     path = folder / HELD_OUT_FILE
     if not path.exists():
         raise UserError(f"{path} is missing: run python -m launch.quickstart_data first")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [
+        build(dict[str, str], parse_json(line, f"{path} line {number}"), f"{path} line {number}")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+    ]
+    for number, row in enumerate(rows, 1):
+        if missing := sorted(FIELDS - row.keys()):
+            raise UserError(
+                f"{path} line {number} has no {missing[0]}: remove the folder and run"
+                " python -m launch.quickstart_data again"
+            )
     pictures = ("source", "target")
     return [{**row, **{key: str(folder / row[key]) for key in pictures}} for row in rows]
 

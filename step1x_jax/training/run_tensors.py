@@ -20,7 +20,6 @@ from step1x_jax.convert.tensors import Cast, Tensors
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.training.checkpoint import (
-    check_same_base,
     describe_newest,
     find_base,
     restore_each,
@@ -28,13 +27,14 @@ from step1x_jax.training.checkpoint import (
 )
 from step1x_jax.training.checkpoint_folder import FOLDER
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.fingerprints import About, fingerprint_of
+from step1x_jax.training.description import check_same_base
+from step1x_jax.training.fingerprints import About, add, fingerprint_of
 from step1x_jax.training.stored_arrays import Index
 
 
 @contextlib.contextmanager
 def opened_run(
-    workdir: epath.PathLike, beside: epath.PathLike, *, base: str = ""
+    workdir: epath.PathLike, beside: epath.PathLike, *, base: str = "", sums: str | None = None
 ) -> Iterator[tuple[Tensors, TrainConfig]]:
     """A run's newest whole checkpoint as official tensors; adapters merged into their base.
 
@@ -46,6 +46,7 @@ def opened_run(
       workdir: the run's folder.
       beside: a local folder with room for a copy of a run of all parameters.
       base: where the base of adapters lies now, if it has moved.
+      sums: dtype of the weights that have adapters; None rounds them to the base's.
 
     Yields:
       The tensors, to be read while the context lasts, and the run's config.
@@ -54,14 +55,14 @@ def opened_run(
       UserError: no whole checkpoint, or no room; the base is not where it was, or another one.
     """
     adapters = describe_newest(workdir)[1].lora.rank
-    opened = _adapted(workdir, beside, base) if adapters else _trained(workdir, beside)
+    opened = _adapted(workdir, beside, base, sums) if adapters else _trained(workdir, beside)
     with opened as (tensors, config):
         yield tensors, config
 
 
 @contextlib.contextmanager
 def _adapted(
-    workdir: epath.PathLike, beside: epath.PathLike, base: str
+    workdir: epath.PathLike, beside: epath.PathLike, base: str, sums: str | None
 ) -> Iterator[tuple[Tensors, TrainConfig]]:
     adapters, config, path, saved_base = restore_trained(workdir)
     source = find_base(workdir, config, base)
@@ -75,7 +76,11 @@ def _adapted(
         tensors = Cast(tensors, np.dtype(jnp.dtype(config.model.param_dtype)))
         if saved_base:  # a LoRA of others does not say what it was trained on
             check_same_base(saved_base, _describe(tensors, config.model), path, config)
-        yield Merged(tensors, [(Adapters(adapters, config.model, config.lora), 1.0)]), config
+        lora = Adapters(adapters, config.model, config.lora)
+        dtypes = dict(tensors.dtypes)
+        if sums is not None:
+            dtypes |= {f"{name}.weight": np.dtype(jnp.dtype(sums)) for name in lora.shapes}
+        yield Merged(tensors, [(lora, 1.0)], dtypes), config
 
 
 def _describe(tensors: Tensors, config: ModelConfig) -> About:
@@ -83,13 +88,14 @@ def _describe(tensors: Tensors, config: ModelConfig) -> About:
     about: About = {}
     parameters = by_parameter(model_table(config))
     for name, sources in tqdm(parameters.items(), desc="comparing the base", unit="parameter"):
-        bits = 0
-        for block in (our_block(source, tensors) for source in sources):
-            bits += fingerprint_of(block)
-        shape = list(block.shape)
-        if len(sources) > 1:
-            shape[0] = len(sources)
-        about[name] = {"shape": shape, "dtype": str(block.dtype), "fingerprint": bits % 2**32}
+        bits = [0, 0]
+        for layer, source in enumerate(sources):
+            block = our_block(source, tensors)
+            shape = list(block.shape)
+            if len(sources) > 1:
+                shape[0] = len(sources)
+            bits = add(bits, fingerprint_of(block, [layer], shape))
+        about[name] = {"shape": shape, "dtype": str(block.dtype), "fingerprint": bits}
     return about
 
 

@@ -11,7 +11,7 @@ import pytest
 from step1x_jax.data import parquet
 from step1x_jax.data.parts import Input
 from step1x_jax.data.precompute import precompute
-from step1x_jax.data.sources import picture_length, read_picture, read_triplets
+from step1x_jax.data.sources import picture_stamp, read_picture, read_triplets
 from step1x_jax.errors import UserError
 from tests.data.public_sets import SETS, picture, save_pictures
 from tests.data.test_precompute import BATCH, SETTINGS, FakeModels, read_all
@@ -86,7 +86,7 @@ def test_the_public_sets(tmp_path, name, cell):
     assert dataclasses.astuple(row)[4:] == (*expected[2:5], expected[5] or row.row)
     pictures = [p for r in (first, row) for p in (r.source_path, r.target_path)]
     assert [read_picture(p) for p in pictures] == [picture(i) for i in range(4)]
-    assert {picture_length(p) for p in pictures} == {path.stat().st_size}
+    assert {picture_stamp(p)[0] for p in pictures} == {path.stat().st_size}
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -195,13 +195,13 @@ def test_damaged_files_are_named(tmp_path):
     triplets, _ = read_triplets(path)
     data = path.read_bytes()
     path.write_bytes(data[:-100])
-    with pytest.raises(UserError, match=r"a\.parquet cannot be read"):
+    with pytest.raises(UserError, match=r"a\.parquet is damaged"):
         read_triplets(path)
-    with pytest.raises(UserError, match=r"a\.parquet row 0 cannot be read"):
+    with pytest.raises(UserError, match=r"a\.parquet row 0 is damaged"):
         read_picture(triplets[0].source_path)
     path.write_bytes(bytes(len(data) // 2) + data[len(data) // 2 :])  # zeros in the first group
     parquet.forget()
-    with pytest.raises(UserError, match=r"a\.parquet row 0 cannot be read"):
+    with pytest.raises(UserError, match=r"a\.parquet row 0 is damaged"):
         read_picture(triplets[0].source_path)
     assert read_picture(triplets[399].target_path) == picture(799)
     path.unlink()
@@ -213,12 +213,12 @@ def test_damaged_files_are_named(tmp_path):
 def test_a_file_that_was_replaced(tmp_path):
     path = write(tmp_path / "a.parquet", edits(9), group=2)
     triplets, _ = read_triplets(path)
-    lengths = {picture_length(row.source_path) for row in triplets}
+    lengths = {picture_stamp(row.source_path)[0] for row in triplets}
     assert read_picture(triplets[0].source_path) == picture(0)
     rows = [{**row, "source": {"bytes": b"new", "path": None}} for row in edits(4)]
     read_triplets(write(path, rows))
     assert read_picture(triplets[0].source_path) == b"new"
-    assert lengths != {picture_length(triplets[0].source_path)} == {path.stat().st_size}
+    assert lengths != {picture_stamp(triplets[0].source_path)[0]} == {path.stat().st_size}
     with pytest.raises(UserError, match=r"row 4 is not there, the file has 4 rows now"):
         read_picture(triplets[4].source_path)
     with pytest.raises(UserError, match=r"has no column mask any more"):

@@ -1,11 +1,16 @@
 import dataclasses
+import errno
 import hashlib
 import itertools
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from step1x_jax.data import shards
 from step1x_jax.data.manifest import (
     MANIFEST,
     Manifest,
@@ -284,11 +289,64 @@ def test_data_sets_that_do_not_go_together_are_refused(tmp_path):
         batches(str(tmp_path / "a"), 1, weights=(0.0,))
 
 
-def test_a_batch_larger_than_every_bucket_repeats_and_says_so(tmp_path, caplog):
+def test_shapes_that_do_not_fill_a_batch_are_named_once(tmp_path, caplog):
+    sizes = [(4, 4)] * 8 + [(2, 8), (2, 8), (8, 2)]
+    write_dataset(tmp_path, [make_record(i, size) for i, size in enumerate(sizes)])
+    for _ in range(2):  # as held-out edits are opened at every evaluation
+        for batch in batches(str(tmp_path), batch_size=4):
+            assert len(batch["target"]) == 4
+    (message,) = [r.message for r in caplog.records if "edits repeat in a batch" in r.message]
+    assert "64x16 (2 of 4 edits), 16x64 (1 of 4 edits)." in message
+    assert "32x32" not in message
+
+
+MANY = """
+import itertools, resource, sys
+from pathlib import Path
+from step1x_jax.data.manifest import MANIFEST, Manifest, write_manifest
+from step1x_jax.data.pipeline import DataConfig, make_batches
+from step1x_jax.data.shards import writing_shards
+from tests.data.examples import make_record
+shards = []
+for part in range(40):
+    with writing_shards(sys.argv[1], f"part-{part:02d}") as writer:
+        for h in (2, 4, 6):
+            writer.write(make_record(part * 10 + h, (h, 2)))
+    shards += writer.close()
+write_manifest(Path(sys.argv[1]) / MANIFEST, Manifest({}, shards))
+resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
+config = DataConfig(path=sys.argv[1], batch_size=8)
+batches = make_batches(config, text_length=9, seed=0, start_step=0)
+seen = {name for batch in itertools.islice(batches, 30) for name in batch["ids"]}
+print(len(seen))
+"""
+
+
+def test_many_shards_are_read_with_few_open_files(tmp_path):
+    """120 shards in 3 shapes; 80 files may be open."""
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "120"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_what_the_system_cannot_read_is_no_damage(tmp_path, monkeypatch, number):
     write_dataset(tmp_path, RECORDS[:3])
-    (first, *_) = batches(str(tmp_path), batch_size=8)
-    assert len(first["target"]) == 8
-    assert sum("edits repeat in a batch" in r.message for r in caplog.records) == 1
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fails(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "_open", fails)
+        with pytest.raises(UserError, match=f"could not be read .{os.strerror(number)}") as error:
+            batches(str(tmp_path), max_bad_records=3)
+    assert "damaged" not in str(error.value)
+    assert "delete" not in str(error.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert batches(str(tmp_path))
 
 
 @pytest.fixture

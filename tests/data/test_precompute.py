@@ -176,7 +176,9 @@ def test_an_interrupted_run_goes_on_and_equals_a_whole_one(tmp_path, rows, model
     suffixes = [path.suffix for path in out.iterdir()]
     assert sorted(suffixes) == [".array_record", ".array_record", ".json"]
     parts = split_parts([listed(tmp_path, rows)], 4)
-    leftover = out / f".{parts[1].name}-6x10.array_record.1.tmp"  # of a process that was killed
+    leftover = (
+        out / f".{parts[1].name}-006x010.array_record.0123abcd.tmp"
+    )  # of a process that was killed
     leftover.touch()
     other = out / ".part-00-00007-abc-6x10.array_record.1.tmp"  # of one that is at work
     other.touch()

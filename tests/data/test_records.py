@@ -25,7 +25,7 @@ def test_records_come_back_bit_for_bit(negative):
     record = make_record(3)
     if not negative:
         record.negative_text = None
-    assert_equal(record, decode_record(encode_record(record), "here"))
+    assert_equal(record, decode_record(encode_record(record), "here", "make it again"))
 
 
 def test_a_record_is_a_safetensors_file():
@@ -48,6 +48,10 @@ def test_a_record_is_a_safetensors_file():
             "target": np.zeros((3, 4, 16), records.BF16),
         },
         {"target": np.zeros((4, 4), records.BF16)},
+        {"target": np.full((4, 4, 16), np.nan, records.BF16)},
+        {"source": np.full((4, 4, 16), -np.inf, records.BF16)},
+        {"text": np.full((5, 8), np.inf, records.BF16)},
+        {"negative_text": np.full((5, 8), np.nan, records.BF16)},
     ],
 )
 def test_wrong_arrays_are_not_written(changes):
@@ -60,7 +64,7 @@ def test_a_newer_version_asks_for_an_upgrade():
         header["__metadata__"]["schema_version"] = str(records.SCHEMA_VERSION + 1)
 
     with pytest.raises(UserError, match=r"here was written by a newer version.*upgrade") as error:
-        decode_record(with_header(encode_record(make_record(1)), newer), "here")
+        decode_record(with_header(encode_record(make_record(1)), newer), "here", "make it again")
     assert not isinstance(error.value, DamagedRecordError)  # none may stand in for it
 
 
@@ -80,7 +84,17 @@ def _beyond(header):
         lambda header: header["__metadata__"].pop("task"),
         lambda header: header["__metadata__"].update(schema_version="one"),
         lambda header: header["__metadata__"].update(source_size="[1]"),
+        lambda header: header["__metadata__"].update(source_size="[640, -480]"),
+        lambda header: header["__metadata__"].update(source_size="[640, 1.5]"),
+        lambda header: header["__metadata__"].update(source_size='["640", "480"]'),
+        lambda header: header["__metadata__"].update(source_size="[640, 1e400]"),
+        lambda header: header["__metadata__"].update(source_size="[" * 100_000),
+        lambda header: header["__metadata__"].update(source_size=[640, 480]),
+        lambda header: header["__metadata__"].update(schema_version="9" * 5000),
+        lambda header: header["__metadata__"].update(schema_version="1.0"),
+        lambda header: header["__metadata__"].update(id=3),
         lambda header: header["text"].update(dtype="F16"),
+        lambda header: header["text"].update(dtype="x" * 1_000_000),
         lambda header: header["text"].update(shape=[5, -8]),
         lambda header: header.update(mask=header["text"]),
         _short,
@@ -88,11 +102,22 @@ def _beyond(header):
     ],
 )
 def test_wrong_headers_are_damage(change):
-    with pytest.raises(DamagedRecordError, match="here is damaged"):
-        decode_record(with_header(encode_record(make_record(1)), change), "here")
+    with pytest.raises(DamagedRecordError, match=r"here is damaged.*make it again") as error:
+        decode_record(with_header(encode_record(make_record(1)), change), "here", "make it again")
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_damage(value):
+    record = make_record(1)
+    data = encode_record(record)
+    changed = record.text.copy()
+    changed[2, 3] = value
+    with pytest.raises(DamagedRecordError, match="text has numbers that are not finite"):
+        decode_record(data.replace(record.text.tobytes(), changed.tobytes()), "here", "make it")
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 100, -1])
 def test_cut_bytes_are_damage(size):
     with pytest.raises(DamagedRecordError, match="here is damaged"):
-        decode_record(encode_record(make_record(1))[:size], "here")
+        decode_record(encode_record(make_record(1))[:size], "here", "make it again")

@@ -1,5 +1,8 @@
 import dataclasses
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +15,7 @@ from step1x_jax.data.manifest import (
     Manifest,
     Source,
     read_manifest,
+    records_fingerprint,
     write_dataset,
     write_manifest,
 )
@@ -102,6 +106,47 @@ def test_truncated_and_missing_shards_are_named(tmp_path):
         ShardReader(tmp_path, info)
 
 
+def test_only_a_file_that_is_not_there_is_missing(tmp_path, monkeypatch):
+    (info,) = write_dataset(tmp_path, [make_record(0)]).shards
+
+    def no_rights(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", no_rights)
+    with pytest.raises(UserError, match=r"could not be read .Permission denied") as error:
+        ShardReader(tmp_path, info)
+    assert "run launch.precompute" not in str(error.value)
+
+
+def test_a_disk_that_fails_while_a_record_is_read_is_no_damage(tmp_path):
+    """Another file in the place of the open one: a folder, which cannot be read."""
+    (info,) = write_dataset(tmp_path, [make_record(0)]).shards
+    reader, path = ShardReader(tmp_path, info), str(tmp_path / info.file)
+    (number,) = [n for n in os.listdir("/proc/self/fd") if is_open_as(n, path)]
+    folder = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(folder, int(number))
+    os.close(folder)
+    with pytest.raises(UserError, match="could not be read") as error:
+        reader[0]
+    assert not isinstance(error.value, DamagedRecordError)  # none may stand in for it
+
+
+def is_open_as(number, path) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{number}") == path
+    except OSError:
+        return False
+
+
+def test_a_damaged_copy_of_an_object_is_to_be_copied_again(tmp_path):
+    record = make_record(0)
+    (info,) = write_dataset(tmp_path, [record]).shards
+    (tmp_path / f"{info.file}.of").write_text("size=3")
+    damage(tmp_path / info.file, record)
+    with pytest.raises(DamagedRecordError, match="delete this copy, which is then copied again"):
+        ShardReader(tmp_path, info)[0]
+
+
 def test_a_shard_of_another_size_is_damage(tmp_path):
     (info,) = write_dataset(tmp_path, [make_record(0)]).shards
     with pytest.raises(DamagedRecordError, match="latents"):
@@ -114,21 +159,125 @@ def test_bad_manifests_are_named(tmp_path):
         read_manifest(path)
     for text in ("{", "[]", '{"version": 2}', '{"version": null}'):
         path.write_text(text)
-        with pytest.raises(UserError, match=r"dataset\.json is damaged"):
+        with pytest.raises(UserError, match=r"dataset\.json is not as launch.precompute writes"):
             read_manifest(path)
-    shard = ShardInfo("a", (2, 2), records=3)
+    shard = ShardInfo("a", (2, 2), records=3, bytes=500)
     for manifest in (
         Manifest({}, [dataclasses.replace(shard, source=1)]),
         Manifest({}, [shard], sources=[Source("a", 1.0), Source("b", None)]),
         Manifest({}, [shard], sources=[Source("a", 0.0)]),
-        Manifest({}, [shard], sources=[Source("a", float("nan"))]),
     ):
         write_manifest(path, manifest)
-        with pytest.raises(UserError, match=r"dataset\.json is damaged .*(source|weight)"):
+        with pytest.raises(UserError, match=r"dataset\.json is not as .*(source|weight)"):
             read_manifest(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"dataset\.json is no file"):
+        read_manifest(path)
+    path.unlink()
     write_manifest(path, Manifest({}, [], [BadRow("a", "b")], version=VERSION + 1))
     with pytest.raises(UserError, match=r"newer version.*upgrade"):
         read_manifest(path)
+
+
+def _replace(name, value):
+    return lambda values: values["shards"][0].update({name: value})
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize(
+    "change",
+    [
+        _replace("records", "6"),
+        _replace("records", -6),
+        _replace("records", 0),
+        _replace("records", 1e20),
+        _replace("records", 10**400),
+        _replace("records", 10**9),
+        _replace("records", True),
+        _replace("negatives", -1),
+        _replace("negatives", 7),
+        _replace("bytes", 1.5),
+        _replace("longest_text", None),
+        _replace("latent_size", [1.5, 2]),
+        _replace("latent_size", [4]),
+        _replace("latent_size", [4, 10**9]),
+        _replace("latent_size", {"h": 4, "w": 4}),
+        _replace("source", -1),
+        _replace("file", 3),
+        _replace("file", ""),
+        _replace("file", ".."),
+        _replace("file", "../records-004x004.array_record"),
+        _replace("file", "/etc/passwd"),
+        _replace("file", "gs://bucket/shard"),
+        _replace("colour", "red"),
+        lambda values: values.update(settings=[]),
+        lambda values: values.update(settings=None),
+        lambda values: values.update(shards={}),
+        lambda values: values.update(shards=[3]),
+        lambda values: values.update(sources=[]),
+        lambda values: values.update(sources=[{"name": 3}]),
+        lambda values: values.update(sources=[{"name": "a", "weight": "3"}]),
+        lambda values: values.update(bad_rows=[{"row": 1, "reason": "x"}]),
+        lambda values: values.update(version=2.0),
+        lambda values: values.update(version=True),
+        lambda values: values["shards"].append(values["shards"][0]),
+        lambda values: values.pop("shards"),
+        lambda values: values.pop("settings"),
+        *(
+            (lambda values, name=name: values["shards"][0].pop(name))
+            for name in ("file", "latent_size", "records", "bytes", "longest_text", "negatives")
+        ),
+    ],
+)
+def test_tampered_manifests_are_one_sentence(tmp_path, change, version):
+    values = json.loads(write_dataset(tmp_path, [make_record(i) for i in range(6)]).to_json())
+    values["version"] = version
+    if version == 2:
+        del values["shards"][0]["digest"], values["shards"][0]["check"]
+    change(values)
+    path = tmp_path / MANIFEST
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"dataset\.json is not as") as error:
+        read_manifest(path)
+    assert len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"version": ' + "9" * 5000 + "}", '{"settings": NaN}', '"\\ud800"']
+)
+def test_json_that_no_program_writes_is_one_sentence(tmp_path, text):
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(UserError, match=r"dataset\.json is not as") as error:
+        read_manifest(tmp_path / MANIFEST)
+    assert len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"records": 5}, "6 readable records, the manifest says 5"),
+        ({"longest_text": 4}, "a text of 5 tokens, the manifest says 4"),
+        ({"negatives": 0}, "the manifest says that 0 records"),
+        ({"negatives": 6}, "the manifest says that 6 records"),
+        ({"latent_size": (6, 6)}, "latents of"),
+    ],
+)
+def test_counts_that_contradict_the_data_are_named(tmp_path, change, message):
+    """Also in a manifest of before version 3, which has no check of its counts."""
+    records = [make_record(i) for i in range(6)]
+    for record in records[3:]:
+        record.negative_text = None
+    manifest = write_dataset(tmp_path, records)
+    changed = dataclasses.replace(manifest.shards[0], **change)
+    with pytest.raises(UserError, match=message):
+        reader = ShardReader(tmp_path, changed)
+        print([reader[i] for i in range(6)])
+    values = json.loads(manifest.to_json())
+    values["shards"][0] |= change
+    (tmp_path / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"what it says of .* was changed"):
+        read_manifest(tmp_path / MANIFEST)
 
 
 def test_manifests_of_the_first_form_are_read(tmp_path):
@@ -136,7 +285,7 @@ def test_manifests_of_the_first_form_are_read(tmp_path):
     values = json.loads(write_dataset(tmp_path, [make_record(0), make_record(1)]).to_json())
     del values["sources"], values["version"]
     for shard in values["shards"]:
-        del shard["source"], shard["negatives"]
+        del shard["source"], shard["negatives"], shard["digest"], shard["check"]
     (tmp_path / MANIFEST).write_text(json.dumps(values | {"schema_version": 1}))
     manifest = read_manifest(tmp_path / MANIFEST)
     assert [shard.negatives for shard in manifest.shards] == [2]
@@ -148,3 +297,54 @@ def test_the_longest_text_is_that_of_any_record_and_of_negatives(tmp_path):
     assert write_dataset(tmp_path / "texts", records).shards[0].longest_text == 9
     short = make_record(0, tokens=2)  # its negative has 3
     assert write_dataset(tmp_path / "negatives", [short]).shards[0].longest_text == 3
+
+
+SAME = """
+import sys
+from step1x_jax.data.manifest import write_dataset
+from tests.data.examples import make_record
+write_dataset(sys.argv[1], [make_record(i, (2, 2 + i % 2 * 2)) for i in range(6)])
+"""
+
+
+def test_the_same_records_are_the_same_bytes_in_every_process(tmp_path):
+    contents = []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", SAME, str(folder)], env=environment, check=True)
+        contents.append({file.name: file.read_bytes() for file in folder.iterdir()})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 3
+
+
+def test_the_fingerprint_is_of_the_records_not_of_their_place(tmp_path):
+    records = [make_record(i, size) for i, size in enumerate([(4, 4), (2, 6), (4, 4)])]
+    first = records_fingerprint(write_dataset(tmp_path / "a", records))
+    shutil.copytree(tmp_path / "a", tmp_path / "elsewhere")
+    assert records_fingerprint(read_manifest(f"{tmp_path}/elsewhere/{MANIFEST}")) == first
+    changed = dataclasses.replace(records[1], instruction=records[1].instruction[::-1])
+    others = [
+        [*records, make_record(7)],
+        records[:2],
+        [records[0], changed, records[2]],  # as many bytes
+        records[::-1],
+    ]
+    fingerprints = [
+        records_fingerprint(write_dataset(tmp_path / str(i), other))
+        for i, other in enumerate(others)
+    ]
+    assert len({first, *fingerprints}) == 5
+    weighted = read_manifest(tmp_path / "a" / MANIFEST)
+    weighted.sources[0].weight = 2.0
+    assert records_fingerprint(weighted) == first
+
+
+def test_manifests_without_digests_are_read_and_have_a_fingerprint(tmp_path):
+    values = json.loads(write_dataset(tmp_path, [make_record(0)]).to_json())
+    del values["shards"][0]["digest"], values["shards"][0]["check"]
+    (tmp_path / MANIFEST).write_text(json.dumps(values | {"version": 2}))
+    old = read_manifest(tmp_path / MANIFEST)
+    assert old.shards[0].digest == ""
+    more = dataclasses.replace(old, shards=[dataclasses.replace(old.shards[0], records=2)])
+    assert records_fingerprint(old) != records_fingerprint(more)

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from step1x_jax.data.sources import picture_length, read_picture, read_triplets
+from step1x_jax.data.sources import picture_stamp, read_picture, read_triplets
 from step1x_jax.errors import UserError
 from tests.data.public_sets import SETS, picture, save_pictures
 
@@ -46,7 +46,7 @@ def test_bad_rows_are_named_and_the_rest_stays(tmp_path):
     good, bad = read_triplets(path)
     assert [row.row for row in good] == ["edits.jsonl line 6"]
     assert [(row.row.split()[-1], row.reason) for row in bad[:4]] == [
-        ("1", "not a JSON object"),
+        ("1", "not a JSON object (Input data was truncated)"),
         ("2", "not a JSON object"),
         ("4", "target is missing"),
         ("5", "source is not a text"),
@@ -219,7 +219,7 @@ def test_the_layout_of_instructpix2pix(tmp_path):
     assert [read_picture(row.source_path) for row in triplets] == [picture(i) for i in (2, 0, 0)]
     assert [read_picture(row.target_path) for row in triplets] == [picture(i) for i in (3, 1, 1)]
     assert [(row.row, row.reason) for row in bad] == [
-        ("shard-02/prompt.json seed 1", "not a JSON object")
+        ("shard-02/prompt.json seed 1", "not a JSON object (Input data was truncated)")
     ]
 
 
@@ -252,11 +252,11 @@ def test_which_files_of_a_folder_are_read(tmp_path):
 
 def test_lengths_of_pictures(tmp_path):
     path = tmp_path / "a.png"
-    assert picture_length(str(path)) == -1
-    assert picture_length("\0") == -1
+    assert picture_stamp(str(path)) == (-1, "")
+    assert picture_stamp("\0") == (-1, "")
     for content in (b"abc", b"ab"):
         path.write_bytes(content)
-        assert picture_length(str(path)) == len(content)
+        assert picture_stamp(str(path))[0] == len(content)
 
 
 def test_parquet_without_its_package(tmp_path, monkeypatch):

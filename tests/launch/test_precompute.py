@@ -1,6 +1,7 @@
 """launch.precompute as a user runs it: in a process of its own, with small models."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -94,10 +95,50 @@ def test_exit_codes_and_messages(inputs):
     assert rejected["row"] == "edits.jsonl line 4"
 
 
+def test_failures_leave_nothing_and_paths_are_those_of_the_shell(inputs):
+    """In one test, for each process takes seconds to start."""
+    (inputs / "edits.jsonl").rename(inputs / "kept.jsonl")
+    for flags in ([], [f"--input={inputs}/kept.jsonl", "--text_length=20"]):
+        done = precompute(inputs, f"--output={inputs}/new/deep/out", *flags)
+        assert done.returncode == 1, done.stderr
+        assert len([line for line in done.stderr.splitlines() if "error: " in line]) == 1
+        assert not (inputs / "new").exists()
+    (inputs / "kept.jsonl").rename(inputs / "edits.jsonl")
+    home = {**os.environ, "HOME": str(inputs)}
+    flags = ["--output=~/new/out/", "--input=~/", "--qwen=~/qwen/", "--autoencoder=~/vae/"]
+    flags = [flag for flag in command(inputs, *flags) if not flag.startswith("--input=/")]
+    for _ in range(2):
+        done = subprocess.run(flags, cwd=ROOT, env=home, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "4 edits in 3 shards" in done.stdout
+    assert not (ROOT / "~").exists()
+    assert records(inputs / "new" / "out")
+
+
+def test_many_faults_are_not_a_thousand_lines(inputs):
+    rows = (inputs / "edits.jsonl").read_text().splitlines()
+    faulty = [json.dumps({"source": f"{i}.png", "target": "x.png"}) for i in range(300)]
+    (inputs / "edits.jsonl").write_text("\n".join([*rows, *faulty]))
+    done = precompute(inputs)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.count("left out edits.jsonl line") == 20
+    assert "more is left out, see" in done.stderr
+    assert "300 rows could not be used" in done.stderr
+    assert len((inputs / "out" / "rejected.jsonl").read_text().splitlines()) == 300
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
+        (["--weights=nan"], "'nan' is no positive number"),
+        (["--negatives=nan"], "negatives is nan"),
+        (["--min_kept=2"], "min_kept is 2"),
+        (["--size=1000000"], "--size=1000000"),
+        (["--text_length=10000000000"], "text_length is 10000000000"),
+        (["--part_size=0"], "--part_size=0"),
+        (["--fsdp=-7"], "--fsdp=-7"),
+        (["--root=/tmp"], "none of the pictures that edits.jsonl names"),
         (["--weights=3,1"], "has 2 numbers for 1"),
         (["--weights=0"], "'0' is no positive number"),
         (["--process_index=2", "--process_count=2"], "number the processes from 0"),

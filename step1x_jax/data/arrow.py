@@ -1,0 +1,74 @@
+"""Edits in a folder that datasets' `save_to_disk` wrote: arrow files, listed in its state.json.
+
+A picture in a cell is named as in parquet files, by FILE.arrow#ROW#COLUMN (parquet.py).
+"""
+
+import functools
+import mmap
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from step1x_jax.data.json_lists import Rows, json_rows, read_list
+from step1x_jax.data.parquet import picture_columns, picture_of, pyarrow, reading, table_rows
+from step1x_jax.errors import UserError
+from step1x_jax.files import is_remote
+
+STATE = "state.json"
+ABOUT_ARROW = (STATE, "dataset_info.json", "dataset_dict.json")  # beside arrow files; no lists
+FILES = 4  # in memory, or mapped into it
+
+
+def saved_rows(path: epath.Path) -> Rows:
+    """Rows of the arrow files that a state.json lists; of another file of that name, its rows.
+
+    Raises:
+      UserError: pyarrow is missing, a file cannot be read, or its columns have other names.
+    """
+    state = read_list(path)
+    files = state.get("_data_files") if isinstance(state, dict) else None
+    if files is None:
+        return json_rows(path)
+    names: list[Any] = [one.get("filename") if isinstance(one, dict) else None for one in files]
+    if not all(isinstance(name, str) and "/" not in name for name in names):
+        raise UserError(f"{path} does not list files of its folder; save the data set again.")
+    return _rows(path, names)
+
+
+def _rows(path: epath.Path, names: list[str]) -> Iterator[tuple[str, Any]]:
+    for name in names:
+        file = path.parent / name
+        with reading(str(file)):
+            table = _table(str(file))
+            cells, columns = picture_columns(file, table.schema)
+            for row, values in table_rows(name, table.select(columns).to_batches(), cells):
+                yield f"{name} {row}", values
+
+
+def read_cell(path: str, row: int, column: str) -> bytes:
+    """The bytes of a picture in a cell, as parquet.py's."""
+    with reading(f"{path} row {row}"):
+        table = _table(path)
+        if row >= table.num_rows or column not in table.column_names:
+            raise UserError(f"{path} row {row} is not there any more; start again.")
+        value = table.column(column)[row].as_py()
+    return picture_of(value, path, row, column)
+
+
+def forget() -> None:
+    """Drops what is in memory: files may have been replaced."""
+    _table.cache_clear()
+
+
+@functools.lru_cache(maxsize=FILES)
+def _table(path: str) -> Any:
+    """All of a file, checked; of a local one only what is looked at gets into memory."""
+    if is_remote(path):
+        data: Any = epath.Path(path).read_bytes()
+    else:
+        with open(path, "rb") as stream:
+            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    table = pyarrow().ipc.open_stream(pyarrow().py_buffer(data)).read_all()
+    table.validate(full=True)
+    return table
