@@ -26,7 +26,7 @@ from etils import epath
 from tqdm import tqdm
 
 from launch.command import run
-from step1x_jax.conditioning.encoder import READING, EncoderConfig
+from step1x_jax.conditioning.encoder import READING, EncoderConfig, stored_reading
 from step1x_jax.convert.adapters import Adapters, adapters_of
 from step1x_jax.convert.diffusers_folder import FOLDED, SCALE
 from step1x_jax.convert.flux import start_from_flux
@@ -101,7 +101,7 @@ def _write_orbax(path: epath.Path, parts: Parts) -> None:
     assert isinstance(weights.config, ModelConfig)
     config.model = weights.config
     config.sampling = sampling_from_json(dict(weights.fields))
-    reading = {name: weights.fields[name] for name in READING if name in weights.fields}
+    reading = stored_reading(weights.fields)
     config.encoder = build(EncoderConfig, reading, str(weights.path))
     write_weights_folder(path, weights.tensors, config)
 

@@ -111,6 +111,12 @@ def open_model(path: epath.PathLike, config: ModelConfig) -> WeightFile | Fp8Fil
     return file
 
 
+def check_model(path: epath.PathLike) -> None:
+    """Raises UserError unless `load_model` would take the file, as far as its header tells."""
+    file = as_numbers(_opened(path))
+    check_tensors(file.path, file.shapes, model_table(_model_config_of(file)), dtypes=file.dtypes)
+
+
 def _opened(path: epath.PathLike) -> WeightFile:
     """A model's file under the official names, as it is stored."""
     file = open_file(path, MODEL_NAMES)
