@@ -587,7 +587,6 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "mixture(manifests)"),
         ("shards of the first data set", "ShardReader(self._folders[shard.source], shard)",
          "ShardReader(self._folders[0], shard)"),
-        ("as many open files as shards", "min(few, MOST_OPEN_SHARDS)", "None"),
         ("shapes that fill a batch named", "        if records < size:", "        if records:"),
         ("small pictures do not fill", "[config.batch_size * times for", "[config.batch_size for"),
         ("mixed whatever they were made with", "if there != first.get(name, there):", "if False:"),

@@ -146,7 +146,7 @@ def check_settings(output: epath.Path, settings: dict[str, Any]) -> None:
             if not same_setting(name, before.get(name), value):
                 raise UserError(
                     f"{output} was made with {name}={before.get(name)}, now it is {value}; give"
-                    " another --output, or remove that folder to start again."
+                    f" another --output, or delete {MANIFEST} and part-*.json there to start again."
                 )
 
 
