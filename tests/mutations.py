@@ -815,7 +815,6 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("data/sources.py", "tests/data/test_odd_files.py"): [
         ("own files read", "if _is_made(folder, names):", "if False:"),
-        ("pipes read", "and is_regular(folder / name):", "and True:"),
         ("root ignored", "file.parent if root is None else epath.Path(root)", "file.parent"),
         ("bytes in names", "label = printable(", "label = str("),
     ],
