@@ -5,6 +5,7 @@ import typing
 from typing import Any
 
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
 from step1x_jax.errors import UserError
@@ -38,7 +39,9 @@ def read_config() -> TrainConfig:
     """
     config = _CONFIG.value
     if type(config).__name__ == "_ErrorConfig":  # ml_collections: a file that it could not open
-        raise UserError("--config names no file that can be read; give one of configs/.")
+        name = config_flags.get_config_filename(flags.FLAGS["config"])
+        there = "cannot be read" if epath.Path(name).exists() else "does not exist"
+        raise UserError(f"--config: {name} {there}; give a file of configs/.")
     if not isinstance(config, TrainConfig):
         raise UserError("get_config() in the file of --config must return a TrainConfig.")
     config.validate()

@@ -19,9 +19,11 @@ from etils import epath
 from launch import config_flag
 from launch.command import run
 from launch.config_flag import read_config
-from step1x_jax.data.pipeline import DataConfig, make_batches
-from step1x_jax.files import absolute, check_writable, is_remote
-from step1x_jax.training.config import check_records
+from step1x_jax.data.manifest import MANIFEST, read_manifest, records_fingerprint
+from step1x_jax.data.pipeline import DataConfig, data_folders, make_batches
+from step1x_jax.errors import UserError
+from step1x_jax.files import absolute, check_writable, is_remote, user_path
+from step1x_jax.training.config import check_records, expand_paths
 from step1x_jax.training.loop import print_once, train
 
 flags.adopt_module_key_flags(config_flag)
@@ -38,16 +40,20 @@ STOPPED = 143  # what a shell reports for a process that ended on SIGTERM
 
 def main() -> int:
     """Brings data and training together."""
-    config = read_config()
-    if is_remote(_WORKDIR.value):  # one sentence before any work, if there is no access
-        check_writable(epath.Path(_WORKDIR.value) / "config.json")
+    config, workdir = read_config(), user_path(_WORKDIR.value)
+    expand_paths(config)
+    if is_remote(workdir):  # one sentence before any work, if there is no access
+        check_writable(epath.Path(workdir) / "config.json")
     check_records(config)
+    manifests = [read_manifest(folder / MANIFEST) for folder in data_folders(config.data)]
+    records = [records_fingerprint(manifest) for manifest in manifests]
+    config.encoder.text_length = config.model.text_length  # as editing with the run reads
     config.autoencoder = from_anywhere(config.autoencoder)
     config.encoder.path = from_anywhere(config.encoder.path)
     if config.lora.rank:  # adapters are no use without these
         config.training.start_from = from_anywhere(config.training.start_from)
     if _DISTRIBUTED.value:
-        jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE)
+        join_others()
 
     def read(data: DataConfig, first_step: int) -> Iterator[dict[str, np.ndarray]]:
         return make_batches(
@@ -64,7 +70,8 @@ def main() -> int:
         return read(dataclasses.replace(data, caption_dropout=float(dropped)), 0)
 
     batches = partial(read, config.data)
-    state = train(config, _WORKDIR.value, batches, held_out if config.held_out.path else None)
+    looked_at = held_out if config.held_out.path else None
+    state = train(config, workdir, batches, looked_at, records)
     step, steps = int(state.step), config.training.steps
     if step < steps:
         print(
@@ -73,8 +80,24 @@ def main() -> int:
             file=sys.stderr,
         )
         return STOPPED
-    print_once(f"Done: {steps} steps. Checkpoints and metrics are in {_WORKDIR.value}.")
+    print_once(f"Done: {steps} steps. Checkpoints and metrics are in {workdir}.")
     return 0
+
+
+def join_others() -> None:
+    """Joins the other processes of the run.
+
+    Raises:
+      UserError: there are none, or they cannot be reached.
+    """
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE)
+    except (ValueError, RuntimeError) as e:
+        raise UserError(
+            f"--distributed: the processes of a run could not be joined ({str(e).splitlines()[0]});"
+            " it needs a TPU pod, Slurm or MPI, which say who takes part: leave it out on a single"
+            " machine."
+        ) from e
 
 
 def from_anywhere(path: str) -> str:

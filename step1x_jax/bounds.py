@@ -16,6 +16,6 @@ Vocabulary = Annotated[int, Meta(ge=1, le=1 << 24)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 24)]
 Pixels = Annotated[int, Meta(ge=1, le=1 << 26)]  # of a picture
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]  # of bytes, edits or steps
-Positive = Annotated[float, Meta(gt=0, le=1e15)]
+Positive = Annotated[float, Meta(ge=1e-30, le=1e15)]  # what is not 0 in float32, either
 NotNegative = Annotated[float, Meta(ge=0, le=1e15)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]

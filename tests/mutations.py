@@ -399,12 +399,12 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("a full disk as a crash", "if (reason := why_not_written(e)) is None:", "if True:"),
     ],
     ("training/checkpoint.py", "tests/training/test_run_tensors.py"): [
-        ("bits not compared block by block", 'if bits % 2**32 != about["fingerprint"]:',
-         "if False:"),
+        ("bits not compared block by block", "if not same(saved, found):", "if False:"),
+        ("arrays of another config", "for name, one in saved.items()} != shapes:",
+         "for name, one in saved.items()} == 0:"),
     ],
     ("training/checkpoint.py", "tests/training/test_weights_folder.py"): [
-        ("weights taken for a run", "if WEIGHTS in saved:\n                    raise",
-         "if False:\n                    raise"),
+        ("weights taken for a run", "if WEIGHTS in about.arrays:", "if False:"),
     ],
     ("training/run_tensors.py", "tests/training/test_run_tensors.py"): [
         ("layers in one place", "0 if layer is ... else layer * size", "0"),
@@ -414,8 +414,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("training/run_tensors.py", "tests/training/test_lora.py"): [
         ("base converted unseen", "if saved_base:", "if False:"),
-        ("the base's first blocks alone", "bits += fingerprint_of(block)",
-         "bits = bits or fingerprint_of(block)"),
+        ("the base's blocks in one place", "fingerprint_of(block, [layer], shape)",
+         "fingerprint_of(block, [0], shape)"),
         ("base as it is stored", "Cast(tensors, np.dtype(jnp.dtype(config.model.param_dtype)))",
          "tensors"),
     ],
@@ -928,10 +928,14 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("training/config.py", "tests/training/test_config.py"): [
         ("resume with any seed", '"training.steps",\n', '"training.",\n'),
+        ("records of a run not compared", "if list(records) != list(saved_records):", "if False:"),
+        ("places compared by name", "same = _places if field in PLACES else _itself",
+         "same = _itself"),
+        ("held-out records unseen", "    if config.held_out.path:\n        for",
+         "    if False:\n        for"),
     ],
     ("training/checkpoint.py", "tests/training/test_checkpoint.py"): [
-        ("fingerprint not compared", 'found["fingerprint"] !=', '0 and found["fingerprint"] !='),
-        ("dtype not compared", 'return f"{dtype}{list(shape)}"', 'return f"{list(shape)}"'),
+        ("fingerprint not compared", "if not same(saved[item][name], found):", "if False:"),
         ("step forgotten", 'items["optimizer"]["step"]', "jnp.zeros((), jnp.int32)"),
     ],
     ("training/config.py", f"{OTHER_BASE} {LORA}::test_no_base_is_a_mistake"): [
@@ -939,13 +943,49 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("another base refused by name", "if config.lora.rank else ()", "if False else ()"),
     ],
     ("training/checkpoint.py", OTHER_BASE): [
-        ("any base", "if saved.get(name) != array:", "if name not in saved:"),
         ("base not looked at on resume", "if base is not None:\n                    check",
          "if False:\n                    _check"),
-        ("base forgotten", 'about["base"] = base', "pass"),
+        ("base forgotten", "base,\n            None if records",
+         "None,\n            None if records"),
+    ],
+    ("training/description.py", OTHER_BASE): [
+        ("any base", "if name not in saved or not same(saved[name], array):",
+         "if name not in saved:"),
+    ],
+    ("training/fingerprints.py", "tests/training/test_fingerprints.py"): [
+        ("places do not count", "x = bits ^ (place * np.uint32(0x9E3779B1))", "x = bits"),
+        ("sums alone compared", "for a, b in bits)", "for a, b in list(bits)[:1])"),
+        ("blocks without their place", "first + begin) % 2**32", "begin) % 2**32"),
+        ("rows without their place", "first + i * stride", "first"),
+    ],
+    ("training/damage.py", "tests/training/test_damage.py"): [
+        ("rights as damage", "None if is_remote(path) else _unreadable(path)", "None"),
+        ("errors of the disk as damage", "not missing and one.errno not in OF_FILES", "False"),
+        ("errors of tensorstore as damage", "if int(code[1]) not in OF_FILES:", "if False:"),
+        ("reasons inside others unseen", "todo += [one.__cause__", "[one.__cause__"),
+    ],
+    ("training/description.py", "tests/training/test_damage.py"): [
+        ("older fingerprints", 'array["fingerprint"] = [array["fingerprint"]]', "pass"),
+        ("dtypes of any kind", 'if array["dtype"] not in DTYPES:', "if False:"),
+        ("models that cannot be", "config.model.validate()", "pass"),
+    ],
+    ("training/checkpoint_folder.py", "tests/training/test_damage.py"): [
+        ("digits of other scripts", 're.fullmatch(r"0|[1-9][0-9]{0,17}", name)', "name.isdigit()"),
+        ("over an older damaged one", "if not os.path.lexists(path.parent / name))", "if True)"),
+    ],
+    ("training/checkpoint_folder.py", "tests/training/test_loop.py"): [
+        ("brackets", 're.search(r"[*?]|\\[.*\\]", text)', "False"),
+    ],
+    ("training/stop_signal.py", "tests/training/test_stop_signal.py"): [
+        ("nothing said", "os.write(1, SAID)", "pass"),
+        ("a second signal waits", "os._exit(128 + number[0])", "pass"),
+    ],
+    ("training/description.py", "tests/training/test_checkpoint.py"): [
+        ("dtype not compared", 'here = f"{x.dtype}{list(x.shape)}"',
+         'here = summary(saved[name]) if name in saved else "here"'),
     ],
     ("training/checkpoint_folder.py", "tests/training/test_checkpoint_gcs.py"): [
-        ("steps by listing alone", 'steps |= set(_notes(folder)["saved"])', "pass"),
+        ("steps by listing alone", 'steps |= set(_notes(folder).saved)', "pass"),
         ("what is not committed", "if (folder / str(step) / COMMITTED).exists()", "if step"),
         ("damage in a bucket forgotten", 'note(path.parent, "damaged", int(path.name))', "pass"),
         ("not listed is damaged", "not folder.is_dir() and (folder / file).exists()", "False"),
@@ -954,7 +994,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("rows after their checkpoint", "metrics.flush()", "pass"),
     ],
     ("training/metrics.py", "tests/training/test_metrics.py"): [
-        ("later rows stay in a bucket", "first_step)\n        self.flush()", "first_step)"),
+        ("later rows stay in a bucket", "raise self._not_written(e) from e\n        self.flush()",
+         "raise self._not_written(e) from e"),
     ],
     ("training/checkpoint.py", "tests/training/test_loop.py"): [
         ("optimizer forgotten", "params, opt_state, ema)",
@@ -968,8 +1009,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("other noise for every batch", "stream(config.training.seed, \"held_out\"), number)",
          "stream(config.training.seed, \"held_out\"), 0)"),
         ("held-out loss at one time", "jnp.full(len(clean), time)", "jnp.full(len(clean), 0.5)"),
-        ("pictures without negatives", "for dropped in (False, True)",
-         "for dropped in (False, False)"),
+        ("pictures without negatives", "for dropped in (False, True)\n",
+         "for dropped in (False, False)\n"),
     ],
     ("training/clock.py", "tests/training/test_clock.py"): [
         ("compiling counts as a step", "if size not in self._compiled:", "if False:"),
@@ -984,7 +1025,9 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("training/loop.py", "tests/training/test_loop.py"): [
         ("last step not saved", "stop or step == steps or", "stop or"),
-        ("configs not compared", "if checkpoints.steps and config_path.exists():", "if False:"),
+        ("configs not compared", "if (saved := checkpoints.describe_newest()) is not None:",
+         "if (saved := None) is not None:"),
+        ("two at once", "functools.partial(to_the_end.enter_context, lock)", "lambda: None"),
         ("signals ignored", "if stop:", "if False:"),
     ],
     ("parallel/rules.py", "tests/parallel"): [

@@ -7,13 +7,15 @@
                                       of the base, which is not in the checkpoint
 
 Orbax notices neither a flipped bit (it loads silently) nor another dtype (it casts silently), so we
-compare names, shapes, dtypes and fingerprints ourselves.
+compare names, shapes, dtypes and fingerprints ourselves. What counts as damage: damage.py.
 """
 
 import contextlib
+import functools
 import logging
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -21,19 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from step1x_jax.convert.adapters import load_adapters, merged_adapters
+from step1x_jax.convert.config_json import model_from_json, read_config_json, to_json
 from step1x_jax.convert.filling import Keep, kept
-from step1x_jax.convert.official import load_parameters
+from step1x_jax.convert.official import MODEL_NAMES, find_weights, load_parameters
 from step1x_jax.errors import UserError
+from step1x_jax.files import find
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.training.checkpoint_folder import (
-    COMMITTED,
     FOLDER,
     any_set_aside,
+    check_can_save,
     check_listed,
     folder_of,
     note,
@@ -41,24 +44,29 @@ from step1x_jax.training.checkpoint_folder import (
     steps_in,
 )
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.config_file import from_json, to_json
+from step1x_jax.training.damage import STATUSES, DamagedError, damage, why_not_done
+from step1x_jax.training.description import (
+    WEIGHTS,
+    Description,
+    check_same_arrays,
+    check_same_base,
+    read_description,
+)
 from step1x_jax.training.fingerprints import (
     About,
     Arrays,
-    checksum,
+    add,
     describe,
     fingerprint_of,
     name_arrays,
+    same,
 )
+from step1x_jax.training.first_process import on_first_process
 from step1x_jax.training.parts import abstract_parts, placed, shardings_of
 from step1x_jax.training.step import TrainState
 from step1x_jax.training.stored_arrays import Index, stored_array, stored_blocks, storing
 
-Description = dict[str, About]  # by item
 Result = TypeVar("Result")
-DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's name for it
-WEIGHTS = "state"  # the one item of a checkpoint that is weights alone, so named by Orbax
-SCHEMA_VERSION = 2  # of the names; 1 had no "attn" in them
 
 
 def _to_items(state: TrainState) -> dict[str, Arrays]:
@@ -77,16 +85,12 @@ def _fill(tree: Any, arrays: Arrays) -> Any:
     return jax.tree.unflatten(jax.tree.structure(tree), [arrays[n] for n in name_arrays(tree)])
 
 
-class _DamagedError(Exception):
-    """A checkpoint that cannot be trusted."""
-
-
 def why_not_written(e: OSError | ValueError) -> str | None:
     """The system's reason, which tensorstore puts into a ValueError; None: it is another error."""
-    if isinstance(e, ValueError) and "os_error_code" not in str(e):
-        return None
-    reason = getattr(e, "strerror", None)
-    return reason or str(e).split(" [os_error_code")[0].rsplit(": ", 1)[-1]
+    if isinstance(e, OSError):
+        return e.strerror or why_not_done(str(e))
+    from_store = "os_error_code" in str(e) or str(e).startswith(STATUSES)
+    return why_not_done(str(e)) if from_store else None
 
 
 class Checkpoints:
@@ -95,66 +99,122 @@ class Checkpoints:
     Args:
       workdir: the run's folder.
       keep: how many of the newest to keep.
+
+    Raises:
+      UserError: checkpoints cannot be written there.
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int):
         self.folder = folder_of(workdir)
+        check_can_save(self.folder)
+        self._keep = keep
         self._failed = False
+        self._opened: ocp.training.Checkpointer | None = None
         logging.getLogger("absl").addFilter(_not_from_orbax)
-        with self._clear_errors():
-            self._writer = ocp.training.Checkpointer(
-                self.folder,
-                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-                cleanup_tmp_directories=True,  # what an interrupted save left behind
-                context=storing(),
-            )
+
+    def _writer(self, say: Callable[[str], None] = logging.warning) -> ocp.training.Checkpointer:
+        """Orbax's, opened when it is needed: it reads all checkpoints, damaged ones included."""
+        if self._opened is None:
+            with self._clear_errors():
+                try:
+                    self._opened = self._open()
+                except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
+                    if isinstance(e, ValueError) and why_not_written(e):
+                        raise
+                    for step in self.steps:
+                        self._set_aside_if_damaged(step, say)
+                    self._opened = self._open()
+        return self._opened
+
+    def _open(self) -> ocp.training.Checkpointer:
+        return ocp.training.Checkpointer(
+            self.folder,
+            preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
+            cleanup_tmp_directories=True,  # what an interrupted save left behind
+            context=storing(),
+        )
+
+    def _set_aside_if_damaged(self, step: int, say: Callable[[str], None]) -> None:
+        try:
+            with contextlib.suppress(UserError):  # no damage, and not needed now
+                read_description(self.folder / str(step))
+        except DamagedError as e:
+            self._set_aside(step, e, say)
+
+    def _set_aside(self, step: int, error: DamagedError, say: Callable[[str], None]) -> None:
+        say(f"Checkpoint {step} is damaged ({error}) and set aside; the one before it counts.")
+        on_first_process(functools.partial(set_aside, self.folder / str(step)))
 
     @property
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, newest first."""
         return steps_in(self.folder)
 
-    def save(self, state: TrainState, config: TrainConfig, base: About | None = None) -> None:
+    def describe_newest(self) -> Description | None:
+        """What the newest checkpoint that has a readable description says; None: there is none.
+
+        Raises:
+          UserError: it holds weights alone; or it cannot be read for now.
+        """
+        for step in self.steps:
+            path = self.folder / str(step)
+            try:
+                description = read_description(path)
+            except DamagedError:
+                continue  # `restore` says so
+            _check_is_run(description, path)
+            return description
+        return None
+
+    def save(
+        self,
+        state: TrainState,
+        config: TrainConfig,
+        base: About | None = None,
+        records: Sequence[str] | None = None,
+    ) -> None:
         """Copies the state to the host and returns; it is written in the background.
 
         Args:
           state: to save.
           config: of the run.
           base: of adapters, what `describe` says of the weights to which they belong.
+          records: fingerprint of each data set that the run is trained on.
 
         Raises:
           UserError: this save, or the one before it, could not be written (a full disk). Older
             checkpoints are intact, and `close` removes what is half-written.
         """
         items = _to_items(state)
-        about: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "config": to_json(config),
-            "arrays": {item: describe(arrays) for item, arrays in items.items()},
-        }
-        if base is not None:
-            about["base"] = base
-        about["checksum"] = checksum(about)
+        about = Description(
+            config,
+            {item: describe(arrays) for item, arrays in items.items()},
+            base,
+            None if records is None else list(records),
+        )
         note(self.folder, "saved", int(state.step))
         with self._clear_errors():
-            self._writer.save_checkpointables_async(
-                int(state.step), items, force=True, custom_metadata=about
+            self._writer().save_checkpointables_async(
+                int(state.step), items, force=True, custom_metadata=about.to_json()
             )
 
     def wait(self) -> None:
         """Waits until the last save is on disk; raises what `save` raises."""
-        with self._clear_errors():
-            self._writer.wait()
+        if self._opened is not None:
+            with self._clear_errors():
+                self._opened.wait()
 
     def close(self) -> None:
         """Waits for the last save and releases Orbax's threads; raises what `save` raises."""
+        if self._opened is None:
+            return
         with self._clear_errors():
             try:
-                self._writer.close()
+                self._opened.close()
             finally:
                 if self._failed and jax.process_index() == 0:
                     time.sleep(1)  # Orbax's other threads may still be writing
-                    for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                    for path in find(self.folder, "*.orbax-checkpoint-tmp*"):
                         path.rmtree(missing_ok=True)
 
     def restore(
@@ -171,36 +231,31 @@ class Checkpoints:
           base: see `save`.
 
         Raises:
-          UserError: checkpoints exist but all are damaged, or they are of another model or base.
+          UserError: checkpoints exist but all are damaged, or they are of another model or base; or
+            one cannot be read for another reason than damage, and is left as it is.
         """
         for step in self.steps:
+            path = self.folder / str(step)
             try:
-                path = self.folder / str(step)
-                config, saved, saved_base = _read_description(path)
-                if WEIGHTS in saved:
-                    raise UserError(
-                        f"{path} holds weights alone, of launch.convert, and no run to go on with;"
-                        " name its folder as training.start_from, and another as --workdir."
-                    )
+                about = read_description(path)
+                _check_is_run(about, path)
                 if base is not None:
-                    check_same_base(saved_base, base, path, config)
-                items = _load(path, saved, _to_items(abstract))
-            except _DamagedError as e:
-                say(f"Checkpoint {step} is damaged ({e}); trying the one before it.")
-                if jax.process_index() == 0:
-                    set_aside(path)
-                _barrier("renamed_damaged_checkpoint")
-                self._writer.reload()
+                    check_same_base(about.base or {}, base, path, about.config)
+                items = _load(path, about.arrays, _to_items(abstract))
+            except DamagedError as e:
+                self._set_aside(step, e, say)
                 continue
+            self._writer(say)  # removes what an interrupted save left behind
             opt_state = _fill(abstract.opt_state, items["optimizer"])
             ema = _fill(abstract.ema, items["ema"]) if abstract.ema is not None else None
             params = _fill(abstract.params, items["params"])
             return TrainState(items["optimizer"]["step"], params, opt_state, ema)
         if any_set_aside(self.folder):
             raise UserError(
-                f"All checkpoints in {self.folder} are damaged; delete it to start anew, or choose"
-                " another --workdir."
+                f"All checkpoints in {self.folder} are damaged; copy a whole one there, or start"
+                " anew in another --workdir."
             )
+        self._writer(say)
         return None
 
     @contextlib.contextmanager
@@ -213,14 +268,22 @@ class Checkpoints:
                 raise
             self._failed = True
             full = "space" in reason or "quota" in reason
-            advice = (
-                "free space and run the command again: it goes on from the last complete checkpoint"
-                if full
-                else "make it writable or choose another --workdir"
-            )
+            here = re.search("denied|not permitted|[Rr]ead-only|[Nn]ot a directory|exists", reason)
+            advice = "free space" if full else "check the disk or the network"
+            advice += " and run the command again: it goes on from the last complete checkpoint"
+            if here:
+                advice = "make it writable or choose another --workdir"
             raise UserError(
                 f"The checkpoint could not be written to {self.folder} ({reason}); {advice}."
             ) from e
+
+
+def _check_is_run(about: Description, path: epath.Path) -> None:
+    if WEIGHTS in about.arrays:
+        raise UserError(
+            f"{path} holds weights alone, of launch.convert, and no run to go on with; name its"
+            " folder as training.start_from, and another as --workdir."
+        )
 
 
 def restore_params(
@@ -260,6 +323,10 @@ def restore_params(
     params = load_weights(source, config.model, as_trained, say=say)
     if saved_base:  # a LoRA of others does not say what it was trained on
         check_same_base(saved_base, describe(name_arrays(params)), path, config)
+    # in the dtype that is wanted, where it is the wider one: sums are rounded once
+    params = jax.tree.map(
+        lambda x, w: x.astype(jnp.promote_types(x.dtype, w.dtype)), params, wanted
+    )
     merged = merged_adapters(config.model, config.lora, params, trained)
     return jax.tree.map(lambda x, w: x.astype(w.dtype), merged, wanted), config
 
@@ -311,7 +378,7 @@ def load_first_adapters(
                 f"the adapters in {source} have {field} {there:g}, the config {here:g}; set"
                 f" lora.{field} to it."
             )
-    _check_same_arrays(describe(name_arrays(adapters)), name_arrays(abstract), path)
+    check_same_arrays(describe(name_arrays(adapters)), name_arrays(abstract), path)
     return _fill(abstract, name_arrays(adapters))
 
 
@@ -325,7 +392,8 @@ def find_base(workdir: epath.PathLike, config: TrainConfig, base: str = "") -> s
     if not source or not epath.Path(source).exists():
         raise UserError(
             f"{workdir} holds adapters, and the weights to which they belong are not in"
-            f" {source or 'it'} (any more); say where they are (--base=)."
+            f" {source or 'it'} (any more); say where they are (--base= of launch.edit and of"
+            " launch.convert, which makes a file of both to train on)."
         )
     return source
 
@@ -344,8 +412,9 @@ def restore_trained(
     """
 
     def restore(path: epath.Path) -> tuple[nnx.State, TrainConfig, epath.Path, About]:
-        config, saved, base = _read_description(path)
-        item = "ema" if ema else WEIGHTS if WEIGHTS in saved else "params"
+        about = read_description(path)
+        config, saved = about.config, about.arrays
+        item = "ema" if ema else about.trained
         if item not in saved:
             raise UserError(f"{workdir} has no moving average: optimizer.ema_decay was 0.")
         wanted = abstract
@@ -354,7 +423,8 @@ def restore_trained(
         there = _in_saved_dtypes(wanted, saved[item])
         items = _load(path, saved, {item: name_arrays(there)})
         trained = _fill(wanted, items[item])
-        return jax.tree.map(lambda x, w: x.astype(w.dtype), trained, wanted), config, path, base
+        trained = jax.tree.map(lambda x, w: x.astype(w.dtype), trained, wanted)
+        return trained, config, path, about.base or {}
 
     return _from_newest_whole(workdir, restore, say)
 
@@ -380,21 +450,24 @@ def restore_each(
     """
 
     def restore(path: epath.Path) -> TrainConfig:
-        config, saved, _ = _read_description(path)
-        item = WEIGHTS if WEIGHTS in saved else "params"
-        for name, about in saved[item].items():
-            with _damage("its arrays cannot be read"):
+        about = read_description(path)
+        item, config = about.trained, about.config
+        _check_same_names(about.arrays[item], name_arrays(abstract_parts(config).trained), path)
+        for name, saved in about.arrays[item].items():
+            with damage(path, "its arrays cannot be read"):
                 array = stored_array(path / item, name)
-            if (array.shape, array.dtype.name) != (tuple(about["shape"]), about["dtype"]):
-                raise _DamagedError(f"{item}.{name} is {array.dtype.name}{list(array.shape)}")
-            bits = 0
+            if (list(array.shape), array.dtype.name) != (saved["shape"], saved["dtype"]):
+                raise DamagedError(f"{item}.{name} is {array.dtype.name}{list(array.shape)}")
+            found = saved | {"fingerprint": [0, 0]}
             for index in stored_blocks(array):
-                with _damage("its arrays cannot be read"):
+                with damage(path, "its arrays cannot be read"):
                     block = array[index].read().result()
-                bits += fingerprint_of(block)
-                take(name, about, index, block)
-            if bits % 2**32 != about["fingerprint"]:
-                raise _DamagedError(f"{item}.{name} does not match its fingerprint")
+                start = [part.start for part in index]
+                bits = fingerprint_of(block, start, array.shape)
+                found["fingerprint"] = add(found["fingerprint"], bits)
+                take(name, saved, index, block)
+            if not same(saved, found):
+                raise DamagedError(f"{item}.{name} does not match its fingerprint")
         return config
 
     return _from_newest_whole(workdir, restore, say)
@@ -406,8 +479,8 @@ def describe_newest(
     """Step, config and arrays of a run's newest checkpoint; none is loaded."""
 
     def read(path: epath.Path) -> tuple[int, TrainConfig, About]:
-        config, saved, _ = _read_description(path)
-        return int(path.name), config, saved[WEIGHTS if WEIGHTS in saved else "params"]
+        about = read_description(path)
+        return int(path.name), about.config, about.arrays[about.trained]
 
     return _from_newest_whole(workdir, read, say)
 
@@ -417,12 +490,15 @@ def _from_newest_whole(
 ) -> Result:
     """What `restore` makes of the newest checkpoint that it does not find damaged."""
     folder = folder_of(workdir)
-    for step in steps_in(folder):
+    steps = steps_in(folder)
+    for step in steps:
         path = folder / str(step)
         try:
             return restore(path)
-        except _DamagedError as e:
+        except DamagedError as e:
             say(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
+    if steps:
+        raise UserError(f"{folder} holds no whole checkpoint: all are damaged; give another run.")
     raise UserError(f"{folder} holds no whole checkpoint; is {workdir} the folder of a run?")
 
 
@@ -447,10 +523,40 @@ def load_weights(
     Raises:
       UserError: there are none, or they are of another model.
     """
-    if (epath.Path(source) / FOLDER).is_dir():
-        params = restore_params(source, abstract, say=say)[0]
-        return params if keep is None else kept(params, keep)
-    return load_parameters(source, config, shardings_of(abstract), keep)
+    try:
+        if (epath.Path(source) / FOLDER).is_dir():
+            params = restore_params(source, abstract, say=say)[0]
+            return params if keep is None else kept(params, keep)
+        return load_parameters(source, config, shardings_of(abstract), keep)
+    except UserError as e:
+        if other := _other_sizes(source, config):
+            raise UserError(
+                f"{str(e).split(';')[0]}; the sizes there are {other}: set these in the config, or"
+                " take one that has them (configs/quickstart.py for the model that ships)."
+            ) from e
+        raise
+
+
+def _other_sizes(source: str, config: ModelConfig) -> str:
+    """The sizes in which weights differ from a config, in words, if they have other shapes."""
+    try:
+        if (epath.Path(source) / FOLDER).is_dir():
+            theirs = describe_newest(source, say=lambda text: None)[1].model
+        else:
+            folder = find_weights(source, MODEL_NAMES).parent
+            values = read_config_json(folder, "dit")
+            theirs = model_from_json(values, str(folder)) if values else config
+    except UserError:  # the first one tells
+        return ""
+    shapes = [jax.tree.map(lambda x: x.shape, abstract_model(one)[1]) for one in (theirs, config)]
+    if shapes[0] == shapes[1]:
+        return ""
+    sizes = [to_json(one) for one in (theirs, config)]
+    return ", ".join(
+        f"model.{name}={value} (here {sizes[1].get(name)})"
+        for name, value in sizes[0].items()
+        if value != sizes[1].get(name)
+    )
 
 
 def _in_dtype(abstract: nnx.State, dtype: str) -> nnx.State:
@@ -481,112 +587,37 @@ def _beside(others: nnx.State | None, abstract: nnx.State) -> nnx.State:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract)
 
 
-def _read_description(path: epath.Path) -> tuple[TrainConfig, Description, About]:
-    """The config of one checkpoint, and shape, dtype and fingerprint of its arrays and its base's.
-
-    Raises:
-      _DamagedError: they cannot be read or are not what was saved.
-    """
-    check_listed(path, COMMITTED)
-    with _damage("its description cannot be read"):
-        about = ocp.checkpointables_metadata(path).custom_metadata
-        if about.pop("checksum") != checksum(about):
-            raise ValueError("its checksum is wrong")
-        version, saved = about.get("schema_version", 1), about["arrays"]
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} was written by another version of step1x_jax (schema {version}, this one has"
-            f" {SCHEMA_VERSION}); write it as .safetensors with that version's launch.convert, and"
-            " start from that file (training.start_from)."
-        )
-    return from_json(about["config"], str(path)), saved, about.get("base", {})
-
-
-def _load(path: epath.Path, saved: Description, wanted: dict[str, Arrays]) -> dict[str, Arrays]:
+def _load(
+    path: epath.Path, saved: Mapping[str, About], wanted: dict[str, Arrays]
+) -> dict[str, Arrays]:
     """Loads and verifies items of one checkpoint.
 
     Args:
       path: WORKDIR/checkpoints/STEP.
-      saved: see `_read_description`.
+      saved: what its description says of each item's arrays.
       wanted: the items as abstract arrays.
 
     Raises:
-      _DamagedError: anything but what was saved.
-      UserError: it is whole, but of another model.
+      DamagedError: anything but what was saved.
+      UserError: it is whole, but of another model; or it cannot be read for now.
     """
     for item, arrays in wanted.items():
-        _check_same_arrays(saved.get(item, {}), arrays, path)
+        check_same_arrays(saved.get(item, {}), arrays, path)
         check_listed(path / item, "_METADATA")
-    with _damage("its arrays cannot be read"):
+    with damage(path, "its arrays cannot be read"):
         loaded = ocp.load_checkpointables(path, wanted)
     for item, arrays in loaded.items():
         for name, found in describe(arrays).items():
-            if found["fingerprint"] != saved[item][name]["fingerprint"]:
-                raise _DamagedError(f"{item}.{name} does not match its fingerprint")
+            if not same(saved[item][name], found):
+                raise DamagedError(f"{item}.{name} does not match its fingerprint")
     return loaded
 
 
-def check_same_base(saved: About, base: About, path: epath.Path, config: TrainConfig) -> None:
-    """Compares the base of adapters with the one that they were trained on.
-
-    Args:
-      saved: what their checkpoint says of it.
-      base: what is there now.
-      path: of the checkpoint.
-      config: of the run.
-
-    Raises:
-      UserError: they differ.
-    """
-    for name, array in base.items():
-        if saved.get(name) != array:
-            raise UserError(
-                f"the adapters in {path} were trained on other weights: {name} differs; give those"
-                f" that were in {config.training.start_from} then."
-            )
-
-
-def _check_same_arrays(saved: dict[str, dict[str, Any]], wanted: Arrays, path: epath.Path) -> None:
-    """Raises UserError naming the first array in which checkpoint and model differ."""
-
-    def summary(shape: Any, dtype: Any) -> str:
-        return f"{dtype}{list(shape)}"
-
-    for name, x in wanted.items():
-        here = summary(x.shape, x.dtype)
-        there = summary(saved[name]["shape"], saved[name]["dtype"]) if name in saved else "missing"
-        if here != there:
-            raise UserError(
-                f"{path} is of another model: {name} is {there} there and {here} in this config;"
-                " use the config that the checkpoint was made with."
-            )
-    for name in saved:
-        if name not in wanted:
-            raise UserError(
-                f"{path} is of another model: its {name} does not exist in this config; use the"
-                " config that the checkpoint was made with."
-            )
-
-
-@contextlib.contextmanager
-def _damage(what: str) -> Iterator[None]:
-    """Any failure inside is damage, on all processes if on one."""
-    error: Exception | None = None
-    try:
-        yield
-    except Exception as e:  # Orbax, tensorstore and JSON each have their own
-        error = e
-    if jax.process_count() > 1:
-        failures = multihost_utils.process_allgather(np.array(error is not None))
-        if error is None and failures.any():
-            error = RuntimeError("on another process")
-    if error is not None:
-        raise _DamagedError(f"{what}: {error!r}".split("\n")[0][:200]) from error
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+def _check_same_names(saved: About, wanted: Arrays, path: epath.Path) -> None:
+    """Raises DamagedError unless a description is of the arrays that its config has."""
+    shapes = {name: list(x.shape) for name, x in wanted.items()}
+    if {name: one["shape"] for name, one in saved.items()} != shapes:
+        raise DamagedError(f"{path} describes other arrays than its config has")
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:

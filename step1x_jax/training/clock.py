@@ -29,6 +29,10 @@ class Clock:
         yield
         self._reading += time.monotonic() - start
 
+    def is_new(self, size: Hashable) -> bool:
+        """Whether no step of this size was taken: the first one compiles."""
+        return size not in self._compiled
+
     @contextlib.contextmanager
     def step(self, size: Hashable, flops: float) -> Iterator[None]:
         """Around a step, from its start until the devices are done; reading in between is in it.

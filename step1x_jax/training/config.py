@@ -6,7 +6,7 @@ beside the run and reads it back.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from etils import epath
@@ -17,7 +17,7 @@ from step1x_jax.conditioning.encoder import READING, EncoderConfig, stored_readi
 from step1x_jax.data.manifest import MANIFEST, read_manifest
 from step1x_jax.data.pipeline import DataConfig, data_folders
 from step1x_jax.errors import UserError, require
-from step1x_jax.files import fingerprint, same_files
+from step1x_jax.files import absolute, fingerprint, same_files, user_path
 from step1x_jax.json_files import check_fields
 from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.parallel.mesh import MeshConfig
@@ -79,11 +79,10 @@ class OptimizerConfig:
 class TrainingConfig:
     """How long, from where, and how often to report."""
 
-    steps: Count = 10_000
-    accumulate: Annotated[int, Meta(ge=1, le=1 << 16)] = (
-        1  # parts of data.batch_size that go through the model one after another
-    )
-    seed: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0  # as many bits as a key of JAX takes
+    steps: Annotated[int, Meta(ge=0, lt=1 << 31)] = 10_000  # counted in int32
+    # Parts of data.batch_size that go through the model one after another.
+    accumulate: Annotated[int, Meta(ge=1, le=1 << 16)] = 1
+    seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
     log_every: Count = 10  # steps between two rows of metrics
     profile_at: Count = 0  # the first of some steps that the profiler traces; 0: none
     start_from: str = ""  # a run's folder or a released .safetensors file; "": random weights
@@ -116,11 +115,11 @@ class HeldOutConfig:
 
     path: str = ""  # a folder that launch.precompute made; "": none
     every: Count = 500  # steps
-    batches: Count = 4  # that the loss is taken of, as large as those of training
-    times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)  # between picture (0) and noise (1)
-    pictures: Annotated[int, Meta(ge=0, le=4096)] = (
-        0  # edits that are sampled for a picture; 0: none
+    batches: Annotated[int, Meta(ge=0, le=1 << 20)] = (
+        4  # that the loss is taken of, as large as those of training
     )
+    times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)  # between picture (0) and noise (1)
+    pictures: Annotated[int, Meta(ge=0, le=4096)] = 0  # edits sampled for a picture; 0: none
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
@@ -195,28 +194,89 @@ MAY_CHANGE = (
 MAY_CHANGE_WITH_LORA = ("training.start_from",)
 
 
-def check_same_run(config: TrainConfig, saved: TrainConfig, workdir: epath.PathLike) -> None:
-    """Raises UserError if going on in `workdir` with `config` would train something else."""
-    before = dict(_flat_fields(saved))
+# Settings that name places: what counts is where they lead, from the folder of the command.
+PLACES = ("data.path", "training.start_from", "lora.start_from")
+
+
+def check_same_run(
+    config: TrainConfig,
+    saved: TrainConfig,
+    workdir: epath.PathLike,
+    records: Sequence[str] | None = None,
+    saved_records: Sequence[str] | None = None,
+) -> None:
+    """Compares a config with that of the run that it goes on with.
+
+    Args:
+      config: now.
+      saved: of the run.
+      workdir: its folder.
+      records: fingerprint of each data set of data.path now; None: not known.
+      saved_records: those of the run; where both are known, they count instead of data.path.
+
+    Raises:
+      UserError: going on would train something else.
+    """
     may_change = MAY_CHANGE + (MAY_CHANGE_WITH_LORA if config.lora.rank else ())
+    if records is not None and saved_records is not None:
+        if list(records) != list(saved_records):
+            raise UserError(
+                f"the records in {config.data.path} are not those that the run in {workdir} is"
+                f" trained on, which were in {saved.data.path}: some were added, removed or"
+                " changed, or are in another order; give those records, or another --workdir"
+                " (training.start_from can name this one)."
+            )
+        may_change += ("data.path",)
+    before = dict(_flat_fields(saved))
     for field, value in _flat_fields(config):
-        if value != before[field] and not field.startswith(may_change):
+        same = _places if field in PLACES else _itself
+        if same(value) != same(before[field]) and not field.startswith(may_change):
             raise UserError(
                 f"{field} is {value!r} but the run in {workdir} has {before[field]!r}; give the"
                 " same value, or another --workdir (training.start_from can name this one)."
             )
 
 
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _places(paths: str) -> list[str]:
+    return [str(absolute(path.strip())) if path.strip() else "" for path in paths.split(",")]
+
+
+def expand_paths(config: TrainConfig) -> None:
+    """Replaces ~ in all paths of a config.
+
+    Raises:
+      UserError: a path that no file system or no JSON file could hold.
+    """
+    config.data.path = _expanded(config.data.path)
+    config.held_out.path = _expanded(config.held_out.path)
+    config.training.start_from = _expanded(config.training.start_from)
+    config.lora.start_from = _expanded(config.lora.start_from)
+    config.autoencoder = _expanded(config.autoencoder)
+    config.encoder.path = _expanded(config.encoder.path)
+
+
+def _expanded(paths: str) -> str:
+    return ",".join(user_path(path.strip(), stored=True) for path in paths.split(","))
+
+
 def check_records(config: TrainConfig) -> None:
     """Raises UserError if the records were made otherwise than editing with the run would read.
 
-    Compared is what dataset.json tells: how the encoder read, and both models where they are there.
+    Compared is what dataset.json tells, of held-out records as well: how the encoder read, and both
+    models where they are there.
     """
     for folder in data_folders(config.data):
-        _check_records(config, folder)
+        _check_records(config, folder, "make them again")
+    if config.held_out.path:
+        for folder in data_folders(dataclasses.replace(config.data, path=config.held_out.path)):
+            _check_records(config, folder, f"make them as those in {config.data.path} were made")
 
 
-def _check_records(config: TrainConfig, folder: epath.Path) -> None:
+def _check_records(config: TrainConfig, folder: epath.Path, again: str) -> None:
     settings = read_manifest(folder / MANIFEST).settings
     made = settings | stored_reading(settings)
     models = {"encoder": config.encoder.path, "autoencoder": config.autoencoder}
@@ -226,14 +286,14 @@ def _check_records(config: TrainConfig, folder: epath.Path) -> None:
         if before != value:
             raise UserError(
                 f"the records in {folder} were made with {before} for encoder.{name}, the"
-                f" config says {value}; set --config.encoder.{name}={before}, or make them again."
+                f" config says {value}; set --config.encoder.{name}={before}, or {again}."
             )
     for name, path in models.items():
         there = bool(path) and epath.Path(path).exists()
         if name in made and there and not same_files(fingerprint(path), made[name]):
             raise UserError(
                 f"the records in {folder} were made with another {name} than {path}; give"
-                " that one in the config, or make them again."
+                f" that one in the config, or {again}."
             )
 
 

@@ -20,9 +20,10 @@ from PIL import Image
 
 from step1x_jax.conditioning.images import from_array
 from step1x_jax.convert.official import load_autoencoder
-from step1x_jax.errors import require
+from step1x_jax.errors import UserError, require
 from step1x_jax.files import replacing
 from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.placement import placed_by
 from step1x_jax.parallel.rules import batch_sharding, placement, replicated
@@ -50,6 +51,23 @@ def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     }
 
 
+def check_width(
+    batch: dict[str, np.ndarray], model: ModelConfig, folder: str
+) -> dict[str, np.ndarray]:
+    """The batch, if its embeddings are of the width that the model takes.
+
+    Raises:
+      UserError: they are not.
+    """
+    width, wanted = batch["text"].shape[-1], model.connector_in_channels
+    if width != wanted:
+        raise UserError(
+            f"the records in {folder} have embeddings of width {width}, the model takes {wanted}:"
+            " they are of another encoder; give others, or model.connector_in_channels."
+        )
+    return batch
+
+
 class HeldOut:
     """Evaluates parameters on held-out edits. All processes call every method, in the same order.
 
@@ -60,7 +78,8 @@ class HeldOut:
       workdir: the run's folder; WORKDIR/pictures/ gets a picture each time.
 
     Raises:
-      UserError: there is no autoencoder for the pictures.
+      UserError: there is no autoencoder for the pictures; or the data cannot be read or is of
+        another encoder.
     """
 
     def __init__(
@@ -83,6 +102,8 @@ class HeldOut:
                 "autoencoder", config.autoencoder, "give one for held_out.pictures",
             )  # fmt: skip
             self._autoencoder = load_autoencoder(config.autoencoder)
+        for dropped in (False, True)[: 1 + (self._autoencoder is not None)]:
+            check_width(next(batches(dropped)), config.model, config.held_out.path)
 
     def loss(self, params: nnx.State, frozen: nnx.State) -> dict[str, float]:
         """The mean loss, and that at each time: "held_out_loss", "held_out_loss_0.5"."""

@@ -3,26 +3,28 @@
 import contextlib
 import dataclasses
 import functools
-import signal
-from collections.abc import Callable, Iterator
-from typing import Any
+import os
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
 from etils import epath
 from flax import nnx
-from jax.experimental import multihost_utils
 
+from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.errors import UserError
+from step1x_jax.files import exclusive, user_path
 from step1x_jax.parallel.devices import peak_of
 from step1x_jax.parallel.mesh import check_batch_size, make_mesh
 from step1x_jax.training.checkpoint import Checkpoints, load_first_adapters, load_weights
+from step1x_jax.training.checkpoint_folder import check_can_save, folder_of
 from step1x_jax.training.clock import Clock
 from step1x_jax.training.config import TrainConfig, check_same_run
-from step1x_jax.training.config_file import load_config, save_config
+from step1x_jax.training.config_file import save_config
 from step1x_jax.training.fingerprints import described
+from step1x_jax.training.first_process import on_first_process
 from step1x_jax.training.flops import step_flops
-from step1x_jax.training.held_out import HeldOut, HeldOutBatches, put
+from step1x_jax.training.held_out import HeldOut, HeldOutBatches, check_width, put
 from step1x_jax.training.late_errors import without_late_errors
 from step1x_jax.training.lost_peer import ending_without_peers
 from step1x_jax.training.metrics import Metrics
@@ -30,10 +32,12 @@ from step1x_jax.training.not_finite import check_finite
 from step1x_jax.training.parts import abstract_base, freezing
 from step1x_jax.training.profile import profiler
 from step1x_jax.training.step import TrainState, abstract_state, make_train_step, new_state
+from step1x_jax.training.stop_signal import stop_signal
 
 # From the first step wanted to the batches from there on, one after another: this process's rows
 # of target, source, text and text_lengths (see step.py) as numpy arrays; "ids" may name the edits.
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
+LOCK = ".lock"  # in the run's folder, while a process trains there
 
 
 def train(
@@ -41,6 +45,7 @@ def train(
     workdir: epath.PathLike,
     batches: Batches,
     held_out: HeldOutBatches | None = None,
+    records: Sequence[str] | None = None,
 ) -> TrainState:
     """Trains connector and DiT, or adapters of them, or goes on where `workdir` stopped.
 
@@ -51,15 +56,17 @@ def train(
       workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
       batches: the data; which rows a step gets depends on its number alone.
       held_out: edits that are not trained on, for config.held_out.
+      records: fingerprint of each data set of config.data.path, by which a run that goes on knows
+        its data wherever it is; None: by its path alone.
 
     Returns:
       The last state. Its step is below config.training.steps if the run was stopped early.
 
     Raises:
       UserError: the config does not fit the devices, the run in `workdir` or the weights to start
-        from; the loss is no longer finite; the disk is full.
+        from; another process trains there; the loss is no longer finite; the disk is full.
     """
-    workdir = epath.Path(workdir)
+    workdir = epath.Path(user_path(os.fspath(workdir)))
     steps = config.training.steps
 
     # ---------------------------------------------------------------- config and devices
@@ -70,11 +77,17 @@ def train(
         print_once(f"{field.name}: {getattr(config, field.name)}")
     print_once(f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
 
-    saving = contextlib.closing(Checkpoints(workdir, config.checkpoint.keep))
-    with without_late_errors(), saving as checkpoints:
-        config_path = workdir / "config.json"
-        if checkpoints.steps and config_path.exists():
-            check_same_run(config, load_config(config_path), workdir)
+    with contextlib.ExitStack() as to_the_end:
+        check_can_save(folder_of(workdir))
+        busy = f"another process trains in {workdir}; wait for it, or choose another --workdir."
+        lock = exclusive(workdir / LOCK, busy)  # on the first process, for all
+        on_first_process(functools.partial(to_the_end.enter_context, lock))
+        to_the_end.enter_context(without_late_errors())
+        checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+        to_the_end.enter_context(contextlib.closing(checkpoints))
+        to_the_end.enter_context(ending_without_peers())
+        if (saved := checkpoints.describe_newest()) is not None:
+            check_same_run(config, saved.config, workdir, records, saved.records)
 
         # ------------------------------------------------------------ what stays as it is
         # With adapters: the weights that training.start_from names, every time the run starts.
@@ -119,8 +132,10 @@ def train(
             print_once(f"Starting from {'new adapters' if config.lora.rank else 'random weights'}.")
             state = new_state(config, abstract)
 
+        if config.training.profile_at > steps:
+            print_once("training.profile_at is after the last step: nothing will be traced.")
         if jax.process_index() == 0:
-            save_config(config, config_path)
+            save_config(config, workdir / "config.json")
 
         # ------------------------------------------------------------ the loop
         metrics, clock = Metrics(workdir, start, steps), Clock()
@@ -132,28 +147,28 @@ def train(
             jax.set_mesh(mesh),
             contextlib.closing(metrics),
             profiler(config.training.profile_at, workdir) as before_step,
-            _stop_signal() as stop_asked,
-            ending_without_peers(),
+            stop_signal() as stop_asked,
         ):
-            rows = _check_width(next(data), config)
+            rows = check_width(next(data), config.model, config.data.path)
             batch = put(rows, mesh)
             for step in range(start + 1, steps + 1):
                 before_step(step)
                 examples, height, width, _ = size = batch["target"].shape
+                if clock.is_new(size):
+                    pixels = f"{width * PIXELS_PER_LATENT} x {height * PIXELS_PER_LATENT}"
+                    metrics.say(f"compiling the step for {examples} pictures of {pixels} ...")
                 with clock.step(size, flops((height, width), examples)):
                     # this returns at once; while the devices work, the next batch is read and sent
                     state, values = train_step(state, batch, frozen)
                     done = rows
                     if step < steps:
                         with clock.reading():
-                            rows = _check_width(next(data), config)
+                            rows = check_width(next(data), config.model, config.data.path)
                         batch = put(rows, mesh)
                     numbers = {name: float(x) for name, x in jax.device_get(values).items()}
                 check_finite(numbers, step, done, workdir)
                 metrics.advance(step)
 
-                stop = stop_asked(step)
-                save = stop or step == steps or step % config.checkpoint.every == 0
                 evaluate = evaluation is not None and step % config.held_out.every == 0
                 if evaluation is not None and evaluate:
                     numbers |= evaluation.loss(state.params, frozen)
@@ -161,10 +176,11 @@ def train(
                         metrics.say(f"step {step}: {picture}")
                 if evaluate or step in (1, steps) or step % config.training.log_every == 0:
                     metrics.write(step, numbers | clock.row(peak))
-                if save:
+                stop = stop_asked(step)
+                if stop or step == steps or step % config.checkpoint.every == 0:
                     metrics.flush()
                     # in the background; the last one is waited for
-                    checkpoints.save(state, config, base)
+                    checkpoints.save(state, config, base, records)
                 if stop:
                     break
     return state
@@ -174,42 +190,3 @@ def print_once(text: str) -> None:
     """Prints on process 0 only."""
     if jax.process_index() == 0:
         print(text, flush=True)
-
-
-def _check_width(batch: dict[str, np.ndarray], config: TrainConfig) -> dict[str, np.ndarray]:
-    """The batch, if its embeddings are of the width that the model takes."""
-    width, wanted = batch["text"].shape[-1], config.model.connector_in_channels
-    if width != wanted:
-        raise UserError(
-            f"the records in {config.data.path} have embeddings of width {width}, the model takes"
-            f" {wanted}: they are of another encoder; give others, or model.connector_in_channels."
-        )
-    return batch
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[Callable[[int], bool]]:
-    """Gives a function that says, after a step, whether the run has been asked to stop.
-
-    With several processes, jax.distributed watches for SIGTERM on any of them and all stop after
-    the same step.
-    """
-    if jax.distributed.is_initialized():
-        yield multihost_utils.reached_preemption_sync_point
-        return
-
-    asked = False
-
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, before[number])  # a second one ends the process at once
-
-    before: dict[int, Any] = {
-        number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield lambda step: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

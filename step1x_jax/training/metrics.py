@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import math
+import re
 import sys
 import time
+from typing import Any
 
 import jax
 from etils import epath
@@ -11,8 +14,11 @@ from tqdm import tqdm
 
 from step1x_jax.errors import UserError
 from step1x_jax.files import Growing, reason, replacing
+from step1x_jax.json_files import build, parse_json
 
-Row = dict[str, float]  # loss, grad_norm, learning_rate, param_norm
+Row = dict[
+    str, Any
+]  # numbers, None where they are not finite: loss, grad_norm, learning_rate, param_norm
 FILE = "metrics.jsonl"
 
 
@@ -42,8 +48,11 @@ class Metrics:
         self._file = self._files.local / FILE
         rows = [row for row in read_metrics(workdir) if row["step"] <= first_step]
         with replacing(self._file) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        self._tensorboard = _TensorBoard(self._files.local / "tensorboard", first_step)
+            temporary.write_text("".join(map(_line, rows)))
+        try:
+            self._tensorboard = _TensorBoard(self._files.local / "tensorboard", first_step)
+        except OSError as e:
+            raise self._not_written(e) from e
         self.flush()
         self._bar = tqdm(
             total=steps,
@@ -90,7 +99,7 @@ class Metrics:
         self._timed = step, now
         try:
             with self._file.open("a") as f:
-                f.write(json.dumps(row) + "\n")
+                f.write(_line(row))
             self._tensorboard.write(row)
             self._files.put()
         except OSError as e:
@@ -124,21 +133,36 @@ class Metrics:
 
     def _not_written(self, e: OSError) -> UserError:
         return UserError(
-            f"{self._place} could not be written ({reason(e)}); free space and run the"
-            " command again: it goes on from the last checkpoint."
+            f"{self._place} could not be written ({reason(e)}); free space, or make it and"
+            " tensorboard/ beside it writable, and run the command again: it goes on from the last"
+            " checkpoint."
         )
 
 
 def read_metrics(workdir: epath.PathLike) -> list[Row]:
-    """The rows of a run's metrics.jsonl. A last line that a crash cut short is left out."""
+    """The rows of a run's metrics.jsonl. What is no row, such as a line cut short, is left out.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
     path = epath.Path(workdir) / FILE
+    try:
+        data = path.read_bytes() if path.exists() else b""
+    except OSError as e:
+        raise UserError(f"{path} cannot be read ({reason(e)}); check or remove it.") from e
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+    for line in re.sub(rb": (NaN|-?Infinity)\b", b": null", data).splitlines():
+        with contextlib.suppress(UserError):
+            row = build(dict[str, int | float | None], parse_json(line, FILE), FILE)
+            if isinstance(row.get("step"), int):
+                rows.append(row)
     return rows
+
+
+def _line(row: Row) -> str:
+    """A row as JSON, which has no number that is not finite."""
+    numbers = {k: v if v is not None and math.isfinite(v) else None for k, v in row.items()}
+    return json.dumps(numbers) + "\n"
 
 
 def _clock(seconds: float) -> str:

@@ -20,7 +20,6 @@ from step1x_jax.convert.tensors import Cast, Tensors
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.training.checkpoint import (
-    check_same_base,
     describe_newest,
     find_base,
     restore_each,
@@ -28,7 +27,8 @@ from step1x_jax.training.checkpoint import (
 )
 from step1x_jax.training.checkpoint_folder import FOLDER
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.fingerprints import About, fingerprint_of
+from step1x_jax.training.description import check_same_base
+from step1x_jax.training.fingerprints import About, add, fingerprint_of
 from step1x_jax.training.stored_arrays import Index
 
 
@@ -88,13 +88,14 @@ def _describe(tensors: Tensors, config: ModelConfig) -> About:
     about: About = {}
     parameters = by_parameter(model_table(config))
     for name, sources in tqdm(parameters.items(), desc="comparing the base", unit="parameter"):
-        bits = 0
-        for block in (our_block(source, tensors) for source in sources):
-            bits += fingerprint_of(block)
-        shape = list(block.shape)
-        if len(sources) > 1:
-            shape[0] = len(sources)
-        about[name] = {"shape": shape, "dtype": str(block.dtype), "fingerprint": bits % 2**32}
+        bits = [0, 0]
+        for layer, source in enumerate(sources):
+            block = our_block(source, tensors)
+            shape = list(block.shape)
+            if len(sources) > 1:
+                shape[0] = len(sources)
+            bits = add(bits, fingerprint_of(block, [layer], shape))
+        about[name] = {"shape": shape, "dtype": str(block.dtype), "fingerprint": bits}
     return about
 
 

@@ -5,9 +5,11 @@ Another distribution is another function in DISTRIBUTIONS.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from msgspec import Meta
 
 from step1x_jax.bounds import Positive
 from step1x_jax.errors import require
@@ -22,7 +24,7 @@ class TimestepConfig:
     """
 
     distribution: str = "logit_normal"  # a name in DISTRIBUTIONS
-    mean: float = 0.0  # of the logit
+    mean: Annotated[float, Meta(ge=-1000, le=1000)] = 0.0  # of the logit
     std: Positive = 1.0  # of the logit
     shift: Positive | None = None  # s in t s / (1 + (s - 1) t); None: the resolution's; 1: no shift
 

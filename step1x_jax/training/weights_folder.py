@@ -6,7 +6,6 @@ Written block by block: the model is never in memory as a whole.
 import contextlib
 import errno
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from etils import epath
@@ -20,16 +19,11 @@ from step1x_jax.errors import UserError
 from step1x_jax.files import absolute, making_folder
 from step1x_jax.json_files import read_json, write_json
 from step1x_jax.models.config import LoraConfig, ModelConfig
-from step1x_jax.training.checkpoint import (
-    DESCRIPTION,
-    SCHEMA_VERSION,
-    WEIGHTS,
-    why_not_written,
-)
-from step1x_jax.training.checkpoint_folder import FOLDER
+from step1x_jax.training.checkpoint import why_not_written
+from step1x_jax.training.checkpoint_folder import FOLDER, check_can_save, folder_of
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.config_file import to_json
-from step1x_jax.training.fingerprints import checksum, describe, fingerprint_of, name_arrays
+from step1x_jax.training.description import DESCRIPTION, WEIGHTS, Description
+from step1x_jax.training.fingerprints import About, add, describe, fingerprint_of, name_arrays
 from step1x_jax.training.stored_arrays import BLOCK_BYTES, stored_array, storing
 
 
@@ -48,7 +42,8 @@ def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainCo
     Raises:
       UserError: the disk is full, or the place is not writable.
     """
-    about: dict[str, Any] = {}
+    about: About = {}
+    check_can_save(folder_of(path))
     parameters = by_parameter(model_table(config.model))
     _check_dtypes(parameters, tensors)
     with making_folder(path) as temporary, storing(), _system_errors():
@@ -57,8 +52,9 @@ def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainCo
         firsts: dict[str, np.ndarray] = {}  # a few together: each saving takes a third of a second
         for name, sources in parameters.items():
             first = firsts[name] = our_block(sources[0], tensors)
-            about[name] = {"shape": list(first.shape), "dtype": str(first.dtype)}
-            about[name]["fingerprint"] = fingerprint_of(first)
+            shape = [len(sources), *first.shape[1:]] if len(sources) > 1 else list(first.shape)
+            bits = fingerprint_of(first, [0], shape)
+            about[name] = {"shape": shape, "dtype": str(first.dtype), "fingerprint": bits}
             if sum(x.nbytes for x in firsts.values()) > BLOCK_BYTES:
                 ocp.partial.save(folder, firsts)
                 firsts = {}
@@ -68,16 +64,16 @@ def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainCo
         for name, (_, *others) in parameters.items():
             if not others:
                 continue
-            about[name]["shape"][0] += len(others)
             array = stored_array(folder / WEIGHTS, name)
             array = array.resize(exclusive_max=about[name]["shape"]).result()
             for i, source in enumerate(others, start=1):
                 block = our_block(source, tensors)
                 array[i : i + 1].write(block).result()
-                about[name]["fingerprint"] += fingerprint_of(block)
-            about[name]["fingerprint"] %= 2**32
+                bits = fingerprint_of(block, [i], about[name]["shape"])
+                about[name]["fingerprint"] = add(about[name]["fingerprint"], bits)
         file = folder / DESCRIPTION
-        write_json(file, read_json(file) | {"custom_metadata": _metadata(about, config)})
+        metadata = Description(config, {WEIGHTS: about}).to_json()
+        write_json(file, read_json(file) | {"custom_metadata": metadata})
 
 
 def _check_dtypes(parameters: Mapping[str, Sequence[Source]], tensors: Tensors) -> None:
@@ -105,22 +101,14 @@ def write_adapters_folder(
     Raises:
       UserError: the disk is full, or the place is not writable.
     """
+    check_can_save(folder_of(path))
     config = TrainConfig(model=model, lora=lora)
     arrays = name_arrays(adapters)
     with making_folder(path) as temporary, storing(), _system_errors():
         folder = absolute(temporary) / FOLDER / "0"
         folder.parent.mkdir()
-        ocp.save(folder, arrays, custom_metadata=_metadata(describe(arrays), config))
-
-
-def _metadata(about: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """What `Checkpoints.save` writes beside arrays."""
-    values = {
-        "schema_version": SCHEMA_VERSION,
-        "config": to_json(config),
-        "arrays": {WEIGHTS: dict(about)},
-    }
-    return values | {"checksum": checksum(values)}
+        metadata = Description(config, {WEIGHTS: describe(arrays)}).to_json()
+        ocp.save(folder, arrays, custom_metadata=metadata)
 
 
 @contextlib.contextmanager

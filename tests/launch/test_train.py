@@ -80,7 +80,11 @@ def test_train_and_go_on(folder):
     assert "step 2/2  loss" in result.stdout
     assert "Done: 2 steps." in result.stdout
 
-    result = launch(folder, "train", *arguments, "--config.training.steps=3")
+    # under another name: what counts is which records they are
+    (folder / "records").rename(folder / "moved")
+    moved = [f"--config.data.path={folder / 'moved'}/", "--config.training.steps=3"]
+    result = launch(folder, "train", *arguments, *moved)
+    (folder / "moved").rename(folder / "records")
     assert result.returncode == 0, result.stderr
     assert "Going on from step 2 of 3" in result.stdout
     assert [row["step"] for row in read_metrics(folder / "run")] == [1, 2, 3]
@@ -104,6 +108,10 @@ def test_train_and_go_on(folder):
     result = launch(folder, "train", *arguments, "--config.training.seed=1")
     assert result.returncode == 1
     assert result.stderr.startswith("error: training.seed is 1 but the run in")
+    write_dataset(folder / "more", [make_record(i, (4, 4), tokens=3, width=24) for i in range(13)])
+    result = launch(folder, "train", *arguments, f"--config.data.path={folder / 'more'}")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: the records in {folder / 'more'} are not those")
 
 
 @pytest.mark.slow
@@ -158,7 +166,9 @@ def test_adapters_are_trained_written_and_found_again(folder, tmp_path):
             ["--config={config}", "--config.optimizer.b2=2"],
             "optimizer.b2 is 2.0; expected float <= 1.0",
         ),
-        (["--config=nothing.py"], "--config names no file"),
+        (["--config=nothing.py"], "--config: nothing.py does not exist"),
+        (["--config={config}", "--distributed"], "leave it out on a single machine"),
+        (["--config={config}", "--config.optimizer.eps=nan"], "optimizer.eps is nan"),
         (["--config={config}", "--config.data.path=nothing"], "nothing/dataset.json is missing"),
     ],
 )

@@ -1,11 +1,18 @@
 import json
+import os
 
 import pytest
 
 from step1x_jax.data.manifest import write_dataset
 from step1x_jax.errors import UserError
 from step1x_jax.files import fingerprint
-from step1x_jax.training.config import TrainConfig, check_records, check_same_run
+from step1x_jax.training.config import (
+    TrainConfig,
+    _flat_fields,
+    check_records,
+    check_same_run,
+    expand_paths,
+)
 from step1x_jax.training.config_file import from_json, load_config, save_config, to_json
 from tests.data.examples import make_record
 from tests.training.tiny import tiny_config
@@ -49,6 +56,17 @@ def test_the_defaults_can_be_trained():
         ("checkpoint.every", 0),
         ("checkpoint.keep", -1),
         ("mesh.fsdp", 0),
+        ("mesh.tensor", -2),
+        ("data.batch_size", 10**12),
+        ("data.threads", 10**6),
+        ("training.steps", 2**31),
+        ("training.steps", 10**30),
+        ("checkpoint.keep", 10**30),
+        ("held_out.batches", 10**12),
+        ("held_out.times", (0.0,)),
+        ("timesteps.mean", 1e300),
+        ("timesteps.shift", 1e-300),  # 0 in float32
+        ("optimizer.learning_rate", 1e-300),
     ],
 )
 def test_impossible_values_are_named(field, value):
@@ -141,6 +159,78 @@ def test_what_may_not(field, value):
         check_same_run(config, tiny_config(), "run")
 
 
+def test_a_run_knows_its_records_wherever_they_are():
+    config = tiny_config()
+    config.data.path = "moved"
+    check_same_run(config, tiny_config(), "run", ["a", "b"], ["a", "b"])
+    for now, before in ((None, ["a"]), (["a"], None)):  # runs of older versions, and notebooks
+        with pytest.raises(UserError, match=r"^data\.path is 'moved'"):
+            check_same_run(config, tiny_config(), "run", now, before)
+    for changed in (["a", "c"], ["b", "a"], ["a"]):
+        with pytest.raises(UserError, match="the records in moved are not those that the run in"):
+            check_same_run(config, tiny_config(), "run", changed, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "now"),
+    [
+        ("data.path", "records", "records/"),
+        ("data.path", "a, b", "./a,b/"),
+        ("training.start_from", "weights.safetensors", "{here}/weights.safetensors"),
+        ("training.start_from", "gs://bucket/run", "gs://bucket/run/"),
+        ("lora.start_from", "a/../lora", "lora"),
+    ],
+)
+def test_places_are_compared_and_not_their_names(field, before, now):
+    saved, config = tiny_config(), tiny_config()
+    set_field(saved, field, before)
+    set_field(config, field, now.format(here=os.getcwd()))
+    check_same_run(config, saved, "run")
+    set_field(config, field, "")
+    with pytest.raises(UserError, match=rf"^{field} is ''"):
+        check_same_run(config, saved, "run")
+
+
+def test_home_in_all_paths(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = tiny_config()
+    fields = (
+        "held_out.path",
+        "training.start_from",
+        "lora.start_from",
+        "autoencoder",
+        "encoder.path",
+    )
+    for field in fields:
+        set_field(config, field, "~/x")
+    config.data.path = "~/a, ~/b,gs://c"
+    expand_paths(config)
+    values = dict(_flat_fields(config))
+    assert [values[field] for field in fields] == ["/home/me/x"] * 5
+    assert config.data.path == "/home/me/a,/home/me/b,gs://c"
+    config.data.path = "caf\udce9"  # a byte of Latin-1 in the command line
+    with pytest.raises(UserError, match="UTF-8"):
+        expand_paths(config)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_every_number_has_to_be_finite(value):
+    defaults = TrainConfig()
+    fields = [name for name, x in _flat_fields(defaults) if isinstance(x, float)]
+    fields += ["sampling.shift", "sampling.truncate", "timesteps.shift"]  # None
+    assert len(fields) > 15
+    for field in fields:
+        config = TrainConfig()
+        set_field(config, field, value)
+        with pytest.raises(UserError, match=field.split(".")[-1]):
+            config.validate()
+    for field in ("held_out.times", "data.weights"):
+        config = TrainConfig()
+        set_field(config, field, (0.5, value))
+        with pytest.raises(UserError, match=field):
+            config.validate()
+
+
 def test_a_field_that_does_not_exist_is_no_setting():
     config = tiny_config()
     config.optimizer.learnin_rate = 1.0  # as a config file may say it
@@ -166,6 +256,15 @@ def test_records_that_were_made_otherwise_are_refused(tmp_path):
     autoencoder.write_bytes(b"two")
     with pytest.raises(UserError, match=r"another autoencoder than .*vae\.safetensors"):
         check_records(config)
+    # held-out records are looked at, too
+    autoencoder.write_bytes(b"one")
+    other = settings | {"min_pixels": 7}
+    write_dataset(tmp_path / "held_out", [make_record(0)], other)
+    config.held_out.path = str(tmp_path / "held_out")
+    with pytest.raises(UserError, match=r"held_out were made with 7 for encoder\.min_pixels"):
+        check_records(config)
+    config.held_out.path = ""
+    check_records(config)
     config.encoder.min_pixels += 1
     with pytest.raises(UserError, match=rf"--config.encoder.min_pixels={settings['min_pixels']}"):
         check_records(config)

@@ -104,6 +104,67 @@ def test_another_config_is_refused(whole_run):
     assert load_config(whole_run[0] / "config.json").optimizer.learning_rate == 0.01
 
 
+def test_a_run_keeps_the_fingerprints_of_its_records(tmp_path):
+    train(tiny_config(steps=2), tmp_path, batches)  # as one of an older version: none
+    train(tiny_config(steps=3), tmp_path, batches, records=["a", "b"])
+    config = tiny_config(steps=4)
+    with pytest.raises(UserError, match="are not those that the run"):
+        train(config, tmp_path, batches, records=["a", "c"])
+    config.data.path = "moved"
+    assert int(train(config, tmp_path, batches, records=["a", "b"]).step) == 4
+
+
+def test_one_at_a_time(tmp_path):
+    def again(first_step):
+        with pytest.raises(UserError, match=r"another process trains in .*run; wait for it"):
+            train(tiny_config(), tmp_path / "run", batches)
+        return batches(first_step)
+
+    train(tiny_config(steps=1), tmp_path / "run", again)
+    train(tiny_config(steps=2), tmp_path / "run", batches)  # it is free again
+    assert not list((tmp_path / "run").glob("*lock*"))
+
+
+@pytest.mark.parametrize("name", ["run [a]", "run*", "r?n", "back\\slash", "\udcff", "colon:/run"])
+def test_names_that_checkpoints_cannot_be_under(tmp_path, name):
+    with pytest.raises(UserError, match="use another name") as error:
+        train(tiny_config(), tmp_path / name, batches)
+    assert str(error.value).encode()  # it can be printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["[run", "a b#c%20d", "ü", "a,b", "{a}", "(a)", "$HOME", "'"])
+def test_other_names_work(tmp_path, name):
+    train(tiny_config(steps=1), tmp_path / name, batches)
+    assert int(train(tiny_config(steps=2), tmp_path / name, batches).step) == 2
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train(tiny_config(steps=1), "~/run", batches)
+    assert folders(tmp_path / "run") == ["1"]
+
+
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(UserError, match="could not be written"):
+        train(tiny_config(), tmp_path / "run", batches)
+
+
+@pytest.mark.parametrize("damage", ["[" * 100_000, '{"model": 5}', None])
+def test_config_json_is_not_read_to_go_on(tmp_path, damage):
+    """The checkpoint has the config that counts; the file is written anew."""
+    train(tiny_config(steps=1), tmp_path, batches)
+    path = tmp_path / "config.json"
+    path.unlink() if damage is None else path.write_text(damage)
+    config = tiny_config(steps=2)
+    config.training.seed = 1
+    with pytest.raises(UserError, match=r"training\.seed is 1 but"):
+        train(config, tmp_path, batches)
+    train(tiny_config(steps=2), tmp_path, batches)
+    assert load_config(path) == tiny_config(steps=2)
+
+
 def test_a_batch_that_does_not_split(tmp_path):
     config = tiny_config()
     config.data.batch_size = 12
@@ -180,8 +241,30 @@ def test_starting_from_another_size(whole_run, tmp_path):
     config = tiny_config()
     config.model.hidden_size, config.model.axes_dim = 64, (8, 12, 12)
     config.training.start_from = str(whole_run[0])
-    with pytest.raises(UserError, match=r"float32\[16, 32\] there and float32\[16, 64\]"):
+    wanted = r"float32\[16, 32\] there and float32\[16, 64\].*model\.hidden_size=32 \(here 64\)"
+    with pytest.raises(UserError, match=wanted):
         train(config, tmp_path, batches)
+
+
+def test_starting_from_a_file_of_another_size(tmp_path, monkeypatch):
+    """config.json beside it, which is not needed, says what differs."""
+    monkeypatch.setattr(step1x_edit, "Step1XEdit", Step1XEdit)
+    model = Step1XEdit(tiny_config().model, rngs=nnx.Rngs(0))
+    save_model(tmp_path / "base" / "weights.safetensors", model)
+    config = tiny_config()
+    config.model.depth, config.training.start_from = 2, str(tmp_path / "base")
+    with pytest.raises(UserError, match=r"the sizes there are model\.depth=1 \(here 2\)"):
+        train(config, tmp_path / "run", batches)
+    (tmp_path / "base" / "config.json").write_text("?")
+    with pytest.raises(UserError, match="does not fit the model's sizes"):
+        train(config, tmp_path / "run", batches)
+
+
+def test_it_is_said_what_compiles(tmp_path, capsys):
+    train(tiny_config(steps=2), tmp_path, batches)
+    said = capsys.readouterr().out
+    assert said.index("compiling the step for 8 pictures of 48 x 32 ...") < said.index("step 1/2")
+    assert said.count("compiling") == 1
 
 
 def test_embeddings_of_another_width_are_refused(tmp_path):

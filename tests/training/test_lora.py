@@ -1,5 +1,6 @@
 """Runs that train adapters alone, on random weights of the tiny model (the real one)."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,12 +24,13 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training import loop
 from step1x_jax.training.checkpoint import (
-    _read_description,
+    Checkpoints,
     load_first_adapters,
     restore_adapters,
     restore_params,
 )
 from step1x_jax.training.config_file import to_json
+from step1x_jax.training.description import read_description
 from step1x_jax.training.loop import train
 from step1x_jax.training.loss import rectified_flow_loss
 from step1x_jax.training.parts import abstract_frozen, abstract_parts, freezing
@@ -225,10 +227,11 @@ def test_checkpoints_hold_adapters_and_nothing_else(base, whole_run):
     # (one down, two ups), 3 for linear2 (two downs, one up)
     assert len(names) == 2 * 10 + 2 + 3 + 3
     assert all("lora_" in name for name in names)
-    _, saved, about_base = _read_description(workdir / "checkpoints" / "3")
+    about = read_description(workdir / "checkpoints" / "3")
+    saved = about.arrays
     assert {name for item in saved.values() for name in item if "kernel" in name} == set()
     assert len(saved["params"]) == len(names) == len(saved["ema"])
-    assert len(about_base) == len(jax.tree.leaves(abstract_model(state_model(base))[1]))
+    assert len(about.base) == len(jax.tree.leaves(abstract_model(state_model(base))[1]))
     moments = state.opt_state[1][0]
     assert set(rows_of(moments.mu)) == set(rows_of(moments.nu)) == names
     restored, _ = restore_adapters(workdir)
@@ -285,6 +288,35 @@ def test_another_base_is_refused(base, whole_run, tmp_path):
     save_model(moved, load_model(base))
     again, _ = restore_params(whole_run[0], base=str(moved))
     assert_same(again, restore_params(whole_run[0])[0])
+
+
+def test_sums_are_rounded_once_to_the_dtype_that_is_wanted(tmp_path):
+    """A base in bfloat16, weights in float32: as of a file that has the same numbers in float32."""
+    base = tmp_path / "base" / "weights.safetensors"
+    numbers = random_weights(tiny_config().model)
+    given = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), nnx.state(numbers))
+    nnx.update(numbers, given)
+    save_model(base, numbers)
+    config = lora_config(base)
+    config.model.param_dtype = "bfloat16"
+    mesh, rng = make_mesh(config.mesh), np.random.default_rng(1)
+    abstract = abstract_state(config, mesh)
+    adapters = jax.tree.map(
+        lambda x: jax.device_put(rng.normal(size=x.shape).astype(x.dtype) / 5, x.sharding),
+        abstract.params,
+    )
+    save_kohya(tmp_path / "lora.safetensors", Adapters(adapters, config.model, config.lora))
+    with contextlib.closing(Checkpoints(tmp_path / "run", keep=1)) as checkpoints:
+        checkpoints.save(new_state(config, abstract, adapters), config)
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    in_float32 = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=one),
+        abstract_model(config.model)[1],
+    )
+    ours, _ = restore_params(tmp_path / "run", in_float32)
+    wanted = nnx.state(load_model(base, loras=[(tmp_path / "lora.safetensors", 1.0)]))
+    for x, y in zip(*map(jax.tree.leaves, (ours, wanted)), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)  # bfloat16 would be 1e-3 off
 
 
 def test_a_run_gives_full_weights_as_the_kohya_reader_merges_them(base, whole_run, tmp_path):

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import struct
 
@@ -112,3 +113,34 @@ def test_a_store_that_takes_nothing_is_one_sentence(store):
     ):
         metrics.flush()
     metrics.close()
+
+
+def test_what_is_no_row_is_left_out_and_the_rest_stays(tmp_path):
+    lines = [
+        b'{"step": 1, "loss": 2.5}', b"5", b'{"step": "x"}', b'{"loss": 1}', b"\xff", b"[" * 99_999,
+        b'{"step": 2, "held_out_loss": NaN}', b'{"step": true}', b'{"step": 3, "loss": "a"}',
+        b'{"step": 4, "loss": 1.5}', b'{"step": 5, "lo',
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    rows = [{"step": 1, "loss": 2.5}, {"step": 2, "held_out_loss": None}, {"step": 4, "loss": 1.5}]
+    assert read_metrics(tmp_path) == rows
+    with contextlib.closing(Metrics(tmp_path, 9, 10)):
+        assert read_metrics(tmp_path) == rows
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    values = {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 1.0, "held_out_loss": float("nan")}
+    with contextlib.closing(Metrics(tmp_path, 0, 1)) as metrics:
+        metrics.write(1, values)
+    (row,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert row["held_out_loss"] is None
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
+def test_other_things_in_the_place_are_one_sentence(tmp_path, name):
+    if name == "tensorboard":
+        (tmp_path / name).touch()
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl (cannot be read|could not be written)"):
+        Metrics(tmp_path, 0, 1)
