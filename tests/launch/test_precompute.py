@@ -45,13 +45,14 @@ def inputs(tmp_path):
 
 
 def command(folder, *flags):
-    return [
-        sys.executable, "-m", "launch.precompute",
+    given = {flag.partition("=")[0] for flag in flags} - {"--input"}
+    default = [
         f"--input={folder}/edits.jsonl", f"--output={folder}/out",
         f"--qwen={folder}/qwen", f"--autoencoder={folder}/vae", "--size=48", "--part_size=3",
         "--batch_size=1", "--min_pixels=3136", "--text_length=200", "--encoder_dtype=float32",
-        *flags,
     ]  # fmt: skip
+    default = [flag for flag in default if flag.partition("=")[0] not in given]
+    return [sys.executable, "-m", "launch.precompute", *default, *flags]
 
 
 def precompute(folder, *flags):
