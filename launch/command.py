@@ -1,18 +1,21 @@
 """What all commands share: how they start, and how they end when the user made a mistake."""
 
+import atexit
 import logging as python_logging
 import re
+import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
 from absl import app, flags, logging
 from etils import epath
 
+from launch import interrupt
+from launch.usage import HELP, usage
 from step1x_jax.errors import UserError
-
-INTERRUPTED = 130  # what a shell reports for a process that ended on Ctrl-C
 
 
 def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
@@ -20,11 +23,14 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
 
     With `operands`, the command takes one of them before its flags, and `main` is given it.
 
-    A UserError, and what else a user can mend, becomes one line on stderr and exit code 1. What was
-    compiled is kept on disk, so that a second run with the same shapes need not compile again.
+    A UserError, and what else a user can correct, becomes one line on stderr and exit code 1. What
+    was compiled is kept on disk, so that a second run with the same shapes need not compile again.
     """
 
     def guarded(argv: Sequence[str]) -> int:
+        interrupt.give_back()
+        # Pillow's word on large pictures: ours have a limit and a sentence of their own.
+        warnings.filterwarnings("ignore", message=".*could be decompression bomb")
         handler = logging.get_absl_handler()
         handler.setFormatter(python_logging.Formatter("%(levelname)s: %(message)s"))
         if not flags.FLAGS["verbosity"].present:
@@ -33,6 +39,8 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
             return _say(f"give one of {', '.join(operands)}, then flags.")
         if not operands and len(argv) > 1:
             return _say(f"unexpected argument {argv[1]!r}; flags start with --.")
+        # What ends the process must not be interrupted halfway: all is done or undone by then.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         cache = epath.Path("~/.cache/step1x_jax/compiled").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -49,11 +57,22 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
                 raise
             reason = str(e).splitlines()[0]
             return _say(f"{reason}; take a smaller batch or size, or more devices (mesh.fsdp).")
+        except MemoryError:
+            return _say(
+                "the memory of this machine does not suffice; take a smaller batch or size."
+            )
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            return INTERRUPTED
+            return interrupt.INTERRUPTED
 
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def _given_twice() -> str | None:
+    """A flag of one value that was given several; which of them was meant nobody knows."""
+    every = ((name, flags.FLAGS[name]) for name in flags.FLAGS)
+    several = (name for name, flag in every if flag.present > 1)
+    return next((n for n in several if not isinstance(flags.FLAGS[n], flags.MultiFlag)), None)
 
 
 def _say(message: str) -> int:
@@ -63,8 +82,14 @@ def _say(message: str) -> int:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses flags; a wrong one, or a wrong file of configs/, is one sentence and exit code 1."""
+    if any(argument in HELP for argument in argv[1:]):
+        print(usage(), end="")
+        sys.exit(0)
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if twice := _given_twice():
+            raise flags.Error(f"--{twice} is given more than once; give it once.")
+        return rest
     except flags.Error as e:
         missing = re.search(r"Flag (--\S+) must have a value other than None", str(e))
         message = f"{missing[1]} is missing; --help tells more." if missing else str(e)

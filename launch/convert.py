@@ -13,8 +13,11 @@ Tensor by tensor, so that little memory is needed.
 
 import contextlib
 import dataclasses
+import functools
+import math
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +26,7 @@ from etils import epath
 from tqdm import tqdm
 
 from launch.command import run
-from step1x_jax.conditioning.encoder import READING, EncoderConfig
+from step1x_jax.conditioning.encoder import READING, EncoderConfig, stored_reading
 from step1x_jax.convert.adapters import Adapters, adapters_of
 from step1x_jax.convert.diffusers_folder import FOLDED, SCALE
 from step1x_jax.convert.flux import start_from_flux
@@ -34,21 +37,22 @@ from step1x_jax.convert.kinds import (
     KINDS,
     Weights,
     kind_of,
-    open_file,
     open_weights,
     parts_of,
     sizes_beside,
 )
-from step1x_jax.convert.lora import Lora, LoraFile
+from step1x_jax.convert.lora import TEXT_ENCODER, Lora, LoraFile
 from step1x_jax.convert.lora_files import save_kohya, save_peft
 from step1x_jax.convert.lora_merging import Merged
+from step1x_jax.convert.opening import open_file
 from step1x_jax.convert.targets import SUFFIX, Parts, write_diffusers, write_official
 from step1x_jax.convert.tensors import Cast, Tensors
+from step1x_jax.editing.loading import QUICKSTART
 from step1x_jax.errors import UserError
-from step1x_jax.files import check_local, check_writable, is_remote
+from step1x_jax.files import check_local, check_writable, is_remote, user_path
 from step1x_jax.json_files import build
 from step1x_jax.models.config import VERSIONS, ModelConfig
-from step1x_jax.sampling.config import sampling_from_json, sampling_to_json
+from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
 from step1x_jax.training.checkpoint import describe_newest, restore_adapters
 from step1x_jax.training.checkpoint_folder import FOLDER
 from step1x_jax.training.config import TrainConfig
@@ -73,6 +77,9 @@ _AUTOENCODER = flags.DEFINE_string(
 _LORA = flags.DEFINE_multi_string(
     "lora", [], "LoRA to merge into the model: a file or folder of any kind, or a run of adapters."
 )
+_IGNORE = flags.DEFINE_multi_enum(
+    "ignore", [], [TEXT_ENCODER], "What to leave out of LoRAs: layers of a text encoder."
+)
 _LORA_SCALE = flags.DEFINE_multi_float("lora_scale", [1.0], "Strength of all, or of each.")
 _BASE = flags.DEFINE_string(
     "base",
@@ -94,14 +101,15 @@ def _write_orbax(path: epath.Path, parts: Parts) -> None:
     assert isinstance(weights.config, ModelConfig)
     config.model = weights.config
     config.sampling = sampling_from_json(dict(weights.fields))
-    reading = {name: weights.fields[name] for name in READING if name in weights.fields}
+    reading = stored_reading(weights.fields)
     config.encoder = build(EncoderConfig, reading, str(weights.path))
     write_weights_folder(path, weights.tensors, config)
 
 
 # What may be asked for: how it is written, and which parts it can hold.
+_DEFAULTS = sampling_to_json(SamplingConfig()) | {n: getattr(EncoderConfig(), n) for n in READING}
 TARGETS: dict[str, tuple[Callable[[epath.Path, Parts], None], tuple[str, ...]]] = {
-    "official": (write_official, ("transformer", "vae")),
+    "official": (functools.partial(write_official, defaults=_DEFAULTS), ("transformer", "vae")),
     "diffusers": (write_diffusers, ("transformer", "vae")),
     "orbax": (_write_orbax, ("transformer",)),
 }
@@ -111,24 +119,41 @@ _TO = flags.DEFINE_enum("to", "official", [*TARGETS, *_LORA_ONLY], "The form to 
 
 def main() -> None:
     """Recognises, opens, checks, and only then writes."""
-    source = epath.Path(_INPUT.value)
+    source = _place(_INPUT.value)
     if _INFO.value:
         print("\n".join(_info(source)))
         return
     if not _OUTPUT.value:
         raise UserError("--output is missing; --info says what the input is.")
-    output = epath.Path(_OUTPUT.value)
+    output = epath.Path(user_path(_OUTPUT.value))
     _check_output(output)
+    scales = _scales()
     if _TO.value in _LORA_ONLY or (_TO.value == "orbax" and _is_lora(source)):
         _convert_lora(source, output)
     else:
-        _convert_weights(source, output)
+        _convert_weights(source, output, scales)
 
 
-def _convert_weights(source: epath.Path, output: epath.Path) -> None:
+def _place(given: str) -> epath.Path:
+    """A path as given, or the model that ships with the package."""
+    return QUICKSTART if given == "quickstart" else epath.Path(user_path(given))
+
+
+def _scales() -> list[float]:
+    """The strength of each --lora."""
+    scales = _LORA_SCALE.value * (len(_LORA.value) if len(_LORA_SCALE.value) == 1 else 1)
+    if len(scales) != len(_LORA.value):
+        raise UserError(f"there are {len(_LORA.value)} --lora and {len(scales)} --lora_scale.")
+    for scale in _LORA_SCALE.value:
+        if not math.isfinite(scale):
+            raise UserError(f"--lora_scale={scale} is no strength; give a finite number.")
+    return scales
+
+
+def _convert_weights(source: epath.Path, output: epath.Path, scales: Sequence[float]) -> None:
     write, can_hold = TARGETS[_TO.value]
     scaled = _EIGHT_BITS.get(_DTYPE.value or "")
-    with _opened(source, output) as parts:
+    with _opened(source, output, scales) as parts:
         parts = _chosen(parts, can_hold, output)
         check_writable(output)
         readings = {n: _readings(w.tensors, twice=scaled is True) for n, w in parts.items()}
@@ -163,22 +188,28 @@ def _check_output(output: epath.Path) -> None:
         raise UserError(f"--dtype={_DTYPE.value} is for --to=official; ComfyUI reads no other.")
     if output.suffix != SUFFIX:
         check_local(output)
+    if output.suffix == SUFFIX and str(_OUTPUT.value).endswith("/"):
+        raise UserError(f"--output={_OUTPUT.value} ends as a folder and as a file; leave / out.")
     if output.exists():
         raise UserError(f"{output} exists; choose another name, or remove it first.")
 
 
 @contextlib.contextmanager
-def _opened(source: epath.Path, output: epath.Path) -> Iterator[dict[str, Weights]]:
+def _opened(
+    source: epath.Path, output: epath.Path, scales: Sequence[float]
+) -> Iterator[dict[str, Weights]]:
     """The parts of the input, with what the flags add to them."""
     with contextlib.ExitStack() as stack:
         if (source / FOLDER).is_dir():
             beside = tempfile.gettempdir() if is_remote(output) else output.parent
             parts = {"transformer": stack.enter_context(_opened_run(source, epath.Path(beside)))}
         else:
-            eight = "bfloat16" if _DTYPE.value in (None, "bfloat16") else "float32"
+            rounded = _DTYPE.value in (None, "bfloat16") and not _LORA.value
+            eight = "bfloat16" if rounded else "float32"
             parts = {name: open_weights(path, eight) for name, path in parts_of(source).items()}
         if _AUTOENCODER.value:
-            parts["vae"] = open_weights(_AUTOENCODER.value)
+            autoencoder = _place(_AUTOENCODER.value)
+            parts["vae"] = open_weights(parts_of(autoencoder).get("vae", autoencoder))
             if KINDS[parts["vae"].kind].holds != "autoencoder":
                 raise UserError(f"--autoencoder={_AUTOENCODER.value} is no autoencoder.")
         model = parts.get("transformer")
@@ -187,14 +218,17 @@ def _opened(source: epath.Path, output: epath.Path) -> Iterator[dict[str, Weight
         if _LORA.value:
             if model is None:
                 raise UserError(f"--lora is for a model; {source} is an autoencoder.")
-            parts["transformer"] = _merged(parts["transformer"])
+            parts["transformer"] = _merged(parts["transformer"], source, scales)
         yield parts
 
 
 @contextlib.contextmanager
 def _opened_run(source: epath.Path, beside: epath.Path) -> Iterator[Weights]:
     """A run's model; adapters merged into their base."""
-    with opened_run(source, beside, base=_BASE.value) as (tensors, config):
+    base = str(_place(_BASE.value)) if _BASE.value else ""
+    exact = _LORA.value or _DTYPE.value not in (None, "bfloat16")
+    sums = "float32" if exact else _DTYPE.value
+    with opened_run(source, beside, base=base, sums=sums) as (tensors, config):
         fields = sampling_to_json(config.sampling)
         fields |= {name: getattr(config.encoder, name) for name in READING}
         yield Weights(source, "run", tensors, config.model, fields)
@@ -209,23 +243,44 @@ def _started(flux: Weights) -> Weights:
     return start.weights
 
 
-def _merged(weights: Weights) -> Weights:
-    scales = _LORA_SCALE.value * (len(_LORA.value) if len(_LORA_SCALE.value) == 1 else 1)
-    if len(scales) != len(_LORA.value):
-        raise UserError(f"there are {len(_LORA.value)} --lora and {len(scales)} --lora_scale.")
+def _merged(weights: Weights, source: epath.Path, scales: Sequence[float]) -> Weights:
+    """The model with the LoRAs added: float32 sums, rounded once."""
     assert isinstance(weights.config, ModelConfig)
     table = model_table(weights.config)
     loras: list[tuple[Lora, float]] = []
-    for path, scale in zip(_LORA.value, scales, strict=True):
-        is_run = (epath.Path(path) / FOLDER).is_dir()
-        lora = _opened_lora(epath.Path(path))[0] if is_run else LoraFile(path, table)
+    for path, scale in zip(map(_place, _LORA.value), scales, strict=True):
+        if (path / FOLDER).is_dir():
+            lora = _opened_lora(path)[0]
+        else:
+            lora = _opened_file(path, weights.config)
         for module, shape in lora.shapes.items():  # a file has been compared already
             if module + ".weight" not in table or table[module + ".weight"].shape != shape:
                 raise UserError(
                     f"{path} adapts {module} of {list(shape)}; it is for another model."
                 )
         loras.append((lora, scale))
-    return _with(weights, Merged(weights.tensors, loras))
+    if _DTYPE.value is None and weights.kind != "run":
+        dtypes = open_weights(parts_of(source)["transformer"]).tensors.dtypes  # 8 bits as bfloat16
+        dtypes = {name: dtypes.get(name, dtype) for name, dtype in weights.tensors.dtypes.items()}
+    elif _DTYPE.value is None:
+        stored = np.dtype(jnp.dtype(weights.config.param_dtype))
+        dtypes = dict.fromkeys(weights.tensors.dtypes, stored)
+    else:
+        asked = "float32" if _DTYPE.value in _EIGHT_BITS else _DTYPE.value
+        dtypes = dict.fromkeys(weights.tensors.dtypes, np.dtype(jnp.dtype(asked)))
+    return _with(weights, Merged(weights.tensors, loras, dtypes))
+
+
+def _opened_file(path: epath.Path, sizes: ModelConfig) -> LoraFile:
+    """A LoRA of others; says what of it does nothing."""
+    lora = LoraFile(path, model_table(sizes), _IGNORE.value)
+    if lora.left_out:
+        print(f"{path}: left out: {len(lora.left_out)} tensors of a text encoder")
+    if lora.switched_off:
+        few = ", ".join(lora.switched_off[:3])
+        more = f" and {len(lora.switched_off) - 3} more" if len(lora.switched_off) > 3 else ""
+        print(f"{path}: switched off, by an alpha of 0: {few}{more}")
+    return lora
 
 
 def _chosen(parts: Parts, can_hold: tuple[str, ...], output: epath.Path) -> dict[str, Weights]:
@@ -258,12 +313,12 @@ def _opened_lora(source: epath.Path) -> tuple[Lora, ModelConfig]:
     if source.exists() and not _is_lora(source):
         raise UserError(f"{source} is no LoRA, and --to={_TO.value} is a form of LoRAs alone.")
     sizes = _sizes_for(source)
-    return LoraFile(source, model_table(sizes)), sizes
+    return _opened_file(source, sizes), sizes
 
 
 def _sizes_for(lora: epath.Path) -> ModelConfig:
     """Of the model that a LoRA is for."""
-    base = epath.Path(_BASE.value)
+    base = _place(_BASE.value) if _BASE.value else lora
     if not _BASE.value:
         return sizes_beside(lora)
     if (base / FOLDER).is_dir():
@@ -290,6 +345,14 @@ def _convert_lora(source: epath.Path, output: epath.Path) -> None:
     save = save_kohya if _TO.value == "kohya" else save_peft
     save(output, lora, _DTYPE.value)
     print(f"{output}: {len(lora.shapes)} adapted layers")
+    dropped = [name for name in lora.shapes if name.startswith("connector.")]
+    if _TO.value == "kohya" and dropped:
+        print(
+            f"warning: {len(dropped)} of these layers are the connector's, which ComfyUI drops: it"
+            " has no such layers, so the LoRA acts there without them; merge it into its model"
+            " (--lora) to keep them.",
+            file=sys.stderr,
+        )
 
 
 def _info(source: epath.Path) -> list[str]:

@@ -4,7 +4,13 @@ python -m launch.edit --model=quickstart --image=photo.jpg --instruction="make i
     --output=night.png
 """
 
+import contextlib
+import math
+import os
+import re
+import sys
 from functools import partial
+from typing import Any, get_type_hints
 
 import jax
 from absl import flags
@@ -13,10 +19,23 @@ from tqdm import tqdm
 
 from launch.command import run
 from step1x_jax.conditioning.images import open_image
-from step1x_jax.editing.loading import load_editor
+from step1x_jax.conditioning.input_files import check_protocol
+from step1x_jax.conditioning.prompt import check_instruction
+from step1x_jax.editing.loading import NAME, QUICKSTART, load_editor
 from step1x_jax.errors import UserError
-from step1x_jax.files import check_writable, replacing
+from step1x_jax.files import check_writable, is_remote, replacing, user_path
+from step1x_jax.quickstart.edits import KINDS
+from step1x_jax.sampling.config import SamplingConfig
+from step1x_jax.sampling.noise import SEED_BITS, read_noise
 from step1x_jax.training.checkpoint import restore_params
+
+
+def _bounds(field: str) -> dict[str, Any]:
+    """The limits of a field of SamplingConfig, for the flag that sets it."""
+    hints = get_type_hints(SamplingConfig, include_extras=True)
+    (meta,) = hints[field].__metadata__
+    return {"lower_bound": meta.ge, "upper_bound": meta.le}
+
 
 _MODEL = flags.DEFINE_string(
     "model", None, "quickstart, a run directory, or a folder of weights.", required=True
@@ -24,39 +43,71 @@ _MODEL = flags.DEFINE_string(
 _IMAGE = flags.DEFINE_string("image", None, "The picture to edit.", required=True)
 _INSTRUCTION = flags.DEFINE_string("instruction", None, "What to do to it.", required=True)
 _OUTPUT = flags.DEFINE_string("output", "edited.png", "Where it goes (.png, .jpg or .webp).")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
-_STEPS = flags.DEFINE_integer("steps", None, "Euler steps (default: the model's).", lower_bound=1)
-_GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale (default: the model's).")
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Of the noise.", lower_bound=0, upper_bound=(1 << SEED_BITS) - 1
+)
+_STEPS = flags.DEFINE_integer(
+    "steps", None, "Euler steps (default: the model's).", **_bounds("num_steps")
+)
+_GUIDANCE = flags.DEFINE_float(
+    "guidance", None, "Guidance scale (default: the model's).", **_bounds("guidance")
+)
 _SIZE = flags.DEFINE_integer(
-    "size", None, "Size level: about size^2 pixels are edited (default: the model's)."
+    "size",
+    None,
+    "Size level: about size^2 pixels are edited (default: the model's).",
+    **_bounds("size"),
 )
 _NOISE = flags.DEFINE_string("noise", None, "A .npy file (1, 16, h, w) instead of the seed.")
-_AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it lies, if not with the model.")
+_AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it is, if not with the model.")
 _QWEN = flags.DEFINE_string("qwen", None, "The Qwen2.5-VL folder, if not with the model.")
 _BASE = flags.DEFINE_string("base", "", "The base of a LoRA run, if it has moved.")
 _CACHE = flags.DEFINE_string("cache", None, "Keeps embeddings here, for the next edits.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Arithmetic (default: float32 on CPU, else bfloat16)."
 )
+flags.register_validator(  # bounds let NaN through
+    "guidance", lambda value: value is None or math.isfinite(value), "give a finite number"
+)
+
+# How the endings are written: everything that a viewer could see of the edit is kept.
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
+    ".webp": ("WEBP", {"quality": 95}),
+}
+LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}  # pixels that a format can have
 
 
 def main() -> None:
     """Loads, edits, saves."""
-    output = epath.Path(_OUTPUT.value)
-    if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise UserError(f"--output={output} should end in .png, .jpg or .webp.")
-    image = open_image(_IMAGE.value)
-    if _NOISE.value and not epath.Path(_NOISE.value).is_file():
-        raise UserError(f"--noise={_NOISE.value} does not exist; give a .npy file.")
+    source = user_path(_IMAGE.value)
+    output = epath.Path(user_path(_OUTPUT.value))
+    instruction = _INSTRUCTION.value
+    if not instruction.strip():
+        raise UserError("--instruction is empty; say what to do to the picture.")
+    check_instruction(instruction)
+    check_output(output, source)
+    image = open_image(source)
+    format_name, options = FORMATS[output.suffix.lower()]
+    if max(image.size) > LONGEST_SIDE.get(format_name, max(image.size)):
+        raise UserError(
+            f"--output={output}: {format_name} holds no picture of {image.width}x{image.height}"
+            " pixels; write a .png."
+        )
+    if _NOISE.value:
+        read_noise(user_path(_NOISE.value))
     check_writable(output)
+    replaces = output.exists()
     editor = load_editor(
         _MODEL.value,
-        restore_run=partial(restore_params, base=_BASE.value),
+        restore_run=partial(restore_params, base=base()),
         dtype=_DTYPE.value,
         autoencoder=_AUTOENCODER.value,
         qwen=_QWEN.value,
         cache=_CACHE.value,
-        num_steps=_STEPS.value,
+        steps=_STEPS.value,
         guidance=_GUIDANCE.value,
         size=_SIZE.value,
     )
@@ -64,14 +115,57 @@ def main() -> None:
     with tqdm(total=total, desc="editing", unit="step") as bar:
         (edited,) = editor.edit(
             [image],
-            [_INSTRUCTION.value],
+            [instruction],
             seed=_SEED.value,
-            noise_file=_NOISE.value,
+            noise_file=_NOISE.value and user_path(_NOISE.value),
             show=lambda step, latents: (jax.block_until_ready(latents), bar.update()),
         )
     with replacing(output) as temporary, temporary.open("wb") as f:
-        edited.save(f, {".png": "PNG", ".webp": "WEBP"}.get(output.suffix.lower(), "JPEG"))
-    print(f"{output}: {edited.width} x {edited.height}, {total} steps, seed {_SEED.value}")
+        edited.save(f, format_name, **options)
+    word = " (in place of the file that was there)" if replaces else ""
+    if _MODEL.value == NAME and (unknown := unknown_words(instruction)):
+        print(
+            "note: the quickstart's model knows ten edits (launch/guides/quickstart.md), and not"
+            f" {', '.join(unknown)}: the result may be anything.",
+            file=sys.stderr,
+        )
+    name = str(output).encode(errors="backslashreplace").decode()  # it may not be UTF-8
+    print(f"{name}{word}: {edited.width} x {edited.height}, {total} steps, seed {_SEED.value}")
+
+
+def check_output(output: epath.Path, source: str) -> None:
+    """Raises UserError for a place where the edit cannot or should not be written."""
+    check_protocol(os.fspath(output), "the edited picture")
+    if not is_remote(output) and output.is_dir():
+        raise UserError(
+            f"--output={output} is a folder; give the file's name, {output / 'edited.png'}."
+        )
+    if output.suffix.lower() not in FORMATS:
+        raise UserError(f"--output={output} should end in .png, .jpg or .webp.")
+    same = os.fspath(output) == source
+    if not (is_remote(output) or is_remote(source)):
+        with contextlib.suppress(OSError, ValueError):  # one of them is not there
+            same = os.path.samefile(output, source)
+    if same:
+        raise UserError(
+            f"--output={output} is the picture to edit, which would be lost; give another name."
+        )
+
+
+def base() -> str:
+    """--base as a path; the name of the shipped model stands for its weights."""
+    return str(QUICKSTART / "transformer") if _BASE.value == NAME else user_path(_BASE.value)
+
+
+def unknown_words(instruction: str) -> list[str]:
+    """Words, or Chinese characters, that the quickstart's model has not been trained with."""
+    known = [text for kind in KINDS.values() for text in kind.english + kind.chinese]
+    trained = {word for text in known for word in _words(text)}
+    return [repr(word) for word in dict.fromkeys(_words(instruction)) if word not in trained]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+|[^\W_]", text.casefold())
 
 
 if __name__ == "__main__":

@@ -75,6 +75,9 @@ _TEXT_LENGTH = flags.DEFINE_integer(
 _QUOTING = flags.DEFINE_enum(
     "quoting", _DEFAULTS.quoting, QUOTINGS, "The rule for quoted text; releases: published."
 )
+_LABEL = flags.DEFINE_bool(
+    "picture_label", _DEFAULTS.picture_label, "'Picture 1: ' before the picture; releases: without."
+)
 _DTYPE = flags.DEFINE_enum("encoder_dtype", _DEFAULTS.dtype, DTYPES, "Arithmetic of the encoder.")
 _FSDP = flags.DEFINE_integer(
     "fsdp",
@@ -102,6 +105,7 @@ def main() -> int:
         max_pixels=_MAX_PIXELS.value,
         text_length=_TEXT_LENGTH.value,
         quoting=_QUOTING.value,
+        picture_label=_LABEL.value,
         dtype=_DTYPE.value,
     )
     config.validate()

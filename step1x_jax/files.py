@@ -195,6 +195,11 @@ def reason(e: OSError) -> str:
     return e.strerror or " ".join(str(e).split())
 
 
+def is_file(path: epath.PathLike) -> bool:
+    """Whether there is a file of bytes: epath's is_file() is true of pipes and devices, too."""
+    return epath.Path(path).is_file() if is_remote(path) else os.path.isfile(path)
+
+
 def file_size(path: epath.PathLike) -> int:
     """Bytes of a file, whoever owns it: epath's stat() fails where the owner has no name.
 

@@ -17,7 +17,7 @@ import msgspec
 from etils import epath
 
 from step1x_jax.errors import UserError
-from step1x_jax.files import file_size, reason, replacing
+from step1x_jax.files import file_size, is_file, reason, replacing
 
 LARGEST = 64 << 20  # bytes of a JSON file
 SHOWN = 80  # characters of a value in a message
@@ -56,6 +56,8 @@ def read_json(path: epath.PathLike, largest: int = LARGEST) -> dict[str, Any]:
     """
     path = epath.Path(path)
     try:
+        if path.exists() and not is_file(path):
+            raise UserError(f"{path} is no file; put a JSON file in its place.")
         if (size := file_size(path)) > largest:
             raise UserError(f"{path} has {size} bytes, more than such a file can have; replace it.")
         data = path.read_bytes()

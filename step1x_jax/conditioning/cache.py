@@ -3,8 +3,10 @@
 With what is there already, the language model (15 GB in the release) is not even loaded.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -17,7 +19,7 @@ from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.errors import UserError
 from step1x_jax.files import fingerprint, is_remote
 
-VERSION = 1  # of what an encoder makes of the same input; to be raised when that changes
+VERSION = 2  # of what an encoder makes of the same input; to be raised when that changes
 LIMIT = 2 << 30  # bytes; the release's embedding of an edit has about 2.5 million
 SUFFIX = ".safetensors"
 
@@ -88,14 +90,17 @@ class CachedEncoder:
 
     def _read(self, key: str) -> np.ndarray | None:
         path = self._folder / (key + SUFFIX)
-        if not path.is_file():
+        if not os.path.isfile(path):
             return None
         try:
             text = SafetensorsFile(path).read("text")
-        except (UserError, KeyError) as e:
+            if text.ndim != 2 or not 0 < len(text) <= self._config.text_length:
+                raise UserError(f"{path} holds no embedding")
+        except (UserError, KeyError, OSError) as e:
             logging.warning("%s; it is made again.", e)
             return None
-        path.touch()  # used just now
+        with contextlib.suppress(OSError):  # where others' entries may only be read
+            path.touch()  # used just now
         return text
 
     def _write(self, key: str, text: np.ndarray) -> None:
@@ -107,10 +112,14 @@ class CachedEncoder:
 
     def _make_room(self) -> None:
         """Removes the entries that were not used for longest."""
-        entries = [(file.stat(), file) for file in self._folder.glob("*" + SUFFIX)]
+        entries = []
+        for file in self._folder.glob("*" + SUFFIX):
+            with contextlib.suppress(OSError):  # another process has removed it just now
+                entries.append((file.stat(), file))
         total = sum(stat.st_size for stat, _ in entries)
         for stat, file in sorted(entries, key=lambda entry: entry[0].st_mtime_ns):
             if total <= self._limit:
                 break
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
             total -= stat.st_size

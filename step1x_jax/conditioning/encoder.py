@@ -6,7 +6,7 @@ language model itself is ours (encoder_jax.py) or that of transformers (encoder_
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -18,23 +18,25 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from step1x_jax.bounds import Pixels, Tokens
-from step1x_jax.conditioning import processor
+from step1x_jax.conditioning import processor, tokenizer
 from step1x_jax.conditioning.encoder_jax import load_jax
 from step1x_jax.conditioning.encoder_torch import load_torch
 from step1x_jax.conditioning.processor import Picture, Processor
-from step1x_jax.conditioning.prompt import QUOTINGS, Prompt, load_tokenizer
+from step1x_jax.conditioning.prompt import QUOTINGS, Prompt
+from step1x_jax.conditioning.tokenizer import load_tokenizer
+from step1x_jax.convert.qwen import CONFIG, INDEX, SafetensorsFolder, read_mllm_config
+from step1x_jax.convert.qwen import FILE as WEIGHTS
 from step1x_jax.errors import UserError, require
 from step1x_jax.json_files import check_fields
 
 IMPLEMENTATIONS = ("jax", "transformers")
 DTYPES = ("bfloat16", "float32")
-FILES = ("config.json", processor.FILE, "tokenizer.json")  # beside the weights
 
 Array = Any  # of numpy or jax
 
 
 # Fields of EncoderConfig that decide how a trained model's prompts are read: they travel with it.
-READING = ("min_pixels", "max_pixels", "quoting")
+READING = ("min_pixels", "max_pixels", "quoting", "picture_label")
 
 
 @dataclasses.dataclass
@@ -46,6 +48,7 @@ class EncoderConfig:
     max_pixels: Pixels = 324 * 28 * 28  # and at most so many pixels; 28 x 28 of them make a token
     text_length: Tokens = 640  # tokens kept, those of the picture included
     quoting: str = "published"  # or "words", see prompt.py
+    picture_label: bool = False  # "Picture 1: " before the picture, see prompt.py
     dtype: str = "bfloat16"  # of the language model; or "float32"
 
     def validate(self) -> None:
@@ -60,6 +63,16 @@ class EncoderConfig:
         require(self.quoting in QUOTINGS, "encoder.quoting", self.quoting, f"use one of {rules}")
         if self.dtype not in DTYPES:
             raise UserError(f"encoder.dtype is {self.dtype!r}; use one of {', '.join(DTYPES)}.")
+
+
+def stored_reading(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of READING that a model's config.json, a run or a data set has stored.
+
+    What was stored before there was a choice of the label has been made with it; one that says
+    nothing of the prompt (a release, or sizes written by hand) says nothing of the label either.
+    """
+    stored = {name: values[name] for name in READING if name in values}
+    return {"picture_label": True} | stored if "quoting" in stored else stored
 
 
 class Encoder(Protocol):
@@ -84,18 +97,36 @@ class Encoder(Protocol):
         ...
 
 
+class PictureTakesAllTokens(UserError):
+    """Picture and prompt alone take `tokens`, not fewer than the `text_length` that are kept."""
+
+    def __init__(self, tokens: int, text_length: int):
+        super().__init__(
+            f"no instruction fits: the picture and the prompt alone take {tokens} tokens of"
+            f" text_length={text_length}; give fewer max_pixels (28 x 28 are a token) and"
+            " min_pixels, or a larger text_length."
+        )
+        self.tokens, self.text_length = tokens, text_length
+
+
 class LanguageModel(Protocol):
     """An implementation of Qwen2.5-VL's forward pass. `image_token_id` is the config's."""
 
     image_token_id: int
 
-    def __call__(self, pictures: Sequence[Picture], prompts: Sequence[Sequence[int]]) -> Array:
+    def __call__(
+        self,
+        pictures: Sequence[Picture],
+        prompts: Sequence[Sequence[int]],
+        unseen_id: int | None = None,
+    ) -> Array:
         """The last hidden state.
 
         Args:
           pictures: B of them.
           prompts: B lists of token ids, each with image_token_id once for every token of its
             picture.
+          unseen_id: no token attends to those with this id, nor are they counted in positions.
 
         Returns:
           (B, L, C), L at least the length of the longest prompt; rubbish behind a prompt's end.
@@ -114,12 +145,14 @@ class QwenEncoder:
         """
         self.config = config
         self._model = model
-        self._prompt = Prompt(load_tokenizer(config.path), config.quoting)
-        self._processor = Processor(config.path, config.min_pixels, config.max_pixels)
+        mllm = read_mllm_config(config.path)
+        tokenize = load_tokenizer(config.path, mllm.language.vocab_size)
+        self._prompt = Prompt(tokenize, config.quoting, config.picture_label)
+        self._processor = Processor(config.path, config.min_pixels, config.max_pixels, mllm.vision)
         if self._prompt.image_id != model.image_token_id:
             raise UserError(
                 f"in {config.path}, tokenizer.json gives the picture id {self._prompt.image_id} and"
-                f" config.json {model.image_token_id}; fetch the folder again."
+                f" config.json {model.image_token_id}; download the folder again."
             )
 
     def encode(
@@ -142,11 +175,7 @@ class QwenEncoder:
         picture = self._processor(image)
         before = len(self._prompt.ids("", picture.tokens)) - self._prompt.dropped
         if before >= self.config.text_length:
-            raise UserError(
-                f"no instruction fits: the picture and the prompt alone take {before} tokens of"
-                f" text_length={self.config.text_length}; give fewer max_pixels (28 x 28 are a"
-                " token) and min_pixels, or a larger text_length."
-            )
+            raise PictureTakesAllTokens(before, self.config.text_length)
         return picture
 
     def tokenize(self, picture: Picture, instruction: str) -> list[int]:
@@ -170,7 +199,7 @@ class QwenEncoder:
         """The last part, for a batch, on the devices; returns what `encode` does."""
         dropped = self._prompt.dropped
         lengths = np.array([len(ids) - dropped for ids in prompts], np.int32)
-        states = self._model(pictures, prompts)
+        states = self._model(pictures, prompts, self._prompt.unseen_id)
         return _kept(states, lengths, dropped, self.config.text_length), lengths
 
 
@@ -183,6 +212,30 @@ def _kept(states: Array, lengths: Array, dropped: int, limit: int) -> jax.Array:
     return jnp.where(is_text[..., None], states, 0)
 
 
+def missing_files(path: str, *, weights: bool = True) -> list[str]:
+    """What a folder lacks to be that of a language model, its weights included or not."""
+    if not path:
+        return ["a folder, and none is given"]
+    folder = epath.Path(path)
+    wanted = [folder / CONFIG, processor.settings_file(folder) or folder / processor.FILE]
+    if weights and not (folder / INDEX).is_file():
+        wanted.append(folder / WEIGHTS)
+    absent = [str(file) for file in wanted if not file.is_file()]
+    return [*absent, *filter(None, [tokenizer.missing(folder)])]
+
+
+def check_encoder(path: str) -> None:
+    """Raises UserError for what can be wrong with a folder, but for the numbers in its weights.
+
+    To be asked before other parts are read, which takes minutes.
+    """
+    mllm = read_mllm_config(path)
+    load_tokenizer(path, mllm.language.vocab_size)
+    limits = EncoderConfig()
+    Processor(path, limits.min_pixels, limits.max_pixels, mllm.vision)
+    SafetensorsFolder(path)
+
+
 def load_encoder(
     config: EncoderConfig, implementation: str = "jax", mesh: Mesh | None = None
 ) -> QwenEncoder:
@@ -190,7 +243,7 @@ def load_encoder(
 
     Args:
       config: names the model's folder, with config.json, model*.safetensors, tokenizer.json and
-        preprocessor_config.json.
+        preprocessor_config.json (or processor_config.json, as newer folders have it).
       implementation: one of IMPLEMENTATIONS; "transformers" needs torch.
       mesh: for "jax", see `load_jax`.
 
@@ -200,12 +253,9 @@ def load_encoder(
     config.validate()
     names = " or ".join(IMPLEMENTATIONS)
     require(implementation in IMPLEMENTATIONS, "the encoder", implementation, f"use {names}")
-    folder = epath.Path(config.path or "(no folder given)")
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise UserError(
-                f"the encoder needs {folder / name}; give the folder of a Qwen2.5-VL model."
-            )
+    if missing := missing_files(config.path, weights=False):
+        raise UserError(f"the encoder needs {missing[0]}; give the folder of a Qwen2.5-VL model.")
+    folder = epath.Path(config.path)
     if implementation == "jax":
         return QwenEncoder(config, load_jax(folder, config.dtype, mesh))
     return QwenEncoder(config, load_torch(folder, config.dtype))

@@ -31,7 +31,12 @@ class JaxLanguageModel:
         graph, self._params = nnx.split(model)
         self._run = jax.jit(lambda params, *batch: nnx.merge(graph, params)(*batch))
 
-    def __call__(self, pictures: Sequence[Picture], prompts: Sequence[Sequence[int]]) -> jax.Array:
+    def __call__(
+        self,
+        pictures: Sequence[Picture],
+        prompts: Sequence[Sequence[int]],
+        unseen_id: int | None = None,
+    ) -> jax.Array:
         """Output of the final norm (B, L, C), L at least the longest prompt; rubbish behind ends.
 
         The batch is filled up to what the mesh divides by repeating its last example; pictures
@@ -48,7 +53,7 @@ class JaxLanguageModel:
         tokens = padded_size(max(map(len, prompts)), (TOKENS,))
         batch = (
             pad_pictures([p.patches for p in pictures], grids, self._config.vision, patches),
-            pad_prompts(prompts, grids, self._config, tokens),
+            pad_prompts(prompts, grids, self._config, tokens, unseen_id),
         )
         if self._mesh is None:
             return self._run(self._params, *batch)[:b]

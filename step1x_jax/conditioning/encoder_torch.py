@@ -9,6 +9,7 @@ from etils import epath
 
 from step1x_jax.conditioning.processor import Picture
 from step1x_jax.errors import UserError
+from step1x_jax.models.mllm.positions import UNSEEN_POSITION
 
 SMALL = 50_000_000  # parameters; below, waking threads costs more than they do
 
@@ -21,14 +22,21 @@ class TorchLanguageModel:
         self._model = model.eval().requires_grad_(False)
         self.image_token_id: int = model.config.image_token_id
 
-    def __call__(self, pictures: Sequence[Picture], prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    def __call__(
+        self,
+        pictures: Sequence[Picture],
+        prompts: Sequence[Sequence[int]],
+        unseen_id: int | None = None,
+    ) -> np.ndarray:
         """Output of the final norm (B, L, C), L the longest prompt; shorter ones end in rubbish."""
         import torch
 
         length = max(map(len, prompts))
         ids = torch.tensor([[*ids, *[0] * (length - len(ids))] for ids in prompts])
         # Padding is what lies behind the end. Ids do not tell: 0 is "!".
-        mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids in prompts])
+        is_text = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids in prompts])
+        unseen = is_text.bool() & (ids == (-1 if unseen_id is None else unseen_id))
+        mask = is_text.masked_fill(unseen, 0)
         inputs = {
             "input_ids": ids,
             "attention_mask": mask,
@@ -37,6 +45,10 @@ class TorchLanguageModel:
             "pixel_values": torch.from_numpy(np.concatenate([p.patches for p in pictures])),
             "image_grid_thw": torch.from_numpy(np.stack([p.grid for p in pictures])),
         }
+        if unseen.any():  # the release's version of transformers puts these at 1, newer ones at 0
+            places = ("input_ids", "attention_mask", "mm_token_type_ids", "image_grid_thw")
+            positions, _ = self._model.get_rope_index(**{name: inputs[name] for name in places})
+            inputs["position_ids"] = positions.masked_fill(unseen, UNSEEN_POSITION)
         with torch.inference_mode():
             output = self._model(
                 **{name: array.to(self._model.device) for name, array in inputs.items()},
@@ -74,16 +86,22 @@ def load_torch(folder: epath.PathLike, dtype: str) -> TorchLanguageModel:
             local_files_only=True,
             output_loading_info=True,
         )
+    except (MemoryError, torch.OutOfMemoryError) as e:
+        raise UserError(
+            f"the memory does not suffice for the model in {folder} ({e}); take --encoder=jax over"
+            " several devices, or another machine."
+        ) from e
     except Exception as e:  # of many kinds, from config to weights
         raise UserError(
-            f"the model in {folder} cannot be loaded ({e}); fetch the folder again."
+            f"the model in {folder} cannot be loaded by transformers ({e}); --encoder=jax names the"
+            " file that is wrong."
         ) from e
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     wrong = sorted(str(name) for name in wrong if "lm_head" not in str(name))
     if wrong:
         raise UserError(
             f"the weights in {folder} do not fit its config.json: {len(wrong)} tensors are missing,"
-            f" unexpected or of another shape, {wrong[0]} among them; fetch the folder again."
+            f" unexpected or of another shape, {wrong[0]} among them; download the folder again."
         )
     if model.num_parameters() < SMALL:
         torch.set_num_threads(1)

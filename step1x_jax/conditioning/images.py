@@ -4,30 +4,34 @@ import io
 import math
 
 import numpy as np
+from absl import logging
 from etils import epath
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
+from step1x_jax.conditioning.colours import MOST_PIXELS, to_srgb
+from step1x_jax.conditioning.input_files import read_input_file
+from step1x_jax.conditioning.picture_formats import describe, usable_formats
 from step1x_jax.errors import UserError
 from step1x_jax.models.embeddings import PATCH
 
 PIXELS_PER_LATENT = 8  # along one side
-SMALLEST_SIDE = PIXELS_PER_LATENT
 LONGEST_RATIO = 200  # Qwen2.5-VL takes nothing longer
+MOST_BYTES = 1 << 30  # of a picture's file
 MULTIPLE = PATCH * PIXELS_PER_LATENT  # pixels along one side of a token
 
 
 def open_image(path: epath.PathLike) -> Image.Image:
-    """A picture as RGB, turned as its EXIF orientation says.
+    """A picture from a file, as `to_srgb` gives it: upright, RGB, on white.
 
     Args:
-      path: a file in any format that Pillow reads.
+      path: a file in one of FORMATS, on a disk or an object store. Of an animation the first frame
+        is taken, with a warning.
 
     Returns:
       The decoded picture.
 
     Raises:
-      UserError: missing, unreadable, deeper than 8 bits or smaller than 8 pixels on a side; names
-        the file.
+      UserError: missing, no file, or see `decode_image`; names the file.
     """
     return decode_image(read_image_bytes(path), str(path))
 
@@ -36,31 +40,41 @@ def read_image_bytes(path: epath.PathLike) -> bytes:
     """The bytes of a picture's file.
 
     Raises:
-      UserError: the file cannot be read.
+      UserError: it is no file, or cannot be read.
     """
-    try:
-        return epath.Path(path).read_bytes()
-    except (OSError, ValueError) as e:  # ValueError: not a possible path
-        reason = getattr(e, "strerror", None) or e
-        raise UserError(f"{path} cannot be read ({reason}); give the path of a picture.") from e
+    return read_input_file(path, "a picture", MOST_BYTES)
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """As `open_image`, from bytes; `name` stands in error messages."""
+    """As `open_image`, from bytes; `name` stands in error messages.
+
+    Raises:
+      UserError: not a picture of a format in FORMATS, or see `to_srgb`.
+    """
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    except Exception as e:  # Pillow's readers raise nearly anything on damaged files
-        raise UserError(f"{name} is not a readable picture ({e}); replace it.") from e
-    if image.mode.startswith(("I", "F")):  # Pillow would clip these to white
-        raise UserError(f"{name} has more than 8 bits per channel; save it with 8 bits.")
-    if min(image.size) < SMALLEST_SIDE:
+        image = Image.open(io.BytesIO(data), formats=usable_formats())
+    except Image.DecompressionBombError as e:
         raise UserError(
-            f"{name} is {image.width}x{image.height} pixels; each side needs at least"
-            f" {SMALLEST_SIDE}."
-        )
-    return image.convert("RGB")
+            f"{name} has more than {MOST_PIXELS // 10**6} million pixels; scale it down before:"
+            " edits are made at about one million."
+        ) from e
+    except UnidentifiedImageError as e:
+        what, advice = describe(data)
+        raise UserError(f"{name} is not a readable picture: it is {what}; {advice}.") from e
+    except Exception as e:  # Pillow's readers raise nearly anything on damaged files
+        raise UserError(
+            f"{name} is not a readable picture ({e}); copy or download it again."
+        ) from e
+    if image.format != "MPO" and _frames(image) > 1:  # MPO: a phone's picture and its preview
+        logging.warning("%s has several frames or pages; the first one is taken.", name)
+    return to_srgb(image, name)
+
+
+def _frames(image: Image.Image) -> int:
+    try:
+        return 2 if getattr(image, "is_animated", False) else 1
+    except Exception:  # damaged behind the first: that one may be whole
+        return 1
 
 
 def image_size(width: int, height: int, size_level: int) -> tuple[int, int]:

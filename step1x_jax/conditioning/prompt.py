@@ -7,20 +7,19 @@ tokenised, so that lettering is spelled out to the model. The release takes an a
 quote too and so spells out all that follows it; its weights expect that ("published" quoting). With
 "words", an apostrophe inside a word is a letter, and the chat's end is never spelled out.
 
-One quirk is left out: the published attention mask is `ids > 0`, and id 0 is "!", so that the
-published code is blind to exclamation marks. Here they are tokens like others.
+Two quirks of the release belong to what its weights expect. Its attention mask is `ids > 0`, and
+id 0 is "!": no token attends to an exclamation mark that is a token of its own. So it is with
+"published" quoting; with "words" they are tokens like others. And the label "Picture 1: " before
+the picture, which the release's code asks the chat template for, was dropped by the version of
+transformers that it ran with: a setting, as models have been trained with and without it.
 """
 
 import re
-from collections.abc import Callable
 
-import tokenizers
-from etils import epath
-
+from step1x_jax.conditioning.tokenizer import Tokenize
 from step1x_jax.errors import UserError
 
 QUOTINGS = ("published", "words")
-Tokenize = Callable[[str], list[int]]  # knows Qwen's special tokens, adds none by itself
 
 PREFIX = (
     'Given a user prompt, generate an "Enhanced prompt" that provides detailed visual descriptions'
@@ -43,7 +42,9 @@ PREFIX = (
 CHAT_START = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n" + PREFIX
 )
-CHAT_BEFORE_IMAGE = CHAT_START + "Picture 1: <|vision_start|>"
+LABEL = "Picture 1: "
+VISION_START = "<|vision_start|>"
+CHAT_BEFORE_IMAGE = CHAT_START + LABEL + VISION_START  # with the label
 CHAT_AFTER_INSTRUCTION = "<|im_end|>\n<|im_start|>assistant\n"
 IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
 QUOTES = str.maketrans(dict.fromkeys("“”'", '"'))
@@ -54,23 +55,27 @@ class Prompt:
 
     Attributes:
       image_id: the id that stands for each token of the picture.
+      unseen_id: the id of tokens that no token attends to; None if there are none such.
       dropped: how many leading positions of the hidden states the release throws away: those before
         the colon that ends the prefix, 217 with Qwen's own vocabulary.
     """
 
-    def __init__(self, tokenize: Tokenize, quoting: str = "published"):
+    def __init__(self, tokenize: Tokenize, quoting: str = "published", picture_label: bool = False):
         """Takes a tokenizer and reads its special tokens.
 
         Args:
           tokenize: text to ids.
           quoting: one of QUOTINGS.
+          picture_label: whether LABEL stands before the picture.
 
         Raises:
           UserError: the vocabulary lacks Qwen's special tokens.
         """
         self._tokenize = tokenize
         self._quoting = quoting
-        self._before_image = tokenize(CHAT_BEFORE_IMAGE)
+        before = CHAT_BEFORE_IMAGE if picture_label else CHAT_START + VISION_START
+        self._before_image = tokenize(before)
+        self.unseen_id = 0 if quoting == "published" else None
         self.dropped = len(tokenize(CHAT_START.removesuffix(":")))
         self.image_id, self._video_id = map(self._special, (IMAGE_TOKEN, VIDEO_TOKEN))
         self._opening, self._closing = tokenize("“"), tokenize("”")
@@ -178,29 +183,3 @@ def word_pieces(instruction: str) -> list[str]:
     letter = "\ufffc"  # no text holds it: the object replacement character
     text = re.sub(r"(?<=\w)'(?=\w)", letter, instruction)
     return [piece.replace(letter, "'") for piece in published_pieces(text)]
-
-
-def load_tokenizer(folder: epath.PathLike) -> Tokenize:
-    """The tokenizer of a Hugging Face folder.
-
-    Args:
-      folder: holds tokenizer.json.
-
-    Returns:
-      Text to ids, special tokens recognised and none added.
-
-    Raises:
-      UserError: there is none, or it is unreadable.
-    """
-    path = epath.Path(folder) / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; give the folder of a Qwen2.5-VL model.")
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(path.read_text())
-    except Exception as e:  # the library raises bare Exception
-        raise UserError(f"{path} is not a readable tokenizer ({e}); fetch it again.") from e
-
-    def tokenize(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-
-    return tokenize

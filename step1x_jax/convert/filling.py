@@ -5,14 +5,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from step1x_jax.convert.copying import in_order, put
+from step1x_jax.convert.finite import check_finite
 from step1x_jax.convert.keys import Box, Part, Table, by_parameter, dotted, flat
 from step1x_jax.convert.safetensors_io import Read
 from step1x_jax.convert.tensors import Tensors
 
+KEPT = {np.dtype(jnp.bfloat16), np.dtype(np.float16), np.dtype(np.float32)}  # as parameters
 Path = tuple[str | int, ...]
 # What is kept of a parameter that has just been placed, by path.
 Keep = Callable[[Path, nnx.Variable], Mapping[Path, nnx.Variable]]
@@ -56,6 +59,27 @@ def filled(
     return nnx.from_flat_state(result)
 
 
+def as_stored(
+    abstract_params: nnx.State, table: Table, dtypes: Mapping[str, np.dtype]
+) -> nnx.State:
+    """Abstract parameters in the dtypes of their official tensors, each by itself.
+
+    Args:
+      abstract_params: shapes, dtypes and paths.
+      table: how they lie in official tensors.
+      dtypes: of these; where those of one parameter differ, it is float32, which holds them all.
+    """
+    sources = by_parameter(table)
+    result: dict[Any, Any] = {}
+    leaves: Iterable[Any] = nnx.to_flat_state(abstract_params)
+    for path, leaf in leaves:
+        stored = {dtypes[name] for _, name, _ in sources[dotted(path)]}
+        kept = len(stored) == 1 and stored <= KEPT
+        dtype = stored.pop() if kept else np.dtype(np.float32)
+        result[path] = leaf.replace(jax.ShapeDtypeStruct(leaf.shape, dtype))
+    return nnx.from_flat_state(result)
+
+
 def our_block(source: Source, tensors: Tensors) -> np.ndarray:
     """One of our parameters, or of a stacked one a block: (1, ...); in our order in memory, too."""
     part, official, where = source
@@ -82,8 +106,12 @@ def _loaded(
         indices = place.addressable_devices_indices_map(leaf.shape).values()
     here = dict.fromkeys(_box(leaf.shape, index) for index in indices)  # several may hold the same
     boxes = {box: np.empty([len(part) for part in box], leaf.dtype) for box in here}
+    rounded = False
     for part, name, where in sources:
-        _fill(boxes, part, name, table[name].shape, where, read)
+        rounded |= _fill(boxes, part, name, table[name].shape, where, read)
+    if rounded:  # to a dtype in which a sum, say, may be too large
+        for box in boxes.values():
+            check_finite(box, ", ".join(dict.fromkeys(name for _, name, _ in sources)), leaf.dtype)
     if place is None:
         (whole,) = boxes.values()
         array = jax.device_put(whole)
@@ -105,8 +133,13 @@ def _fill(
     shape: tuple[int, ...],
     where: tuple[slice, ...],
     read: Read,
-) -> None:
-    """Copies a part of the tensor `name` to the boxes; those of the same rows share a reading."""
+) -> bool:
+    """Copies a part of the tensor `name` to the boxes; those of the same rows share a reading.
+
+    Returns:
+      Whether it is rounded to fewer bits on the way.
+    """
+    rounded = False
     first, *columns = where
     piece = range(shape[0])[first]
     wanted: dict[bytes, tuple[np.ndarray, list[tuple[Box, np.ndarray]]]] = {}
@@ -121,3 +154,5 @@ def _fill(
         data = read(name, None if len(rows) == shape[0] else rows)[:, *columns]
         for box, target in targets:
             put(target, part.to_ours(data, box, len(piece)))
+            rounded |= target.dtype != data.dtype and target.dtype.itemsize <= data.dtype.itemsize
+    return rounded

@@ -4,8 +4,8 @@ The forms that occur. **Plain**: tensors cast to float8 and nothing else; norms 
 bfloat16. **Scaled**: a layer's weight is float8 times one float32, beside it as `.scale_weight`
 (and then an empty or small tensor `scaled_fp8` marks the file) or, newer, `.weight_scale` (and then
 a tensor `.comfy_quant` with JSON in it marks the layer, or `_quantization_metadata` in the header
-lists the layers). `.scale_input` and `.input_scale` are for matmuls of 8-bit activations; the
-weights do not depend on them.
+lists the layers); or times one float32 for each row. `.scale_input` and `.input_scale` are for
+matmuls of 8-bit activations; the weights do not depend on them.
 
 Reading: float8 -> float32 is exact, times the scale is rounded to float32, then once more if
 bfloat16 is wanted. Writing: the weight is divided by the scale in float32 and rounded to the
@@ -14,22 +14,25 @@ nearest float8_e4m3fn, ties to even. An e4m3 number has three bits behind its fi
 the error up to 2^-10 scale.
 """
 
-import json
 import math
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from step1x_jax.convert.finite import is_finite
 from step1x_jax.convert.lora_names import WEIGHT
-from step1x_jax.convert.shards import WeightFile
+from step1x_jax.convert.opening import PREFIXES, WeightFile
 from step1x_jax.convert.tensors import Shape, Tensors
 from step1x_jax.errors import UserError
+from step1x_jax.json_files import parse_json, shown
 
 E4M3 = np.dtype(jnp.float8_e4m3fn)
 STORED = {"float8_e4m3fn": E4M3, "float8_e5m2": np.dtype(jnp.float8_e5m2)}
 LARGEST = 448.0  # of E4M3
 LOOKED_UP_AT_ONCE = 1 << 16
+MARKER_BYTES = 1 << 16
+AGAIN = "download the file again, or ask for it in bfloat16"
 
 MARKER = "scaled_fp8"
 HEADER = "_quantization_metadata"
@@ -74,8 +77,8 @@ class Fp8File:
           dtype: in which 8-bit tensors are seen: bfloat16 or float32.
 
         Raises:
-          UserError: a scale belongs to no 8-bit weight, is missing, twice there, of another shape
-            than one number or no positive one; a layer is of a format that is not one of these.
+          UserError: a scale belongs to no 8-bit weight, is missing, twice there, not one number or
+            one for each row, or not positive; a layer is of a format that is not one of these.
         """
         self.file, self.path = file, file.path
         self._wanted = np.dtype(jnp.dtype(dtype))
@@ -89,7 +92,7 @@ class Fp8File:
             name: self._wanted if self._is_fp8(name) else self._stored[name] for name in self.shapes
         }
         self.metadata = {key: text for key, text in file.metadata.items() if key != HEADER}
-        self._scales: dict[str, np.float32] = {}
+        self._scales: dict[str, np.ndarray] = {}  # float32, () or (rows,)
         for name in self._stored:
             if name.endswith(BESIDE):
                 self._take(name)
@@ -99,17 +102,29 @@ class Fp8File:
             for name, shape in self.shapes.items():
                 is_weight = name.endswith(WEIGHT) and len(shape) == 2
                 if is_weight and self._is_fp8(name) and name not in self._scales:
-                    raise UserError(f"{self.path}: {name} has no scale, others do; fetch again.")
+                    raise UserError(
+                        f"{self.path}: {name} has no scale, others do, so its numbers cannot be"
+                        f" told; {AGAIN}."
+                    )
 
     def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """One tensor, or some of its rows; 8-bit ones in the dtype wanted."""
         stored = self.file.read(name, rows)
         if not self._is_fp8(name):
             return stored
-        numbers = np.arange(256, dtype=np.uint8).view(stored.dtype).astype(np.float32)
-        with np.errstate(over="ignore"):  # of the infinities of e5m2
-            numbers = (numbers * self._scales.get(name, np.float32(1))).astype(self._wanted)
-        return looked_up(numbers, stored)
+        scale = self._scales.get(name, np.ones((), np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):  # told below, where it is of a weight
+            if scale.ndim:
+                scale = scale if rows is None else scale[rows]
+                result = (stored.astype(np.float32) * scale[:, None]).astype(self._wanted)
+            else:
+                numbers = np.arange(256, dtype=np.uint8).view(stored.dtype).astype(np.float32)
+                result = looked_up((numbers * scale).astype(self._wanted), stored)
+        if scale.max(initial=0) > 1 and not is_finite(result):
+            raise UserError(
+                f"{self.path}: {name} times its scale is too large for a number; {AGAIN}."
+            )
+        return result
 
     def _is_fp8(self, name: str) -> bool:
         return self._stored[name] in STORED.values()
@@ -120,31 +135,41 @@ class Fp8File:
         layer = name.removesuffix(suffix)
         weight = layer + WEIGHT
         if weight not in self._stored:
-            raise UserError(f"{self.path}: {name} belongs to no weight; fetch again.")
+            raise UserError(f"{self.path}: {name} belongs to no weight; {AGAIN}.")
+        shape, dtype = self.file.shapes[name], self._stored[name]
         if suffix == LAYER_MARKER:
+            if dtype != np.uint8 or math.prod(shape) > MARKER_BYTES:
+                raise UserError(f"{self.path}: {name} is no text of JSON; {AGAIN}.")
             self._check_format(layer, _json(self.file.read(name).tobytes(), f"{self.path}: {name}"))
             return
-        value = self.file.read(name)
-        if value.size != 1:
+        rows = self.file.shapes[weight][:1]
+        if math.prod(shape) != 1 and (shape not in (rows, (*rows, 1)) or suffix in INPUT_SCALES):
             raise UserError(
-                f"{self.path}: {name} has {value.size} numbers; only weights with one scale each"
-                " can be read."
+                f"{self.path}: {name} has shape {list(shape)}; only weights with one scale, or one"
+                " for each row, can be read; give the weights in bfloat16."
             )
-        scale = np.float32(value.reshape(-1)[0])
-        if not 0 < scale < math.inf:  # NaN is not
-            raise UserError(f"{self.path}: {name} is {scale}, no positive number; fetch again.")
+        if not jnp.issubdtype(dtype, np.floating):
+            raise UserError(
+                f"{self.path}: {name} is stored as {dtype}, which cannot be read; give the weights"
+                " in bfloat16."
+            )
+        scale = self.file.read(name).astype(np.float32).reshape(-1)
+        scale = scale[0] if math.prod(shape) == 1 else scale
+        smallest = scale.min()
+        if not smallest > 0 or scale.max() == math.inf:  # of float64, say
+            raise UserError(f"{self.path}: {name} is {smallest}, no positive number; {AGAIN}.")
         if suffix in INPUT_SCALES:
             return
         if not self._is_fp8(weight):
-            if scale != 1:  # some writers put a 1 beside every weight
+            if (scale != 1).any():  # some writers put a 1 beside every weight
                 raise UserError(
-                    f"{self.path}: {name} is {scale}, but {weight} is {self._stored[weight]};"
-                    " fetch again."
+                    f"{self.path}: {name} is {scale.max()}, but {weight} is {self._stored[weight]};"
+                    f" {AGAIN}."
                 )
             return
         if weight in self._scales:
-            raise UserError(f"{self.path}: {weight} has two scales; fetch again.")
-        self._scales[weight] = scale
+            raise UserError(f"{self.path}: {weight} has two scales; {AGAIN}.")
+        self._scales[weight] = np.asarray(scale)
 
     def _in_header(self) -> dict[str, Any]:
         if HEADER not in self.file.metadata:
@@ -152,29 +177,30 @@ class Fp8File:
         where = f"{self.path}: {HEADER}"
         layers = _json(self.file.metadata[HEADER], where).get("layers")
         if not isinstance(layers, dict):
-            raise UserError(f"{where} lists no layers; fetch again.")
-        return layers
+            raise UserError(f"{where} lists no layers; {AGAIN}.")
+        prefix = next((x for x in PREFIXES if all(name.startswith(x) for name in layers)), "")
+        return {name.removeprefix(prefix): settings for name, settings in layers.items()}
 
     def _check_format(self, layer: str, settings: Any) -> None:
         stored = settings.get("format") if isinstance(settings, dict) else settings
         if not isinstance(stored, str) or stored not in STORED:
             raise UserError(
-                f"{self.path}: {layer} is stored as {stored!r}, which cannot be read; give the"
+                f"{self.path}: {layer} is stored as {shown(stored)}, which cannot be read; give the"
                 f" weights in bfloat16 or {' or '.join(STORED)}."
             )
         found = self._stored.get(layer + WEIGHT)
         if found != STORED[stored]:
             raise UserError(
                 f"{self.path}: {layer} should be {stored}, but its weight is"
-                f" {found or 'missing'}; fetch again."
+                f" {found or 'missing'}; {AGAIN}."
             )
 
 
 def _json(text: str | bytes, where: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as e:
-        raise UserError(f"{where} is not readable JSON ({e}); fetch again.") from e
+    values = parse_json(text, where)
+    if not isinstance(values, dict):
+        raise UserError(f"{where} is {shown(values)}, no JSON object; {AGAIN}.")
+    return values
 
 
 def stored_in_fp8(name: str, shape: Shape) -> bool:

@@ -10,9 +10,9 @@ from etils import epath
 
 from step1x_jax.convert.fp8 import stored_as
 from step1x_jax.convert.keys import model_table
-from step1x_jax.convert.kinds import KINDS, kind_of, open_file, open_weights, sizes_beside
+from step1x_jax.convert.kinds import KINDS, kind_of, open_weights, sizes_beside
 from step1x_jax.convert.lora import LoraFile
-from step1x_jax.convert.shards import WeightFile
+from step1x_jax.convert.opening import WeightFile, open_file
 from step1x_jax.convert.tensors import Shape
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig

@@ -9,21 +9,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from etils import epath
 from flax import nnx
 
 from step1x_jax.convert import config_json, diffusers_folder
+from step1x_jax.convert.checks import check_tensors, common_dtype
 from step1x_jax.convert.fp8 import as_numbers
 from step1x_jax.convert.keys import Entry, autoencoder_table, model_table
-from step1x_jax.convert.official import (
+from step1x_jax.convert.opening import (
     AUTOENCODER_NAMES,
     MODEL_NAMES,
-    check_tensors,
-    find_weights,
+    PREFIXES,
+    WeightFile,
+    open_file,
 )
-from step1x_jax.convert.safetensors_io import SafetensorsFile
-from step1x_jax.convert.shards import INDEX, STEM, ShardedFile, WeightFile
 from step1x_jax.convert.tensors import Shape, Tensors
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json
@@ -32,7 +31,6 @@ from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.layers import abstract
 
 Config = ModelConfig | AutoencoderConfig
-PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +62,31 @@ KINDS = {
 }
 
 
+# Adapters that are no LoRA, by endings of their tensors' names.
+OTHER_ADAPTERS = {
+    (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight"): "DoRA",
+    (".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b", ".hada_t1", ".hada_t2"): "LoHa",
+    (
+        ".lokr_w1", ".lokr_w2", ".lokr_w1_a", ".lokr_w1_b", ".lokr_w2_a", ".lokr_w2_b", ".lokr_t2",
+    ): "LoKr",
+    (".oft_blocks", ".oft_diag", ".oft_R", ".oft_R.weight"): "OFT",
+    (".boft_R", ".boft_s"): "BOFT",
+    (".ia3_l", ".on_input"): "IA3",
+    (".vera_lambda_b", ".vera_lambda_d"): "VeRA",
+    (".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight"): "GLoRA",
+    (".lora_mid.weight",): "LoCon in Tucker form",
+    (".diff", ".diff_b", ".set_weight"): "difference of whole weights",
+}  # fmt: skip
+
+
+def other_adapter(name: str) -> str | None:
+    """What kind of adapter, LoRA aside, a tensor of this name belongs to; None if to none."""
+    for endings, title in OTHER_ADAPTERS.items():
+        if name.endswith(endings):
+            return title
+    return None
+
+
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """A model's weights, opened."""
@@ -75,36 +98,6 @@ class Weights:
     fields: Mapping[str, Any]  # entries of config.json beside the sizes
 
 
-def refuse_pickle(path: epath.Path) -> None:
-    """Raises UserError if the file is a pickle, by its name: it is not opened to find out."""
-    if path.suffix.lower() in PICKLES:
-        raise UserError(
-            f"{path} is a pickle, which may run any code when it is opened, so it is not; where you"
-            f" trust it, torch.load(..., weights_only=True) and safetensors.torch.save_file make a"
-            " .safetensors file of it, which you can give here."
-        )
-
-
-def open_file(path: epath.PathLike) -> WeightFile:
-    """The tensors of a .safetensors file, an index, or a folder with one of them, as they are.
-
-    Raises:
-      UserError: there is none, it is damaged, or a pickle.
-    """
-    path = epath.Path(path)
-    if not path.is_dir():
-        refuse_pickle(path)
-        return ShardedFile(path) if path.name.endswith(INDEX) else SafetensorsFile(path)
-    indices = list(path.glob(f"*{INDEX}"))
-    if len(indices) == 1:
-        return ShardedFile(indices[0])
-    if not list(path.glob("*.safetensors")):
-        for file in sorted(path.iterdir()):
-            refuse_pickle(file)
-    names = (f"{STEM}.safetensors", *MODEL_NAMES[:-1], AUTOENCODER_NAMES[0])
-    return SafetensorsFile(find_weights(path, names))
-
-
 def kind_of(tensors: Tensors, path: epath.PathLike) -> str:
     """The key of KINDS.
 
@@ -114,10 +107,51 @@ def kind_of(tensors: Tensors, path: epath.PathLike) -> str:
     for name, kind in KINDS.items():
         if all(any(re.search(mark, t) for t in tensors.shapes) for mark in kind.marks):
             return name
-    first = ", ".join(sorted(tensors.shapes)[:3])
+    for title in filter(None, map(other_adapter, tensors.shapes)):
+        raise UserError(
+            f"{path} is an adapter of the kind {title}, and only LoRAs can be read; merge it into"
+            " its model with the program that made it, and give the model."
+        )
+    if not tensors.shapes:
+        raise UserError(f"{path} holds no tensors; give a file with weights.")
+    first = "; ".join(sorted(tensors.shapes)[:3])
+    if any(name.startswith(f"{PREFIXES[0]}double_blocks.") for name in tensors.shapes):
+        raise UserError(
+            f"{path} is a checkpoint of several models in one ({first}; ...); save its tensors"
+            f" {PREFIXES[0]}* alone, with the program that made it."
+        )
     raise UserError(
-        f"{path} is of no known kind: its tensors are {first} ...; known are"
-        f" {', '.join(kind.title for kind in KINDS.values())}."
+        f"{path} is of no known kind: its tensors are {first}; ...; known are"
+        f" {'; '.join(kind.title for kind in KINDS.values())}."
+    )
+
+
+def check_is_official(file: WeightFile, path: epath.PathLike) -> None:
+    """Raises UserError unless a file is connector and DiT under the official names.
+
+    The message says what the file is, and which command makes the official file of it.
+    """
+    name = kind_of(file, path)
+    kind, folder = KINDS[name], file.path.parent
+    convert = "python -m launch.convert"
+    if name == "official":
+        return
+    if kind.holds == "adapters":
+        raise UserError(
+            f"{path} is a {kind.title}, no model; merge it into its model: {convert}"
+            f" --input=MODEL --lora={path} --output=MERGED.safetensors."
+        )
+    if kind.holds == "autoencoder":
+        raise UserError(f"{path} is an {kind.title}, no model; give it as --autoencoder.")
+    if kind.holds == "flux":
+        raise UserError(
+            f"{path} is {kind.title}, which does not know editing; {convert} --input={path}"
+            " --output=START.safetensors makes a model of it from which training can start."
+        )
+    source = folder.parent if (folder.parent / "model_index.json").is_file() else folder
+    raise UserError(
+        f"{path} is {kind.title}, a form that is not read here; {convert} --input={source}"
+        " --output=OFFICIAL.safetensors makes the official file of it."
     )
 
 
@@ -149,12 +183,15 @@ def parts_of(path: epath.PathLike) -> dict[str, epath.Path]:
     return found
 
 
-def open_weights(path: epath.PathLike, eight_bits_as: str = "bfloat16") -> Weights:
+def open_weights(
+    path: epath.PathLike, eight_bits_as: str = "bfloat16", sizes: Config | None = None
+) -> Weights:
     """Opens a model: connector and DiT, an autoencoder, or FLUX.1's DiT.
 
     Args:
       path: of a .safetensors file, an index, or a folder of one model.
       eight_bits_as: dtype in which numbers that are stored in 8 bits are seen.
+      sizes: of the model; None reads the config.json beside it, or takes the release's.
 
     Raises:
       UserError: it is damaged, of no known kind, holds adapters, or does not fit its sizes.
@@ -168,7 +205,7 @@ def open_weights(path: epath.PathLike, eight_bits_as: str = "bfloat16") -> Weigh
             f"{path} is a {kind.title}, not a model; give the model as --input, and this as --lora."
         )
     tensors: Tensors = as_numbers(file, eight_bits_as)
-    values = _config_values(file.path.parent, kind)
+    values = config_json.to_json(sizes) if sizes else _config_values(file.path.parent, kind)
     config, official = _sizes(kind, values, str(file.path.parent / config_json.FILE), tensors)
     flux = kind.holds == "flux"
     if flux:
@@ -220,8 +257,7 @@ def _sizes(
     config = config_json.model_from_json(values, source) if values else ModelConfig()
     if not values and diffusers_folder.SCALE in file.shapes:
         config.version = "v1.0"
-    f32 = any(dtype == np.float32 for dtype in file.dtypes.values())
-    config.param_dtype = "float32" if f32 else "bfloat16"
+    config.param_dtype = common_dtype(file.dtypes.values())
     return config, official_shapes(config)
 
 

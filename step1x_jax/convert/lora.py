@@ -7,37 +7,44 @@ what trains them (adapters.py) sees nothing else.
 
 | halves | alpha |
 |---|---|
-| .lora_down.weight, .lora_up.weight (kohya) | .alpha |
-| .lora_A.weight, .lora_B.weight (PEFT, diffusers) | .alpha, or PEFT's settings: in the file's own \
-header (lora_adapter_metadata) or beside it (adapter_config.json) |
+| .lora_down.weight, .lora_up.weight (kohya) | .alpha, or what the header says |
+| .lora_A.weight, .lora_A.NAME.weight, .lora_B... (PEFT, diffusers) | .alpha, or PEFT's settings |
 
-Where no alpha is given, alpha / rank is 1, as all the programs that read such files have it.
+lora_settings.py reads, in the file's header or beside it, what is not in the tensors. Where no
+alpha is given anywhere, alpha / rank is 1, as all the programs that read such files have it. An
+alpha of 0 switches a layer off.
 """
 
 import dataclasses
+import functools
 import itertools
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from step1x_jax.convert.keys import Table
+from step1x_jax.convert.kinds import other_adapter
+from step1x_jax.convert.lora_keys import ALPHA, DOWN, TEXT_ENCODERS, UP, bare, key_parts, layer_of
 from step1x_jax.convert.lora_names import Rows, adaptable, spellings
+from step1x_jax.convert.lora_settings import Settings, settings_of
+from step1x_jax.convert.opening import LORA_NAMES, refuse_pickle
 from step1x_jax.convert.safetensors_io import SafetensorsFile
 from step1x_jax.errors import UserError
-from step1x_jax.json_files import read_json
+from step1x_jax.files import find, is_file
+from step1x_jax.json_files import build, parse_json
 
-DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
-HALVES = {DOWN: DOWN, UP: UP, ALPHA: ALPHA, ".lora_A.weight": DOWN, ".lora_B.weight": UP}
-PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.")
-IN_FOLDER = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
-CONFIG = "adapter_config.json"
-METADATA = "lora_adapter_metadata"
+TEXT_ENCODER = "text_encoder"  # what may be ignored
+OF_OTHER_SIZES = (
+    "it was made for another model, or for one of other sizes (name that one to launch.convert with"
+    " --base)"
+)
+# In the header of a file that we write for diffusers: the alpha of each layer whose alpha / rank is
+# multiplied into its up, exactly; see lora_files.py.
+IN_TENSORS = "step1x_jax_alpha_in_tensors"
 
 
 class Piece(NamedTuple):
@@ -77,35 +84,42 @@ class _Stored:
     rows: Rows
     keys: dict[str, str]
     alpha: float = math.nan
+    in_up: float = 1.0  # what its up has been multiplied by, a power of two
 
 
 class LoraFile:
     """An open LoRA file or folder whose every tensor is known to belong to a layer of the model."""
 
-    def __init__(self, path: epath.PathLike, table: Table):
+    def __init__(self, path: epath.PathLike, table: Table, ignore: Sequence[str] = ()):
         """Reads the header and the alphas, and matches them with the model.
 
         Args:
           path: the .safetensors file, or the folder that PEFT or diffusers wrote.
           table: official names and shapes of the model.
+          ignore: ("text_encoder",) leaves its tensors out; `left_out` names them.
 
         Raises:
           UserError: a tensor belongs to no layer, is there twice, has a wrong shape or dtype, or
             its partner is missing; the settings beside the file are of no plain LoRA.
         """
         self.file = SafetensorsFile(_weights(path))
+        self.left_out: list[str] = []
+        self._ignore = ignore
         self._model = adaptable(table)
         self._stored: dict[str, list[_Stored]] = {}  # by published layer
+        self._adapter: str | None = None
         names = spellings(table)
         for key in self.file.shapes:
             self._add(key, names)
         if not self._stored:
-            raise UserError(f"{self.file.path} is empty; give the file of a LoRA.")
-        settings = _settings(self.file)
+            what = "has layers of a text encoder alone" if self.left_out else "is empty"
+            raise UserError(f"{self.file.path} {what}; give the file of a LoRA.")
+        in_tensors = self._in_tensors()
         for module, stored in self._stored.items():
             for one in stored:
                 self._check(one, self._model[module])
-                one.alpha = self._alpha(one, settings)
+                one.alpha = self._alpha(one)
+                self._take_out(one, in_tensors)
             stored.sort(key=lambda one: one.rows.start)
             for one, other in itertools.pairwise(stored):
                 if one.rows.start + one.rows.size > other.rows.start:
@@ -113,17 +127,36 @@ class LoraFile:
                         f"{self.file.path}: {one.keys[DOWN]} and {other.keys[DOWN]} both adapt"
                         f" {module}; give a LoRA that has it once."
                     )
+        if not self.shapes:
+            raise UserError(
+                f"{self.file.path} is switched off as a whole: its alphas are 0; give a LoRA that"
+                " does something."
+            )
 
-    @property
+    @functools.cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """The adapted published layers and the shapes of their weights."""
-        return {module: self._model[module] for module in self._stored}
+        return {
+            module: self._model[module]
+            for module, stored in self._stored.items()
+            if any(one.alpha for one in stored)
+        }
+
+    @property
+    def switched_off(self) -> list[str]:
+        """The file's layers whose alpha is 0."""
+        return [
+            layer_of(one.keys[DOWN])
+            for stored in self._stored.values()
+            for one in stored
+            if not one.alpha
+        ]
 
     @property
     def settings(self) -> dict[str, tuple[int, float]]:
         """Rank and alpha of each layer, by the name of the file's own layer."""
         return {
-            one.keys[DOWN].rsplit(".lora_", 1)[0]: (self.file.shapes[one.keys[DOWN]][0], one.alpha)
+            layer_of(one.keys[DOWN]): (self.file.shapes[one.keys[DOWN]][0], one.alpha)
             for stored in self._stored.values()
             for one in stored
         }
@@ -134,23 +167,53 @@ class LoraFile:
             Piece(
                 one.rows.start,
                 self.file.read(one.keys[DOWN]),
-                one.rows.put_back(self.file.read(one.keys[UP])),
+                one.rows.put_back(self._up(one)),
                 one.alpha,
             )
             for one in self._stored[module]
+            if one.alpha
         ]
 
+    def _up(self, one: _Stored) -> np.ndarray:
+        up = self.file.read(one.keys[UP])
+        return up if one.in_up == 1 else (up.astype(np.float32) / one.in_up).astype(up.dtype)
+
     def _add(self, key: str, names: Mapping[str, Rows]) -> None:
-        suffix = next((suffix for suffix in HALVES if key.endswith(suffix)), None)
-        if suffix is None:
+        if key.removeprefix("base_model.model.").startswith(TEXT_ENCODERS):
+            if TEXT_ENCODER not in self._ignore:
+                raise UserError(
+                    f"{self.file.path}: {key} is of a text encoder, which this model does not have;"
+                    f" launch.convert with --ignore={TEXT_ENCODER} takes the rest of the LoRA."
+                )
+            self.left_out.append(key)
+            return
+        parts = key_parts(key)
+        if parts is None:
+            kind = other_adapter(key) or ("LoRA with biases" if key.endswith("bias") else None)
             raise UserError(
                 f"{self.file.path}: {key} is neither the down, the up nor the alpha of a LoRA;"
-                " other kinds of adapters (DoRA, LoHa, LoKr, biases) cannot be read."
+                + (
+                    f" it is of the kind {kind}, which cannot be read: merge it into its model with"
+                    " the program that made it, and give the model."
+                    if kind
+                    else " give a file of a LoRA alone."
+                )
             )
-        name = _bare(key.removesuffix(suffix))
+        layer, half, adapter = parts
+        if adapter is not None:
+            if self._adapter not in (None, adapter):
+                raise UserError(
+                    f"{self.file.path} holds two adapters, {self._adapter} and {adapter}; save the"
+                    " one that is wanted alone."
+                )
+            self._adapter = adapter
+        name = bare(layer, names)
         if name not in names:
-            raise UserError(f"{self.file.path}: {key} belongs to no linear layer of this model.")
-        rows, half = names[name], HALVES[suffix]
+            raise UserError(
+                f"{self.file.path}: {key} belongs to no linear layer of this model;"
+                f" {OF_OTHER_SIZES}."
+            )
+        rows = names[name]
         stored = self._stored.setdefault(rows.module, [])
         one = next((one for one in stored if one.rows == rows), None)
         if one is None:
@@ -167,113 +230,94 @@ class LoraFile:
         path, shapes, some = self.file.path, self.file.shapes, next(iter(one.keys.values()))
         if DOWN not in one.keys or UP not in one.keys:
             missing = "down" if DOWN not in one.keys else "up"
-            raise UserError(f"{path}: {some} is there without the layer's {missing}; fetch again.")
+            raise UserError(
+                f"{path}: {some} is there without the layer's {missing}, so the file is not whole;"
+                " download or save it again."
+            )
         down, up = shapes[one.keys[DOWN]], shapes[one.keys[UP]]
         wanted = one.rows.size, weight[1]
         if len(down) != 2 or len(up) != 2 or down[0] != up[1] or (up[0], down[1]) != wanted:
             raise UserError(
                 f"{path}: {one.keys[DOWN]} is {list(down)} and its up {list(up)}, which do not fit"
-                f" a layer of {list(wanted)}; it was made for another model."
+                f" a layer of {list(wanted)}; {OF_OTHER_SIZES}."
             )
         if not 0 < down[0] <= max(weight):
             raise UserError(
                 f"{path}: {one.keys[DOWN]} has rank {down[0]}, but a layer of {list(wanted)} takes"
-                f" 1 to {max(weight)}; the file is damaged."
+                f" 1 to {max(weight)}; download or save it again."
             )
         for half in (DOWN, UP):
             dtype = self.file.dtypes[one.keys[half]]
             if not jnp.issubdtype(dtype, jnp.floating):
                 raise UserError(
                     f"{path}: {one.keys[half]} is {dtype}, and a LoRA's numbers are floating;"
-                    " fetch the LoRA as it was trained."
+                    " give the LoRA as it was trained."
                 )
 
-    def _alpha(self, one: _Stored, settings: "_Settings | None") -> float:
-        rank = self.file.shapes[one.keys[DOWN]][0]
+    @functools.cached_property
+    def _settings(self) -> list[Settings]:
+        """What is said of ranks and alphas, looked up where a layer has no alpha of its own."""
+        return settings_of(self.file.path, self.file.metadata)
+
+    def _alpha(self, one: _Stored) -> float:
+        down = one.keys[DOWN]
+        rank = self.file.shapes[down][0]
         if ALPHA in one.keys:
-            stored = self.file.read(one.keys[ALPHA])
-            alpha = float(stored.reshape(-1)[0]) if stored.size == 1 else math.nan
-        else:
-            name = _bare(one.keys[DOWN].removesuffix(".lora_A.weight").removesuffix(DOWN))
-            alpha = float(rank) if settings is None else settings.alpha(name)
-            if settings is not None and settings.rank(name) != rank:
+            key = one.keys[ALPHA]
+            if math.prod(self.file.shapes[key]) != 1:
                 raise UserError(
-                    f"{self.file.path}: {one.keys[DOWN]} has rank {rank}, its settings say"
-                    f" {settings.rank(name)}; weights and settings are of different LoRAs."
+                    f"{self.file.path}: {key} has shape {list(self.file.shapes[key])}, and an alpha"
+                    " is one number; download or save it again."
                 )
-        if not 0 < alpha < math.inf:  # NaN is not
+            alpha = float(self.file.read(key).reshape(-1)[0])
+            if alpha < 0:
+                raise UserError(
+                    f"{self.file.path}: {key} is {alpha:g}, no positive number; a LoRA is turned"
+                    " round by a negative strength (--lora_scale), not by its alpha."
+                )
+            return alpha
+        layer = layer_of(down).removeprefix("base_model.model.")
+        names = layer, bare(layer, ())
+        said = {place: place.alpha(names, rank) for place in self._settings}
+        found = {place.source: alpha for place, alpha in said.items() if alpha is not None}
+        if len(set(found.values())) > 1:
+            told = " and ".join(f"{alpha:g} ({source})" for source, alpha in found.items())
             raise UserError(
-                f"{self.file.path}: the alpha of {one.keys[DOWN]} is no positive number; fetch"
-                " again."
+                f"the alpha of {layer} is said to be {told}; remove what is not of this LoRA."
             )
-        return alpha
+        return next(iter(found.values()), float(rank))
 
+    def _in_tensors(self) -> dict[str, float]:
+        """Alphas that are in the ups already, by the file's own layers."""
+        if IN_TENSORS not in self.file.metadata:
+            return {}
+        source = f"{self.file.path}, {IN_TENSORS}"
+        values = parse_json(self.file.metadata[IN_TENSORS], source)
+        return build(dict[str, float], values, source)
 
-def _bare(layer: str) -> str:
-    """A layer's name without what says of which of several models it is."""
-    for prefix in PREFIXES:
-        layer = layer.removeprefix(prefix)
-    return layer
+    def _take_out(self, one: _Stored, in_tensors: Mapping[str, float]) -> None:
+        rank = self.file.shapes[one.keys[DOWN]][0]
+        alpha = in_tensors.get(layer_of(one.keys[DOWN]), 0)
+        if alpha > 0 and one.alpha == rank and abs(math.frexp(alpha / rank)[0]) == 0.5:
+            one.alpha, one.in_up = alpha, alpha / rank
 
 
 def _weights(path: epath.PathLike) -> epath.Path:
     """The file, or the one of the folder."""
     path = epath.Path(path)
     if not path.is_dir():
+        refuse_pickle(path)
         return path  # a missing file is named when it is opened
-    for name in IN_FOLDER:
-        if (path / name).is_file():
+    for name in LORA_NAMES:
+        if is_file(path / name):
             return path / name
-    raise UserError(f"{path} holds none of {', '.join(IN_FOLDER)}; give the LoRA's file itself.")
-
-
-class _Settings:
-    """Ranks and alphas as PEFT describes them: one for all layers, and patterns of names."""
-
-    def __init__(self, path: epath.Path, values: dict[str, Any]):
-        for field in ("use_rslora", "use_dora", "lora_bias"):
-            if values.get(field):
-                raise UserError(f"{path}: the LoRA has {field}, which cannot be converted.")
-        self.path, self.values = path, values
-        self.alpha(""), self.rank("")  # both are there and numbers
-
-    def alpha(self, name: str) -> float:
-        return self._value("lora_alpha", "alpha_pattern", name)
-
-    def rank(self, name: str) -> float:
-        return self._value("r", "rank_pattern", name)
-
-    def _value(self, field: str, pattern: str, name: str) -> float:
-        try:
-            for key, value in (self.values.get(pattern) or {}).items():
-                if re.match(rf"(.*\.)?({key})$", name):  # as PEFT itself does
-                    return float(value)
-            return float(self.values[field])
-        except (KeyError, TypeError, ValueError, AttributeError, re.error) as e:
-            raise UserError(
-                f"{self.path}: {field} and {pattern} of the LoRA's settings cannot be read ({e!r});"
-                " fetch again."
-            ) from e
-
-
-def _settings(file: SafetensorsFile) -> _Settings | None:
-    """What is said of the LoRA beside its weights, if anything is."""
-    beside = file.path.parent / CONFIG
-    if file.path.name == IN_FOLDER[0] and beside.is_file():
-        return _Settings(beside, read_json(beside))
-    if METADATA not in file.metadata:
-        return None
-    try:
-        values = dict(json.loads(file.metadata[METADATA]))
-    except (ValueError, TypeError) as e:
-        raise UserError(f"{file.path}: its {METADATA} cannot be read; fetch again.") from e
-    # a pipeline's file has those of all its models, each under the model's name
-    own = {
-        key.removeprefix("transformer."): value
-        for key, value in values.items()
-        if key.startswith("transformer.")
-    }
-    return _Settings(file.path, own or values)
+    found = find(path, "*.safetensors")
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        for file in find(path, "*"):
+            refuse_pickle(file)
+    raise UserError(f"{path} holds none of {', '.join(LORA_NAMES)}; give the LoRA's file itself.")
 
 
 def whole(pieces: Sequence[Piece], rows: int) -> Piece:

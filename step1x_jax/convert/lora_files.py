@@ -1,13 +1,18 @@
 """Writes a LoRA, whatever it was read from, in kohya's form and in PEFT's.
 
 kohya: the published layers, fused, with alpha: for ComfyUI and the published fine-tuning. PEFT: the
-layers of diffusers' model. alpha is not multiplied into the numbers, so that they stay as trained;
-it stands where diffusers and PEFT themselves write it (a reader that looks for it in neither place
-takes alpha / rank as 1; ComfyUI is one: give it kohya's form).
+layers of diffusers' model, in a folder with the settings of PEFT, or in one file for diffusers.
+
+In kohya's file and PEFT's folder alpha is not multiplied into the numbers, so that they stay as
+trained. diffusers reads the settings in a file's header in some calls and ignores them in others
+(load_lora_adapter("x.safetensors"), say): so in its file the ups are multiplied by alpha / rank,
+and alpha is said to be the rank, which all of them understand. Where that is a power of two and so
+exact, our own entry in the header says what was multiplied, and the way back gives the same file.
 """
 
 import collections
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
@@ -15,12 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from step1x_jax.convert.finite import only_finite
 from step1x_jax.convert.lora import (
     ALPHA,
-    CONFIG,
     DOWN,
-    IN_FOLDER,
-    METADATA,
+    IN_TENSORS,
     UP,
     Lora,
     Piece,
@@ -28,6 +32,8 @@ from step1x_jax.convert.lora import (
     whole,
 )
 from step1x_jax.convert.lora_names import diffusers_layers, kohya_name
+from step1x_jax.convert.lora_settings import CONFIG, METADATA
+from step1x_jax.convert.opening import LORA_NAMES
 from step1x_jax.convert.safetensors_io import write_safetensors
 from step1x_jax.files import making_folder
 from step1x_jax.json_files import write_json
@@ -57,9 +63,9 @@ def save_peft(path: epath.PathLike, lora: Lora, dtype: str | None = None) -> Non
     """Writes PEFT's form for diffusers' model.
 
     Args:
-      path: a .safetensors file is written as diffusers does (keys begin with "transformer.", the
-        settings are in the header: `load_lora_adapter`, `load_lora_weights`); anything else is a
-        folder as PEFT writes it (adapter_model.safetensors, adapter_config.json).
+      path: a .safetensors file is written for diffusers' `load_lora_adapter` (keys begin with
+        "transformer.", alpha / rank is in the ups); anything else is a folder as PEFT writes it
+        (adapter_model.safetensors, adapter_config.json).
       lora: of any kind.
       dtype: of downs and ups; None keeps them as they are.
 
@@ -75,19 +81,47 @@ def save_peft(path: epath.PathLike, lora: Lora, dtype: str | None = None) -> Non
         parts = taken_apart(whole(lora.pieces(module), shape[0]), diffusers_layers(module, shape))
         return {prefix + rows.name: piece for rows, piece in parts}
 
+    def scaled(module: str) -> dict[str, Piece]:
+        return {name: _with_alpha(piece, dtype) for name, piece in layers(module).items()}
+
     settings: dict[str, tuple[int, float]] = {}  # rank and alpha
+    in_tensors: dict[str, float] = {}  # alpha
     for module in lora.shapes:
         for name, piece in layers(module).items():
-            settings[name.removeprefix(prefix)] = piece.rank, piece.alpha
+            alpha = piece.alpha if in_folder else piece.rank
+            settings[name.removeprefix(prefix)] = piece.rank, alpha
+            if not in_folder and _is_exact(piece, dtype):
+                in_tensors[name] = piece.alpha
     config = peft_config(settings)
     halves = (".lora_A.weight", ".lora_B.weight")
     if in_folder:
         with making_folder(path) as temporary:
-            _write(temporary / IN_FOLDER[0], lora, layers, halves, dtype)
+            _write(temporary / LORA_NAMES[0], lora, layers, halves, dtype)
             write_json(temporary / CONFIG, {"peft_type": "LORA", **config})
     else:
         values = {prefix + key: value for key, value in config.items()}
-        _write(path, lora, layers, halves, dtype, {METADATA: json.dumps(values, sort_keys=True)})
+        metadata = {METADATA: json.dumps(values, sort_keys=True)}
+        if in_tensors:
+            metadata[IN_TENSORS] = json.dumps(in_tensors, sort_keys=True)
+        _write(path, lora, scaled, halves, dtype, metadata)
+
+
+def _with_alpha(piece: Piece, dtype: str | None) -> Piece:
+    """The same product with an alpha / rank of 1; the up is rounded once, to its dtype."""
+    if piece.alpha == piece.rank:
+        return piece
+    up = piece.up.astype(np.float32) * np.float32(piece.scale)
+    up = up.astype(jnp.dtype(dtype or piece.up.dtype))
+    return Piece(piece.start, piece.down, up, float(piece.rank))
+
+
+def _is_exact(piece: Piece, dtype: str | None) -> bool:
+    """Whether the up can be told from what `_with_alpha` makes of it."""
+    if piece.alpha == piece.rank or abs(math.frexp(piece.scale)[0]) != 0.5:
+        return False
+    up = _with_alpha(piece, dtype).up
+    wanted = piece.up if dtype is None else piece.up.astype(jnp.dtype(dtype))
+    return np.array_equal((up.astype(np.float32) / piece.scale).astype(up.dtype), wanted)
 
 
 def peft_config(settings: Mapping[str, tuple[int, float]]) -> dict:
@@ -142,6 +176,7 @@ def _write(
         piece = cached(module)[name]
         if half == ALPHA:
             return np.array(piece.alpha, np.float32)
-        return (piece.down if half == halves[0] else piece.up).astype(specs[key][1])
+        with np.errstate(over="ignore"):  # what is too large is refused below
+            return (piece.down if half == halves[0] else piece.up).astype(specs[key][1])
 
-    write_safetensors(path, specs, get, metadata)
+    write_safetensors(path, specs, only_finite(get, path), metadata)

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from step1x_jax.convert.diffusers_names import transformer_layout
+from step1x_jax.convert.diffusers_names import modules_of, transformer_layout
 from step1x_jax.convert.keys import Table
 
 WEIGHT = ".weight"
@@ -67,23 +67,67 @@ def diffusers_layers(module: str, shape: tuple[int, int]) -> list[Rows]:
     return [Rows(module, name, tuple(rows)) for name, rows in segments.items()]
 
 
+# Inside a block: published module -> the name in DiffSynth's model, which has the same rows.
+_DIFFSYNTH = {
+    "img_mod.lin": "norm1_a.linear",
+    "txt_mod.lin": "norm1_b.linear",
+    "img_attn.qkv": "attn.a_to_qkv",
+    "txt_attn.qkv": "attn.b_to_qkv",
+    "img_attn.proj": "attn.a_to_out",
+    "txt_attn.proj": "attn.b_to_out",
+    "img_mlp.0": "ff_a.0",
+    "img_mlp.2": "ff_a.2",
+    "txt_mlp.0": "ff_b.0",
+    "txt_mlp.2": "ff_b.2",
+    "modulation.lin": "norm.linear",
+    "linear1": "to_qkv_mlp",
+    "linear2": "proj_out",
+}
+_DIFFSYNTH_OUTSIDE = {
+    "time_in.in_layer": "time_embedder.timestep_embedder.0",
+    "time_in.out_layer": "time_embedder.timestep_embedder.2",
+    "vector_in.in_layer": "pooled_text_embedder.0",
+    "vector_in.out_layer": "pooled_text_embedder.2",
+    "final_layer.linear": "final_proj_out",
+    "final_layer.adaLN_modulation.1": "final_norm_out.linear",  # scale before shift, as diffusers
+}
+
+
+def _other_names(module: str) -> list[str]:
+    """Names of a published layer outside of diffusers' Step1X-Edit, of the same rows as there."""
+    names = [_DIFFSYNTH_OUTSIDE[module]] if module in _DIFFSYNTH_OUTSIDE else []
+    if module.startswith(("time_in.", "vector_in.")):
+        names += modules_of(module, flux=True)
+    return names
+
+
+def _diffsynth_name(module: str) -> str | None:
+    blocks, number, name = (*module.split(".", 2), "", "")[:3]
+    if blocks not in ("double_blocks", "single_blocks") or name not in _DIFFSYNTH:
+        return None
+    return f"{blocks.removeprefix('double_')}.{number}.{_DIFFSYNTH[name]}"
+
+
 def spellings(table: Table) -> dict[str, Rows]:
     """Every name under which a LoRA file may have a layer of this model.
 
-    These are the published names and diffusers', as they are (PEFT) and in kohya's way, joined by
-    underscores behind lora_unet_ or (trainers on diffusers' modules) lora_transformer_.
+    These are the published names, diffusers' (of FLUX.1, too) and DiffSynth's, as they are and
+    joined by underscores, as kohya does behind `lora_unet_`.
     """
     found: dict[str, Rows] = {}
     for module, shape in adaptable(table).items():
-        for rows in (Rows(module, module, ((0, shape[0]),)), *diffusers_layers(module, shape)):
-            for name in (rows.name, kohya_name(rows.name), kohya_name(rows.name, TRANSFORMER)):
-                found.setdefault(name, rows)  # equal names (connector) are equal layers
+        whole = Rows(module, module, ((0, shape[0]),))
+        theirs = diffusers_layers(module, shape)
+        rows = [whole, *theirs]
+        rows += [dataclasses.replace(theirs[0], name=name) for name in _other_names(module)]
+        if name := _diffsynth_name(module):
+            rows.append(dataclasses.replace(whole, name=name))
+        for one in rows:
+            for name in (one.name, one.name.replace(".", "_")):
+                found.setdefault(name, one)  # equal names (connector) are equal layers
     return found
 
 
-UNET, TRANSFORMER = "lora_unet_", "lora_transformer_"
-
-
-def kohya_name(layer: str, prefix: str = UNET) -> str:
+def kohya_name(layer: str) -> str:
     """A layer's name as kohya writes it."""
-    return prefix + layer.replace(".", "_")
+    return "lora_unet_" + layer.replace(".", "_")

@@ -14,48 +14,31 @@ from etils import epath
 from flax import nnx
 
 from step1x_jax.convert import config_json
+from step1x_jax.convert.checks import check_tensors, common_dtype
 from step1x_jax.convert.copying import in_order
-from step1x_jax.convert.filling import Keep, filled
+from step1x_jax.convert.filling import Keep, as_stored, filled
+from step1x_jax.convert.finite import only_finite
 from step1x_jax.convert.fp8 import Fp8File, as_numbers
 from step1x_jax.convert.keys import Table, autoencoder_table, flat, model_table
+from step1x_jax.convert.kinds import KINDS, check_is_official, open_weights
 from step1x_jax.convert.lora import LoraFile
 from step1x_jax.convert.lora_merging import merged
-from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
-from step1x_jax.convert.shards import WeightFile
+from step1x_jax.convert.opening import (
+    AUTOENCODER_NAMES,
+    MODEL_NAMES,
+    WeightFile,
+    find_weights,
+    open_file,
+)
+from step1x_jax.convert.safetensors_io import write_safetensors
 from step1x_jax.errors import UserError
-from step1x_jax.json_files import read_json, write_json
+from step1x_jax.json_files import read_json, shown, write_json
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.layers import abstract
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 
-MODEL_NAMES = (  # the releases, newest first, then the name that we write
-    "step1x-edit-v1p1-official.safetensors",
-    "step1x-edit-i1258.safetensors",
-    "weights.safetensors",
-    "transformer/weights.safetensors",  # in a folder of parts, see editing/loading.py
-)
-AUTOENCODER_NAMES = ("vae.safetensors", "weights.safetensors")
 Specs = Mapping[str, tuple[tuple[int, ...], np.dtype]]  # name -> shape and dtype
-WRONG_SIZES = "Give the right file, or put a config.json with its sizes beside it."
-
-
-def find_weights(path: epath.PathLike, names: Sequence[str]) -> epath.Path:
-    """The weight file itself, or in a folder the first of `names`, or the only .safetensors file.
-
-    Raises:
-      UserError: there is none.
-    """
-    path = epath.Path(path)
-    if not path.is_dir():
-        return path  # a missing file is named when it is opened
-    for name in names:
-        if (path / name).is_file():
-            return path / name
-    files = list(path.glob("*.safetensors"))
-    if len(files) == 1:
-        return files[0]
-    raise UserError(f"{path} holds none of {', '.join(names)}; give the weight file itself.")
 
 
 def load_model(
@@ -71,22 +54,28 @@ def load_model(
     Args:
       path: the file or folder.
       config: sizes, checked against the file, and dtypes; None reads the sizes from the config.json
-        beside the file, or takes those of the release, and keeps the file's dtype.
-      dtype: of the arithmetic where config is None; None computes in the parameters' dtype.
+        beside the file, or takes those of the release, and keeps each tensor's dtype.
+      dtype: of the arithmetic where config is None; None computes in bfloat16 if all tensors are
+        bfloat16, else in float32.
       loras: LoRA files to merge, each with a scale.
       shardings: a tree like the model's state; None puts everything on the default device.
 
     Returns:
-      The model, parameters in config.param_dtype.
+      The model, parameters in config.param_dtype, or each in the dtype that it is stored in.
 
     Raises:
-      UserError: the file is unreadable or does not fit the sizes.
+      UserError: the file is unreadable, does not fit the sizes, or has numbers that are not finite.
     """
-    file = _opened(path, "bfloat16" if config is None else config.param_dtype)
-    if config is None:
-        config = _model_config_of(file)
+    stored = _opened(path)
+    seen = as_numbers(stored)  # 8 bits as bfloat16
+    exact = as_numbers(stored, "float32") if loras else seen  # sums are rounded once
+    if config is not None:
+        exact = as_numbers(stored, _seen_as(config))
+    given, config = config, config or _model_config_of(seen)
+    if given is None:
         config.dtype = dtype or config.param_dtype
-    params = _parameters(file, config, loras, shardings)
+    dtypes = seen.dtypes if given is None else None
+    params = _parameters(exact, config, loras, shardings, dtypes=dtypes)
     return nnx.merge(abstract_model(config)[0], params)
 
 
@@ -104,7 +93,7 @@ def load_parameters(
     Raises:
       UserError: the file is unreadable or does not fit the sizes.
     """
-    return _parameters(_opened(path, config.param_dtype), config, (), shardings, keep)
+    return _parameters(as_numbers(_opened(path), _seen_as(config)), config, (), shardings, keep)
 
 
 def open_model(path: epath.PathLike, config: ModelConfig) -> WeightFile | Fp8File:
@@ -117,15 +106,27 @@ def open_model(path: epath.PathLike, config: ModelConfig) -> WeightFile | Fp8Fil
     Raises:
       UserError: the file is unreadable or does not fit the sizes.
     """
-    file = _opened(path, config.param_dtype)
+    file = as_numbers(_opened(path), _seen_as(config))
     check_tensors(file.path, file.shapes, model_table(config), dtypes=file.dtypes)
     return file
 
 
-def _opened(path: epath.PathLike, eight_bits_as: str) -> WeightFile | Fp8File:
-    """A model's file; what is stored in 8 bits is seen as another dtype."""
-    file = SafetensorsFile(find_weights(path, MODEL_NAMES))
-    return as_numbers(file, "float32" if eight_bits_as == "float32" else "bfloat16")
+def check_model(path: epath.PathLike) -> None:
+    """Raises UserError unless `load_model` would take the file, as far as its header tells."""
+    file = as_numbers(_opened(path))
+    check_tensors(file.path, file.shapes, model_table(_model_config_of(file)), dtypes=file.dtypes)
+
+
+def _opened(path: epath.PathLike) -> WeightFile:
+    """A model's file under the official names, as it is stored."""
+    file = open_file(path, MODEL_NAMES)
+    check_is_official(file, path)
+    return file
+
+
+def _seen_as(config: ModelConfig) -> str:
+    """In which dtype 8 bits are seen that become parameters of this config."""
+    return "float32" if config.param_dtype == "float32" else "bfloat16"
 
 
 def _parameters(
@@ -134,11 +135,17 @@ def _parameters(
     loras: Sequence[tuple[epath.PathLike, float]],
     shardings: nnx.State | None,
     keep: Keep | None = None,
+    dtypes: Mapping[str, np.dtype] | None = None,
 ) -> nnx.State:
+    """Parameters in config.param_dtype or, given the tensors' dtypes, each in its own."""
     table = model_table(config)
-    read = merged(file.read, [(LoraFile(lora, table), scale) for lora, scale in loras])
     check_tensors(file.path, file.shapes, table, dtypes=file.dtypes)
-    return filled(abstract_model(config)[1], table, read, shardings, keep)
+    opened = [(LoraFile(lora, table), scale) for lora, scale in loras]
+    read = merged(file.read, opened, np.dtype(np.float32))
+    params = abstract_model(config)[1]
+    if dtypes is not None:
+        params = as_stored(params, table, dtypes)
+    return filled(params, table, read, shardings, keep)
 
 
 def _model_config_of(file: WeightFile | Fp8File) -> ModelConfig:
@@ -147,74 +154,36 @@ def _model_config_of(file: WeightFile | Fp8File) -> ModelConfig:
         config = config_json.model_from_json(values, str(file.path.parent / config_json.FILE))
     else:
         config = ModelConfig(version="v1.0" if "connector.scale_factor" in file.shapes else "v1.1")
-    is_float32 = file.dtypes.get("img_in.weight") == np.float32
-    config.param_dtype = "float32" if is_float32 else "bfloat16"
+    config.param_dtype = common_dtype(file.dtypes.values())
     return config
 
 
 def load_autoencoder(path: epath.PathLike, config: AutoencoderConfig | None = None) -> Autoencoder:
-    """The autoencoder from an official file, or a folder with one; float32.
+    """The autoencoder from an official file or diffusers' AutoencoderKL; float32.
 
     Args:
-      path: the file or folder.
+      path: the file, or a folder with it (diffusers' has its own config.json).
       config: sizes; None reads the config.json beside the file, or takes the release's.
 
     Returns:
       The model.
 
     Raises:
-      UserError: the file is unreadable or does not fit the sizes.
+      UserError: the file is unreadable, does not fit the sizes, or has numbers that are not finite.
     """
-    file = SafetensorsFile(find_weights(path, AUTOENCODER_NAMES))
-    if config is None:
-        values = config_json.read_config_json(file.path.parent, "vae")
-        config = AutoencoderConfig()
-        if values:
-            source = str(file.path.parent / config_json.FILE)
-            config = config_json.autoencoder_from_json(values, source)
-    sizes = config
-    graph, params = abstract(lambda: Autoencoder(sizes, rngs=nnx.Rngs(0)))
-    table = autoencoder_table(params)
-    check_tensors(file.path, file.shapes, table, dtypes=file.dtypes)
-    return nnx.merge(graph, filled(params, table, file.read))
-
-
-def check_tensors(
-    path: epath.Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    table: Table,
-    advice: str = WRONG_SIZES,
-    dtypes: Mapping[str, np.dtype] | None = None,
-) -> None:
-    """Compares names and shapes of a file's tensors with those of the table.
-
-    Args:
-      path: of the file, or of the folder that has several, for the message.
-      shapes: of its tensors.
-      table: of the model.
-      advice: a sentence that says what to do.
-      dtypes: of its tensors, if these are to be numbers that weights can be.
-
-    Raises:
-      UserError: they differ; names the first tensors that do.
-    """
-    problems = [f"{name} is missing" for name in table if name not in shapes]
-    problems += [f"{name} is unexpected" for name in shapes if name not in table]
-    problems += [
-        f"{name} has shape {list(shapes[name])}, expected {list(entry.shape)}"
-        for name, entry in table.items()
-        if name in shapes and shapes[name] != entry.shape
-    ]
-    problems += [
-        f"{name} is {dtype}, expected floating-point numbers"
-        for name, dtype in (dtypes or {}).items()
-        if not jax.numpy.issubdtype(dtype, np.floating)
-    ]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    weights = open_weights(find_weights(path, AUTOENCODER_NAMES), "float32", config)
+    sizes, tensors = weights.config, weights.tensors
+    if not isinstance(sizes, AutoencoderConfig):
         raise UserError(
-            f"{path} does not fit the model's sizes: {'; '.join(problems[:3])}{more}. {advice}"
+            f"{path} is {KINDS[weights.kind].title}, no autoencoder; give vae.safetensors, or"
+            " diffusers' vae/, as --autoencoder."
         )
+    graph, params = abstract(lambda: Autoencoder(sizes, rngs=nnx.Rngs(0)))
+
+    def read(name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        return tensors.read(name) if rows is None else tensors.read(name)[rows]
+
+    return nnx.merge(graph, filled(params, autoencoder_table(params), read))
 
 
 def official_reader(table: Table, state: nnx.State) -> Callable[[str], np.ndarray]:
@@ -282,7 +251,7 @@ def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | N
     state = nnx.state(model)
     specs, read = _for_writing(autoencoder_table(state), state, dtype)
     if model.config == AutoencoderConfig():
-        write_safetensors(path, specs, read)
+        write_safetensors(path, specs, only_finite(read, path))
     else:
         write_file(path, specs, read, model.config)
 
@@ -294,6 +263,7 @@ def write_file(
     config: ModelConfig | AutoencoderConfig,
     fields: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes official tensors, and a config.json beside them unless the sizes are a release's.
 
@@ -304,23 +274,39 @@ def write_file(
       config: sizes.
       fields: more entries for config.json (sampling defaults, say); given, it is written.
       metadata: strings for the header.
+      defaults: what an absent entry of config.json means.
 
     Raises:
-      UserError: the file cannot be written, or the config.json of another file is there.
+      UserError: a tensor is not finite, the file cannot be written, or the config.json of another
+        model is there.
     """
     path, sizes = epath.Path(path), config_json.to_json(config)
     values = sizes | dict(fields or {})
     beside = path.parent / config_json.FILE
-    if beside.exists() and not path.exists() and read_json(beside) != values:
-        raise UserError(
-            f"{beside} is that of another model; write {path.name} to a folder of its own."
-        )
-    write_safetensors(path, specs, read, metadata)
-    release: ModelConfig | AutoencoderConfig = AutoencoderConfig()
-    if isinstance(config, ModelConfig):
-        release = ModelConfig(version=config.version)
-    if fields or sizes != config_json.to_json(release):
+    if beside.exists() and not path.exists():
+        _check_same(beside, values, config_json.to_json(release_of(config)) | dict(defaults or {}))
+    write_safetensors(path, specs, only_finite(read, path), metadata)
+    if fields or sizes != config_json.to_json(release_of(config)):
         write_json(beside, values)
+
+
+def release_of(config: ModelConfig | AutoencoderConfig) -> ModelConfig | AutoencoderConfig:
+    """The release's sizes of the same model and version."""
+    if isinstance(config, ModelConfig):
+        return ModelConfig(version=config.version)
+    return AutoencoderConfig()
+
+
+def _check_same(beside: epath.Path, values: Mapping, defaults: Mapping) -> None:
+    """Raises UserError if a config.json says something else than would be written there."""
+    there = read_json(beside)
+    for name in sorted(there.keys() | values.keys()):
+        one, other = (x.get(name, defaults.get(name)) for x in (there, values))
+        if one != other:
+            raise UserError(
+                f"{beside} is that of another model: its {name} is {shown(one)}, here it is"
+                f" {shown(other)}; write the file to a folder of its own."
+            )
 
 
 def _for_writing(

@@ -15,11 +15,13 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from step1x_jax.convert.filling import filled
+from step1x_jax.convert.checks import check_tensors, common_dtype
+from step1x_jax.convert.filling import as_stored, filled
 from step1x_jax.convert.keys import Entry, Part, Table
-from step1x_jax.convert.official import check_tensors
 from step1x_jax.convert.safetensors_io import SafetensorsFile
+from step1x_jax.convert.shards import ShardedFile, indices
 from step1x_jax.errors import UserError
+from step1x_jax.files import is_file
 from step1x_jax.json_files import read_json
 from step1x_jax.models.mllm.config import MLLMConfig, mllm_from_json
 from step1x_jax.models.mllm.model import MLLM, abstract_mllm
@@ -33,7 +35,7 @@ NEW_PREFIXES = ("model.language_model.", "model.visual.")
 
 
 class SafetensorsFolder:
-    """The tensors of all weight files of a folder, without lm_head."""
+    """The tensors of a folder's weight file, or files with an index, without lm_head."""
 
     def __init__(self, folder: epath.PathLike):
         """Reads and checks the headers; `shapes` and `dtypes` are those of every tensor.
@@ -42,52 +44,30 @@ class SafetensorsFolder:
           folder: with model.safetensors, or the index and the files that it names.
 
         Raises:
-          UserError: a file is missing, truncated or damaged, or a tensor is in two of them.
+          UserError: there are none, or see `SafetensorsFile` and `ShardedFile`.
         """
         self.path = epath.Path(folder)
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, np.dtype] = {}
-        self._files: dict[str, SafetensorsFile] = {}
-        for name in self._names():
-            file = SafetensorsFile(self.path / name)
-            dtypes = file.dtypes
-            for tensor, shape in file.shapes.items():
-                if tensor in self._files:
-                    raise UserError(
-                        f"{self.path}: {tensor} is in {self._files[tensor].path.name} and in"
-                        f" {name}; fetch the folder again."
-                    )
-                if not tensor.startswith(UNUSED):
-                    self.shapes[tensor], self.dtypes[tensor] = shape, dtypes[tensor]
-                    self._files[tensor] = file
+        self._file: SafetensorsFile | ShardedFile = self._opened()
+        self.shapes = {n: x for n, x in self._file.shapes.items() if not n.startswith(UNUSED)}
+        self.dtypes = {name: self._file.dtypes[name] for name in self.shapes}
 
-    def _names(self) -> list[str]:
-        if (self.path / FILE).is_file():
-            return [FILE]
-        if not (self.path / INDEX).is_file():
-            raise UserError(
-                f"{self.path} holds neither {FILE} nor {INDEX}; give the folder of a Qwen2.5-VL"
-                " model."
-            )
-        weight_map = read_json(self.path / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(map(_is_text, weight_map.values())):
-            raise UserError(f"{self.path / INDEX} has no readable weight_map; fetch it again.")
-        names = sorted(set(weight_map.values()))
-        missing = [name for name in names if not (self.path / name).is_file()]
-        if missing:
-            raise UserError(
-                f"{self.path} lacks {', '.join(missing)} of the {len(names)} files in its {INDEX};"
-                " fetch the folder again."
-            )
-        return names
+    def _opened(self) -> SafetensorsFile | ShardedFile:
+        if is_file(self.path / FILE):
+            return SafetensorsFile(self.path / FILE)
+        found = indices(self.path)
+        if len(found) == 1:
+            return ShardedFile(found[0])
+        several = ", ".join(path.name for path in found)
+        raise UserError(
+            f"{self.path} has several indices, {several}; leave one in the folder."
+            if found
+            else f"{self.path} holds neither {FILE} nor {INDEX}; give the folder of a Qwen2.5-VL"
+            " model."
+        )
 
     def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """One tensor or some of its rows, see SafetensorsFile."""
-        return self._files[name].read(name, rows)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+        return self._file.read(name, rows)
 
 
 def read_mllm_config(folder: epath.PathLike) -> MLLMConfig:
@@ -112,12 +92,13 @@ def load_mllm(
     Args:
       folder: with config.json and the weights.
       config: sizes, checked against the weights, and dtypes; None reads the sizes from config.json
-        and keeps the weights' dtype.
-      dtype: of the arithmetic where config is None; None computes in the parameters' dtype.
+        and keeps the weights' dtypes.
+      dtype: of the arithmetic where config is None; None computes in bfloat16 if all the weights
+        are bfloat16, else in float32.
       shardings: a tree like the model's state; None puts everything on the default device.
 
     Returns:
-      The model, parameters in config.param_dtype.
+      The model, parameters in config.param_dtype, or each as it is stored.
 
     Raises:
       UserError: the folder is another model's, a file is missing or damaged, or the weights do not
@@ -128,14 +109,14 @@ def load_mllm(
     files = SafetensorsFolder(folder)
     newer = any(name.startswith(NEW_PREFIXES) for name in files.shapes)
     if not given:
-        language, _ = NEW_PREFIXES if newer else OLD_PREFIXES
-        is_float32 = files.dtypes.get(f"{language}embed_tokens.weight") == np.float32
-        config.param_dtype = "float32" if is_float32 else "bfloat16"
+        config.param_dtype = common_dtype(files.dtypes.values())
         config.dtype = dtype or config.param_dtype
     table = mllm_table(config, newer=newer)
-    advice = f"Fetch it again, {CONFIG} included."
+    advice = f"Download it again, {CONFIG} included."
     check_tensors(files.path, files.shapes, table, advice, files.dtypes)
     graph, params = abstract_mllm(config)
+    if not given:
+        params = as_stored(params, table, files.dtypes)
     return nnx.merge(graph, filled(params, table, files.read, shardings))
 
 

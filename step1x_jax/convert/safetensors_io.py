@@ -6,6 +6,7 @@ memory; a 25 GB model wants to be streamed. Tensors are laid out in that package
 file it wrote comes back byte for byte.
 """
 
+import collections
 import dataclasses
 import json
 import math
@@ -18,8 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from step1x_jax.convert.finite import check_finite
+from step1x_jax.convert.not_weights import LOOKED_AT, what_it_is
 from step1x_jax.errors import UserError
-from step1x_jax.files import is_remote, read_range, replacing
+from step1x_jax.files import file_size, is_file, is_remote, read_range, reason, replacing
+from step1x_jax.json_files import parse_json, shown
 
 # In the order in which the safetensors package sorts a file's tensors, last first.
 DTYPES: dict[str, np.dtype] = {
@@ -42,6 +46,13 @@ DTYPES: dict[str, np.dtype] = {
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 RANK = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
 MAX_HEADER = 100_000_000
+MAX_NAME = 500  # characters of a tensor's name; the longest of a model have a hundred
+MAX_AXES = 16
+READABLE = "bfloat16, float16, float32 or 8 bits (float8_e4m3fn, float8_e5m2)"
+
+
+class UnreadableDtypeError(ValueError):
+    """A sound header with numbers in a format that is not read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +73,20 @@ def parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, TensorInfo], d
       data_bytes: how many bytes follow it.
 
     Raises:
+      UnreadableDtypeError: a tensor is stored in a format that is not read.
       ValueError: unreadable, or its tensors do not lie one after another in those bytes.
     """
     try:
-        header = json.loads(text, object_pairs_hook=without_twins)
+        header = parse_unique(text, "the header")
         metadata = header.pop("__metadata__", None) or {}
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata are no JSON object")
         if not all(isinstance(x, str) for pair in metadata.items() for x in pair):
             raise ValueError("its metadata are not all strings")
-        tensors = {name: _info(**entry) for name, entry in header.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError) as e:
+        tensors = {name: _info(name, entry) for name, entry in header.items()}
+    except UnreadableDtypeError:
+        raise
+    except ValueError as e:
         raise ValueError(f"unreadable header, {e}") from e
     in_order = sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end))
     end = 0
@@ -95,28 +111,53 @@ class Read(Protocol):
         ...
 
 
-def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, for `object_pairs_hook`; Python's own takes the last of equal names.
+def parse_unique(data: bytes, source: str) -> dict[str, Any]:
+    """A JSON object in which no name occurs twice; other readers take the first or the last.
 
     Raises:
-      ValueError: a name occurs twice.
+      ValueError: it is none; the message begins with the source.
     """
+    try:
+        parse_json(data, source)  # strict, where Python's own is not
+        values = json.loads(data, object_pairs_hook=_without_twins)
+    except UserError as e:
+        raise ValueError(str(e).removesuffix(".")) from e
+    except RecursionError as e:
+        raise ValueError(f"{source} is nested too deeply") from e
+    if not isinstance(values, dict):
+        raise ValueError(f"{source} is no JSON object")
+    return values
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twin!r} occurs twice")
+        ((twin, _),) = collections.Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{shown(twin)} occurs twice")
     return result
 
 
-def _info(dtype: str, shape: list[int], data_offsets: list[int]) -> TensorInfo:
+def _info(name: str, entry: Any) -> TensorInfo:
     """One entry of a header, with its types checked."""
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise ValueError(f"a tensor's name is {shown(name)}, of {len(name)} characters")
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name} should have a dtype, a shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    for numbers in (shape, offsets):
+        if not isinstance(numbers, list) or len(numbers) > MAX_AXES:
+            raise ValueError(f"{name} has {shown(numbers)} where a list of a few numbers belongs")
+        if any(type(n) is not int or not -(1 << 63) <= n < 1 << 63 for n in numbers):
+            raise ValueError(
+                f"shape {shown(shape)} and offsets {shown(offsets)} are not all whole numbers"
+            )
+    if len(offsets) != 2:
+        raise ValueError(f"{name} has {len(offsets)} data_offsets")
+    if not isinstance(dtype, str):
+        raise ValueError(f"the dtype of {name} is {shown(dtype)}")
     if dtype not in DTYPES:
-        raise ValueError(f"the dtype {dtype!r} is unknown")
-    if any(type(n) is not int for n in [*shape, *data_offsets]):
-        raise ValueError(f"shape {shape} and offsets {data_offsets} are not all whole numbers")
-    begin, end = data_offsets
-    return TensorInfo(DTYPES[dtype], tuple(shape), begin, end)
+        raise UnreadableDtypeError(f"{name} is stored as {shown(dtype)[1:-1]}")
+    return TensorInfo(DTYPES[dtype], tuple(shape), offsets[0], offsets[1])
 
 
 class SafetensorsFile:
@@ -132,34 +173,48 @@ class SafetensorsFile:
           path: the file.
 
         Raises:
-          UserError: missing, truncated or not a safetensors file.
+          UserError: missing, unreadable, truncated, not a safetensors file, or with numbers of a
+            format that is not read.
         """
         self.path = epath.Path(path)
-        if not self.path.is_file():
-            raise UserError(f"{self.path} does not exist; give the path of a .safetensors file.")
-        size = self.path.stat().length
-        self._file = self.path.open("rb")
-        weakref.finalize(self, self._file.close)
-        prefix = self._file.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > min(MAX_HEADER, size - 8):
-            raise UserError(f"{self.path} is truncated or not a safetensors file; fetch it again.")
-        text = self._file.read(length)
-        self._start = 8 + length
+        try:
+            text, self._start, size = self._open()
+        except OSError as e:
+            raise UserError(
+                f"{self.path} cannot be read ({reason(e)}); check its rights and its disk."
+            ) from e
         try:
             self._tensors, self.metadata = parse_header(text, size - self._start)
+        except UnreadableDtypeError as e:
+            raise UserError(
+                f"{self.path}: {e}, which cannot be read; give the weights in {READABLE}."
+            ) from e
         except ValueError as e:
-            raise UserError(f"{self.path} is damaged ({e}); fetch it again.") from e
+            raise UserError(f"{self.path} is damaged ({e}); download or make it again.") from e
+        self.shapes = {name: info.shape for name, info in self._tensors.items()}
+        self.dtypes = {name: info.dtype for name, info in self._tensors.items()}
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every tensor."""
-        return {name: info.shape for name, info in self._tensors.items()}
-
-    @property
-    def dtypes(self) -> dict[str, np.dtype]:
-        """The dtype of every tensor."""
-        return {name: info.dtype for name, info in self._tensors.items()}
+    def _open(self) -> tuple[bytes, int, int]:
+        """The header, where the numbers begin, and the size of the file, which stays open."""
+        if self.path.is_dir():
+            raise UserError(f"{self.path} is a folder; give the path of a .safetensors file.")
+        if not is_file(self.path):  # a pipe would be waited for
+            what = "is no file" if self.path.exists() else "does not exist"
+            raise UserError(f"{self.path} {what}; give the path of a .safetensors file.")
+        size = file_size(self.path)
+        self._file = self.path.open("rb")
+        weakref.finalize(self, self._file.close)
+        start = self._file.read(LOOKED_AT)
+        length = int.from_bytes(start[:8], "little")
+        if len(start) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+            if (found := what_it_is(start)) is not None:
+                raise UserError(f"{self.path} is {found[0]}, no safetensors file; {found[1]}.")
+            raise UserError(
+                f"{self.path} is truncated or not a safetensors file; download it again, or give"
+                " another."
+            )
+        rest = self._file.read(max(length - len(start) + 8, 0))
+        return (start + rest)[8 : 8 + length], 8 + length, size
 
     def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """One tensor in the file's dtype, or some of its rows, of which alone the bytes are read.
@@ -169,8 +224,14 @@ class SafetensorsFile:
           rows: their numbers along its first axis, strictly increasing; None means all.
 
         Raises:
-          UserError: the file has become shorter since it was opened.
+          UserError: it has numbers that are not finite, the file has become shorter since it was
+            opened, or the disk fails.
         """
+        array = self._array(name, rows)
+        check_finite(array, name, self.path)
+        return array
+
+    def _array(self, name: str, rows: np.ndarray | None) -> np.ndarray:
         info = self._tensors[name]
         if rows is None:
             data = self._bytes(name, info.begin, info.end)
@@ -188,13 +249,21 @@ class SafetensorsFile:
     def _bytes(self, name: str, begin: int, end: int) -> bytes:
         """Those from `begin` to `end` behind the header."""
         begin, end = self._start + begin, self._start + end
-        if is_remote(self.path):  # a file read ahead and sought in costs requests
-            data = read_range(self.path, begin, end)
-        else:
-            self._file.seek(begin)
-            data = self._file.read(end - begin)
+        try:
+            if is_remote(self.path):  # a file read ahead and sought in costs requests
+                data = read_range(self.path, begin, end)
+            else:
+                self._file.seek(begin)
+                data = self._file.read(end - begin)
+        except OSError as e:
+            raise UserError(
+                f"{self.path} could not be read at {name} ({reason(e)}); check its disk."
+            ) from e
         if len(data) != end - begin:
-            raise UserError(f"{self.path} ended while reading {name}; fetch it again.")
+            raise UserError(
+                f"{self.path} ended while reading {name}: it has become shorter since it was"
+                " opened; wait until it is complete, and start again."
+            )
         return data
 
 

@@ -4,6 +4,7 @@ A file or folder gets its name when it is complete. What exists is not overwritt
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 
@@ -16,7 +17,9 @@ Parts = Mapping[str, Weights]  # "transformer", "vae", or both
 SUFFIX = ".safetensors"
 
 
-def write_official(path: epath.Path, parts: Parts) -> None:
+def write_official(
+    path: epath.Path, parts: Parts, defaults: Mapping[str, Any] | None = None
+) -> None:
     """Writes one part as a .safetensors file, or all into transformer/ and autoencoder/.
 
     A config.json is written beside a file unless its sizes are a release's.
@@ -24,12 +27,14 @@ def write_official(path: epath.Path, parts: Parts) -> None:
     Args:
       path: ends in .safetensors for a file; "transformer" is written where there are two parts.
       parts: what to write.
+      defaults: what an absent entry of a model's config.json means.
 
     Raises:
-      UserError: the disk is full, or a config.json of another model is beside.
+      UserError: a tensor is not finite, the disk is full, or a config.json of another model is
+        beside.
     """
     if path.suffix == SUFFIX:
-        return _write_file(path, parts.get("transformer") or parts["vae"])
+        return _write_file(path, parts.get("transformer") or parts["vae"], defaults)
     with making_folder(path) as temporary:
         for part, folder in (("transformer", "transformer"), ("vae", "autoencoder")):
             if part in parts:
@@ -38,10 +43,13 @@ def write_official(path: epath.Path, parts: Parts) -> None:
     return None
 
 
-def _write_file(path: epath.Path, weights: Weights) -> None:
+def _write_file(
+    path: epath.Path, weights: Weights, defaults: Mapping[str, Any] | None = None
+) -> None:
     tensors = weights.tensors
     specs = {name: (shape, tensors.dtypes[name]) for name, shape in tensors.shapes.items()}
-    write_file(path, specs, tensors.read, weights.config, weights.fields, tensors.metadata)
+    config, fields = weights.config, weights.fields
+    write_file(path, specs, tensors.read, config, fields, tensors.metadata, defaults)
 
 
 def write_diffusers(path: epath.Path, parts: Parts) -> None:

@@ -12,8 +12,6 @@ from typing import Protocol
 
 import numpy as np
 
-from step1x_jax.errors import UserError
-
 Shape = tuple[int, ...]
 CACHE_BYTES = 1 << 29  # the tensors of a block are neighbours in both layouts
 
@@ -68,8 +66,7 @@ class Layout:
 class Rearranged:
     """The tensors of a reader, which has them as a layout's `here`, as its `there`.
 
-    Raises:
-      UserError: parts of one tensor have different dtypes.
+    What is put together of parts in several dtypes is float32, which holds them all.
     """
 
     def __init__(self, source: Tensors, layout: Layout):
@@ -82,20 +79,16 @@ class Rearranged:
         self.dtypes: dict[str, np.dtype] = {}
         for name, moves in self._moves.items():
             moves.sort(key=lambda move: move.there_at)
-            first, *others = (source.dtypes[move.here] for move in moves)
-            for dtype, move in zip(others, moves[1:], strict=True):
-                if dtype != first:
-                    raise UserError(
-                        f"{moves[0].here} is {first} and {move.here} is {dtype}, which are parts of"
-                        " one tensor in the other form; store them in one dtype first (--dtype)."
-                    )
-            self.dtypes[name] = first
+            dtypes = {source.dtypes[move.here] for move in moves}
+            self.dtypes[name] = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
         self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def read(self, name: str) -> np.ndarray:
         """One tensor of the new layout."""
         pieces = [
-            self._whole(move.here)[move.here_at : move.here_at + move.rows]
+            self._whole(move.here)[move.here_at : move.here_at + move.rows].astype(
+                self.dtypes[name], copy=False
+            )
             for move in self._moves[name]
         ]
         joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
@@ -151,4 +144,5 @@ class Cast:
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, rounded to nearest."""
-        return self._source.read(name).astype(self.dtypes[name], copy=False)
+        with np.errstate(over="ignore"):  # what is too large is refused when it is written
+            return self._source.read(name).astype(self.dtypes[name], copy=False)

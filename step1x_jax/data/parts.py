@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from step1x_jax.conditioning.encoder import stored_reading
 from step1x_jax.data.identity import combine, describe, digests_now
 from step1x_jax.data.manifest import (
     MANIFEST,
@@ -140,6 +141,7 @@ def check_settings(output: epath.Path, settings: dict[str, Any]) -> None:
             before = read_manifest(path).settings
         except MissingError:  # an object store may list what is gone
             continue
+        before |= stored_reading(before)
         for name, value in settings.items():
             if name in NEW_SETTINGS and name not in before:
                 continue

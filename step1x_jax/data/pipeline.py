@@ -25,10 +25,16 @@ from absl import logging
 from etils import epath
 from msgspec import Meta
 
-from step1x_jax.conditioning.encoder import READING
+from step1x_jax.conditioning.encoder import READING, stored_reading
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.local_copy import on_local_disk
-from step1x_jax.data.manifest import LARGEST_WEIGHT, MANIFEST, Manifest, read_manifest
+from step1x_jax.data.manifest import (
+    LARGEST_WEIGHT,
+    MANIFEST,
+    Manifest,
+    read_manifest,
+    same_setting,
+)
 from step1x_jax.data.mixing import (
     BucketPlan,
     batch_multiples,
@@ -160,11 +166,12 @@ def _find_records(config: DataConfig, text_length: int) -> tuple[list[epath.Path
 
 def _check_made_alike(folders: Sequence[epath.Path], manifests: Sequence[Manifest]) -> None:
     """Raises UserError if data sets to be mixed are of different models, or read differently."""
-    first = manifests[0].settings
-    for folder, manifest in zip(folders, manifests, strict=True):
+    settings = [one.settings | stored_reading(one.settings) for one in manifests]
+    first = settings[0]
+    for folder, made in zip(folders, settings, strict=True):
         for name in ("encoder", "autoencoder", *READING):
-            there = manifest.settings.get(name, first.get(name))
-            if there != first.get(name, there):
+            there = made.get(name, first.get(name))
+            if not same_setting(name, there, first.get(name, there)):
                 raise UserError(
                     f"{folder} was made with {name}={there}, {folders[0]} with {first[name]}: what"
                     " is mixed has to be made alike; make one of them again."

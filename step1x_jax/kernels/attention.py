@@ -27,6 +27,7 @@ def attention(
     kv_lengths: jax.Array | None = None,
     causal: bool = False,
     segment_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention, scale 1/sqrt(K), float32 softmax.
@@ -39,6 +40,8 @@ def attention(
         query row is computed. None: all S.
       causal: query i sees keys 0..i only (S = L).
       segment_ids: (B, L) int32; a query sees the keys of its own segment only (S = L).
+      key_mask: (B, S) bool; no query sees a key where it is False. Slower than the others: in plain
+        JAX only.
       implementation: a name in IMPLEMENTATIONS; None takes what the environment's STEP1X_ATTENTION
         names, or else the best that runs here, where these support the arguments.
 
@@ -50,13 +53,15 @@ def attention(
       ValueError: for operands that do not fit together.
     """
     _check_operands(q, k, v)
-    name = choose(q, causal=causal, segments=segment_ids is not None, implementation=implementation)
+    masked = segment_ids is not None or key_mask is not None
+    name = choose(q, causal=causal, segments=masked, implementation=implementation)
     if name in ("pallas_tpu", "pallas_gpu"):
         return flash_attention(_kernels(name), q, k, v, kv_lengths)
     if name == "cudnn":
         out = attention_cudnn(q, k, v, kv_lengths=kv_lengths, causal=causal)
     else:
-        out = attention_xla(q, k, v, kv_lengths=kv_lengths, causal=causal, segment_ids=segment_ids)
+        masks = {"segment_ids": segment_ids, "key_mask": key_mask}
+        out = attention_xla(q, k, v, kv_lengths=kv_lengths, causal=causal, **masks)
     return named(out, ATTENTION)
 
 
@@ -172,7 +177,7 @@ def _reason_against(
     if name == "xla":
         return None
     if segments:
-        return "has no segment_ids"
+        return "has no segment_ids and no key_mask"
     if causal and name in ("pallas_tpu", "pallas_gpu"):
         return "has no causal mask"
     if name == "pallas_tpu":

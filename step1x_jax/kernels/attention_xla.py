@@ -12,6 +12,7 @@ def attention_xla(
     kv_lengths: jax.Array | None,
     causal: bool,
     segment_ids: jax.Array | None,
+    key_mask: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K)) v with float32 logits and softmax; see `attention`.
 
@@ -30,6 +31,8 @@ def attention_xla(
         mask = mask & (jnp.arange(length)[:, None] >= jnp.arange(size))[None]
     if segment_ids is not None:
         mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    if key_mask is not None:
+        mask = mask & key_mask[:, None, :]
     logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
 
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)

@@ -12,10 +12,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from flax import nnx
 
-from step1x_jax.errors import UserError
 from step1x_jax.sampling.guidance import Guidance, guide
 
 
@@ -136,36 +134,3 @@ def sample_with_progress(
         latents = _jitted_step(graph, guidance, params, conditions, latents, t, t_next)
         show(i + 1, latents)
     return latents
-
-
-def noise_from_seed(seed: int, shape: tuple[int, ...]) -> jax.Array:
-    """(B, h, w, 16) float32; example i of seed s is the only example of seed s + i."""
-    draw = [jax.random.normal(jax.random.key(seed + i), shape[1:]) for i in range(shape[0])]
-    return jnp.stack(draw)
-
-
-def noise_from_file(path: epath.PathLike, shape: tuple[int, ...]) -> jax.Array:
-    """Noise that another program drew, so that results can be compared.
-
-    Args:
-      path: a .npy file in the published layout, (B, 16, h, w), any float type.
-      shape: the wanted (B, h, w, 16).
-
-    Returns:
-      (B, h, w, 16) float32.
-
-    Raises:
-      UserError: not readable, or of another shape.
-    """
-    try:
-        with epath.Path(path).open("rb") as f:
-            noise = np.load(f)
-    except (OSError, ValueError, EOFError) as e:
-        raise UserError(f"noise file {path} is no readable .npy file; draw it again.") from e
-    b, h, w, c = shape
-    if noise.shape != (b, c, h, w):
-        raise UserError(
-            f"noise file {path} has shape {list(noise.shape)}, this edit needs {[b, c, h, w]};"
-            " draw it again, or give the --size it was drawn for."
-        )
-    return jnp.asarray(noise.transpose(0, 2, 3, 1), jnp.float32)

@@ -13,7 +13,7 @@ from etils import epath
 from msgspec import Meta
 
 from step1x_jax.bounds import Count, Fraction, NotNegative, Positive
-from step1x_jax.conditioning.encoder import READING, EncoderConfig
+from step1x_jax.conditioning.encoder import READING, EncoderConfig, stored_reading
 from step1x_jax.data.manifest import MANIFEST, read_manifest
 from step1x_jax.data.pipeline import DataConfig, data_folders
 from step1x_jax.errors import UserError, require
@@ -277,7 +277,8 @@ def check_records(config: TrainConfig) -> None:
 
 
 def _check_records(config: TrainConfig, folder: epath.Path, again: str) -> None:
-    made = read_manifest(folder / MANIFEST).settings
+    settings = read_manifest(folder / MANIFEST).settings
+    made = settings | stored_reading(settings)
     models = {"encoder": config.encoder.path, "autoencoder": config.autoencoder}
     for name in READING:
         value = getattr(config.encoder, name)

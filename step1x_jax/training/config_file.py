@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from step1x_jax.conditioning.encoder import stored_reading
 from step1x_jax.json_files import build, read_json, write_json
 from step1x_jax.training.config import TrainConfig
 
@@ -25,6 +26,9 @@ def from_json(values: Any, source: str) -> TrainConfig:
     Raises:
       UserError: an unknown field, or a value of another type.
     """
+    if isinstance(values, dict) and isinstance(values.get("encoder"), dict):
+        encoder = values["encoder"]
+        values = values | {"encoder": encoder | stored_reading(encoder)}
     return build(TrainConfig, values, source)
 
 

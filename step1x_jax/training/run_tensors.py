@@ -34,7 +34,7 @@ from step1x_jax.training.stored_arrays import Index
 
 @contextlib.contextmanager
 def opened_run(
-    workdir: epath.PathLike, beside: epath.PathLike, *, base: str = ""
+    workdir: epath.PathLike, beside: epath.PathLike, *, base: str = "", sums: str | None = None
 ) -> Iterator[tuple[Tensors, TrainConfig]]:
     """A run's newest whole checkpoint as official tensors; adapters merged into their base.
 
@@ -46,6 +46,7 @@ def opened_run(
       workdir: the run's folder.
       beside: a local folder with room for a copy of a run of all parameters.
       base: where the base of adapters lies now, if it has moved.
+      sums: dtype of the weights that have adapters; None rounds them to the base's.
 
     Yields:
       The tensors, to be read while the context lasts, and the run's config.
@@ -54,14 +55,14 @@ def opened_run(
       UserError: no whole checkpoint, or no room; the base is not where it was, or another one.
     """
     adapters = describe_newest(workdir)[1].lora.rank
-    opened = _adapted(workdir, beside, base) if adapters else _trained(workdir, beside)
+    opened = _adapted(workdir, beside, base, sums) if adapters else _trained(workdir, beside)
     with opened as (tensors, config):
         yield tensors, config
 
 
 @contextlib.contextmanager
 def _adapted(
-    workdir: epath.PathLike, beside: epath.PathLike, base: str
+    workdir: epath.PathLike, beside: epath.PathLike, base: str, sums: str | None
 ) -> Iterator[tuple[Tensors, TrainConfig]]:
     adapters, config, path, saved_base = restore_trained(workdir)
     source = find_base(workdir, config, base)
@@ -75,7 +76,11 @@ def _adapted(
         tensors = Cast(tensors, np.dtype(jnp.dtype(config.model.param_dtype)))
         if saved_base:  # a LoRA of others does not say what it was trained on
             check_same_base(saved_base, _describe(tensors, config.model), path, config)
-        yield Merged(tensors, [(Adapters(adapters, config.model, config.lora), 1.0)]), config
+        lora = Adapters(adapters, config.model, config.lora)
+        dtypes = dict(tensors.dtypes)
+        if sums is not None:
+            dtypes |= {f"{name}.weight": np.dtype(jnp.dtype(sums)) for name in lora.shapes}
+        yield Merged(tensors, [(lora, 1.0)], dtypes), config
 
 
 def _describe(tensors: Tensors, config: ModelConfig) -> About:

@@ -9,7 +9,8 @@ from PIL import Image
 
 from step1x_jax.conditioning.encoder import EncoderConfig, load_encoder
 from step1x_jax.conditioning.processor import Processor
-from step1x_jax.conditioning.prompt import Prompt, load_tokenizer
+from step1x_jax.conditioning.prompt import Prompt
+from step1x_jax.conditioning.tokenizer import load_tokenizer
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from tests.conditioning.small_qwen import HIDDEN, make_folder

@@ -11,7 +11,8 @@ import pytest
 import regex
 
 from step1x_jax.conditioning import prompt
-from step1x_jax.conditioning.prompt import Prompt, load_tokenizer, published_pieces, word_pieces
+from step1x_jax.conditioning.prompt import Prompt, published_pieces, word_pieces
+from step1x_jax.conditioning.tokenizer import load_tokenizer
 from step1x_jax.errors import UserError
 from tests.conditioning.small_qwen import QWEN_PATTERN, small_tokenizer
 
@@ -79,9 +80,19 @@ def qwen() -> Prompt:
     return Prompt(tokenize)
 
 
-def test_ids_before_the_picture_equal_the_published_ones(qwen):
-    assert qwen.dropped == GOLDEN["dropped_positions"] == 217
-    assert qwen.ids("", 0)[: len(GOLDEN["ids_before_image"])] == GOLDEN["ids_before_image"]
+@pytest.fixture(scope="module")
+def qwen_labelled(qwen) -> Prompt:
+    return Prompt(qwen._tokenize, picture_label=True)
+
+
+def test_ids_before_the_picture_equal_the_published_ones(qwen, qwen_labelled):
+    """As recorded with the label; without it, what lies between colon and <|vision_start|> goes."""
+    recorded = GOLDEN["ids_before_image"]
+    assert qwen.dropped == qwen_labelled.dropped == GOLDEN["dropped_positions"] == 217
+    assert qwen_labelled.ids("", 0)[: len(recorded)] == recorded
+    assert len(recorded[218:-1]) == 5  # "Picture", " ", "1", ":", " "
+    plain = [*recorded[:218], recorded[-1]]
+    assert qwen.ids("", 0)[: len(plain) + 1] == [*plain, GOLDEN["special_tokens"]["<|vision_end|>"]]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -100,7 +111,12 @@ def test_a_prompt_is_prefix_picture_and_instruction(small):
     ids = built.ids("add a hat", image_tokens=5)
     text = tokenizer.decode(ids, skip_special_tokens=False)
     after = "<|vision_end|>add a hat" + prompt.CHAT_AFTER_INSTRUCTION
-    assert text == prompt.CHAT_BEFORE_IMAGE + "<|image_pad|>" * 5 + after
+    before = GOLDEN["chat_before_image"]
+    assert text == before.replace("Picture 1: ", "") + "<|image_pad|>" * 5 + after
+    labelled = Prompt(built._tokenize, picture_label=True).ids("add a hat", image_tokens=5)
+    assert tokenizer.decode(labelled, skip_special_tokens=False) == (
+        before + "<|image_pad|>" * 5 + after
+    )
     assert ids.count(built.image_id) == 5
 
 
@@ -108,6 +124,10 @@ def test_dropped_positions_end_before_the_prefix_colon(small):
     built, tokenizer = small
     ids = built.ids("", 0)
     kept = tokenizer.decode(ids[built.dropped :], skip_special_tokens=False)
+    assert kept.startswith(":<|vision_start|>")
+    labelled = Prompt(built._tokenize, picture_label=True)
+    assert labelled.dropped == built.dropped
+    kept = tokenizer.decode(labelled.ids("", 0)[built.dropped :], skip_special_tokens=False)
     assert kept.startswith(":Picture 1: <|vision_start|>")
 
 

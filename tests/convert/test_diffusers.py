@@ -161,13 +161,16 @@ def test_a_pipeline(tmp_path):
         assert (tmp_path / "back" / part / FILE).read_bytes() == want
 
 
-def test_parts_of_one_tensor_in_two_dtypes_are_refused(tmp_path):
+def test_parts_of_one_tensor_in_two_dtypes_are_joined_without_loss(tmp_path):
     folder = written(tmp_path, "dit_v1_1")
     arrays = load_file(folder / STORED)
-    name = "transformer_blocks.0.attn.to_k.weight"
-    save_file(arrays | {name: arrays[name].astype(jnp.bfloat16)}, folder / STORED)
-    with pytest.raises(UserError, match=r"to_q\.weight is float32 and .*to_k\.weight is bfloat16"):
-        open_weights(folder)
+    names = [f"transformer_blocks.0.attn.to_{x}.weight" for x in "qkv"]
+    parts = dict(zip(names, (np.float32, jnp.bfloat16, np.float16), strict=True))
+    mixed = {name: arrays[name].astype(dtype) for name, dtype in parts.items()}
+    save_file(arrays | mixed, folder / STORED)
+    joined = open_weights(folder).tensors.read("double_blocks.0.img_attn.qkv.weight")
+    want = np.concatenate([mixed[name].astype(np.float64) for name in names])
+    np.testing.assert_array_equal(joined.astype(np.float64), want)
 
 
 def test_a_folder_that_does_not_fit_is_named(tmp_path):

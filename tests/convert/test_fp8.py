@@ -20,6 +20,7 @@ from step1x_jax.convert.fp8 import (
 )
 from step1x_jax.convert.keys import model_table
 from step1x_jax.convert.official import load_model, official_reader
+from step1x_jax.convert.opening import open_file
 from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.convert.tensors import Cast, Changed
 from step1x_jax.errors import UserError
@@ -177,7 +178,37 @@ REFUSED = {
     ),
     "per row": (
         lambda t, m: t.update({f"{LINEAR}.scale_weight": np.ones((3, 1), np.float32)}),
-        f"{LINEAR}.scale_weight has 3 numbers",
+        rf"{LINEAR}.scale_weight has shape \[3, 1\]; only weights with one scale, or one for",
+    ),
+    "per block": (
+        lambda t, m: t.update({f"{LINEAR}.scale_weight": np.ones((192, 2), np.float32)}),
+        rf"{LINEAR}.scale_weight has shape \[192, 2\]",
+    ),
+    "one row's is zero": (
+        lambda t, m: t.update({f"{LINEAR}.scale_weight": np.arange(192, dtype=np.float32)}),
+        "scale_weight is 0.0, no positive number",
+    ),
+    "infinite": (
+        lambda t, m: t.update({f"{LINEAR}.scale_weight": np.array(np.inf, np.float32)}),
+        "scale_weight has numbers that are not finite",
+    ),
+    "integers": (
+        lambda t, m: t.update({f"{LINEAR}.scale_weight": np.array(3, np.uint8)}),
+        "scale_weight is stored as uint8",
+    ),
+    "marker's JSON": (
+        lambda t, m: t.update({f"{OTHER}.comfy_quant": np.frombuffer(b'[["a", 1]]', np.uint8)}),
+        "comfy_quant is .*no JSON object",
+    ),
+    "marker of numbers": (
+        lambda t, m: t.update({f"{OTHER}.comfy_quant": np.ones(9, np.float32)}),
+        "comfy_quant is no text of JSON",
+    ),
+    "header of a list": (
+        lambda t, m: m.update({"_quantization_metadata": '{"layers": ["a"]}'}), "lists no layers",
+    ),
+    "header too deep": (
+        lambda t, m: m.update({"_quantization_metadata": "[" * 100_000}), "nested too deeply",
     ),
     "zero": (
         lambda t, m: t.update({f"{LINEAR}.scale_weight": np.array(0, np.float32)}),
@@ -204,7 +235,7 @@ REFUSED = {
     ),
     "header": (
         lambda t, m: m.update({"_quantization_metadata": "{"}),
-        "_quantization_metadata is not readable JSON",
+        "_quantization_metadata is not valid JSON",
     ),
 }  # fmt: skip
 
@@ -217,6 +248,49 @@ def test_what_is_beside_a_weight_is_accounted_for(tmp_path, base, case):
     with pytest.raises(UserError, match=words) as error:
         Fp8File(file)
     assert "bad.safetensors" in str(error.value)
+
+
+def test_a_scale_for_each_row(tmp_path, base):
+    """float64: the stored number times its row's scale, which float32 rounds once."""
+    older = save(tmp_path / "older.safetensors", base, True)
+    scales = np.random.default_rng(0).uniform(1e-3, 1e-2, 192).astype(np.float32)
+    for i, shape in enumerate([(192,), (192, 1)]):
+        beside = {f"{LINEAR}.scale_weight": scales.reshape(shape)}
+        file = rewritten(tmp_path / f"{i}", older, lambda t, m, new=beside: t.update(new))
+        want = decoded(file.read(f"{LINEAR}.weight")) * scales[:, None].astype(np.float64)
+        seen = Fp8File(file, "float32")
+        np.testing.assert_array_equal(seen.read(f"{LINEAR}.weight"), want.astype(np.float32))
+        rows = np.array([3, 4, 190])
+        np.testing.assert_array_equal(
+            seen.read(f"{LINEAR}.weight", rows), want[rows].astype(np.float32)
+        )
+        half = Fp8File(file).read(f"{LINEAR}.weight")
+        np.testing.assert_array_equal(half, want.astype(np.float32).astype(jnp.bfloat16))
+
+
+def test_what_is_too_large_with_its_scale(tmp_path, base):
+    older = save(tmp_path / "older.safetensors", base, True)
+    large = {f"{LINEAR}.scale_weight": np.array(1e38, np.float32)}
+    file = rewritten(tmp_path / "large.safetensors", older, lambda t, m: t.update(large))
+    with pytest.raises(UserError, match=f"{LINEAR}.weight times its scale is too large"):
+        Fp8File(file).read(f"{LINEAR}.weight")
+
+
+def test_layers_are_listed_with_what_comes_before_all_names(tmp_path, base):
+    older = save(tmp_path / "older.safetensors", base, True)
+    file = rewritten(tmp_path / "new.safetensors", older, lambda t, m: newer(t, m, "header"))
+    text = file.metadata["_quantization_metadata"]
+    for prefix in ("model.diffusion_model.", "diffusion_model."):
+        layers = {prefix + name: x for name, x in json.loads(text)["layers"].items()}
+        tensors = {prefix + name: file.read(name) for name in file.shapes}
+        path = tmp_path / f"{prefix}safetensors"
+        specs = {name: (x.shape, x.dtype) for name, x in tensors.items()}
+        metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
+        write_safetensors(path, specs, tensors.__getitem__, metadata)
+        seen = as_numbers(open_file(path))
+        assert seen.shapes == base.shapes
+        name = f"{LINEAR}.weight"
+        np.testing.assert_array_equal(seen.read(name), Fp8File(older).read(name))
 
 
 def test_ones_beside_wider_weights_are_harmless(tmp_path, base):

@@ -1,5 +1,7 @@
 """LoRAs that we write, and layers put together and taken apart."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from step1x_jax.convert.lora_merging import merged
 from step1x_jax.convert.lora_names import adaptable, diffusers_layers
 from step1x_jax.convert.official import load_model
 from step1x_jax.convert.safetensors_io import SafetensorsFile
+from step1x_jax.errors import UserError
 from step1x_jax.models.config import step1x_edit_v1_1
 from tests.golden import VECTORS, forward_rows, read_case
 
@@ -236,3 +239,56 @@ def test_settings_of_unequal_layers_are_told_apart(tmp_path, table):
     assert ranks == {"proj_out": 3} | dict.fromkeys(singles, 5)
     with safe_open(tmp_path / "again.safetensors", "np") as file:
         assert '"transformer.r": ' in file.metadata()["lora_adapter_metadata"]
+
+
+def products(path, table):
+    """Of each published layer, in float64."""
+    lora = LoraFile(path, table)
+    result = {}
+    for module, shape in lora.shapes.items():
+        total = np.zeros(shape)
+        for piece in lora.pieces(module):
+            part = piece.up.astype(np.float64) @ piece.down.astype(np.float64)
+            total[piece.start : piece.start + len(part)] += piece.alpha / piece.rank * part
+        result[module] = total
+    return result
+
+
+@pytest.mark.parametrize("alpha", [1, 3, 4, 8, 0.7])
+def test_diffusers_file_has_its_strength_in_the_tensors(tmp_path, table, alpha):
+    """up @ down alone is what the LoRA adds, for readers that know no alpha."""
+    tensors = load_file(FILE)
+    for key in tensors:
+        if key.endswith(".alpha"):
+            tensors[key] = np.array(alpha, np.float32)
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    first = LoraFile(tmp_path / "kohya.safetensors", table)
+    save_peft(tmp_path / "diffusers.safetensors", first)
+    written = load_file(tmp_path / "diffusers.safetensors")
+    want = products(tmp_path / "kohya.safetensors", table)
+    name = "transformer.single_transformer_blocks.0.proj_out"
+    bare = written[f"{name}.lora_B.weight"].astype(np.float64) @ written[f"{name}.lora_A.weight"]
+    np.testing.assert_allclose(bare, want["single_blocks.0.linear2"], rtol=1e-5, atol=1e-7)
+    found = products(tmp_path / "diffusers.safetensors", table)
+    for module, product in want.items():  # one rounding to float32 where alpha / rank is odd
+        np.testing.assert_allclose(found[module], product, rtol=1e-5, atol=1e-6)
+    with safe_open(tmp_path / "diffusers.safetensors", "np") as file:
+        metadata = file.metadata()
+    settings = json.loads(metadata["lora_adapter_metadata"])
+    assert settings["transformer.lora_alpha"] == settings["transformer.r"] == 4
+    save_kohya(tmp_path / "again.safetensors", LoraFile(tmp_path / "diffusers.safetensors", table))
+    if alpha in (1, 4, 8):  # a power of two: exact
+        assert_same_bits(tmp_path / "again.safetensors", tmp_path / "kohya.safetensors")
+
+
+def test_a_lora_that_is_not_finite_is_not_written(tmp_path, table):
+    tensors = load_file(FILE)
+    key = "lora_unet_single_blocks_0_linear2.lora_up.weight"
+    tensors[key] = tensors[key].copy()
+    tensors[key][0, 0] = 1e38
+    save_file(tensors, tmp_path / "x.safetensors")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="not finite, or too large for float16"):
+        save_kohya(tmp_path / "out" / "y.safetensors", LoraFile(tmp_path / "x.safetensors", table),
+                   "float16")  # fmt: skip
+    assert not list((tmp_path / "out").iterdir())

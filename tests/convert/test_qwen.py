@@ -128,7 +128,7 @@ def test_every_tensor_must_fit(tmp_path, change, words):
     with pytest.raises(UserError, match=words) as e:
         load_mllm(folder_with(tmp_path, changed))
     assert str(e.value).startswith(f"{tmp_path} does not fit the model's sizes: ")
-    assert str(e.value).endswith("Fetch it again, config.json included.")
+    assert str(e.value).endswith("Download it again, config.json included.")
 
 
 def test_a_missing_shard_is_named(tmp_path):
@@ -149,22 +149,53 @@ def test_a_tensor_that_its_shard_lacks_is_named(tmp_path):
     name = min(name for name in part if not name.startswith("lm_head"))
     del part[name]
     save_file(part, tmp_path / SHARDS[0])
-    with pytest.raises(UserError, match=f"{name} is missing"):
+    with pytest.raises(UserError, match=f"{SHARDS[0]} lacks {name}, which .* promises"):
         load_mllm(tmp_path)
 
 
 def test_a_tensor_in_two_shards_is_named(tmp_path):
     part = load_file(sharded(tmp_path) / SHARDS[0])
     save_file(part | {"model.norm.weight": np.zeros(64, np.float32)}, tmp_path / SHARDS[0])
-    with pytest.raises(UserError, match=r"model\.norm\.weight is in model-00001.* and in model"):
+    with pytest.raises(UserError, match=r"model-00001\S* has model\.norm\.weight, which"):
         load_mllm(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{}", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}'])
 def test_a_damaged_index_is_named(tmp_path, text):
     (sharded(tmp_path) / INDEX).write_text(text)
-    with pytest.raises(UserError, match=f"{INDEX} has no readable weight_map"):
+    with pytest.raises(UserError, match=f"{INDEX} is no readable index"):
         load_mllm(tmp_path)
+
+
+def rewritten_index(folder, change):
+    index = json.loads((folder / INDEX).read_text())
+    change(index["weight_map"])
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def test_an_index_that_leaves_its_folder(tmp_path):
+    folder = sharded(tmp_path / "model")
+    (folder / SHARDS[1]).rename(tmp_path / "outside.safetensors")
+    outside = "../outside.safetensors"
+    rewritten_index(
+        folder,
+        lambda where: where.update({n: outside for n in where if where[n] == SHARDS[1]}),
+    )
+    with pytest.raises(UserError, match="file of its own folder"):
+        load_mllm(folder)
+
+
+def test_an_index_that_says_less_than_its_files_hold(tmp_path):
+    folder = sharded(tmp_path)
+    name = "model.norm.weight"
+    rewritten_index(folder, lambda where: where.pop(name))
+    with pytest.raises(UserError, match=f"has {name}, which .* does not say"):
+        load_mllm(folder)
+
+
+def test_the_index_of_a_variant(tmp_path):
+    (sharded(tmp_path) / INDEX).rename(tmp_path / "model.safetensors.index.fp16.json")
+    assert_same(load_mllm(tmp_path), load_mllm(FOLDER))
 
 
 def test_folders_that_are_no_model(tmp_path):

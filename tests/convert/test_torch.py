@@ -203,9 +203,10 @@ def test_diffusers_flux_is_our_dit(case, flux):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["diffusers", "peft"])
+@pytest.mark.parametrize("form", ["header", "file", "peft"])
 def test_peft_adds_our_lora_to_diffusers_flux(case, flux, tmp_path, form):
-    """Theirs unmerged beside the weights, ours merged into them."""
+    """Theirs unmerged beside the weights, ours merged into them; two ways to load diffusers' file,
+    of which one reads the settings in its header and the other does not."""
     config, _, _ = case
     write_lora(
         tmp_path / "any.safetensors",
@@ -214,9 +215,12 @@ def test_peft_adds_our_lora_to_diffusers_flux(case, flux, tmp_path, form):
     )
     lora = LoraFile(tmp_path / "any.safetensors", model_table(config))
     before, _ = both_dits(case, flux)
-    if form == "diffusers":
+    if form != "peft":
         save_peft(tmp_path / "lora.safetensors", lora)
-        flux.load_lora_adapter(str(tmp_path), weight_name="lora.safetensors")
+        if form == "file":
+            flux.load_lora_adapter(str(tmp_path / "lora.safetensors"))
+        else:
+            flux.load_lora_adapter(str(tmp_path), weight_name="lora.safetensors")
         model = flux
     else:
         from peft import PeftModel

@@ -1,6 +1,7 @@
 """The editor with a tiny random model, a tiny autoencoder and a stand-in for the language model."""
 
 import dataclasses
+import io
 
 import jax
 import jax.numpy as jnp
@@ -165,5 +166,139 @@ def test_a_weight_file_is_a_model_with_its_companions_beside_it(tmp_path):
 
 
 def test_a_path_is_no_picture(editor):
-    with pytest.raises(UserError, match="a picture is a str"):
-        editor.edit(["photo.jpg"], ["night"])
+    for path in (["photo.jpg"], "photo.jpg"):
+        with pytest.raises(UserError, match="a picture is a str"):
+            editor.edit(path, ["night"])
+
+
+def pixels(edited):
+    return [np.asarray(image) for image in edited]
+
+
+def test_one_picture_and_one_text_may_stand_without_lists(editor):
+    source = picture((64, 64))
+    want = pixels(editor.edit([source], ["make it night"]))
+    for images in (source, [source], (source,), iter([source])):
+        for texts in ("make it night", ["make it night"], ("make it night",)):
+            if not isinstance(images, Image.Image | list | tuple):
+                images = iter([source])
+            np.testing.assert_array_equal(pixels(editor.edit(images, texts)), want)
+            assert editor.encoder.seen[-1][1] == ["make it night", ""]
+
+
+P = Image.new("RGB", (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("images", "instructions", "reason"),
+    [
+        ([P], ["a", "b"], "2 instructions for 1 pictures"),
+        (P, ["a", "b"], "2 instructions for 1 pictures"),
+        ([P, P], ["a"], "1 instructions for 2 pictures"),
+        ([P, P], "ab", "1 instructions for 2 pictures"),
+        ([], [], "there is no picture"),
+        ([P], [], "0 instructions"),
+        ([P], [None], "an instruction is a NoneType"),
+        ([P], [b"night"], "an instruction is a bytes"),
+        ([P], b"n", "the instructions are a bytes"),
+        ([P], None, "the instructions are a NoneType"),
+        ([P], {"a": 1}, "the instructions are a dict"),
+        (None, ["a"], "the pictures are a NoneType"),
+        (np.zeros((1, 64, 64, 3), np.uint8), ["a"], "a picture is a ndarray"),
+        ([[P]], ["a"], "a picture is a list"),
+        ([P], ["half \ud83d"], "not valid Unicode"),
+        ([P, Image.new("RGB", (64, 32))], ["a", "b"], "64x64 and 64x32 pixels are edited at"),
+        ([Image.new("F", (64, 64))], ["a"], "picture 0 has more than 8 bits"),
+        ([P, Image.new("RGB", (4, 4))], ["a", "b"], "picture 1 is 4x4 pixels"),
+        ([Image.new("RGB", (6400, 4))], ["a"], "6400x4"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_before_work(editor, images, instructions, reason):
+    before = len(editor.encoder.seen)
+    with pytest.raises(UserError, match=reason):
+        editor.edit(images, instructions)
+    assert len(editor.encoder.seen) == before
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True, [0, 1], "1"])
+def test_a_wrong_seed_is_refused_before_work(editor, seed):
+    before = len(editor.encoder.seen)
+    with pytest.raises(UserError, match="the seed is"):
+        editor.edit([P], ["a"], seed=seed)
+    assert len(editor.encoder.seen) == before
+
+
+def test_seeds_far_apart_give_other_pictures(editor):
+    first, second, last = (
+        pixels(editor.edit(picture((64, 64)), "fog", seed=seed)) for seed in (0, 2**32, 2**64 - 1)
+    )
+    assert (first[0] != second[0]).any()
+    assert (first[0] != last[0]).any()
+
+
+def test_pictures_are_taken_as_the_command_reads_them(editor):
+    """Turned by EXIF; what is transparent is white. The result is upright, too."""
+    upright = picture((96, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+    (want,) = editor.edit(upright, "fog")
+    (got,) = editor.edit(Image.open(buffer), "fog")
+    np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
+    assert (got.size, got.mode, got.info) == ((96, 64), "RGB", {})
+
+    hidden = picture((64, 64)).convert("RGBA")
+    hidden.putalpha(0)
+    (got,) = editor.edit(hidden, "fog")
+    (want,) = editor.edit(Image.new("RGB", (64, 64), "white"), "fog")
+    np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
+
+
+@pytest.mark.parametrize("version", ["v1.0", "v1.1"])
+def test_results_go_back_with_the_published_filter(monkeypatch, version):
+    """Both releases: Pillow's default, BICUBIC, whatever the way in."""
+    made = Editor(
+        random_model(version), Autoencoder(AUTOENCODER, rngs=nnx.Rngs(0)), Words(), SAMPLING
+    )
+    small = picture((80, 32), 5)
+    monkeypatch.setattr(Editor, "decode", lambda self, latents: [small])
+    (edited,) = made.edit(picture((90, 45)), "fog")
+    np.testing.assert_array_equal(np.asarray(edited), np.asarray(small.resize((90, 45))))
+
+
+@pytest.mark.parametrize("part", ["model", "autoencoder"])
+def test_weights_that_are_not_finite_give_no_picture(part):
+    parts = {"model": random_model(), "autoencoder": Autoencoder(AUTOENCODER, rngs=nnx.Rngs(0))}
+    state = nnx.state(parts[part])
+    leaves, tree = jax.tree.flatten(state)
+    leaves[0] = leaves[0].at[(0,) * leaves[0].ndim].set(jnp.nan)
+    nnx.update(parts[part], jax.tree.unflatten(tree, leaves))
+    made = Editor(**parts, encoder=Words(), sampling=SAMPLING)
+    with pytest.raises(UserError, match="not finite"):
+        made.edit(P, "fog")
+
+
+def test_an_embedding_that_is_not_finite_gives_no_picture(editor):
+    class Broken(Words):
+        def encode(self, images, instructions):
+            text, lengths = super().encode(images, instructions)
+            return np.where(text > 0, np.nan, text), lengths
+
+    with pytest.raises(UserError, match=r"the language model .* not finite"):
+        dataclasses.replace(editor, encoder=Broken()).edit(P, "fog")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"guidance": float("nan")}, {"shift": float("inf")}, {"num_steps": 10**9}, {"size": 10**6}],
+)
+def test_settings_are_checked_where_they_are_used_too(editor, changes):
+    before = len(editor.encoder.seen)
+    with pytest.raises(UserError, match=next(iter(changes))):
+        dataclasses.replace(editor, sampling=dataclasses.replace(SAMPLING, **changes)).edit(P, "x")
+    assert len(editor.encoder.seen) == before
+
+
+def test_an_editor_is_one_line(editor):
+    assert repr(editor) == "Editor(v1.1, size=64, steps=3, guidance=2.0)"

@@ -1,12 +1,16 @@
 """How commands end."""
 
+import pathlib
+import signal
+import subprocess
 import sys
 
 import jax
 import pytest
 from absl import flags
 
-from launch.command import INTERRUPTED, run
+from launch.command import run
+from launch.interrupt import INTERRUPTED, end_at_once
 from step1x_jax.errors import UserError
 
 
@@ -50,3 +54,79 @@ def test_other_errors_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 // 0)
+
+
+def command(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, **options
+    )
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_has_the_needed_flags_first_and_is_no_error(flag):
+    result = command("-m", "launch.edit", flag)
+    assert (result.returncode, result.stderr) == (0, "")
+    text = result.stdout
+    assert text.startswith("Edits a picture.")
+    assert '--instruction="make it night" \\\n    --output=night.png' in text
+    needed, others = text.split("Others:")
+    for name in ("model", "image", "instruction"):
+        assert f"--{name}: " in needed
+    assert others.index("--output") < others.index("--seed") < others.index("--cache")
+
+
+@pytest.mark.parametrize("name", ["edit", "train", "precompute"])
+def test_a_commands_file_may_be_run_as_such(tmp_path, name):
+    """From any folder: the root is found beside the file."""
+    file = pathlib.Path(__file__).parents[2] / "launch" / f"{name}.py"
+    result = command(str(file), "--help", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Needed:" in result.stdout
+
+
+def test_a_flag_given_twice_is_refused_by_name():
+    for flags_, twice in (
+        (("--image=a", "--image=b", "--model=x", "--instruction=y"), "--image"),
+        (("--image=a", "--model=x", "--instruction=y", "--steps=2", "--steps=2"), "--steps"),
+    ):
+        result = command("-m", "launch.edit", *flags_)
+        assert result.returncode == 1
+        assert result.stderr == f"error: {twice} is given more than once; give it once.\n"
+
+
+def test_flags_of_several_values_may_be_given_several_times():
+    result = command("-m", "launch.precompute", "--input=no", "--input=nope", "--output=x",
+                     "--qwen=x", "--autoencoder=x")  # fmt: skip
+    assert "more than once" not in result.stderr
+
+
+def test_ctrl_c_while_importing_is_one_word():
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "launch.edit", "--help"],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    lines = iter(process.stderr.readline, "")
+    for line in lines:
+        if line.rstrip().endswith(" numpy"):  # after the package `launch`, in the midst of imports
+            process.send_signal(signal.SIGINT)
+            break
+    rest = [line for line in lines if not line.startswith("import time:")]
+    assert process.wait() == INTERRUPTED
+    assert "".join(rest).strip() == "interrupted"
+
+
+def test_importing_the_commands_leaves_ctrl_c_alone():
+    assert signal.getsignal(signal.SIGINT) is not end_at_once
+
+
+def test_too_little_memory_is_one_line(monkeypatch, capsys):
+    def main():
+        raise MemoryError
+
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    jax.config.update("jax_compilation_cache_dir", before)
+    assert end.value.code == 1
+    assert "the memory of this machine does not suffice" in capsys.readouterr().err

@@ -1,21 +1,24 @@
 """launch.convert as a user runs it. What it makes of weights is tested in tests/convert."""
 
+import json
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from launch.convert import main
-from step1x_jax.convert.fp8 import Fp8File
+from step1x_jax.convert.fp8 import Fp8File, as_numbers
 from step1x_jax.convert.keys import model_table
 from step1x_jax.convert.lora import LoraFile
 from step1x_jax.convert.lora_merging import merged
-from step1x_jax.convert.official import load_model
+from step1x_jax.convert.official import load_autoencoder, load_model, official_reader
 from step1x_jax.convert.safetensors_io import SafetensorsFile
 from step1x_jax.errors import UserError
 from tests.convert import round_trips
@@ -233,6 +236,211 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(tmp_path, own_flags, a
         main_with(*(argument.format(**places) for argument in arguments))
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def with_dtypes(folder, dtype_of):
+    """The v1.1 vectors, each tensor in a dtype of its own."""
+    folder.mkdir(parents=True)
+    tensors = load_file(VECTORS / "dit_v1_1" / FILE)
+    tensors = {name: x.astype(dtype_of(name)) for name, x in tensors.items()}
+    save_file(tensors, folder / FILE)
+    (folder / "config.json").write_text((VECTORS / "dit_v1_1" / "config.json").read_text())
+    return tensors
+
+
+MIXED = {
+    "fp16": lambda name: np.float16,
+    "bfloat16 first": lambda name: jnp.bfloat16 if name.startswith("img_in") else np.float32,
+    "by block": lambda name: np.float16 if "blocks.1" in name else jnp.bfloat16,
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+@pytest.mark.parametrize("to", ["official", "diffusers"])
+def test_each_tensor_keeps_its_dtype(tmp_path, own_flags, case, to):
+    tensors = with_dtypes(tmp_path / "in", MIXED[case])
+    source = tmp_path / "in"
+    if to == "diffusers":
+        main_with(f"--input={source}", f"--output={tmp_path / 'd'}", "--to=diffusers")
+        source = tmp_path / "d"
+    main_with(f"--input={source}", f"--output={tmp_path / 'out' / FILE}")
+    found = load_file(tmp_path / "out" / FILE)
+    assert found.keys() == tensors.keys()
+    for name, x in tensors.items():
+        assert found[name].dtype == x.dtype
+        np.testing.assert_array_equal(found[name], x)
+    read = official_reader_of(load_model(tmp_path / "out", dtype="float32"))
+    for name, x in tensors.items():
+        np.testing.assert_array_equal(read(name).astype(np.float32), x.astype(np.float32))
+
+
+def official_reader_of(model):
+    return official_reader(model_table(model.config), nnx.state(model))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", None])
+@pytest.mark.parametrize("stored", ["bfloat16", "float8_e4m3fn_scaled"])
+def test_a_sum_is_rounded_once(tmp_path, own_flags, stored, dtype):
+    """float64 of the stored numbers and the LoRA, from an 8-bit base, too."""
+    base = tmp_path / "base" / FILE
+    main_with(f"--input={VECTORS / 'dit_v1_0'}", f"--output={base}", f"--dtype={stored}")
+    out = tmp_path / "out" / FILE
+    more = [f"--dtype={dtype}"] if dtype else []
+    main_with(f"--input={base}", f"--output={out}", f"--lora={LORA}", *more)
+    lora = LoraFile(LORA, model_table(load_model(VECTORS / "dit_v1_0").config))
+    exact = as_numbers(SafetensorsFile(base), "float32")
+    found = load_file(out)
+    # what float32 sums of 4 products may differ in is a last bit of the wanted dtype at times
+    size = 2**-20 if dtype == "float32" else 2**-8
+    wanted = np.dtype(np.float32 if dtype == "float32" else jnp.bfloat16)
+    names = [name for name in exact.shapes if name.removesuffix(".weight") in lora.shapes]
+    different = 0
+    for name in names:
+        (piece,) = lora.pieces(name.removesuffix(".weight"))
+        product = piece.up.astype(np.float64) @ piece.down.astype(np.float64)
+        want = exact.read(name).astype(np.float64) + 0.5 * product
+        assert found[name].dtype == wanted
+        np.testing.assert_allclose(found[name].astype(np.float64), want, rtol=size, atol=1e-6)
+        once = want.astype(np.float32).astype(wanted)
+        different += np.count_nonzero(found[name] != once)
+    total = sum(np.prod(exact.shapes[name]) for name in names)
+    assert different < (0.5 if dtype == "float32" else 0.001) * total
+    assert found["img_in.bias"].dtype == wanted
+
+
+@pytest.mark.parametrize("scale", ["nan", "inf", "-inf"])
+def test_a_strength_that_is_not_finite(tmp_path, own_flags, scale):
+    with pytest.raises(UserError, match=f"--lora_scale={scale} is no strength"):
+        main_with("--input=absent", f"--output={tmp_path / FILE}", f"--lora={LORA}",
+                  f"--lora={LORA}", "--lora_scale=1", f"--lora_scale={scale}")  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["weights", "lora", "vae"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_named(tmp_path, own_flags, place, value):
+    source, name = {
+        "weights": (VECTORS / "dit_v1_0", "single_blocks.1.linear1.weight"),
+        "vae": (VECTORS / "vae", "decoder.conv_in.bias"),
+        "lora": (LORA.parent, "lora_unet_single_blocks_0_linear2.lora_up.weight"),
+    }[place]
+    file = LORA if place == "lora" else source / FILE
+    tensors = load_file(file)
+    bad = tensors[name].copy()
+    bad.flat[-1] = value
+    (tmp_path / "in").mkdir()
+    save_file(tensors | {name: bad}, tmp_path / "in" / FILE)
+    base = VECTORS / "dit_v1_0"
+    config = (base if place == "lora" else source) / "config.json"
+    (tmp_path / "in" / "config.json").write_text(config.read_text())
+    more = ["--to=kohya"] if place == "lora" else []
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=f"{name} has numbers that are not finite"):
+        main_with(f"--input={tmp_path / 'in' / FILE}", f"--output={tmp_path / 'x.safetensors'}",
+                  *more)  # fmt: skip
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(UserError, match=f"{name} has numbers that are not finite"):
+        if place == "vae":
+            load_autoencoder(tmp_path / "in")
+        elif place == "weights":
+            load_model(tmp_path / "in")
+        else:
+            load_model(base, loras=[(tmp_path / "in" / FILE, 1.0)])
+
+
+def test_the_quickstart_by_its_name_and_a_home(tmp_path, own_flags, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    main_with("--input=quickstart", "--output=~/out/x.safetensors")
+    assert (tmp_path / "out" / "x.safetensors").is_file()
+    shipped = json.loads((tmp_path / "out" / "config.json").read_text())
+    sizes = ["--base=quickstart", "--info"]
+    main_with(f"--input={LORA}", *sizes)
+    # a config.json that says the defaults is no other one; any other value is named
+    (tmp_path / "out" / "config.json").write_text(json.dumps(shipped | {"quoting": "published"}))
+    main_with("--input=quickstart", "--output=~/out/y.safetensors")
+    (tmp_path / "out" / "config.json").write_text(json.dumps(shipped | {"quoting": "words"}))
+    with pytest.raises(UserError, match="its quoting is 'words', here it is 'published'"):
+        main_with("--input=quickstart", "--output=~/out/z.safetensors")
+
+
+def test_names_with_brackets_and_a_slash_at_their_end(tmp_path, own_flags):
+    folder = tmp_path / "a [v1] *"
+    main_with(f"--input={VECTORS / 'dit_v1_1'}/", f"--output={folder}/", "--to=diffusers")
+    main_with(f"--input={folder}/", f"--output={tmp_path / '[o]' / FILE}")
+    want = (VECTORS / "dit_v1_1" / FILE).read_bytes()
+    assert (tmp_path / "[o]" / FILE).read_bytes() == want
+    base = f"--base={VECTORS / 'dit_v1_0'}"
+    main_with(f"--input={LORA}", base, "--to=peft", f"--output={tmp_path / 'lora [x]'}/")
+    main_with(f"--input={tmp_path / 'lora [x]'}", base, "--to=kohya",
+              f"--output={tmp_path / '[k].safetensors'}")  # fmt: skip
+    assert (tmp_path / "[k].safetensors").is_file()
+    with pytest.raises(UserError, match="ends as a folder and as a file"):
+        main_with(f"--input={folder}", f"--output={tmp_path / FILE}/")
+
+
+def test_what_of_a_lora_does_nothing_is_said(tmp_path, own_flags, capsys):
+    tensors = load_file(LORA)
+    tensors["lora_unet_single_blocks_0_linear2.alpha"] = np.array(0, np.float32)
+    encoder = {"lora_te1_q.lora_down.weight": np.ones((2, 8), np.float32),
+               "lora_te1_q.lora_up.weight": np.ones((8, 2), np.float32)}  # fmt: skip
+    save_file(tensors | encoder, tmp_path / "in.safetensors")
+    base, out = f"--base={VECTORS / 'dit_v1_0'}", f"--output={tmp_path / 'out.safetensors'}"
+    arguments = (f"--input={tmp_path / 'in.safetensors'}", "--to=kohya", base, out)
+    with pytest.raises(UserError, match="--ignore=text_encoder takes the rest"):
+        main_with(*arguments)
+    main_with(*arguments, "--ignore=text_encoder")
+    told = capsys.readouterr()
+    assert "left out: 2 tensors of a text encoder" in told.out
+    assert "switched off, by an alpha of 0: lora_unet_single_blocks_0_linear2" in told.out
+    assert "warning" not in told.err
+    down, up = np.ones((2, 96), np.float32), np.ones((96, 2), np.float32)
+    name = next(
+        name for name, entry in model_table(load_model(VECTORS / "dit_v1_0").config).items()
+        if name.startswith("connector.") and entry.shape == (96, 96)
+    ).removesuffix(".weight")  # fmt: skip
+    extra = {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    save_file(load_file(LORA) | extra, tmp_path / "connector.safetensors")
+    source, out = tmp_path / "connector.safetensors", tmp_path / "c.safetensors"
+    main_with(f"--input={source}", "--to=kohya", base, f"--output={out}")
+    assert "are the connector's, which ComfyUI drops" in capsys.readouterr().err
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path, own_flags):
+    metadata = {name: name for name in "hgfedcba"}
+    (tmp_path / "in").mkdir()
+    save_file(load_file(VECTORS / "dit_v1_1" / FILE), tmp_path / "in" / FILE, metadata)
+    config = (VECTORS / "dit_v1_1" / "config.json").read_text()
+    (tmp_path / "in" / "config.json").write_text(config)
+    for i in range(2):
+        for to in ("official", "diffusers"):
+            main_with(f"--input={tmp_path / 'in'}", f"--output={tmp_path / str(i) / to}",
+                      f"--to={to}")  # fmt: skip
+    files = [path for path in sorted((tmp_path / "0").rglob("*")) if path.is_file()]
+    assert len(files) == 4
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "1" / path.relative_to(tmp_path / "0")).read_bytes()
+
+
+def test_diffusers_autoencoder_is_loaded(tmp_path, own_flags):
+    """And no other part in its place."""
+    main_with(f"--input={VECTORS / 'vae'}", f"--output={tmp_path / 'vae'}", "--to=diffusers")
+    one, other = load_autoencoder(VECTORS / "vae"), load_autoencoder(tmp_path / "vae")
+    assert one.config == other.config
+    for x, y in zip(*(jax.tree.leaves(nnx.state(m)) for m in (one, other)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    with pytest.raises(UserError, match="is Step1X-Edit, official, no autoencoder"):
+        load_autoencoder(VECTORS / "dit_v1_1")
+
+
+def test_what_is_no_official_file_is_told_what_it_is_and_what_to_do(tmp_path, own_flags):
+    main_with(f"--input={VECTORS / 'dit_v1_1'}", f"--output={tmp_path / 'pipe'}", "--to=diffusers",
+              f"--autoencoder={VECTORS / 'vae'}")  # fmt: skip
+    for path, words in (
+        (tmp_path / "pipe" / "transformer", f"diffusers.* --input={tmp_path / 'pipe'} --output="),
+        (LORA, f"is a LoRA in kohya's form, no model; .* --lora={LORA} --output="),
+        (VECTORS / "vae", "is an autoencoder, official, no model; give it as --autoencoder"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_model(path)
 
 
 def test_a_mistake_is_one_line_and_exit_code_1(tmp_path):

@@ -13,8 +13,8 @@ from step1x_jax.conditioning.prompt import (
     CHAT_BEFORE_IMAGE,
     CHAT_START,
     Prompt,
-    load_tokenizer,
 )
+from step1x_jax.conditioning.tokenizer import load_tokenizer
 from step1x_jax.quickstart import small_encoder
 from step1x_jax.quickstart.edits import KINDS
 

@@ -1,4 +1,4 @@
-"""Guidance, drivers and noise. Schedule and trajectories are in tests/test_golden.py."""
+"""Guidance and drivers. Schedule and trajectories are in tests/test_golden.py."""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,8 @@ from flax import nnx
 from step1x_jax.errors import UserError
 from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
 from step1x_jax.sampling.guidance import Guidance, guide
-from step1x_jax.sampling.sampler import (
-    Conditions,
-    noise_from_file,
-    noise_from_seed,
-    sample,
-    sample_with_progress,
-)
+from step1x_jax.sampling.noise import noise_from_seed
+from step1x_jax.sampling.sampler import Conditions, sample, sample_with_progress
 from step1x_jax.sampling.schedule import timesteps
 
 
@@ -91,24 +86,6 @@ def test_schedule_shift_overrides_the_resolution():
     np.testing.assert_allclose(linear, [1, 0.75, 0.5, 0.25, 0], rtol=1e-6)
     t = timesteps(4, 16, shift=3.0)[2]
     np.testing.assert_allclose(t, 3 * 0.5 / (1 + 2 * 0.5), rtol=1e-6)
-
-
-def test_noise_depends_on_the_examples_own_seed():
-    both = noise_from_seed(5, (2, 4, 4, 16))
-    np.testing.assert_array_equal(both[1:], noise_from_seed(6, (1, 4, 4, 16)))
-    assert abs(float(both.std()) - 1) < 0.1  # 512 draws: 3 sigma
-
-
-def test_noise_from_a_file_is_in_the_published_layout(tmp_path):
-    noise = np.random.default_rng(0).normal(size=(1, 16, 4, 6)).astype(np.float16)
-    np.save(tmp_path / "noise.npy", noise)
-    got = noise_from_file(tmp_path / "noise.npy", (1, 4, 6, 16))
-    np.testing.assert_array_equal(got, noise.transpose(0, 2, 3, 1))
-    with pytest.raises(UserError, match=r"has shape \[1, 16, 4, 6\], this edit needs"):
-        noise_from_file(tmp_path / "noise.npy", (1, 6, 4, 16))
-    (tmp_path / "text.npy").write_text("noise")
-    with pytest.raises(UserError, match=r"no readable \.npy file"):
-        noise_from_file(tmp_path / "text.npy", (1, 4, 6, 16))
 
 
 def test_defaults_are_the_published_ones():

@@ -25,7 +25,8 @@ from step1x_jax.models.projection import Projection, param
 class LanguageAttention(nnx.Module):
     """Causal attention with grouped key/value heads and rotary positions on three axes.
 
-    Padding stands behind the text, where nothing of the text looks: causality is all the mask.
+    Padding stands behind the text, where nothing of the text looks: causality is all the mask,
+    unless tokens in the midst of it are not to be attended to.
     """
 
     def __init__(self, config: MLLMConfig, *, rngs: nnx.Rngs):
@@ -40,11 +41,13 @@ class LanguageAttention(nnx.Module):
             "bthk,hkd->btd", (h, k, d), ("heads", "head_dim", "embed"), bias_init=None
         )
 
-    def __call__(self, x: jax.Array, rope: jax.Array) -> jax.Array:
-        """x (B, T, D), rope (2, B, T, K) -> (B, T, D)."""
+    def __call__(
+        self, x: jax.Array, rope: jax.Array, attended: jax.Array | None = None
+    ) -> jax.Array:
+        """x (B, T, D), rope (2, B, T, K), attended (B, T) bool or None -> (B, T, D)."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         q, k = (apply_rope(a.astype(jnp.float32), rope).astype(v.dtype) for a in (q, k))
-        return self.o_proj(attention(q, k, v, causal=True))
+        return self.o_proj(attention(q, k, v, causal=True, key_mask=attended))
 
 
 class LanguageLayer(nnx.Module):
@@ -58,9 +61,11 @@ class LanguageLayer(nnx.Module):
         self.post_attention_layernorm = RMSNorm(d, eps, config=config, rngs=rngs)
         self.mlp = MLP(d, f, bias=False, config=config, rngs=rngs)
 
-    def __call__(self, x: jax.Array, rope: jax.Array) -> jax.Array:
-        """x (B, T, D), rope (2, B, T, K) -> (B, T, D)."""
-        x = x + self.self_attn(self.input_layernorm(x), rope)
+    def __call__(
+        self, x: jax.Array, rope: jax.Array, attended: jax.Array | None = None
+    ) -> jax.Array:
+        """x (B, T, D), rope (2, B, T, K), attended (B, T) bool or None -> (B, T, D)."""
+        x = x + self.self_attn(self.input_layernorm(x), rope, attended)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -84,23 +89,29 @@ class LanguageModel(nnx.Module):
 
     def layer_outputs(self, x: jax.Array, positions: jax.Array) -> jax.Array:
         """What each layer gives, before the last norm: (N, B, T, D); arguments as in __call__."""
-        return self._run(x, positions, collect=True)
+        return self._run(x, positions, None, collect=True)
 
-    def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, attended: jax.Array | None = None
+    ) -> jax.Array:
         """The last hidden state.
 
         Args:
           x: (B, T, D) embedded tokens, the picture's among them.
           positions: (B, 3, T) int32 of `prompt_positions`.
+          attended: (B, T) bool of `pad_prompts`; None: each token sees all before it.
 
         Returns:
           (B, T, D) in the compute dtype, behind the last norm; rubbish in the padding.
         """
-        return self.norm(self._run(x, positions, collect=False))
+        return self.norm(self._run(x, positions, attended, collect=False))
 
-    def _run(self, x: jax.Array, positions: jax.Array, collect: bool) -> jax.Array:
+    def _run(
+        self, x: jax.Array, positions: jax.Array, attended: jax.Array | None, collect: bool
+    ) -> jax.Array:
         config = self.config
         axes = np.repeat([0, 1, 2], config.mrope_section)
         turns = frequencies(config.head_dim, config.rope_theta)
         rope = rotary_table(positions, axes, turns)
-        return scan(self.layers, x, rope, remat="none", collect=collect)
+        masks = () if attended is None else (attended,)
+        return scan(self.layers, x, rope, *masks, remat="none", collect=collect)

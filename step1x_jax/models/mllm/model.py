@@ -56,4 +56,5 @@ class MLLM(nnx.Module):
         Returns:
           (B, T, D) in the compute dtype; rubbish behind the end of an example.
         """
-        return self.language_model(self.embed(pictures, prompts), prompts.positions)
+        x = self.embed(pictures, prompts)
+        return self.language_model(x, prompts.positions, prompts.attended)

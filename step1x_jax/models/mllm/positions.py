@@ -23,6 +23,7 @@ from step1x_jax.models.mllm.config import MLLMConfig, VisionConfig
 
 Array = Any  # of numpy on the host, of jax in the model
 PADDING = -1
+UNSEEN_POSITION = 1  # of a token that no other attends to, as in transformers before 5
 
 
 class Pictures(NamedTuple):
@@ -39,6 +40,7 @@ class Prompts(NamedTuple):
     ids: Array  # (B, T) int32, 0 in the padding
     positions: Array  # (B, 3, T) int32, time, row and column, 0 in the padding
     places: Array  # (B, T) int32, which merged token stands here, PADDING where there is text
+    attended: Array | None = None  # (B, T) bool, False where no token looks; None: all are seen
 
 
 class Layout(NamedTuple):
@@ -95,18 +97,22 @@ def picture_layout(grid: Sequence[int] | np.ndarray, config: VisionConfig) -> La
 
 
 def prompt_positions(
-    ids: Sequence[int] | np.ndarray, grid: Sequence[int] | np.ndarray, config: MLLMConfig
+    ids: Sequence[int] | np.ndarray,
+    grid: Sequence[int] | np.ndarray,
+    config: MLLMConfig,
+    unseen_id: int | None = None,
 ) -> np.ndarray:
     """Multimodal rotary positions of a prompt with one picture.
 
     Text counts on by one on all three axes. The picture's tokens stand at one time, at their row
     and column, all three counted from where the picture starts; the text behind it goes on behind
-    the longer side.
+    the longer side. Tokens that are not attended to are not counted.
 
     Args:
       ids: (T,) with image_token_id in the places of the picture's merged tokens, in one piece.
       grid: (1, h, w) of the picture.
       config: of the model.
+      unseen_id: of tokens that are not attended to, see `pad_prompts`.
 
     Returns:
       (3, T) int32: time, row, column.
@@ -114,6 +120,11 @@ def prompt_positions(
     Raises:
       ValueError: ids and grid do not fit together, or see `check_grid`.
     """
+    seen = np.asarray(ids) != unseen_id if unseen_id is not None else np.ones(len(ids), bool)
+    if not seen.all():
+        positions = np.full((3, len(ids)), UNSEEN_POSITION, np.int32)
+        positions[:, seen] = prompt_positions(np.asarray(ids)[seen], grid, config)
+        return positions
     h, w = check_grid(grid, config.vision)
     merge = config.vision.spatial_merge_size
     rows, columns = h // merge, w // merge
@@ -177,6 +188,7 @@ def pad_prompts(
     grids: Sequence[Sequence[int]] | np.ndarray,
     config: MLLMConfig,
     tokens: int,
+    unseen_id: int | None = None,
 ) -> Prompts:
     """Prompts with their positions and the places of their pictures, padded on the right.
 
@@ -185,6 +197,8 @@ def pad_prompts(
       grids: B grids (1, h, w) of their pictures.
       config: of the model.
       tokens: T, at least every T_i.
+      unseen_id: no token attends to those with this id, and they are not counted in positions
+        (prompt.py says why); None: all are seen.
 
     Returns:
       Prompts of numpy arrays.
@@ -201,11 +215,13 @@ def pad_prompts(
         if n > tokens:
             raise ValueError(f"prompt {i} has {n} tokens; want at most {tokens}")
         padded[i, :n] = prompt
-        positions[i, :, :n] = prompt_positions(prompt, grid, config)
+        positions[i, :, :n] = prompt_positions(prompt, grid, config, unseen_id)
         is_picture = padded[i] == config.image_token_id
         is_picture[n:] = False
         places[i, is_picture] = picture_layout(grid, config.vision).places
-    return Prompts(padded, positions, places)
+    if unseen_id is None or not any(unseen_id in prompt for prompt in ids):
+        return Prompts(padded, positions, places)
+    return Prompts(padded, positions, places, attended=padded != unseen_id)
 
 
 def padded_size(needed: int, sizes: Sequence[int]) -> int:

@@ -1,0 +1,154 @@
+"""What a name or a folder means, and what is said of those that mean nothing."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from step1x_jax.editing import loading
+from step1x_jax.editing.loading import QUICKSTART, find_parts, load_editor
+from step1x_jax.errors import UserError
+
+
+@pytest.fixture
+def nothing_is_read(monkeypatch):
+    def load(*arguments, **options):
+        raise AssertionError("read")
+
+    for name in ("load_model", "load_autoencoder", "load_encoder"):
+        monkeypatch.setattr(loading, name, load)
+
+
+@pytest.fixture
+def parts(tmp_path):
+    return shutil.copytree(QUICKSTART, tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("quickstrat", "quickstrat does not exist; did you mean quickstart"),
+        ("stepfun-ai/Step1X-Edit", "hf download stepfun-ai/Step1X-Edit"),
+        ("no/such/folder", r"no/such/folder does not exist; give quickstart, a run directory"),
+        ("weights.safetensors", r"weights\.safetensors does not exist"),
+        ("a\0b", "null character"),
+        ("", "no model is given"),
+    ],
+)
+def test_what_does_not_exist_is_said_so(nothing_is_read, monkeypatch, tmp_path, path, reason):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=reason):
+        load_editor(path)
+
+
+def test_what_exists_and_is_no_model_is_said_so(nothing_is_read, tmp_path):
+    with pytest.raises(UserError, match=r"is empty, and is no model: give .* or quickstart"):
+        load_editor(str(tmp_path))
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"is no model: give a run directory"):
+        load_editor(str(tmp_path))
+    with pytest.raises(UserError, match=r"x\.gguf is a file, but no \.safetensors file"):
+        load_editor(str(tmp_path / "x.gguf"))
+    step = tmp_path / "run" / "checkpoints" / "100"
+    step.mkdir(parents=True)
+    for inside in (step, step.parent):
+        with pytest.raises(UserError, match=f"give the run's folder, {tmp_path / 'run'}"):
+            load_editor(str(inside))
+
+
+def test_all_that_is_missing_is_named_at_once_before_anything_is_read(nothing_is_read, parts):
+    shutil.rmtree(parts / "autoencoder")
+    shutil.rmtree(parts / "encoder")
+    with pytest.raises(UserError) as error:
+        load_editor(str(parts))
+    for part in (f"{parts}/autoencoder", "--autoencoder", f"{parts}/encoder", "--qwen"):
+        assert part in str(error.value)
+
+    (parts / "encoder").mkdir()
+    shutil.copy(QUICKSTART / "encoder" / "config.json", parts / "encoder")
+    with pytest.raises(UserError) as error:
+        load_editor(str(parts), autoencoder=str(QUICKSTART / "autoencoder"))
+    for part in ("preprocessor_config.json", "tokenizer.json", "model.safetensors", "--qwen"):
+        assert part in str(error.value)
+    assert "--autoencoder" not in str(error.value)
+
+
+def test_a_wrong_small_file_of_the_encoder_is_found_before_the_model_is_read(
+    nothing_is_read, parts
+):
+    path = parts / "encoder" / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_rescale": False}))
+    with pytest.raises(UserError, match="has do_rescale False"):
+        load_editor(str(parts))
+
+
+def test_a_run_that_says_nothing_of_its_companions_names_the_flags(nothing_is_read, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text('{"encoder": {"path": ""}, "autoencoder": ""}')
+    with pytest.raises(UserError) as error:
+        load_editor(str(tmp_path), restore_run=lambda folder: None)
+    assert "--autoencoder" in str(error.value)
+    assert "--qwen" in str(error.value)
+
+
+def test_a_home_folder_is_found(monkeypatch, tmp_path, parts):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_parts("~/parts").model == parts / "transformer" / "weights.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"steps": 0}, "num_steps is 0"),
+        ({"steps": 10**9}, "num_steps is 1000000000"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"shift": float("inf")}, "shift is inf"),
+        ({"size": 10**6}, "size is 1000000"),
+        ({"size": 64.0}, "size is 64.0"),
+        ({"truncate": -1}, "truncate is -1"),
+        ({"step": 4}, "there is no setting step; use one of steps, size"),
+        ({"dtype": "float16"}, "dtype is 'float16'"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_read(nothing_is_read, settings, reason):
+    with pytest.raises(UserError, match=reason):
+        load_editor("quickstart", **settings)
+
+
+def test_settings_have_the_names_of_the_flags():
+    editor = load_editor("quickstart", steps=3, guidance=2, size=96)
+    assert (editor.sampling.num_steps, editor.sampling.guidance, editor.sampling.size) == (3, 2, 96)
+    assert load_editor("quickstart", num_steps=3).sampling.num_steps == 3  # as before
+    assert repr(editor) == "Editor(v1.0, size=96, steps=3, guidance=2)"
+
+
+def test_the_shipped_model_reads_the_label_it_was_trained_with():
+    assert find_parts("quickstart").encoder == str(QUICKSTART / "encoder")
+    assert load_editor("quickstart").encoder.config.picture_label is True
+
+
+@pytest.mark.parametrize(
+    ("stored", "label"),
+    [
+        ({}, False),
+        ({"quoting": "words"}, True),
+        ({"quoting": "words", "picture_label": False}, False),
+    ],
+)
+def test_models_stored_before_the_setting_have_the_label(parts, stored, label):
+    """launch.convert has always written `quoting` of a run; sizes by hand say nothing."""
+    path = parts / "transformer" / "config.json"
+    values = json.loads(path.read_text())
+    for name in ("quoting", "picture_label"):
+        del values[name]
+    path.write_text(json.dumps(values | stored))
+    assert loading.load_parts(str(parts)).encoder.picture_label is label
+
+
+def test_a_size_that_leaves_no_room_is_said_in_words_of_the_editor():
+    from PIL import Image
+
+    editor = load_editor("quickstart", steps=1, size=256)
+    with pytest.raises(UserError, match=r"at size 256 the picture alone takes .* of the 64 tokens"):
+        editor.edit(Image.fromarray(np.zeros((64, 64, 3), np.uint8)), "make it night")
