@@ -147,7 +147,8 @@ def read_manifest(path: epath.PathLike) -> Manifest:
         data = path.read_bytes()
     except FileNotFoundError as e:
         raise MissingError(
-            f"{path} is missing; run launch.precompute with --output={path.parent} to its end."
+            f"{path} is missing; give the folder that launch.precompute made, or run it to its end"
+            f" with --output={path.parent}."
         ) from e
     except OSError as e:
         raise UserError(f"{path} cannot be read ({reason(e)}); look at your access to it.") from e
@@ -262,7 +263,7 @@ def write_manifest(path: epath.PathLike, manifest: Manifest) -> None:
       UserError: the disk is full or the folder cannot be written to.
     """
     with replacing(path) as temporary:
-        temporary.write_text(manifest.to_json())
+        temporary.write_bytes(manifest.to_json().encode())
 
 
 def write_dataset(

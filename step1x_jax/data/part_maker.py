@@ -175,7 +175,7 @@ class PartMaker:
             manifest.bad_rows.sort(key=lambda bad: order[bad.row])
             manifest.shards = shards.close()
             manifest.pictures = describe(part.stamp, digests, changes)
-            manifest_file.write_text(manifest.to_json())
+            manifest_file.write_bytes(manifest.to_json().encode())
         return manifest
 
     def _load(self, triplet: Triplet) -> _Row:

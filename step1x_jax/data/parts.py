@@ -28,7 +28,7 @@ from step1x_jax.data.manifest import (
     write_manifest,
 )
 from step1x_jax.data.shards import DamagedShardError, check_size
-from step1x_jax.data.sources import Triplet, picture_stamp
+from step1x_jax.data.sources import PART_NAME, Triplet, picture_stamp
 from step1x_jax.errors import UserError
 from step1x_jax.files import find
 
@@ -131,12 +131,14 @@ def _content_hash(triplets: Sequence[Triplet], sizes: Sequence[tuple[int, int]])
 def check_settings(output: epath.Path, settings: dict[str, Any]) -> None:
     """Raises UserError, naming a setting, if what lies in a folder was made with other ones."""
     own = output / REJECTED
-    if own.exists() and not find(output, MANIFEST) and not find(output, "part-*.json"):
+    made = [path for path in find(output, "part-*.json") if PART_NAME.fullmatch(path.name)]
+    made += find(output, MANIFEST)
+    if own.exists() and not made:
         raise UserError(
             f"{own} would be replaced, and launch.precompute did not write it; give another"
             " --output, or move that file."
         )
-    for path in [*find(output, "part-*.json"), *find(output, MANIFEST)]:
+    for path in made:
         try:
             before = read_manifest(path).settings
         except MissingError:  # an object store may list what is gone
@@ -148,7 +150,7 @@ def check_settings(output: epath.Path, settings: dict[str, Any]) -> None:
             if not same_setting(name, before.get(name), value):
                 raise UserError(
                     f"{output} was made with {name}={before.get(name)}, now it is {value}; give"
-                    " another --output, or remove that folder to start again."
+                    f" another --output, or delete {MANIFEST} and part-*.json there to start again."
                 )
 
 

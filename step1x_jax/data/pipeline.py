@@ -31,6 +31,7 @@ from step1x_jax.data.local_copy import on_local_disk
 from step1x_jax.data.manifest import (
     LARGEST_WEIGHT,
     MANIFEST,
+    REJECTED,
     Manifest,
     read_manifest,
     same_setting,
@@ -47,6 +48,7 @@ from step1x_jax.data.mixing import (
 from step1x_jax.data.records import DamagedRecordError, EditRecord
 from step1x_jax.data.shards import ShardInfo, ShardReader, check_size, unreadable
 from step1x_jax.errors import UserError, require
+from step1x_jax.files import user_path
 
 MOST_OPEN_SHARDS = 512  # of a process; never more than a quarter of the files that it may open
 
@@ -142,7 +144,7 @@ def data_folders(config: DataConfig) -> list[epath.Path]:
     """
     if not config.path:
         raise UserError("data.path is not set; give the folder that launch.precompute made.")
-    return [epath.Path(path.strip()) for path in config.path.split(",")]
+    return [epath.Path(user_path(path.strip())) for path in config.path.split(",")]
 
 
 def _find_records(config: DataConfig, text_length: int) -> tuple[list[epath.Path], Manifest]:
@@ -182,7 +184,10 @@ def _read_manifest(folder: epath.Path, text_length: int) -> Manifest:
     """The manifest, after a look at whether it fits."""
     manifest = read_manifest(folder / MANIFEST)
     if not manifest.records:
-        raise UserError(f"{folder} holds no records; run launch.precompute on another input.")
+        raise UserError(
+            f"{folder} holds no records, its {REJECTED} says why; run launch.precompute on other"
+            " edits."
+        )
     for shard in manifest.shards:
         if shard.longest_text > text_length:
             raise UserError(
@@ -352,7 +357,10 @@ class RecordSequence:
                 return self._readers(shard)[in_shard]
             except DamagedRecordError as e:
                 self._tolerance.meet(shard.file, in_shard, e)
-        raise UserError(f"all records of {self!r} are damaged; run launch.precompute again.")
+        raise UserError(
+            f"all records of {self!r} are damaged; delete their shards and run launch.precompute"
+            " again."
+        )
 
 
 def _assemble(

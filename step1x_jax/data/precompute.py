@@ -170,6 +170,6 @@ def _precompute(
     manifest, bad_rows = joined(inputs, parts, manifests, settings)
     with replacing(output / REJECTED) as temporary:
         rows = (json.dumps(vars(bad), ensure_ascii=False) + "\n" for bad in bad_rows)
-        temporary.write_text("".join(rows))
+        temporary.write_bytes("".join(rows).encode())
     write_manifest(output / MANIFEST, manifest)
     return Outcome(manifest, bad_rows, 0, *figures)

@@ -98,7 +98,7 @@ def read_held_out(folder: epath.PathLike) -> list[dict[str, str]]:
         raise UserError(f"{path} is missing: run python -m launch.quickstart_data first")
     rows = [
         build(dict[str, str], parse_json(line, f"{path} line {number}"), f"{path} line {number}")
-        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for number, line in enumerate(path.read_bytes().decode().splitlines(), 1)
     ]
     for number, row in enumerate(rows, 1):
         if missing := sorted(FIELDS - row.keys()):
@@ -131,7 +131,7 @@ def _write_all(folder: epath.Path, settings: Settings) -> Iterator[int]:
             lines += [json.dumps(row, ensure_ascii=False) for row in rows]
             done += 1
             yield done
-        (folder / name).write_text("\n".join(lines) + "\n")
+        (folder / name).write_bytes(("\n".join(lines) + "\n").encode())
 
 
 def _training_crop(settings: Settings, number: int) -> np.ndarray:
