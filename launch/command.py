@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from launch import interrupt
-from launch.usage import HELP, usage
+from launch.usage import HELP, is_required, usage
 from step1x_jax.errors import UserError
 
 
@@ -68,11 +68,22 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
     app.run(guarded, flags_parser=_parse_flags)
 
 
-def _given_twice() -> str | None:
-    """A flag of one value that was given several; which of them was meant nobody knows."""
+def _check_given_once() -> None:
+    """Of a setting that is given again the last counts, and is told: scripts append their own.
+
+    Raises:
+      flags.Error: it is one that the command cannot do without, such as the picture to edit: then
+        nobody knows which was meant.
+    """
     every = ((name, flags.FLAGS[name]) for name in flags.FLAGS)
-    several = (name for name, flag in every if flag.present > 1)
-    return next((n for n in several if not isinstance(flags.FLAGS[n], flags.MultiFlag)), None)
+    for name, flag in every:
+        if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
+            if is_required(flag):
+                raise flags.Error(f"--{name} is given more than once; give it once.")
+            print(
+                f"warning: --{name} is given more than once; the last counts, {flag.value!r:.80}.",
+                file=sys.stderr,
+            )
 
 
 def _say(message: str) -> int:
@@ -87,8 +98,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
-        if twice := _given_twice():
-            raise flags.Error(f"--{twice} is given more than once; give it once.")
+        _check_given_once()
         return rest
     except flags.Error as e:
         missing = re.search(r"Flag (--\S+) must have a value other than None", str(e))

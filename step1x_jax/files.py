@@ -27,6 +27,7 @@ from etils.epath import backend
 from step1x_jax.errors import UserError
 
 MIB = 1 << 20
+STORES = ("gs", "s3", "az", "hf", "abfs", "abfss")  # what a path with :// may be on
 SAMPLES, SAMPLE = 32, 64 << 10  # places of a file that its fingerprint covers, and their bytes
 BETWEEN_PUTS = 30.0  # seconds, of a growing file
 

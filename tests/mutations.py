@@ -760,11 +760,11 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          'Image.new("RGBA", image.size, "black")'),
         ("deep pictures clipped", "if image.mode not in MODES:", "if False:"),
         ("sizes unchecked", "    check_size(*image.size, name)  #", "    #"),
-        ("anything that Pillow opens", "and image.format not in FORMATS:", "and False:"),
+        ("anything that Pillow opens", "and image.format in RUN_PROGRAMS:", "and False:"),
         ("metadata kept", "    image.info = {}", "    image.info = image.info"),
     ],
     ("conditioning/input_files.py", "tests/conditioning/test_images.py"): [
-        ("addresses", "if protocol and protocol not in STORES:", "if False:"),
+        ("addresses of the web", "if there and protocol not in STORES:", "if False:"),
         ("more than fits", "if status.st_size > limit:", "if False:"),
     ],
     ("models/mllm/positions.py", "tests/conditioning/test_published_mask.py"): [

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
-from step1x_jax.conditioning.picture_formats import FORMATS, is_raw
+from step1x_jax.conditioning.picture_formats import RUN_PROGRAMS, is_raw
 from step1x_jax.errors import UserError
 
 MOST_PIXELS = 160_000_000  # a picture of so many takes half a GiB, and as much again in between
@@ -39,9 +39,9 @@ def to_srgb(image: Image.Image, name: str) -> Image.Image:
       UserError: it cannot be decoded, is of a format that is not read, deeper than 8 bits, or
         smaller or larger than a picture that can be edited.
     """
-    if isinstance(image, ImageFile.ImageFile) and image.format not in FORMATS:
+    if isinstance(image, ImageFile.ImageFile) and image.format in RUN_PROGRAMS:
         raise UserError(
-            f"{name} is a {image.format} file, which is not read; convert it to PNG or JPEG."
+            f"{name} is an {image.format} file, which is not read; convert it to PNG or JPEG."
         )
     check_size(*image.size, name)  # before the pixels are allocated
     if is_raw(image):

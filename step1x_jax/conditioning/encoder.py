@@ -129,7 +129,7 @@ class LanguageModel(Protocol):
           unseen_id: no token attends to those with this id, nor are they counted in positions.
 
         Returns:
-          (B, L, C), L at least the length of the longest prompt; rubbish behind a prompt's end.
+          (B, L, C), L at least the length of the longest prompt; undefined past a prompt's end.
         """
         ...
 

@@ -37,7 +37,7 @@ class JaxLanguageModel:
         prompts: Sequence[Sequence[int]],
         unseen_id: int | None = None,
     ) -> jax.Array:
-        """Output of the final norm (B, L, C), L at least the longest prompt; rubbish behind ends.
+        """Output of the final norm (B, L, C), L at least the longest prompt; undefined past ends.
 
         The batch is filled up to what the mesh divides by repeating its last example; pictures
         and prompts are padded to one of a few sizes.

@@ -28,12 +28,12 @@ class TorchLanguageModel:
         prompts: Sequence[Sequence[int]],
         unseen_id: int | None = None,
     ) -> np.ndarray:
-        """Output of the final norm (B, L, C), L the longest prompt; shorter ones end in rubbish."""
+        """Output of the final norm (B, L, C), L the longest prompt; undefined past ends."""
         import torch
 
         length = max(map(len, prompts))
         ids = torch.tensor([[*ids, *[0] * (length - len(ids))] for ids in prompts])
-        # Padding is what lies behind the end. Ids do not tell: 0 is "!".
+        # Padding is what is past the end. Ids do not tell: 0 is "!".
         is_text = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids in prompts])
         unseen = is_text.bool() & (ids == (-1 if unseen_id is None else unseen_id))
         mask = is_text.masked_fill(unseen, 0)

@@ -7,9 +7,7 @@ import stat
 from etils import epath
 
 from step1x_jax.errors import UserError
-from step1x_jax.files import is_remote
-
-STORES = ("gs", "s3", "az", "abfs")  # what a path with :// may be on
+from step1x_jax.files import STORES, is_remote
 
 
 def read_input_file(path: epath.PathLike, what: str, limit: int) -> bytes:

@@ -10,6 +10,7 @@ FORMATS = (
     "PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "PPM", "JPEG2000", "ICO",
     "QOI", "PCX", "SGI", "TGA",
 )  # fmt: skip
+RUN_PROGRAMS = ("EPS", "WMF")  # what decodes these is no part of Pillow
 ADVICE = "give a PNG, JPEG, WebP or TIFF file"
 
 _CONVERT = "convert it to PNG or JPEG"

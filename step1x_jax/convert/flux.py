@@ -51,7 +51,7 @@ def start_from_flux(flux: Weights, *, version: str, seed: int, fresh_text: bool)
     left_over = [name for name in there if name not in table]
     for name in fresh:
         if not name.startswith(("connector.", *TEXT)):
-            raise UserError(f"{flux.path} lacks {name}; fetch it again.")
+            raise UserError(f"{flux.path} lacks {name}; download it again.")
     drawn = _Drawn(config, {name: table[name] for name in fresh}, seed)
     dtype = np.dtype(config.param_dtype if config.param_dtype == "float32" else jax.numpy.bfloat16)
     changes: dict = dict.fromkeys(left_over)

@@ -11,11 +11,11 @@ from typing import Any
 
 from step1x_jax.conditioning.prompt import check_instruction
 from step1x_jax.errors import UserError
+from step1x_jax.files import STORES
 from step1x_jax.json_files import parse_json
 
 FILE_NAME = "_file_name"  # Hugging Face's imagefolder appends it to a picture's field
 LONGEST_PATH = 4096  # characters; of Linux
-STORES = ("gs", "s3", "az", "abfs", "abfss")  # object stores, of which lists may name pictures
 LANGUAGE = "language"  # no public set has a field for it
 
 # How JPEG, PNG, WebP and GIF begin in base64; a short file has more than 60 characters.

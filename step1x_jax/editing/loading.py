@@ -41,7 +41,7 @@ from step1x_jax.convert.official import (
 )
 from step1x_jax.editing.editor import Editor
 from step1x_jax.errors import UserError, require
-from step1x_jax.files import user_path
+from step1x_jax.files import find, user_path
 from step1x_jax.json_files import build, read_json
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
@@ -162,14 +162,13 @@ def find_parts(path: str) -> Places:
     if (folder / "transformer").is_dir():
         weights = folder / "transformer"
         autoencoder, encoder = folder / "autoencoder", folder / "encoder"
-    elif is_file or any((folder / name).is_file() for name in MODEL_NAMES):
+    elif is_file or find(folder, "*.safetensors"):
         weights, beside = folder, folder.parent if is_file else folder
         autoencoder, encoder = beside / "vae.safetensors", beside / ENCODER
     else:
         raise UserError(_no_model(path, folder))
-    weights = find_weights(weights, MODEL_NAMES)
     check_model(weights)
-    return Places(weights, False, autoencoder, str(encoder))
+    return Places(find_weights(weights, MODEL_NAMES), False, autoencoder, str(encoder))
 
 
 def _checked(path: str, what: str) -> str:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from step1x_jax.conditioning import cache
 from step1x_jax.conditioning.cache import CachedEncoder
@@ -64,7 +65,14 @@ def test_what_was_encoded_before_is_read_and_equal(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"min_pixels": 1}, {"text_length": 8}, {"quoting": "words"}, {"dtype": "float32"}]
+    "change",
+    [
+        {"min_pixels": 1},
+        {"text_length": 8},
+        {"quoting": "words"},
+        {"picture_label": True},
+        {"dtype": "float32"},
+    ],
 )
 def test_other_settings_are_other_entries(model, tmp_path, change):
     inner, config = Counting(), {"path": str(model), "text_length": 9}
@@ -101,6 +109,31 @@ def test_damaged_entries_are_made_again_and_a_place_that_cannot_be_written_is_no
     (tmp_path / "file").touch()
     CachedEncoder(config, inner.load, tmp_path / "file").encode([picture(1)], ["a"])
     assert "Nothing is kept" in caplog.text
+
+
+def test_an_entry_whose_time_cannot_be_set_is_used(model, tmp_path, monkeypatch):
+    inner, config = Counting(), EncoderConfig(path=str(model), text_length=9)
+    CachedEncoder(config, inner.load, tmp_path / "c").encode([picture(1)], ["a"])
+
+    def touch(self):
+        raise PermissionError
+
+    monkeypatch.setattr("pathlib.Path.touch", touch)
+    CachedEncoder(config, inner.load, tmp_path / "c").encode([picture(1)], ["a"])
+    assert inner.asked == ["a"]
+
+
+@pytest.mark.parametrize("shape", [(4,), (10, 4), (0, 4), (1, 2, 4)])
+def test_an_entry_of_another_form_is_made_again(model, tmp_path, caplog, shape):
+    inner, config = Counting(), EncoderConfig(path=str(model), text_length=9)
+    encoder = CachedEncoder(config, inner.load, tmp_path / "c")
+    first, _ = encoder.encode([picture(1)], ["a"])
+    (entry,) = (tmp_path / "c").iterdir()
+    save_file({"text": np.zeros(shape, np.float32)}, entry)
+    again, _ = encoder.encode([picture(1)], ["a"])
+    np.testing.assert_array_equal(again, first)
+    assert inner.asked == ["a", "a"]
+    assert "holds no embedding; it is made again" in caplog.text
 
 
 def test_the_entry_that_was_not_used_for_longest_makes_room(model, tmp_path):

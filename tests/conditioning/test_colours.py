@@ -232,7 +232,14 @@ def test_damaged_exif_data_is_not_turned_but_read(caplog):
     np.testing.assert_array_equal(np.asarray(to_srgb(image, "x")), scene())
 
 
-def test_what_is_not_on_the_list_is_refused_even_if_pillow_opened_it(tmp_path):
+def test_what_starts_a_program_is_refused_even_if_pillow_opened_it(tmp_path):
     Image.fromarray(scene()).save(tmp_path / "x.eps")
-    with pytest.raises(UserError, match="picture 0 is a EPS file"):
+    with pytest.raises(UserError, match="picture 0 is an EPS file"):
         to_srgb(Image.open(tmp_path / "x.eps"), "picture 0")
+
+
+def test_pictures_that_another_plugin_opened_are_taken(tmp_path):
+    """As pillow_heif's: whoever opened the file decided to."""
+    image = Image.open(io.BytesIO(encoded(Image.fromarray(scene()), "PNG")))
+    image.format = "HEIF"
+    np.testing.assert_array_equal(np.asarray(to_srgb(image, "x")), scene())

@@ -73,11 +73,11 @@ def test_what_is_not_read_is_named(pattern):
 
 def test_no_pattern_takes_long():
     """Of what is read: repetitions that an expression would try in all combinations."""
-    begin = time.monotonic()
+    begin = time.process_time()
     patterns = NamePatterns({".*a" * 200 + "b": 1.0, "a*" * 400 + "b": 2.0}, "x")
     for _ in range(100):
         assert patterns.get("a" * 400 + ".") is None
     many = NamePatterns({f"blocks.{i}.attn": float(i) for i in range(200_000)}, "x")
     for i in range(2000):
         assert many.get(f"a.blocks.{i}.attn") == i
-    assert time.monotonic() - begin < 20
+    assert time.process_time() - begin < 20

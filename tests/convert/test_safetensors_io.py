@@ -201,13 +201,13 @@ def test_absurd_headers_are_refused(tmp_path, entries, words):
 def test_many_and_long_names_take_no_more_than_their_share_of_time(tmp_path, twins):
     """A quadratic search would take minutes; the message must not repeat a name of a megabyte."""
     entry = '{"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}'
-    names = [f"a{i}" for i in range(150_000)] * 2 if twins else ["a" * 1_000_000]
+    names = [f"a{i}" for i in range(60_000)] * 2 if twins else ["a" * 1_000_000]
     text = ("{" + ",".join(f'"{name}":{entry}' for name in names) + "}").encode()
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(UserError, match="occurs twice" if twins else "of 1000000 char") as error:
         SafetensorsFile(with_header(tmp_path / "x.safetensors", text))
     assert len(str(error.value)) < 600
-    assert time.monotonic() - begin < 20  # a second or two, on a busy machine more
+    assert time.process_time() - begin < 20  # of a second or two
 
 
 @pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float16", "bfloat16"])

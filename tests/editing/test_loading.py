@@ -33,6 +33,8 @@ def parts(tmp_path):
         ("no/such/folder", r"no/such/folder does not exist; give quickstart, a run directory"),
         ("weights.safetensors", r"weights\.safetensors does not exist"),
         ("a\0b", "null character"),
+        ("http://example.com/model", "is an address"),
+        ("file:///etc", "is an address"),
         ("", "no model is given"),
     ],
 )

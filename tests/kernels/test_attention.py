@@ -120,3 +120,15 @@ def test_bfloat16_keeps_float32_logits():
     q, k, v = (jnp.bfloat16(x) for x in operands(L, S, scale=10.0))
     want = reference(*(np.float64(x) for x in (q, k, v)), np.ones((B, L, S), bool))
     np.testing.assert_allclose(np.float64(attention(q, k, v)), want, atol=2e-2)
+
+
+def test_a_key_mask_hides_keys_and_keeps_their_queries():
+    q, k, v = operands(S, S)
+    seen = np.random.default_rng(1).random((B, S)) < 0.6
+    seen[:, 0] = True
+    allowed = np.tril(np.ones((S, S), bool)) & seen[:, None, :]
+    want = reference(q, k, v, allowed)
+    got = run(q, k, v, causal=True, key_mask=jnp.asarray(seen))
+    np.testing.assert_allclose(got, want, atol=TOLERANCE)
+    with pytest.raises(UserError, match="no key_mask"):
+        run(q, k, v, key_mask=jnp.asarray(seen), implementation="pallas_tpu")

@@ -84,14 +84,15 @@ def test_a_commands_file_may_be_run_as_such(tmp_path, name):
     assert "Needed:" in result.stdout
 
 
-def test_a_flag_given_twice_is_refused_by_name():
-    for flags_, twice in (
-        (("--image=a", "--image=b", "--model=x", "--instruction=y"), "--image"),
-        (("--image=a", "--model=x", "--instruction=y", "--steps=2", "--steps=2"), "--steps"),
-    ):
-        result = command("-m", "launch.edit", *flags_)
-        assert result.returncode == 1
-        assert result.stderr == f"error: {twice} is given more than once; give it once.\n"
+def test_what_a_command_works_on_is_given_once_and_of_settings_the_last_counts():
+    needed = ("--image=nope.png", "--model=x", "--instruction=y")
+    result = command("-m", "launch.edit", *needed, "--image=b")
+    assert result.returncode == 1
+    assert result.stderr == "error: --image is given more than once; give it once.\n"
+    result = command("-m", "launch.edit", *needed, "--steps=2", "--steps=3")
+    warning, error = result.stderr.splitlines()
+    assert warning == "warning: --steps is given more than once; the last counts, 3."
+    assert "nope.png cannot be read" in error
 
 
 def test_flags_of_several_values_may_be_given_several_times():

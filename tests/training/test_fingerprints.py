@@ -1,5 +1,8 @@
 """Fingerprints against the same sums in Python's integers, written from their description."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,8 +58,19 @@ def test_nothing_but_sums_travels():
     x, mesh = numbers(64, 8), make_mesh(MeshConfig())
     x = jax.device_put(x, jax.NamedSharding(mesh, jax.P(None, "fsdp")))
     text = fingerprints.lower({"x": x}).compile().as_text()
-    assert "all-reduce" in text
-    assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute"))
+    collective = r"= \(?u32\[([\d,]*)\].* (?:all-|collective-|reduce-scatter)"
+    sizes = [match[1] for match in re.finditer(collective, text)]
+    assert sizes  # of sums: one of each device, and not of the 64 x 8 numbers
+    assert all(
+        math.prod(map(int, filter(None, size.split(",")))) <= 2 * mesh.size for size in sizes
+    )
+    assert len(sizes) == len(re.findall(r" (?:all-|collective-|reduce-scatter)[\w-]*\(", text))
+
+
+def test_no_copy_of_an_array_is_made():
+    x = jax.ShapeDtypeStruct((64, 4096), jnp.bfloat16)
+    compiled = fingerprints.lower({"x": x}).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4096
 
 
 @pytest.mark.parametrize("cut", [(1, 8, 6), (2, 3, 6), (2, 8, 5), (1, 3, 5), (2, 1, 1)])
