@@ -45,14 +45,15 @@ def inputs(tmp_path):
 
 
 def command(folder, *flags):
-    given = {flag.partition("=")[0] for flag in flags} - {"--input"}
-    default = [
+    """The command line; `flags` take the place of those of the same names."""
+    defaults = [
         f"--input={folder}/edits.jsonl", f"--output={folder}/out",
         f"--qwen={folder}/qwen", f"--autoencoder={folder}/vae", "--size=48", "--part_size=3",
         "--batch_size=1", "--min_pixels=3136", "--text_length=200", "--encoder_dtype=float32",
     ]  # fmt: skip
-    default = [flag for flag in default if flag.partition("=")[0] not in given]
-    return [sys.executable, "-m", "launch.precompute", *default, *flags]
+    given = {flag.split("=")[0] for flag in flags}
+    kept = [flag for flag in defaults if flag.split("=")[0] not in given]
+    return [sys.executable, "-m", "launch.precompute", *kept, *flags]
 
 
 def precompute(folder, *flags):
@@ -99,7 +100,9 @@ def test_exit_codes_and_messages(inputs):
 def test_failures_leave_nothing_and_paths_are_those_of_the_shell(inputs):
     """In one test, for each process takes seconds to start."""
     (inputs / "edits.jsonl").rename(inputs / "kept.jsonl")
-    for flags in ([], [f"--input={inputs}/kept.jsonl", "--text_length=20"]):
+    broken = inputs / "broken.safetensors"  # found out when it is loaded, after all checks
+    broken.write_bytes(b"torn")
+    for flags in ([], [f"--input={inputs}/kept.jsonl", f"--autoencoder={broken}"]):
         done = precompute(inputs, f"--output={inputs}/new/deep/out", *flags)
         assert done.returncode == 1, done.stderr
         assert len([line for line in done.stderr.splitlines() if "error: " in line]) == 1
@@ -107,9 +110,10 @@ def test_failures_leave_nothing_and_paths_are_those_of_the_shell(inputs):
     (inputs / "kept.jsonl").rename(inputs / "edits.jsonl")
     home = {**os.environ, "HOME": str(inputs)}
     flags = ["--output=~/new/out/", "--input=~/", "--qwen=~/qwen/", "--autoencoder=~/vae/"]
-    flags = [flag for flag in command(inputs, *flags) if not flag.startswith("--input=/")]
     for _ in range(2):
-        done = subprocess.run(flags, cwd=ROOT, env=home, capture_output=True, text=True)
+        done = subprocess.run(
+            command(inputs, *flags), cwd=ROOT, env=home, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         assert "4 edits in 3 shards" in done.stdout
     assert not (ROOT / "~").exists()
