@@ -2,6 +2,7 @@
 
 import atexit
 import logging as python_logging
+import math
 import re
 import signal
 import sys
@@ -86,6 +87,15 @@ def _check_given_once() -> None:
             )
 
 
+def _check_finite() -> None:
+    """Raises flags.Error for a number that is NaN or infinite: bounds of flags let NaN through."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        values = flag.value if isinstance(flag, flags.MultiFlag) else [flag.value]
+        if not all(math.isfinite(x) for x in values or [] if isinstance(x, float)):
+            raise flags.Error(f"flag --{name}={flag.value}: give a finite number")
+
+
 def _say(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return 1
@@ -99,6 +109,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         _check_given_once()
+        _check_finite()
         return rest
     except flags.Error as e:
         missing = re.search(r"Flag (--\S+) must have a value other than None", str(e))

@@ -5,7 +5,6 @@ python -m launch.edit --model=quickstart --image=photo.jpg --instruction="make i
 """
 
 import contextlib
-import math
 import os
 import re
 import sys
@@ -65,9 +64,6 @@ _BASE = flags.DEFINE_string("base", "", "The base of a LoRA run, if it has moved
 _CACHE = flags.DEFINE_string("cache", None, "Keeps embeddings here, for the next edits.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Arithmetic (default: float32 on CPU, else bfloat16)."
-)
-flags.register_validator(  # bounds let NaN through
-    "guidance", lambda value: value is None or math.isfinite(value), "give a finite number"
 )
 
 # How the endings are written: everything that a viewer could see of the edit is kept.

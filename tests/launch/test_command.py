@@ -95,6 +95,24 @@ def test_what_a_command_works_on_is_given_once_and_of_settings_the_last_counts()
     assert "nope.png cannot be read" in error
 
 
+@pytest.mark.parametrize(
+    ("name", "flags", "wrong"),
+    [
+        ("edit", ["--model=x", "--image=x", "--instruction=y"], "--guidance=nan"),
+        ("convert", ["--input=x", "--output=y", "--lora=a", "--lora=b", "--lora_scale=1"],
+         "--lora_scale=-inf"),
+        ("precompute", ["--input=x", "--output=y", "--qwen=z", "--autoencoder=z"],
+         "--negatives=nan"),
+        ("train_autoencoder", ["--output=x"], "--learning_rate=inf"),
+    ],
+)  # fmt: skip
+def test_numbers_of_flags_are_finite(name, flags, wrong):
+    result = command("-m", f"launch.{name}", *flags, wrong)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: flag {wrong.split('=')[0]}=")
+    assert result.stderr.endswith(": give a finite number\n")
+
+
 def test_flags_of_several_values_may_be_given_several_times():
     result = command("-m", "launch.precompute", "--input=no", "--input=nope", "--output=x",
                      "--qwen=x", "--autoencoder=x")  # fmt: skip

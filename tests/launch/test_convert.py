@@ -308,13 +308,6 @@ def test_a_sum_is_rounded_once(tmp_path, own_flags, stored, dtype):
     assert found["img_in.bias"].dtype == wanted
 
 
-@pytest.mark.parametrize("scale", ["nan", "inf", "-inf"])
-def test_a_strength_that_is_not_finite(tmp_path, own_flags, scale):
-    with pytest.raises(UserError, match=f"--lora_scale={scale} is no strength"):
-        main_with("--input=absent", f"--output={tmp_path / FILE}", f"--lora={LORA}",
-                  f"--lora={LORA}", "--lora_scale=1", f"--lora_scale={scale}")  # fmt: skip
-
-
 @pytest.mark.parametrize("place", ["weights", "lora", "vae"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_named(tmp_path, own_flags, place, value):
