@@ -120,10 +120,16 @@ def test_flags_of_several_values_may_be_given_several_times():
 
 
 def test_ctrl_c_while_importing_is_one_word():
+    command = [sys.executable, "-X", "importtime", "-m", "launch.edit", "--help"]
+    # tests that were started in the background of a script ignore SIGINT, and hand that on
+    start = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        f"os.execv({sys.executable!r}, {command!r})\n"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "launch.edit", "--help"],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", start], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     lines = iter(process.stderr.readline, "")
     for line in lines:
         if line.rstrip().endswith(" launch"):  # before all that it imports
