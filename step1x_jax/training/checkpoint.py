@@ -30,7 +30,7 @@ from step1x_jax.convert.config_json import model_from_json, read_config_json, to
 from step1x_jax.convert.filling import Keep, kept
 from step1x_jax.convert.official import MODEL_NAMES, find_weights, load_parameters
 from step1x_jax.errors import UserError
-from step1x_jax.files import find
+from step1x_jax.files import find, is_remote
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.training.checkpoint_folder import (
@@ -127,12 +127,22 @@ class Checkpoints:
         return self._opened
 
     def _open(self) -> ocp.training.Checkpointer:
+        # What an interrupted save left: Orbax removes it in the background, so that it may still be
+        # there when the process ends. Only it knows what that is on an object store.
+        remote = is_remote(self.folder)
+        if not remote:
+            self._remove_unfinished()
         return ocp.training.Checkpointer(
             self.folder,
             preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
-            cleanup_tmp_directories=True,  # what an interrupted save left behind
+            cleanup_tmp_directories=remote,
             context=storing(),
         )
+
+    def _remove_unfinished(self) -> None:
+        if jax.process_index() == 0:
+            for path in find(self.folder, "*.orbax-checkpoint-tmp*"):
+                path.rmtree(missing_ok=True)
 
     def _set_aside_if_damaged(self, step: int, say: Callable[[str], None]) -> None:
         try:
@@ -212,10 +222,9 @@ class Checkpoints:
             try:
                 self._opened.close()
             finally:
-                if self._failed and jax.process_index() == 0:
+                if self._failed:
                     time.sleep(1)  # Orbax's other threads may still be writing
-                    for path in find(self.folder, "*.orbax-checkpoint-tmp*"):
-                        path.rmtree(missing_ok=True)
+                    self._remove_unfinished()
 
     def restore(
         self, abstract: TrainState, say: Callable[[str], None], base: About | None = None

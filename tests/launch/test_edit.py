@@ -146,8 +146,6 @@ def test_what_is_wrong_is_refused_before_anything_is_loaded(tmp_path, photo):
         "--steps=1000000000": "--steps=1000000000",
         "--seed=-1": "--seed=-1",
         f"--seed={2**64}": "--seed=",
-        "--guidance=nan": "--guidance=nan",
-        "--guidance=inf": "--guidance=inf",
         "--guidance=1e30": "--guidance=1e30",
         f"--seed={2**64 - 1}": "loaded",
     }

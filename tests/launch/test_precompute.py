@@ -137,7 +137,7 @@ def test_many_faults_are_not_a_thousand_lines(inputs):
     ("flags", "reason"),
     [
         (["--weights=nan"], "'nan' is no positive number"),
-        (["--negatives=nan"], "negatives is nan"),
+        (["--negatives=nan"], "flag --negatives=nan: give a finite number"),
         (["--min_kept=2"], "min_kept is 2"),
         (["--size=1000000"], "--size=1000000"),
         (["--text_length=10000000000"], "text_length is 10000000000"),

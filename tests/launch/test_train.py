@@ -168,7 +168,7 @@ def test_adapters_are_trained_written_and_found_again(folder, tmp_path):
         ),
         (["--config=nothing.py"], "--config: nothing.py does not exist"),
         (["--config={config}", "--distributed"], "leave it out on a single machine"),
-        (["--config={config}", "--config.optimizer.eps=nan"], "optimizer.eps is nan"),
+        (["--config={config}", "--config.optimizer.eps=nan"], "optimizer.eps=nan: give a finite"),
         (["--config={config}", "--config.data.path=nothing"], "nothing/dataset.json is missing"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from step1x_jax.data.manifest import write_dataset
 from step1x_jax.training.loop import train
+from step1x_jax.training.lost_peer import LOST
 from tests.data.examples import make_record
 from tests.training.processes import losses, run, run_all
 from tests.training.tiny import batches, tiny_config
@@ -48,11 +49,15 @@ def test_sigterm_to_one_stops_both_and_resuming_is_bit_for_bit(whole_run, tmp_pa
 def test_a_lost_peer_ends_the_others_and_the_same_command_goes_on(whole_run, tmp_path):
     """kill -9 while the third step runs; the checkpoint is of the second.
 
-    The other one waits for it within a sum over both, until the heartbeat is missed.
+    The other one waits for it within a sum over both, until the heartbeat is missed and JAX aborts;
+    or, if the sum began after the end of the connection, that is an error that ends it at once.
     """
     lost = run(tmp_path, 4, KILL_AT="3")
-    assert lost.codes == [-signal.SIGABRT, -signal.SIGKILL]
-    assert "This most likely indicates that another task died" in lost.errors[0]
+    code, killed = lost.codes
+    assert killed == -signal.SIGKILL
+    assert code in (-signal.SIGABRT, LOST)
+    if code == -signal.SIGABRT:
+        assert "This most likely indicates that another task died" in lost.errors[0]
     assert lost.seconds < 60  # 10 of silence, and what JAX takes to tell
     assert not lost.results
     assert run_all(tmp_path, 4) == whole_run[1]
