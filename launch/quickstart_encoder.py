@@ -7,6 +7,7 @@ from absl import flags
 from etils import epath
 
 from launch.command import run
+from step1x_jax.files import file_size
 from step1x_jax.quickstart import small_encoder
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make or to replace.", required=True)
@@ -15,7 +16,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder to make or to replace.", r
 def main() -> None:
     """Writes the folder."""
     small_encoder.write(_OUTPUT.value)
-    size = sum(path.stat().length for path in epath.Path(_OUTPUT.value).iterdir())
+    size = sum(file_size(path) for path in epath.Path(_OUTPUT.value).iterdir())
     print(f"{_OUTPUT.value}: {size / 1e6:.2f} MB")
 
 

@@ -14,11 +14,10 @@ import msgspec
 from etils import epath
 
 from step1x_jax.bounds import Positive
-from step1x_jax.data.paths import is_regular
 from step1x_jax.data.records import EditRecord
 from step1x_jax.data.shards import ShardInfo, writing_shards
 from step1x_jax.errors import UserError
-from step1x_jax.files import file_size, reason, replacing, same_files
+from step1x_jax.files import file_size, is_file, reason, replacing, same_files
 from step1x_jax.json_files import build, parse_json, shown
 
 MANIFEST = "dataset.json"
@@ -140,7 +139,7 @@ def read_manifest(path: epath.PathLike) -> Manifest:
     path = epath.Path(path)
     try:
         size = file_size(path)
-        if not is_regular(path):  # a folder, or a pipe, which would be waited for
+        if not is_file(path):  # a folder, or a pipe, which would be waited for
             raise UserError(f"{path} is no file; give another folder.")
         if size > LARGEST:
             raise UserError(f"{path} has {size} bytes, more than any manifest; {WAY_ON}.")

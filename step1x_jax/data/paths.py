@@ -1,4 +1,4 @@
-"""What people's file names need: kinds of files, links to folders, bytes that are no text."""
+"""What people's file names need: links to folders, bytes that are no text, files that changed."""
 
 import os
 from collections.abc import Iterator
@@ -6,15 +6,6 @@ from collections.abc import Iterator
 from etils import epath
 
 from step1x_jax.files import identity, is_remote
-
-
-def is_regular(path: epath.PathLike) -> bool:
-    """Whether it is a file with an end: no folder, pipe or device, which would be waited for.
-
-    Raises:
-      OSError: of an object store, which cannot be asked.
-    """
-    return epath.Path(path).is_file() if is_remote(path) else os.path.isfile(path)
 
 
 def printable(text: str) -> str:

@@ -109,7 +109,7 @@ class _OpenShard:
     def close(self) -> ShardInfo:
         if self._writer.is_open():
             _as_os_error(self._writer.close)
-            self._info.bytes = self._path.stat().length
+            self._info.bytes = file_size(self._path)
             self._info.digest = self._digest.hexdigest()[:32]
         return self._info
 

@@ -26,9 +26,9 @@ from step1x_jax.data.json_lists import (
     magicbrush_rows,
 )
 from step1x_jax.data.manifest import MANIFEST, REJECTED, BadRow, read_manifest
-from step1x_jax.data.paths import is_regular, printable, stamp, walk
+from step1x_jax.data.paths import printable, stamp, walk
 from step1x_jax.errors import UserError
-from step1x_jax.files import file_size, reason, user_path
+from step1x_jax.files import file_size, is_file, reason, user_path
 
 # By file name, from a file to its rows by name. In a folder the first pattern decides that any file
 # in it has: InstructPix2Pix's folders, say, have a metadata.jsonl about something else.
@@ -136,7 +136,7 @@ def _find_files(
     """
     if not path.is_dir():
         reader = _reader(path.name)
-        if reader is None or not is_regular(path):
+        if reader is None or not is_file(path):
             what = "is no" if path.exists() else "does not exist; give a folder or a"
             raise UserError(f"{path} {what} file of edits that ends in {ENDINGS}.")
         if OWN_NAMES.fullmatch(path.name) and _is_made(path.parent, [MANIFEST, path.name]):
@@ -157,7 +157,7 @@ def _find_files(
         if any(name.endswith(".arrow") for name in names):
             names = [name for name in names if name not in ABOUT_ARROW or name == STATE]
         for name in names:
-            if (reader := _reader(name)) is not None and is_regular(folder / name):
+            if (reader := _reader(name)) is not None and is_file(folder / name):
                 found[reader[0]].append(folder / name)
     for pattern, read in READERS:
         if found[pattern]:

@@ -348,3 +348,15 @@ def test_manifests_without_digests_are_read_and_have_a_fingerprint(tmp_path):
     assert old.shards[0].digest == ""
     more = dataclasses.replace(old, shards=[dataclasses.replace(old.shards[0], records=2)])
     assert records_fingerprint(old) != records_fingerprint(more)
+
+
+def test_shards_are_written_where_our_own_user_has_no_name(tmp_path, monkeypatch):
+    """As in containers that are run with any number for the user."""
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    (shard,) = write_dataset(tmp_path, [make_record(1)]).shards
+    assert shard.bytes == os.path.getsize(tmp_path / shard.file)
+    assert_equal(ShardReader(tmp_path, shard)[0], make_record(1))
