@@ -26,26 +26,6 @@ from tqdm import tqdm
 
 from launch.command import run
 from step1x_jax.conditioning.encoder import READING, EncoderConfig, stored_reading
-from step1x_jax.convert.adapters import Adapters, adapters_of
-from step1x_jax.convert.diffusers_folder import FOLDED, SCALE
-from step1x_jax.convert.flux import start_from_flux
-from step1x_jax.convert.fp8 import InFp8, stored_in_fp8
-from step1x_jax.convert.info import describe_weights, numbers_in_words, sizes_in_words
-from step1x_jax.convert.keys import model_table
-from step1x_jax.convert.kinds import (
-    KINDS,
-    Weights,
-    kind_of,
-    open_weights,
-    parts_of,
-    sizes_beside,
-)
-from step1x_jax.convert.lora import TEXT_ENCODER, Lora, LoraFile
-from step1x_jax.convert.lora_files import save_kohya, save_peft
-from step1x_jax.convert.lora_merging import Merged
-from step1x_jax.convert.opening import open_file
-from step1x_jax.convert.targets import SUFFIX, Parts, write_diffusers, write_official
-from step1x_jax.convert.tensors import Cast, Tensors
 from step1x_jax.editing.loading import QUICKSTART
 from step1x_jax.errors import UserError
 from step1x_jax.files import check_local, check_writable, is_remote, user_path
@@ -53,10 +33,30 @@ from step1x_jax.json_files import build
 from step1x_jax.models.config import VERSIONS, ModelConfig
 from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
 from step1x_jax.training.checkpoint import describe_newest, restore_adapters
-from step1x_jax.training.checkpoint_folder import FOLDER
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.run_tensors import opened_run
-from step1x_jax.training.weights_folder import write_adapters_folder, write_weights_folder
+from step1x_jax.weights.diffusers_folder import FOLDED, SCALE
+from step1x_jax.weights.files.fp8 import InFp8, stored_in_fp8
+from step1x_jax.weights.files.opening import open_file
+from step1x_jax.weights.flux import start_from_flux
+from step1x_jax.weights.info import describe_weights, numbers_in_words, sizes_in_words
+from step1x_jax.weights.kinds import (
+    KINDS,
+    Weights,
+    kind_of,
+    open_weights,
+    parts_of,
+    sizes_beside,
+)
+from step1x_jax.weights.layouts.official import model_table
+from step1x_jax.weights.lora.adapters import Adapters, adapters_of
+from step1x_jax.weights.lora.file import TEXT_ENCODER, Lora, LoraFile
+from step1x_jax.weights.lora.merging import Merged
+from step1x_jax.weights.lora.writers import save_kohya, save_peft
+from step1x_jax.weights.readers import Cast, Tensors
+from step1x_jax.weights.run.folder import FOLDER
+from step1x_jax.weights.run.reader import opened_run
+from step1x_jax.weights.run.writer import write_adapters_folder, write_weights_folder
+from step1x_jax.weights.save import SUFFIX, Parts, write_diffusers, write_official
 
 _INPUT = flags.DEFINE_string(
     "input", None, "A run's folder, a .safetensors file, or a folder with weights.", required=True

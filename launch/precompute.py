@@ -24,7 +24,6 @@ from launch.command import run
 from step1x_jax.conditioning.encoder import DTYPES, IMPLEMENTATIONS, EncoderConfig, load_encoder
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.conditioning.prompt import QUOTINGS
-from step1x_jax.convert.official import load_autoencoder
 from step1x_jax.data.manifest import LARGEST_WEIGHT, MANIFEST, REJECTED, BadRow
 from step1x_jax.data.part_maker import Models
 from step1x_jax.data.parts import Input
@@ -35,6 +34,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.files import check_writable, is_remote, user_path
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import batch_sharding, replicated
+from step1x_jax.weights.load import load_autoencoder
 
 _DEFAULTS = EncoderConfig()
 _INPUT = flags.DEFINE_multi_string(

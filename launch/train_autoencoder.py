@@ -11,7 +11,6 @@ from absl import flags
 from flax import nnx
 
 from launch.command import run
-from step1x_jax.convert.official import load_autoencoder, save_autoencoder
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import quickstart_autoencoder
 from step1x_jax.quickstart.autoencoder import (
@@ -21,6 +20,7 @@ from step1x_jax.quickstart.autoencoder import (
     train,
     whiten,
 )
+from step1x_jax.weights.load import load_autoencoder, save_autoencoder
 
 _OUTPUT = flags.DEFINE_string("output", None, "The .safetensors file to write.", required=True)
 _START = flags.DEFINE_string("start_from", "", "A .safetensors file to go on from.")

@@ -27,11 +27,6 @@ from flax import nnx
 from PIL import Image
 
 from step1x_jax.conditioning.images import image_size
-from step1x_jax.convert.adapters import add_adapters, load_adapters
-from step1x_jax.convert.keys import model_table
-from step1x_jax.convert.official import load_autoencoder, load_model, official_reader
-from step1x_jax.convert.qwen import load_mllm
-from step1x_jax.convert.safetensors_io import SafetensorsFile
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json
 from step1x_jax.models.autoencoder import Autoencoder
@@ -52,6 +47,11 @@ from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.sampler import Conditions, sample, sample_with_progress
 from step1x_jax.sampling.schedule import timesteps
 from step1x_jax.training.loss import interpolate, rectified_flow_loss
+from step1x_jax.weights.files.safetensors_io import SafetensorsFile
+from step1x_jax.weights.layouts.official import model_table
+from step1x_jax.weights.layouts.qwen import load_mllm
+from step1x_jax.weights.load import load_autoencoder, load_model, official_reader
+from step1x_jax.weights.lora.adapters import add_adapters, load_adapters
 
 Case = dict[str, np.ndarray]
 

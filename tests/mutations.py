@@ -143,7 +143,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("models/lora.py", f"{LORA}::test_gradients_are_those_of_the_full_weights_by_the_chain_rule"): [
         ("adapter without scale", "down.astype(x.dtype)) * scale", "down.astype(x.dtype))"),
     ],
-    ("models/lora.py", "tests/convert/test_adapters.py"): [
+    ("models/lora.py", "tests/weights/lora/test_adapters.py"): [
         ("merged without scale", "delta = scale * jnp.einsum", "delta = jnp.einsum"),
     ],
     ("models/lora.py", f"{LORA}::test_at_first_the_model_is_its_base_bit_for_bit"): [
@@ -346,7 +346,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("another model", "if kind not in known:", "if not kind:"),
         ("eps of absent fields", '"rms_norm_eps": 1e-5', '"rms_norm_eps": 1e-6'),
     ],
-    ("convert/diffusers_names.py", "tests/convert/test_diffusers.py"): [
+    ("weights/layouts/diffusers.py", "tests/weights/layouts/test_diffusers.py"): [
         ("diffusers: shift before scale",
          "Move(name, 0, theirs, half, half), Move(name, half, theirs, 0, half)",
          "Move(name, 0, theirs, 0, half), Move(name, half, theirs, half, half)"),
@@ -357,20 +357,20 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("names of an older draft", '"time_in.in_layer": "time_embed.in_layer"',
          '"time_in.in_layer": "time_embed.linear_1"'),
     ],
-    ("convert/diffusers_folder.py", "tests/convert/test_diffusers.py"): [
+    ("weights/diffusers_folder.py", "tests/weights/layouts/test_diffusers.py"): [
         ("scale_factor without its one", "* (1 + scale.astype(np.float32))",
          "* scale.astype(np.float32)"),
         ("folding without a word", 'dict(tensors.metadata) | {"note": FOLDED}',
          "dict(tensors.metadata)"),
         ("format stays in the metadata", 'if name != "format"', "if True"),
     ],
-    ("convert/tensors.py", "tests/convert/test_diffusers.py"): [
+    ("weights/readers.py", "tests/weights/layouts/test_diffusers.py"): [
         ("rows from the start", "[move.here_at : move.here_at + move.rows]", "[: move.rows]"),
         ("everything stays in memory", "> CACHE_BYTES:", "> 1e12:"),
         ("parts of two dtypes in the first's", "else np.dtype(np.float32)",
          "else source.dtypes[moves[0].here]"),
     ],
-    ("convert/shards.py", "tests/convert/test_kinds.py tests/convert/test_diffusers.py"): [
+    ("weights/files/shards.py", "tests/weights/test_kinds.py tests/weights/layouts/test_diffusers.py"): [
         ("index points anywhere", "if not _SHARD_NAME.fullmatch(name) or", "if"),
         ("missing shard not named", "if missing := [", "if [] and ["),
         ("twins over shards", "if name in self._file_of:", "if False:"),
@@ -379,47 +379,47 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "if False:\n                raise"),
         ("shards without limit", "room -= sizes[name]", "room -= 0"),
     ],
-    ("convert/opening.py", "tests/convert/test_kinds.py"): [
+    ("weights/files/opening.py", "tests/weights/test_kinds.py"): [
         ("prefixes of other programs", "return WithoutPrefix(file, prefix)", "return file"),
         ("pickles by suffix", "if path.suffix.lower() in PICKLES:", "if False:"),
     ],
-    ("convert/flux.py", "tests/convert/test_flux.py"): [
+    ("weights/flux.py", "tests/weights/test_flux.py"): [
         ("text layers always taken", "(fresh_text and n.startswith(TEXT))", "False"),
         ("guidance left in", "changes: dict = dict.fromkeys(left_over)", "changes: dict = {}"),
         ("another seed", "nnx.Rngs(seed)", "nnx.Rngs(0)"),
     ],
-    ("convert/official.py", "tests/convert/test_diffusers.py"): [
+    ("weights/load.py", "tests/weights/layouts/test_diffusers.py"): [
         ("sizes not written", "if fields or sizes != config_json.to_json(release_of(config)):",
          "if fields:"),
     ],
-    ("training/weights_folder.py", "tests/training/test_weights_folder.py"): [
+    ("weights/run/writer.py", "tests/weights/run/test_writer.py"): [
         ("blocks of two dtypes", "if tensors.dtypes[other] != tensors.dtypes[first]:",
          "if False:"),
         ("blocks one over another", "array[i : i + 1].write(block)", "array[1:2].write(block)"),
         ("a full disk as a crash", "if (reason := why_not_written(e)) is None:", "if True:"),
     ],
-    ("training/checkpoint.py", "tests/training/test_run_tensors.py"): [
+    ("training/checkpoint.py", "tests/weights/run/test_reader.py"): [
         ("bits not compared block by block", "if not same(saved, found):", "if False:"),
         ("arrays of another config", "for name, one in saved.items()} != shapes:",
          "for name, one in saved.items()} == 0:"),
     ],
-    ("training/checkpoint.py", "tests/training/test_weights_folder.py"): [
+    ("training/checkpoint.py", "tests/weights/run/test_writer.py"): [
         ("weights taken for a run", "if WEIGHTS in about.arrays:", "if False:"),
     ],
-    ("training/run_tensors.py", "tests/training/test_run_tensors.py"): [
+    ("weights/run/reader.py", "tests/weights/run/test_reader.py"): [
         ("layers in one place", "0 if layer is ... else layer * size", "0"),
         ("cut rows in the first place", "offset=i * row", "offset=0"),
         ("cut columns in the first place", "mapped[index[1:]] = part",
          "mapped[tuple(slice(0, n) for n in part.shape)] = part"),
     ],
-    ("training/run_tensors.py", "tests/training/test_lora.py"): [
+    ("weights/run/reader.py", "tests/training/test_lora.py"): [
         ("base converted unseen", "if saved_base:", "if False:"),
         ("the base's blocks in one place", "fingerprint_of(block, [layer], shape)",
          "fingerprint_of(block, [0], shape)"),
         ("base as it is stored", "Cast(tensors, np.dtype(jnp.dtype(config.model.param_dtype)))",
          "tensors"),
     ],
-    ("training/stored_arrays.py", "tests/training/test_run_tensors.py"): [
+    ("weights/run/stored_arrays.py", "tests/weights/run/test_reader.py"): [
         ("the first block alone", "yield from itertools.product(*cuts)",
          "yield next(itertools.product(*cuts))"),
         ("whole arrays", "chunk_byte_size = BLOCK_BYTES", "chunk_byte_size = None"),
@@ -433,21 +433,21 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("folders on object stores", "    if is_remote(folder):\n        raise UserError(",
          "    if False:\n        raise UserError("),
     ],
-    ("convert/info.py", "tests/launch/test_convert.py"): [
+    ("weights/info.py", "tests/launch/test_convert.py"): [
         ("LoRA described by its names alone",
          "settings = LoraFile(file.path, model_table(sizes)).settings",
          'raise UserError("no")'),
     ],
-    ("convert/kinds.py", "tests/launch/test_convert.py"): [
+    ("weights/kinds.py", "tests/launch/test_convert.py"): [
         ("8 bits always as bfloat16", "as_numbers(file, eight_bits_as)", "as_numbers(file)"),
     ],
-    ("convert/official.py", "tests/convert/test_fp8.py"): [
+    ("weights/load.py", "tests/weights/files/test_fp8.py"): [
         ("8 bits not loaded", "seen = as_numbers(stored)", "seen = stored"),
     ],
-    ("convert/qwen.py", "tests/convert/test_qwen.py"): [
+    ("weights/layouts/qwen.py", "tests/weights/layouts/test_qwen.py"): [
         ("lm_head wanted", "if not n.startswith(UNUSED)}", "if n}"),
     ],
-    ("convert/qwen.py", MLLM): [
+    ("weights/layouts/qwen.py", MLLM): [
         ("heads inside out", "i, kernel, TO_HEADS)", "i, (k, heads, d), (2, 1, 0))"),
         ("heads outside in", "i, kernel, FROM_HEADS)", "i, (d, k, h), (2, 1, 0))"),
     ],
@@ -458,7 +458,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("sampling/config.py", "tests/sampling"): [
         ("truncation swapped", '"v1.0": 1.0, "v1.1": 0.93', '"v1.0": 0.93, "v1.1": 1.0'),
     ],
-    ("convert/checks.py", "tests/convert"): [
+    ("weights/checks.py", "tests/weights"): [
         ("missing tensors", "for name in table if name not in shapes", "for name in ()"),
         ("unexpected tensors", "for name in shapes if name not in table", "for name in ()"),
         ("shapes not compared", "shapes[name] != entry.shape",
@@ -467,7 +467,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("float16 as bfloat16", "set(dtypes) <= {np.dtype(jnp.bfloat16)}",
          "np.dtype(np.float32) not in set(dtypes)"),
     ],
-    ("convert/official.py", "tests/convert"): [
+    ("weights/load.py", "tests/weights"): [
         ("dtype on saving", "dtype(dtype or leaves", "dtype(leaves"),
         ("only the last LoRA", "for lora, scale in loras]", "for lora, scale in loras[-1:]]"),
         ("all in one dtype", "dtypes = seen.dtypes if given is None else None", "dtypes = None"),
@@ -476,7 +476,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("config.json beside with other values", "if one != other:", "if False:"),
         ("written unseen", "only_finite(read, path), metadata)", "read, metadata)"),
     ],
-    ("convert/keys.py", DIT): [
+    ("weights/layouts/official.py", DIT): [
         ("v turned too", "[turned[:2], x[2:]]", "[turned[:2], turned[2:]]"),
         ("turned the other way", "np.argsort(index) if inverse else index",
          "index if inverse else np.argsort(index)"),
@@ -484,14 +484,14 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("linear2 order", "proj, mlp_out, axis=1)", "mlp_out, proj, axis=1)"),
         ("QK-norms not turned", "(0,), rotated=0", "(0,)"),
     ],
-    ("convert/lora_merging.py", "tests/convert/test_lora.py"): [
+    ("weights/lora/merging.py", "tests/weights/lora/test_file.py"): [
         ("LoRA without alpha", "np.float32(scale * piece.scale)", "np.float32(scale)"),
         ("sum rounded to the base's dtype", "base.dtype if dtype is None else dtype",
          "base.dtype"),
         ("LoRA's rows not where they belong", "total[piece.start : piece.start + len(up)] +=",
          "total[: len(up)] +="),
     ],
-    ("convert/lora.py", "tests/convert/test_lora.py"): [
+    ("weights/lora/file.py", "tests/weights/lora/test_file.py"): [
         ("LoRA without rank", "return self.alpha / self.rank", "return self.alpha"),
         ("LoRA of other modules", "if name not in names:",
          "if name not in names:\n            return\n        if False:"),
@@ -510,21 +510,21 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("text encoder left out unasked", "if TEXT_ENCODER not in self._ignore:", "if False:"),
         ("LoRA of nothing", "if not self._stored:", "if False:"),
     ],
-    ("convert/lora_settings.py", "tests/convert/test_lora.py"): [
+    ("weights/lora/settings.py", "tests/weights/lora/test_file.py"): [
         ("rank not compared", "if said is not None and said != rank:", "if False:"),
         ("rslora taken for plain", "alpha *= math.sqrt(rank)", "alpha *= 1"),
         ("changed base taken", ".startswith(CHANGED_BASE)", ".startswith(())"),
         ("settings of any file", "another = path.name != LORA_NAMES[0] and", "another = False and"),
         ("alphas of two names", "if len(set(found.values())) > 1:", "if False:"),
     ],
-    ("convert/name_patterns.py", "tests/convert/test_name_patterns.py"): [
+    ("weights/lora/name_patterns.py", "tests/weights/lora/test_name_patterns.py"): [
         ("patterns anywhere", 'if char == "." and not whole:', "if not whole:"),
         ("last pattern counts", "if i < first and _matches", "if _matches"),
     ],
-    ("convert/finite.py", "tests/convert/test_safetensors_io.py"): [
+    ("weights/finite.py", "tests/weights/files/test_safetensors_io.py"): [
         ("first numbers alone", "for i in range(0, len(bits), AT_ONCE):", "for i in (0,):"),
     ],
-    ("convert/lora.py", "tests/convert/test_lora_files.py"): [
+    ("weights/lora/file.py", "tests/weights/lora/test_writers.py"): [
         ("parts not joined again", "downs = [first.down] if shared else",
          "shared = False\n    downs ="),
         ("parts joined whose downs differ", "np.array_equal(piece.down, first.down)", "True"),
@@ -537,19 +537,19 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "not np.any(np.array(blocks) & ~np.eye(len(parts), dtype=bool))"),
         ("parts of other strengths", "else piece.scale / first.scale", "else 1.0"),
     ],
-    ("convert/lora_names.py", "tests/convert/test_lora_files.py"): [
+    ("weights/lora/names.py", "tests/weights/lora/test_writers.py"): [
         ("rows not in diffusers' order", "sorted(moves, key=lambda move: move.there_at)", "moves"),
         ("LoRA cut at another width", "transformer_layout({weight: shape}, shape[1])",
          "transformer_layout({weight: shape}, shape[0] // 3)"),
     ],
-    ("convert/lora_files.py", "tests/convert/test_lora_files.py"): [
+    ("weights/lora/writers.py", "tests/weights/lora/test_writers.py"): [
         ("strength in the header alone", "_write(path, lora, scaled, halves,",
          "_write(path, lora, layers, halves,"),
         ("rank of any layer of that ending", '{f"^{name}": r for', "{name: r for"),
         ("PEFT's halves exchanged", "zip(halves, (piece.down, piece.up), strict=True)",
          "zip(halves, (piece.up, piece.down), strict=True)"),
     ],
-    ("convert/fp8.py", "tests/convert/test_fp8.py"): [
+    ("weights/files/fp8.py", "tests/weights/files/test_fp8.py"): [
         ("rows of 8-bit tensors", "stored = self.file.read(name, rows)",
          "stored = self.file.read(name)"),
         ("scale of 8-bit weights left out", "looked_up((numbers * scale)",
@@ -575,7 +575,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "for i in range(0, len(index), LOOKED_UP_AT_ONCE):", "for i in (0,):"),
         ("all matrices in 8 bits", 'return in_block and name', "return name"),
     ],
-    ("convert/adapters.py", f"{GOLDEN_LORA} tests/convert/test_adapters.py"): [
+    ("weights/lora/adapters.py", f"{GOLDEN_LORA} tests/weights/lora/test_adapters.py"): [
         ("adapters' rows not turned", "kernel.rotated if turned else None", "None"),
         ("v of adapters turned, too", "kernel.fused_qkv and turned", "False"),
         ("half of the layers", "if place in left:", "if False:"),
@@ -585,24 +585,24 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("file with more than is wanted", "weights.keys() ^ file.shapes.keys()",
          "weights.keys() - file.shapes.keys()"),
     ],
-    ("convert/adapters.py", "tests/convert/test_lora_files.py"): [
+    ("weights/lora/adapters.py", "tests/weights/lora/test_writers.py"): [
         ("rank of the first layer for all",
          "rank = max(product.rank for product in products.values())",
          "rank = next(iter(products.values())).rank"),
     ],
-    ("convert/filling.py", "tests/convert/test_loading.py"): [
+    ("weights/filling.py", "tests/weights/test_filling.py"): [
         ("columns read by each device", "wanted.setdefault(rows.tobytes(),",
          "wanted.setdefault(rows.tobytes() + bytes(len(wanted)),"),
         ("host keeps what is placed", "gc.collect(0)", "pass"),
         ("layers not counted from the box's", "part.layer - box[0].start", "part.layer"),
     ],
-    ("convert/keys.py", "tests/convert/test_loading.py"): [
+    ("weights/layouts/official.py", "tests/weights/test_filling.py"): [
         ("pairs cut before RoPE's turn", "whole = {self.rotated, 0 if", "whole = {None, 0 if"),
     ],
-    ("convert/lora_merging.py", "tests/convert/test_loading.py"): [
+    ("weights/lora/merging.py", "tests/weights/test_filling.py"): [
         ("LoRA of other rows", "delta[rows[here] - piece.start]", "delta[: here.sum()]"),
     ],
-    ("convert/safetensors_io.py", "tests/convert/test_safetensors_io.py"): [
+    ("weights/files/safetensors_io.py", "tests/weights/files/test_safetensors_io.py"): [
         ("not finite when it is read", "check_finite(array, name, self.path)", "pass"),
         ("twins in a header", "if len(result) < len(pairs):", "if False:"),
         ("shapes of any numbers", "type(n) is not int", "int(n) != float(n)"),
@@ -615,7 +615,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("training/parts.py", "tests/training/test_parts.py"): [
         ("base beside its 8 bits", "kernel.delete()", "pass"),
     ],
-    ("training/fingerprints.py", "tests/training/test_parts.py"): [
+    ("weights/run/fingerprints.py", "tests/training/test_parts.py"): [
         ("base not described", 'about[dotted(path)] = describe({"": array})[""]', "del array"),
     ],
     ("data/pipeline.py", "tests/data/test_pipeline.py"): [
@@ -948,43 +948,43 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("base forgotten", "base,\n            None if records",
          "None,\n            None if records"),
     ],
-    ("training/description.py", OTHER_BASE): [
+    ("weights/run/description.py", OTHER_BASE): [
         ("any base", "if name not in saved or not same(saved[name], array):",
          "if name not in saved:"),
     ],
-    ("training/fingerprints.py", "tests/training/test_fingerprints.py"): [
+    ("weights/run/fingerprints.py", "tests/weights/run/test_fingerprints.py"): [
         ("places do not count", "x = bits ^ (place * np.uint32(0x9E3779B1))", "x = bits"),
         ("sums alone compared", "for a, b in bits)", "for a, b in list(bits)[:1])"),
         ("blocks without their place", "first + begin) % 2**32", "begin) % 2**32"),
         ("rows without their place", "first + i * stride", "first"),
     ],
-    ("training/damage.py", "tests/training/test_damage.py"): [
+    ("weights/run/damage.py", "tests/weights/run/test_damage.py"): [
         ("rights as damage", "None if is_remote(path) else _unreadable(path)", "None"),
         ("errors of the disk as damage", "not missing and one.errno not in OF_FILES", "False"),
         ("errors of tensorstore as damage", "if int(code[1]) not in OF_FILES:", "if False:"),
         ("reasons inside others unseen", "todo += [one.__cause__", "[one.__cause__"),
     ],
-    ("training/description.py", "tests/training/test_damage.py"): [
+    ("weights/run/description.py", "tests/weights/run/test_damage.py"): [
         ("older fingerprints", 'array["fingerprint"] = [array["fingerprint"]]', "pass"),
         ("dtypes of any kind", 'if array["dtype"] not in DTYPES:', "if False:"),
         ("models that cannot be", "config.model.validate()", "pass"),
     ],
-    ("training/checkpoint_folder.py", "tests/training/test_damage.py"): [
+    ("weights/run/folder.py", "tests/weights/run/test_damage.py"): [
         ("digits of other scripts", 're.fullmatch(r"0|[1-9][0-9]{0,17}", name)', "name.isdigit()"),
         ("over an older damaged one", "if not os.path.lexists(path.parent / name))", "if True)"),
     ],
-    ("training/checkpoint_folder.py", "tests/training/test_loop.py"): [
+    ("weights/run/folder.py", "tests/training/test_loop.py"): [
         ("brackets", 're.search(r"[*?]|\\[.*\\]", text)', "False"),
     ],
     ("training/stop_signal.py", "tests/training/test_stop_signal.py"): [
         ("nothing said", "os.write(1, SAID)", "pass"),
         ("a second signal waits", "os._exit(128 + number[0])", "pass"),
     ],
-    ("training/description.py", "tests/training/test_checkpoint.py"): [
+    ("weights/run/description.py", "tests/training/test_checkpoint.py"): [
         ("dtype not compared", 'here = f"{x.dtype}{list(x.shape)}"',
          'here = summary(saved[name]) if name in saved else "here"'),
     ],
-    ("training/checkpoint_folder.py", "tests/training/test_checkpoint_gcs.py"): [
+    ("weights/run/folder.py", "tests/training/test_checkpoint_gcs.py"): [
         ("steps by listing alone", 'steps |= set(_notes(folder).saved)', "pass"),
         ("what is not committed", "if (folder / str(step) / COMMITTED).exists()", "if step"),
         ("damage in a bucket forgotten", 'note(path.parent, "damaged", int(path.name))', "pass"),

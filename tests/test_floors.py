@@ -11,7 +11,7 @@ FLOORS = (
     {"kernels"},
     {"models"},
     {"parallel"},
-    {"convert"},
+    {"weights"},
     {"conditioning"},
     {"data", "sampling"},
     {"training", "editing"},

@@ -19,7 +19,7 @@ def test_the_package_itself_is_light():
 
 def test_models_conversion_and_sampling_need_no_torch():
     statement = (
-        "import step1x_jax.models.step1x_edit, step1x_jax.convert.official,"
+        "import step1x_jax.models.step1x_edit, step1x_jax.weights.load,"
         " step1x_jax.sampling.sampler, step1x_jax.conditioning.encoder,"
         " step1x_jax.editing.loading, step1x_jax.training.loop, step1x_jax.data.pipeline,"
         " step1x_jax.data.precompute"

@@ -15,12 +15,6 @@ from safetensors.numpy import save_file
 
 import step1x_jax
 from step1x_jax.conditioning.processor import Processor
-from step1x_jax.convert.config_json import model_from_json
-from step1x_jax.convert.keys import model_table
-from step1x_jax.convert.kinds import open_file, open_weights
-from step1x_jax.convert.lora import LoraFile
-from step1x_jax.convert.qwen import read_mllm_config
-from step1x_jax.convert.targets import write_diffusers
 from step1x_jax.data.manifest import MANIFEST, write_dataset
 from step1x_jax.data.pipeline import DataConfig, make_batches
 from step1x_jax.data.records import decode_record, encode_record
@@ -28,6 +22,12 @@ from step1x_jax.data.sources import read_triplets
 from step1x_jax.editing import loading
 from step1x_jax.errors import UserError
 from step1x_jax.training.config_file import load_config, save_config
+from step1x_jax.weights.config_json import model_from_json
+from step1x_jax.weights.kinds import open_file, open_weights
+from step1x_jax.weights.layouts.official import model_table
+from step1x_jax.weights.layouts.qwen import read_mllm_config
+from step1x_jax.weights.lora.file import LoraFile
+from step1x_jax.weights.save import write_diffusers
 from tests.data.examples import make_record
 from tests.tampered import tampered
 from tests.training.tiny import tiny_config

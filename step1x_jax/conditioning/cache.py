@@ -15,9 +15,9 @@ from absl import logging
 from PIL import Image
 
 from step1x_jax.conditioning.encoder import Encoder, EncoderConfig
-from step1x_jax.convert.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.errors import UserError
 from step1x_jax.files import fingerprint, is_remote
+from step1x_jax.weights.files.safetensors_io import SafetensorsFile, write_safetensors
 
 VERSION = 2  # of what an encoder makes of the same input; to be raised when that changes
 LIMIT = 2 << 30  # bytes; the release's embedding of an edit has about 2.5 million

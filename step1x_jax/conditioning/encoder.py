@@ -24,10 +24,10 @@ from step1x_jax.conditioning.encoder_torch import load_torch
 from step1x_jax.conditioning.processor import Picture, Processor
 from step1x_jax.conditioning.prompt import QUOTINGS, Prompt
 from step1x_jax.conditioning.tokenizer import load_tokenizer
-from step1x_jax.convert.qwen import CONFIG, INDEX, SafetensorsFolder, read_mllm_config
-from step1x_jax.convert.qwen import FILE as WEIGHTS
 from step1x_jax.errors import UserError, require
 from step1x_jax.json_files import check_fields
+from step1x_jax.weights.layouts.qwen import CONFIG, INDEX, SafetensorsFolder, read_mllm_config
+from step1x_jax.weights.layouts.qwen import FILE as WEIGHTS
 
 IMPLEMENTATIONS = ("jax", "transformers")
 DTYPES = ("bfloat16", "float32")

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from step1x_jax.convert.safetensors_io import parse_header
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import build, parse_json
+from step1x_jax.weights.files.safetensors_io import parse_header
 
 SCHEMA_VERSION = 1
 LATENT_CHANNELS = 16

@@ -31,20 +31,20 @@ from step1x_jax.conditioning.encoder import (
     stored_reading,
 )
 from step1x_jax.conditioning.input_files import check_protocol
-from step1x_jax.convert.config_json import FILE, read_config_json
-from step1x_jax.convert.official import (
-    MODEL_NAMES,
-    check_model,
-    find_weights,
-    load_autoencoder,
-    load_model,
-)
 from step1x_jax.editing.editor import Editor
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import find, user_path
 from step1x_jax.json_files import build, read_json
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
+from step1x_jax.weights.config_json import FILE, read_config_json
+from step1x_jax.weights.load import (
+    MODEL_NAMES,
+    check_model,
+    find_weights,
+    load_autoencoder,
+    load_model,
+)
 
 QUICKSTART = epath.Path(step1x_jax.__file__).parent / "assets" / "quickstart"
 NAME = "quickstart"

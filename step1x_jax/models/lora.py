@@ -3,7 +3,7 @@
 An adapter adds alpha / rank * x @ down @ up; neither here nor in the gradient is down @ up ever
 built. It belongs to a *published* linear layer, of which ours may be several: the halves that these
 have in common are held by the first of them (see SingleBlock). Which layers those are says
-convert/adapters.py, which knows the published names.
+weights/lora/adapters.py, which knows the published names.
 """
 
 import dataclasses

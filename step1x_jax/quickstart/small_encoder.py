@@ -18,10 +18,10 @@ from etils import epath
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from step1x_jax.conditioning.prompt import CHAT_AFTER_INSTRUCTION, CHAT_BEFORE_IMAGE, CHAT_START
-from step1x_jax.convert.qwen import mllm_table
-from step1x_jax.convert.safetensors_io import write_safetensors
 from step1x_jax.models.mllm.config import mllm_from_json
 from step1x_jax.quickstart.edits import KINDS
+from step1x_jax.weights.files.safetensors_io import write_safetensors
+from step1x_jax.weights.layouts.qwen import mllm_table
 
 # Qwen's special tokens, in the order of their ids.
 SPECIAL_TOKENS = (

@@ -25,15 +25,36 @@ from etils import epath
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
-from step1x_jax.convert.adapters import load_adapters, merged_adapters
-from step1x_jax.convert.config_json import model_from_json, read_config_json, to_json
-from step1x_jax.convert.filling import Keep, kept
-from step1x_jax.convert.official import MODEL_NAMES, find_weights, load_parameters
 from step1x_jax.errors import UserError
 from step1x_jax.files import find, is_remote
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.step1x_edit import abstract_model
-from step1x_jax.training.checkpoint_folder import (
+from step1x_jax.training.config import TrainConfig
+from step1x_jax.training.first_process import on_first_process
+from step1x_jax.training.parts import abstract_parts, placed, shardings_of
+from step1x_jax.training.step import TrainState
+from step1x_jax.weights.config_json import model_from_json, read_config_json, to_json
+from step1x_jax.weights.filling import Keep, kept
+from step1x_jax.weights.load import MODEL_NAMES, find_weights, load_parameters
+from step1x_jax.weights.lora.adapters import load_adapters, merged_adapters
+from step1x_jax.weights.run.damage import STATUSES, DamagedError, damage, why_not_done
+from step1x_jax.weights.run.description import (
+    WEIGHTS,
+    Description,
+    check_same_arrays,
+    check_same_base,
+    read_description,
+)
+from step1x_jax.weights.run.fingerprints import (
+    About,
+    Arrays,
+    add,
+    describe,
+    fingerprint_of,
+    name_arrays,
+    same,
+)
+from step1x_jax.weights.run.folder import (
     FOLDER,
     any_set_aside,
     check_can_save,
@@ -43,28 +64,7 @@ from step1x_jax.training.checkpoint_folder import (
     set_aside,
     steps_in,
 )
-from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.damage import STATUSES, DamagedError, damage, why_not_done
-from step1x_jax.training.description import (
-    WEIGHTS,
-    Description,
-    check_same_arrays,
-    check_same_base,
-    read_description,
-)
-from step1x_jax.training.fingerprints import (
-    About,
-    Arrays,
-    add,
-    describe,
-    fingerprint_of,
-    name_arrays,
-    same,
-)
-from step1x_jax.training.first_process import on_first_process
-from step1x_jax.training.parts import abstract_parts, placed, shardings_of
-from step1x_jax.training.step import TrainState
-from step1x_jax.training.stored_arrays import Index, stored_array, stored_blocks, storing
+from step1x_jax.weights.run.stored_arrays import Index, stored_array, stored_blocks, storing
 
 Result = TypeVar("Result")
 

@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from step1x_jax.conditioning.images import from_array
-from step1x_jax.convert.official import load_autoencoder
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import replacing
 from step1x_jax.models.autoencoder import Autoencoder
@@ -34,6 +33,7 @@ from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.loss import interpolate, rectified_flow_loss
 from step1x_jax.training.parts import abstract_parts
 from step1x_jax.training.randomness import stream
+from step1x_jax.weights.load import load_autoencoder
 
 FOLDER = "pictures"
 # From whether captions are dropped to batches from the first on, as in loop.py.

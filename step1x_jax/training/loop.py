@@ -17,11 +17,9 @@ from step1x_jax.files import exclusive, user_path
 from step1x_jax.parallel.devices import peak_of
 from step1x_jax.parallel.mesh import check_batch_size, make_mesh
 from step1x_jax.training.checkpoint import Checkpoints, load_first_adapters, load_weights
-from step1x_jax.training.checkpoint_folder import check_can_save, folder_of
 from step1x_jax.training.clock import Clock
 from step1x_jax.training.config import TrainConfig, check_same_run
 from step1x_jax.training.config_file import save_config
-from step1x_jax.training.fingerprints import described
 from step1x_jax.training.first_process import on_first_process
 from step1x_jax.training.flops import step_flops
 from step1x_jax.training.held_out import HeldOut, HeldOutBatches, check_width, put
@@ -33,6 +31,8 @@ from step1x_jax.training.parts import abstract_base, freezing
 from step1x_jax.training.profile import profiler
 from step1x_jax.training.step import TrainState, abstract_state, make_train_step, new_state
 from step1x_jax.training.stop_signal import stop_signal
+from step1x_jax.weights.run.fingerprints import described
+from step1x_jax.weights.run.folder import check_can_save, folder_of
 
 # From the first step wanted to the batches from there on, one after another: this process's rows
 # of target, source, text and text_lengths (see step.py) as numpy arrays; "ids" may name the edits.

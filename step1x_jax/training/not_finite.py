@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from step1x_jax.convert.safetensors_io import write_safetensors
 from step1x_jax.errors import UserError
+from step1x_jax.weights.files.safetensors_io import write_safetensors
 
 FOLDER = "not_finite"
 NAMED = 3  # edits that the sentence names

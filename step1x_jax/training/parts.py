@@ -7,15 +7,15 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from step1x_jax.convert.adapters import add_adapters, quantized_paths
-from step1x_jax.convert.filling import Keep, Path
-from step1x_jax.convert.keys import dotted, flat
 from step1x_jax.models import step1x_edit
 from step1x_jax.models.layers import abstract
 from step1x_jax.models.lora import module_at, quantized
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.randomness import stream
+from step1x_jax.weights.filling import Keep, Path
+from step1x_jax.weights.layouts.official import dotted, flat
+from step1x_jax.weights.lora.adapters import add_adapters, quantized_paths
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,9 @@ from safetensors.numpy import save_file
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from step1x_jax.conditioning.prompt import CHAT_AFTER_INSTRUCTION, CHAT_BEFORE_IMAGE
-from step1x_jax.convert.qwen import mllm_table
 from step1x_jax.json_files import write_json
 from step1x_jax.models.mllm.config import mllm_from_json
+from step1x_jax.weights.layouts.qwen import mllm_table
 
 SPECIAL_TOKENS = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",

@@ -11,7 +11,6 @@ from flax import nnx
 from PIL import Image
 
 from step1x_jax.conditioning.encoder import EncoderConfig
-from step1x_jax.convert.official import save_autoencoder, save_model
 from step1x_jax.editing import editor as editor_module
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.loading import Parts, editor_json, load_parts
@@ -20,6 +19,7 @@ from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig, tiny
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.sampling.config import SamplingConfig
+from step1x_jax.weights.load import save_autoencoder, save_model
 
 AUTOENCODER = AutoencoderConfig(ch=4, ch_mult=(1, 1, 1, 1), num_res_blocks=1, norm_groups=2)
 SAMPLING = SamplingConfig(size=64, num_steps=3, guidance=2.0, shift=1.5)

@@ -14,15 +14,15 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from launch.convert import main
-from step1x_jax.convert.fp8 import Fp8File, as_numbers
-from step1x_jax.convert.keys import model_table
-from step1x_jax.convert.lora import LoraFile
-from step1x_jax.convert.lora_merging import merged
-from step1x_jax.convert.official import load_autoencoder, load_model, official_reader
-from step1x_jax.convert.safetensors_io import SafetensorsFile
 from step1x_jax.errors import UserError
-from tests.convert import round_trips
+from step1x_jax.weights.files.fp8 import Fp8File, as_numbers
+from step1x_jax.weights.files.safetensors_io import SafetensorsFile
+from step1x_jax.weights.layouts.official import model_table
+from step1x_jax.weights.load import load_autoencoder, load_model, official_reader
+from step1x_jax.weights.lora.file import LoraFile
+from step1x_jax.weights.lora.merging import merged
 from tests.golden import VECTORS
+from tests.weights import round_trips
 
 FILE = "weights.safetensors"
 LORA = VECTORS / "lora" / "lora_kohya.safetensors"

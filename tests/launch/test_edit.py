@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from step1x_jax.convert.official import load_model
 from step1x_jax.editing.loading import QUICKSTART, load_editor
+from step1x_jax.weights.load import load_model
 
 
 def command(*arguments):

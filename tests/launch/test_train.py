@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from step1x_jax.convert.official import load_model, save_model
 from step1x_jax.data.manifest import write_dataset
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.training.metrics import read_metrics
+from step1x_jax.weights.load import load_model, save_model
 from tests.data.examples import make_record
 
 ROOT = pathlib.Path(__file__).parents[2]

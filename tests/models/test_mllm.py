@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from step1x_jax.convert.keys import flat
-from step1x_jax.convert.qwen import load_mllm, mllm_table
 from step1x_jax.errors import UserError
 from step1x_jax.models.mllm.config import (
     LanguageConfig,
@@ -31,6 +29,8 @@ from step1x_jax.models.mllm.positions import (
 from step1x_jax.models.mllm.vision import VisionTower
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import batch_sharding, shardings
+from step1x_jax.weights.layouts.official import flat
+from step1x_jax.weights.layouts.qwen import load_mllm, mllm_table
 from tests.golden import VECTORS
 
 FOLDER = VECTORS / "mllm" / "model"

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from step1x_jax.convert.keys import flat
-from step1x_jax.convert.official import load_model
 from step1x_jax.kernels.attention import working_length
 from step1x_jax.models.config import tiny
 from step1x_jax.models.connector import masked_attention
 from step1x_jax.models.layers import scan
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
+from step1x_jax.weights.layouts.official import flat
+from step1x_jax.weights.load import load_model
 from tests.golden import VECTORS, lengths_of, nchw, nhwc, read_case
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from step1x_jax.convert.official import save_model
 from step1x_jax.errors import UserError
 from step1x_jax.models import step1x_edit
 from step1x_jax.models.step1x_edit import Step1XEdit
@@ -18,6 +17,7 @@ from step1x_jax.training import loop
 from step1x_jax.training.config_file import load_config
 from step1x_jax.training.loop import train
 from step1x_jax.training.metrics import read_metrics
+from step1x_jax.weights.load import save_model
 from tests.training.tiny import batches, make_batch, tiny_config
 
 pytestmark = pytest.mark.usefixtures("toy_model")

@@ -12,11 +12,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from step1x_jax.convert.adapters import Adapters, merged_adapters
-from step1x_jax.convert.filling import kept
-from step1x_jax.convert.keys import model_table
-from step1x_jax.convert.lora_files import save_kohya
-from step1x_jax.convert.official import load_model, official_reader, save_model
 from step1x_jax.errors import UserError
 from step1x_jax.models import step1x_edit
 from step1x_jax.models.config import LoraConfig
@@ -30,13 +25,18 @@ from step1x_jax.training.checkpoint import (
     restore_params,
 )
 from step1x_jax.training.config_file import to_json
-from step1x_jax.training.description import read_description
 from step1x_jax.training.loop import train
 from step1x_jax.training.loss import rectified_flow_loss
 from step1x_jax.training.parts import abstract_frozen, abstract_parts, freezing
-from step1x_jax.training.run_tensors import opened_run
 from step1x_jax.training.step import abstract_state, make_train_step, new_state
-from step1x_jax.training.weights_folder import write_adapters_folder
+from step1x_jax.weights.filling import kept
+from step1x_jax.weights.layouts.official import model_table
+from step1x_jax.weights.load import load_model, official_reader, save_model
+from step1x_jax.weights.lora.adapters import Adapters, merged_adapters
+from step1x_jax.weights.lora.writers import save_kohya
+from step1x_jax.weights.run.description import read_description
+from step1x_jax.weights.run.reader import opened_run
+from step1x_jax.weights.run.writer import write_adapters_folder
 from tests.training.tiny import Toy, batches, make_batch, tiny_config
 
 STEPS = 3

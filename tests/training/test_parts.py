@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from step1x_jax.convert.adapters import quantized_paths
-from step1x_jax.convert.filling import kept
-from step1x_jax.convert.keys import flat
-from step1x_jax.convert.official import load_model, save_model
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.lora import quantize
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint import load_weights
-from step1x_jax.training.fingerprints import describe, described, name_arrays
 from step1x_jax.training.parts import abstract_base, abstract_frozen, freezing
-from tests.convert.loading_worker import wide_config
+from step1x_jax.weights.filling import kept
+from step1x_jax.weights.layouts.official import flat
+from step1x_jax.weights.load import load_model, save_model
+from step1x_jax.weights.lora.adapters import quantized_paths
+from step1x_jax.weights.run.fingerprints import describe, described, name_arrays
 from tests.training.tiny import tiny_config
+from tests.weights.loading_worker import wide_config
 
 
 def run_config(model, stored):
@@ -72,7 +72,7 @@ def test_it_is_what_the_loaded_weights_give(files, sizes, stored):
 
 
 def test_devices_never_hold_the_weights(files):
-    """What is frozen so far and one parameter (the host: tests/convert/test_loading.py)."""
+    """What is frozen so far and one parameter (the host: tests/weights/test_filling.py)."""
     path, model = files["wide"]
     config = run_config(model, "int8")
     mesh = make_mesh(MeshConfig(fsdp=8))

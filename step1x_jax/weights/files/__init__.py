@@ -1,0 +1,1 @@
+"""Weight files and folders as other programs write them."""

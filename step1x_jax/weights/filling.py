@@ -1,0 +1,158 @@
+"""Our parameters from official tensors, one after another, each process what its devices hold."""
+
+import gc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from step1x_jax.weights.copying import in_order, put
+from step1x_jax.weights.files.safetensors_io import Read
+from step1x_jax.weights.finite import check_finite
+from step1x_jax.weights.layouts.official import Box, Part, Table, by_parameter, dotted, flat
+from step1x_jax.weights.readers import Tensors
+
+KEPT = {np.dtype(jnp.bfloat16), np.dtype(np.float16), np.dtype(np.float32)}  # as parameters
+Path = tuple[str | int, ...]
+# What is kept of a parameter that has just been placed, by path.
+Keep = Callable[[Path, nnx.Variable], Mapping[Path, nnx.Variable]]
+Place = jax.sharding.Sharding | None  # None: the default device
+Source = tuple[Part, str, tuple[slice, ...]]  # see by_parameter
+
+
+def filled(
+    abstract_params: nnx.State,
+    table: Table,
+    read: Read,
+    shardings: nnx.State | None = None,
+    keep: Keep | None = None,
+) -> nnx.State:
+    """Abstract parameters with the tensors of `read` in them.
+
+    Of an official tensor that is split by rows a process reads the rows that its devices hold; one
+    that is split by columns it reads whole. Besides what has been placed, the host never holds more
+    than its part of one of our parameters, one reading, and what is made of that on the way (two
+    copies for RoPE's order, float32 sums for a LoRA).
+
+    Args:
+      abstract_params: shapes, dtypes and paths.
+      table: how they lie in official tensors.
+      read: gives these.
+      shardings: a tree like the parameters; None puts everything on the default device.
+      keep: is given each parameter before the next one is read; None keeps it as it is.
+    """
+    sources = by_parameter(table)
+    places = {} if shardings is None else flat(shardings)
+    result: dict[Any, Any] = {}
+    leaves: Iterable[Any] = nnx.to_flat_state(abstract_params)
+    for path, leaf in leaves:
+        place = places.get(dotted(path))
+        place = place.get_value() if isinstance(place, nnx.Variable) else place
+        variable = leaf.replace(_loaded(leaf, place, sources[dotted(path)], table, read))
+        result |= {path: variable} if keep is None else keep(path, variable)
+        # JAX lets go of the host's copy when the collector runs, or somewhere in its next call: not
+        # until the next parameter is there, too
+        gc.collect(0)
+    return nnx.from_flat_state(result)
+
+
+def as_stored(
+    abstract_params: nnx.State, table: Table, dtypes: Mapping[str, np.dtype]
+) -> nnx.State:
+    """Abstract parameters in the dtypes of their official tensors, each by itself.
+
+    Args:
+      abstract_params: shapes, dtypes and paths.
+      table: how they lie in official tensors.
+      dtypes: of these; where those of one parameter differ, it is float32, which holds them all.
+    """
+    sources = by_parameter(table)
+    result: dict[Any, Any] = {}
+    leaves: Iterable[Any] = nnx.to_flat_state(abstract_params)
+    for path, leaf in leaves:
+        stored = {dtypes[name] for _, name, _ in sources[dotted(path)]}
+        kept = len(stored) == 1 and stored <= KEPT
+        dtype = stored.pop() if kept else np.dtype(np.float32)
+        result[path] = leaf.replace(jax.ShapeDtypeStruct(leaf.shape, dtype))
+    return nnx.from_flat_state(result)
+
+
+def our_block(source: Source, tensors: Tensors) -> np.ndarray:
+    """One of our parameters, or of a stacked one a block: (1, ...); in our order in memory, too."""
+    part, official, where = source
+    piece = tensors.read(official)[where]
+    ours = in_order(part.to_ours(piece, tuple(map(range, part.shape)), len(piece)))
+    return ours if part.layer is None else ours[None]
+
+
+def kept(params: nnx.State, keep: Keep) -> nnx.State:
+    """What is kept of parameters that are there already, one after another."""
+    leaves: Iterable[Any] = nnx.to_flat_state(params)
+    result: dict[Any, Any] = {}
+    for path, parameter in leaves:
+        result |= keep(path, parameter)
+    return nnx.from_flat_state(result)
+
+
+def _loaded(
+    leaf: jax.ShapeDtypeStruct, place: Place, sources: Sequence[Source], table: Table, read: Read
+) -> jax.Array:
+    """One of our parameters."""
+    indices: Iterable[Any] = [(slice(None),) * len(leaf.shape)]
+    if place is not None:
+        indices = place.addressable_devices_indices_map(leaf.shape).values()
+    here = dict.fromkeys(_box(leaf.shape, index) for index in indices)  # several may hold the same
+    boxes = {box: np.empty([len(part) for part in box], leaf.dtype) for box in here}
+    rounded = False
+    for part, name, where in sources:
+        rounded |= _fill(boxes, part, name, table[name].shape, where, read)
+    if rounded:  # to a dtype in which a sum, say, may be too large
+        for box in boxes.values():
+            check_finite(box, ", ".join(dict.fromkeys(name for _, name, _ in sources)), leaf.dtype)
+    if place is None:
+        (whole,) = boxes.values()
+        array = jax.device_put(whole)
+    else:
+        array = jax.make_array_from_callback(
+            leaf.shape, place, lambda index: boxes[_box(leaf.shape, index)]
+        )
+    return jax.block_until_ready(array)  # or the next one is read before this one has left the host
+
+
+def _box(shape: tuple[int, ...], index: Any) -> Box:
+    return tuple(range(size)[part] for size, part in zip(shape, index, strict=True))
+
+
+def _fill(
+    boxes: Mapping[Box, np.ndarray],
+    part: Part,
+    name: str,
+    shape: tuple[int, ...],
+    where: tuple[slice, ...],
+    read: Read,
+) -> bool:
+    """Copies a part of the tensor `name` to the boxes; those of the same rows share a reading.
+
+    Returns:
+      Whether it is rounded to fewer bits on the way.
+    """
+    rounded = False
+    first, *columns = where
+    piece = range(shape[0])[first]
+    wanted: dict[bytes, tuple[np.ndarray, list[tuple[Box, np.ndarray]]]] = {}
+    for box, target in boxes.items():
+        if part.layer is not None:
+            if part.layer not in box[0]:
+                continue
+            box, target = box[1:], target[part.layer - box[0].start, ...]
+        rows = piece.start + part.rows_of(box, len(piece))
+        wanted.setdefault(rows.tobytes(), (rows, []))[1].append((box, target))
+    for rows, targets in wanted.values():
+        data = read(name, None if len(rows) == shape[0] else rows)[:, *columns]
+        for box, target in targets:
+            put(target, part.to_ours(data, box, len(piece)))
+            rounded |= target.dtype != data.dtype and target.dtype.itemsize <= data.dtype.itemsize
+    return rounded

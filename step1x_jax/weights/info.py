@@ -1,0 +1,105 @@
+"""What a file or folder of weights is, in lines for a user."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+from etils import epath
+
+from step1x_jax.errors import UserError
+from step1x_jax.models.config import AutoencoderConfig, ModelConfig
+from step1x_jax.weights.files.fp8 import stored_as
+from step1x_jax.weights.files.opening import WeightFile, open_file
+from step1x_jax.weights.kinds import KINDS, kind_of, open_weights, sizes_beside
+from step1x_jax.weights.layouts.official import model_table
+from step1x_jax.weights.lora.file import LoraFile
+from step1x_jax.weights.readers import Shape
+
+
+def describe_weights(path: epath.PathLike, sizes: ModelConfig | None = None) -> list[str]:
+    """Lines about a file or folder of one model, or of adapters; no tensor but alphas is read.
+
+    Args:
+      path: the file or folder.
+      sizes: of the model that adapters are for; None takes those of config.json beside them, or the
+        release's. Adapters of other models are described by their names alone.
+
+    Raises:
+      UserError: it is damaged, of no known kind, or does not fit its sizes.
+    """
+    file = open_file(path)
+    kind = KINDS[kind_of(file, path)]
+    lines = [str(path), f"  kind     {kind.title}"]
+    if kind.holds == "adapters":
+        lines += _adapters(file, sizes or sizes_beside(path))
+    else:
+        weights = open_weights(path)
+        lines.append(f"  sizes    {sizes_in_words(weights.config)}")
+        lines += [f"  {name}: {value}" for name, value in weights.fields.items()]
+    lines.append(f"  stored   {stored_as(file)}")
+    lines += numbers_in_words(file.shapes, file.dtypes)
+    lines += [f"  {name}: {value}" for name, value in file.metadata.items()]
+    return lines
+
+
+def sizes_in_words(config: ModelConfig | AutoencoderConfig) -> str:
+    """One line of sizes, the version first."""
+    if isinstance(config, AutoencoderConfig):
+        widths = ", ".join(str(config.ch * m) for m in config.ch_mult)
+        return f"widths {widths}; {config.z_channels} latent channels"
+    return (
+        f"{config.version}: {config.depth} double and {config.depth_single_blocks} single blocks,"
+        f" width {config.hidden_size}, {config.num_heads} heads; connector of"
+        f" {config.connector_depth} blocks, width {config.connector_hidden_size}"
+    )
+
+
+def numbers_in_words(shapes: Mapping[str, Shape], dtypes: Mapping[str, np.dtype]) -> list[str]:
+    """Tensors, parameters, bytes and dtypes."""
+    count = {name: math.prod(shape) for name, shape in shapes.items()}
+    total = sum(n * dtypes[name].itemsize for name, n in count.items())
+    kinds = Counter(str(dtype) for dtype in dtypes.values())
+    return [
+        f"  tensors  {len(count)} ({', '.join(f'{n} {d}' for d, n in kinds.most_common())})",
+        f"  numbers  {sum(count.values()):,}",
+        f"  bytes    {total:,}",
+    ]
+
+
+def _adapters(file: WeightFile, sizes: ModelConfig) -> list[str]:
+    """Modules, ranks and alphas of a LoRA."""
+    try:
+        settings = LoraFile(file.path, model_table(sizes)).settings
+        alphas = Counter(f"{alpha:g}" for _, alpha in settings.values())
+        return [
+            f"  for      a model of {sizes_in_words(sizes)}",
+            f"  modules  {len(settings)}",
+            f"  rank     {_few(Counter(str(rank) for rank, _ in settings.values()))}",
+            f"  alpha    {_few(alphas)}",
+        ]
+    except UserError as e:
+        return [*_adapters_by_name(file), f"  not for a model of {sizes_in_words(sizes)}: {e}"]
+
+
+def _adapters_by_name(file: WeightFile) -> list[str]:
+    """The same of a LoRA that may be of any model."""
+    down = re.compile(r"(.+)\.(?:lora_down|lora_A(?:\.[^.]+)?)\.weight$")
+    found = {m[1]: shape[0] for n, shape in file.shapes.items() if (m := down.match(n))}
+    alphas = Counter(
+        f"{float(file.read(name).astype(np.float32)):g}"
+        for name, shape in file.shapes.items()
+        if name.endswith(".alpha") and shape in ((), (1,))
+    )
+    return [
+        f"  modules  {len(found)}",
+        f"  rank     {_few(Counter(str(rank) for rank in found.values()))}",
+        f"  alpha    {_few(alphas) or 'not in the tensors'}",
+    ]
+
+
+def _few(values: Mapping[str, int]) -> str:
+    return ", ".join(
+        value if len(values) == 1 else f"{value} ({n} modules)" for value, n in values.items()
+    )

@@ -1,0 +1,1 @@
+"""Names of tensors in published layouts, and where ours lie in them."""

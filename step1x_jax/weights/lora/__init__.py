@@ -1,0 +1,1 @@
+"""LoRAs: files, merging, and our adapters."""

@@ -1,0 +1,1 @@
+"""The folder of a run: which checkpoints it has, what they say of themselves, and their arrays."""

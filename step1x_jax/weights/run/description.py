@@ -1,0 +1,171 @@
+"""What a checkpoint says of itself: the run's config and records, and of each array what it is.
+
+It is in the file _CHECKPOINT_METADATA, as the part of Orbax's JSON that is ours.
+"""
+
+import dataclasses
+import re
+from typing import Any, TypedDict
+
+from etils import epath
+
+from step1x_jax.errors import UserError
+from step1x_jax.json_files import build, parse_json
+from step1x_jax.training.config import TrainConfig
+from step1x_jax.training.config_file import from_json, to_json
+from step1x_jax.weights.run.damage import damage
+from step1x_jax.weights.run.fingerprints import About, Arrays, checksum, same, summary
+from step1x_jax.weights.run.folder import COMMITTED, check_listed
+
+DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's name for it
+WEIGHTS = "state"  # the one item of a checkpoint that is weights alone, so named by Orbax
+SCHEMA_VERSION = 3  # 2: fingerprints were one sum of bits; 1: other names of parameters
+# Of parameters, moments and counters, and of files that launch.convert wrote as checkpoints.
+DTYPES = (
+    "float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2",
+    "int64", "int32", "int8", "uint64", "uint32", "uint8",
+)  # fmt: skip
+
+
+class _OrbaxMetadata(TypedDict, total=False):
+    """The file; of another type Orbax could read none of the run's checkpoints."""
+
+    item_handlers: dict[str, Any] | str | None
+    metrics: dict[str, Any] | None
+    performance_metrics: dict[str, Any] | None
+    init_timestamp_nsecs: int | None
+    commit_timestamp_nsecs: int | None
+    custom_metadata: dict[str, Any]
+
+
+@dataclasses.dataclass
+class Description:
+    """A checkpoint without its arrays.
+
+    Attributes:
+      config: of the run.
+      arrays: by item.
+      base: of adapters, the arrays of the weights to which they belong; None: not known.
+      records: fingerprint of each data set of data.path (`records_fingerprint`); None: not known.
+    """
+
+    config: TrainConfig
+    arrays: dict[str, About]
+    base: About | None = None
+    records: list[str] | None = None
+
+    @property
+    def trained(self) -> str:
+        """The item that holds what was trained."""
+        return WEIGHTS if WEIGHTS in self.arrays else "params"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it, with a checksum."""
+        values: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "config": to_json(self.config),
+            "arrays": self.arrays,
+        }
+        for name in ("base", "records"):
+            if getattr(self, name) is not None:
+                values[name] = getattr(self, name)
+        return values | {"checksum": checksum(values)}
+
+
+def read_description(path: epath.Path) -> Description:
+    """What a checkpoint says of itself.
+
+    Raises:
+      DamagedError: it cannot be read or is not what was saved.
+      UserError: it is of another version; or it cannot be read for now.
+    """
+    check_listed(path, COMMITTED)
+    with damage(path, "its description cannot be read"):
+        text = (path / DESCRIPTION).read_bytes()
+    if re.search(rb"[:,\[]\s*(NaN|-?Infinity)\b", text):  # Python's JSON once let settings be so
+        raise UserError(
+            f"a setting in {path / DESCRIPTION} is not a finite number, which runs can no longer"
+            " have; go on with the version of step1x_jax that wrote it."
+        )
+    with damage(path, "its description cannot be read"):
+        about = build(_OrbaxMetadata, parse_json(text, DESCRIPTION), DESCRIPTION)["custom_metadata"]
+        if about.pop("checksum") != checksum(about):
+            raise ValueError("its checksum is wrong")
+        version = build(int, about.get("schema_version", 1), DESCRIPTION, "schema_version")
+        config, arrays = about["config"], about["arrays"]
+        base, records = about.get("base"), about.get("records")
+        if version == 2:
+            for one in (*arrays.values(), base or {}):
+                for array in one.values():
+                    array["fingerprint"] = [array["fingerprint"]]
+        if version in (2, SCHEMA_VERSION):
+            arrays = build(dict[str, About], arrays, DESCRIPTION, "arrays")
+            base = build(About | None, base, DESCRIPTION, "base")
+            records = build(list[str] | None, records, DESCRIPTION, "records")
+            if not arrays.keys() & {WEIGHTS, "params"}:
+                raise ValueError("it describes no parameters")
+            for one in (*arrays.values(), base or {}):
+                _check_dtypes(one)
+    if version not in (2, SCHEMA_VERSION):
+        raise UserError(
+            f"{path} was written by another version of step1x_jax (schema {version}, this one has"
+            f" {SCHEMA_VERSION}); write it as .safetensors with that version's launch.convert, and"
+            " start from that file (training.start_from)."
+        )
+    return Description(_config(config, path), arrays, base, records)
+
+
+def _config(values: Any, path: epath.Path) -> TrainConfig:
+    """The run's config, of sizes that a model can have."""
+    config = from_json(values, f"the config in {path}")
+    try:
+        config.model.validate()
+        config.lora.validate()
+    except UserError as e:
+        raise UserError(f"the config in {path} fits no model: {e}") from e
+    return config
+
+
+def _check_dtypes(about: About) -> None:
+    """Raises ValueError for dtypes that no checkpoint has."""
+    for name, array in about.items():
+        if array["dtype"] not in DTYPES:
+            raise ValueError(f"{name} is of dtype {array['dtype']}")
+
+
+def check_same_base(saved: About, base: About, path: epath.Path, config: TrainConfig) -> None:
+    """Compares the base of adapters with the one that they were trained on.
+
+    Args:
+      saved: what their checkpoint says of it.
+      base: what is there now.
+      path: of the checkpoint.
+      config: of the run.
+
+    Raises:
+      UserError: they differ.
+    """
+    for name, array in base.items():
+        if name not in saved or not same(saved[name], array):
+            raise UserError(
+                f"the adapters in {path} were trained on other weights: {name} differs; give those"
+                f" that were in {config.training.start_from} then."
+            )
+
+
+def check_same_arrays(saved: About, wanted: Arrays, path: epath.Path) -> None:
+    """Raises UserError naming the first array in which checkpoint and model differ."""
+    for name, x in wanted.items():
+        here = f"{x.dtype}{list(x.shape)}"
+        there = summary(saved[name]) if name in saved else "missing"
+        if here != there:
+            raise UserError(
+                f"{path} is of another model: {name} is {there} there and {here} in this config;"
+                " use the config that the checkpoint was made with."
+            )
+    for name in saved:
+        if name not in wanted:
+            raise UserError(
+                f"{path} is of another model: its {name} does not exist in this config; use the"
+                " config that the checkpoint was made with."
+            )

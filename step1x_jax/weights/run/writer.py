@@ -1,0 +1,122 @@
+"""Weights alone as a run's folder, to start training from (training.start_from) or to sample from.
+
+Written block by block: the model is never in memory as a whole.
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from etils import epath
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
+
+from step1x_jax.errors import UserError
+from step1x_jax.files import absolute, making_folder
+from step1x_jax.json_files import read_json, write_json
+from step1x_jax.models.config import LoraConfig, ModelConfig
+from step1x_jax.training.checkpoint import why_not_written
+from step1x_jax.training.config import TrainConfig
+from step1x_jax.weights.filling import Source, our_block
+from step1x_jax.weights.layouts.official import by_parameter, model_table
+from step1x_jax.weights.readers import Tensors
+from step1x_jax.weights.run.description import DESCRIPTION, WEIGHTS, Description
+from step1x_jax.weights.run.fingerprints import About, add, describe, fingerprint_of, name_arrays
+from step1x_jax.weights.run.folder import FOLDER, check_can_save, folder_of
+from step1x_jax.weights.run.stored_arrays import BLOCK_BYTES, stored_array, storing
+
+
+def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainConfig) -> None:
+    """Writes official tensors as the checkpoint of step 0 of a run that has only parameters.
+
+    A kernel of all blocks of a kind is one array, of up to 2.9 GB, and Orbax takes whole arrays, of
+    which it makes copies. So it gets that of the first block, and tensorstore, in which it stores
+    arrays, adds the others, one after another.
+
+    Args:
+      path: the folder to make.
+      tensors: official ones, which fit config.model.
+      config: says the sizes, and how the weights are sampled.
+
+    Raises:
+      UserError: the disk is full, or the place is not writable.
+    """
+    about: About = {}
+    check_can_save(folder_of(path))
+    parameters = by_parameter(model_table(config.model))
+    _check_dtypes(parameters, tensors)
+    with making_folder(path) as temporary, storing(), _system_errors():
+        folder = absolute(temporary) / FOLDER / "0"
+        folder.parent.mkdir()
+        firsts: dict[str, np.ndarray] = {}  # a few together: each saving takes a third of a second
+        for name, sources in parameters.items():
+            first = firsts[name] = our_block(sources[0], tensors)
+            shape = [len(sources), *first.shape[1:]] if len(sources) > 1 else list(first.shape)
+            bits = fingerprint_of(first, [0], shape)
+            about[name] = {"shape": shape, "dtype": str(first.dtype), "fingerprint": bits}
+            if sum(x.nbytes for x in firsts.values()) > BLOCK_BYTES:
+                ocp.partial.save(folder, firsts)
+                firsts = {}
+        if firsts:
+            ocp.partial.save(folder, firsts)
+        ocp.partial.finalize(folder)
+        for name, (_, *others) in parameters.items():
+            if not others:
+                continue
+            array = stored_array(folder / WEIGHTS, name)
+            array = array.resize(exclusive_max=about[name]["shape"]).result()
+            for i, source in enumerate(others, start=1):
+                block = our_block(source, tensors)
+                array[i : i + 1].write(block).result()
+                bits = fingerprint_of(block, [i], about[name]["shape"])
+                about[name]["fingerprint"] = add(about[name]["fingerprint"], bits)
+        file = folder / DESCRIPTION
+        metadata = Description(config, {WEIGHTS: about}).to_json()
+        write_json(file, read_json(file) | {"custom_metadata": metadata})
+
+
+def _check_dtypes(parameters: Mapping[str, Sequence[Source]], tensors: Tensors) -> None:
+    for sources in parameters.values():
+        first, *others = (official for _, official, _ in sources)
+        for other in others:
+            if tensors.dtypes[other] != tensors.dtypes[first]:
+                raise UserError(
+                    f"{other} is {tensors.dtypes[other]}, in another block {tensors.dtypes[first]};"
+                    " blocks are stacked here, so give one dtype for all (--dtype)."
+                )
+
+
+def write_adapters_folder(
+    path: epath.PathLike, adapters: nnx.State, model: ModelConfig, lora: LoraConfig
+) -> None:
+    """Writes adapters as the checkpoint of step 0 of a run of adapters, for lora.start_from.
+
+    Args:
+      path: the folder to make.
+      adapters: the nnx.LoRAParam of a model with adapters.
+      model: its sizes.
+      lora: the adapters' settings.
+
+    Raises:
+      UserError: the disk is full, or the place is not writable.
+    """
+    check_can_save(folder_of(path))
+    config = TrainConfig(model=model, lora=lora)
+    arrays = name_arrays(adapters)
+    with making_folder(path) as temporary, storing(), _system_errors():
+        folder = absolute(temporary) / FOLDER / "0"
+        folder.parent.mkdir()
+        metadata = Description(config, {WEIGHTS: describe(arrays)}).to_json()
+        ocp.save(folder, arrays, custom_metadata=metadata)
+
+
+@contextlib.contextmanager
+def _system_errors() -> Iterator[None]:
+    """tensorstore's errors of the system as Python has them."""
+    try:
+        yield
+    except ValueError as e:
+        if (reason := why_not_written(e)) is None:
+            raise
+        raise OSError(errno.ENOSPC if "space" in reason else errno.EIO, reason) from e

@@ -1,0 +1,14 @@
+"""What every key table must do."""
+
+from step1x_jax.weights.layouts.official import by_parameter, flat
+
+
+def assert_covers_once(table, abstract_params):
+    """Every parameter is filled by the table, each layer once, in its shape."""
+    leaves, sources = flat(abstract_params), by_parameter(table)
+    assert set(sources) == set(leaves)
+    for path, parts in sources.items():
+        stacked = parts[0][0].layer is not None
+        layers = [part.layer for part, _, _ in parts]
+        assert layers == (list(range(leaves[path].shape[0])) if stacked else [None])
+        assert {part.shape for part, _, _ in parts} == {leaves[path].shape[stacked:]}
