@@ -370,7 +370,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("parts of two dtypes in the first's", "else np.dtype(np.float32)",
          "else source.dtypes[moves[0].here]"),
     ],
-    ("weights/files/shards.py", "tests/weights/test_kinds.py tests/weights/layouts/test_diffusers.py"): [
+    ("weights/files/shards.py",
+     "tests/weights/test_kinds.py tests/weights/layouts/test_diffusers.py"): [
         ("index points anywhere", "if not _SHARD_NAME.fullmatch(name) or", "if"),
         ("missing shard not named", "if missing := [", "if [] and ["),
         ("twins over shards", "if name in self._file_of:", "if False:"),
