@@ -48,8 +48,8 @@ from step1x_jax.sampling.sampler import Conditions, sample, sample_with_progress
 from step1x_jax.sampling.schedule import timesteps
 from step1x_jax.training.loss import interpolate, rectified_flow_loss
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
+from step1x_jax.weights.language_model import load_mllm
 from step1x_jax.weights.layouts.official import model_table
-from step1x_jax.weights.layouts.qwen import load_mllm
 from step1x_jax.weights.load import load_autoencoder, load_model, official_reader
 from step1x_jax.weights.lora.adapters import add_adapters, load_adapters
 

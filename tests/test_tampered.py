@@ -24,8 +24,8 @@ from step1x_jax.errors import UserError
 from step1x_jax.training.config_file import load_config, save_config
 from step1x_jax.weights.config_json import model_from_json
 from step1x_jax.weights.kinds import open_file, open_weights
+from step1x_jax.weights.language_model import read_mllm_config
 from step1x_jax.weights.layouts.official import model_table
-from step1x_jax.weights.layouts.qwen import read_mllm_config
 from step1x_jax.weights.lora.file import LoraFile
 from step1x_jax.weights.save import write_diffusers
 from tests.data.examples import make_record

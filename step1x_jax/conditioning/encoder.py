@@ -26,8 +26,8 @@ from step1x_jax.conditioning.prompt import QUOTINGS, Prompt
 from step1x_jax.conditioning.tokenizer import load_tokenizer
 from step1x_jax.errors import UserError, require
 from step1x_jax.json_files import check_fields
-from step1x_jax.weights.layouts.qwen import CONFIG, INDEX, SafetensorsFolder, read_mllm_config
-from step1x_jax.weights.layouts.qwen import FILE as WEIGHTS
+from step1x_jax.weights.language_model import CONFIG, INDEX, open_mllm, read_mllm_config
+from step1x_jax.weights.language_model import FILE as WEIGHTS
 
 IMPLEMENTATIONS = ("jax", "transformers")
 DTYPES = ("bfloat16", "float32")
@@ -233,7 +233,7 @@ def check_encoder(path: str) -> None:
     load_tokenizer(path, mllm.language.vocab_size)
     limits = EncoderConfig()
     Processor(path, limits.min_pixels, limits.max_pixels, mllm.vision)
-    SafetensorsFolder(path)
+    open_mllm(path)
 
 
 def load_encoder(

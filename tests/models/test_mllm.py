@@ -29,8 +29,9 @@ from step1x_jax.models.mllm.positions import (
 from step1x_jax.models.mllm.vision import VisionTower
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import batch_sharding, shardings
+from step1x_jax.weights.language_model import load_mllm
 from step1x_jax.weights.layouts.official import flat
-from step1x_jax.weights.layouts.qwen import load_mllm, mllm_table
+from step1x_jax.weights.layouts.qwen import mllm_table
 from tests.golden import VECTORS
 
 FOLDER = VECTORS / "mllm" / "model"

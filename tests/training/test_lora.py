@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from step1x_jax.errors import UserError
+from step1x_jax.json_files import as_json
 from step1x_jax.models import step1x_edit
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.step1x_edit import abstract_model
@@ -24,7 +25,6 @@ from step1x_jax.training.checkpoint import (
     restore_adapters,
     restore_params,
 )
-from step1x_jax.training.config_file import to_json
 from step1x_jax.training.loop import train
 from step1x_jax.training.loss import rectified_flow_loss
 from step1x_jax.training.parts import abstract_frozen, abstract_parts, freezing
@@ -56,7 +56,7 @@ def compiled_once():
     made = {}
 
     def make(config, mesh, abstract):
-        key = json.dumps(to_json(config))
+        key = json.dumps(as_json(config))
         if key not in made:
             made[key] = make_train_step(config, mesh, abstract)
         return made[key]

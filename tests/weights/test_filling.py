@@ -20,8 +20,8 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
+from step1x_jax.weights.language_model import load_mllm
 from step1x_jax.weights.layouts.official import flat, model_table
-from step1x_jax.weights.layouts.qwen import load_mllm
 from step1x_jax.weights.load import load_model, load_parameters
 from step1x_jax.weights.lora.adapters import load_adapters
 from tests.golden import VECTORS

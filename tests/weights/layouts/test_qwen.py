@@ -12,13 +12,9 @@ from safetensors.numpy import load_file, save_file
 from step1x_jax.errors import UserError
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.model import abstract_mllm
+from step1x_jax.weights.language_model import SafetensorsFolder, load_mllm, read_mllm_config
 from step1x_jax.weights.layouts.official import flat
-from step1x_jax.weights.layouts.qwen import (
-    SafetensorsFolder,
-    load_mllm,
-    mllm_table,
-    read_mllm_config,
-)
+from step1x_jax.weights.layouts.qwen import mllm_table
 from tests.golden import VECTORS
 from tests.weights.tables import assert_covers_once
 
