@@ -18,7 +18,7 @@ from step1x_jax.training.loss import interpolate, rectified_flow_loss
 from step1x_jax.training.metrics import read_metrics
 from step1x_jax.training.parts import abstract_parts, random_trained
 from step1x_jax.training.randomness import stream
-from step1x_jax.weights.load import save_autoencoder
+from step1x_jax.weights.save import save_autoencoder
 from tests.training.tiny import batches, make_batch, tiny_config
 
 pytestmark = pytest.mark.usefixtures("toy_model")

@@ -17,8 +17,8 @@ from step1x_jax.training import loop
 from step1x_jax.training.config_file import load_config
 from step1x_jax.training.loop import train
 from step1x_jax.training.metrics import read_metrics
-from step1x_jax.weights.load import save_model
 from tests.training.tiny import batches, make_batch, tiny_config
+from tests.weights.models import save_model
 
 pytestmark = pytest.mark.usefixtures("toy_model")
 

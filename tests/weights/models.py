@@ -49,4 +49,3 @@ def run_parameters(path, wanted=None, **options):
     """The parameters of a run (adapters merged), and what was opened."""
     weights = open_weights(path, **options)
     return parameters_as(path, weights.config, wanted, **options), weights
-

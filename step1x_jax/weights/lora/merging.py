@@ -15,8 +15,8 @@ from step1x_jax.weights.readers import Rows, Tensors
 class Merged:
     """A reader of official tensors with LoRAs in them.
 
-    A weight is itself + the sum of scale * alpha / rank * up @ down, in float32, over all the LoRAs,
-    and rounded once.
+    To a weight is added scale * alpha / rank * up @ down of each LoRA: a sum in float32, which is
+    rounded once.
 
     Args:
       source: the base.
