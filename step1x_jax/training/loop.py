@@ -134,6 +134,13 @@ def train(
             print_once(f"Starting from {'new adapters' if config.lora.rank else 'random weights'}.")
             state = new_state(config, abstract)
 
+        decay = config.optimizer.ema_decay
+        if evaluation is not None and decay:
+            what = "adapters" if config.lora.rank else "parameters"
+            print_once(
+                f"Held-out edits are evaluated with the moving average of the {what}"
+                f" (optimizer.ema_decay {decay})."
+            )
         if config.training.profile_at > steps:
             print_once("training.profile_at is after the last step: nothing will be traced.")
         if jax.process_index() == 0:
@@ -173,8 +180,12 @@ def train(
 
                 evaluate = evaluation is not None and step % config.held_out.every == 0
                 if evaluation is not None and evaluate:
-                    numbers |= evaluation.loss(state.params, frozen)
-                    if picture := evaluation.show(state.params, frozen, step):
+                    evaluated = state.params
+                    if state.ema is not None:
+                        evaluated = state.ema
+                        numbers["held_out_ema_decay"] = decay  # the row itself says what it is of
+                    numbers |= evaluation.loss(evaluated, frozen)
+                    if picture := evaluation.show(evaluated, frozen, step):
                         metrics.say(f"step {step}: {picture}")
                 if evaluate or step in (1, steps) or step % config.training.log_every == 0:
                     metrics.write(step, numbers | clock.row(peak))

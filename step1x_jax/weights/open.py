@@ -98,7 +98,7 @@ def open_weights(
     """
     path = epath.Path(path)
     sums: list[tuple[Lora, float]] = []
-    stored: Mapping[str, np.dtype]
+    rounded: Mapping[str, np.dtype] | None = None
     if is_run(path):
         run = RunFolder(path, ema=ema, say=say)
         weights = Weights(path, RUN, run.model, RunTensors(run, room), run.config, run.step)
@@ -106,14 +106,12 @@ def open_weights(
             below = _base_of(run, base, room, say)
             weights = dataclasses.replace(weights, tensors=below)
             sums.append((run.adapters(), 1.0))
-        stored = weights.tensors.dtypes
     elif ema:
         raise UserError(f"{path} is no run of launch.train, and only runs have a moving average.")
     else:
-        weights, stored = _open_files(path, exact or bool(loras), sizes)
+        weights, rounded = _open_files(path, exact or bool(loras), sizes)
         if weights.kind.holds == "flux" and flux is not None:
             weights = _started(weights, flux, say)
-            stored = {name: stored.get(name, x) for name, x in weights.tensors.dtypes.items()}
     if base and not sums:
         raise UserError(
             f"{path} is no run of adapters, and only these have a base (--base); leave it out."
@@ -127,11 +125,13 @@ def open_weights(
         sums.append((open_lora(lora, weights.config, ignore, say), scale))
     if not sums:
         return weights
-    adapted = {f"{module}.weight" for lora, _ in sums for module in lora.shapes}
+    dtypes = dict(weights.tensors.dtypes)
     if exact:
-        stored = weights.tensors.dtypes
-        stored = {n: np.dtype(np.float32) if n in adapted else x for n, x in stored.items()}
-    return dataclasses.replace(weights, tensors=Merged(weights.tensors, sums, stored))
+        modules = {module for lora, _ in sums for module in lora.shapes}
+        dtypes |= {f"{module}.weight": np.dtype(np.float32) for module in modules}
+    elif rounded is not None:
+        dtypes = {name: rounded.get(name, dtype) for name, dtype in dtypes.items()}
+    return dataclasses.replace(weights, tensors=Merged(weights.tensors, sums, dtypes))
 
 
 def open_lora(
@@ -254,9 +254,9 @@ def _open_files(
     values = _config_values(file.path.parent, kind)
     source = str(file.path.parent / config_json.FILE)
     config = _config_of(kind, values, source, rounded, sizes)
-    seen = [_official(place, kind, config, rounded)]
+    seen = [_official(file.path, kind, config, rounded)]
     if exact:
-        seen.append(_official(place, kind, config, as_numbers(file, "float32")))
+        seen.append(_official(file.path, kind, config, as_numbers(file, "float32")))
     settings = {n: x for n, x in values.items() if n not in config_json.to_json(config)}
     return Weights(path, kind, config, seen[-1], settings), seen[0].dtypes
 

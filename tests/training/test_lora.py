@@ -20,8 +20,11 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training import loop
 from step1x_jax.training.checkpoint import Checkpoints
+from step1x_jax.training.config import HeldOutConfig
+from step1x_jax.training.held_out import HeldOut
 from step1x_jax.training.loop import train
 from step1x_jax.training.loss import rectified_flow_loss
+from step1x_jax.training.metrics import read_metrics
 from step1x_jax.training.parts import abstract_frozen, abstract_parts, freezing
 from step1x_jax.training.starting import load_first_adapters
 from step1x_jax.training.step import abstract_state, make_train_step, new_state
@@ -225,6 +228,39 @@ def test_no_gradient_of_the_base_is_computed(base):
     assert kernel not in shapes(config)
     config.lora = LoraConfig()
     assert kernel in shapes(config)  # as it is when all is trained
+
+
+@pytest.mark.slow
+def test_held_out_edits_are_evaluated_with_the_average_of_the_adapters(
+    base, tmp_path, monkeypatch, capsys
+):
+    """Against the loss of full weights, into which the average is merged."""
+    config = lora_config(base)
+    config.training.steps = 1
+    config.held_out = HeldOutConfig(path="x", every=1, batches=1, times=(0.5,))
+    mesh = make_mesh(config.mesh)
+    _, average, weights = parts_of(config)
+
+    def step(state, batch, frozen):  # the adapters still add nothing
+        values = dict.fromkeys(("loss", "grad_norm", "learning_rate", "param_norm"), 1.0)
+        return dataclasses.replace(state, step=state.step + 1, ema=average), values
+
+    monkeypatch.setattr(loop, "make_train_step", lambda *_: step)
+    train(config, tmp_path, batches, lambda dropped: batches(100))
+    assert "the moving average of the adapters (optimizer.ema_decay 0.5)" in capsys.readouterr().out
+    (row,) = read_metrics(tmp_path)
+    assert row["held_out_ema_decay"] == 0.5
+
+    full = dataclasses.replace(config, lora=LoraConfig())
+    evaluation = HeldOut(full, mesh, lambda dropped: batches(100), tmp_path)
+    with jax.set_mesh(mesh):
+        alone = evaluation.loss(weights, nnx.State({}))
+    merged = jax.device_get(merged_adapters(config.model, config.lora, weights, average))
+    with jax.set_mesh(mesh):
+        found = evaluation.loss(merged, nnx.State({}))
+    # float32 sums in another order: 1e-6 is usual
+    assert row["held_out_loss"] == pytest.approx(found["held_out_loss"], rel=1e-5)
+    assert row["held_out_loss"] != pytest.approx(alone["held_out_loss"], rel=1e-3)
 
 
 def test_checkpoints_hold_adapters_and_nothing_else(base, whole_run):
