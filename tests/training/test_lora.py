@@ -115,6 +115,13 @@ def adapters_of(run, **options):
     return opened.restore(abstract_adapters(opened.model, opened.lora))
 
 
+def merged_into(base, adapters, config):
+    """Full weights, added in the published layout."""
+    lora = Adapters(adapters, config.model, config.lora)
+    tensors = Merged(published(config.model, base), [(lora, 1.0)])
+    return filled(abstract_model(config.model)[1], model_table(config.model), tensors)
+
+
 def arguments():
     batch = make_batch(0)
     t = jnp.linspace(0.1, 0.9, len(batch["target"]))
@@ -156,9 +163,7 @@ def test_gradients_are_those_of_the_full_weights_by_the_chain_rule(base):
     """W = W0 + s down up: each half's gradient follows from W's, which the plain model gives."""
     config = lora_config(base)
     graph, adapters, frozen = parts_of(config)
-    lora = Adapters(adapters, config.model, config.lora)
-    tensors = Merged(published(config.model, frozen), [(lora, 1.0)])
-    merged = filled(abstract_model(config.model)[1], model_table(config.model), tensors)
+    merged = merged_into(frozen, adapters, config)
 
     def loss(graph, *state):
         target, *rest = arguments()
@@ -255,7 +260,7 @@ def test_held_out_edits_are_evaluated_with_the_average_of_the_adapters(
     evaluation = HeldOut(full, mesh, lambda dropped: batches(100), tmp_path)
     with jax.set_mesh(mesh):
         alone = evaluation.loss(weights, nnx.State({}))
-    merged = jax.device_get(merged_adapters(config.model, config.lora, weights, average))
+    merged = jax.device_get(merged_into(weights, average, config))
     with jax.set_mesh(mesh):
         found = evaluation.loss(merged, nnx.State({}))
     # float32 sums in another order: 1e-6 is usual
