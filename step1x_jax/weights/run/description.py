@@ -161,24 +161,23 @@ def _check_dtypes(about: About) -> None:
             raise ValueError(f"{name} is of dtype {array['dtype']}")
 
 
-def check_same_base(saved: About, base: About, path: epath.Path, start_from: str) -> None:
-    """Compares the base of adapters with the one that they were trained on.
+def different_base(description: Description, base: About) -> str | None:
+    """The first array in which weights differ from those that adapters were trained on.
 
     Args:
-      saved: what their checkpoint says of it.
-      base: what is there now.
-      path: of the checkpoint.
-      start_from: where the base was.
-
-    Raises:
-      UserError: they differ.
+      description: of the adapters' checkpoint.
+      base: what is there now, or a part of it.
     """
-    for name, array in base.items():
-        if name not in saved or not same(saved[name], array):
-            raise UserError(
-                f"the adapters in {path} were trained on other weights: {name} differs; give those"
-                f" that were in {start_from} then."
-            )
+    saved = description.base or {}
+    return next((n for n, x in base.items() if n not in saved or not same(saved[n], x)), None)
+
+
+def other_base(description: Description, path: epath.Path, name: str) -> UserError:
+    """What to say of adapters (in the checkpoint at `path`) on weights that differ in `name`."""
+    return UserError(
+        f"the adapters in {path} were trained on other weights: {name} differs; give those that"
+        f" were in {description.start_from} then."
+    )
 
 
 def check_same_arrays(saved: About, wanted: Arrays, path: epath.Path) -> None:
