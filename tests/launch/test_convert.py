@@ -1,4 +1,4 @@
-"""launch.convert as a user runs it. What it makes of weights is tested in tests/convert."""
+"""launch.convert as a user runs it. What it makes of weights is tested in tests/weights."""
 
 import json
 import subprocess
