@@ -8,8 +8,8 @@
 
 --input is quickstart, a run's folder (--ema: its moving average; of adapters: merged into their
 base, or with --to=kohya or peft alone), an official .safetensors file or index (v1.0, v1.1,
-autoencoder, FLUX.1), diffusers' folder of a model or a pipeline, either in 8 bits, a folder of parts,
-or a LoRA (kohya, PEFT, diffusers). LoRAs are merged into a model by --lora and --lora_scale.
+autoencoder, FLUX.1), diffusers' folder of a model or a pipeline, either in 8 bits, a folder of
+parts, or a LoRA (kohya, PEFT, diffusers). --lora and --lora_scale merge LoRAs into a model.
 Tensor by tensor, so that little memory is needed.
 """
 
