@@ -238,6 +238,7 @@ FILE = r"write it as \.safetensors with that version's launch\.convert, and star
 @pytest.mark.parametrize(
     ("change", "version", "advice"),
     [(older, 1, FILE), (newer, SCHEMA_VERSION + 1, r"install a newer version\.$")],
+    ids=["older", "newer"],
 )
 def test_other_schemas_are_refused_and_left_alone(
     unpacked, tmp_path, monkeypatch, change, version, advice
