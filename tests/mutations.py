@@ -1036,6 +1036,16 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("two at once", "functools.partial(to_the_end.enter_context, lock)", "lambda: None"),
         ("signals ignored", "if stop:", "if False:"),
     ],
+    ("training/loop.py", "tests/training/test_held_out.py"): [
+        ("average not evaluated", "evaluated = state.ema\n", "evaluated = state.params\n"),
+        ("pictures without the average", "evaluation.show(evaluated,",
+         "evaluation.show(state.params,"),
+        ("loss without the average", "evaluation.loss(evaluated,", "evaluation.loss(state.params,"),
+        ("average not said", "if evaluation is not None and decay:", "if False:"),
+        ("average said where there is none", "if evaluation is not None and decay:",
+         "if evaluation is not None:"),
+        ("rows do not tell the average", 'numbers["held_out_ema_decay"] = decay', "pass"),
+    ],
     ("parallel/rules.py", "tests/parallel"): [
         ("parameters not split", '"embed": Rule(stored=SHARDS)', '"embed": WHOLE'),
         ("batch not over fsdp", "PartitionSpec(BATCH_AXES)", 'PartitionSpec("data")'),

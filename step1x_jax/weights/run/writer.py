@@ -6,6 +6,7 @@ Written block by block: the model is never in memory as a whole.
 import contextlib
 import errno
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -14,20 +15,21 @@ from orbax.checkpoint import v1 as ocp
 
 from step1x_jax.errors import UserError
 from step1x_jax.files import absolute, making_folder
-from step1x_jax.json_files import read_json, write_json
+from step1x_jax.json_files import as_json, read_json, write_json
 from step1x_jax.models.config import LoraConfig, ModelConfig
-from step1x_jax.training.checkpoint import why_not_written
-from step1x_jax.training.config import TrainConfig
 from step1x_jax.weights.filling import Source, our_block
 from step1x_jax.weights.layouts.official import by_parameter, model_table
 from step1x_jax.weights.readers import Tensors
+from step1x_jax.weights.run.damage import why_not_written
 from step1x_jax.weights.run.description import DESCRIPTION, WEIGHTS, Description
 from step1x_jax.weights.run.fingerprints import About, add, describe, fingerprint_of, name_arrays
 from step1x_jax.weights.run.folder import FOLDER, check_can_save, folder_of
 from step1x_jax.weights.run.stored_arrays import BLOCK_BYTES, stored_array, storing
 
 
-def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainConfig) -> None:
+def write_weights_folder(
+    path: epath.PathLike, tensors: Tensors, model: ModelConfig, settings: Mapping[str, Any]
+) -> None:
     """Writes official tensors as the checkpoint of step 0 of a run that has only parameters.
 
     A kernel of all blocks of a kind is one array, of up to 2.9 GB, and Orbax takes whole arrays, of
@@ -36,15 +38,16 @@ def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainCo
 
     Args:
       path: the folder to make.
-      tensors: official ones, which fit config.model.
-      config: says the sizes, and how the weights are sampled.
+      tensors: official ones.
+      model: their sizes and dtypes.
+      settings: further sections of the config of a run, as JSON.
 
     Raises:
       UserError: the disk is full, or the place is not writable.
     """
     about: About = {}
     check_can_save(folder_of(path))
-    parameters = by_parameter(model_table(config.model))
+    parameters = by_parameter(model_table(model))
     _check_dtypes(parameters, tensors)
     with making_folder(path) as temporary, storing(), _system_errors():
         folder = absolute(temporary) / FOLDER / "0"
@@ -72,7 +75,7 @@ def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainCo
                 bits = fingerprint_of(block, [i], about[name]["shape"])
                 about[name]["fingerprint"] = add(about[name]["fingerprint"], bits)
         file = folder / DESCRIPTION
-        metadata = Description(config, {WEIGHTS: about}).to_json()
+        metadata = Description({**settings, "model": as_json(model)}, {WEIGHTS: about}).to_json()
         write_json(file, read_json(file) | {"custom_metadata": metadata})
 
 
@@ -102,7 +105,7 @@ def write_adapters_folder(
       UserError: the disk is full, or the place is not writable.
     """
     check_can_save(folder_of(path))
-    config = TrainConfig(model=model, lora=lora)
+    config = {"model": as_json(model), "lora": as_json(lora)}
     arrays = name_arrays(adapters)
     with making_folder(path) as temporary, storing(), _system_errors():
         folder = absolute(temporary) / FOLDER / "0"

@@ -3,7 +3,6 @@
 The numbers to compare with were written beside them by the same code, in files of other kinds.
 """
 
-import contextlib
 import json
 import shutil
 import tarfile
@@ -15,11 +14,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from step1x_jax.errors import UserError
-from step1x_jax.training.checkpoint import load_first_adapters, restore_params
+from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.training.loop import train
-from step1x_jax.training.parts import abstract_parts
+from step1x_jax.weights.lora.adapters import abstract_adapters
+from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.run.description import DESCRIPTION, SCHEMA_VERSION
-from step1x_jax.weights.run.reader import opened_run
+from step1x_jax.weights.run.reader import RunFolder
 from step1x_jax.weights.run.stored_arrays import stored_array
 from tests.weights.run.make_stored import (
     STEPS,
@@ -40,21 +40,21 @@ WITH_ADAPTERS = [name for name in NAMES if name != FIRST]
 
 
 def read(workdir, *, ema=False):
-    """The parameters of a run by name, as editing and a new run load them."""
-    return named(restore_params(workdir, ema=ema)[0])
+    """The parameters of a run by name, as they are stored."""
+    run = RunFolder(workdir, ema=ema)
+    return named(run.restore(abstract_model(run.model)[1]))
 
 
-@contextlib.contextmanager
-def opened(workdir, beside, *, base=""):
-    """The official tensors of a run, as launch.convert reads them."""
-    with opened_run(workdir, beside, base=base) as (tensors, _):
-        yield {name: tensors.read(name) for name in tensors.shapes}
+def read_adapters(workdir):
+    """The same of adapters."""
+    run = RunFolder(workdir)
+    return named(run.restore(abstract_adapters(run.model, run.lora)))
 
 
-def read_adapters(workdir, config):
-    """The adapters of another run by name, as a new run starts from them."""
-    there = load_first_adapters(workdir, config, abstract_parts(config).trained)
-    return named(there)
+def official(workdir, **options):
+    """The tensors of a run's model, as for launch.convert."""
+    tensors = open_weights(workdir, **options).tensors
+    return {name: tensors.read(name) for name in tensors.shapes}
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +101,9 @@ def test_parameters_and_moving_average(unpacked, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_official_tensors(unpacked, tmp_path, name):
-    with opened(unpacked / name / "run", tmp_path) as tensors:
-        assert_same(tensors, load_file(unpacked / name / "run.safetensors"))
+def test_official_tensors(unpacked, name):
+    found = official(unpacked / name / "run")
+    assert_same(found, load_file(unpacked / name / "run.safetensors"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -121,7 +121,7 @@ def test_a_run_of_adapters_goes_on_on_its_base(unpacked, monkeypatch, capsys, na
 
 
 @pytest.mark.parametrize("name", WITH_ADAPTERS)
-def test_adapters_are_merged_into_their_base(unpacked, tmp_path, name):
+def test_adapters_are_merged_into_their_base(unpacked, name):
     folder = unpacked / name
     wanted = load_file(folder / "run.safetensors")
     lora = load_file(folder / "lora.safetensors")
@@ -133,27 +133,27 @@ def test_adapters_are_merged_into_their_base(unpacked, tmp_path, name):
             wanted[f"{module}.weight"] += lora[f"{key}.alpha"] / len(down) * (up @ down)
             adapted += 1
     assert adapted == len(lora) // 3 > 10
-    with opened(folder / "lora", tmp_path, base=str(folder / "run")) as tensors:
-        assert tensors.keys() == wanted.keys()
-        for module, x in wanted.items():  # two rounded products and sums of float32
-            np.testing.assert_allclose(tensors[module], x, rtol=1e-6, atol=1e-7)
+    found = official(folder / "lora", base=str(folder / "run"))
+    assert found.keys() == wanted.keys()
+    for tensor, x in wanted.items():  # two rounded products and sums of float32
+        np.testing.assert_allclose(found[tensor], x, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", WITH_ADAPTERS)
-def test_weights_alone(unpacked, tmp_path, name):
+def test_weights_alone(unpacked, name):
+    """Which were rounded."""
     folder = unpacked / name
     wanted = load_file(folder / "run.safetensors")
-    with opened(folder / "weights", tmp_path) as tensors:
-        assert_same(tensors, {n: x.astype(ml_dtypes.bfloat16) for n, x in wanted.items()})
+    found = official(folder / "weights")
+    assert_same(found, {n: x.astype(ml_dtypes.bfloat16) for n, x in wanted.items()})
     wanted = part(dict(np.load(folder / "run.npz")), "params.")
-    assert_same(
-        read(folder / "weights"), {n: x.astype(ml_dtypes.bfloat16) for n, x in wanted.items()}
-    )
+    found = read(folder / "weights")
+    assert_same(found, {n: x.astype(ml_dtypes.bfloat16) for n, x in wanted.items()})
 
 
 @pytest.mark.parametrize("name", WITH_ADAPTERS)
 def test_adapters_alone(unpacked, name):
-    found = read_adapters(str(unpacked / name / "adapters"), lora_config())
+    found = read_adapters(unpacked / name / "adapters")
     assert_same(found, part(dict(np.load(unpacked / name / "lora.npz")), "params."))
 
 
@@ -167,8 +167,9 @@ def test_a_changed_number_is_noticed(unpacked, tmp_path, monkeypatch, name, item
     number = stored_array(run / "checkpoints" / str(STOPPED) / item, kernel)[1, 0, 0]
     number.write(np.nextafter(number.read().result(), np.float32(9))).result()
     if item != "optimizer":
-        with pytest.raises(UserError, match="no whole checkpoint"):
-            read(run, ema=item == "ema")
+        for reading in (read, official):
+            with pytest.raises(UserError, match="no whole checkpoint"):
+                reading(run, ema=item == "ema")
     with pytest.raises(UserError, match=r"All checkpoints in .* are damaged"):
         going_on(tmp_path, "run", run_config(), monkeypatch)
 
