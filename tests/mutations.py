@@ -1047,6 +1047,11 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("dtypes of any kind", 'if array["dtype"] not in DTYPES:', "if False:"),
         ("models that cannot be", "result.model.validate()", "pass"),
     ],
+    ("weights/run/description.py", "tests/weights/run/test_stored.py"): [
+        ("one older version", "if version not in (2, SCHEMA_VERSION):",
+         "if version != SCHEMA_VERSION:"),
+        ("newer ones as older ones", "if version > SCHEMA_VERSION:", "if False:"),
+    ],
     ("weights/run/folder.py", "tests/weights/run/test_damage.py"): [
         ("digits of other scripts", 're.fullmatch(r"0|[1-9][0-9]{0,17}", name)', "name.isdigit()"),
         ("over an older damaged one", "if not os.path.lexists(path.parent / name))", "if True)"),

@@ -118,15 +118,15 @@ def read_description(path: epath.Path) -> Description:
         if about.pop("checksum") != checksum(about):
             raise ValueError("its checksum is wrong")
         version = build(int, about.get("schema_version", 1), DESCRIPTION, "schema_version")
-        config, arrays = about["config"], about["arrays"]
-        base, records = about.get("base"), about.get("records")
-        package = build(str, about.get("package_version", ""), DESCRIPTION, "package_version")
-        config = build(dict[str, Any], config, DESCRIPTION, "config")
-        if version == 2:
-            for one in (*arrays.values(), base or {}):
-                for array in one.values():
-                    array["fingerprint"] = [array["fingerprint"]]
         if version in (2, SCHEMA_VERSION):
+            config, arrays = about["config"], about["arrays"]
+            base, records = about.get("base"), about.get("records")
+            package = build(str, about.get("package_version", ""), DESCRIPTION, "package_version")
+            config = build(dict[str, Any], config, DESCRIPTION, "config")
+            if version == 2:
+                for one in (*arrays.values(), base or {}):
+                    for array in one.values():
+                        array["fingerprint"] = [array["fingerprint"]]
             arrays = build(dict[str, About], arrays, DESCRIPTION, "arrays")
             base = build(About | None, base, DESCRIPTION, "base")
             records = build(list[str] | None, records, DESCRIPTION, "records")
@@ -135,10 +135,13 @@ def read_description(path: epath.Path) -> Description:
             for one in (*arrays.values(), base or {}):
                 _check_dtypes(one)
     if version not in (2, SCHEMA_VERSION):
+        advice = "write it as .safetensors with that version's launch.convert, and start from that"
+        advice += " file (training.start_from)"
+        if version > SCHEMA_VERSION:
+            advice = "install a newer version"
         raise UserError(
             f"{path} was written by another version of step1x_jax (schema {version}, this one has"
-            f" {SCHEMA_VERSION}); write it as .safetensors with that version's launch.convert, and"
-            " start from that file (training.start_from)."
+            f" {SCHEMA_VERSION}); {advice}."
         )
     result = Description(config, arrays, base, records, package)
     try:
