@@ -464,8 +464,10 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("base where it was", "str(given or run.description.start_from)",
          "str(run.description.start_from)"),
     ],
-    ("weights/run/base.py", LORA): [
+    ("weights/run/base.py", f"{LORA}::test_adapters_without_a_base_take_the_one_that_is_given"): [
         ("base of a LoRA of others", "if not description.base:", "if False:"),
+    ],
+    ("weights/run/base.py", "tests/weights/run/test_base.py"): [
         ("the base's blocks in one place", "fingerprint_of(block, [layer], shape)",
          "fingerprint_of(block, [0], shape)"),
     ],
@@ -519,7 +521,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("whole arrays", "chunk_byte_size = BLOCK_BYTES", "chunk_byte_size = None"),
         ("compressed", "use_compression = False", "use_compression = True"),
     ],
-    ("training/starting.py", LORA): [
+    ("training/starting.py", f"{LORA}::test_adapters_of_other_settings_are_no_start"): [
         ("another alpha goes on", "if there != here:", "if False:"),
     ],
     ("files.py", "tests/launch/test_convert.py"): [
