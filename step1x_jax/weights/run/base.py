@@ -51,7 +51,8 @@ def check_base(run: RunFolder, tensors: Tensors) -> None:
     if not description.base:
         return  # a LoRA of others does not say what it was trained on
     names = list(by_parameter(model_table(run.model)))
-    mine = names[jax.process_index() :: jax.process_count()]
+    # each at least one: a base that is a run is opened by all processes together
+    mine = names[jax.process_index() :: jax.process_count()] or names[:1]
     found = different_base(description, describe_parameters(tensors, run.model, mine))
     first = len(names) if found is None else names.index(found)
     if jax.process_count() > 1:
@@ -70,7 +71,8 @@ def describe_parameters(tensors: Tensors, config: ModelConfig, names: Iterable[s
     """
     about: About = {}
     parameters = by_parameter(model_table(config))
-    for name in tqdm(names, desc="comparing the base", unit="parameter"):
+    quiet = jax.process_index() > 0
+    for name in tqdm(names, desc="comparing the base", unit="parameter", disable=quiet):
         bits, sources = [0, 0], parameters[name]
         for layer, source in enumerate(sources):
             block = our_block(source, tensors)
