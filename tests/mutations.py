@@ -427,8 +427,6 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("weights/save.py", "tests/weights/test_load.py"): [
         ("sizes not written", "if fields or sizes != release:", "if fields:"),
         ("config.json beside with other values", "if one != other:", "if False:"),
-    ],
-    ("weights/save.py", "tests/launch/test_convert.py"): [
         ("written unseen", "write_safetensors(path, Finite(tensors, path))\n    if fields",
          "write_safetensors(path, tensors)\n    if fields"),
     ],

@@ -17,7 +17,8 @@ from step1x_jax.weights.kinds import KINDS
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_autoencoder, load_model
 from step1x_jax.weights.open import _config_of, open_weights
-from step1x_jax.weights.save import save_autoencoder
+from step1x_jax.weights.readers import Cast, InMemory
+from step1x_jax.weights.save import save_autoencoder, write_file
 from tests.golden import VECTORS
 from tests.weights.models import load_as, save_model
 from tests.weights.tables import assert_covers_once
@@ -156,6 +157,15 @@ def test_another_dtype_is_rounded_on_saving(tmp_path):
     for name, x in saved.items():
         assert x.dtype == jax.numpy.bfloat16
         np.testing.assert_array_equal(x, whole[name].astype(jax.numpy.bfloat16))
+
+
+def test_numbers_that_become_too_large_are_not_written(tmp_path):
+    """float32 reaches further than bfloat16: by half a step of its last bit."""
+    largest = {"x": np.array([1, np.finfo(np.float32).max], np.float32)}
+    tensors = Cast(InMemory(largest), np.dtype(jax.numpy.bfloat16))
+    with pytest.raises(UserError, match=r"x has numbers .* too large for bfloat16, so .* written"):
+        write_file(tmp_path / "a.safetensors", tensors, PRESETS["tiny"]())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_loras_add_up():
