@@ -444,6 +444,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "if False:"),
         ("the newest checkpoint alone", "for step in steps:", "for step in steps[:1]:"),
         ("older weights without a word", "self._say(f", "str(f"),
+        ("files that went as a crash", "except ValueError as e:", "except ZeroDivisionError as e:"),
         ("layers in one place", "0 if layer is ... else layer * size", "0"),
         ("cut rows in the first place", "offset=i * row", "offset=0"),
         ("cut columns in the first place", "mapped[index[1:]] = part",
