@@ -491,7 +491,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("weights/open.py", "tests/weights/test_load.py"): [
         ("only the last LoRA", "for lora, scale in loras:", "for lora, scale in loras[-1:]:"),
     ],
-    ("weights/load.py", "tests/launch/test_convert.py"): [
+    ("weights/load.py", "tests/weights/test_load.py"): [
         ("all in one dtype", "as_stored(params, model_table(config), weights.tensors.dtypes)",
          "params"),
     ],

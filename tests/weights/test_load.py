@@ -14,7 +14,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.config import PRESETS
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.weights.kinds import KINDS
-from step1x_jax.weights.layouts.official import model_table
+from step1x_jax.weights.layouts.official import flat, model_table
 from step1x_jax.weights.load import load_autoencoder, load_model
 from step1x_jax.weights.open import _config_of, open_weights
 from step1x_jax.weights.readers import Cast, InMemory
@@ -157,6 +157,21 @@ def test_another_dtype_is_rounded_on_saving(tmp_path):
     for name, x in saved.items():
         assert x.dtype == jax.numpy.bfloat16
         np.testing.assert_array_equal(x, whole[name].astype(jax.numpy.bfloat16))
+
+
+def test_each_parameter_keeps_its_dtype(tmp_path):
+    """Of a file of several; of blocks in several, which are one parameter, float32."""
+
+    def change(tensors):
+        for name in ("img_in.weight", "txt_in.bias", "double_blocks.0.img_mlp.0.weight"):
+            dtype = np.float16 if name == "txt_in.bias" else jax.numpy.bfloat16
+            tensors[name] = tensors[name].astype(dtype)
+
+    state = nnx.state(load_model(altered(tmp_path, change)))
+    found = {path: leaf.get_value().dtype.name for path, leaf in flat(state).items()}
+    of = {"transformer.img_in.kernel": "bfloat16", "transformer.txt_in.bias": "float16"}
+    assert found == {path: of.get(path, "float32") for path in found}
+    assert of.keys() < found.keys()
 
 
 def test_numbers_that_become_too_large_are_not_written(tmp_path):
