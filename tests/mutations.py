@@ -954,10 +954,15 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "if name not in saved:"),
     ],
     ("weights/run/fingerprints.py", "tests/weights/run/test_fingerprints.py"): [
-        ("places do not count", "x = bits ^ (place * np.uint32(0x9E3779B1))", "x = bits"),
+        ("places do not count", "x = bits ^ (place * _SPREAD)", "x = bits"),
         ("sums alone compared", "for a, b in bits)", "for a, b in list(bits)[:1])"),
-        ("blocks without their place", "first + begin) % 2**32", "begin) % 2**32"),
-        ("rows without their place", "first + i * stride", "first"),
+        ("blocks without their place", "_sums(bits, first, shape)", "_sums(bits, 0, shape)"),
+        ("rows without their place", "begin = (first + i * stride + j)", "begin = (first + j)"),
+        ("columns without their place", "begin = (first + i * stride + j)",
+         "begin = (first + i * stride)"),
+        ("rows of a chunk in one place", "[:, None] * stride", "[:, None] * 0"),
+        ("blocks of a block in one place", "_sums(x, first + i * stride, shape[1:])",
+         "_sums(x, first, shape[1:])"),
     ],
     ("weights/run/damage.py", "tests/weights/run/test_damage.py"): [
         ("rights as damage", "None if is_remote(path) else _unreadable(path)", "None"),
