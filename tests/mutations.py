@@ -430,7 +430,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("weights/run/stored_arrays.py", "tests/weights/run/test_stored_arrays.py"): [
         ("blocks of any size", "while math.prod(sizes) * itemsize > BLOCK_BYTES:", "while False:"),
-        ("all blocks under way", "while under_way and block.nbytes +", "while False and block.nbytes +"),
+        ("all blocks under way", "while under_way and block", "while False and block"),
         ("writings waited for at once", "under_way.append((future, block.nbytes))",
          "future.result()"),
         ("writings that go on after an error", "future.exception()  # waits", "pass"),

@@ -50,10 +50,10 @@ def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainCo
     _check_dtypes(parameters, tensors)
     rooms: dict[str, Room] = {}
     for name, ((part, official, _), *others) in parameters.items():
-        shape, block = part.shape, part.shape
+        room = Room(part.shape, part.shape, tensors.dtypes[official])
         if part.layer is not None:
-            shape, block = (1 + len(others), *shape), (1, *shape)
-        rooms[name] = Room(shape, block, tensors.dtypes[official])
+            room = Room((1 + len(others), *part.shape), (1, *part.shape), room.dtype)
+        rooms[name] = room
     about: About = {
         name: {"shape": list(room.shape), "dtype": str(room.dtype), "fingerprint": [0, 0]}
         for name, room in rooms.items()
@@ -70,7 +70,7 @@ def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainCo
                 coming = pool.submit(next, blocks, None)
                 part, block = made
                 layer = part.layer or 0
-                write(arrays[part.path], np.s_[layer : layer + len(block)], block)
+                write(arrays[part.path], (slice(layer, layer + len(block)),), block)
                 array = about[part.path]
                 bits = fingerprint_of(block, [layer], array["shape"])
                 array["fingerprint"] = add(array["fingerprint"], bits)
