@@ -8,7 +8,6 @@ import contextlib
 import os
 import re
 import sys
-from functools import partial
 from typing import Any, get_type_hints
 
 import jax
@@ -16,17 +15,17 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
+from launch import lora_flags
 from launch.command import run
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.conditioning.input_files import check_protocol
 from step1x_jax.conditioning.prompt import check_instruction
-from step1x_jax.editing.loading import NAME, QUICKSTART, load_editor
+from step1x_jax.editing.loading import NAME, load_editor
 from step1x_jax.errors import UserError
 from step1x_jax.files import check_writable, is_remote, replacing, user_path
 from step1x_jax.quickstart.edits import KINDS
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.sampling.noise import SEED_BITS, read_noise
-from step1x_jax.training.checkpoint import restore_params
 
 
 def _bounds(field: str) -> dict[str, Any]:
@@ -61,6 +60,9 @@ _NOISE = flags.DEFINE_string("noise", None, "A .npy file (1, 16, h, w) instead o
 _AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it is, if not with the model.")
 _QWEN = flags.DEFINE_string("qwen", None, "The Qwen2.5-VL folder, if not with the model.")
 _BASE = flags.DEFINE_string("base", "", "The base of a LoRA run, if it has moved.")
+_EMA = flags.DEFINE_bool(
+    "ema", False, "Of a run: the moving average of what it trained (optimizer.ema_decay)."
+)
 _CACHE = flags.DEFINE_string("cache", None, "Keeps embeddings here, for the next edits.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Arithmetic (default: float32 on CPU, else bfloat16)."
@@ -98,7 +100,9 @@ def main() -> None:
     replaces = output.exists()
     editor = load_editor(
         _MODEL.value,
-        restore_run=partial(restore_params, base=base()),
+        base=_BASE.value or None,
+        ema=_EMA.value,
+        loras=lora_flags.loras(),
         dtype=_DTYPE.value,
         autoencoder=_AUTOENCODER.value,
         qwen=_QWEN.value,
@@ -146,11 +150,6 @@ def check_output(output: epath.Path, source: str) -> None:
         raise UserError(
             f"--output={output} is the picture to edit, which would be lost; give another name."
         )
-
-
-def base() -> str:
-    """--base as a path; the name of the shipped model stands for its weights."""
-    return str(QUICKSTART / "transformer") if _BASE.value == NAME else user_path(_BASE.value)
 
 
 def unknown_words(instruction: str) -> list[str]:

@@ -22,7 +22,6 @@ from step1x_jax.editing.loading import load_editor
 from step1x_jax.files import replacing
 from step1x_jax.quickstart import report, report_picture
 from step1x_jax.quickstart.dataset import read_held_out
-from step1x_jax.training.checkpoint import restore_params
 from step1x_jax.training.metrics import read_metrics
 
 _WORKDIR = flags.DEFINE_string(
@@ -46,7 +45,7 @@ def main() -> None:
     rows = read_held_out(_PICTURES.value)
     sources = [open_image(row["source"]) for row in rows]
     targets = [open_image(row["target"]) for row in rows]
-    editor = load_editor(_WORKDIR.value, restore_run=restore_params)
+    editor = load_editor(_WORKDIR.value)
     edited, reconstructed = _edit(editor, rows, sources, targets)
 
     before, after, ours = _stack(sources), _stack(targets), _stack(edited)

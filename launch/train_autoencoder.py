@@ -20,7 +20,8 @@ from step1x_jax.quickstart.autoencoder import (
     train,
     whiten,
 )
-from step1x_jax.weights.load import load_autoencoder, save_autoencoder
+from step1x_jax.weights.load import load_autoencoder
+from step1x_jax.weights.save import save_autoencoder
 
 _OUTPUT = flags.DEFINE_string("output", None, "The .safetensors file to write.", required=True)
 _START = flags.DEFINE_string("start_from", "", "A .safetensors file to go on from.")

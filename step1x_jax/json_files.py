@@ -83,6 +83,11 @@ def write_json(path: epath.PathLike, values: dict[str, Any]) -> None:
         temporary.write_text(text + "\n")
 
 
+def as_json(value: Any) -> dict[str, Any]:
+    """A dataclass as a JSON object, fields in their order; `build` is the way back."""
+    return json.loads(json.dumps(dataclasses.asdict(value)))
+
+
 def build(kind: Any, values: Any, source: str, field: str = "") -> Any:
     """A value of a type, usually a dataclass, from JSON values. Absent fields take their defaults.
 

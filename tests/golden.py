@@ -48,10 +48,12 @@ from step1x_jax.sampling.sampler import Conditions, sample, sample_with_progress
 from step1x_jax.sampling.schedule import timesteps
 from step1x_jax.training.loss import interpolate, rectified_flow_loss
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
-from step1x_jax.weights.layouts.official import model_table
-from step1x_jax.weights.layouts.qwen import load_mllm
-from step1x_jax.weights.load import load_autoencoder, load_model, official_reader
+from step1x_jax.weights.language_model import load_mllm
+from step1x_jax.weights.layouts.official import flat, model_table
+from step1x_jax.weights.load import load_autoencoder, load_model
 from step1x_jax.weights.lora.adapters import add_adapters, load_adapters
+from step1x_jax.weights.open import open_weights
+from step1x_jax.weights.published import Published
 
 Case = dict[str, np.ndarray]
 
@@ -145,7 +147,7 @@ def training_rows(model: Step1XEdit, case: Case) -> Iterator[Row]:
     loss, gradients = loss_and_gradients(params)
     yield scalar("train_loss", loss, case["train_loss"])
     yield scalar("grad_global_norm", optax.tree.norm(gradients), case["grad_global_norm"])
-    read = official_reader(model_table(model.config), gradients)
+    read = Published(model_table(model.config), flat(gradients)).read
     for name in sorted(case):
         if name.startswith("grad/"):
             yield of_largest(name, read(name.removeprefix("grad/")), case[name])
@@ -198,7 +200,7 @@ def check_lora(folder: pathlib.Path, values: dict) -> Iterator[Row]:
     """A kohya file merged into the weights of its base, and as adapters beside them."""
     base = folder / values["base"]
     (file,) = folder.glob("*.safetensors")
-    model = load_model(base, dtype="float32", loras=[(file, 1.0)])
+    model = load_model(open_weights(base, loras=[(file, 1.0)]), dtype="float32")
     case = read_case(folder)
     yield from forward_rows(model, read_case(base), case)
 

@@ -997,6 +997,11 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("dtypes of any kind", 'if array["dtype"] not in DTYPES:', "if False:"),
         ("models that cannot be", "config.model.validate()", "pass"),
     ],
+    ("weights/run/description.py", "tests/weights/run/test_stored.py"): [
+        ("one older version", "if version not in (2, SCHEMA_VERSION):",
+         "if version != SCHEMA_VERSION:"),
+        ("newer ones as older ones", "if version > SCHEMA_VERSION:", "if False:"),
+    ],
     ("weights/run/folder.py", "tests/weights/run/test_damage.py"): [
         ("digits of other scripts", 're.fullmatch(r"0|[1-9][0-9]{0,17}", name)', "name.isdigit()"),
         ("over an older damaged one", "if not os.path.lexists(path.parent / name))", "if True)"),
@@ -1057,6 +1062,16 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "if (saved := None) is not None:"),
         ("two at once", "functools.partial(to_the_end.enter_context, lock)", "lambda: None"),
         ("signals ignored", "if stop:", "if False:"),
+    ],
+    ("training/loop.py", "tests/training/test_held_out.py"): [
+        ("average not evaluated", "evaluated = state.ema\n", "evaluated = state.params\n"),
+        ("pictures without the average", "evaluation.show(evaluated,",
+         "evaluation.show(state.params,"),
+        ("loss without the average", "evaluation.loss(evaluated,", "evaluation.loss(state.params,"),
+        ("average not said", "if evaluation is not None and decay:", "if False:"),
+        ("average said where there is none", "if evaluation is not None and decay:",
+         "if evaluation is not None:"),
+        ("rows do not tell the average", 'numbers["held_out_ema_decay"] = decay', "pass"),
     ],
     ("parallel/rules.py", "tests/parallel"): [
         ("parameters not split", '"embed": Rule(stored=SHARDS)', '"embed": WHOLE'),

@@ -21,16 +21,17 @@ from step1x_jax.data.records import decode_record, encode_record
 from step1x_jax.data.sources import read_triplets
 from step1x_jax.editing import loading
 from step1x_jax.errors import UserError
-from step1x_jax.training.config_file import load_config, save_config
+from step1x_jax.training.config_file import save_config
 from step1x_jax.weights.config_json import model_from_json
-from step1x_jax.weights.kinds import open_file, open_weights
+from step1x_jax.weights.files.opening import open_file
+from step1x_jax.weights.language_model import read_mllm_config
 from step1x_jax.weights.layouts.official import model_table
-from step1x_jax.weights.layouts.qwen import read_mllm_config
 from step1x_jax.weights.lora.file import LoraFile
+from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.save import write_diffusers
 from tests.data.examples import make_record
 from tests.tampered import tampered
-from tests.training.tiny import tiny_config
+from tests.training.tiny import load_config, tiny_config
 
 QUICKSTART = Path(step1x_jax.__file__).parent / "assets" / "quickstart"
 SECONDS = 10  # far more than any of them takes; a hang or an allocation takes longer
@@ -134,12 +135,14 @@ def test_settings_of_the_picture_processor(tmp_path):
 
 def test_what_editing_needs_beside_weights(tmp_path, monkeypatch):
     shutil.copytree(QUICKSTART, tmp_path / "model")
-    model = loading.load_parts(str(tmp_path / "model")).model
-    monkeypatch.setattr(loading, "load_model", lambda *args, **options: model)
+    monkeypatch.setattr(loading, "load_model", lambda *args, **options: None)
+    for name in ("load_encoder", "load_autoencoder"):
+        monkeypatch.setattr(loading, name, lambda *args: None)
+    monkeypatch.setattr(loading, "Editor", lambda *args: None)
     path = tmp_path / "model" / "transformer" / "config.json"
     names = ("size_level", "sample_steps", "cfg_scale", "sample_shift", "min_pixels", "max_pixels")
     assert set(names) <= set(json.loads(path.read_text()))
-    try_file(path, lambda: loading.load_parts(str(tmp_path / "model")), least=0.1)
+    try_file(path, lambda: loading.load_editor(str(tmp_path / "model")), least=0.1)
 
 
 @pytest.mark.parametrize("name", ["model", "diffusion_pytorch_model"])

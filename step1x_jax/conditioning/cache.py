@@ -18,6 +18,7 @@ from step1x_jax.conditioning.encoder import Encoder, EncoderConfig
 from step1x_jax.errors import UserError
 from step1x_jax.files import fingerprint, is_remote
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile, write_safetensors
+from step1x_jax.weights.readers import InMemory
 
 VERSION = 2  # of what an encoder makes of the same input; to be raised when that changes
 LIMIT = 2 << 30  # bytes; the release's embedding of an edit has about 2.5 million
@@ -105,8 +106,7 @@ class CachedEncoder:
 
     def _write(self, key: str, text: np.ndarray) -> None:
         try:
-            shapes = {"text": (text.shape, text.dtype)}
-            write_safetensors(self._folder / (key + SUFFIX), shapes, lambda name: text)
+            write_safetensors(self._folder / (key + SUFFIX), InMemory({"text": text}))
         except UserError as e:  # the edit does not depend on it
             logging.warning("Nothing is kept of what was encoded: %s", e)
 

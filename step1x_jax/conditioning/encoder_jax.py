@@ -12,7 +12,7 @@ from step1x_jax.conditioning.processor import Picture
 from step1x_jax.models.mllm.model import MLLM, abstract_mllm
 from step1x_jax.models.mllm.positions import pad_pictures, pad_prompts, padded_size
 from step1x_jax.parallel.rules import batch_sharding, shardings
-from step1x_jax.weights.layouts.qwen import load_mllm, read_mllm_config
+from step1x_jax.weights.language_model import load_mllm, read_mllm_config
 
 # One program is compiled for each pair of sizes that occurs. The release's limits on pixels give
 # 1024 to 1296 patches, and with the prompt 480 to 860 tokens.

@@ -1,91 +1,46 @@
-"""From a name or a folder to an editor: its model, autoencoder and encoder.
+"""From a name or a path to an editor: its model, autoencoder and encoder.
 
-Understood are
-  quickstart            the small model that ships with the package
-  a run directory       of launch.train: its newest checkpoint; the other parts as its config says
-  a folder of parts     transformer/, autoencoder/, encoder/ (the form of assets/quickstart)
-  the release's folder  step1x-edit-*.safetensors, vae.safetensors, Qwen2.5-VL-7B-Instruct/
-  a weight file         as launch.convert writes it; the other parts beside it as in the release
+The path is of any form that `weights/open.py` understands; where the other parts lie beside the
+model says `weights/places.py`, or the config of a run. "quickstart" is the small model that ships
+with the package.
 """
 
 import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
 from etils import epath
-from flax import nnx
 
 import step1x_jax
 from step1x_jax.conditioning.cache import CachedEncoder
-from step1x_jax.conditioning.encoder import (
-    DTYPES,
-    READING,
-    EncoderConfig,
-    check_encoder,
-    load_encoder,
-    missing_files,
-    stored_reading,
-)
+from step1x_jax.conditioning.encoder import DTYPES, check_encoder, load_encoder, missing_files
 from step1x_jax.conditioning.input_files import check_protocol
 from step1x_jax.editing.editor import Editor
+from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError, require
-from step1x_jax.files import find, user_path
-from step1x_jax.json_files import build, read_json
-from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
-from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
-from step1x_jax.weights.config_json import FILE, read_config_json
-from step1x_jax.weights.load import (
-    MODEL_NAMES,
-    check_model,
-    find_weights,
-    load_autoencoder,
-    load_model,
-)
+from step1x_jax.files import find, is_file, user_path
+from step1x_jax.json_files import build
+from step1x_jax.sampling.config import SamplingConfig
+from step1x_jax.weights.files.opening import MODEL_NAMES
+from step1x_jax.weights.load import load_autoencoder, load_model
+from step1x_jax.weights.open import Loras, Weights, check_is_model, open_weights
+from step1x_jax.weights.places import Places, places_of
+from step1x_jax.weights.run.folder import is_run
 
 QUICKSTART = epath.Path(step1x_jax.__file__).parent / "assets" / "quickstart"
 NAME = "quickstart"
-ENCODER = "Qwen2.5-VL-7B-Instruct"
 FLAG_NAMES = {"steps": "num_steps"}  # of launch.edit, where SamplingConfig has another
-
-# From a run directory to its parameters and config: training.checkpoint's restore_params.
-RestoreRun = Callable[[epath.Path], tuple[nnx.State, Any]]
-
-
-@dataclasses.dataclass
-class Places:
-    """Where the parts of an editor are, before any of them is read.
-
-    Attributes:
-      model: a weight file or folder, or a run directory.
-      is_run: which of them.
-      autoencoder: its file or folder.
-      encoder: its folder; "" if nothing says where it is.
-    """
-
-    model: epath.Path
-    is_run: bool
-    autoencoder: epath.Path | None
-    encoder: str
-
-
-@dataclasses.dataclass
-class Parts:
-    """A model in memory and where its companions lie."""
-
-    model: Step1XEdit
-    sampling: SamplingConfig
-    autoencoder: epath.Path
-    encoder: EncoderConfig
 
 
 def load_editor(
     path: str,
     *,
-    restore_run: RestoreRun | None = None,
+    base: str | None = None,
+    ema: bool = False,
+    loras: Loras = (),
     dtype: str | None = None,
     autoencoder: str | None = None,
     qwen: str | None = None,
@@ -95,8 +50,10 @@ def load_editor(
     """Everything that is needed to edit pictures.
 
     Args:
-      path: "quickstart" or a folder, see above.
-      restore_run: needed for run directories, see `load_parts`.
+      path: "quickstart", a run's folder, or a file or folder of weights, see above.
+      base: of a run of adapters: the model that they were trained on, if it has moved.
+      ema: of a run: the moving average of its parameters (optimizer.ema_decay).
+      loras: to merge into the model, each with its strength: [("lora.safetensors", 0.8)].
       dtype: of the arithmetic, "float32" or "bfloat16"; None is float32 on CPUs and bfloat16
         elsewhere.
       autoencoder: its file or folder, if not with the model.
@@ -113,62 +70,51 @@ def load_editor(
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     require(dtype in DTYPES, "dtype", dtype, f"use one of {', '.join(DTYPES)}")
     places = find_parts(path)
-    if autoencoder:
-        places.autoencoder = epath.Path(_checked(autoencoder, "an autoencoder"))
+    weights = open_weights(
+        places.model,
+        base=base and model_path(base),
+        ema=ema,
+        loras=[(_checked(os.fspath(lora), "a LoRA"), scale) for lora, scale in loras],
+    )
+    check_is_model(weights)
+    config = dataclasses.replace(encoder_of(weights), dtype=dtype)
+    if places.encoder is not None:
+        config.path = str(places.encoder)
     if qwen:
-        places.encoder = _checked(qwen, "a language model")
-    _check_all_there(places)
-    decoder = None if places.autoencoder is None else load_autoencoder(places.autoencoder)
-    parts = _load(places, restore_run, dtype)
-    config = dataclasses.replace(parts.encoder, path=places.encoder or parts.encoder.path)
-    config.dtype = dtype
-    encoder = load_encoder(config) if cache is None else CachedEncoder(config, load_encoder, cache)
+        config.path = _checked(qwen, "a language model")
+    decoder = epath.Path(_checked(autoencoder, "an autoencoder")) if autoencoder else None
+    decoder = decoder or places.autoencoder or _of_run(weights)
+    _check_all_there(weights, decoder, config.path)
+    assert decoder is not None
+    vae = load_autoencoder(decoder)  # before the model, which takes longer
     return Editor(
-        parts.model,
-        decoder or load_autoencoder(parts.autoencoder),
-        encoder,
-        dataclasses.replace(parts.sampling, **overrides),
+        load_model(weights, dtype=dtype),
+        vae,
+        load_encoder(config) if cache is None else CachedEncoder(config, load_encoder, cache),
+        dataclasses.replace(sampling_of(weights), **overrides),
     )
 
 
-def load_parts(path: str, restore_run: RestoreRun | None = None, dtype: str | None = None) -> Parts:
-    """Loads the model that `path` means and finds its companions.
-
-    Args:
-      path: "quickstart" or a folder, see above.
-      restore_run: gives a run directory's parameters and config, for editing/ does not know
-        training/: pass step1x_jax.training.checkpoint.restore_params.
-      dtype: of the model's arithmetic; None is as trained, or as stored.
-
-    Raises:
-      UserError: the folder is of no known form, or its weights do not fit.
-    """
-    return _load(find_parts(path), restore_run, dtype)
+def model_path(given: str) -> epath.Path:
+    """A path as a user gives it; the name of the shipped model stands for its folder."""
+    given = os.fspath(given)
+    return QUICKSTART if given == NAME else epath.Path(_checked(given, "a model"))
 
 
 def find_parts(path: str) -> Places:
-    """What `path` means; looks at names and headers alone.
+    """Where the parts of a model lie; looks at names alone.
 
     Raises:
-      UserError: it means nothing that can be edited with; says what it is instead.
+      UserError: nothing is there that can be edited with; says what it is instead.
     """
     path = os.fspath(path)
     if not path:
         raise UserError(f"no model is given; give {NAME}, or a folder or file of one.")
-    folder = QUICKSTART if path == NAME else epath.Path(_checked(path, "a model"))
-    if (folder / "checkpoints").is_dir():
-        return _run_places(folder)
-    is_file = folder.suffix == ".safetensors" and folder.is_file()
-    if (folder / "transformer").is_dir():
-        weights = folder / "transformer"
-        autoencoder, encoder = folder / "autoencoder", folder / "encoder"
-    elif is_file or find(folder, "*.safetensors"):
-        weights, beside = folder, folder.parent if is_file else folder
-        autoencoder, encoder = beside / "vae.safetensors", beside / ENCODER
-    else:
+    folder = model_path(path)
+    known = is_run(folder) or (folder / "transformer").is_dir() or is_file(folder)
+    if not known and not find(folder, "*.safetensors"):
         raise UserError(_no_model(path, folder))
-    check_model(weights)
-    return Places(find_weights(weights, MODEL_NAMES), False, autoencoder, str(encoder))
+    return places_of(folder)
 
 
 def _checked(path: str, what: str) -> str:
@@ -176,18 +122,10 @@ def _checked(path: str, what: str) -> str:
     return user_path(path)
 
 
-def _run_places(folder: epath.Path) -> Places:
-    """The companions as the run's config says; checkpoints keep a copy of it, which decides."""
-    path = folder / FILE
-    values = read_json(path) if path.is_file() else {}
-    autoencoder, encoder = values.get("autoencoder"), values.get("encoder")
-    qwen = encoder.get("path") if isinstance(encoder, dict) else None
-    return Places(
-        folder,
-        True,
-        epath.Path(autoencoder) if isinstance(autoencoder, str) and autoencoder else None,
-        qwen if isinstance(qwen, str) else "",
-    )
+def _of_run(weights: Weights) -> epath.Path | None:
+    """The autoencoder that a run's config names."""
+    named = weights.settings.get("autoencoder")
+    return epath.Path(named) if isinstance(named, str) and named else None
 
 
 def _no_model(given: str, folder: epath.Path) -> str:
@@ -215,42 +153,26 @@ def _no_model(given: str, folder: epath.Path) -> str:
     return f"{what}: {forms.replace(f'{NAME}, a run', 'a run')}, or {NAME}."
 
 
-def _check_all_there(places: Places) -> None:
+def _check_all_there(weights: Weights, autoencoder: epath.Path | None, encoder: str) -> None:
     """Raises UserError that names all that is missing beside the model."""
     missing = []
-    if places.autoencoder is None:
+    if autoencoder is None:
         missing.append("the autoencoder, of which the run's config says nothing (--autoencoder)")
-    elif not places.autoencoder.exists():
-        missing.append(f"{places.autoencoder} (the autoencoder: --autoencoder)")
-    files = missing_files(places.encoder)
-    if not places.encoder:
+    elif not autoencoder.exists():
+        missing.append(f"{autoencoder} (the autoencoder: --autoencoder)")
+    files = missing_files(encoder)
+    if not encoder:
         missing.append("the language model, of which the run's config says nothing (--qwen)")
-    elif not epath.Path(places.encoder).exists():
-        missing.append(f"{places.encoder} (the language model: --qwen)")
+    elif not epath.Path(encoder).exists():
+        missing.append(f"{encoder} (the language model: --qwen)")
     elif files:
         missing.append(f"{' and '.join(files)} (of the language model: --qwen)")
     if missing:
         raise UserError(
-            f"{places.model} needs what is not there: {'; '.join(missing)}. Download it, or say"
+            f"{weights.path} needs what is not there: {'; '.join(missing)}. Download it, or say"
             " where it is with the flag."
         )
-    check_encoder(places.encoder)
-
-
-def _load(places: Places, restore_run: RestoreRun | None, dtype: str | None) -> Parts:
-    if places.is_run:
-        if restore_run is None:
-            raise UserError(f"{places.model} is a run directory; pass restore_run=restore_params.")
-        return _from_run(*restore_run(places.model), dtype)
-    values = read_config_json(places.model.parent, "dit")
-    sampling = sampling_from_json(values)
-    fields = stored_reading(values) | {"path": places.encoder}
-    config = build(EncoderConfig, fields, str(places.model.parent / FILE))
-    config.validate()
-    model = load_model(places.model, dtype=dtype)
-    config.text_length = model.config.text_length
-    assert places.autoencoder is not None
-    return Parts(model, sampling, places.autoencoder, config)
+    check_encoder(encoder)
 
 
 def _overrides(given: dict[str, float | None]) -> dict[str, Any]:
@@ -263,17 +185,3 @@ def _overrides(given: dict[str, float | None]) -> dict[str, Any]:
             raise UserError(f"there is no setting {name}; use one of {', '.join(names)}.")
     build(SamplingConfig, chosen, "load_editor").validate()
     return chosen
-
-
-def _from_run(params: nnx.State, config: Any, dtype: str | None) -> Parts:
-    model_config = dataclasses.replace(config.model, dtype=dtype or config.model.dtype)
-    model = nnx.merge(abstract_model(model_config)[0], params)
-    autoencoder = epath.Path(config.autoencoder or "(the run's config.autoencoder is not set)")
-    encoder = dataclasses.replace(config.encoder, text_length=config.model.text_length)
-    return Parts(model, config.sampling, autoencoder, encoder)
-
-
-def editor_json(parts: Parts) -> dict[str, Any]:
-    """The entries that config.json needs for editing, for `save_model`."""
-    encoder = {name: getattr(parts.encoder, name) for name in READING}
-    return sampling_to_json(parts.sampling) | encoder

@@ -8,7 +8,7 @@ weights/lora/adapters.py, which knows the published names.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -123,38 +123,6 @@ def _half(
     if "embed" in names or "modulation" in names:
         names[names.index("rank")] = None
     return tuple(size for size, _ in chosen), tuple(names)
-
-
-def merge(model: nnx.Module, places: Sequence[Place]) -> None:
-    """Adds the adapters to the kernels (float32 sums, in the kernel's dtype) and takes them away.
-
-    The buffers of the kernels are taken over.
-    """
-    for place in places:
-        triples = list(place.halves(model))
-        for module, down_of, up_of in triples:
-            kernel = module.kernel[...]
-            stacked = kernel.ndim > len(module.spec.split("->")[0].split(",")[1])
-            add = _adder(factors(module.spec)[2], module.lora_scale, stacked)
-            add = jax.jit(add, donate_argnums=0, out_shardings=kernel.sharding)
-            module.kernel.set_value(add(kernel, down_of.lora_down[...], up_of.lora_up[...]))
-        for module, _, _ in triples:
-            module.lora_down = module.lora_up = nnx.data(None)
-
-
-@cache  # so that equal kernels are compiled once
-def _adder(
-    spec: str, scale: float, stacked: bool
-) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
-    def one(kernel: jax.Array, down: jax.Array, up: jax.Array) -> jax.Array:
-        delta = scale * jnp.einsum(spec, down, up, precision=jax.lax.Precision.HIGHEST)
-        return (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
-
-    def layer_by_layer(kernel: jax.Array, down: jax.Array, up: jax.Array) -> jax.Array:
-        return jax.lax.map(lambda arrays: one(*arrays), (kernel, down, up))
-
-    # all layers at once would need the whole kernel in float32
-    return layer_by_layer if stacked else one
 
 
 def quantize(model: nnx.Module, paths: Sequence[str], stored: str) -> None:

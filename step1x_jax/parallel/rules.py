@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from step1x_jax.kernels.mesh_axes import BATCH_AXES, TENSOR_AXIS
 from step1x_jax.models.placement import Placement
 
-COPIES, SHARDS = BATCH_AXES
+_, SHARDS = BATCH_AXES
 
 
 class Rule(NamedTuple):

@@ -22,6 +22,7 @@ from step1x_jax.models.mllm.config import mllm_from_json
 from step1x_jax.quickstart.edits import KINDS
 from step1x_jax.weights.files.safetensors_io import write_safetensors
 from step1x_jax.weights.layouts.qwen import mllm_table
+from step1x_jax.weights.readers import InMemory
 
 # Qwen's special tokens, in the order of their ids.
 SPECIAL_TOKENS = (
@@ -223,9 +224,7 @@ def write(folder: epath.PathLike) -> None:
     if unfinished.exists():
         unfinished.rmtree()
     unfinished.mkdir(parents=True)
-    shapes = {name: (array.shape, array.dtype) for name, array in weights.items()}
-    path = unfinished / "model.safetensors"
-    write_safetensors(path, shapes, weights.__getitem__, {"format": "pt"})
+    write_safetensors(unfinished / "model.safetensors", InMemory(weights, {"format": "pt"}))
     tokenizer.save(str(unfinished / "tokenizer.json"))
     for file, settings in (
         ("config.json", config),

@@ -1,23 +1,16 @@
 """A run's config as JSON: WORKDIR/config.json, and a copy inside every checkpoint."""
 
-import dataclasses
-import json
 from typing import Any
 
 from etils import epath
 
 from step1x_jax.conditioning.encoder import stored_reading
-from step1x_jax.json_files import build, read_json, write_json
+from step1x_jax.json_files import as_json, build, write_json
 from step1x_jax.training.config import TrainConfig
 
 
-def to_json(config: TrainConfig) -> dict[str, Any]:
-    """The config as a JSON object, sections and fields in their order."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
 def from_json(values: Any, source: str) -> TrainConfig:
-    """Builds a config from what to_json gave. Fields that are not there take their defaults.
+    """Builds a config from what as_json gave. Fields that are not there take their defaults.
 
     Args:
       values: a JSON object.
@@ -34,13 +27,4 @@ def from_json(values: Any, source: str) -> TrainConfig:
 
 def save_config(config: TrainConfig, path: epath.PathLike) -> None:
     """Writes the config as JSON, completely or not at all."""
-    write_json(path, to_json(config))
-
-
-def load_config(path: epath.PathLike) -> TrainConfig:
-    """Reads a config written by save_config.
-
-    Raises:
-      UserError: no such file, no JSON, or see from_json.
-    """
-    return from_json(read_json(path), str(path))
+    write_json(path, as_json(config))

@@ -1,7 +1,8 @@
 """What a run shows of edits that it does not train on: a loss that can be compared, and pictures.
 
 The loss is taken at fixed times and noise, of the same edits every time: it changes with the
-parameters alone. The pictures are sampled as launch.edit would, from fixed noise too.
+parameters alone. The pictures are sampled as launch.edit would, from fixed noise too. Which
+parameters, a run's moving average or the last ones, is the loop's choice.
 """
 
 import itertools

@@ -16,7 +16,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.files import exclusive, user_path
 from step1x_jax.parallel.devices import peak_of
 from step1x_jax.parallel.mesh import check_batch_size, make_mesh
-from step1x_jax.training.checkpoint import Checkpoints, load_first_adapters, load_weights
+from step1x_jax.training.checkpoint import Checkpoints
 from step1x_jax.training.clock import Clock
 from step1x_jax.training.config import TrainConfig, check_same_run
 from step1x_jax.training.config_file import save_config
@@ -29,8 +29,10 @@ from step1x_jax.training.metrics import Metrics
 from step1x_jax.training.not_finite import check_finite
 from step1x_jax.training.parts import abstract_base, freezing
 from step1x_jax.training.profile import profiler
+from step1x_jax.training.starting import load_first_adapters, open_start
 from step1x_jax.training.step import TrainState, abstract_state, make_train_step, new_state
 from step1x_jax.training.stop_signal import stop_signal
+from step1x_jax.weights.load import load_parameters
 from step1x_jax.weights.run.fingerprints import described
 from step1x_jax.weights.run.folder import check_can_save, folder_of
 
@@ -87,7 +89,7 @@ def train(
         to_the_end.enter_context(contextlib.closing(checkpoints))
         to_the_end.enter_context(ending_without_peers())
         if (saved := checkpoints.describe_newest()) is not None:
-            check_same_run(config, saved.config, workdir, records, saved.records)
+            check_same_run(config, saved[0], workdir, records, saved[1])
 
         # ------------------------------------------------------------ what stays as it is
         # With adapters: the weights that training.start_from names, every time the run starts.
@@ -97,13 +99,13 @@ def train(
             source = config.training.start_from
             print_once(f"Adapters of rank {config.lora.rank} on the weights of {source}.")
             base, keep = described(freezing(config, mesh))
-            wanted = abstract_base(config, mesh)
-            frozen = load_weights(source, config.model, wanted, say=print_once, keep=keep)
+            weights = open_start(config, print_once)
+            frozen = load_parameters(weights, abstract_base(config, mesh), keep)
 
         # ------------------------------------------------------------ how the run starts
         # 1. This run has checkpoints: go on from the newest that is whole.
         # 2. training.start_from is the folder of another run: its newest parameters; step 0.
-        # 3. training.start_from is a .safetensors file, or a folder with one: its parameters.
+        # 3. training.start_from is weights of any other form (weights/open.py): their parameters.
         # 4. Otherwise: random parameters.
         # With adapters, 2 and 3 are done: they start from lora.start_from or as nothing added.
         abstract = abstract_state(config, mesh)
@@ -122,16 +124,23 @@ def train(
             print_once(f"Going on from step {start} of {steps} in {workdir}.")
         elif source := config.lora.start_from:
             print_once(f"Starting from the adapters of {source}.")
-            adapters = load_first_adapters(source, config, abstract.params, say=print_once)
+            adapters = load_first_adapters(config, abstract.params, print_once)
             state = new_state(config, abstract, adapters)
         elif (source := config.training.start_from) and not config.lora.rank:  # 2, 3
             print_once(f"Starting from the weights of {source}.")
-            params = load_weights(source, config.model, abstract.params, say=print_once)
+            params = load_parameters(open_start(config, print_once), abstract.params)
             state = new_state(config, abstract, params)
         else:  # 4
             print_once(f"Starting from {'new adapters' if config.lora.rank else 'random weights'}.")
             state = new_state(config, abstract)
 
+        decay = config.optimizer.ema_decay
+        if evaluation is not None and decay:
+            what = "adapters" if config.lora.rank else "parameters"
+            print_once(
+                f"Held-out edits are evaluated with the moving average of the {what}"
+                f" (optimizer.ema_decay {decay})."
+            )
         if config.training.profile_at > steps:
             print_once("training.profile_at is after the last step: nothing will be traced.")
         if jax.process_index() == 0:
@@ -171,8 +180,12 @@ def train(
 
                 evaluate = evaluation is not None and step % config.held_out.every == 0
                 if evaluation is not None and evaluate:
-                    numbers |= evaluation.loss(state.params, frozen)
-                    if picture := evaluation.show(state.params, frozen, step):
+                    evaluated = state.params
+                    if state.ema is not None:
+                        evaluated = state.ema
+                        numbers["held_out_ema_decay"] = decay  # the row itself says what it is of
+                    numbers |= evaluation.loss(evaluated, frozen)
+                    if picture := evaluation.show(evaluated, frozen, step):
                         metrics.say(f"step {step}: {picture}")
                 if evaluate or step in (1, steps) or step % config.training.log_every == 0:
                     metrics.write(step, numbers | clock.row(peak))

@@ -8,6 +8,7 @@ from etils import epath
 
 from step1x_jax.errors import UserError
 from step1x_jax.weights.files.safetensors_io import write_safetensors
+from step1x_jax.weights.readers import InMemory
 
 FOLDER = "not_finite"
 NAMED = 3  # edits that the sentence names
@@ -34,9 +35,8 @@ def check_finite(
     ids = [str(name) for name in batch.get("ids", ())]
     metadata = {name: repr(value) for name, value in values.items()}
     arrays = {name: np.asarray(x) for name, x in batch.items() if name != "ids"}
-    tensors = {name: (x.shape, x.dtype) for name, x in arrays.items()}
     metadata |= {"step": str(step), "ids": "\n".join(ids)}
-    write_safetensors(path, tensors, arrays.__getitem__, metadata)
+    write_safetensors(path, InMemory(arrays, metadata))
     edits = f" ({', '.join(ids[:NAMED])}{', ...' if len(ids) > NAMED else ''})" if ids else ""
     raise UserError(
         f"{bad[0]} is {values[bad[0]]} at step {step}; lower optimizer.learning_rate, or look at"

@@ -202,8 +202,7 @@ def write_folder(
       UserError: the disk is full or the folder not writable.
     """
     theirs = as_diffusers(tensors, config)
-    specs = {name: (shape, theirs.dtypes[name]) for name, shape in theirs.shapes.items()}
-    write_shards(folder, specs, theirs.read, {"format": "pt"} | dict(theirs.metadata))
+    write_shards(folder, Changed(theirs, {}, {"format": "pt"} | dict(theirs.metadata)))
     values = (
         transformer_json(config, fields)
         if isinstance(config, ModelConfig)

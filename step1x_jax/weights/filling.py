@@ -10,27 +10,24 @@ import numpy as np
 from flax import nnx
 
 from step1x_jax.weights.copying import in_order, put
-from step1x_jax.weights.files.safetensors_io import Read
 from step1x_jax.weights.finite import check_finite
-from step1x_jax.weights.layouts.official import Box, Part, Table, by_parameter, dotted, flat
+from step1x_jax.weights.layouts.official import Box, Part, Table, by_parameter, dotted
 from step1x_jax.weights.readers import Tensors
 
 KEPT = {np.dtype(jnp.bfloat16), np.dtype(np.float16), np.dtype(np.float32)}  # as parameters
 Path = tuple[str | int, ...]
 # What is kept of a parameter that has just been placed, by path.
 Keep = Callable[[Path, nnx.Variable], Mapping[Path, nnx.Variable]]
-Place = jax.sharding.Sharding | None  # None: the default device
 Source = tuple[Part, str, tuple[slice, ...]]  # see by_parameter
 
 
 def filled(
     abstract_params: nnx.State,
     table: Table,
-    read: Read,
-    shardings: nnx.State | None = None,
+    tensors: Tensors,
     keep: Keep | None = None,
 ) -> nnx.State:
-    """Abstract parameters with the tensors of `read` in them.
+    """Abstract parameters with a reader's tensors in them.
 
     Of an official tensor that is split by rows a process reads the rows that its devices hold; one
     that is split by columns it reads whole. Besides what has been placed, the host never holds more
@@ -38,20 +35,17 @@ def filled(
     copies for RoPE's order, float32 sums for a LoRA).
 
     Args:
-      abstract_params: shapes, dtypes and paths.
+      abstract_params: shapes, dtypes, paths and shardings; what has none goes onto the default
+        device.
       table: how they lie in official tensors.
-      read: gives these.
-      shardings: a tree like the parameters; None puts everything on the default device.
+      tensors: gives these.
       keep: is given each parameter before the next one is read; None keeps it as it is.
     """
     sources = by_parameter(table)
-    places = {} if shardings is None else flat(shardings)
     result: dict[Any, Any] = {}
     leaves: Iterable[Any] = nnx.to_flat_state(abstract_params)
     for path, leaf in leaves:
-        place = places.get(dotted(path))
-        place = place.get_value() if isinstance(place, nnx.Variable) else place
-        variable = leaf.replace(_loaded(leaf, place, sources[dotted(path)], table, read))
+        variable = leaf.replace(_loaded(leaf.get_value(), sources[dotted(path)], tensors))
         result |= {path: variable} if keep is None else keep(path, variable)
         # JAX lets go of the host's copy when the collector runs, or somewhere in its next call: not
         # until the next parameter is there, too
@@ -99,6 +93,17 @@ def _in_our_order(part: Part, piece: np.ndarray) -> np.ndarray:
     return ours if part.layer is None else ours[None]
 
 
+def at(abstract_params: nnx.State, places: nnx.State | None) -> nnx.State:
+    """Abstract parameters at the places of a tree of shardings; None leaves them as they are."""
+    if places is None:
+        return abstract_params
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        abstract_params,
+        places,
+    )
+
+
 def kept(params: nnx.State, keep: Keep) -> nnx.State:
     """What is kept of parameters that are there already, one after another."""
     leaves: Iterable[Any] = nnx.to_flat_state(params)
@@ -108,10 +113,9 @@ def kept(params: nnx.State, keep: Keep) -> nnx.State:
     return nnx.from_flat_state(result)
 
 
-def _loaded(
-    leaf: jax.ShapeDtypeStruct, place: Place, sources: Sequence[Source], table: Table, read: Read
-) -> jax.Array:
+def _loaded(leaf: jax.ShapeDtypeStruct, sources: Sequence[Source], tensors: Tensors) -> jax.Array:
     """One of our parameters."""
+    place = leaf.sharding
     indices: Iterable[Any] = [(slice(None),) * len(leaf.shape)]
     if place is not None:
         indices = place.addressable_devices_indices_map(leaf.shape).values()
@@ -119,7 +123,7 @@ def _loaded(
     boxes = {box: np.empty([len(part) for part in box], leaf.dtype) for box in here}
     rounded = False
     for part, name, where in sources:
-        rounded |= _fill(boxes, part, name, table[name].shape, where, read)
+        rounded |= _fill(boxes, part, name, where, tensors)
     if rounded:  # to a dtype in which a sum, say, may be too large
         for box in boxes.values():
             check_finite(box, ", ".join(dict.fromkeys(name for _, name, _ in sources)), leaf.dtype)
@@ -141,9 +145,8 @@ def _fill(
     boxes: Mapping[Box, np.ndarray],
     part: Part,
     name: str,
-    shape: tuple[int, ...],
     where: tuple[slice, ...],
-    read: Read,
+    tensors: Tensors,
 ) -> bool:
     """Copies a part of the tensor `name` to the boxes; those of the same rows share a reading.
 
@@ -152,7 +155,8 @@ def _fill(
     """
     rounded = False
     first, *columns = where
-    piece = range(shape[0])[first]
+    height = tensors.shapes[name][0]
+    piece = range(height)[first]
     wanted: dict[bytes, tuple[np.ndarray, list[tuple[Box, np.ndarray]]]] = {}
     for box, target in boxes.items():
         if part.layer is not None:
@@ -162,7 +166,7 @@ def _fill(
         rows = piece.start + part.rows_of(box, len(piece))
         wanted.setdefault(rows.tobytes(), (rows, []))[1].append((box, target))
     for rows, targets in wanted.values():
-        data = read(name, None if len(rows) == shape[0] else rows)[:, *columns]
+        data = tensors.read(name, None if len(rows) == height else rows)[:, *columns]
         for box, target in targets:
             put(target, part.to_ours(data, box, len(piece)))
             rounded |= target.dtype != data.dtype and target.dtype.itemsize <= data.dtype.itemsize

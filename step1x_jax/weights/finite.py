@@ -1,11 +1,10 @@
 """Whether numbers are finite, seen in their bits: one pass at the speed of memory."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 import numpy as np
 
 from step1x_jax.errors import UserError
+from step1x_jax.weights.readers import Rows, Tensors
 
 AT_ONCE = 1 << 15  # numbers, which stay in the cache
 # Smallest bits, sign aside, that are no finite number; formats that are not here have only finite
@@ -51,19 +50,22 @@ def check_finite(array: np.ndarray, name: str, source: object) -> None:
         )
 
 
-def only_finite(get: Callable[[str], np.ndarray], path: object) -> Callable[[str], np.ndarray]:
+class Finite:
     """A reader whose tensors are written to `path`: one that is not finite is a UserError.
 
     What was read is finite already; sums and rounded numbers may be too large.
     """
 
-    def checked(name: str) -> np.ndarray:
-        array = get(name)
+    def __init__(self, source: Tensors, path: object):
+        self._source, self._path = source, path
+        self.shapes, self.dtypes, self.metadata = source.shapes, source.dtypes, source.metadata
+
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+        """One tensor, or some of its rows."""
+        array = self._source.read(name, rows)
         if not is_finite(array):
             raise UserError(
-                f"{name} has numbers that are not finite, or too large for {array.dtype}, so {path}"
-                " was not written; check the input, --lora_scale and --dtype."
+                f"{name} has numbers that are not finite, or too large for {array.dtype}, so"
+                f" {self._path} was not written; check the input, --lora_scale and --dtype."
             )
         return array
-
-    return checked

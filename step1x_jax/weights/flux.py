@@ -6,59 +6,74 @@ place. txt_in and vector_in have our shapes, but were made for the embeddings of
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.step1x_edit import Step1XEdit
-from step1x_jax.weights.kinds import Weights
 from step1x_jax.weights.layouts.official import Table, flat, model_table
-from step1x_jax.weights.load import reader_of
-from step1x_jax.weights.readers import Changed
+from step1x_jax.weights.published import Published
+from step1x_jax.weights.readers import Changed, Tensors
 
 TEXT = ("txt_in.", "vector_in.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
-    """The weights to start from, and what of them is not FLUX.1's, or is not taken."""
+class FluxStart:
+    """How FLUX.1 is filled up to a model.
 
-    weights: Weights
+    Attributes:
+      version: of the model, see ModelConfig.
+      seed: of what is drawn, which is as in a new model of this seed, but for rounding.
+      fresh_text: txt_in and vector_in are drawn, too.
+    """
+
+    version: str = "v1.1"
+    seed: int = 0
+    fresh_text: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The model to start from, and what of it is not FLUX.1's, or is not taken."""
+
+    tensors: Tensors
+    config: ModelConfig
     fresh: Sequence[str]  # official tensors that are drawn
     left_over: Sequence[str]  # FLUX.1's that have no place
 
 
-def start_from_flux(flux: Weights, *, version: str, seed: int, fresh_text: bool) -> Start:
+def start_from_flux(path: epath.Path, flux: Tensors, sizes: ModelConfig, how: FluxStart) -> Start:
     """Fills FLUX.1's weights up to a whole model.
 
     Args:
-      flux: opened weights of FLUX.1.
-      version: of the model to start, see ModelConfig.
-      seed: of what is drawn, which is as in a new model of this seed, but for rounding.
-      fresh_text: draw txt_in and vector_in, too.
+      path: of the weights, for messages.
+      flux: FLUX.1's official tensors.
+      sizes: of its DiT.
+      how: version and seed.
 
     Raises:
       UserError: the sizes do not fit together.
     """
-    assert isinstance(flux.config, ModelConfig)
-    config = dataclasses.replace(flux.config, version=version)
+    config = dataclasses.replace(sizes, version=how.version)
     config.validate()
-    table, there = model_table(config), flux.tensors.shapes
-    fresh = [n for n in table if n not in there or (fresh_text and n.startswith(TEXT))]
+    table, there = model_table(config), flux.shapes
+    fresh = [n for n in table if n not in there or (how.fresh_text and n.startswith(TEXT))]
     left_over = [name for name in there if name not in table]
     for name in fresh:
         if not name.startswith(("connector.", *TEXT)):
-            raise UserError(f"{flux.path} lacks {name}; download it again.")
-    drawn = _Drawn(config, {name: table[name] for name in fresh}, seed)
+            raise UserError(f"{path} lacks {name}; download it again.")
+    drawn = _Drawn(config, {name: table[name] for name in fresh}, how.seed)
     dtype = np.dtype(config.param_dtype if config.param_dtype == "float32" else jax.numpy.bfloat16)
     changes: dict = dict.fromkeys(left_over)
     for name in fresh:
-        changes[name] = table[name].shape, dtype, lambda name=name: drawn.read(name)
-    tensors = Changed(flux.tensors, changes)
-    return Start(dataclasses.replace(flux, tensors=tensors, config=config), fresh, left_over)
+        changes[name] = table[name].shape, dtype, partial(drawn.read, name)
+    return Start(Changed(flux, changes), config, fresh, left_over)
 
 
 class _Drawn:
@@ -80,4 +95,4 @@ class _Drawn:
                 return {path: leaf[...] for path, leaf in flat(state).items() if path in paths}
 
             self._leaves = draw()
-        return reader_of(self._table, self._leaves)(name)
+        return Published(self._table, self._leaves).read(name)

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -12,32 +13,69 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.weights.files.fp8 import stored_as
 from step1x_jax.weights.files.opening import WeightFile, open_file
-from step1x_jax.weights.kinds import KINDS, kind_of, open_weights, sizes_beside
+from step1x_jax.weights.kinds import RUN, kind_of
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.lora.file import LoraFile
+from step1x_jax.weights.open import open_weights, sizes_for
+from step1x_jax.weights.places import places_of
 from step1x_jax.weights.readers import Shape
+from step1x_jax.weights.run.description import WEIGHTS
+from step1x_jax.weights.run.folder import is_run
+from step1x_jax.weights.run.reader import RunFolder
 
 
 def describe_weights(path: epath.PathLike, sizes: ModelConfig | None = None) -> list[str]:
-    """Lines about a file or folder of one model, or of adapters; no tensor but alphas is read.
+    """Lines about what is at a path, part by part; no tensor but alphas is read.
 
     Args:
-      path: the file or folder.
+      path: of any form that `open_weights` understands, or of adapters.
       sizes: of the model that adapters are for; None takes those of config.json beside them, or the
         release's. Adapters of other models are described by their names alone.
 
     Raises:
       UserError: it is damaged, of no known kind, or does not fit its sizes.
     """
+    path = epath.Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a file or folder of weights.")
+    if is_run(path):
+        return _run(path)
+    places = places_of(path)
+    lines = _file(places.model, sizes)
+    if path.is_dir() and places.autoencoder is not None and places.autoencoder.exists():
+        lines += _file(places.autoencoder, sizes) if places.model != places.autoencoder else []
+    return lines
+
+
+def _run(path: epath.Path) -> list[str]:
+    run = RunFolder(path)
+    what = f"{RUN.title}, step {run.step}"
+    if run.description.trained == WEIGHTS:
+        what = "weights alone, in the form of a run's folder"
+    lines = [str(path), f"  kind     {what}"]
+    lines.append(f"  sizes    {sizes_in_words(run.model)}")
+    if run.lora.rank:
+        lines.append(f"  adapters rank {run.lora.rank}, alpha {run.lora.alpha:g}")
+        lines.append(f"  base     {run.description.start_from or 'not known'}")
+    average = "has one (--ema)" if "ema" in run.description.arrays else "none"
+    lines.append(f"  average  {average}")
+    if run.description.package:
+        lines.append(f"  written  by step1x_jax {run.description.package}")
+    shapes = {name: tuple(about["shape"]) for name, about in run.arrays.items()}
+    dtypes = {name: np.dtype(jnp.dtype(about["dtype"])) for name, about in run.arrays.items()}
+    return lines + numbers_in_words(shapes, dtypes)
+
+
+def _file(path: epath.Path, sizes: ModelConfig | None) -> list[str]:
     file = open_file(path)
-    kind = KINDS[kind_of(file, path)]
+    kind = kind_of(file, path)
     lines = [str(path), f"  kind     {kind.title}"]
     if kind.holds == "adapters":
-        lines += _adapters(file, sizes or sizes_beside(path))
+        lines += _adapters(file, sizes or sizes_for(path))
     else:
         weights = open_weights(path)
         lines.append(f"  sizes    {sizes_in_words(weights.config)}")
-        lines += [f"  {name}: {value}" for name, value in weights.fields.items()]
+        lines += [f"  {name}: {value}" for name, value in weights.settings.items()]
     lines.append(f"  stored   {stored_as(file)}")
     lines += numbers_in_words(file.shapes, file.dtypes)
     lines += [f"  {name}: {value}" for name, value in file.metadata.items()]

@@ -1,41 +1,22 @@
-"""What a file or folder of weights is, and its tensors under the official names.
+"""What a file or folder of weights is, told by the names of its tensors.
 
-`KINDS` is the list: each is told by the names of its tensors. A kind that holds a model is opened
-as `Weights`, whatever its layout; adapters are told, so that they can be described or refused.
+`KINDS` are those that can be opened; what else occurs is named where it is refused.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from etils import epath
-from flax import nnx
 
 from step1x_jax.errors import UserError
-from step1x_jax.json_files import read_json
-from step1x_jax.models.autoencoder import Autoencoder
-from step1x_jax.models.config import AutoencoderConfig, ModelConfig
-from step1x_jax.models.layers import abstract
-from step1x_jax.weights import config_json, diffusers_folder
-from step1x_jax.weights.checks import check_tensors, common_dtype
-from step1x_jax.weights.files.fp8 import as_numbers
-from step1x_jax.weights.files.opening import (
-    AUTOENCODER_NAMES,
-    MODEL_NAMES,
-    PREFIXES,
-    WeightFile,
-    open_file,
-)
-from step1x_jax.weights.layouts.official import Entry, autoencoder_table, model_table
-from step1x_jax.weights.readers import Shape, Tensors
-
-Config = ModelConfig | AutoencoderConfig
+from step1x_jax.weights.files.opening import PREFIXES
+from step1x_jax.weights.readers import Tensors
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One kind of file: how it is told, what it is called, and what it holds."""
+    """One kind: what it is called, how it is told, and what it holds."""
 
     title: str
     marks: tuple[str, ...]  # patterns, each of which some tensor's name matches
@@ -43,6 +24,7 @@ class Kind:
     diffusers: bool = False
 
 
+RUN = Kind("a run's folder", (), "model")
 # In the order in which they are tried.
 KINDS = {
     "kohya": Kind("LoRA in kohya's form", (r"\.lora_down\.weight$",), "adapters"),
@@ -87,26 +69,40 @@ def other_adapter(name: str) -> str | None:
     return None
 
 
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """A model's weights, opened."""
+# Models that cannot be used here, tried first: title, marks as of a Kind, what to do.
+_WRONG = "give the weights of Step1X-Edit"
+UNUSABLE = (
+    ("Step1X-Edit v1p2", (r"^text_token_mapping\.",),
+     "its prompts, positions and sampling are others: give v1.0 or v1.1"),
+    ("Qwen2.5-VL, the language model", (r"(^|\.)visual\.blocks\.",),
+     "give its folder as --qwen, and the weights of Step1X-Edit as the model"),
+    ("T5 or CLIP", (r"^(encoder\.block|text_model\.encoder\.layers)\.0\.",), _WRONG),
+    ("Stable Diffusion", (r"(^|\.)input_blocks\.0\.",), _WRONG),
+    ("Stable Diffusion", (r"^down_blocks\.0\.", r"^time_embedding\."), _WRONG),
+    ("Stable Diffusion 3", (r"(^|\.)joint_blocks\.0\.",), _WRONG),
+    ("FLUX.2", (r"^double_stream_modulation_img\.",), _WRONG),
+    ("Chroma", (r"^distilled_guidance_layer\.",), _WRONG),
+    ("Qwen-Image", (r"^transformer_blocks\.0\.img_mod\.",), _WRONG),
+    ("Wan", (r"^blocks\.0\.(cross_attn|attn2)\.", r"^patch_embedding\."), _WRONG),
+    ("HunyuanVideo", (r"^txt_in\.individual_token_refiner\.",), _WRONG),
+    ("HunyuanVideo", (r"^context_embedder\.token_refiner\.",), _WRONG),
+)  # fmt: skip
 
-    path: epath.Path
-    kind: str  # of KINDS, or "run"
-    tensors: Tensors  # under the official names, compared with the sizes
-    config: Config
-    fields: Mapping[str, Any]  # entries of config.json beside the sizes
 
-
-def kind_of(tensors: Tensors, path: epath.PathLike) -> str:
-    """The key of KINDS.
+def kind_of(tensors: Tensors, path: epath.PathLike) -> Kind:
+    """Which of KINDS.
 
     Raises:
       UserError: of no known kind.
     """
-    for name, kind in KINDS.items():
-        if all(any(re.search(mark, t) for t in tensors.shapes) for mark in kind.marks):
-            return name
+    found = next((kind for kind in KINDS.values() if _has(kind.marks, tensors)), None)
+    if found is not None and found.holds == "adapters":
+        return found
+    for title, marks, advice in UNUSABLE:
+        if _has(marks, tensors):
+            raise UserError(f"{path} is of {title}, which cannot be used here; {advice}.")
+    if found is not None:
+        return found
     for title in filter(None, map(other_adapter, tensors.shapes)):
         raise UserError(
             f"{path} is an adapter of the kind {title}, and only LoRAs can be read; merge it into"
@@ -126,161 +122,6 @@ def kind_of(tensors: Tensors, path: epath.PathLike) -> str:
     )
 
 
-def check_is_official(file: WeightFile, path: epath.PathLike) -> None:
-    """Raises UserError unless a file is connector and DiT under the official names.
-
-    The message says what the file is, and which command makes the official file of it.
-    """
-    name = kind_of(file, path)
-    kind, folder = KINDS[name], file.path.parent
-    convert = "python -m launch.convert"
-    if name == "official":
-        return
-    if kind.holds == "adapters":
-        raise UserError(
-            f"{path} is a {kind.title}, no model; merge it into its model: {convert}"
-            f" --input=MODEL --lora={path} --output=MERGED.safetensors."
-        )
-    if kind.holds == "autoencoder":
-        raise UserError(f"{path} is an {kind.title}, no model; give it as --autoencoder.")
-    if kind.holds == "flux":
-        raise UserError(
-            f"{path} is {kind.title}, which does not know editing; {convert} --input={path}"
-            " --output=START.safetensors makes a model of it from which training can start."
-        )
-    source = folder.parent if (folder.parent / "model_index.json").is_file() else folder
-    raise UserError(
-        f"{path} is {kind.title}, a form that is not read here; {convert} --input={source}"
-        " --output=OFFICIAL.safetensors makes the official file of it."
-    )
-
-
-def parts_of(path: epath.PathLike) -> dict[str, epath.Path]:
-    """Where the parts of a file or folder lie: "transformer", "vae", or both.
-
-    A pipeline of diffusers, a folder of parts and the release's folder (see editing/loading.py)
-    have both; a file, or a folder of one model, has the part that it is.
-
-    Raises:
-      UserError: nothing is there, or nothing that is known.
-    """
-    path = epath.Path(path)
-    if not path.exists():
-        raise UserError(f"{path} does not exist; give a file or folder of weights.")
-    if path.is_dir() and (path / "transformer").is_dir():
-        places = {"transformer": ("transformer",), "vae": ("vae", "autoencoder")}
-    elif path.is_dir() and any((path / name).is_file() for name in MODEL_NAMES[:2]):
-        places = {"transformer": MODEL_NAMES[:2], "vae": AUTOENCODER_NAMES[:1]}
-    else:
-        file = open_file(path)
-        holds = KINDS[kind_of(file, path)].holds
-        return {"vae" if holds == "autoencoder" else "transformer": path}
-    found: dict[str, epath.Path] = {}
-    for part, names in places.items():
-        for name in names:
-            if (path / name).exists():
-                found.setdefault(part, path / name)
-    return found
-
-
-def open_weights(
-    path: epath.PathLike, eight_bits_as: str = "bfloat16", sizes: Config | None = None
-) -> Weights:
-    """Opens a model: connector and DiT, an autoencoder, or FLUX.1's DiT.
-
-    Args:
-      path: of a .safetensors file, an index, or a folder of one model.
-      eight_bits_as: dtype in which numbers that are stored in 8 bits are seen.
-      sizes: of the model; None reads the config.json beside it, or takes the release's.
-
-    Raises:
-      UserError: it is damaged, of no known kind, holds adapters, or does not fit its sizes.
-    """
-    path = epath.Path(path)
-    file = open_file(path)
-    name = kind_of(file, path)
-    kind = KINDS[name]
-    if kind.holds == "adapters":
-        raise UserError(
-            f"{path} is a {kind.title}, not a model; give the model as --input, and this as --lora."
-        )
-    tensors: Tensors = as_numbers(file, eight_bits_as)
-    values = config_json.to_json(sizes) if sizes else _config_values(file.path.parent, kind)
-    config, official = _sizes(kind, values, str(file.path.parent / config_json.FILE), tensors)
-    flux = kind.holds == "flux"
-    if flux:
-        official = {n: s for n, s in official.items() if not n.startswith("connector.")}
-        official |= _guidance(official, tensors)
-    if kind.diffusers:
-        layout = diffusers_folder.layout_of(config, official, flux)
-        _check(file.path, tensors, layout.there)
-        tensors = diffusers_folder.as_official(tensors, layout)
-    else:
-        _check(file.path, tensors, official)
-    fields = {n: x for n, x in values.items() if n not in config_json.to_json(config)}
-    return Weights(path, name, tensors, config, fields)
-
-
-def sizes_beside(path: epath.PathLike) -> ModelConfig:
-    """Sizes of connector and DiT in the config.json beside a file, or the release's.
-
-    Args:
-      path: a file, or a folder with it.
-
-    Raises:
-      UserError: the config.json cannot be read.
-    """
-    path = epath.Path(path)
-    folder = path if path.is_dir() else path.parent
-    values = config_json.read_config_json(folder, "dit")
-    source = str(folder / config_json.FILE)
-    return config_json.model_from_json(values, source) if values else ModelConfig()
-
-
-def _config_values(folder: epath.Path, kind: Kind) -> dict[str, Any]:
-    """Our config.json of the model, from whichever is beside its file; empty: release sizes."""
-    path = folder / config_json.FILE
-    if kind.diffusers:
-        return diffusers_folder.read_json_of(read_json(path), str(path))
-    return config_json.read_config_json(folder, "vae" if kind.holds == "autoencoder" else "dit")
-
-
-def _sizes(
-    kind: Kind, values: dict[str, Any], source: str, file: Tensors
-) -> tuple[Config, dict[str, Shape]]:
-    """Config, and names and shapes of the official tensors."""
-    if kind.holds == "autoencoder":
-        sizes = AutoencoderConfig()
-        if values:
-            sizes = config_json.autoencoder_from_json(values, source)
-        return sizes, official_shapes(sizes)
-    config = config_json.model_from_json(values, source) if values else ModelConfig()
-    if not values and diffusers_folder.SCALE in file.shapes:
-        config.version = "v1.0"
-    config.param_dtype = common_dtype(file.dtypes.values())
-    return config, official_shapes(config)
-
-
-def official_shapes(config: Config) -> dict[str, Shape]:
-    """Names and shapes of the official tensors of these sizes."""
-    if isinstance(config, ModelConfig):
-        table = model_table(config)
-    else:
-        table = autoencoder_table(abstract(lambda: Autoencoder(config, rngs=nnx.Rngs(0)))[1])
-    return {name: entry.shape for name, entry in table.items()}
-
-
-def _guidance(expected: Mapping[str, Shape], file: Tensors) -> dict[str, Shape]:
-    """The guidance embedding that FLUX.1-dev has and FLUX.1-schnell has not."""
-    if not any("guidance" in name for name in file.shapes):
-        return {}
-    return {
-        name.replace("time_in", "guidance_in"): shape
-        for name, shape in expected.items()
-        if name.startswith("time_in.")
-    }
-
-
-def _check(path: epath.Path, tensors: Tensors, shapes: Mapping[str, Shape]) -> None:
-    table = {name: Entry(name, shape, ()) for name, shape in shapes.items()}
-    check_tensors(path, tensors.shapes, table, dtypes=tensors.dtypes)
+def _has(marks: Sequence[str], tensors: Tensors) -> bool:
+    """Whether each of the patterns is in the name of some tensor."""
+    return all(any(re.search(mark, name) for name in tensors.shapes) for mark in marks)

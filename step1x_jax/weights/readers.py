@@ -1,19 +1,23 @@
-"""Named tensors that are read when asked for, and the same tensors cut and joined in another way.
+"""Named tensors that are read when asked for: one protocol, and what can be put around a reader.
 
 What all readers have in common is `Tensors`: a .safetensors file, a folder of shards, a run's
-parameters under their published names. A layout that another library uses is a list of `Move`s;
-`Rearranged` shows a reader's tensors through it, and nothing is computed, so every move is exact.
+parameters under their published names. Each can give some rows of a tensor alone, and every wrapper
+passes them on: so whatever can be opened can be converted, and loaded onto a mesh whose processes
+read their own parts.
+
+A layout that another library uses is a list of `Move`s; `Rearranged` shows a reader's tensors
+through it, and nothing is computed, so every move is exact.
 """
 
 import dataclasses
-from collections import OrderedDict
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 Shape = tuple[int, ...]
-CACHE_BYTES = 1 << 29  # the tensors of a block are neighbours in both layouts
+Rows = np.ndarray | None  # numbers along the first axis, strictly increasing; None: all
 
 
 class Tensors(Protocol):
@@ -31,8 +35,32 @@ class Tensors(Protocol):
     def metadata(self) -> Mapping[str, str]:
         """Strings about the whole."""
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor."""
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+        """One tensor, or those of its rows: (len(rows), ...)."""
+
+
+def nbytes(tensors: Tensors, name: str) -> int:
+    """How large a tensor is."""
+    return math.prod(tensors.shapes[name]) * tensors.dtypes[name].itemsize
+
+
+class InMemory:
+    """Arrays as a reader.
+
+    Args:
+      arrays: by name.
+      metadata: strings about the whole.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None):
+        self._arrays = arrays
+        self.shapes = {name: x.shape for name, x in arrays.items()}
+        self.dtypes = {name: x.dtype for name, x in arrays.items()}
+        self.metadata = metadata or {}
+
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+        """One tensor, or some of its rows."""
+        return self._arrays[name] if rows is None else self._arrays[name][rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,29 +109,24 @@ class Rearranged:
             moves.sort(key=lambda move: move.there_at)
             dtypes = {source.dtypes[move.here] for move in moves}
             self.dtypes[name] = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
-        self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor of the new layout."""
-        pieces = [
-            self._whole(move.here)[move.here_at : move.here_at + move.rows].astype(
-                self.dtypes[name], copy=False
-            )
-            for move in self._moves[name]
-        ]
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+        """One tensor of the new layout, or some of its rows."""
+        pieces = []
+        for move in self._moves[name]:
+            wanted = np.arange(move.rows)
+            if rows is not None:
+                wanted = rows[(rows >= move.there_at) & (rows < move.there_at + move.rows)]
+                wanted = wanted - move.there_at
+            if len(wanted):
+                pieces.append(self._moved(move, wanted).astype(self.dtypes[name], copy=False))
         joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        return joined.reshape(self.shapes[name])
+        return joined.reshape(len(joined), *self.shapes[name][1:])
 
-    def _whole(self, name: str) -> np.ndarray:
-        """A tensor of the source; q, k and v of one are asked for one after another."""
-        if name in self._cache:
-            self._cache.move_to_end(name)
-            return self._cache[name]
-        array = self._source.read(name)
-        self._cache[name] = array
-        while len(self._cache) > 1 and sum(x.nbytes for x in self._cache.values()) > CACHE_BYTES:
-            self._cache.popitem(last=False)
-        return array
+    def _moved(self, move: Move, wanted: np.ndarray) -> np.ndarray:
+        height = self._source.shapes[move.here][0]
+        rows = None if len(wanted) == height else move.here_at + wanted
+        return self._source.read(move.here, rows)
 
 
 class Changed:
@@ -129,20 +152,43 @@ class Changed:
                 self.shapes[name], self.dtypes[name] = change[0], change[1]
         self.metadata = source.metadata if metadata is None else metadata
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor."""
-        change = self._changes.get(name)
-        return self._source.read(name) if change is None else change[2]()
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+        """One tensor, or some of its rows."""
+        if (change := self._changes.get(name)) is None:
+            return self._source.read(name, rows)
+        array = change[2]()
+        return array if rows is None else array[rows]
 
 
 class Cast:
-    """A reader whose floating-point tensors are rounded to another dtype."""
+    """A reader whose tensors are rounded to another dtype."""
 
     def __init__(self, source: Tensors, dtype: np.dtype):
         self._source, self.shapes, self.metadata = source, source.shapes, source.metadata
         self.dtypes = {name: np.dtype(dtype) for name in source.dtypes}
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, rounded to nearest."""
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+        """One tensor, or some of its rows, rounded to nearest."""
         with np.errstate(over="ignore"):  # what is too large is refused when it is written
-            return self._source.read(name).astype(self.dtypes[name], copy=False)
+            return self._source.read(name, rows).astype(self.dtypes[name], copy=False)
+
+
+class CheckedFirst:
+    """A reader that runs a check before the first tensor is read.
+
+    Args:
+      source: the reader.
+      check: raises what is wrong.
+    """
+
+    def __init__(self, source: Tensors, check: Callable[[], None]):
+        self._source, self._check = source, check
+        self.shapes, self.dtypes, self.metadata = source.shapes, source.dtypes, source.metadata
+        self._checked = False
+
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+        """One tensor, or some of its rows."""
+        if not self._checked:
+            self._check()
+            self._checked = True
+        return self._source.read(name, rows)

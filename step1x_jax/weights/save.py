@@ -1,17 +1,29 @@
-"""Writing opened weights in another form: an official file, a folder of parts, diffusers' folders.
+"""Writing official tensors: as an official file, a folder of parts, or diffusers' folders.
 
-A file or folder gets its name when it is complete. What exists is not overwritten.
+A file or folder gets its name when it is complete. Folders that exist are not overwritten.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
+from flax import nnx
 
+from step1x_jax.errors import UserError
 from step1x_jax.files import making_folder
+from step1x_jax.json_files import read_json, shown, write_json
+from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.config import AutoencoderConfig, ModelConfig
+from step1x_jax.weights import config_json
 from step1x_jax.weights.diffusers_folder import write_folder, write_pipeline_json
-from step1x_jax.weights.kinds import Weights
-from step1x_jax.weights.load import write_file
+from step1x_jax.weights.files.safetensors_io import write_safetensors
+from step1x_jax.weights.finite import Finite
+from step1x_jax.weights.layouts.official import autoencoder_table, flat
+from step1x_jax.weights.open import Weights
+from step1x_jax.weights.published import Published
+from step1x_jax.weights.readers import Cast, Tensors
 
 Parts = Mapping[str, Weights]  # "transformer", "vae", or both
 SUFFIX = ".safetensors"
@@ -22,34 +34,24 @@ def write_official(
 ) -> None:
     """Writes one part as a .safetensors file, or all into transformer/ and autoencoder/.
 
-    A config.json is written beside a file unless its sizes are a release's.
-
     Args:
       path: ends in .safetensors for a file; "transformer" is written where there are two parts.
       parts: what to write.
-      defaults: what an absent entry of a model's config.json means.
+      defaults: see `write_file`.
 
     Raises:
-      UserError: a tensor is not finite, the disk is full, or a config.json of another model is
-        beside.
+      UserError: see `write_file`.
     """
     if path.suffix == SUFFIX:
-        return _write_file(path, parts.get("transformer") or parts["vae"], defaults)
+        part = parts.get("transformer") or parts["vae"]
+        return write_file(path, part.tensors, part.config, part.settings, defaults)
     with making_folder(path) as temporary:
-        for part, folder in (("transformer", "transformer"), ("vae", "autoencoder")):
-            if part in parts:
+        for name, folder in (("transformer", "transformer"), ("vae", "autoencoder")):
+            if name in parts:
                 (temporary / folder).mkdir()
-                _write_file(temporary / folder / "weights.safetensors", parts[part])
+                file, one = temporary / folder / "weights.safetensors", parts[name]
+                write_file(file, one.tensors, one.config, one.settings)
     return None
-
-
-def _write_file(
-    path: epath.Path, weights: Weights, defaults: Mapping[str, Any] | None = None
-) -> None:
-    tensors = weights.tensors
-    specs = {name: (shape, tensors.dtypes[name]) for name, shape in tensors.shapes.items()}
-    config, fields = weights.config, weights.fields
-    write_file(path, specs, tensors.read, config, fields, tensors.metadata, defaults)
 
 
 def write_diffusers(path: epath.Path, parts: Parts) -> None:
@@ -63,10 +65,81 @@ def write_diffusers(path: epath.Path, parts: Parts) -> None:
       UserError: the disk is full, or the place is not writable.
     """
     with making_folder(path) as temporary:
-        for part, weights in parts.items():
-            folder = temporary / part if len(parts) > 1 else temporary
+        for name, part in parts.items():
+            folder = temporary / name if len(parts) > 1 else temporary
             if len(parts) > 1:
                 folder.mkdir()
-            write_folder(folder, weights.tensors, weights.config, weights.fields)
+            write_folder(folder, part.tensors, part.config, part.settings)
         if len(parts) > 1:
             write_pipeline_json(temporary)
+
+
+def write_file(
+    path: epath.PathLike,
+    tensors: Tensors,
+    config: ModelConfig | AutoencoderConfig,
+    fields: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes official tensors, and a config.json beside them unless the sizes are a release's.
+
+    Args:
+      path: the .safetensors file.
+      tensors: official ones.
+      config: sizes.
+      fields: more entries for config.json (sampling defaults, say); given, it is written.
+      defaults: what an absent entry of config.json means.
+
+    Raises:
+      UserError: a tensor is not finite, the file cannot be written, or the config.json of another
+        model is there.
+    """
+    path, sizes = epath.Path(path), config_json.to_json(config)
+    values = sizes | dict(fields or {})
+    release = config_json.to_json(_release_of(config))
+    beside = path.parent / config_json.FILE
+    if beside.exists() and not path.exists():
+        _check_same(beside, values, release | dict(defaults or {}))
+    write_safetensors(path, Finite(tensors, path))
+    if fields or sizes != release:
+        write_json(beside, values)
+
+
+def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | None = None) -> None:
+    """Writes the autoencoder as an official file, with a config.json unless of release sizes.
+
+    Args:
+      path: the .safetensors file.
+      model: the model.
+      dtype: of the tensors in the file; None keeps the parameters'.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    state = nnx.state(model)
+    tensors: Tensors = Published(autoencoder_table(state), flat(state))
+    if dtype is not None:
+        tensors = Cast(tensors, np.dtype(jnp.dtype(dtype)))
+    if model.config == AutoencoderConfig():  # beside the release's there is that of a model
+        write_safetensors(path, Finite(tensors, path))
+    else:
+        write_file(path, tensors, model.config)
+
+
+def _release_of(config: ModelConfig | AutoencoderConfig) -> ModelConfig | AutoencoderConfig:
+    """The release's sizes of the same model and version."""
+    if isinstance(config, ModelConfig):
+        return ModelConfig(version=config.version)
+    return AutoencoderConfig()
+
+
+def _check_same(beside: epath.Path, values: Mapping, defaults: Mapping) -> None:
+    """Raises UserError if a config.json says something else than would be written there."""
+    there = read_json(beside)
+    for name in sorted(there.keys() | values.keys()):
+        one, other = (x.get(name, defaults.get(name)) for x in (there, values))
+        if one != other:
+            raise UserError(
+                f"{beside} is that of another model: its {name} is {shown(one)}, here it is"
+                f" {shown(other)}; write the file to a folder of its own."
+            )

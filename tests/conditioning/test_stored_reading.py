@@ -9,8 +9,9 @@ from step1x_jax.data.manifest import MANIFEST, write_dataset
 from step1x_jax.data.parts import check_settings
 from step1x_jax.data.precompute import make_settings
 from step1x_jax.errors import UserError
+from step1x_jax.json_files import as_json
 from step1x_jax.training.config import TrainConfig, check_records
-from step1x_jax.training.config_file import from_json, to_json
+from step1x_jax.training.config_file import from_json
 
 OLDER = {"min_pixels": 3136, "max_pixels": 254016, "quoting": "published"}
 
@@ -24,7 +25,7 @@ def test_what_was_stored_before_the_setting_had_the_label():
 
 
 def test_an_older_run_is_told_that_it_had_the_label():
-    values = to_json(TrainConfig())
+    values = as_json(TrainConfig())
     assert from_json(values, "x").encoder.picture_label is False
     del values["encoder"]["picture_label"]
     assert from_json(values, "x").encoder.picture_label is True

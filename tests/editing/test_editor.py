@@ -10,16 +10,20 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from step1x_jax.conditioning.encoder import EncoderConfig
+from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.editing import editor as editor_module
 from step1x_jax.editing.editor import Editor
-from step1x_jax.editing.loading import Parts, editor_json, load_parts
+from step1x_jax.editing.loading import load_editor
+from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig, tiny
 from step1x_jax.models.step1x_edit import abstract_model
-from step1x_jax.sampling.config import SamplingConfig
-from step1x_jax.weights.load import save_autoencoder, save_model
+from step1x_jax.sampling.config import SamplingConfig, sampling_to_json
+from step1x_jax.weights.load import load_model
+from step1x_jax.weights.open import open_weights
+from step1x_jax.weights.save import save_autoencoder
+from tests.weights.models import save_model
 
 AUTOENCODER = AutoencoderConfig(ch=4, ch_mult=(1, 1, 1, 1), num_res_blocks=1, norm_groups=2)
 SAMPLING = SamplingConfig(size=64, num_steps=3, guidance=2.0, shift=1.5)
@@ -97,23 +101,27 @@ def test_an_empty_instruction_is_legal(editor):
     assert editor.edit([picture((64, 64))], [""])[0].size == (64, 64)
 
 
+def entries(encoder):
+    """What a config.json has beside the sizes."""
+    return sampling_to_json(SAMPLING) | {name: getattr(encoder, name) for name in READING}
+
+
 def test_a_folder_of_parts_gives_back_model_and_defaults(tmp_path):
     encoder = EncoderConfig(path="", min_pixels=3136, max_pixels=12544, text_length=8)
     save_model(
         tmp_path / "transformer" / "weights.safetensors",
         random_model(),
-        json_fields=editor_json(Parts(random_model(), SAMPLING, tmp_path, encoder)),
+        fields=entries(encoder),
     )
     save_autoencoder(
         tmp_path / "autoencoder" / "weights.safetensors",
         Autoencoder(AUTOENCODER, rngs=nnx.Rngs(0)),
     )
-    parts = load_parts(str(tmp_path))
-    assert parts.sampling == SAMPLING
-    assert parts.autoencoder == tmp_path / "autoencoder"
-    assert parts.encoder == dataclasses.replace(encoder, path=str(tmp_path / "encoder"))
+    weights = open_weights(tmp_path)
+    assert sampling_of(weights) == SAMPLING
+    assert encoder_of(weights) == encoder
     for ours, want in zip(
-        jax.tree.leaves(nnx.state(parts.model)),
+        jax.tree.leaves(nnx.state(load_model(weights))),
         jax.tree.leaves(nnx.state(random_model())),
         strict=True,
     ):
@@ -125,12 +133,12 @@ def test_the_releases_folder_is_recognised(tmp_path):
     save_model(tmp_path / "step1x-edit-v1p1-official.safetensors", random_model())
     (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match=r"step1x-edit-v1p1-official\.safetensors does not fit"):
-        load_parts(str(tmp_path))
+        load_editor(str(tmp_path))
 
 
 def test_any_other_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no model: give a run directory"):
-        load_parts(str(tmp_path))
+        load_editor(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -158,11 +166,11 @@ def test_each_version_has_its_filter_and_truncation(monkeypatch, version, kernel
 
 def test_a_weight_file_is_a_model_with_its_companions_beside_it(tmp_path):
     encoder = EncoderConfig(path="", min_pixels=3136)
-    fields = editor_json(Parts(random_model(), SAMPLING, tmp_path, encoder))
-    save_model(tmp_path / "mine.safetensors", random_model(), json_fields=fields)
-    parts = load_parts(str(tmp_path / "mine.safetensors"))
-    assert (parts.sampling, parts.encoder.min_pixels) == (SAMPLING, 3136)
-    assert parts.autoencoder == tmp_path / "vae.safetensors"
+    save_model(tmp_path / "mine.safetensors", random_model(), fields=entries(encoder))
+    weights = open_weights(tmp_path / "mine.safetensors")
+    assert (sampling_of(weights), encoder_of(weights).min_pixels) == (SAMPLING, 3136)
+    with pytest.raises(UserError, match=f"{tmp_path / 'vae.safetensors'} .the autoencoder"):
+        load_editor(str(tmp_path / "mine.safetensors"))
 
 
 def test_a_path_is_no_picture(editor):

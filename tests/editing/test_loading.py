@@ -8,7 +8,10 @@ import pytest
 
 from step1x_jax.editing import loading
 from step1x_jax.editing.loading import QUICKSTART, find_parts, load_editor
+from step1x_jax.editing.settings import encoder_of
 from step1x_jax.errors import UserError
+from step1x_jax.weights.open import open_weights
+from step1x_jax.weights.run.writer import write_weights_folder
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def test_what_exists_and_is_no_model_is_said_so(nothing_is_read, tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(UserError, match=r"is no model: give a run directory"):
         load_editor(str(tmp_path))
-    with pytest.raises(UserError, match=r"x\.gguf is a file, but no \.safetensors file"):
+    with pytest.raises(UserError, match=r"x\.gguf is a GGUF file, .*GGUF cannot be read"):
         load_editor(str(tmp_path / "x.gguf"))
     step = tmp_path / "run" / "checkpoints" / "100"
     step.mkdir(parents=True)
@@ -86,17 +89,17 @@ def test_a_wrong_small_file_of_the_encoder_is_found_before_the_model_is_read(
 
 
 def test_a_run_that_says_nothing_of_its_companions_names_the_flags(nothing_is_read, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "config.json").write_text('{"encoder": {"path": ""}, "autoencoder": ""}')
+    weights = open_weights(QUICKSTART)
+    write_weights_folder(tmp_path / "run", weights.tensors, weights.config, {"autoencoder": ""})
     with pytest.raises(UserError) as error:
-        load_editor(str(tmp_path), restore_run=lambda folder: None)
+        load_editor(str(tmp_path / "run"))
     assert "--autoencoder" in str(error.value)
     assert "--qwen" in str(error.value)
 
 
 def test_a_home_folder_is_found(monkeypatch, tmp_path, parts):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert find_parts("~/parts").model == parts / "transformer" / "weights.safetensors"
+    assert find_parts("~/parts").model == parts / "transformer"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_settings_have_the_names_of_the_flags():
 
 
 def test_the_shipped_model_reads_the_label_it_was_trained_with():
-    assert find_parts("quickstart").encoder == str(QUICKSTART / "encoder")
+    assert find_parts("quickstart").encoder == QUICKSTART / "encoder"
     assert load_editor("quickstart").encoder.config.picture_label is True
 
 
@@ -145,7 +148,7 @@ def test_models_stored_before_the_setting_have_the_label(parts, stored, label):
     for name in ("quoting", "picture_label"):
         del values[name]
     path.write_text(json.dumps(values | stored))
-    assert loading.load_parts(str(parts)).encoder.picture_label is label
+    assert encoder_of(open_weights(parts)).picture_label is label
 
 
 def test_a_size_that_leaves_no_room_is_said_in_words_of_the_editor():

@@ -18,11 +18,14 @@ from step1x_jax.errors import UserError
 from step1x_jax.weights.files.fp8 import Fp8File, as_numbers
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
 from step1x_jax.weights.layouts.official import model_table
-from step1x_jax.weights.load import load_autoencoder, load_model, official_reader
+from step1x_jax.weights.load import load_autoencoder, load_model
 from step1x_jax.weights.lora.file import LoraFile
-from step1x_jax.weights.lora.merging import merged
+from step1x_jax.weights.lora.merging import Merged
+from step1x_jax.weights.open import open_weights
+from step1x_jax.weights.readers import InMemory
 from tests.golden import VECTORS
 from tests.weights import round_trips
+from tests.weights.models import published
 
 FILE = "weights.safetensors"
 LORA = VECTORS / "lora" / "lora_kohya.safetensors"
@@ -63,7 +66,7 @@ def test_several_loras_are_merged_each_with_its_scale(tmp_path):
     assert result.returncode == 0, result.stderr
     base = load_file(VECTORS / "dit_v1_0" / FILE)
     lora = LoraFile(LORA, model_table(load_model(VECTORS / "dit_v1_0").config))
-    want = merged(lambda name, rows=None: base[name], [(lora, 2.5)])
+    want = Merged(InMemory(base), [(lora, 2.5)]).read
     found = load_file(out)
     assert found.keys() == base.keys()
     name = "single_blocks.0.linear1.weight"
@@ -200,9 +203,9 @@ def test_info_of_a_lora_whose_sizes_are_known(tmp_path, own_flags, capsys, form)
         (["--input={dit}", "--output={new}", "--to=diffusers"], "writes a folder"),
         (["--input={tmp}/x.ckpt", "--output={new}"], "is a pickle"),
         (["--input={vae}", "--output={tmp}/run", "--to=orbax"], "is an autoencoder"),
-        (["--input={dit}", "--output={new}", "--autoencoder={dit}"], "is no autoencoder"),
+        (["--input={dit}", "--output={new}", "--autoencoder={dit}"], "official, no autoencoder"),
         (["--input={lora}", "--output={new}"],
-         "is a LoRA in kohya's form, not a model; give the model as --input, and this as --lora"),
+         "is a LoRA in kohya's form, no model; give the model, and this as --lora"),
         (["--input={lora}", "--output={tmp}/x", "--to=diffusers"], "and this as --lora"),
         (["--input={lora}", "--output={new}", "--to=kohya"], "it was made for another model"),
         (["--input={lora}", "--output={new}", "--to=kohya", "--base={vae}"], "is an autoencoder"),
@@ -269,13 +272,13 @@ def test_each_tensor_keeps_its_dtype(tmp_path, own_flags, case, to):
     for name, x in tensors.items():
         assert found[name].dtype == x.dtype
         np.testing.assert_array_equal(found[name], x)
-    read = official_reader_of(load_model(tmp_path / "out", dtype="float32"))
+    read = published_of(load_model(tmp_path / "out", dtype="float32"))
     for name, x in tensors.items():
         np.testing.assert_array_equal(read(name).astype(np.float32), x.astype(np.float32))
 
 
-def official_reader_of(model):
-    return official_reader(model_table(model.config), nnx.state(model))
+def published_of(model):
+    return published(model.config, nnx.state(model)).read
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", None])
@@ -337,7 +340,7 @@ def test_numbers_that_are_not_finite_are_named(tmp_path, own_flags, place, value
         elif place == "weights":
             load_model(tmp_path / "in")
         else:
-            load_model(base, loras=[(tmp_path / "in" / FILE, 1.0)])
+            load_model(open_weights(base, loras=[(tmp_path / "in" / FILE, 1.0)]))
 
 
 def test_the_quickstart_by_its_name_and_a_home(tmp_path, own_flags, monkeypatch):
@@ -424,16 +427,24 @@ def test_diffusers_autoencoder_is_loaded(tmp_path, own_flags):
         load_autoencoder(VECTORS / "dit_v1_1")
 
 
-def test_what_is_no_official_file_is_told_what_it_is_and_what_to_do(tmp_path, own_flags):
-    main_with(f"--input={VECTORS / 'dit_v1_1'}", f"--output={tmp_path / 'pipe'}", "--to=diffusers",
-              f"--autoencoder={VECTORS / 'vae'}")  # fmt: skip
+def test_what_is_no_model_is_told_what_it_is_and_what_to_do():
     for path, words in (
-        (tmp_path / "pipe" / "transformer", f"diffusers.* --input={tmp_path / 'pipe'} --output="),
-        (LORA, f"is a LoRA in kohya's form, no model; .* --lora={LORA} --output="),
+        (LORA, "is a LoRA in kohya's form, no model; give the model, and this as --lora"),
         (VECTORS / "vae", "is an autoencoder, official, no model; give it as --autoencoder"),
     ):
         with pytest.raises(UserError, match=words):
             load_model(path)
+
+
+def test_a_pipeline_is_a_model(tmp_path, own_flags):
+    """What launch.convert writes for diffusers is read where an official file is."""
+    main_with(f"--input={VECTORS / 'dit_v1_1'}", f"--output={tmp_path / 'pipe'}", "--to=diffusers",
+              f"--autoencoder={VECTORS / 'vae'}")  # fmt: skip
+    wanted = jax.tree.leaves(nnx.state(load_model(VECTORS / "dit_v1_1")))
+    for path in (tmp_path / "pipe", tmp_path / "pipe" / "transformer"):
+        for x, want in zip(jax.tree.leaves(nnx.state(load_model(path))), wanted, strict=True):
+            np.testing.assert_array_equal(x, want)
+    load_autoencoder(tmp_path / "pipe")
 
 
 def test_a_mistake_is_one_line_and_exit_code_1(tmp_path):

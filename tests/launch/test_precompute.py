@@ -18,7 +18,7 @@ from step1x_jax.data.pipeline import DataConfig, make_batches
 from step1x_jax.data.shards import ShardReader
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig
-from step1x_jax.weights.load import save_autoencoder
+from step1x_jax.weights.save import save_autoencoder
 from tests.conditioning.small_qwen import HIDDEN, make_folder
 from tests.data.examples import assert_equal
 

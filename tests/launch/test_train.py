@@ -17,8 +17,9 @@ from flax import nnx
 from step1x_jax.data.manifest import write_dataset
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.training.metrics import read_metrics
-from step1x_jax.weights.load import load_model, save_model
+from step1x_jax.weights.load import load_model
 from tests.data.examples import make_record
+from tests.weights.models import save_model
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = """

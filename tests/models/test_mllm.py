@@ -29,8 +29,9 @@ from step1x_jax.models.mllm.positions import (
 from step1x_jax.models.mllm.vision import VisionTower
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import batch_sharding, shardings
+from step1x_jax.weights.language_model import load_mllm
 from step1x_jax.weights.layouts.official import flat
-from step1x_jax.weights.layouts.qwen import load_mllm, mllm_table
+from step1x_jax.weights.layouts.qwen import mllm_table
 from tests.golden import VECTORS
 
 FOLDER = VECTORS / "mllm" / "model"
@@ -127,7 +128,7 @@ def test_bfloat16_stays_close_to_float32():
     values, ids = examples(model.config, GRIDS[:1])
     inputs = batch(model.config, values, ids, GRIDS[:1], 64, len(ids[0]))
     want = np.asarray(run(model, *inputs))
-    states = run(load_mllm(FOLDER, dataclasses.replace(model.config, dtype="bfloat16")), *inputs)
+    states = run(load_mllm(FOLDER, dtype="bfloat16"), *inputs)
     assert states.dtype == jax.numpy.bfloat16
     error = np.linalg.norm(np.float32(states) - want) / np.linalg.norm(want)
     assert 1e-4 < error < 3e-2

@@ -11,9 +11,11 @@ from flax import nnx
 from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import Checkpoints, restore_params
+from step1x_jax.training.checkpoint import Checkpoints
+from step1x_jax.training.config_file import from_json
 from step1x_jax.training.step import abstract_state, new_state
 from step1x_jax.weights.run import description
+from step1x_jax.weights.run.reader import RunFolder
 from tests.training.tiny import tiny_config
 
 pytestmark = [
@@ -219,10 +221,17 @@ def test_a_full_disk_leaves_the_older_ones(tmp_path, state, abstract):
     assert_same(restore(tmp_path, abstract)[0], at_step(state, 1))
 
 
-def test_restore_params(workdir, state):
-    params, config = restore_params(workdir)
-    assert config == tiny_config()
-    graph, abstract = abstract_model(config.model)
+def run_params(workdir, abstract=None, **options):
+    """What the newest whole checkpoint holds, read for others."""
+    run = RunFolder(workdir, **options)
+    return run.restore(abstract_model(run.model)[1] if abstract is None else abstract), run
+
+
+def test_a_run_is_read_for_others(workdir, state):
+    params, run = run_params(workdir)
+    assert from_json(dict(run.config), "it") == tiny_config()
+    assert (run.step, run.model, run.lora.rank) == (3, tiny_config().model, 0)
+    graph, abstract = abstract_model(run.model)
     assert jax.tree.structure(params) == jax.tree.structure(abstract)
     nnx.merge(graph, params)
     wanted = at_step(state, 3).params
@@ -230,28 +239,28 @@ def test_restore_params(workdir, state):
         np.testing.assert_array_equal(x, y)
         assert len(x.devices()) == 1
 
-    ema, _ = restore_params(workdir, ema=True)
+    ema, _ = run_params(workdir, ema=True)
     for x, y in zip(jax.tree.leaves(ema), jax.tree.leaves(state.ema), strict=True):
         np.testing.assert_array_equal(x, y)
 
 
-def test_restore_params_falls_back_and_leaves_the_run_alone(workdir, state):
+def test_reading_for_others_falls_back_and_leaves_the_run_alone(workdir, state):
     flip_a_bit(workdir, 3)
     said = []
-    params, _ = restore_params(workdir, say=said.append)
+    params, _ = run_params(workdir, say=said.append)
     wanted = at_step(state, 2).params
     np.testing.assert_array_equal(jax.tree.leaves(params)[0], jax.tree.leaves(wanted)[0])
     assert len(said) == 1
     assert folders(workdir) == ["2", "3"]
 
 
-def test_restore_params_says_what_is_wrong(workdir, tmp_path):
+def test_reading_for_others_says_what_is_wrong(workdir, tmp_path):
     with pytest.raises(UserError, match="no whole checkpoint"):
-        restore_params(tmp_path / "nothing")
+        RunFolder(tmp_path / "nothing")
     config = tiny_config()
     config.model.hidden_size = 64
     with pytest.raises(UserError, match=r"img_in is float32\[16, 32\] there"):
-        restore_params(workdir, abstract_model(config.model)[1])
+        run_params(workdir, abstract_model(config.model)[1])
 
 
 def test_a_relative_folder(tmp_path, monkeypatch, state):
@@ -259,7 +268,7 @@ def test_a_relative_folder(tmp_path, monkeypatch, state):
     checkpoints = Checkpoints("runs/mine", keep=1)
     checkpoints.save(at_step(state, 1), tiny_config())
     checkpoints.close()
-    params, _ = restore_params("runs/mine")
+    params, _ = run_params("runs/mine")
     jax.tree.map(np.testing.assert_array_equal, params, at_step(state, 1).params)
 
 

@@ -8,11 +8,11 @@ import pytest
 from step1x_jax.errors import UserError
 from step1x_jax.files import Growing
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import Checkpoints, restore_params
+from step1x_jax.training.checkpoint import Checkpoints
 from step1x_jax.training.loop import train
 from step1x_jax.training.metrics import read_metrics
 from step1x_jax.training.step import abstract_state, new_state
-from tests.training.test_checkpoint import assert_same, at_step, restore
+from tests.training.test_checkpoint import assert_same, at_step, restore, run_params
 from tests.training.tiny import batches, tiny_config
 
 pytestmark = [
@@ -61,7 +61,7 @@ def test_the_newest_comes_back_and_old_ones_are_deleted(gcs, state, abstract):
     restored, said = restore(RUN, abstract)
     assert_same(restored, at_step(state, 3))
     assert said == []
-    params, _ = restore_params(RUN)
+    params, _ = run_params(RUN)
     np.testing.assert_array_equal(params["bias"][...], at_step(state, 3).params["bias"][...])
 
 

@@ -6,6 +6,7 @@ import pytest
 from step1x_jax.data.manifest import write_dataset
 from step1x_jax.errors import UserError
 from step1x_jax.files import fingerprint
+from step1x_jax.json_files import as_json
 from step1x_jax.training.config import (
     TrainConfig,
     _flat_fields,
@@ -13,9 +14,9 @@ from step1x_jax.training.config import (
     check_same_run,
     expand_paths,
 )
-from step1x_jax.training.config_file import from_json, load_config, save_config, to_json
+from step1x_jax.training.config_file import from_json, save_config
 from tests.data.examples import make_record
-from tests.training.tiny import tiny_config
+from tests.training.tiny import load_config, tiny_config
 
 
 def set_field(config, field, value):
@@ -81,11 +82,11 @@ def test_json_round_trip(tmp_path):
     config.timesteps.shift = 3.0
     save_config(config, tmp_path / "config.json")
     assert load_config(tmp_path / "config.json") == config
-    assert json.loads((tmp_path / "config.json").read_text()) == to_json(config)
+    assert json.loads((tmp_path / "config.json").read_text()) == as_json(config)
 
 
 def test_whole_numbers_are_floats_where_floats_are_due():
-    values = to_json(tiny_config())
+    values = as_json(tiny_config())
     values["optimizer"]["learning_rate"] = 1
     rate = from_json(values, "test").optimizer.learning_rate
     assert (rate, type(rate)) == (1.0, float)
@@ -100,7 +101,7 @@ def test_whole_numbers_are_floats_where_floats_are_due():
     ],
 )
 def test_wrong_files_are_explained(section, key, value, message):
-    values = to_json(tiny_config())
+    values = as_json(tiny_config())
     values[section][key] = value
     with pytest.raises(UserError, match=message):
         from_json(values, "run/config.json")

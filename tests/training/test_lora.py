@@ -13,31 +13,33 @@ import pytest
 from flax import nnx
 
 from step1x_jax.errors import UserError
+from step1x_jax.json_files import as_json
 from step1x_jax.models import step1x_edit
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training import loop
-from step1x_jax.training.checkpoint import (
-    Checkpoints,
-    load_first_adapters,
-    restore_adapters,
-    restore_params,
-)
-from step1x_jax.training.config_file import to_json
+from step1x_jax.training.checkpoint import Checkpoints
+from step1x_jax.training.config import HeldOutConfig
+from step1x_jax.training.held_out import HeldOut
 from step1x_jax.training.loop import train
 from step1x_jax.training.loss import rectified_flow_loss
+from step1x_jax.training.metrics import read_metrics
 from step1x_jax.training.parts import abstract_frozen, abstract_parts, freezing
+from step1x_jax.training.starting import load_first_adapters
 from step1x_jax.training.step import abstract_state, make_train_step, new_state
-from step1x_jax.weights.filling import kept
+from step1x_jax.weights.filling import filled, kept
 from step1x_jax.weights.layouts.official import model_table
-from step1x_jax.weights.load import load_model, official_reader, save_model
-from step1x_jax.weights.lora.adapters import Adapters, merged_adapters
+from step1x_jax.weights.load import load_model
+from step1x_jax.weights.lora.adapters import Adapters, abstract_adapters
+from step1x_jax.weights.lora.merging import Merged
 from step1x_jax.weights.lora.writers import save_kohya
+from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.run.description import read_description
-from step1x_jax.weights.run.reader import opened_run
+from step1x_jax.weights.run.reader import RunFolder
 from step1x_jax.weights.run.writer import write_adapters_folder
 from tests.training.tiny import Toy, batches, make_batch, tiny_config
+from tests.weights.models import load_as, published, run_parameters, save_model
 
 STEPS = 3
 
@@ -56,7 +58,7 @@ def compiled_once():
     made = {}
 
     def make(config, mesh, abstract):
-        key = json.dumps(to_json(config))
+        key = json.dumps(as_json(config))
         if key not in made:
             made[key] = make_train_step(config, mesh, abstract)
         return made[key]
@@ -104,7 +106,20 @@ def parts_of(config, seed=1):
     adapters = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(size=x.shape) / 5, x.dtype), parts.trained
     )
-    return parts.graph, adapters, nnx.state(load_model(config.training.start_from, config.model))
+    return parts.graph, adapters, nnx.state(load_as(config.training.start_from, config.model))
+
+
+def adapters_of(run, **options):
+    """What a run has trained."""
+    opened = RunFolder(run, **options)
+    return opened.restore(abstract_adapters(opened.model, opened.lora))
+
+
+def merged_into(base, adapters, config):
+    """Full weights, added in the published layout."""
+    lora = Adapters(adapters, config.model, config.lora)
+    tensors = Merged(published(config.model, base), [(lora, 1.0)])
+    return filled(abstract_model(config.model)[1], model_table(config.model), tensors)
 
 
 def arguments():
@@ -148,7 +163,7 @@ def test_gradients_are_those_of_the_full_weights_by_the_chain_rule(base):
     """W = W0 + s down up: each half's gradient follows from W's, which the plain model gives."""
     config = lora_config(base)
     graph, adapters, frozen = parts_of(config)
-    merged = merged_adapters(config.model, config.lora, jax.tree.map(jnp.copy, frozen), adapters)
+    merged = merged_into(frozen, adapters, config)
 
     def loss(graph, *state):
         target, *rest = arguments()
@@ -220,6 +235,39 @@ def test_no_gradient_of_the_base_is_computed(base):
     assert kernel in shapes(config)  # as it is when all is trained
 
 
+@pytest.mark.slow
+def test_held_out_edits_are_evaluated_with_the_average_of_the_adapters(
+    base, tmp_path, monkeypatch, capsys
+):
+    """Against the loss of full weights, into which the average is merged."""
+    config = lora_config(base)
+    config.training.steps = 1
+    config.held_out = HeldOutConfig(path="x", every=1, batches=1, times=(0.5,))
+    mesh = make_mesh(config.mesh)
+    _, average, weights = parts_of(config)
+
+    def step(state, batch, frozen):  # the adapters still add nothing
+        values = dict.fromkeys(("loss", "grad_norm", "learning_rate", "param_norm"), 1.0)
+        return dataclasses.replace(state, step=state.step + 1, ema=average), values
+
+    monkeypatch.setattr(loop, "make_train_step", lambda *_: step)
+    train(config, tmp_path, batches, lambda dropped: batches(100))
+    assert "the moving average of the adapters (optimizer.ema_decay 0.5)" in capsys.readouterr().out
+    (row,) = read_metrics(tmp_path)
+    assert row["held_out_ema_decay"] == 0.5
+
+    full = dataclasses.replace(config, lora=LoraConfig())
+    evaluation = HeldOut(full, mesh, lambda dropped: batches(100), tmp_path)
+    with jax.set_mesh(mesh):
+        alone = evaluation.loss(weights, nnx.State({}))
+    merged = jax.device_get(merged_into(weights, average, config))
+    with jax.set_mesh(mesh):
+        found = evaluation.loss(merged, nnx.State({}))
+    # float32 sums in another order: 1e-6 is usual
+    assert row["held_out_loss"] == pytest.approx(found["held_out_loss"], rel=1e-5)
+    assert row["held_out_loss"] != pytest.approx(alone["held_out_loss"], rel=1e-3)
+
+
 def test_checkpoints_hold_adapters_and_nothing_else(base, whole_run):
     workdir, state = whole_run
     names = set(rows_of(state.params))
@@ -234,7 +282,7 @@ def test_checkpoints_hold_adapters_and_nothing_else(base, whole_run):
     assert len(about.base) == len(jax.tree.leaves(abstract_model(state_model(base))[1]))
     moments = state.opt_state[1][0]
     assert set(rows_of(moments.mu)) == set(rows_of(moments.nu)) == names
-    restored, _ = restore_adapters(workdir)
+    restored = adapters_of(workdir)
     assert_same(restored, state.params)
 
 
@@ -276,18 +324,14 @@ def test_another_base_is_refused(base, whole_run, tmp_path):
     config.training.steps = STEPS + 1
     with pytest.raises(UserError, match=r"were trained on other weights: .* differs"):
         train(config, whole_run[0], batches)
-    with pytest.raises(UserError, match=r"were trained on other weights"):
-        restore_params(whole_run[0], base=str(other))
-    with (
-        pytest.raises(UserError, match=r"were trained on other weights"),
-        opened_run(whole_run[0], tmp_path, base=str(other)),
-    ):
-        pass
+    tensors = open_weights(whole_run[0], base=other).tensors
+    with pytest.raises(UserError, match=r"were trained on other weights: .* differs; give those"):
+        tensors.read("img_in.weight")
     # that it lies elsewhere is no matter
     moved = tmp_path / "moved" / "weights.safetensors"
     save_model(moved, load_model(base))
-    again, _ = restore_params(whole_run[0], base=str(moved))
-    assert_same(again, restore_params(whole_run[0])[0])
+    again, _ = run_parameters(whole_run[0], base=moved)
+    assert_same(again, run_parameters(whole_run[0])[0])
 
 
 def test_sums_are_rounded_once_to_the_dtype_that_is_wanted(tmp_path):
@@ -308,13 +352,11 @@ def test_sums_are_rounded_once_to_the_dtype_that_is_wanted(tmp_path):
     save_kohya(tmp_path / "lora.safetensors", Adapters(adapters, config.model, config.lora))
     with contextlib.closing(Checkpoints(tmp_path / "run", keep=1)) as checkpoints:
         checkpoints.save(new_state(config, abstract, adapters), config)
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     in_float32 = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=one),
-        abstract_model(config.model)[1],
+        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), abstract_model(config.model)[1]
     )
-    ours, _ = restore_params(tmp_path / "run", in_float32)
-    wanted = nnx.state(load_model(base, loras=[(tmp_path / "lora.safetensors", 1.0)]))
+    ours, _ = run_parameters(tmp_path / "run", in_float32)
+    wanted = nnx.state(load_model(open_weights(base, loras=[(tmp_path / "lora.safetensors", 1.0)])))
     for x, y in zip(*map(jax.tree.leaves, (ours, wanted)), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6)  # bfloat16 would be 1e-3 off
 
@@ -322,21 +364,20 @@ def test_sums_are_rounded_once_to_the_dtype_that_is_wanted(tmp_path):
 def test_a_run_gives_full_weights_as_the_kohya_reader_merges_them(base, whole_run, tmp_path):
     """Two ways: ours in our layout; a LoRA file merged in the published layout by numpy."""
     config = lora_config(base)
-    adapters, _ = restore_adapters(whole_run[0])
+    adapters = adapters_of(whole_run[0])
     save_kohya(tmp_path / "lora.safetensors", Adapters(adapters, config.model, config.lora))
-    wanted = nnx.state(load_model(base, loras=[(tmp_path / "lora.safetensors", 1.0)]))
-    ours, saved = restore_params(whole_run[0])
-    assert saved.lora == config.lora
+    wanted = nnx.state(load_model(open_weights(base, loras=[(tmp_path / "lora.safetensors", 1.0)])))
+    ours, weights = run_parameters(whole_run[0])
+    assert RunFolder(whole_run[0]).lora == config.lora
     given = nnx.state(load_model(base))
     moved = 0
     for x, y, z in zip(*map(jax.tree.leaves, (ours, wanted, given)), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6)  # float32 sums in another order
         moved += np.abs(x - z).max() > 1e-3
     assert moved == 15  # kernels: 10 of a double block; modulation, linear1 and linear2 in halves
-    read = official_reader(model_table(config.model), wanted)
-    with opened_run(whole_run[0], tmp_path) as (tensors, _):
-        for name in model_table(config.model):
-            np.testing.assert_array_equal(tensors.read(name), read(name))
+    read = published(config.model, wanted).read
+    for name in model_table(config.model):
+        np.testing.assert_array_equal(weights.tensors.read(name), read(name))
 
 
 @pytest.mark.usefixtures("no_learning")
@@ -365,18 +406,18 @@ def test_where_adapters_may_start(base, whole_run, tmp_path, form):
 )
 def test_adapters_of_other_settings_are_no_start(base, whole_run, change, words):
     config = lora_config(base)
-    config.lora = dataclasses.replace(config.lora, **change)
+    config.lora = dataclasses.replace(config.lora, start_from=str(whole_run[0]), **change)
     abstract = abstract_parts(config).trained
     with pytest.raises(UserError, match=words):
-        load_first_adapters(str(whole_run[0]), config, abstract)
+        load_first_adapters(config, abstract, print)
 
 
 def test_adapters_without_a_base_take_the_one_that_is_given(base, whole_run, tmp_path):
     config = lora_config(base)
     write_adapters_folder(tmp_path / "x", whole_run[1].params, config.model, config.lora)
     with pytest.raises(UserError, match=r"say where they are \(--base= of launch"):
-        restore_params(tmp_path / "x")
-    assert_same(restore_params(tmp_path / "x", base=base)[0], restore_params(whole_run[0])[0])
+        open_weights(tmp_path / "x")
+    assert_same(run_parameters(tmp_path / "x", base=base)[0], run_parameters(whole_run[0])[0])
 
 
 @pytest.mark.slow
@@ -385,10 +426,7 @@ def test_a_run_of_all_parameters_starts_from_a_run_of_adapters(base, whole_run, 
     config = tiny_config(steps=1)
     config.training.start_from = str(whole_run[0])
     state = train(config, tmp_path, batches)
-    for x, y in zip(
-        *map(jax.tree.leaves, (state.params, restore_params(whole_run[0])[0])), strict=True
-    ):
-        np.testing.assert_allclose(x, y, atol=1e-6)  # merged on eight devices, and on one
+    assert_same(state.params, run_parameters(whole_run[0])[0])
 
 
 @pytest.mark.slow
@@ -400,14 +438,13 @@ def test_a_bfloat16_base_comes_from_a_float32_run(base, tmp_path):
     config = lora_config(tmp_path / "full")
     config.model.param_dtype, config.training.steps = "bfloat16", 1
     train(config, tmp_path / "lora", batches)
-    merged, _ = restore_params(tmp_path / "lora")
+    merged, weights = run_parameters(tmp_path / "lora")
     norm = merged["connector"]["blocks"]["norm1"]["scale"].get_value()
     wanted = params["connector"]["blocks"]["norm1"]["scale"].get_value().astype(jnp.bfloat16)
     assert norm.dtype == jnp.bfloat16
     np.testing.assert_array_equal(norm, wanted)
-    with opened_run(tmp_path / "lora", tmp_path) as (tensors, _):
-        assert {dtype.name for dtype in tensors.dtypes.values()} == {"bfloat16"}
-        norm = tensors.read("connector.S.individual_token_refiner.blocks.0.norm1.weight")
+    assert {dtype.name for dtype in weights.tensors.dtypes.values()} == {"bfloat16"}
+    norm = weights.tensors.read("connector.S.individual_token_refiner.blocks.0.norm1.weight")
     np.testing.assert_array_equal(norm, wanted[0])
 
 
@@ -476,7 +513,7 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
     # what a run leaves is merged into the weights as they were
     config.training.steps = 1
     train(config, tmp_path, batches)
-    merged, _ = restore_params(tmp_path)
+    merged, _ = run_parameters(tmp_path)
     scale = merged["connector"]["blocks"]["norm1"]["scale"].get_value()
     np.testing.assert_array_equal(scale, exact["connector"]["blocks"]["norm1"]["scale"].get_value())
     assert {x.dtype for x in jax.tree.leaves(merged)} == {jnp.dtype("float32")}
@@ -502,7 +539,7 @@ def test_a_run_of_all_parameters_has_no_adapters(tmp_path, monkeypatch):
     monkeypatch.setattr(step1x_edit, "Step1XEdit", Toy)  # for this test alone
     train(tiny_config(steps=1), tmp_path, batches)
     with pytest.raises(UserError, match="there are no adapters in it"):
-        restore_adapters(tmp_path)
+        RunFolder(tmp_path).adapters()
 
 
 @pytest.mark.slow
@@ -516,7 +553,7 @@ def test_a_bfloat16_gradient_of_float32_parameters(base):
         config.optimizer.clip_norm = 0.0
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
         abstract = abstract_state(config, mesh)
-        state = new_state(config, abstract, nnx.state(load_model(base, config.model)))
+        state = new_state(config, abstract, nnx.state(load_as(base, config.model)))
         step = make_train_step(config, mesh, abstract)
         state, metrics = step(state, make_batch(0), nnx.State({}))
         found[dtype] = metrics["loss"], state.opt_state[1][0].mu

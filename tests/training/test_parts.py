@@ -10,15 +10,16 @@ from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.lora import quantize
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import load_weights
 from step1x_jax.training.parts import abstract_base, abstract_frozen, freezing
 from step1x_jax.weights.filling import kept
 from step1x_jax.weights.layouts.official import flat
-from step1x_jax.weights.load import load_model, save_model
+from step1x_jax.weights.load import load_parameters
 from step1x_jax.weights.lora.adapters import quantized_paths
+from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.run.fingerprints import describe, described, name_arrays
 from tests.training.tiny import tiny_config
 from tests.weights.loading_worker import wide_config
+from tests.weights.models import load_as, save_model
 
 
 def run_config(model, stored):
@@ -53,14 +54,14 @@ def test_it_is_what_the_loaded_weights_give(files, sizes, stored):
     config = run_config(model, stored)
     mesh = make_mesh(MeshConfig(**sizes), jax.devices()[: np.prod(list(sizes.values()))])
     about, keep = described(freezing(config, mesh))
-    frozen = load_weights(path, model, abstract_base(config, mesh), keep=keep)
+    frozen = load_parameters(open_weights(path, sizes=model), abstract_base(config, mesh), keep)
 
     wanted = abstract_frozen(config, mesh)
     assert jax.tree.structure(frozen) == jax.tree.structure(wanted)
     for x, want in zip(*map(jax.tree.leaves, (frozen, wanted)), strict=True):
         assert (x.shape, x.dtype, x.sharding) == (want.shape, want.dtype, want.sharding)
 
-    whole = nnx.state(load_model(path, model))
+    whole = nnx.state(load_as(path, model))
     assert about == describe(name_arrays(whole))
     model = nnx.merge(abstract_model(model)[0], whole)
     quantize(model, quantized_paths(model.config), stored)
@@ -87,7 +88,7 @@ def test_devices_never_hold_the_weights(files):
         most = max(most, in_use())
         return result
 
-    frozen = load_weights(path, model, abstract_base(config, mesh), keep=keep)
+    frozen = load_parameters(open_weights(path, sizes=model), abstract_base(config, mesh), keep)
     base = [x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract_model(model)[1])]
     in_8_bits = sum(x.nbytes for x in jax.tree.leaves(frozen))
     assert in_8_bits <= most <= in_8_bits + max(base)
@@ -96,6 +97,6 @@ def test_devices_never_hold_the_weights(files):
 
     # of a run's checkpoint, which is there as a whole at first, it takes over the buffers
     del frozen
-    params = load_weights(path, model, abstract_base(config, mesh))
+    params = load_parameters(open_weights(path, sizes=model), abstract_base(config, mesh))
     frozen = kept(params, freeze)
     assert in_use() == sum(x.nbytes for x in jax.tree.leaves(frozen)) == in_8_bits

@@ -15,7 +15,10 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
-from step1x_jax.weights.load import load_model, load_parameters
+from step1x_jax.weights.filling import at
+from step1x_jax.weights.load import load_parameters
+from step1x_jax.weights.open import open_weights
+from tests.weights.models import load_as, parameters_as
 
 
 def wide_config() -> ModelConfig:
@@ -56,9 +59,10 @@ def peak_beside_the_model(path, config, places) -> int:
         variable.get_value().delete()
         return {}
 
+    wanted = at(abstract_model(config)[1], places)
     tracemalloc.start()
     try:
-        load_parameters(path, config, places, drop)
+        load_parameters(open_weights(path, sizes=config), wanted, drop)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -69,9 +73,9 @@ def main(port: str, count: int, index: int, path: str) -> None:
     config = wide_config()
     places = placed_at(config, make_mesh(MeshConfig(fsdp=-1)))
     with counted() as reads:
-        split = load_parameters(path, config, places)
+        split = parameters_as(path, config, places=places)
     peak = peak_beside_the_model(path, config, places)
-    whole = nnx.state(load_model(path, config))
+    whole = nnx.state(load_as(path, config))
     for x, want in zip(*map(jax.tree.leaves, (split, whole)), strict=True):
         assert len(x.sharding.device_set) == jax.device_count()
         for shard in x.addressable_shards:

@@ -20,13 +20,15 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
+from step1x_jax.weights.filling import at
+from step1x_jax.weights.language_model import load_mllm
 from step1x_jax.weights.layouts.official import flat, model_table
-from step1x_jax.weights.layouts.qwen import load_mllm
-from step1x_jax.weights.load import load_model, load_parameters
+from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.adapters import load_adapters
 from tests.golden import VECTORS
 from tests.weights.loading_worker import counted, peak_beside_the_model, placed_at, wide_config
 from tests.weights.lora.test_adapters import abstract_adapters
+from tests.weights.models import load_as, parameters_as
 
 MB = 1 << 20
 MODEL = VECTORS / "dit_v1_0"
@@ -52,7 +54,7 @@ def test_a_split_model_is_the_whole_one(sizes):
     mesh = make_mesh(MeshConfig(**sizes))
     whole = load_model(MODEL)
     places = shardings(abstract_model(whole.config)[1], mesh)
-    assert_same(load_parameters(MODEL, whole.config, places), nnx.state(whole), places)
+    assert_same(parameters_as(MODEL, whole.config, places=places), nnx.state(whole), places)
 
 
 def test_a_lora_is_merged_into_shards_of_bfloat16():
@@ -62,11 +64,11 @@ def test_a_lora_is_merged_into_shards_of_bfloat16():
     config.param_dtype = "bfloat16"
     places = shardings(abstract_model(config)[1], mesh)
     whole, split = (
-        nnx.state(load_model(MODEL, config, loras=[(LORA, 0.7)], shardings=given))
+        nnx.state(load_as(MODEL, config, loras=[(LORA, 0.7)], places=given))
         for given in (None, places)
     )
     assert_same(split, whole, places)
-    plain = nnx.state(load_model(MODEL, config))
+    plain = nnx.state(load_as(MODEL, config))
     qkv = lambda x: x["transformer"]["single_blocks"]["attn"]["qkv"]["kernel"][...]  # noqa: E731
     assert np.abs(np.float32(qkv(plain)) - np.float32(qkv(split))).max() > 1e-2
 
@@ -77,7 +79,7 @@ def test_adapters_and_the_language_model_are_split_alike():
     abstract = abstract_adapters(config, lora)
     places = shardings(abstract, mesh)
     whole = load_adapters(LORA, abstract, config, lora)
-    assert_same(load_adapters(LORA, abstract, config, lora, places), whole, places)
+    assert_same(load_adapters(LORA, at(abstract, places), config, lora), whole, places)
 
     folder = VECTORS / "mllm" / "model"
     whole = load_mllm(folder)
@@ -105,7 +107,7 @@ def test_any_axis_may_be_split(axis):
         [(path, leaf.replace(place(path, leaf[...]))) for path, leaf in nnx.to_flat_state(state)]
     )
     assert split
-    assert_same(load_parameters(MODEL, whole.config, places), state, places)
+    assert_same(parameters_as(MODEL, whole.config, places=places), state, places)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_what_is_read(wide):
     config = wide_config()
     places = placed_at(config, make_mesh(MeshConfig(fsdp=8)))
     with counted() as reads:
-        load_parameters(wide, config, places)
+        parameters_as(wide, config, places=places)
     shapes = SafetensorsFile(wide).shapes
     assert {name for name, *_ in reads} == shapes.keys()
     of = lambda wanted: sorted((a, b) for name, a, b in reads if name == wanted)  # noqa: E731

@@ -10,14 +10,16 @@ from safetensors.numpy import load_file, save_file
 
 from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import Step1XEdit
-from step1x_jax.weights.flux import start_from_flux
-from step1x_jax.weights.kinds import open_weights
+from step1x_jax.weights.flux import FluxStart, start_from_flux
+from step1x_jax.weights.kinds import KINDS
 from step1x_jax.weights.layouts.diffusers import transformer_layout
 from step1x_jax.weights.layouts.official import model_table
-from step1x_jax.weights.load import load_model, official_reader
-from step1x_jax.weights.readers import Rearranged
+from step1x_jax.weights.load import load_model
+from step1x_jax.weights.open import open_weights
+from step1x_jax.weights.readers import InMemory, Rearranged
 from step1x_jax.weights.save import write_official
 from tests.golden import VECTORS
+from tests.weights.models import published
 
 GOLDEN = VECTORS / "dit_v1_1"
 GUIDANCE = {  # what FLUX.1-dev has besides
@@ -25,17 +27,6 @@ GUIDANCE = {  # what FLUX.1-dev has besides
     for layer, c_in in (("in_layer", 256), ("out_layer", 64))
     for kind, shape in (("weight", (64, c_in)), ("bias", (64,)))
 }
-
-
-class Held:
-    """A reader of arrays in memory."""
-
-    metadata: dict = {}  # noqa: RUF012
-
-    def __init__(self, arrays):
-        self.shapes = {name: x.shape for name, x in arrays.items()}
-        self.dtypes = {name: x.dtype for name, x in arrays.items()}
-        self.read = arrays.__getitem__
 
 
 def flux(folder, *, diffusers, guidance=True):
@@ -48,7 +39,7 @@ def flux(folder, *, diffusers, guidance=True):
         arrays |= {n: rng.normal(size=s).astype(np.float32) for n, s in GUIDANCE.items()}
     sizes = json.loads((GOLDEN / "config.json").read_text())
     if diffusers:
-        held = Held(arrays)
+        held = InMemory(arrays)
         theirs = Rearranged(held, transformer_layout(held.shapes, 64, flux=True))
         arrays = {name: np.ascontiguousarray(theirs.read(name)) for name in theirs.shapes}
         assert "time_text_embed.text_embedder.linear_1.weight" in arrays
@@ -59,29 +50,37 @@ def flux(folder, *, diffusers, guidance=True):
     return open_weights(folder)
 
 
+def start(weights, **how):
+    """The start that launch.convert makes of it."""
+    return start_from_flux(weights.path, weights.tensors, weights.config, FluxStart(**how))
+
+
 @pytest.mark.parametrize("diffusers", [False, True])
 def test_the_dit_is_taken_and_the_connector_drawn(tmp_path, diffusers):
     weights = flux(tmp_path / "flux", diffusers=diffusers)
-    start = start_from_flux(weights, version="v1.0", seed=3, fresh_text=False)
-    assert start.weights.kind == ("flux_diffusers" if diffusers else "flux")
-    assert set(start.left_over) == set(GUIDANCE)
-    assert all(name.startswith("connector.") for name in start.fresh)
-    write_official(tmp_path / "start.safetensors", {"transformer": start.weights})
+    assert weights.kind is KINDS["flux_diffusers" if diffusers else "flux"]
+    begun = start(weights, version="v1.0", seed=3)
+    assert set(begun.left_over) == set(GUIDANCE)
+    assert all(name.startswith("connector.") for name in begun.fresh)
+    said = []
+    opened = open_weights(tmp_path / "flux", flux=FluxStart("v1.0", 3), say=said.append)
+    assert said[0].startswith("drawn with seed 3: connector.")
+    write_official(tmp_path / "start.safetensors", {"transformer": opened})
 
     model = load_model(tmp_path / "start.safetensors")
     assert model.config.version == "v1.0"
-    read = official_reader(model_table(model.config), nnx.state(model))
+    read = published(model.config, nnx.state(model)).read
     # the connector is that of a new model with this seed, which here is drawn without jit
     new = Step1XEdit(dataclasses.replace(model.config), rngs=nnx.Rngs(3))
-    drawn = official_reader(model_table(model.config), nnx.state(new))
+    drawn = published(model.config, nnx.state(new)).read
     golden = load_file(GOLDEN / "weights.safetensors")
     for name in model_table(model.config):
         is_connector = name.startswith("connector.")
         want = drawn(name) if is_connector else golden[name]
         rtol = 1e-6 if is_connector else 0
         np.testing.assert_allclose(read(name), want, rtol=rtol, err_msg=name)
-    again = start_from_flux(weights, version="v1.0", seed=3, fresh_text=False).weights.tensors
-    np.testing.assert_array_equal(again.read(start.fresh[0]), read(start.fresh[0]))
+    again = start(weights, version="v1.0", seed=3).tensors
+    np.testing.assert_array_equal(again.read(begun.fresh[0]), read(begun.fresh[0]))
     gates = "connector.S.individual_token_refiner.blocks.0.adaLN_modulation.1"
     assert not read(f"{gates}.weight").any()
     assert not read(f"{gates}.bias").any()
@@ -90,16 +89,16 @@ def test_the_dit_is_taken_and_the_connector_drawn(tmp_path, diffusers):
 
 def test_the_text_layers_may_be_drawn(tmp_path):
     weights = flux(tmp_path / "flux", diffusers=False, guidance=False)
-    taken = start_from_flux(weights, version="v1.1", seed=0, fresh_text=False)
-    drawn = start_from_flux(weights, version="v1.1", seed=0, fresh_text=True)
+    taken = start(weights)
+    drawn = start(weights, fresh_text=True)
     text = {n for n in load_file(GOLDEN / "weights.safetensors")
             if n.startswith(("txt_in.", "vector_in."))}  # fmt: skip
     assert set(drawn.fresh) - set(taken.fresh) == text
     assert taken.left_over == []
     golden = load_file(GOLDEN / "weights.safetensors")
     name = "txt_in.weight"
-    np.testing.assert_array_equal(taken.weights.tensors.read(name), golden[name])
-    fresh = drawn.weights.tensors.read(name)
+    np.testing.assert_array_equal(taken.tensors.read(name), golden[name])
+    fresh = drawn.tensors.read(name)
     assert np.abs(fresh - golden[name]).max() > 0.01
     assert abs(float(fresh.std()) * 96**0.5 - 1) < 0.1  # variance 1 / fan-in; 6144 numbers
 

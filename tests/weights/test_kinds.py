@@ -13,7 +13,9 @@ from step1x_jax.errors import UserError
 from step1x_jax.weights.files.fp8 import stored_as
 from step1x_jax.weights.files.opening import open_file
 from step1x_jax.weights.info import describe_weights
-from step1x_jax.weights.kinds import kind_of, open_weights, parts_of
+from step1x_jax.weights.kinds import KINDS, kind_of
+from step1x_jax.weights.open import open_weights
+from step1x_jax.weights.places import places_of
 from step1x_jax.weights.save import write_diffusers
 from tests.golden import VECTORS
 
@@ -38,7 +40,7 @@ NUMBER = np.zeros((2, 2), np.float32)
 )
 def test_each_kind_is_told_by_its_names(tmp_path, kind, names):
     save_file(dict.fromkeys(names, NUMBER), tmp_path / FILE)
-    assert kind_of(open_file(tmp_path / FILE), tmp_path) == kind
+    assert kind_of(open_file(tmp_path / FILE), tmp_path) is KINDS[kind]
 
 
 def test_how_numbers_are_stored(tmp_path):
@@ -75,12 +77,22 @@ def test_what_is_said_of_adapters():
 def test_the_parts_of_folders(tmp_path):
     for name in ("step1x-edit-v1p1-official.safetensors", "vae.safetensors"):
         (tmp_path / name).write_bytes(b"")
-    parts = parts_of(tmp_path)
-    assert {n: path.name for n, path in parts.items()} == {
-        "transformer": "step1x-edit-v1p1-official.safetensors",
-        "vae": "vae.safetensors",
-    }
-    assert list(parts_of(VECTORS / "vae")) == ["vae"]
+    found = places_of(tmp_path)
+    assert (found.model, found.autoencoder) == (tmp_path, tmp_path / "vae.safetensors")
+    assert found.encoder == tmp_path / "Qwen2.5-VL-7B-Instruct"
+    found = places_of(tmp_path / "mine.safetensors")
+    assert (found.model.name, found.autoencoder) == (
+        "mine.safetensors",
+        tmp_path / "vae.safetensors",
+    )
+    (tmp_path / "transformer").mkdir()
+    found = places_of(tmp_path)
+    assert (found.model, found.autoencoder) == (tmp_path / "transformer", tmp_path / "autoencoder")
+    assert found.encoder == tmp_path / "encoder"
+    for name in ("vae", "text_encoder"):  # as diffusers has it
+        (tmp_path / name).mkdir()
+    found = places_of(tmp_path)
+    assert (found.autoencoder, found.encoder) == (tmp_path / "vae", tmp_path / "text_encoder")
 
 
 class Trap:
@@ -176,13 +188,15 @@ def test_weights_that_are_no_floating_point_numbers(tmp_path):
 
 
 def test_adapters_and_unknown_files_are_no_model(tmp_path):
-    with pytest.raises(UserError, match="is a LoRA in kohya's form, not a model"):
+    with pytest.raises(
+        UserError, match=r"is a LoRA in kohya's form, no model; give the model, and this as --lora"
+    ):
         open_weights(VECTORS / "lora" / "lora_kohya.safetensors")
     save_file({"lm_head": NUMBER}, tmp_path / FILE)
     with pytest.raises(UserError, match=r"of no known kind: its tensors are lm_head"):
         open_weights(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
-        parts_of(tmp_path / "absent")
+        open_weights(tmp_path / "absent")
 
 
 def test_a_truncated_shard_is_noticed_before_anything_is_written(tmp_path):

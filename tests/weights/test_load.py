@@ -13,14 +13,13 @@ from safetensors.numpy import load_file, save_file
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import PRESETS
 from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.weights.kinds import KINDS
 from step1x_jax.weights.layouts.official import model_table
-from step1x_jax.weights.load import (
-    load_autoencoder,
-    load_model,
-    save_autoencoder,
-    save_model,
-)
+from step1x_jax.weights.load import load_autoencoder, load_model
+from step1x_jax.weights.open import _config_of, open_weights
+from step1x_jax.weights.save import save_autoencoder
 from tests.golden import VECTORS
+from tests.weights.models import load_as, save_model
 from tests.weights.tables import assert_covers_once
 
 
@@ -116,17 +115,12 @@ def test_an_empty_folder_is_named(tmp_path):
         load_model(tmp_path)
 
 
-def test_release_sizes_need_no_config_json(tmp_path):
+def test_release_sizes_need_no_config_json():
     """A file of the release's shapes is recognised by them (abstractly: nothing is loaded)."""
-    from step1x_jax.weights.load import _model_config_of
-
     shapes = {name: e.shape for name, e in model_table(PRESETS["step1x_edit_v1_0"]()).items()}
-    file = types.SimpleNamespace(
-        path=tmp_path / "step1x-edit-i1258.safetensors",
-        shapes=shapes,
-        dtypes=dict.fromkeys(shapes, np.dtype(jax.numpy.bfloat16)),
-    )
-    config = _model_config_of(file)
+    dtypes = dict.fromkeys(shapes, np.dtype(jax.numpy.bfloat16))
+    file = types.SimpleNamespace(shapes=shapes, dtypes=dtypes)
+    config = _config_of(KINDS["official"], {}, "", file, None)
     assert (config.version, config.param_dtype) == ("v1.0", "bfloat16")
 
 
@@ -135,7 +129,7 @@ def test_weights_go_where_the_shardings_say():
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     plain = load_model(VECTORS / "dit_v1_0")
     shardings = jax.tree.map(lambda _: place, nnx.state(plain))
-    placed = load_model(VECTORS / "dit_v1_0", plain.config, shardings=shardings)
+    placed = load_as(VECTORS / "dit_v1_0", plain.config, places=shardings)
     for ours, want in zip(
         jax.tree.leaves(nnx.state(placed)), jax.tree.leaves(nnx.state(plain)), strict=True
     ):
@@ -167,7 +161,7 @@ def test_another_dtype_is_rounded_on_saving(tmp_path):
 def test_loras_add_up():
     lora = VECTORS / "lora" / "lora_kohya.safetensors"
     both, sum_of_both, none = (
-        jax.tree.leaves(nnx.state(load_model(VECTORS / "dit_v1_0", loras=loras)))
+        jax.tree.leaves(nnx.state(load_model(open_weights(VECTORS / "dit_v1_0", loras=loras))))
         for loras in ([(lora, 0.5), (lora, 2.0)], [(lora, 2.5)], [])
     )
     for one, other in zip(both, sum_of_both, strict=True):
@@ -177,13 +171,13 @@ def test_loras_add_up():
 
 def test_the_config_json_of_another_model_is_kept(tmp_path):
     model = load_model(VECTORS / "dit_v1_1")
-    save_model(tmp_path / "a.safetensors", model, json_fields={"sample_steps": 7})
+    save_model(tmp_path / "a.safetensors", model, fields={"sample_steps": 7})
     with pytest.raises(
         UserError, match=r"is that of another model: its sample_steps is 7, here it is None; write"
     ):
         save_model(tmp_path / "b.safetensors", model)
     assert not (tmp_path / "b.safetensors").exists()
-    save_model(tmp_path / "a.safetensors", model, json_fields={"sample_steps": 8})  # its own
-    save_model(tmp_path / "c.safetensors", model, json_fields={"sample_steps": 8})  # the same
+    save_model(tmp_path / "a.safetensors", model, fields={"sample_steps": 8})  # its own
+    save_model(tmp_path / "c.safetensors", model, fields={"sample_steps": 8})  # the same
     with pytest.raises(UserError, match="is that of another model"):
         save_autoencoder(tmp_path / "d.safetensors", load_autoencoder(VECTORS / "vae"))

@@ -15,10 +15,12 @@ from step1x_jax.models.config import tiny
 from step1x_jax.models.embeddings import rope_table
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model, token_positions
 from step1x_jax.weights.layouts.official import model_table
-from step1x_jax.weights.load import load_model, save_model
+from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.file import LoraFile
 from step1x_jax.weights.lora.names import adaptable, diffusers_layers
 from step1x_jax.weights.lora.writers import save_kohya, save_peft
+from step1x_jax.weights.open import open_weights
+from tests.weights.models import save_model
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch", reason="needs the extra [torch]")
@@ -109,7 +111,7 @@ def test_our_kohya_file_does_in_torch_what_it_does_here(case, tmp_path):
             tensors[name] = weight + kohya[f"{key}.alpha"] / len(down) * up @ down
             changed += 1
     assert changed == len(kohya) / 3 == len(adaptable(model_table(config)))
-    model = load_model(path, loras=[(tmp_path / "peft.safetensors", 1.0)])
+    model = load_model(open_weights(path, loras=[(tmp_path / "peft.safetensors", 1.0)]))
     assert_close(theirs(config, tensors, inputs), ours(model, inputs))
     assert np.abs(ours(model, inputs) - ours(load_model(path), inputs)).max() > 0.1
 
@@ -168,7 +170,7 @@ def flux(case):
 def both_dits(case, flux, loras=()):
     """What our DiT and diffusers' make of one connector's tokens: all image tokens."""
     config, path, inputs = case
-    model = load_model(path, loras=loras)
+    model = load_model(open_weights(path, loras=loras))
     lengths, times = np.array(LENGTHS, np.int32), np.array(TIMES, np.float32)
     rng = np.random.default_rng(2)
     image = rng.normal(size=(B, 2 * H * W // 4, config.in_channels)).astype(np.float32)

@@ -25,7 +25,7 @@ from step1x_jax.json_files import parse_json, shown
 from step1x_jax.weights.files.opening import PREFIXES, WeightFile
 from step1x_jax.weights.finite import is_finite
 from step1x_jax.weights.lora.names import WEIGHT
-from step1x_jax.weights.readers import Shape, Tensors
+from step1x_jax.weights.readers import Rows, Shape, Tensors
 
 E4M3 = np.dtype(jnp.float8_e4m3fn)
 STORED = {"float8_e4m3fn": E4M3, "float8_e5m2": np.dtype(jnp.float8_e5m2)}
@@ -107,7 +107,7 @@ class Fp8File:
                         f" told; {AGAIN}."
                     )
 
-    def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
         """One tensor, or some of its rows; 8-bit ones in the dtype wanted."""
         stored = self.file.read(name, rows)
         if not self._is_fp8(name):
@@ -246,8 +246,8 @@ class InFp8:
     def _has(self, name: str, shape: Shape, dtype: np.dtype) -> None:
         self.shapes[name], self.dtypes[name] = shape, dtype
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor.
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+        """One tensor, or some of its rows; the scale is that of all of them.
 
         Raises:
           UserError: it is not finite or, in the plain form, larger than 448.
@@ -255,13 +255,12 @@ class InFp8:
         if name == MARKER and self._scaled:
             return np.zeros(2, E4M3)
         if name not in self._source.shapes:
-            weight = name.removesuffix(WEIGHT_SCALES[0]) + WEIGHT
-            return np.array(self._scale(weight, self._source.read(weight)))
-        tensor = self._source.read(name)
+            return np.array(self._scale(name.removesuffix(WEIGHT_SCALES[0]) + WEIGHT))
+        tensor = self._source.read(name, rows)
         if self.dtypes[name] != E4M3:
             return tensor.astype(self.dtypes[name])
         if self._scaled:
-            return rounded(tensor, self._scale(name, tensor))
+            return rounded(tensor, self._scale(name, tensor if rows is None else None))
         if (largest := _largest(name, tensor)) > LARGEST:
             raise UserError(
                 f"{name} reaches {largest:g}, and float8_e4m3fn only {LARGEST:g}; write the scaled"
@@ -269,8 +268,9 @@ class InFp8:
             )
         return rounded(tensor, np.float32(1))
 
-    def _scale(self, weight: str, tensor: np.ndarray) -> np.float32:
+    def _scale(self, weight: str, tensor: np.ndarray | None = None) -> np.float32:
         if weight not in self._scales:
+            tensor = self._source.read(weight) if tensor is None else tensor
             self._scales[weight] = np.float32((_largest(weight, tensor) or LARGEST) / LARGEST)
         return self._scales[weight]
 

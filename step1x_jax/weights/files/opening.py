@@ -9,7 +9,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.files import find, is_file
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
 from step1x_jax.weights.files.shards import STEM, ShardedFile, indices, is_index
-from step1x_jax.weights.readers import Shape
+from step1x_jax.weights.readers import Rows, Shape
 
 MODEL_NAMES = (  # the releases, newest first, then the name that we write
     "step1x-edit-v1p1-official.safetensors",
@@ -60,30 +60,8 @@ def refuse_pickle(path: epath.Path) -> None:
         )
 
 
-class WithoutPrefix:
-    """A file's tensors under their names without what comes before all of them."""
-
-    def __init__(self, file: SafetensorsFile | ShardedFile, prefix: str):
-        self.path, self.metadata = file.path, file.metadata
-        self._file, self._prefix = file, prefix
-        self.shapes: Mapping[str, Shape] = self._renamed(file.shapes)
-        self.dtypes: Mapping[str, np.dtype] = self._renamed(file.dtypes)
-
-    def _renamed(self, values: Mapping) -> dict:
-        return {name.removeprefix(self._prefix): value for name, value in values.items()}
-
-    def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
-        """One tensor, or some of its rows, in the file's dtype."""
-        return self._file.read(self._prefix + name, rows)
-
-
-WeightFile = SafetensorsFile | ShardedFile | WithoutPrefix
-
-
-def open_file(path: epath.PathLike, names: Sequence[str] = ()) -> WeightFile:
+def open_stored(path: epath.PathLike, names: Sequence[str] = ()) -> SafetensorsFile | ShardedFile:
     """The tensors of a .safetensors file, an index, or a folder with one of them, as they are.
-
-    What other programs put before all the names is left out.
 
     Args:
       path: the file or folder.
@@ -99,13 +77,45 @@ def open_file(path: epath.PathLike, names: Sequence[str] = ()) -> WeightFile:
             path = found[0]
         else:
             if not found and not find(path, "*.safetensors"):
-                for file in sorted(path.iterdir()):
+                for file in find(path, "*"):
                     refuse_pickle(file)
             known = (f"{STEM}.safetensors", *MODEL_NAMES[:-1], AUTOENCODER_NAMES[0], *LORA_NAMES)
             path = find_weights(path, names or known)
     else:
         refuse_pickle(path)
-    file = ShardedFile(path) if is_index(path) else SafetensorsFile(path)
+    return ShardedFile(path) if is_index(path) else SafetensorsFile(path)
+
+
+class WithoutPrefix:
+    """A file's tensors under their names without what comes before all of them."""
+
+    def __init__(self, file: SafetensorsFile | ShardedFile, prefix: str):
+        self.path, self.metadata = file.path, file.metadata
+        self._file, self._prefix = file, prefix
+        self.shapes: Mapping[str, Shape] = self._renamed(file.shapes)
+        self.dtypes: Mapping[str, np.dtype] = self._renamed(file.dtypes)
+
+    def _renamed(self, values: Mapping) -> dict:
+        return {name.removeprefix(self._prefix): value for name, value in values.items()}
+
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+        """One tensor, or some of its rows, in the file's dtype."""
+        return self._file.read(self._prefix + name, rows)
+
+
+WeightFile = SafetensorsFile | ShardedFile | WithoutPrefix
+
+
+def open_file(path: epath.PathLike) -> WeightFile:
+    """As `open_stored`, without what other programs put before all the names.
+
+    Args:
+      path: the file or folder.
+
+    Raises:
+      UserError: see `open_stored`.
+    """
+    file = open_stored(path)
     some = next(iter(file.shapes), "")
     for prefix in PREFIXES:
         if some.startswith(prefix) and all(name.startswith(prefix) for name in file.shapes):

@@ -11,9 +11,9 @@ import dataclasses
 import json
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +24,7 @@ from step1x_jax.files import file_size, is_file, is_remote, read_range, reason, 
 from step1x_jax.json_files import parse_json, shown
 from step1x_jax.weights.files.not_weights import LOOKED_AT, what_it_is
 from step1x_jax.weights.finite import check_finite
+from step1x_jax.weights.readers import Rows, Tensors, nbytes
 
 # In the order in which the safetensors package sorts a file's tensors, last first.
 DTYPES: dict[str, np.dtype] = {
@@ -101,14 +102,6 @@ def parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, TensorInfo], d
     if end != data_bytes:
         raise ValueError(f"truncated: the header promises {end} bytes, {data_bytes} are there")
     return tensors, metadata
-
-
-class Read(Protocol):
-    """Gives a tensor by its name, or of its rows (along the first axis) those of these numbers."""
-
-    def __call__(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
-        """(rows, ...) in the stored dtype; rows are strictly increasing, None means all."""
-        ...
 
 
 def parse_unique(data: bytes, source: str) -> dict[str, Any]:
@@ -216,7 +209,7 @@ class SafetensorsFile:
         rest = self._file.read(max(length - len(start) + 8, 0))
         return (start + rest)[8 : 8 + length], 8 + length, size
 
-    def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
         """One tensor in the file's dtype, or some of its rows, of which alone the bytes are read.
 
         Args:
@@ -231,7 +224,7 @@ class SafetensorsFile:
         check_finite(array, name, self.path)
         return array
 
-    def _array(self, name: str, rows: np.ndarray | None) -> np.ndarray:
+    def _array(self, name: str, rows: Rows) -> np.ndarray:
         info = self._tensors[name]
         if rows is None:
             data = self._bytes(name, info.begin, info.end)
@@ -269,30 +262,31 @@ class SafetensorsFile:
 
 def write_safetensors(
     path: epath.PathLike,
-    tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]],
-    get: Callable[[str], np.ndarray],
+    tensors: Tensors,
+    names: Iterable[str] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a file tensor by tensor; it appears under its name only when complete.
 
     Args:
       path: the file to write or replace.
-      tensors: name -> shape and dtype.
-      get: gives a named tensor when its turn has come; called in another thread, one at a time.
-      metadata: strings for the header.
+      tensors: what to write; read in another thread, one at a time.
+      names: of those to write; None: all.
+      metadata: strings for the header; None: those of the tensors.
 
     Raises:
       UserError: the disk is full or the folder not writable.
     """
-    order = sorted(tensors, key=lambda name: (-RANK[np.dtype(tensors[name][1])], name))
+    shapes, dtypes = tensors.shapes, tensors.dtypes
+    order = sorted(names or shapes, key=lambda name: (-RANK[np.dtype(dtypes[name])], name))
+    metadata = tensors.metadata if metadata is None else metadata
     header: dict = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in order:
-        shape, dtype = tensors[name][0], np.dtype(tensors[name][1])
-        begin, end = end, end + dtype.itemsize * math.prod(shape)
+        begin, end = end, end + nbytes(tensors, name)
         header[name] = {
-            "dtype": CODES[dtype],
-            "shape": list(shape),
+            "dtype": CODES[np.dtype(dtypes[name])],
+            "shape": list(shapes[name]),
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -304,13 +298,13 @@ def write_safetensors(
         ThreadPoolExecutor(1) as pool,  # while a tensor is written, the next one is read
     ):
         f.write(len(text).to_bytes(8, "little") + text)
-        coming = pool.submit(get, order[0]) if order else None
+        coming = pool.submit(tensors.read, order[0]) if order else None
         for name, following in zip(order, [*order[1:], None], strict=True):
-            shape, dtype = tensors[name]
             assert coming is not None
             array = coming.result()
-            coming = None if following is None else pool.submit(get, following)
-            if array.shape != tuple(shape) or array.dtype != np.dtype(dtype):
-                raise ValueError(f"{name}: {array.shape} {array.dtype}, promised {shape} {dtype}")
+            coming = None if following is None else pool.submit(tensors.read, following)
+            if array.shape != tuple(shapes[name]) or array.dtype != np.dtype(dtypes[name]):
+                promised = f"promised {shapes[name]} {dtypes[name]}"
+                raise ValueError(f"{name}: {array.shape} {array.dtype}, {promised}")
             # as bytes without a copy; not every dtype is known to Python's buffers
             f.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

@@ -5,9 +5,7 @@ file has which tensor. A variant is named in the index, too: STEM.safetensors.in
 file alone is STEM.safetensors, without an index.
 """
 
-import math
 import re
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,8 @@ from step1x_jax.errors import UserError
 from step1x_jax.files import file_size, find, is_file, reason
 from step1x_jax.json_files import LARGEST, write_json
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile, parse_unique, write_safetensors
-from step1x_jax.weights.finite import only_finite
-from step1x_jax.weights.readers import Shape
+from step1x_jax.weights.finite import Finite
+from step1x_jax.weights.readers import Rows, Shape, Tensors, nbytes
 
 STEM = "diffusion_pytorch_model"
 INDEX = ".safetensors.index.json"
@@ -91,7 +89,7 @@ class ShardedFile:
             self.dtypes |= file.dtypes
             self.metadata |= file.metadata
 
-    def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
         """One tensor, or some of its rows, in the files' dtype."""
         return self._file_of[name].read(name, rows)
 
@@ -119,40 +117,32 @@ def _weight_map(path: epath.Path) -> dict[str, str]:
     return where
 
 
-def write_shards(
-    folder: epath.Path,
-    tensors: Mapping[str, tuple[Shape, np.dtype]],
-    get: Callable[[str], np.ndarray],
-    metadata: Mapping[str, str],
-) -> None:
+def write_shards(folder: epath.Path, tensors: Tensors) -> None:
     """Writes one file, or several with an index where it would be larger than SHARD_BYTES.
 
     Args:
       folder: where; it exists.
-      tensors: name -> shape and dtype.
-      get: gives a named tensor when its turn has come.
-      metadata: strings for the headers.
+      tensors: what to write, in this order.
 
     Raises:
       UserError: a tensor is not finite, the disk is full or the folder not writable.
     """
-    get = only_finite(get, folder)
-    sizes = {n: np.dtype(dtype).itemsize * math.prod(s) for n, (s, dtype) in tensors.items()}
+    tensors = Finite(tensors, folder)
     shards: list[list[str]] = [[]]
     room = SHARD_BYTES
-    for name in tensors:
-        if sizes[name] > room and shards[-1]:
+    for name in tensors.shapes:
+        if nbytes(tensors, name) > room and shards[-1]:
             shards.append([])
             room = SHARD_BYTES
         shards[-1].append(name)
-        room -= sizes[name]
+        room -= nbytes(tensors, name)
     if len(shards) == 1:
-        write_safetensors(folder / f"{STEM}.safetensors", tensors, get, metadata)
+        write_safetensors(folder / f"{STEM}.safetensors", tensors)
         return
     where: dict[str, str] = {}
     for i, names in enumerate(shards, start=1):
         file = f"{STEM}-{i:05}-of-{len(shards):05}.safetensors"
-        write_safetensors(folder / file, {n: tensors[n] for n in names}, get, metadata)
+        write_safetensors(folder / file, tensors, names)
         where |= dict.fromkeys(names, file)
-    total = {"total_size": sum(sizes.values())}
+    total = {"total_size": sum(nbytes(tensors, name) for name in where)}
     write_json(folder / f"{STEM}{INDEX}", {"metadata": total, "weight_map": where})

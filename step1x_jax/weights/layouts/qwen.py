@@ -1,9 +1,7 @@
-"""Qwen2.5-VL from its Hugging Face folder, strictly and without PyTorch.
+"""The names of Qwen2.5-VL's tensors, and where ours lie in them.
 
-The folder has config.json and model.safetensors, or several files and model.safetensors.index.json.
-Names of tensors come in two generations (model.layers..., visual... and, since transformers 4.52,
-model.language_model..., model.visual...). lm_head is left out on purpose: only writing text needs
-it. Every other tensor must be there in its shape, and none beside them.
+They come in two generations (model.layers..., visual... and, since transformers 4.52,
+model.language_model..., model.visual...).
 
 Legend: D width, F mlp width, H heads, G key/value heads, K head width.
 """
@@ -11,113 +9,11 @@ Legend: D width, F mlp width, H heads, G key/value heads, K head width.
 import math
 from collections.abc import Callable
 
-import numpy as np
-from etils import epath
-from flax import nnx
-
-from step1x_jax.errors import UserError
-from step1x_jax.files import is_file
-from step1x_jax.json_files import read_json
-from step1x_jax.models.mllm.config import MLLMConfig, mllm_from_json
-from step1x_jax.models.mllm.model import MLLM, abstract_mllm
-from step1x_jax.weights.checks import check_tensors, common_dtype
-from step1x_jax.weights.files.safetensors_io import SafetensorsFile
-from step1x_jax.weights.files.shards import ShardedFile, indices
-from step1x_jax.weights.filling import as_stored, filled
+from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.weights.layouts.official import Entry, Part, Table
 
-FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-CONFIG = "config.json"
-UNUSED = "lm_head."
 OLD_PREFIXES = ("model.", "visual.")  # of language model and vision tower
 NEW_PREFIXES = ("model.language_model.", "model.visual.")
-
-
-class SafetensorsFolder:
-    """The tensors of a folder's weight file, or files with an index, without lm_head."""
-
-    def __init__(self, folder: epath.PathLike):
-        """Reads and checks the headers; `shapes` and `dtypes` are those of every tensor.
-
-        Args:
-          folder: with model.safetensors, or the index and the files that it names.
-
-        Raises:
-          UserError: there are none, or see `SafetensorsFile` and `ShardedFile`.
-        """
-        self.path = epath.Path(folder)
-        self._file: SafetensorsFile | ShardedFile = self._opened()
-        self.shapes = {n: x for n, x in self._file.shapes.items() if not n.startswith(UNUSED)}
-        self.dtypes = {name: self._file.dtypes[name] for name in self.shapes}
-
-    def _opened(self) -> SafetensorsFile | ShardedFile:
-        if is_file(self.path / FILE):
-            return SafetensorsFile(self.path / FILE)
-        found = indices(self.path)
-        if len(found) == 1:
-            return ShardedFile(found[0])
-        several = ", ".join(path.name for path in found)
-        raise UserError(
-            f"{self.path} has several indices, {several}; leave one in the folder."
-            if found
-            else f"{self.path} holds neither {FILE} nor {INDEX}; give the folder of a Qwen2.5-VL"
-            " model."
-        )
-
-    def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
-        """One tensor or some of its rows, see SafetensorsFile."""
-        return self._file.read(name, rows)
-
-
-def read_mllm_config(folder: epath.PathLike) -> MLLMConfig:
-    """The sizes in a folder's config.json, with the default precisions.
-
-    Raises:
-      UserError: it is missing, or that of another model.
-    """
-    path = epath.Path(folder) / CONFIG
-    return mllm_from_json(read_json(path), str(path))
-
-
-def load_mllm(
-    folder: epath.PathLike,
-    config: MLLMConfig | None = None,
-    *,
-    dtype: str | None = None,
-    shardings: nnx.State | None = None,
-) -> MLLM:
-    """The frozen model from a Hugging Face folder, parameter by parameter (see `filled`).
-
-    Args:
-      folder: with config.json and the weights.
-      config: sizes, checked against the weights, and dtypes; None reads the sizes from config.json
-        and keeps the weights' dtypes.
-      dtype: of the arithmetic where config is None; None computes in bfloat16 if all the weights
-        are bfloat16, else in float32.
-      shardings: a tree like the model's state; None puts everything on the default device.
-
-    Returns:
-      The model, parameters in config.param_dtype, or each as it is stored.
-
-    Raises:
-      UserError: the folder is another model's, a file is missing or damaged, or the weights do not
-        fit the sizes.
-    """
-    given = config is not None
-    config = config or read_mllm_config(folder)
-    files = SafetensorsFolder(folder)
-    newer = any(name.startswith(NEW_PREFIXES) for name in files.shapes)
-    if not given:
-        config.param_dtype = common_dtype(files.dtypes.values())
-        config.dtype = dtype or config.param_dtype
-    table = mllm_table(config, newer=newer)
-    advice = f"Download it again, {CONFIG} included."
-    check_tensors(files.path, files.shapes, table, advice, files.dtypes)
-    graph, params = abstract_mllm(config)
-    if not given:
-        params = as_stored(params, table, files.dtypes)
-    return nnx.merge(graph, filled(params, table, files.read, shardings))
 
 
 def mllm_table(config: MLLMConfig, *, newer: bool) -> Table:

@@ -10,6 +10,7 @@ import fnmatch
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from etils import epath
@@ -18,13 +19,14 @@ from flax import nnx
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.models.layers import abstract
-from step1x_jax.models.lora import Place, attach, merge, quantize
+from step1x_jax.models.lora import Place, attach, quantize
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.weights.filling import filled
-from step1x_jax.weights.layouts.official import Entry, Part, Table, model_table
-from step1x_jax.weights.load import official_reader
+from step1x_jax.weights.layouts.official import Entry, Part, Table, flat, model_table
 from step1x_jax.weights.lora.file import DOWN, UP, Lora, LoraFile, Piece, whole
 from step1x_jax.weights.lora.names import WEIGHT
+from step1x_jax.weights.published import Published
+from step1x_jax.weights.readers import Changed, InMemory
 
 
 def _linear(table: Table) -> Iterator[tuple[str, Entry, Place]]:
@@ -99,29 +101,6 @@ def quantized_paths(config: ModelConfig) -> list[str]:
     return [path for place in places for path in place.projections]
 
 
-def merged_adapters(
-    config: ModelConfig, lora: LoraConfig, base: nnx.State, adapters: nnx.State
-) -> nnx.State:
-    """Full weights: the base's with the adapters added, in the base's dtypes.
-
-    Args:
-      config: of the model.
-      lora: the adapters' settings.
-      base: the model's parameters; their buffers are taken over.
-      adapters: the nnx.LoRAParam of a model with adapters.
-    """
-    plain = dataclasses.replace(lora, quantize="none")
-
-    def build() -> nnx.Module:
-        model = Step1XEdit(config, rngs=nnx.Rngs(0))
-        add_adapters(model, config, plain)
-        return model
-
-    model = nnx.merge(abstract(build)[0], base, adapters)
-    merge(model, targeted(config, lora.targets)[1])
-    return nnx.state(model)
-
-
 def lora_table(weights: Table, rank: int) -> Table:
     """Names and shapes of a LoRA's tensors, and how they lie in our adapters.
 
@@ -182,11 +161,12 @@ class Adapters:
         weights, _ = targeted(config, lora.targets)
         self.alpha = lora.alpha
         self.shapes = {name: (entry.shape[0], entry.shape[1]) for name, entry in weights.items()}
-        self._read = official_reader(lora_table(weights, lora.rank), adapters)
+        self._tensors = Published(lora_table(weights, lora.rank), flat(adapters))
 
     def pieces(self, module: str) -> list[Piece]:
         """The one product of a layer, float32."""
-        return [Piece(0, self._read(module + DOWN), self._read(module + UP), self.alpha)]
+        down, up = (self._tensors.read(module + half) for half in (DOWN, UP))
+        return [Piece(0, down, up, self.alpha)]
 
 
 def abstract_adapters(config: ModelConfig, lora: LoraConfig) -> nnx.State:
@@ -206,16 +186,14 @@ def load_adapters(
     abstract_adapters: nnx.State,
     config: ModelConfig,
     lora: LoraConfig,
-    shardings: nnx.State | None = None,
 ) -> nnx.State:
     """The adapters of a LoRA file, to be trained further or used.
 
     Args:
       path: the file or folder, see `LoraFile`.
-      abstract_adapters: the nnx.LoRAParam of a model with adapters.
+      abstract_adapters: the nnx.LoRAParam of a model with adapters, and their shardings.
       config: of the model.
       lora: rank, alpha and targets; the file must have just these.
-      shardings: a tree like the adapters; None puts everything on the default device.
 
     Raises:
       UserError: the file is of another model, or its settings are others.
@@ -235,7 +213,7 @@ def load_adapters(
                 f" {lora.rank} and {lora.alpha:g}; set lora.rank and lora.alpha, which all layers"
                 " share, to these."
             )
-    return _filled(abstract_adapters, products, weights, lora, shardings)
+    return _filled(abstract_adapters, products, weights, lora)
 
 
 def adapters_of(lora: Lora, config: ModelConfig) -> tuple[nnx.State, LoraConfig]:
@@ -272,12 +250,11 @@ def _filled(
     products: Mapping[str, Piece],
     weights: Table,
     settings: LoraConfig,
-    shardings: nnx.State | None = None,
 ) -> nnx.State:
     """Our adapters with these numbers in them, and zeros where there are none."""
     table = lora_table(weights, settings.rank)
 
-    def read(name: str, rows: np.ndarray | None = None) -> np.ndarray:
+    def values_of(name: str) -> np.ndarray:
         half = DOWN if name.endswith(DOWN) else UP
         product = products.get(name.removesuffix(half))
         values = np.zeros(table[name].shape, np.float32)
@@ -289,6 +266,9 @@ def _filled(
             values[:, : product.rank] = product.up
             if product.alpha * settings.rank != settings.alpha * product.rank:
                 values *= np.float32(product.scale * settings.rank / settings.alpha)
-        return values if rows is None else values[rows]
+        return values
 
-    return filled(abstract_params, table, read, shardings)
+    float32 = np.dtype(np.float32)
+    given: dict = {n: (x.shape, float32, partial(values_of, n)) for n, x in table.items()}
+    tensors = Changed(InMemory({}), given)
+    return filled(abstract_params, table, tensors)

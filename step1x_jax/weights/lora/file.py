@@ -27,10 +27,8 @@ import numpy as np
 from etils import epath
 
 from step1x_jax.errors import UserError
-from step1x_jax.files import find, is_file
 from step1x_jax.json_files import build, parse_json
-from step1x_jax.weights.files.opening import LORA_NAMES, refuse_pickle
-from step1x_jax.weights.files.safetensors_io import SafetensorsFile
+from step1x_jax.weights.files.opening import LORA_NAMES, open_stored
 from step1x_jax.weights.kinds import other_adapter
 from step1x_jax.weights.layouts.official import Table
 from step1x_jax.weights.lora.keys import ALPHA, DOWN, TEXT_ENCODERS, UP, bare, key_parts, layer_of
@@ -102,7 +100,7 @@ class LoraFile:
           UserError: a tensor belongs to no layer, is there twice, has a wrong shape or dtype, or
             its partner is missing; the settings beside the file are of no plain LoRA.
         """
-        self.file = SafetensorsFile(_weights(path))
+        self.file = open_stored(path, LORA_NAMES)
         self.left_out: list[str] = []
         self._ignore = ignore
         self._model = adaptable(table)
@@ -300,24 +298,6 @@ class LoraFile:
         alpha = in_tensors.get(layer_of(one.keys[DOWN]), 0)
         if alpha > 0 and one.alpha == rank and abs(math.frexp(alpha / rank)[0]) == 0.5:
             one.alpha, one.in_up = alpha, alpha / rank
-
-
-def _weights(path: epath.PathLike) -> epath.Path:
-    """The file, or the one of the folder."""
-    path = epath.Path(path)
-    if not path.is_dir():
-        refuse_pickle(path)
-        return path  # a missing file is named when it is opened
-    for name in LORA_NAMES:
-        if is_file(path / name):
-            return path / name
-    found = find(path, "*.safetensors")
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        for file in find(path, "*"):
-            refuse_pickle(file)
-    raise UserError(f"{path} holds none of {', '.join(LORA_NAMES)}; give the LoRA's file itself.")
 
 
 def whole(pieces: Sequence[Piece], rows: int) -> Piece:

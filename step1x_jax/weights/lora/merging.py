@@ -6,65 +6,26 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from step1x_jax.errors import UserError
-from step1x_jax.weights.files.safetensors_io import Read
 from step1x_jax.weights.finite import is_finite
 from step1x_jax.weights.lora.file import Lora
 from step1x_jax.weights.lora.names import WEIGHT
-from step1x_jax.weights.readers import Tensors
-
-
-def merged(read: Read, loras: Sequence[tuple[Lora, float]], dtype: np.dtype | None = None) -> Read:
-    """A reader of official tensors: weight + the sum of scale * alpha / rank * up @ down.
-
-    The sum is float32, over all the LoRAs, and is rounded once.
-
-    Args:
-      read: gives the base tensors by official name.
-      loras: each with its strength.
-      dtype: of the sums; None rounds each to its base tensor's. The others stay as they are.
-
-    Raises:
-      UserError: a strength, or a sum, is not finite.
-    """
-    for _, scale in loras:
-        if not math.isfinite(scale):
-            raise UserError(f"the strength of a LoRA is {scale}; give a finite number.")
-
-    def read_merged(name: str, rows: np.ndarray | None = None) -> np.ndarray:
-        base = read(name, rows)
-        module = name.removesuffix(WEIGHT)
-        concerned = [
-            (lora, scale)
-            for lora, scale in loras
-            if name.endswith(WEIGHT) and module in lora.shapes
-        ]
-        if not concerned:
-            return base
-        total = base.astype(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # told below
-            for lora, scale in concerned:
-                for piece in lora.pieces(module):
-                    up, down = piece.up.astype(np.float32), piece.down.astype(np.float32)
-                    # all of it first: a product of some rows may be rounded in another order
-                    delta = np.float32(scale * piece.scale) * (up @ down)
-                    if rows is None:
-                        total[piece.start : piece.start + len(up)] += delta
-                    else:
-                        here = (rows >= piece.start) & (rows < piece.start + len(up))
-                        total[here] += delta[rows[here] - piece.start]
-            result = total.astype(base.dtype if dtype is None else dtype)
-        if not is_finite(result):
-            raise UserError(
-                f"{name} with its LoRA is too large for {result.dtype}; give a smaller strength"
-                " (--lora_scale)."
-            )
-        return result
-
-    return read_merged
+from step1x_jax.weights.readers import Rows, Tensors
 
 
 class Merged:
-    """A reader of official tensors with LoRAs merged into them, each with a strength."""
+    """A reader of official tensors with LoRAs in them.
+
+    To a weight is added scale * alpha / rank * up @ down of each LoRA: a sum in float32, which is
+    rounded once.
+
+    Args:
+      source: the base.
+      loras: each with its strength.
+      dtypes: of all tensors; None: as in the base.
+
+    Raises:
+      UserError: a strength is not finite.
+    """
 
     def __init__(
         self,
@@ -72,19 +33,54 @@ class Merged:
         loras: Sequence[tuple[Lora, float]],
         dtypes: Mapping[str, np.dtype] | None = None,
     ):
-        """Nothing is read yet.
-
-        Args:
-          source: the base.
-          loras: each with its strength.
-          dtypes: of all tensors, to which they are rounded after summing; None: as in the base.
-        """
+        for _, scale in loras:
+            if not math.isfinite(scale):
+                raise UserError(f"the strength of a LoRA is {scale}; give a finite number.")
+        self._source, self._loras = source, loras
         self.shapes, self.metadata = source.shapes, source.metadata
         self.dtypes = source.dtypes if dtypes is None else dtypes
-        exact = np.dtype(np.float32)
-        self._read = merged(lambda name, rows=None: source.read(name), loras, exact)
+        self._last: tuple[str, list[tuple[int, np.ndarray]]] = "", []
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor."""
-        with np.errstate(over="ignore"):  # what is too large is refused when it is written
-            return self._read(name).astype(self.dtypes[name], copy=False)
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+        """One tensor, or some of its rows.
+
+        Raises:
+          UserError: a sum is not finite.
+        """
+        weight, dtype = self._source.read(name, rows), self.dtypes[name]
+        products = self._products(name)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below, or when it is written
+            if not products:
+                return weight.astype(dtype, copy=False)
+            total = weight.astype(np.float32)
+            for start, product in products:
+                if rows is None:
+                    total[start : start + len(product)] += product
+                else:
+                    here = (rows >= start) & (rows < start + len(product))
+                    total[here] += product[rows[here] - start]
+            result = total.astype(dtype, copy=False)
+        if not is_finite(result):
+            raise UserError(
+                f"{name} with its LoRA is too large for {dtype}; give a smaller strength"
+                " (--lora_scale)."
+            )
+        return result
+
+    def _products(self, name: str) -> list[tuple[int, np.ndarray]]:
+        """What is added to a weight: the first row, and the product of all rows.
+
+        Those of some rows may be rounded in another order. The last ones are kept: devices ask for
+        rows of one weight one after another.
+        """
+        if self._last[0] != name:
+            products = []
+            module = name.removesuffix(WEIGHT) if name.endswith(WEIGHT) else ""
+            for lora, strength in self._loras:
+                for piece in lora.pieces(module) if module in lora.shapes else ():
+                    up, down = piece.up.astype(np.float32), piece.down.astype(np.float32)
+                    with np.errstate(over="ignore", invalid="ignore"):  # told by `read`
+                        product = np.float32(strength * piece.scale) * (up @ down)
+                    products.append((piece.start, product))
+            self._last = name, products
+        return self._last[1]

@@ -11,6 +11,7 @@ exact, our own entry in the header says what was multiplied, and the way back gi
 """
 
 import collections
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from step1x_jax.files import making_folder
 from step1x_jax.json_files import write_json
 from step1x_jax.weights.files.opening import LORA_NAMES
 from step1x_jax.weights.files.safetensors_io import write_safetensors
-from step1x_jax.weights.finite import only_finite
+from step1x_jax.weights.finite import Finite
 from step1x_jax.weights.lora.file import (
     ALPHA,
     DOWN,
@@ -37,6 +38,7 @@ from step1x_jax.weights.lora.file import (
 )
 from step1x_jax.weights.lora.names import diffusers_layers, kohya_name
 from step1x_jax.weights.lora.settings import CONFIG, METADATA
+from step1x_jax.weights.readers import Rows, Shape
 
 Layers = Callable[[str], Mapping[str, Piece]]  # published layer -> the file's layers
 
@@ -161,22 +163,38 @@ def _write(
     """Writes layer by layer; each is made twice, once for its shapes and once for its numbers."""
     cached = lru_cache(1)(layers)  # the keys of one layer follow each other in a file
     source: dict[str, tuple[str, str, str]] = {}  # key -> published layer, file's layer, half
-    specs: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    shapes: dict[str, Shape] = {}
+    dtypes: dict[str, np.dtype] = {}
     for module in lora.shapes:
         for name, piece in cached(module).items():
-            for half, array in zip(halves, (piece.down, piece.up), strict=True):
-                source[name + half] = module, name, half
-                specs[name + half] = array.shape, np.dtype(jnp.dtype(dtype or array.dtype))
+            for key, half, array in zip(
+                (name + half for half in halves), (DOWN, UP), (piece.down, piece.up), strict=True
+            ):
+                source[key] = module, name, half
+                shapes[key] = array.shape
+                dtypes[key] = np.dtype(jnp.dtype(dtype or array.dtype))
             if alphas:
                 source[name + ALPHA] = module, name, ALPHA
-                specs[name + ALPHA] = (), np.dtype(np.float32)
+                shapes[name + ALPHA], dtypes[name + ALPHA] = (), np.dtype(np.float32)
+    tensors = _Halves(cached, source, shapes, dtypes, metadata or {})
+    write_safetensors(path, Finite(tensors, path))
 
-    def get(key: str) -> np.ndarray:
-        module, name, half = source[key]
-        piece = cached(module)[name]
-        if half == ALPHA:
-            return np.array(piece.alpha, np.float32)
-        with np.errstate(over="ignore"):  # what is too large is refused below
-            return (piece.down if half == halves[0] else piece.up).astype(specs[key][1])
 
-    write_safetensors(path, specs, only_finite(get, path), metadata)
+@dataclasses.dataclass
+class _Halves:
+    """A LoRA's layers as a reader of a file's keys."""
+
+    layers: Layers
+    source: Mapping[str, tuple[str, str, str]]  # key -> published layer, file's layer, half
+    shapes: Mapping[str, Shape]
+    dtypes: Mapping[str, np.dtype]
+    metadata: Mapping[str, str]
+
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+        """A half or an alpha."""
+        module, layer, half = self.source[name]
+        piece = self.layers(module)[layer]
+        array = {DOWN: piece.down, UP: piece.up, ALPHA: np.array(piece.alpha)}[half]
+        with np.errstate(over="ignore"):  # what is too large is refused when it is written
+            array = array.astype(self.dtypes[name])
+        return array if rows is None else array[rows]

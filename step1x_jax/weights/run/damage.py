@@ -1,4 +1,4 @@
-"""Which failures to read a checkpoint are damage, and which say nothing about it.
+"""Which failures to read a checkpoint are damage, and which not; why writing one fails.
 
 Damage is in the files and stays there: a wrong checksum or fingerprint, a missing file, bytes that
 make no sense. Missing rights, a full memory, a disk or a network that fails for now and a process
@@ -106,6 +106,18 @@ def why_not_done(text: str) -> str:
     """The system's reason in one of tensorstore's messages, on one line."""
     said = re.split(r" \[(?=[a-z])", text)[0]  # behind it are codes and places
     return " ".join(said.rsplit(": ", 1)[-1].split())[:200]
+
+
+def why_not_written(e: OSError | ValueError) -> str | None:
+    """Why writing failed: the system's reason, which tensorstore puts into a ValueError.
+
+    Returns:
+      The reason; None: it is another error.
+    """
+    if isinstance(e, OSError):
+        return e.strerror or why_not_done(str(e))
+    from_store = "os_error_code" in str(e) or str(e).startswith(STATUSES)
+    return why_not_done(str(e)) if from_store else None
 
 
 def _unreadable(path: epath.Path) -> str | None:

@@ -4,15 +4,17 @@ It is in the file _CHECKPOINT_METADATA, as the part of Orbax's JSON that is ours
 """
 
 import dataclasses
+import functools
 import re
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from etils import epath
 
+import step1x_jax
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import build, parse_json
-from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.config_file import from_json, to_json
+from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.weights.run.damage import damage
 from step1x_jax.weights.run.fingerprints import About, Arrays, checksum, same, summary
 from step1x_jax.weights.run.folder import COMMITTED, check_listed
@@ -43,16 +45,39 @@ class Description:
     """A checkpoint without its arrays.
 
     Attributes:
-      config: of the run.
+      config: the run's config as JSON: what it says of the model and of adapters is read here.
       arrays: by item.
       base: of adapters, the arrays of the weights to which they belong; None: not known.
       records: fingerprint of each data set of data.path (`records_fingerprint`); None: not known.
+      package: the version of step1x_jax that wrote it; "": one that did not say so yet.
     """
 
-    config: TrainConfig
+    config: Mapping[str, Any]
     arrays: dict[str, About]
     base: About | None = None
     records: list[str] | None = None
+    package: str = step1x_jax.__version__
+
+    @functools.cached_property
+    def model(self) -> ModelConfig:
+        """Sizes and dtypes of the model.
+
+        Raises:
+          UserError: they are of no model.
+        """
+        return _section(ModelConfig, self.config, "model")
+
+    @functools.cached_property
+    def lora(self) -> LoraConfig:
+        """Settings of the adapters; rank 0: all parameters are trained."""
+        return _section(LoraConfig, self.config, "lora")
+
+    @property
+    def start_from(self) -> str:
+        """Where the run found the weights that it started from, or its adapters' base."""
+        values = self.config.get("training", {})
+        source = values.get("start_from", "") if isinstance(values, dict) else ""
+        return source if isinstance(source, str) else ""
 
     @property
     def trained(self) -> str:
@@ -63,8 +88,9 @@ class Description:
         """As JSON has it, with a checksum."""
         values: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
-            "config": to_json(self.config),
+            "config": self.config,
             "arrays": self.arrays,
+            "package_version": self.package,
         }
         for name in ("base", "records"):
             if getattr(self, name) is not None:
@@ -92,13 +118,15 @@ def read_description(path: epath.Path) -> Description:
         if about.pop("checksum") != checksum(about):
             raise ValueError("its checksum is wrong")
         version = build(int, about.get("schema_version", 1), DESCRIPTION, "schema_version")
-        config, arrays = about["config"], about["arrays"]
-        base, records = about.get("base"), about.get("records")
-        if version == 2:
-            for one in (*arrays.values(), base or {}):
-                for array in one.values():
-                    array["fingerprint"] = [array["fingerprint"]]
         if version in (2, SCHEMA_VERSION):
+            config, arrays = about["config"], about["arrays"]
+            base, records = about.get("base"), about.get("records")
+            package = build(str, about.get("package_version", ""), DESCRIPTION, "package_version")
+            config = build(dict[str, Any], config, DESCRIPTION, "config")
+            if version == 2:
+                for one in (*arrays.values(), base or {}):
+                    for array in one.values():
+                        array["fingerprint"] = [array["fingerprint"]]
             arrays = build(dict[str, About], arrays, DESCRIPTION, "arrays")
             base = build(About | None, base, DESCRIPTION, "base")
             records = build(list[str] | None, records, DESCRIPTION, "records")
@@ -107,23 +135,26 @@ def read_description(path: epath.Path) -> Description:
             for one in (*arrays.values(), base or {}):
                 _check_dtypes(one)
     if version not in (2, SCHEMA_VERSION):
+        advice = "write it as .safetensors with that version's launch.convert, and start from that"
+        advice += " file (training.start_from)"
+        if version > SCHEMA_VERSION:
+            advice = "install a newer version"
         raise UserError(
             f"{path} was written by another version of step1x_jax (schema {version}, this one has"
-            f" {SCHEMA_VERSION}); write it as .safetensors with that version's launch.convert, and"
-            " start from that file (training.start_from)."
+            f" {SCHEMA_VERSION}); {advice}."
         )
-    return Description(_config(config, path), arrays, base, records)
-
-
-def _config(values: Any, path: epath.Path) -> TrainConfig:
-    """The run's config, of sizes that a model can have."""
-    config = from_json(values, f"the config in {path}")
+    result = Description(config, arrays, base, records, package)
     try:
-        config.model.validate()
-        config.lora.validate()
+        result.model.validate()
+        result.lora.validate()
     except UserError as e:
         raise UserError(f"the config in {path} fits no model: {e}") from e
-    return config
+    return result
+
+
+def _section(kind: type[Any], config: Mapping[str, Any], name: str) -> Any:
+    """A section of a run's config, with the defaults of what it does not say."""
+    return build(kind, config.get(name, {}), "the config", name)
 
 
 def _check_dtypes(about: About) -> None:
@@ -133,24 +164,23 @@ def _check_dtypes(about: About) -> None:
             raise ValueError(f"{name} is of dtype {array['dtype']}")
 
 
-def check_same_base(saved: About, base: About, path: epath.Path, config: TrainConfig) -> None:
-    """Compares the base of adapters with the one that they were trained on.
+def different_base(description: Description, base: About) -> str | None:
+    """The first array in which weights differ from those that adapters were trained on.
 
     Args:
-      saved: what their checkpoint says of it.
-      base: what is there now.
-      path: of the checkpoint.
-      config: of the run.
-
-    Raises:
-      UserError: they differ.
+      description: of the adapters' checkpoint.
+      base: what is there now, or a part of it.
     """
-    for name, array in base.items():
-        if name not in saved or not same(saved[name], array):
-            raise UserError(
-                f"the adapters in {path} were trained on other weights: {name} differs; give those"
-                f" that were in {config.training.start_from} then."
-            )
+    saved = description.base or {}
+    return next((n for n, x in base.items() if n not in saved or not same(saved[n], x)), None)
+
+
+def other_base(description: Description, path: epath.Path, name: str) -> UserError:
+    """What to say of adapters (in the checkpoint at `path`) on weights that differ in `name`."""
+    return UserError(
+        f"the adapters in {path} were trained on other weights: {name} differs; give those that"
+        f" were in {description.start_from} then."
+    )
 
 
 def check_same_arrays(saved: About, wanted: Arrays, path: epath.Path) -> None:

@@ -35,6 +35,11 @@ class Notes:
     damaged: list[int] = dataclasses.field(default_factory=list)
 
 
+def is_run(path: epath.PathLike) -> bool:
+    """Whether a path is the folder of a run, or one of weights in the form of a run's."""
+    return (epath.Path(path) / FOLDER).is_dir()
+
+
 def folder_of(workdir: epath.PathLike) -> epath.Path:
     """Of a run's checkpoints; from the root, for Orbax refuses relative paths.
 

@@ -1,159 +1,320 @@
-"""A run's parameters as tensors under the official names, never in memory as a whole."""
+"""What a run trained, read for others: onto devices by Orbax, or as tensors of the official names.
 
-import contextlib
+A checkpoint has its parameters stacked over all blocks, and cut as its devices had them, where the
+published layout wants one block after another. What is stored block by block is read as it is; the
+rest is put together in raw files first: it is never in memory as a whole.
+"""
+
+import functools
+import logging
 import math
+import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-import jax.numpy as jnp
+import jax
 import numpy as np
+import tensorstore as ts
 from etils import epath
+from flax import nnx
 from tqdm import tqdm
 
 from step1x_jax.errors import UserError
-from step1x_jax.models.config import ModelConfig
-from step1x_jax.training.checkpoint import (
-    describe_newest,
-    find_base,
-    restore_each,
-    restore_trained,
-)
-from step1x_jax.training.config import TrainConfig
-from step1x_jax.weights.filling import our_block
+from step1x_jax.models.config import LoraConfig, ModelConfig
+from step1x_jax.weights.filling import at
 from step1x_jax.weights.layouts.official import by_parameter, model_table
-from step1x_jax.weights.load import check_tensors, open_model, reader_of
-from step1x_jax.weights.lora.adapters import Adapters
-from step1x_jax.weights.lora.merging import Merged
-from step1x_jax.weights.readers import Cast, Tensors
-from step1x_jax.weights.run.description import check_same_base
-from step1x_jax.weights.run.fingerprints import About, add, fingerprint_of
-from step1x_jax.weights.run.folder import FOLDER
-from step1x_jax.weights.run.stored_arrays import Index
+from step1x_jax.weights.lora.adapters import Adapters, abstract_adapters
+from step1x_jax.weights.published import Published
+from step1x_jax.weights.readers import Rows, Shape
+from step1x_jax.weights.run.damage import DamagedError, damage
+from step1x_jax.weights.run.description import Description, read_description
+from step1x_jax.weights.run.fingerprints import About, AboutArray, add, fingerprint_of, same
+from step1x_jax.weights.run.folder import folder_of, steps_in
+from step1x_jax.weights.run.restoring import load_state
+from step1x_jax.weights.run.stored_arrays import Index, stored_array, stored_blocks
+
+Result = TypeVar("Result")
+Say = Callable[[str], None]
 
 
-@contextlib.contextmanager
-def opened_run(
-    workdir: epath.PathLike, beside: epath.PathLike, *, base: str = "", sums: str | None = None
-) -> Iterator[tuple[Tensors, TrainConfig]]:
-    """A run's newest whole checkpoint as official tensors; adapters merged into their base.
+class RunFolder:
+    """A run's newest whole checkpoint: parameters or adapters, or the moving average of them.
 
-    A checkpoint has its parameters stacked over all blocks, and cut as its devices had them: they
-    are put together in raw files in a temporary folder. The base of adapters is read twice: first
-    it is compared with the one that they were trained on.
+    Attributes:
+      workdir: the run's folder.
+      step: of the newest checkpoint that can be described.
+      description: what that says of itself.
+    """
+
+    def __init__(self, workdir: epath.PathLike, *, ema: bool = False, say: Say = logging.warning):
+        """Reads the description; no array.
+
+        Args:
+          workdir: the run's folder.
+          ema: the moving average is wanted.
+          say: prints a warning about a damaged checkpoint.
+
+        Raises:
+          UserError: no whole checkpoint, or one without an average.
+        """
+        self.workdir, self._ema, self._say = epath.Path(workdir), ema, say
+        self.step, self.description = self.from_newest(
+            lambda path, about, _: (int(path.name), about)
+        )
+
+    @property
+    def model(self) -> ModelConfig:
+        """Sizes and dtypes."""
+        return self.description.model
+
+    @property
+    def lora(self) -> LoraConfig:
+        """Settings of the adapters; rank 0: there are none."""
+        return self.description.lora
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The run's config as JSON: sections of settings."""
+        return self.description.config
+
+    @property
+    def arrays(self) -> About:
+        """What is said of the arrays."""
+        return self.description.arrays[self._item(self.description)]
+
+    def restore(self, wanted: nnx.State) -> nnx.State:
+        """The parameters, or adapters, each process its parts.
+
+        Args:
+          wanted: shapes, dtypes and shardings; what has none lies on one device.
+
+        Raises:
+          UserError: no whole checkpoint, or one of another model.
+        """
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted = at(wanted, jax.tree.map(lambda x: x.sharding or one, wanted))
+        return self.from_newest(
+            lambda path, about, item: load_state(path, about.arrays, item, wanted)
+        )
+
+    def check_adapters(self) -> None:
+        """Raises UserError for a run of all parameters."""
+        if not self.lora.rank:
+            raise UserError(f"{self.workdir} trained all parameters: there are no adapters in it.")
+
+    def adapters(self) -> Adapters:
+        """The adapters of the run as a LoRA.
+
+        Raises:
+          UserError: the run has trained all parameters.
+        """
+        self.check_adapters()
+        state = self.restore(abstract_adapters(self.model, self.lora))
+        return Adapters(state, self.model, self.lora)
+
+    def from_newest(self, read: Callable[[epath.Path, Description, str], Result]) -> Result:
+        """What `read` makes of the newest checkpoint in which it finds no damage.
+
+        Args:
+          read: is given its folder, its description, and the name of the item that is wanted.
+
+        Raises:
+          UserError: there is none.
+        """
+        folder = folder_of(self.workdir)
+        steps = steps_in(folder)
+        for step in steps:
+            path = folder / str(step)
+            try:
+                about = read_description(path)
+                return read(path, about, self._item(about))
+            except DamagedError as e:
+                self._say(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
+        if steps:
+            raise UserError(
+                f"{folder} holds no whole checkpoint: all are damaged; give another run."
+            )
+        raise UserError(
+            f"{folder} holds no whole checkpoint; is {self.workdir} the folder of a run?"
+        )
+
+    def _item(self, about: Description) -> str:
+        if self._ema and "ema" not in about.arrays:
+            raise UserError(
+                f"{self.workdir} has no moving average: optimizer.ema_decay was 0; leave --ema out."
+            )
+        return "ema" if self._ema else about.trained
+
+
+class RunTensors:
+    """A run of all parameters as official tensors. Its arrays are checked before the first is read.
 
     Args:
-      workdir: the run's folder.
-      beside: a local folder with room for a copy of a run of all parameters.
-      base: where the base of adapters lies now, if it has moved.
-      sums: dtype of the weights that have adapters; None rounds them to the base's.
+      run: the run.
+      room: a local folder with room for a copy of it; None: the system's for temporary files.
+    """
 
-    Yields:
-      The tensors, to be read while the context lasts, and the run's config.
+    def __init__(self, run: RunFolder, room: epath.PathLike | None = None):
+        self.run, self._room = run, os.fspath(room or tempfile.gettempdir())
+        self.metadata: Mapping[str, str] = {}
+
+    @functools.cached_property
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shape of every official tensor."""
+        return {name: entry.shape for name, entry in model_table(self.run.model).items()}
+
+    @functools.cached_property
+    def dtypes(self) -> Mapping[str, np.dtype]:
+        """The dtype of every official tensor."""
+        arrays = self.run.arrays
+        table = model_table(self.run.model)
+        return {n: np.dtype(arrays[entry.parts[0].path]["dtype"]) for n, entry in table.items()}
+
+    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+        """One tensor, or some of its rows.
+
+        Raises:
+          UserError: no whole checkpoint, or no room for a copy.
+        """
+        return self._published.read(name, rows)
+
+    @functools.cached_property
+    def _published(self) -> Published:
+        return self.run.from_newest(self._opened)
+
+    def _opened(self, path: epath.Path, about: Description, item: str) -> Published:
+        saved, table = about.arrays[item], model_table(self.run.model)
+        parameters = by_parameter(table)
+        _check_same_arrays(saved, parameters, path)
+        leaves: dict[str, Any] = {}
+        folder = _Folder(self._room, self.run.workdir)
+        for name in tqdm(parameters, desc=f"checking {path}", unit="array"):
+            stacked = parameters[name][0][0].layer is not None
+            leaves[name] = _checked(path, item, name, saved[name], folder if stacked else None)
+        return Published(table, leaves)
+
+
+def stored_parts(path: epath.Path, item: str, name: str) -> Iterator[tuple[Index, np.ndarray]]:
+    """An array of a checkpoint in the blocks in which it is stored: those that its devices had.
+
+    Orbax gives whole arrays only, so tensorstore, in which it stores them, is asked itself.
 
     Raises:
-      UserError: no whole checkpoint, or no room; the base is not where it was, or another one.
+      DamagedError, UserError: see `damage`.
     """
-    adapters = describe_newest(workdir)[1].lora.rank
-    opened = _adapted(workdir, beside, base, sums) if adapters else _trained(workdir, beside)
-    with opened as (tensors, config):
-        yield tensors, config
+    with damage(path, "its arrays cannot be read"):
+        array = stored_array(path / item, name)
+        indices = list(stored_blocks(array))
+    for index in indices:
+        with damage(path, "its arrays cannot be read"):
+            block = array[index].read().result()
+        yield index, block
 
 
-@contextlib.contextmanager
-def _adapted(
-    workdir: epath.PathLike, beside: epath.PathLike, base: str, sums: str | None
-) -> Iterator[tuple[Tensors, TrainConfig]]:
-    adapters, config, path, saved_base = restore_trained(workdir)
-    source = find_base(workdir, config, base)
-    with contextlib.ExitStack() as stack:
-        tensors: Tensors
-        if (epath.Path(source) / FOLDER).is_dir():
-            tensors, _ = stack.enter_context(opened_run(source, beside))
-            check_tensors(epath.Path(source), tensors.shapes, model_table(config.model))
-        else:
-            tensors = open_model(source, config.model)
-        tensors = Cast(tensors, np.dtype(jnp.dtype(config.model.param_dtype)))
-        if saved_base:  # a LoRA of others does not say what it was trained on
-            check_same_base(saved_base, _describe(tensors, config.model), path, config)
-        lora = Adapters(adapters, config.model, config.lora)
-        dtypes = dict(tensors.dtypes)
-        if sums is not None:
-            dtypes |= {f"{name}.weight": np.dtype(jnp.dtype(sums)) for name in lora.shapes}
-        yield Merged(tensors, [(lora, 1.0)], dtypes), config
+def _checked(
+    path: epath.Path, item: str, name: str, about: AboutArray, folder: "_Folder | None"
+) -> Any:
+    """A leaf for `Published`, after the array has been compared with its fingerprint.
+
+    Args:
+      path: of the checkpoint.
+      item: of it.
+      name: of the array.
+      about: what is said of it.
+      folder: where an array is put together that is stacked; None: it is read as a whole.
+    """
+    with damage(path, "its arrays cannot be read"):
+        array = stored_array(path / item, name)
+    shape, dtype = array.shape, array.dtype.numpy_dtype
+    if (list(shape), dtype.name) != (about["shape"], about["dtype"]):
+        raise DamagedError(f"{item}.{name} is {dtype.name}{list(shape)}")
+    leaf: Any = _Stored(path, array)
+    blocks: Any = array.chunk_layout.read_chunk.shape
+    if folder is not None and blocks[0] > 1:
+        leaf = _OnDisk(folder, name, shape, dtype)
+    bits = [0, 0]
+    for index, block in stored_parts(path, item, name):
+        bits = add(bits, fingerprint_of(block, [part.start for part in index], shape))
+        if isinstance(leaf, _OnDisk):
+            leaf.put(index, block)
+    if not same(about, {**about, "fingerprint": bits}):
+        raise DamagedError(f"{item}.{name} does not match its fingerprint")
+    return leaf
 
 
-def _describe(tensors: Tensors, config: ModelConfig) -> About:
-    """As `describe`, of our parameters in official tensors, block by block."""
-    about: About = {}
-    parameters = by_parameter(model_table(config))
-    for name, sources in tqdm(parameters.items(), desc="comparing the base", unit="parameter"):
-        bits = [0, 0]
-        for layer, source in enumerate(sources):
-            block = our_block(source, tensors)
-            shape = list(block.shape)
-            if len(sources) > 1:
-                shape[0] = len(sources)
-            bits = add(bits, fingerprint_of(block, [layer], shape))
-        about[name] = {"shape": shape, "dtype": str(block.dtype), "fingerprint": bits}
-    return about
+def _check_same_arrays(saved: About, parameters: Mapping[str, Any], path: epath.Path) -> None:
+    """Raises DamagedError unless a description is of the arrays that its config has."""
+    if saved.keys() != parameters.keys():
+        raise DamagedError(f"{path} describes other arrays than its config has")
 
 
-@contextlib.contextmanager
-def _trained(
-    workdir: epath.PathLike, beside: epath.PathLike
-) -> Iterator[tuple[Tensors, TrainConfig]]:
-    leaves: dict[str, _OnDisk] = {}
-    epath.Path(beside).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".convert-", dir=beside) as folder:
+class _Stored:
+    """An array in a checkpoint, stored block by block; [layer] or [...] is read."""
 
-        def take(name: str, about: Mapping[str, Any], index: Index, block: np.ndarray) -> None:
-            if not any(part.start for part in index):  # its first block, maybe once more
-                file = epath.Path(folder) / name
-                leaves[name] = _OnDisk(file, about["shape"], block.dtype)
-            leaves[name].put(index, block)
+    def __init__(self, path: epath.Path, array: ts.TensorStore):
+        self._path, self._array, self.dtype = path, array, array.dtype.numpy_dtype
 
-        try:
-            config = restore_each(workdir, take)
-        except OSError as e:
-            raise UserError(
-                f"no room for a copy of {workdir} in {beside} ({e.strerror}); free some space."
-            ) from e
-        yield _ParameterTensors(config.model, leaves), config
+    def __getitem__(self, layer: Any) -> np.ndarray:
+        with damage(self._path, "its arrays cannot be read"):
+            return self._array[layer].read().result()
 
 
-class _ParameterTensors:
-    """Our parameters, by path, as official tensors; see `reader_of`."""
+class _Folder:
+    """A temporary folder, made for the first file and gone with the last."""
 
-    def __init__(self, config: ModelConfig, leaves: Mapping[str, Any]):
-        table = model_table(config)
-        self.shapes = {name: entry.shape for name, entry in table.items()}
-        self.dtypes = {name: leaves[entry.parts[0].path].dtype for name, entry in table.items()}
-        self.metadata: dict[str, str] = {}
-        self.read = reader_of(table, leaves)
+    def __init__(self, room: str, workdir: epath.Path):
+        self._room, self._workdir = room, workdir
+
+    @functools.cached_property
+    def _path(self) -> epath.Path:
+        epath.Path(self._room).mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=".run-", dir=self._room)
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return epath.Path(folder)
+
+    def path_of(self, name: str) -> epath.Path:
+        """Of the file of this name."""
+        return self._path / name
+
+    def no_room(self, e: OSError) -> UserError:
+        """What to say of an error of the system."""
+        return UserError(
+            f"no room for a copy of {self._workdir} in {self._room} ({e.strerror}); free some"
+            " space, or name another folder for temporary files (TMPDIR)."
+        )
 
 
 class _OnDisk:
     """An array in a raw file, of which blocks are put, and [layer] or [...] is read."""
 
-    def __init__(self, path: epath.Path, shape: Sequence[int], dtype: np.dtype):
-        self._path, self._shape, self.dtype = path, tuple(shape), dtype
-        with path.open("wb") as f:
-            f.truncate(math.prod(shape) * dtype.itemsize)
+    def __init__(self, folder: _Folder, name: str, shape: Sequence[int], dtype: np.dtype):
+        self._folder, self._shape, self.dtype = folder, tuple(shape), dtype
+        try:
+            self._path = folder.path_of(name)
+            with self._path.open("wb") as f:
+                f.truncate(math.prod(shape) * dtype.itemsize)
+        except OSError as e:
+            raise folder.no_room(e) from e
 
     def put(self, index: Index, block: np.ndarray) -> None:
         """Puts a block in its place."""
         row = math.prod(self._shape[1:]) * self.dtype.itemsize
-        if block.shape[1:] == self._shape[1:]:
-            with open(self._path, "r+b") as f:  # epath has no such mode
-                f.seek(index[0].start * row)
-                f.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
-            return
-        for i, part in enumerate(block, start=index[0].start):  # one by one: mapped pages count
-            mapped: np.ndarray = np.memmap(
-                self._path, self.dtype, "r+", offset=i * row, shape=self._shape[1:]
-            )
-            mapped[index[1:]] = part
+        try:
+            if block.shape[1:] == self._shape[1:]:
+                with open(self._path, "r+b") as f:  # epath has no such mode
+                    f.seek(index[0].start * row)
+                    f.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+                return
+            for i, part in enumerate(block, start=index[0].start):  # one by one: mapped pages count
+                mapped: np.ndarray = np.memmap(
+                    self._path, self.dtype, "r+", offset=i * row, shape=self._shape[1:]
+                )
+                mapped[index[1:]] = part
+        except OSError as e:
+            raise self._folder.no_room(e) from e
 
     def __getitem__(self, layer: Any) -> np.ndarray:
         shape = self._shape if layer is ... else self._shape[1:]

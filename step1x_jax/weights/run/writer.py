@@ -7,6 +7,7 @@ import contextlib
 import errno
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -15,20 +16,21 @@ from orbax.checkpoint import v1 as ocp
 
 from step1x_jax.errors import UserError
 from step1x_jax.files import absolute, making_folder
-from step1x_jax.json_files import read_json, write_json
+from step1x_jax.json_files import as_json, read_json, write_json
 from step1x_jax.models.config import LoraConfig, ModelConfig
-from step1x_jax.training.checkpoint import why_not_written
-from step1x_jax.training.config import TrainConfig
 from step1x_jax.weights.filling import Source, our_blocks
 from step1x_jax.weights.layouts.official import by_parameter, model_table
 from step1x_jax.weights.readers import Tensors
+from step1x_jax.weights.run.damage import why_not_written
 from step1x_jax.weights.run.description import DESCRIPTION, WEIGHTS, Description
 from step1x_jax.weights.run.fingerprints import About, add, describe, fingerprint_of, name_arrays
 from step1x_jax.weights.run.folder import FOLDER, check_can_save, folder_of
 from step1x_jax.weights.run.stored_arrays import Room, make_room, storing, writing
 
 
-def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainConfig) -> None:
+def write_weights_folder(
+    path: epath.PathLike, tensors: Tensors, model: ModelConfig, settings: Mapping[str, Any]
+) -> None:
     """Writes official tensors as the checkpoint of step 0 of a run that has only parameters.
 
     A kernel of all blocks of a kind is one array, of up to 2.9 GB, and Orbax takes whole arrays, of
@@ -38,14 +40,15 @@ def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainCo
 
     Args:
       path: the folder to make.
-      tensors: official ones, which fit config.model.
-      config: says the sizes, and how the weights are sampled.
+      tensors: official ones.
+      model: their sizes and dtypes.
+      settings: further sections of the config of a run, as JSON.
 
     Raises:
       UserError: the disk is full, or the place is not writable.
     """
     check_can_save(folder_of(path))
-    table = model_table(config.model)
+    table = model_table(model)
     parameters = by_parameter(table)
     _check_dtypes(parameters, tensors)
     rooms: dict[str, Room] = {}
@@ -75,7 +78,7 @@ def write_weights_folder(path: epath.PathLike, tensors: Tensors, config: TrainCo
                 bits = fingerprint_of(block, [layer], array["shape"])
                 array["fingerprint"] = add(array["fingerprint"], bits)
         file = folder / DESCRIPTION
-        metadata = Description(config, {WEIGHTS: about}).to_json()
+        metadata = Description({**settings, "model": as_json(model)}, {WEIGHTS: about}).to_json()
         write_json(file, read_json(file) | {"custom_metadata": metadata})
 
 
@@ -105,7 +108,7 @@ def write_adapters_folder(
       UserError: the disk is full, or the place is not writable.
     """
     check_can_save(folder_of(path))
-    config = TrainConfig(model=model, lora=lora)
+    config = {"model": as_json(model), "lora": as_json(lora)}
     arrays = name_arrays(adapters)
     with making_folder(path) as temporary, storing(), _system_errors():
         folder = absolute(temporary) / FOLDER / "0"

@@ -23,9 +23,10 @@ from step1x_jax.weights.files.fp8 import (
 from step1x_jax.weights.files.opening import open_file
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.weights.layouts.official import model_table
-from step1x_jax.weights.load import load_model, official_reader
-from step1x_jax.weights.readers import Cast, Changed
+from step1x_jax.weights.load import load_model
+from step1x_jax.weights.readers import Cast, Changed, InMemory
 from tests.golden import VECTORS
+from tests.weights.models import published
 
 BASE = VECTORS / "dit_v1_1"
 LINEAR = "double_blocks.0.img_attn.qkv"
@@ -54,8 +55,7 @@ def save(path, base, scaled, dtype=np.float32):
 
 def save_reader(path, reader, scaled):
     eight = InFp8(reader, scaled=scaled)
-    specs = {name: (shape, eight.dtypes[name]) for name, shape in eight.shapes.items()}
-    write_safetensors(path, specs, eight.read)
+    write_safetensors(path, eight)
     return SafetensorsFile(path)
 
 
@@ -119,7 +119,7 @@ def test_a_model_is_loaded_from_it(tmp_path, base, scaled):
     (tmp_path / "config.json").write_text((BASE / "config.json").read_text())
     model = load_model(tmp_path)
     assert model.config.param_dtype == "bfloat16"
-    read = official_reader(model_table(model.config), nnx.state(model))
+    read = published(model.config, nnx.state(model)).read
     for name in base.shapes:
         assert read(name).dtype == jnp.bfloat16
         np.testing.assert_array_equal(read(name), seen.read(name))
@@ -133,8 +133,7 @@ def rewritten(path, file, change):
     tensors = {name: file.read(name) for name in file.shapes}
     metadata = dict(file.metadata)
     change(tensors, metadata)
-    specs = {name: (x.shape, x.dtype) for name, x in tensors.items()}
-    write_safetensors(path, specs, tensors.__getitem__, metadata)
+    write_safetensors(path, InMemory(tensors, metadata))
     return SafetensorsFile(path)
 
 
@@ -284,9 +283,8 @@ def test_layers_are_listed_with_what_comes_before_all_names(tmp_path, base):
         layers = {prefix + name: x for name, x in json.loads(text)["layers"].items()}
         tensors = {prefix + name: file.read(name) for name in file.shapes}
         path = tmp_path / f"{prefix}safetensors"
-        specs = {name: (x.shape, x.dtype) for name, x in tensors.items()}
         metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
-        write_safetensors(path, specs, tensors.__getitem__, metadata)
+        write_safetensors(path, InMemory(tensors, metadata))
         seen = as_numbers(open_file(path))
         assert seen.shapes == base.shapes
         name = f"{LINEAR}.weight"

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from step1x_jax.errors import UserError
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.weights.finite import is_finite
+from step1x_jax.weights.readers import Changed, InMemory
 
 TENSORS = {
     "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -24,10 +25,6 @@ TENSORS = {
 }
 
 
-def specs(tensors):
-    return {name: (x.shape, x.dtype) for name, x in tensors.items()}
-
-
 def test_a_file_of_the_package_is_read_and_written_byte_for_byte(tmp_path):
     theirs, ours = tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors"
     save_file(TENSORS, theirs, metadata={"format": "pt"})
@@ -36,13 +33,13 @@ def test_a_file_of_the_package_is_read_and_written_byte_for_byte(tmp_path):
     for name, want in TENSORS.items():
         np.testing.assert_array_equal(file.read(name), want)
         assert file.read(name).dtype == want.dtype
-    write_safetensors(ours, specs(TENSORS), file.read, file.metadata)
+    write_safetensors(ours, file)
     assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_the_package_reads_our_file(tmp_path):
     path = tmp_path / "made" / "x.safetensors"  # the folder is made
-    write_safetensors(path, specs(TENSORS), TENSORS.__getitem__)
+    write_safetensors(path, InMemory(TENSORS))
     loaded = load_file(path)
     for name, want in TENSORS.items():
         np.testing.assert_array_equal(loaded[name], want)
@@ -271,12 +268,12 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"before")
 
-    def full_after_one(name):
-        if name == "mask":  # the last one in the file
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return TENSORS[name]
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
 
+    # the last one in the file
+    full_at_last = Changed(InMemory(TENSORS), {"mask": ((3,), np.dtype(bool), full)})
     with pytest.raises(UserError, match=r"could not be written \(No space left"):
-        write_safetensors(path, specs(TENSORS), full_after_one)
+        write_safetensors(path, full_at_last)
     assert path.read_bytes() == b"before"
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]

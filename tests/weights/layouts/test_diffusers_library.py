@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 
-from step1x_jax.weights.kinds import open_weights
+from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.save import write_diffusers
 from tests.golden import VECTORS
 

@@ -13,7 +13,8 @@ from step1x_jax.weights.files.safetensors_io import SafetensorsFile
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.file import LoraFile
-from step1x_jax.weights.lora.merging import merged
+from step1x_jax.weights.lora.merging import Merged
+from step1x_jax.weights.readers import InMemory
 from tests.golden import VECTORS
 
 FILE = VECTORS / "lora" / "lora_kohya.safetensors"
@@ -33,7 +34,7 @@ def base():
 
 def test_merging_adds_alpha_over_rank_times_up_down(table, base):
     tensors = load_file(FILE)
-    read = merged(base.read, [(LoraFile(FILE, table), 0.5)])
+    read = Merged(base, [(LoraFile(FILE, table), 0.5)]).read
     up, down = tensors[f"{MODULE}.lora_up.weight"], tensors[f"{MODULE}.lora_down.weight"]
     name = "single_blocks.0.linear1.weight"
     want = base.read(name).astype(np.float64) + 0.5 * (2.0 / 4) * np.float64(up) @ down
@@ -50,9 +51,10 @@ def test_several_are_added_before_the_sum_is_rounded(table, base):
     flat = np.argmax(np.abs(delta))
     scale = 2 * 3 / 1024 / delta.flat[flat]
     ones = np.ones(base.shapes[name], jnp.bfloat16)
-    once = merged(lambda _, rows=None: ones, [(lora, scale)])(name)
-    twice = merged(lambda _, rows=None: ones, [(lora, scale), (lora, scale)])(name)
-    negative = merged(lambda _, rows=None: ones, [(lora, scale), (lora, -scale)])(name)
+    only = InMemory({name: ones})
+    once = Merged(only, [(lora, scale)]).read(name)
+    twice = Merged(only, [(lora, scale), (lora, scale)]).read(name)
+    negative = Merged(only, [(lora, scale), (lora, -scale)]).read(name)
     assert float(once.flat[flat]) == 1.0
     assert float(twice.flat[flat]) == 1 + 1 / 128
     np.testing.assert_array_equal(negative, ones)
@@ -93,7 +95,8 @@ def test_parts_are_rows_of_the_fused_layer(tmp_path, table, width, prefix):
     np.testing.assert_array_equal(k.up, up)
     assert (q.alpha, k.alpha) == (2, 4 if kohya else 2)  # without alpha: the rank
     zeros = np.zeros((3 * width, width), np.float32)
-    full = merged(lambda _, rows=None: zeros, [(lora, 1.0)])("double_blocks.0.img_attn.qkv.weight")
+    name = "double_blocks.0.img_attn.qkv.weight"
+    full = Merged(InMemory({name: zeros}), [(lora, 1.0)]).read(name)
     np.testing.assert_allclose(full[:width], q.up @ q.down, rtol=1e-6)
     np.testing.assert_allclose(full[width : 2 * width], k.scale * k.up @ k.down, rtol=1e-6)
     assert not full[2 * width :].any()
@@ -452,7 +455,7 @@ def test_a_layer_whose_alpha_is_0_is_off(tmp_path, table, base):
     assert lora.switched_off == [MODULE]
     other = LoraFile(tmp_path / "without.safetensors", table)
     assert lora.shapes == other.shapes
-    one, two = (merged(base.read, [(x, 1.0)]) for x in (lora, other))
+    one, two = (Merged(base, [(x, 1.0)]).read for x in (lora, other))
     for name in base.shapes:
         np.testing.assert_array_equal(one(name), two(name))
     off = {key: np.array(0, np.float32) if key.endswith("alpha") else x
@@ -486,7 +489,7 @@ def test_sums_are_rounded_once_to_what_is_asked_for(table, base):
     (piece,) = lora.pieces("single_blocks.0.linear1")
     want = half.astype(np.float64) + piece.scale * piece.up.astype(np.float64) @ piece.down
     for dtype, size in ((np.float32, 2**-22), (jnp.bfloat16, 2**-8), (np.float16, 2**-10)):
-        read = merged(lambda _, rows=None: half, [(lora, 1.0)], np.dtype(dtype))
+        read = Merged(InMemory({name: half}), [(lora, 1.0)], {name: np.dtype(dtype)}).read
         found = read(name).astype(np.float64)
         assert read(name).dtype == dtype
         np.testing.assert_allclose(found, want, rtol=size, atol=1e-6)
@@ -495,10 +498,10 @@ def test_sums_are_rounded_once_to_what_is_asked_for(table, base):
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf])
 def test_a_strength_that_is_not_finite(table, base, scale):
     with pytest.raises(UserError, match="the strength of a LoRA is"):
-        merged(base.read, [(LoraFile(FILE, table), scale)])
+        Merged(base, [(LoraFile(FILE, table), scale)])
 
 
 def test_a_sum_that_is_too_large(table, base):
-    read = merged(base.read, [(LoraFile(FILE, table), 1e39)])
+    read = Merged(base, [(LoraFile(FILE, table), 1e39)]).read
     with pytest.raises(UserError, match=r"single_blocks\.0\.linear1\.weight with its LoRA is too"):
         read("single_blocks.0.linear1.weight")

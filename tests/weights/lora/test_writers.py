@@ -15,9 +15,11 @@ from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.adapters import Adapters, adapters_of
 from step1x_jax.weights.lora.file import LoraFile, Piece, taken_apart, whole
-from step1x_jax.weights.lora.merging import merged
+from step1x_jax.weights.lora.merging import Merged
 from step1x_jax.weights.lora.names import adaptable, diffusers_layers
 from step1x_jax.weights.lora.writers import save_kohya, save_peft
+from step1x_jax.weights.open import open_weights
+from step1x_jax.weights.readers import InMemory
 from tests.golden import VECTORS, forward_rows, read_case
 
 FOLDER = VECTORS / "lora"
@@ -61,12 +63,9 @@ def assert_same_merged(one, other, table):
     """Sums of at most 4 * rank products in another order: float32 rounding."""
     assert one.shapes.keys() == other.shapes.keys()
     for module, shape in one.shapes.items():
-        zeros = np.zeros(shape, np.float32)
-
-        def read(name, rows, zeros=zeros):
-            return zeros
-
-        x, y = (merged(read, [(lora, 1.0)])(f"{module}.weight") for lora in (one, other))
+        name = f"{module}.weight"
+        zeros = InMemory({name: np.zeros(shape, np.float32)})
+        x, y = (Merged(zeros, [(lora, 1.0)]).read(name) for lora in (one, other))
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * np.abs(x).max(), err_msg=module)
         assert x.any()
 
@@ -84,7 +83,9 @@ def test_kohya_to_peft_and_back_is_the_same_file(tmp_path, table, name):
 
 def test_the_peft_form_gives_the_golden_outputs(tmp_path, table):
     save_peft(tmp_path / "lora.safetensors", LoraFile(FILE, table))
-    model = load_model(BASE, dtype="float32", loras=[(tmp_path / "lora.safetensors", 1.0)])
+    model = load_model(
+        open_weights(BASE, loras=[(tmp_path / "lora.safetensors", 1.0)]), dtype="float32"
+    )
     with jax.default_matmul_precision("highest"):
         rows = list(forward_rows(model, read_case(BASE), read_case(FOLDER)))
     assert rows
@@ -174,9 +175,9 @@ def test_any_lora_becomes_our_adapters(tmp_path, config, table):
     ours = Adapters(adapters, config, settings)
     assert first.shapes.keys() < ours.shapes.keys()
     for module, shape in ours.shapes.items():
-        zeros = np.zeros(shape, np.float32)
-        loras = [(lora, 1.0) for lora in (first, ours)]
-        x, y = (merged(lambda _, rows=None: zeros, [lora])(f"{module}.weight") for lora in loras)  # noqa: B023
+        name = f"{module}.weight"
+        zeros = InMemory({name: np.zeros(shape, np.float32)})
+        x, y = (Merged(zeros, [(lora, 1.0)]).read(name) for lora in (first, ours))
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
         assert x.any() == (module in first.shapes)
 

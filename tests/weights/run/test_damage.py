@@ -13,10 +13,11 @@ import pytest
 
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training import checkpoint
-from step1x_jax.training.checkpoint import Checkpoints, restore_each, restore_params
+from step1x_jax.training.checkpoint import Checkpoints
 from step1x_jax.training.step import abstract_state, new_state
-from tests.training.test_checkpoint import at_step
+from step1x_jax.weights.run import restoring
+from step1x_jax.weights.run.reader import RunFolder, RunTensors
+from tests.training.test_checkpoint import at_step, run_params
 from tests.training.tiny import tiny_config
 
 pytestmark = [
@@ -106,9 +107,8 @@ def test_missing_rights_do_not_lead_to_older_weights(workdir):
     everything(workdir)
     path = workdir / "checkpoints" / "2" / "params" / "manifest.ocdbt"
     os.chmod(path, 0)
-    for read in (restore_params, lambda run: restore_each(run, lambda *block: None)):
-        with without_rights(), pytest.raises(UserError, match="Permission denied"):
-            read(workdir)
+    with without_rights(), pytest.raises(UserError, match="Permission denied"):
+        run_params(workdir)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_errors_of_the_machine_are_no_damage(
             raise KeyError("no handler") from error
         raise error
 
-    monkeypatch.setattr(checkpoint.ocp, "load_checkpointables", fail)
+    monkeypatch.setattr(restoring.ocp, "load_checkpointables", fail)
     with pytest.raises(UserError, match=f"cannot be read .*{sentence}.*left as it is"):
         restore(workdir, abstract)
     assert folders(workdir) == ["1", "2"]
@@ -241,7 +241,9 @@ def config_value(section, name, value):
 )
 def test_impossible_configs_are_one_sentence(workdir, abstract, section, name, value):
     config_value(section, name, value)(workdir / "checkpoints" / "2")
-    for read in (lambda run: restore(run, abstract), restore_params):
+    reads = [lambda run: restore(run, abstract)]
+    reads += [run_params] if section in ("model", "lora") else []  # the rest is not asked for
+    for read in reads:
         with pytest.raises(UserError, match=name) as error:
             read(workdir)
         assert "\n" not in str(error.value)
@@ -249,7 +251,7 @@ def test_impossible_configs_are_one_sentence(workdir, abstract, section, name, v
 
 
 def test_names_of_arrays_lead_nowhere(workdir, tmp_path):
-    """restore_each gives them to launch.convert, which makes files of these names."""
+    """RunTensors makes temporary files of these names."""
 
     def rename(values):
         params = values["custom_metadata"]["arrays"]["params"]
@@ -257,10 +259,11 @@ def test_names_of_arrays_lead_nowhere(workdir, tmp_path):
 
     for step in "12":
         rewrite(rename)(workdir / "checkpoints" / step)
-    names = []
+    tensors = RunTensors(RunFolder(workdir), tmp_path / "room")
     with pytest.raises(UserError, match="holds no whole checkpoint"):
-        restore_each(workdir, lambda name, *block: names.append(name))
-    assert names == []
+        tensors.read("img_in.weight")
+    assert not (tmp_path / "room").exists()
+    assert not (tmp_path / "outside").exists()
 
 
 def test_settings_that_are_not_finite_are_no_damage(workdir, abstract):

@@ -1,5 +1,6 @@
 """A run's parameters as official tensors; adapters merged: test_lora.py."""
 
+import gc
 import shutil
 
 import numpy as np
@@ -8,14 +9,16 @@ from safetensors.numpy import load_file
 
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training import checkpoint
-from step1x_jax.training.checkpoint import Checkpoints, load_weights, restore_each
+from step1x_jax.training.checkpoint import Checkpoints
 from step1x_jax.training.step import abstract_state, new_state
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.run import stored_arrays
-from step1x_jax.weights.run.reader import opened_run
+from step1x_jax.weights.run.description import WEIGHTS
+from step1x_jax.weights.run.reader import RunFolder, RunTensors, stored_parts
 from step1x_jax.weights.run.stored_arrays import stored_array
 from tests.training.tiny import tiny_config
+from tests.weights.models import parameters_as
+from tests.weights.run.test_damage import everything, without_rights
 from tests.weights.run.test_writer import GOLDEN, write
 
 
@@ -25,7 +28,7 @@ def run_of(path, mesh):
     config.model = load_model(GOLDEN).config
     config.mesh = mesh
     abstract = abstract_state(config, make_mesh(mesh))
-    state = new_state(config, abstract, load_weights(str(GOLDEN), config.model, abstract.params))
+    state = new_state(config, abstract, parameters_as(GOLDEN, config.model, abstract.params))
     checkpoints = Checkpoints(path, keep=1)
     checkpoints.save(state, config)
     checkpoints.close()
@@ -35,6 +38,16 @@ def run_of(path, mesh):
 def check_same(tensors):
     for name, x in load_file(GOLDEN / "weights.safetensors").items():
         np.testing.assert_array_equal(tensors.read(name), x)
+        rows = np.arange(0, len(x), 3)
+        np.testing.assert_array_equal(tensors.read(name, rows), x[rows])
+
+
+def parts_of(run):
+    """(name, block) of all that a run has stored, as it is stored."""
+    opened = RunFolder(run)
+    path = run / "checkpoints" / str(opened.step)
+    item = opened.description.trained
+    return [(n, block) for n in opened.arrays for _, block in stored_parts(path, item, n)]
 
 
 @pytest.fixture(scope="module")
@@ -43,50 +56,78 @@ def folder(tmp_path_factory):
 
 
 def test_it_comes_back_bit_for_bit(folder, tmp_path):
-    with opened_run(folder, tmp_path) as (tensors, config):
-        assert config.model.version == "v1.0"
-        want = load_file(GOLDEN / "weights.safetensors")
-        assert tensors.shapes == {name: x.shape for name, x in want.items()}
-        for name, x in want.items():
-            np.testing.assert_array_equal(tensors.read(name), x)
-            assert tensors.dtypes[name] == x.dtype
-    assert list(tmp_path.iterdir()) == []  # the copy is gone
+    tensors = RunTensors(RunFolder(folder), tmp_path)
+    assert tensors.run.model.version == "v1.0"
+    want = load_file(GOLDEN / "weights.safetensors")
+    assert tensors.shapes == {name: x.shape for name, x in want.items()}
+    assert tensors.dtypes == {name: x.dtype for name, x in want.items()}
+    check_same(tensors)
+    assert list(tmp_path.iterdir()) == []  # it is stored block by block: no copy is made
 
 
 def test_a_changed_number_is_noticed(folder, tmp_path):
     """Of the last block of a stacked kernel, changed in the store itself."""
     shutil.copytree(folder, tmp_path / "changed")
-    item = tmp_path / "changed" / "checkpoints" / "0" / checkpoint.WEIGHTS
+    item = tmp_path / "changed" / "checkpoints" / "0" / WEIGHTS
     array = stored_array(item, "transformer.single_blocks.mlp_in.kernel")
     array[2, 0, 0].write(array[2, 0, 0].read().result() + 1).result()
-    with (
-        pytest.raises(UserError, match="no whole checkpoint"),
-        opened_run(tmp_path / "changed", tmp_path),
-    ):
-        pass
+    tensors = RunTensors(RunFolder(tmp_path / "changed"), tmp_path)
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        tensors.read("img_in.weight")
 
 
 def test_a_run_on_a_mesh_comes_back_from_its_parts(tmp_path):
     """Stored as eight devices had it, cut along several axes."""
     run = run_of(tmp_path / "run", MeshConfig(fsdp=4, tensor=2))
-    blocks = []
-    restore_each(run, lambda name, about, index, block: blocks.append(name))
-    assert len(blocks) > 4 * len(set(blocks))
-    with opened_run(run, tmp_path) as (tensors, _):
-        check_same(tensors)
+    names = [name for name, _ in parts_of(run)]
+    assert len(names) > 4 * len(set(names))
+    tensors = RunTensors(RunFolder(run), tmp_path / "room")
+    check_same(tensors)
+    (copy,) = (tmp_path / "room").iterdir()
+    assert any(copy.iterdir())
+    del tensors
+    gc.collect()
+    assert list((tmp_path / "room").iterdir()) == []  # the copy is gone
+
+
+def test_damage_leads_to_the_checkpoint_before(tmp_path):
+    """While the arrays are copied, in which the files are sound."""
+    run = run_of(tmp_path / "run", MeshConfig(data=1))
+    shutil.copytree(run / "checkpoints" / "0", run / "checkpoints" / "1")
+    array = stored_array(run / "checkpoints" / "1" / "params", "transformer.img_in.bias")
+    array[0].write(7).result()
+    said = []
+    tensors = RunTensors(RunFolder(run, say=said.append), tmp_path)
+    check_same(tensors)
+    assert "transformer.img_in.bias does not match its fingerprint" in said[0]
+
+
+def test_missing_rights_do_not_lead_to_older_weights(tmp_path):
+    run = run_of(tmp_path / "run", MeshConfig(data=1))
+    tensors = RunTensors(RunFolder(run), tmp_path)
+    everything(run)
+    (run / "checkpoints" / "0" / "params" / "manifest.ocdbt").chmod(0)
+    with without_rights(), pytest.raises(UserError, match="Permission denied"):
+        tensors.read("img_in.bias")
+
+
+def test_no_room_for_the_copy(tmp_path, monkeypatch):
+    run = run_of(tmp_path / "run", MeshConfig(data=1))
+    (tmp_path / "room").write_text("a file")
+    tensors = RunTensors(RunFolder(run), tmp_path / "room")
+    with pytest.raises(UserError, match=r"no room for a copy of .*; free some space, or name"):
+        tensors.read("img_in.bias")
 
 
 def test_what_one_device_had_is_stored_in_small_blocks(tmp_path, monkeypatch):
     """So that nobody who reads it needs room for the largest array; and uncompressed."""
     monkeypatch.setattr(stored_arrays, "BLOCK_BYTES", 1 << 14)
     run = run_of(tmp_path / "run", MeshConfig(data=1))
-    sizes = []
-    restore_each(run, lambda name, about, index, block: sizes.append(block.nbytes))
+    sizes = [block.nbytes for _, block in parts_of(run)]
     assert 1 << 13 < max(sizes) <= 1 << 14
     array = stored_array(
         run / "checkpoints" / "0" / "params", "transformer.single_blocks.mlp_in.kernel"
     )
     assert array.size * 4 > 1 << 16
     assert "zstd" not in str(array.spec().to_json()["metadata"])
-    with opened_run(run, tmp_path) as (tensors, _):
-        check_same(tensors)
+    check_same(RunTensors(RunFolder(run), tmp_path))

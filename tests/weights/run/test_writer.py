@@ -15,23 +15,20 @@ from safetensors.numpy import load_file, save_file
 from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import (
-    Checkpoints,
-    describe_newest,
-    load_weights,
-    restore_params,
-)
+from step1x_jax.training.checkpoint import Checkpoints
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.parts import placed
 from step1x_jax.training.step import abstract_state
-from step1x_jax.weights.kinds import open_weights
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
+from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.readers import Cast
 from step1x_jax.weights.run import stored_arrays, writer
+from step1x_jax.weights.run.reader import RunFolder
 from step1x_jax.weights.run.writer import write_weights_folder
 from tests.golden import VECTORS
 from tests.weights.loading_worker import wide_config
+from tests.weights.models import parameters_as
 
 GOLDEN = VECTORS / "dit_v1_0"
 
@@ -39,9 +36,8 @@ GOLDEN = VECTORS / "dit_v1_0"
 def write(path, dtype=None):
     weights = open_weights(GOLDEN)
     tensors = weights.tensors if dtype is None else Cast(weights.tensors, np.dtype(dtype))
-    config = TrainConfig()
-    config.model = dataclasses.replace(weights.config, param_dtype=str(np.dtype(dtype or "f4")))
-    write_weights_folder(path, tensors, config)
+    model = dataclasses.replace(weights.config, param_dtype=str(np.dtype(dtype or "f4")))
+    write_weights_folder(path, tensors, model, {"sampling": {"num_steps": 7}})
     return path
 
 
@@ -54,7 +50,7 @@ def test_training_starts_from_it_on_a_mesh(folder):
     """What training.start_from gives, against the file read by itself."""
     config = load_model(GOLDEN).config
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
-    given = load_weights(str(folder), config, placed(abstract_model(config)[1], mesh))
+    given = parameters_as(folder, config, placed(abstract_model(config)[1], mesh))
     for x, want in zip(
         jax.tree.leaves(given), jax.tree.leaves(nnx.state(load_model(GOLDEN))), strict=True
     ):
@@ -64,11 +60,12 @@ def test_training_starts_from_it_on_a_mesh(folder):
 
 def test_bfloat16_stays_and_starts_float32(tmp_path):
     path = write(tmp_path / "half", jnp.bfloat16)
-    step, config, arrays = describe_newest(path)
-    assert (step, config.model.param_dtype) == (0, "bfloat16")
-    assert {about["dtype"] for about in arrays.values()} == {"bfloat16"}
+    run = RunFolder(path)
+    assert (run.step, run.model.param_dtype) == (0, "bfloat16")
+    assert run.config["sampling"] == {"num_steps": 7}
+    assert {about["dtype"] for about in run.arrays.values()} == {"bfloat16"}
     abstract = placed(abstract_model(load_model(GOLDEN).config)[1], make_mesh(MeshConfig(data=2)))
-    state = restore_params(path, abstract)[0]
+    state = run.restore(abstract)
     want = load_file(GOLDEN / "weights.safetensors")["img_in.weight"].astype(jnp.bfloat16)
     kernel = state["transformer"]["img_in"]["kernel"][...]
     np.testing.assert_array_equal(kernel, want.T.astype(np.float32))
@@ -116,15 +113,13 @@ def test_a_tensor_that_cannot_be_read_leaves_nothing(tmp_path):
             self.shapes, self.dtypes = weights.tensors.shapes, weights.tensors.dtypes
             self.metadata = weights.tensors.metadata
 
-        def read(self, name):
+        def read(self, name, rows=None):
             if name == last:
                 raise UserError("broken")
             return weights.tensors.read(name)
 
-    config = TrainConfig()
-    config.model = weights.config
     with pytest.raises(UserError, match="broken"):
-        write_weights_folder(tmp_path / "weights", Broken(), config)
+        write_weights_folder(tmp_path / "weights", Broken(), weights.config, {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -139,17 +134,15 @@ def test_each_tensor_is_read_once_and_few_are_held(tmp_path, monkeypatch):
             self.shapes, self.metadata = shapes, {}
             self.dtypes = dict.fromkeys(shapes, np.dtype(jnp.bfloat16))
 
-        def read(self, name):
+        def read(self, name, rows=None):
             reads.append(name)
             return np.ones(shapes[name], self.dtypes[name])
 
-    config = TrainConfig()
-    config.model = model
-    write_weights_folder(tmp_path / "warm", Ones(), config)  # what is imported and compiled once
+    write_weights_folder(tmp_path / "warm", Ones(), model, {})  # what is imported and compiled once
     reads.clear()
     tracemalloc.start()
     try:
-        write_weights_folder(tmp_path / "weights", Ones(), config)
+        write_weights_folder(tmp_path / "weights", Ones(), model, {})
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -166,8 +159,6 @@ def test_blocks_of_two_dtypes_are_refused(tmp_path):
     save_file(arrays | {name: arrays[name].astype(jnp.bfloat16)}, tmp_path / "x.safetensors")
     (tmp_path / "config.json").write_text((GOLDEN / "config.json").read_text())
     weights = open_weights(tmp_path / "x.safetensors")
-    config = TrainConfig()
-    config.model = weights.config
     with pytest.raises(UserError, match=rf"{name} is bfloat16, in another block float32"):
-        write_weights_folder(tmp_path / "out", weights.tensors, config)
+        write_weights_folder(tmp_path / "out", weights.tensors, weights.config, {})
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,19 @@
+"""--lora and --lora_scale: LoRAs that are merged into a model while it is read."""
+
+from absl import flags
+
+from step1x_jax.errors import UserError
+from step1x_jax.files import user_path
+
+LORA = flags.DEFINE_multi_string(
+    "lora", [], "LoRA to merge into the model: a file or folder of any kind, or a run of adapters."
+)
+_SCALE = flags.DEFINE_multi_float("lora_scale", [1.0], "Strength of all, or of each.")
+
+
+def loras() -> list[tuple[str, float]]:
+    """Each --lora with its strength."""
+    scales = _SCALE.value * (len(LORA.value) if len(_SCALE.value) == 1 else 1)
+    if len(scales) != len(LORA.value):
+        raise UserError(f"there are {len(LORA.value)} --lora and {len(scales)} --lora_scale.")
+    return [(user_path(path), scale) for path, scale in zip(LORA.value, scales, strict=True)]

@@ -1,0 +1,58 @@
+"""How weights are sampled and how their prompts are read, as is said beside them.
+
+A run says it in sections of its config, files in entries of a config.json.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from step1x_jax.conditioning.encoder import READING, EncoderConfig, stored_reading
+from step1x_jax.errors import UserError
+from step1x_jax.json_files import build
+from step1x_jax.models.config import ModelConfig
+from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
+from step1x_jax.weights.kinds import RUN
+from step1x_jax.weights.open import Weights
+
+
+def sampling_of(weights: Weights) -> SamplingConfig:
+    """The sampling defaults.
+
+    Raises:
+      UserError: they are impossible.
+    """
+    if weights.kind is not RUN:
+        return sampling_from_json(dict(weights.settings))
+    values = weights.settings.get("sampling", {})
+    config = build(SamplingConfig, values, str(weights.path), "sampling")
+    config.validate()
+    return config
+
+
+def encoder_of(weights: Weights) -> EncoderConfig:
+    """How prompts and pictures are read; its path is "" unless a run names one.
+
+    Raises:
+      UserError: the settings are impossible.
+    """
+    values = weights.settings
+    if weights.kind is RUN:
+        values = values.get("encoder", {})
+        if not isinstance(values, dict):
+            raise UserError(f"{weights.path}: encoder is no section of its config.")
+        fields = values | stored_reading(values)
+    else:
+        fields = stored_reading(values)
+    config = build(EncoderConfig, fields, str(weights.path), "encoder")
+    config.validate()
+    if isinstance(weights.config, ModelConfig):
+        config.text_length = weights.config.text_length
+    return config
+
+
+def settings_json(weights: Weights) -> Mapping[str, Any]:
+    """The same as entries of a config.json; those of files as they are there."""
+    if weights.kind is not RUN:
+        return weights.settings
+    encoder = encoder_of(weights)
+    return sampling_to_json(sampling_of(weights)) | {n: getattr(encoder, n) for n in READING}
