@@ -433,7 +433,9 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("weights/run/writer.py", "tests/weights/run/test_writer.py"): [
         ("blocks of two dtypes", "if tensors.dtypes[other] != tensors.dtypes[first]:",
          "if False:"),
-        ("blocks one over another", "array[i : i + 1].write(block)", "array[1:2].write(block)"),
+        ("blocks one over another", "layer = part.layer or 0", "layer = 0"),
+        ("places of blocks not noted", 'fingerprint_of(block, [layer], array["shape"])',
+         'fingerprint_of(block, [0], array["shape"])'),
         ("a full disk as a crash", "if (reason := why_not_written(e)) is None:", "if True:"),
     ],
     ("training/checkpoint.py", "tests/weights/run/test_writer.py"): [
@@ -519,6 +521,26 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "yield next(itertools.product(*cuts))"),
         ("whole arrays", "chunk_byte_size = BLOCK_BYTES", "chunk_byte_size = None"),
         ("compressed", "use_compression = False", "use_compression = True"),
+    ],
+    ("weights/run/stored_arrays.py", "tests/weights/run/test_stored_arrays.py"): [
+        ("blocks of any size", "while math.prod(sizes) * itemsize > BLOCK_BYTES:", "while False:"),
+        ("all blocks under way", "while under_way and block", "while False and block"),
+        ("writings waited for at once", "under_way.append((future, block.nbytes))",
+         "future.result()"),
+        ("writings that go on after an error", "future.exception()  # waits", "pass"),
+        ("the last errors of writing", "            under_way.popleft()[0].result()\n    finally",
+         "            under_way.popleft()[0].exception()\n    finally"),
+        ("not read ahead", "while len(coming) > 1 and", "while coming and"),
+        ("all read ahead", "for _, _, size in coming) > BLOCK_BYTES:",
+         "for _, _, size in coming) > 1e99:"),
+    ],
+    ("weights/filling.py", "tests/weights/run/test_writer.py"): [
+        ("tensors read for each part", "tensor[where])", "tensors.read(name)[where])"),
+    ],
+    ("weights/copying.py", "tests/weights/test_copying.py"): [
+        ("cut rows one by one", " or near == view.ndim - 1:", ":"),
+        ("small matrices one by one", "if view.shape[near] >= STRIPE:", "if True:"),
+        ("all matrices at once", "if view.shape[near] >= STRIPE:", "if False:"),
     ],
     ("training/starting.py", f"{LORA}::test_adapters_of_other_settings_are_no_start"): [
         ("another alpha goes on", "if there != here:", "if False:"),
@@ -1032,10 +1054,15 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("any base", "if n not in saved or not same(saved[n], x)", "if n not in saved"),
     ],
     ("weights/run/fingerprints.py", "tests/weights/run/test_fingerprints.py"): [
-        ("places do not count", "x = bits ^ (place * np.uint32(0x9E3779B1))", "x = bits"),
+        ("places do not count", "x = bits ^ (place * _SPREAD)", "x = bits"),
         ("sums alone compared", "for a, b in bits)", "for a, b in list(bits)[:1])"),
-        ("blocks without their place", "first + begin) % 2**32", "begin) % 2**32"),
-        ("rows without their place", "first + i * stride", "first"),
+        ("blocks without their place", "_sums(bits, first, shape)", "_sums(bits, 0, shape)"),
+        ("rows without their place", "begin = (first + i * stride + j)", "begin = (first + j)"),
+        ("columns without their place", "begin = (first + i * stride + j)",
+         "begin = (first + i * stride)"),
+        ("rows of a chunk in one place", "[:, None] * stride", "[:, None] * 0"),
+        ("blocks of a block in one place", "_sums(x, first + i * stride, shape[1:])",
+         "_sums(x, first, shape[1:])"),
     ],
     ("weights/run/damage.py", "tests/weights/run/test_damage.py"): [
         ("rights as damage", "None if is_remote(path) else _unreadable(path)", "None"),
