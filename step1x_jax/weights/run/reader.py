@@ -34,7 +34,7 @@ from step1x_jax.weights.run.description import Description, read_description
 from step1x_jax.weights.run.fingerprints import About, AboutArray, add, fingerprint_of, same
 from step1x_jax.weights.run.folder import folder_of, steps_in
 from step1x_jax.weights.run.restoring import load_state
-from step1x_jax.weights.run.stored_arrays import Index, stored_array, stored_blocks
+from step1x_jax.weights.run.stored_arrays import Index, read_blocks, stored_array
 
 Result = TypeVar("Result")
 Say = Callable[[str], None]
@@ -207,12 +207,13 @@ def stored_parts(path: epath.Path, item: str, name: str) -> Iterator[tuple[Index
       DamagedError, UserError: see `damage`.
     """
     with damage(path, "its arrays cannot be read"):
-        array = stored_array(path / item, name)
-        indices = list(stored_blocks(array))
-    for index in indices:
+        blocks = read_blocks(stored_array(path / item, name))
+    while True:
         with damage(path, "its arrays cannot be read"):
-            block = array[index].read().result()
-        yield index, block
+            block = next(blocks, None)
+        if block is None:
+            return
+        yield block
 
 
 def _checked(
