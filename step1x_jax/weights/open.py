@@ -176,9 +176,8 @@ def check_is_model(weights: Weights) -> None:
         raise UserError(f"{path} is an {title}, no model; give it as --autoencoder.")
     if weights.kind.holds == "flux":
         raise UserError(
-            f"{path} is {title}, which does not know editing; train it from there"
-            f" (training.start_from), or make a model of it: python -m launch.convert"
-            f" --input={path} --output=START.safetensors."
+            f"{path} is {title}, which does not know editing; make a model of it that can be trained:"
+            f" python -m launch.convert --input={path} --output=START.safetensors."
         )
 
 
