@@ -176,8 +176,8 @@ def check_is_model(weights: Weights) -> None:
         raise UserError(f"{path} is an {title}, no model; give it as --autoencoder.")
     if weights.kind.holds == "flux":
         raise UserError(
-            f"{path} is {title}, which does not know editing; make a model of it that can be trained:"
-            f" python -m launch.convert --input={path} --output=START.safetensors."
+            f"{path} is {title}, which does not know editing; make a model of it that can be"
+            f" trained: python -m launch.convert --input={path} --output=START.safetensors."
         )
 
 
