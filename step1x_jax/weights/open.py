@@ -159,6 +159,12 @@ def open_lora(
                     f"{path} adapts {module} of {list(shape)}; it is for another model."
                 )
         return lora
+    kind = kind_at(path)
+    if kind.holds != "adapters":
+        raise UserError(
+            f"{path} is {kind.title}, no LoRA; give the file or folder of a LoRA, or a run of"
+            " adapters, as --lora."
+        )
     file = LoraFile(path, model_table(sizes), ignore)
     if file.left_out:
         say(f"{path}: left out: {len(file.left_out)} tensors of a text encoder")
