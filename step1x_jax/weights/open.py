@@ -156,13 +156,14 @@ def open_lora(
             weight = table.get(module + ".weight")
             if weight is None or weight.shape != shape:
                 raise UserError(
-                    f"{path} adapts {module} of {list(shape)}; it is for another model."
+                    f"{path} adapts {module} of {list(shape)}, so it is for another model; give"
+                    " one that is for this."
                 )
         return lora
     kind = kind_at(path)
     if kind.holds != "adapters":
         raise UserError(
-            f"{path} is {kind.title}, no LoRA; give the file or folder of a LoRA, or a run of"
+            f"{path} is no LoRA ({kind.title}); give the file or folder of a LoRA, or a run of"
             " adapters, as --lora."
         )
     file = LoraFile(path, model_table(sizes), ignore)
