@@ -107,7 +107,10 @@ def open_weights(
             weights = dataclasses.replace(weights, tensors=below)
             sums.append((run.adapters(), 1.0))
     elif ema:
-        raise UserError(f"{path} is no run of launch.train, and only runs have a moving average.")
+        raise UserError(
+            f"{path} is no run of launch.train, and only runs have a moving average; leave --ema"
+            " out."
+        )
     else:
         weights, rounded = _open_files(path, exact or bool(loras), sizes)
         if weights.kind.holds == "flux" and flux is not None:

@@ -70,9 +70,9 @@ def added():
     return {names[key]: layer_of_lora(tensors, key) for key in keys}
 
 
-def with_lora(arrays):
+def with_lora(arrays, strength=1):
     """Tensors with the golden LoRA in them."""
-    return {n: x + added()[n] if n in added() else x for n, x in arrays.items()}
+    return {n: x + strength * added()[n] if n in added() else x for n, x in arrays.items()}
 
 
 def from_eight_bits(path, dtype):
@@ -226,7 +226,10 @@ def run(folder):
 
 
 def run_of_adapters(folder, base=GOLDEN / FILE, tensors=None):
-    """The golden LoRA as a run whose base is known by its numbers, of which it keeps prints."""
+    """The golden LoRA as a run; its average has half of both halves, so it adds a quarter.
+
+    It knows its base by the prints of these tensors.
+    """
     config = tiny_config()
     config.model, config.lora, config.mesh = model_config(), ADAPTERS, MeshConfig(fsdp=1)
     config.training.start_from = str(base)
@@ -234,8 +237,10 @@ def run_of_adapters(folder, base=GOLDEN / FILE, tensors=None):
     adapters = load_adapters(LORA, abstract.params, config.model, ADAPTERS)
     tensors = arrays_in() if tensors is None else tensors
     weights = parameters_of(tensors, folder.parent / "base" / FILE)
+    state = new_state(config, abstract, adapters)
+    state = dataclasses.replace(state, ema=jax.tree.map(lambda x: x / 2, state.params))
     checkpoints = Checkpoints(folder, keep=1)
-    checkpoints.save(new_state(config, abstract, adapters), config, describe(name_arrays(weights)))
+    checkpoints.save(state, config, describe(name_arrays(weights)))
     checkpoints.close()
     return folder
 

@@ -48,6 +48,7 @@ folder of parts         | Step1X-Edit, official  | golden  | yes   | yes   | yes
 run                     | a run's folder         | golden  | yes   | yes   | yes   | yes      | yes       | yes   | all   | all
 run, --ema              | a run's folder         | half    | yes   | -     | -     | yes      | yes       | yes   | all   | all
 run of adapters         | a run's folder         | merged  | yes   | yes   | yes   | yes      | yes       | yes   | yes   | yes
+run of adapters, --ema  | a run's folder         | quarter | yes   | -     | -     | yes      | yes       | yes   | yes   | yes
 adapters alone          | a run's folder         | merged  | base? | base? | base? | base?    | base?     | base? | yes   | yes
 adapters alone, --base  | a run's folder         | merged  | yes   | -     | -     | yes      | yes       | yes   | yes   | yes
 weights alone           | a run's folder         | golden  | yes   | yes   | yes   | yes      | yes       | yes   | all   | all
@@ -142,6 +143,7 @@ FORMS = {
     "run": forms.run,
     "run, --ema": forms.run,
     "run of adapters": forms.run_of_adapters,
+    "run of adapters, --ema": forms.run_of_adapters,
     "adapters alone": forms.adapters_alone,
     "adapters alone, --base": forms.adapters_alone,
     "weights alone": forms.weights_alone,
@@ -218,6 +220,7 @@ def numbers(form, path, dtype=None):
         "v1.0": lambda: forms.arrays_in(forms.GOLDEN_0),
         "half": lambda: {name: x / 2 for name, x in forms.arrays_in().items()},
         "merged": lambda: forms.with_lora(forms.arrays_in()),
+        "quarter": lambda: forms.with_lora(forms.arrays_in(), 0.25),
         "8 bits": lambda: forms.from_eight_bits(path, dtype or jnp.bfloat16),
         "begun": forms.begun,
         "vae": lambda: forms.arrays_in(forms.VAE),
@@ -236,7 +239,7 @@ def check_same(read, want, form):
 
 def options(form):
     """What open_weights is given for it besides its path."""
-    more = {"ema": True} if form == "run, --ema" else {}
+    more = {"ema": True} if form.endswith("--ema") else {}
     return more | ({"base": forms.GOLDEN} if form.endswith("--base") else {})
 
 
@@ -331,28 +334,29 @@ def diffusers(form, path, made):
 def orbax(form, path, made):
     out = convert(form, path, made, "orbax")
     if HOLDS[form] == "lora":
-        check_lora(out)
+        check_lora(out, form)
     else:
         check_same(open_weights(out).tensors.read, numbers(form, path), form)
 
 
 def kohya(form, path, made):
-    check_lora(convert(form, path, made, "kohya"))
+    check_lora(convert(form, path, made, "kohya"), form)
 
 
 def peft(form, path, made):
-    check_lora(convert(form, path, made, "peft"))
+    check_lora(convert(form, path, made, "peft"), form)
 
 
-def check_lora(path):
-    """A LoRA adds what the golden one adds."""
+def check_lora(path, form):
+    """A LoRA adds what the golden one adds, or a quarter of it."""
+    strength = 0.25 if HOLDS[form] == "quarter" else 1
     lora = open_lora(path, forms.model_config())
     assert {f"{module}.weight" for module in lora.shapes} == forms.added().keys()
     for module, shape in lora.shapes.items():
         found = np.zeros(shape, np.float32)
         for piece in lora.pieces(module):
             found[piece.start : piece.start + len(piece.up)] += piece.scale * piece.up @ piece.down
-        want = forms.added()[f"{module}.weight"]
+        want = strength * forms.added()[f"{module}.weight"]
         np.testing.assert_allclose(found, want, atol=1e-6)  # float32 sums, of parts of the rows
 
 
