@@ -422,7 +422,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("other adapters unseen", "filter(None, map(other_adapter, tensors.shapes))", "()"),
     ],
     ("weights/kinds.py", "tests/weights/test_kinds.py"): [
-        ("older LoRAs of diffusers", r'r"\.lora(_linear_layer)?\.down', r'r"\.lora_linear_layer\.down'),
+        ("older LoRAs of diffusers", "lora(_linear_layer)?", "lora_linear_layer"),
     ],
     ("weights/diffusers_folder.py", "tests/launch/test_convert.py"): [
         ("folders of any class", "if kind not in (TRANSFORMER, FLUX, AUTOENCODER):", "if False:"),
@@ -441,6 +441,9 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("editing/loading.py", "tests/launch/test_edit_weights.py"): [
         ("editor without the base", "base=base and model_path(base),", "base=None,"),
         ("editor without the average", "        ema=ema,\n", ""),
+    ],
+    ("conditioning/encoder.py", "tests/editing/test_forms.py"): [
+        ("variants of an index missing", "if weights and not indices(folder):", "if weights:"),
     ],
     ("weights/flux.py", "tests/weights/test_flux.py"): [
         ("text layers always taken", "(fresh_text and n.startswith(TEXT))", "False"),
