@@ -233,6 +233,11 @@ def _opened_lora(source: epath.Path) -> tuple[Lora, ModelConfig]:
     if is_run(source):
         adapters = RunFolder(source, ema=_EMA.value)
         return adapters.adapters(), adapters.model
+    if _EMA.value:
+        raise UserError(
+            f"{source} is no run of launch.train, and only runs have a moving average; leave --ema"
+            " out."
+        )
     if kind_at(source).holds != "adapters":
         raise UserError(f"{source} is no LoRA, and --to={_TO.value} is a form of LoRAs alone.")
     sizes = _sizes_for(source)

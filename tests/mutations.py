@@ -419,6 +419,67 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("prefixes of other programs", "return WithoutPrefix(file, prefix)", "return file"),
         ("pickles by suffix", "if path.suffix.lower() in PICKLES:", "if False:"),
     ],
+    ("weights/open.py", "tests/weights/test_matrix.py"): [
+        ("the average is not asked for", "RunFolder(path, ema=ema, say=say)",
+         "RunFolder(path, say=say)"),
+        ("a run of adapters as its base", "sums.append((run.adapters(), 1.0))", "pass"),
+        ("base of 8 bits rounded", "open_weights(place, exact=float32,",
+         "open_weights(place, exact=False,"),
+        ("FLUX.1 without what it lacks", 'if weights.kind.holds == "flux" and flux is not None:',
+         "if False:"),
+        ("FLUX.1 edited with", 'if weights.kind.holds == "flux":\n', "if False:\n"),
+        ("autoencoder taken for a model",
+         'if weights.kind.holds == "autoencoder":\n        raise UserError(f"{path} is an {title}',
+         'if False:\n        raise UserError(f"{path} is an {title}'),
+    ],
+    ("weights/open.py", "tests/launch/test_edit_weights.py"): [
+        ("a base without a use", "if base and not sums:", "if False:"),
+        ("averages of files", "    elif ema:\n", "    elif False:\n"),
+        ("anything as a LoRA", 'kind = kind_at(path)\n    if kind.holds != "adapters":',
+         "kind = kind_at(path)\n    if False:"),
+        ("adapters of any model", "if weight is None or weight.shape != shape:", "if False:"),
+    ],
+    ("weights/open.py", "tests/launch/test_convert.py"): [
+        ("LoRAs in an autoencoder", 'if loras and weights.kind.holds != "model":', "if False:"),
+        ("only the last of several LoRAs", "for lora, scale in loras:\n        assert",
+         "for lora, scale in loras[-1:]:\n        assert"),
+    ],
+    ("training/starting.py", "tests/weights/test_matrix.py"): [
+        ("8 bits rounded before training", 'exact=model.param_dtype == "float32",', ""),
+    ],
+    ("weights/places.py", "tests/weights/test_matrix.py"): [
+        ("pipelines of any class", "if name not in PIPELINES:", "if False:"),
+        ("a pipeline without its autoencoder", '(("vae", "autoencoder")', '(("autoencoder",)'),
+    ],
+    ("weights/kinds.py",
+     "tests/weights/test_matrix.py::test_what_is_only_recognised_says_so_in_every_use"): [
+        ("other models unseen", "if _has(marks, tensors):", "if False:"),
+        ("other adapters unseen", "filter(None, map(other_adapter, tensors.shapes))", "()"),
+    ],
+    ("weights/kinds.py", "tests/weights/test_kinds.py"): [
+        ("older LoRAs of diffusers", "lora(_linear_layer)?", "lora_linear_layer"),
+    ],
+    ("weights/diffusers_folder.py", "tests/launch/test_convert.py"): [
+        ("folders of any class", "if kind not in (TRANSFORMER, FLUX, AUTOENCODER):", "if False:"),
+    ],
+    ("weights/run/base.py", "tests/launch/test_edit_weights.py"): [
+        ("a base that is gone", "if not source or not epath.Path(source).exists():",
+         "if not source:"),
+    ],
+    ("weights/run/reader.py", "tests/launch/test_edit_weights.py"): [
+        ("parameters for an average", 'if self._ema and "ema" not in about.arrays:',
+         'if False:'),
+    ],
+    ("weights/lora/merging.py", "tests/launch/test_edit_weights.py"): [
+        ("strength that is no number", "if not math.isfinite(scale):", "if False:"),
+    ],
+    ("editing/loading.py", "tests/launch/test_edit_weights.py"): [
+        ("editor without the base", "base=base and model_path(base),", "base=None,"),
+        ("editor without the average", "        ema=ema,\n", ""),
+    ],
+    ("conditioning/encoder.py", "tests/editing/test_forms.py"): [
+        ("variants of an index missing", "if weights and not indices(folder):", "if weights:"),
+    ],
     ("weights/flux.py", "tests/weights/test_flux.py"): [
         ("text layers always taken", "(how.fresh_text and n.startswith(TEXT))", "False"),
         ("guidance left in", "changes: dict = dict.fromkeys(left_over)", "changes: dict = {}"),

@@ -26,7 +26,8 @@ from step1x_jax.conditioning.prompt import QUOTINGS, Prompt
 from step1x_jax.conditioning.tokenizer import load_tokenizer
 from step1x_jax.errors import UserError, require
 from step1x_jax.json_files import check_fields
-from step1x_jax.weights.language_model import CONFIG, INDEX, open_mllm, read_mllm_config
+from step1x_jax.weights.files.shards import indices
+from step1x_jax.weights.language_model import CONFIG, open_mllm, read_mllm_config
 from step1x_jax.weights.language_model import FILE as WEIGHTS
 
 IMPLEMENTATIONS = ("jax", "transformers")
@@ -229,7 +230,7 @@ def missing_files(path: str, *, weights: bool = True) -> list[str]:
         return ["a folder, and none is given"]
     folder, beside = epath.Path(path), reading_folder(path)
     wanted = [folder / CONFIG, processor.settings_file(beside) or beside / processor.FILE]
-    if weights and not (folder / INDEX).is_file():
+    if weights and not indices(folder):
         wanted.append(folder / WEIGHTS)
     absent = [str(file) for file in wanted if not file.is_file()]
     return [*absent, *filter(None, [tokenizer.missing(beside)])]

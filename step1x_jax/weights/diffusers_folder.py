@@ -114,7 +114,8 @@ def read_json_of(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         return dict(values[OURS])
     if kind not in (TRANSFORMER, FLUX, AUTOENCODER):
         raise UserError(
-            f"{source} is of {shown(kind)}; {TRANSFORMER}, {FLUX} and {AUTOENCODER} are known."
+            f"{source} is of {shown(kind)}, which cannot be used here; give a folder of"
+            f" {TRANSFORMER}, {FLUX} or {AUTOENCODER}."
         )
 
     def size(name: str, kind: Any = Width) -> Any:

@@ -1,7 +1,6 @@
 """What a file or folder of weights is, in lines for a user."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 
@@ -16,6 +15,7 @@ from step1x_jax.weights.files.opening import WeightFile, open_file
 from step1x_jax.weights.kinds import RUN, kind_of
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.lora.file import LoraFile
+from step1x_jax.weights.lora.keys import DOWN, key_parts
 from step1x_jax.weights.open import open_weights, sizes_for
 from step1x_jax.weights.places import places_of
 from step1x_jax.weights.readers import Shape
@@ -123,8 +123,8 @@ def _adapters(file: WeightFile, sizes: ModelConfig) -> list[str]:
 
 def _adapters_by_name(file: WeightFile) -> list[str]:
     """The same of a LoRA that may be of any model."""
-    down = re.compile(r"(.+)\.(?:lora_down|lora_A(?:\.[^.]+)?)\.weight$")
-    found = {m[1]: shape[0] for n, shape in file.shapes.items() if (m := down.match(n))}
+    halves = {name: key_parts(name) for name in file.shapes}
+    found = {part[0]: file.shapes[n][0] for n, part in halves.items() if part and part[1] == DOWN}
     alphas = Counter(
         f"{float(file.read(name).astype(np.float32)):g}"
         for name, shape in file.shapes.items()

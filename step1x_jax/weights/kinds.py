@@ -27,8 +27,14 @@ class Kind:
 RUN = Kind("a run's folder", (), "model")
 # In the order in which they are tried.
 KINDS = {
-    "kohya": Kind("LoRA in kohya's form", (r"\.lora_down\.weight$",), "adapters"),
-    "peft": Kind("LoRA in PEFT's form", (r"\.lora_A\.([^.]+\.)?weight$",), "adapters"),
+    # behind a half there may be the name of an adapter, and .weight
+    "kohya": Kind("LoRA in kohya's form", (r"\.lora_down(\.[^.]+){0,2}$",), "adapters"),
+    "peft": Kind("LoRA in PEFT's form", (r"\.lora_A(\.[^.]+){0,2}$",), "adapters"),
+    "lora_diffusers": Kind(
+        "LoRA in diffusers' older form",
+        (r"\.lora(_linear_layer)?\.down(\.[^.]+){0,2}$",),
+        "adapters",
+    ),
     "official": Kind("Step1X-Edit, official", (r"^double_blocks\.0\.", r"^connector\."), "model"),
     "diffusers": Kind(
         "Step1X-Edit, diffusers", (r"^transformer_blocks\.0\.", r"^connector\."), "model", True

@@ -17,7 +17,6 @@ from step1x_jax.weights.layouts.qwen import NEW_PREFIXES, mllm_table
 from step1x_jax.weights.readers import Changed, Tensors
 
 FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 UNUSED = "lm_head."
 

@@ -107,7 +107,10 @@ def open_weights(
             weights = dataclasses.replace(weights, tensors=below)
             sums.append((run.adapters(), 1.0))
     elif ema:
-        raise UserError(f"{path} is no run of launch.train, and only runs have a moving average.")
+        raise UserError(
+            f"{path} is no run of launch.train, and only runs have a moving average; leave --ema"
+            " out."
+        )
     else:
         weights, rounded = _open_files(path, exact or bool(loras), sizes)
         if weights.kind.holds == "flux" and flux is not None:
@@ -156,9 +159,16 @@ def open_lora(
             weight = table.get(module + ".weight")
             if weight is None or weight.shape != shape:
                 raise UserError(
-                    f"{path} adapts {module} of {list(shape)}; it is for another model."
+                    f"{path} adapts {module} of {list(shape)}, so it is for another model; give"
+                    " one that is for this."
                 )
         return lora
+    kind = kind_at(path)
+    if kind.holds != "adapters":
+        raise UserError(
+            f"{path} is no LoRA ({kind.title}); give the file or folder of a LoRA, or a run of"
+            " adapters, as --lora."
+        )
     file = LoraFile(path, model_table(sizes), ignore)
     if file.left_out:
         say(f"{path}: left out: {len(file.left_out)} tensors of a text encoder")

@@ -25,6 +25,7 @@ from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.readers import InMemory
 from tests.golden import VECTORS
 from tests.weights import round_trips
+from tests.weights.forms import adapters_alone, diffusers
 from tests.weights.models import published
 
 FILE = "weights.safetensors"
@@ -195,6 +196,16 @@ def test_info_of_a_lora_whose_sizes_are_known(tmp_path, own_flags, capsys, form)
     assert "not for a model of v1.1: 19 double and 38 single blocks" in text
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Adapters that do not say to which weights they belong, and a model of another class."""
+    folder = tmp_path_factory.mktemp("folders")
+    config = diffusers(folder / "class") / "config.json"
+    values = json.loads(config.read_text()) | {"_class_name": "SD3Transformer2DModel"}
+    config.write_text(json.dumps(values))
+    return {"run": adapters_alone(folder / "adapters"), "class": folder / "class"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -203,7 +214,8 @@ def test_info_of_a_lora_whose_sizes_are_known(tmp_path, own_flags, capsys, form)
         (["--input={dit}", "--output={new}", "--to=diffusers"], "writes a folder"),
         (["--input={tmp}/x.ckpt", "--output={new}"], "is a pickle"),
         (["--input={vae}", "--output={tmp}/run", "--to=orbax"], "is an autoencoder"),
-        (["--input={dit}", "--output={new}", "--autoencoder={dit}"], "official, no autoencoder"),
+        (["--input={dit}", "--output={new}", "--autoencoder={dit}"],
+         "is Step1X-Edit, official, no autoencoder"),
         (["--input={lora}", "--output={new}"],
          "is a LoRA in kohya's form, no model; give the model, and this as --lora"),
         (["--input={lora}", "--output={tmp}/x", "--to=diffusers"], "and this as --lora"),
@@ -219,19 +231,35 @@ def test_info_of_a_lora_whose_sizes_are_known(tmp_path, own_flags, capsys, form)
         (["--input={dit}", "--output=gs://bucket/x", "--to=diffusers"],
          "is on an object store, where no folder appears as a whole; write it to a disk"),
         (["--input={dit}", "--output={new}", "--lora={dit}/weights.safetensors"],
-         "neither the down, the up nor"),
+         r"is no LoRA \(Step1X-Edit, official\); give the file or folder of a LoRA"),
         (["--input={dit}", "--output={new}", "--lora={lora}", "--lora_scale=1", "--lora_scale=2"],
          "there are 1 --lora and 2 --lora_scale"),
         (["--input={cut}", "--output={tmp}/folder/x.safetensors"], "truncated"),
+        (["--input={dit}", "--output={new}", "--ema"], "only runs have a moving average; leave"),
+        (["--input={lora}", "--output={new}", "--to=kohya", "--base={dit}", "--ema"],
+         "only runs have a moving average; leave --ema out"),
+        (["--input={run}", "--output={new}", "--ema"], "has no moving average: .* leave --ema"),
+        (["--input={run}", "--output={new}"], r"say where they are \(--base= of launch\.edit"),
+        (["--input={run}", "--output={new}", "--base={vae}"], "is an autoencoder, .* no model"),
+        (["--input={dit}", "--output={new}", "--base={dit}"], "is no run of adapters, and only"),
+        (["--input={dit}", "--output={new}", "--lora={vae}"],
+         r"is no LoRA \(autoencoder, official\); give the file or folder of a LoRA"),
+        (["--input={vae}", "--output={new}", "--lora={lora}"], "and LoRAs are for a model; leave"),
+        (["--input={dit}", "--output={new}", "--lora={lora}", "--lora_scale=nan"],
+         "the strength of a LoRA is nan; give a finite number"),
+        (["--input={class}", "--output={new}"],
+         "is of 'SD3Transformer2DModel', which cannot be used here; give a folder of Step1XEdit"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_sentence_and_nothing_is_written(tmp_path, own_flags, arguments, words):
+def test_mistakes_are_one_sentence_and_nothing_is_written(
+    tmp_path, own_flags, folders, arguments, words
+):
     (tmp_path / "x.ckpt").write_bytes(b"\x80\x04.")
     there, cut = tmp_path / "there.safetensors", tmp_path / "cut.safetensors"
     save_file({"a": np.zeros(3)}, there)
     cut.write_bytes((VECTORS / "dit_v1_0" / FILE).read_bytes()[:-1])
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    places = {
+    places = folders | {
         "dit": VECTORS / "dit_v1_0", "vae": VECTORS / "vae", "lora": LORA, "tmp": tmp_path,
         "there": there, "cut": cut, "new": tmp_path / "new.safetensors",
     }  # fmt: skip

@@ -30,6 +30,8 @@ NUMBER = np.zeros((2, 2), np.float32)
         ("kohya", ["lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"]),
         ("peft", ["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"]),
         ("peft", ["transformer_blocks.0.attn.to_q.lora_A.default.weight"]),
+        ("lora_diffusers", ["transformer_blocks.0.attn.to_q.lora.down.weight"]),
+        ("lora_diffusers", ["transformer_blocks.0.attn.to_q.lora_linear_layer.down.weight"]),
         ("official", ["double_blocks.0.img_attn.qkv.weight", "connector.S.x.weight"]),
         ("diffusers", ["transformer_blocks.0.attn.to_q.weight", "connector.S.x.weight"]),
         ("flux", ["double_blocks.0.img_attn.qkv.weight", "img_in.weight"]),

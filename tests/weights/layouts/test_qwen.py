@@ -159,7 +159,15 @@ def test_a_tensor_in_two_shards_is_named(tmp_path):
         load_mllm(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{}", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"weight_map": [1]}',
+        '{"weight_map": {"a": 1}}',
+        '{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}',
+    ],
+)
 def test_a_damaged_index_is_named(tmp_path, text):
     (sharded(tmp_path) / INDEX).write_text(text)
     with pytest.raises(UserError, match=f"{INDEX} is no readable index"):

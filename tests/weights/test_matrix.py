@@ -1,0 +1,406 @@
+"""Every form of weights and every use: it works, number for number, or says what to do instead."""
+
+import functools
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+from step1x_jax.editing.loading import load_editor
+from step1x_jax.errors import UserError
+from step1x_jax.models.config import AutoencoderConfig
+from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from step1x_jax.training.starting import open_start
+from step1x_jax.training.step import abstract_state
+from step1x_jax.weights import load
+from step1x_jax.weights import open as opening
+from step1x_jax.weights.info import describe_weights
+from step1x_jax.weights.load import load_model, load_parameters
+from step1x_jax.weights.open import check_is_model, open_lora, open_weights
+from step1x_jax.weights.run import reader
+from tests.launch.test_convert import main_with, own_flags  # noqa: F401
+from tests.training.tiny import tiny_config
+from tests.weights import forms
+from tests.weights.models import published
+from tests.weights.round_trips import contents
+
+# What each form is (launch.convert --info), what it holds, and what may be done with it:
+# - edit: opened, checked to be a model and loaded, as load_editor does
+# - start: training.start_from, onto eight devices
+# - base: that of a run of adapters, which was trained on the same numbers elsewhere
+# - the rest: launch.convert --to.
+# A word says that it is refused, and is explained below; - that there is no such flag.
+TABLE = """
+form                    | kind                   | holds   | edit  | start | base  | official | diffusers | orbax | kohya | peft
+official file           | Step1X-Edit, official  | golden  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
+official file, v1.0     | Step1X-Edit, official  | v1.0    | yes   | yes   | other | yes      | folded    | yes   | model | model
+with a prefix           | Step1X-Edit, official  | golden  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
+official shards         | Step1X-Edit, official  | golden  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
+index of shards         | Step1X-Edit, official  | golden  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
+diffusers folder        | Step1X-Edit, diffusers | golden  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
+diffusers shards        | Step1X-Edit, diffusers | golden  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
+diffusers pipeline      | Step1X-Edit, diffusers | golden  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
+release's folder        | Step1X-Edit, official  | golden  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
+folder of parts         | Step1X-Edit, official  | golden  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
+run                     | a run's folder         | golden  | yes   | yes   | yes   | yes      | yes       | yes   | all   | all
+run, --ema              | a run's folder         | half    | yes   | -     | -     | yes      | yes       | yes   | all   | all
+run of adapters         | a run's folder         | merged  | yes   | yes   | yes   | yes      | yes       | yes   | yes   | yes
+run of adapters, --ema  | a run's folder         | quarter | yes   | -     | -     | yes      | yes       | yes   | yes   | yes
+adapters alone          | a run's folder         | merged  | base? | base? | base? | base?    | base?     | base? | yes   | yes
+adapters alone, --base  | a run's folder         | merged  | yes   | -     | -     | yes      | yes       | yes   | yes   | yes
+weights alone           | a run's folder         | golden  | yes   | yes   | yes   | yes      | yes       | yes   | all   | all
+fp8                     | Step1X-Edit, official  | 8 bits  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
+scaled fp8              | Step1X-Edit, official  | 8 bits  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
+FLUX.1                  | FLUX.1, official       | begun   | flux  | yes   | flux  | yes      | yes       | yes   | model | model
+FLUX.1 of diffusers     | FLUX.1, diffusers      | begun   | flux  | yes   | flux  | yes      | yes       | yes   | model | model
+LoRA of kohya           | LoRA in kohya's form   | lora    | lora  | lora  | lora  | lora     | lora      | yes   | yes   | yes
+LoRA of PEFT            | LoRA in PEFT's form    | lora    | lora  | lora  | lora  | lora     | lora      | yes   | yes   | yes
+autoencoder             | autoencoder, official  | vae     | vae   | vae   | vae   | yes      | yes       | part  | model | model
+autoencoder, diffusers  | autoencoder, diffusers | vae     | vae   | vae   | vae   | yes      | yes       | part  | model | model
+"""  # noqa: E501
+REFUSALS = {
+    "model": r"is no LoRA, and --to=\w+ is a form of LoRAs alone\.",
+    "all": r"trained all parameters: there are no adapters in it\.",
+    "other": r"does not fit the model's sizes: connector\.scale_factor is unexpected",
+    "base?": r"holds adapters, and the weights to which they belong are not in it \(any more\);"
+    r" say where they are \(--base=",
+    "flux": r"is FLUX\.1, .*, which does not know editing; train it from there"
+    r" \(training\.start_from\), or make a model of it",
+    "lora": r"is a LoRA in .* form, no model; give the model, and this as --lora",
+    "vae": r"is an autoencoder, .*, no model; give it as --autoencoder\.",
+    "part": r"--to=orbax is for a model; .* is an autoencoder\.",
+}
+NO_WAY = {  # in every use
+    "v1p2": (forms.v1p2, r"is of Step1X-Edit v1p2, .*; .*: give v1\.0 or v1\.1\."),
+    "pipeline of v1p2": (
+        forms.pipeline_v1p2,
+        r"is of 'Step1XEditPipelineV1P2', .*; give one of these, or a model of Step1X-Edit v1\.0",
+    ),
+    "GGUF": (forms.GGUF, r"is a GGUF file, .*; give the weights in \.safetensors"),
+    "pickle": (forms.PICKLE, r"is a pickle, .* so it is not; .* make a \.safetensors file"),
+    "Qwen2.5-VL": (
+        forms.of_names("model.layers.0.mlp.up_proj.weight", "visual.blocks.0.norm1.weight"),
+        r"is of Qwen2\.5-VL, .*; give its folder as --qwen",
+    ),
+    "T5": (forms.of_names("encoder.block.0.layer.0.x.weight", "shared.weight"), "is of T5 or CLIP"),
+    "Stable Diffusion": (
+        forms.of_names("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.x"),
+        "is of Stable Diffusion, ",
+    ),
+    "SD3": (
+        forms.of_names("model.diffusion_model.joint_blocks.0.x.weight"),
+        "is of Stable Diffusion 3, ",
+    ),
+    "FLUX.2": (
+        forms.of_names(
+            "double_blocks.0.img_attn.qkv.weight", "img_in.weight",
+            "double_stream_modulation_img.lin.weight",
+        ),
+        r"is of FLUX\.2, ",
+    ),
+    "Chroma": (
+        forms.of_names(
+            "double_blocks.0.img_attn.qkv.weight", "img_in.weight",
+            "distilled_guidance_layer.in_proj.weight",
+        ),
+        "is of Chroma, ",
+    ),
+    "Qwen-Image": (
+        forms.of_names("transformer_blocks.0.img_mod.1.weight", "img_in.weight"),
+        "is of Qwen-Image, ",
+    ),
+    "Wan": (
+        forms.of_names("blocks.0.cross_attn.k.weight", "patch_embedding.weight"), "is of Wan, "
+    ),
+    "HunyuanVideo": (
+        forms.of_names(
+            "double_blocks.0.img_attn.qkv.weight", "img_in.proj.weight",
+            "txt_in.individual_token_refiner.blocks.0.x.weight",
+        ),
+        "is of HunyuanVideo, ",
+    ),
+    "LoKr": (
+        forms.of_names("lycoris_double_blocks_0_img_attn_proj.lokr_w1"),
+        r"is an adapter of the kind LoKr, and only LoRAs can be read; merge it into its model",
+    ),
+}  # fmt: skip
+
+
+FORMS = {
+    "official file": forms.official,
+    "official file, v1.0": forms.official_v1_0,
+    "with a prefix": forms.with_prefix,
+    "official shards": forms.official_shards,
+    "index of shards": forms.index_of_shards,
+    "diffusers folder": forms.diffusers,
+    "diffusers shards": forms.diffusers_shards,
+    "diffusers pipeline": forms.pipeline,
+    "release's folder": forms.release,
+    "folder of parts": forms.parts,
+    "run": forms.run,
+    "run, --ema": forms.run,
+    "run of adapters": forms.run_of_adapters,
+    "run of adapters, --ema": forms.run_of_adapters,
+    "adapters alone": forms.adapters_alone,
+    "adapters alone, --base": forms.adapters_alone,
+    "weights alone": forms.weights_alone,
+    "fp8": forms.eight_bits,
+    "scaled fp8": forms.scaled_eight_bits,
+    "FLUX.1": forms.flux,
+    "FLUX.1 of diffusers": forms.flux_of_diffusers,
+    "LoRA of kohya": forms.kohya,
+    "LoRA of PEFT": forms.peft,
+    "autoencoder": forms.autoencoder,
+    "autoencoder, diffusers": forms.vae_of_diffusers,
+}
+ROWS = [[cell.strip() for cell in line.split("|")] for line in TABLE.strip().splitlines()]
+USES = ROWS[0][3:]
+HOLDS = {row[0]: row[2] for row in ROWS[1:]}
+# Orbax takes its second for each: of forms that hold the same, the first is among the quick ones.
+FIRST = {holds: form for form, holds in reversed(HOLDS.items())}
+CASES = [
+    pytest.param(
+        row[0], use, cell, id=f"{row[0]}: {use}",
+        marks=[pytest.mark.slow] * (use == "orbax" and FIRST[row[2]] != row[0]),
+    )
+    for row in ROWS[1:]
+    for use, cell in zip(USES, row[3:], strict=True)
+    if cell != "-"
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The path of a form, and of what is made for a use, each made once."""
+    folder = tmp_path_factory.mktemp("forms")
+
+    @functools.cache
+    def path_of(make, *arguments):
+        return make(folder / f"{len(list(folder.iterdir()))}" / "it", *arguments)
+
+    return path_of
+
+
+def once(function):
+    """A function that answers from memory where its arguments look the same."""
+    known = {}
+
+    def remembered(*arguments):
+        key = repr(arguments)
+        if key not in known:
+            known[key] = function(*arguments)
+        return known[key]
+
+    return remembered
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_and_quick():
+    """Models of the same sizes are traced once; and the release's autoencoder, of which no
+    config.json says the sizes, is the golden one."""
+    sizes = opening.open_weights(forms.VAE).config
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "AutoencoderConfig", lambda: AutoencoderConfig(**vars(sizes)))
+        for module, name in (
+            (opening, "official_shapes"),
+            (load, "abstract_model"),
+            (reader, "abstract_adapters"),
+        ):
+            patch.setattr(module, name, once(getattr(module, name)))
+        yield
+
+
+def numbers(form, path, dtype=None):
+    """What a form holds, as a file would have it; or with 8 bits as numbers of a dtype."""
+    arrays = {
+        "golden": forms.arrays_in,
+        "v1.0": lambda: forms.arrays_in(forms.GOLDEN_0),
+        "half": lambda: {name: x / 2 for name, x in forms.arrays_in().items()},
+        "merged": lambda: forms.with_lora(forms.arrays_in()),
+        "quarter": lambda: forms.with_lora(forms.arrays_in(), 0.25),
+        "8 bits": lambda: forms.from_eight_bits(path, dtype or jnp.bfloat16),
+        "begun": forms.begun,
+        "vae": lambda: forms.arrays_in(forms.VAE),
+    }[HOLDS[form]]()
+    return arrays if dtype is None else {n: x.astype(dtype) for n, x in arrays.items()}
+
+
+def check_same(read, want, form):
+    """Bit for bit; but what the compiler draws for a connector may differ by a rounding."""
+    for name, x in want.items():
+        found = read(name)
+        assert found.dtype == x.dtype, name
+        drawn = HOLDS[form] == "begun" and name.startswith("connector.")
+        np.testing.assert_allclose(found, x, rtol=1e-6 if drawn else 0, err_msg=name)
+
+
+def options(form):
+    """What open_weights is given for it besides its path."""
+    more = {"ema": True} if form.endswith("--ema") else {}
+    return more | ({"base": forms.GOLDEN} if form.endswith("--base") else {})
+
+
+# One function for each use, which checks what comes out.
+
+
+def edit(form, path, made):
+    weights = open_weights(path, **options(form))
+    check_is_model(weights)
+    model = load_model(weights)
+    want = numbers(form, path)
+    assert model.config.param_dtype == ("bfloat16" if HOLDS[form] == "8 bits" else "float32")
+    check_same(published(model.config, nnx.state(model)).read, want, form)
+
+
+@functools.cache
+def wanted_state(version):
+    """The config of a run of all parameters, and its abstract parameters on eight devices."""
+    config = tiny_config()
+    config.mesh = MeshConfig(fsdp=4, tensor=2)
+    config.model = load_model(forms.GOLDEN_0 if version == "v1.0" else forms.GOLDEN).config
+    return config, abstract_state(config, make_mesh(config.mesh)).params
+
+
+def start(form, path, made):
+    config, wanted = wanted_state(HOLDS.get(form))
+    config.training.start_from = str(path)
+    params = load_parameters(open_start(config, print), wanted)
+    assert {len(x.sharding.device_set) for x in nnx.to_pure_dict(params)["transformer"]["img_in"]
+            .values()} == {8}  # fmt: skip
+    want = numbers(form, path, np.float32)
+    check_same(published(config.model, params).read, want, form)
+
+
+def base(form, path, made):
+    adapters = made(forms.run_of_adapters)
+    if HOLDS[form] in ("8 bits", "merged"):
+        adapters = made(trained_on, form, path)
+    tensors = open_weights(adapters, base=path).tensors
+    check_same(tensors.read, forms.with_lora(numbers(form, path, np.float32)), form)
+
+
+def trained_on(folder, form, path):
+    """A run of adapters of which only the numbers of its base are known."""
+    tensors = numbers(form, path, np.float32)
+    return forms.run_of_adapters(folder, base="elsewhere", tensors=tensors)
+
+
+def convert(form, path, made, to):
+    flags = [f"--{name}={value}" for name, value in options(form).items()]
+    out = path_out(made, form, to)
+    main_with(f"--input={path}", f"--output={out}", f"--to={to}", *flags)
+    return out
+
+
+def path_out(made, form, to):
+    return made(_place, form, to)
+
+
+def _place(folder, form, to):
+    folder.parent.mkdir()
+    return folder.parent / ("it.safetensors" if to == "kohya" else "it")
+
+
+def official(form, path, made):
+    out = convert(form, path, made, "official")
+    part = "autoencoder" if HOLDS[form] == "vae" else "transformer"
+    written = load_file(out / part / forms.FILE)
+    want = numbers(form, path)
+    assert written.keys() == want.keys()
+    check_same(written.__getitem__, want, form)
+    whole = form in ("diffusers pipeline", "release's folder", "folder of parts")
+    if whole:
+        assert contents(out / "autoencoder" / forms.FILE) == contents(forms.VAE / forms.FILE)
+    assert len(list(out.iterdir())) == 1 + whole
+
+
+def diffusers(form, path, made):
+    out = convert(form, path, made, "diffusers")
+    place = out / "transformer" if (out / "transformer").exists() else out
+    written = load_file(place / f"{forms.STEM}.safetensors")
+    if HOLDS[form] == "vae":
+        want = load_file(made(forms.vae_of_diffusers) / f"{forms.STEM}.safetensors")
+    else:
+        arrays = numbers(form, path)
+        want = forms.as_diffusers(forms.folded(arrays) if HOLDS[form] == "v1.0" else arrays)
+        drawn = {n: x for n, x in want.items() if not n.startswith("connector.")}
+        want = drawn if HOLDS[form] == "begun" else want  # drawn: see check_same
+    check_same(written.__getitem__, want, form)
+
+
+def orbax(form, path, made):
+    out = convert(form, path, made, "orbax")
+    if HOLDS[form] == "lora":
+        check_lora(out, form)
+    else:
+        check_same(open_weights(out).tensors.read, numbers(form, path), form)
+
+
+def kohya(form, path, made):
+    check_lora(convert(form, path, made, "kohya"), form)
+
+
+def peft(form, path, made):
+    check_lora(convert(form, path, made, "peft"), form)
+
+
+def check_lora(path, form):
+    """A LoRA adds what the golden one adds, or a quarter of it."""
+    strength = 0.25 if HOLDS[form] == "quarter" else 1
+    lora = open_lora(path, forms.model_config())
+    assert {f"{module}.weight" for module in lora.shapes} == forms.added().keys()
+    for module, shape in lora.shapes.items():
+        found = np.zeros(shape, np.float32)
+        for piece in lora.pieces(module):
+            found[piece.start : piece.start + len(piece.up)] += piece.scale * piece.up @ piece.down
+        want = strength * forms.added()[f"{module}.weight"]
+        np.testing.assert_allclose(found, want, atol=1e-6)  # float32 sums, of parts of the rows
+
+
+@pytest.mark.usefixtures("own_flags")
+@pytest.mark.parametrize(("form", "use", "cell"), CASES)
+def test_every_form_in_every_use(made, form, use, cell):
+    path = made(FORMS[form])
+    do = globals()[use]
+    if cell in REFUSALS:
+        with pytest.raises(UserError, match=REFUSALS[cell]) as caught:
+            do(form, path, made)
+        assert str(caught.value).count("\n") == 0
+    else:
+        assert cell in ("yes", "folded")
+        do(form, path, made)
+
+
+@pytest.mark.parametrize("row", ROWS[1:], ids=[row[0] for row in ROWS[1:]])
+def test_every_form_is_told(made, row):
+    form, kind, *_ = row
+    assert f"  kind     {kind}" in "\n".join(describe_weights(made(FORMS[form])))
+
+
+@pytest.mark.usefixtures("own_flags")
+@pytest.mark.parametrize("form", NO_WAY)
+def test_what_is_only_recognised_says_so_in_every_use(made, form):
+    make, words = NO_WAY[form]
+    path = made(make)
+    uses = {
+        "edit": lambda: load_editor(str(path)),
+        "start": lambda: start(form, path, made),
+        "base": lambda: open_weights(made(forms.run_of_adapters), base=path),
+        "info": lambda: describe_weights(path),
+        "lora": lambda: open_weights(forms.GOLDEN, loras=[(path, 1.0)]),
+    }
+    uses |= {
+        to: functools.partial(convert, form, path, made, to)
+        for to in ("official", "diffusers", "orbax", "kohya", "peft")
+    }
+    said = {}
+    for use, do in uses.items():
+        try:
+            do()
+        except UserError as e:
+            said[use] = str(e)
+    wrong = {u: said.get(u) for u in uses if not re.search(words, said.get(u) or "")}
+    assert not wrong
