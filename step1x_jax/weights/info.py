@@ -51,7 +51,7 @@ def _run(path: epath.Path) -> list[str]:
     run = RunFolder(path)
     what = f"{RUN.title}, step {run.step}"
     if run.description.trained == WEIGHTS:
-        what = "weights alone, in the form of a run's folder"
+        what = f"{'adapters' if run.lora.rank else 'weights'} alone, in the form of a run's folder"
     lines = [str(path), f"  kind     {what}"]
     lines.append(f"  sizes    {sizes_in_words(run.model)}")
     if run.lora.rank:
