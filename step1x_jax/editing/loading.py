@@ -7,8 +7,10 @@ with the package.
 
 import dataclasses
 import difflib
+import numbers
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,11 +24,11 @@ from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import find, is_file, user_path
-from step1x_jax.json_files import build
+from step1x_jax.json_files import build, shown
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.weights.files.opening import MODEL_NAMES
 from step1x_jax.weights.load import load_autoencoder, load_model
-from step1x_jax.weights.open import Loras, Weights, check_is_model, open_weights
+from step1x_jax.weights.open import Weights, check_is_model, open_weights
 from step1x_jax.weights.places import Places, places_of
 from step1x_jax.weights.run.folder import is_run
 
@@ -40,7 +42,7 @@ def load_editor(
     *,
     base: str | None = None,
     ema: bool = False,
-    loras: Loras = (),
+    loras: Sequence[Any] = (),
     dtype: str | None = None,
     autoencoder: str | None = None,
     qwen: str | None = None,
@@ -53,7 +55,8 @@ def load_editor(
       path: "quickstart", a run's folder, or a file or folder of weights, see above.
       base: of a run of adapters: the model that they were trained on, if it has moved.
       ema: of a run: the moving average of its parameters (optimizer.ema_decay).
-      loras: to merge into the model, each with its strength: [("lora.safetensors", 0.8)].
+      loras: to merge into the model: paths, or pairs of a path and its strength, as in
+        ["a.safetensors", ("b.safetensors", 0.8)].
       dtype: of the arithmetic, "float32" or "bfloat16"; None is float32 on CPUs and bfloat16
         elsewhere.
       autoencoder: its file or folder, if not with the model.
@@ -74,7 +77,7 @@ def load_editor(
         places.model,
         base=base and model_path(base),
         ema=ema,
-        loras=[(_checked(os.fspath(lora), "a LoRA"), scale) for lora, scale in loras],
+        loras=list(map(_with_strength, [loras] if isinstance(loras, str) else loras)),
     )
     check_is_model(weights)
     config = dataclasses.replace(encoder_of(weights), dtype=dtype)
@@ -120,6 +123,14 @@ def find_parts(path: str) -> Places:
 def _checked(path: str, what: str) -> str:
     check_protocol(path, what)
     return user_path(path)
+
+
+def _with_strength(lora: Any) -> tuple[str, float]:
+    """A LoRA's path and strength, 1 if only a path is given."""
+    path, strength = lora if isinstance(lora, tuple) and len(lora) == 2 else (lora, 1.0)
+    if not isinstance(path, str | os.PathLike) or not isinstance(strength, numbers.Real):
+        raise UserError(f"loras has {shown(lora)}; give paths, or pairs of a path and a number.")
+    return _checked(os.fspath(path), "a LoRA"), float(strength)
 
 
 def _of_run(weights: Weights) -> epath.Path | None:

@@ -157,3 +157,20 @@ def test_a_size_that_leaves_no_room_is_said_in_words_of_the_editor():
     editor = load_editor("quickstart", steps=1, size=256)
     with pytest.raises(UserError, match=r"at size 256 the picture alone takes .* of the 64 tokens"):
         editor.edit(Image.fromarray(np.zeros((64, 64, 3), np.uint8)), "make it night")
+
+
+@pytest.mark.parametrize("lora", [3, ("a", "b"), ("a", 1, 2), [b"a"], None])
+def test_loras_are_paths_or_pairs(nothing_is_read, lora):
+    with pytest.raises(UserError, match="give paths, or pairs of a path and a number"):
+        load_editor("quickstart", loras=[lora])
+
+
+def test_a_lora_by_its_path_alone_has_strength_1(nothing_is_read, monkeypatch):
+    given = []
+    monkeypatch.setattr(loading, "open_weights", lambda *_, **options: given.append(options) or 1)
+    with pytest.raises(AttributeError):  # there are no weights
+        load_editor("quickstart", loras=["a.safetensors", ("b.safetensors", 0.5)])
+    assert given[0]["loras"] == [("a.safetensors", 1.0), ("b.safetensors", 0.5)]
+    with pytest.raises(AttributeError):
+        load_editor("quickstart", loras="a.safetensors")
+    assert given[1]["loras"] == [("a.safetensors", 1.0)]
