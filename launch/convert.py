@@ -6,8 +6,10 @@
     python -m launch.convert --input=runs/lora --to=kohya --output=out/lora.safetensors
     python -m launch.convert --input=weights.safetensors --info
 
-The input is recognised: a run's folder, an official file (v1.0, v1.1, autoencoder, FLUX.1),
-diffusers' folder of a model or a pipeline, either in 8 bits, or a LoRA (kohya, PEFT, diffusers).
+--input is quickstart, a run's folder (--ema: its moving average; of adapters: merged into their
+base, or with --to=kohya or peft alone), an official .safetensors file or index (v1.0, v1.1,
+autoencoder, FLUX.1), diffusers' folder of a model or a pipeline, either in 8 bits, a folder of
+parts, or a LoRA (kohya, PEFT, diffusers). --lora and --lora_scale merge LoRAs into a model.
 Tensor by tensor, so that little memory is needed.
 """
 
@@ -118,6 +120,7 @@ TARGETS: dict[str, tuple[Callable[[epath.Path, Parts], None], tuple[str, ...]]] 
 }
 _LORA_ONLY = ("kohya", "peft")
 _TO = flags.DEFINE_enum("to", "official", [*TARGETS, *_LORA_ONLY], "The form to write.")
+flags.adopt_module_key_flags(lora_flags)
 
 
 def main() -> None:

@@ -2,6 +2,13 @@
 
 python -m launch.edit --model=quickstart --image=photo.jpg --instruction="make it night" \
     --output=night.png
+python -m launch.edit --model=runs/mine --ema --lora=style.safetensors --lora_scale=0.8 \
+    --image=photo.jpg --instruction="make it night"
+
+--model is quickstart, a run's folder (of all parameters or of adapters), a .safetensors file or an
+index (official or diffusers' names, 8 bits, too), or a folder: the release's, a pipeline of
+diffusers or one of its models, or transformer/, autoencoder/ and encoder/. More about these, and
+what is refused: launch/guides/weights.md.
 """
 
 import contextlib
@@ -36,7 +43,7 @@ def _bounds(field: str) -> dict[str, Any]:
 
 
 _MODEL = flags.DEFINE_string(
-    "model", None, "quickstart, a run directory, or a folder of weights.", required=True
+    "model", None, "quickstart, a run's folder, or a file or folder of weights.", required=True
 )
 _IMAGE = flags.DEFINE_string("image", None, "The picture to edit.", required=True)
 _INSTRUCTION = flags.DEFINE_string("instruction", None, "What to do to it.", required=True)
@@ -59,7 +66,7 @@ _SIZE = flags.DEFINE_integer(
 _NOISE = flags.DEFINE_string("noise", None, "A .npy file (1, 16, h, w) instead of the seed.")
 _AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it is, if not with the model.")
 _QWEN = flags.DEFINE_string("qwen", None, "The Qwen2.5-VL folder, if not with the model.")
-_BASE = flags.DEFINE_string("base", "", "The base of a LoRA run, if it has moved.")
+_BASE = flags.DEFINE_string("base", "", "Of a run of adapters: its base, if that has moved.")
 _EMA = flags.DEFINE_bool(
     "ema", False, "Of a run: the moving average of what it trained (optimizer.ema_decay)."
 )
@@ -67,6 +74,7 @@ _CACHE = flags.DEFINE_string("cache", None, "Keeps embeddings here, for the next
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Arithmetic (default: float32 on CPU, else bfloat16)."
 )
+flags.adopt_module_key_flags(lora_flags)
 
 # How the endings are written: everything that a viewer could see of the edit is kept.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -21,7 +21,7 @@ from step1x_jax.data.records import decode_record, encode_record
 from step1x_jax.data.sources import read_triplets
 from step1x_jax.editing import loading
 from step1x_jax.errors import UserError
-from step1x_jax.training.config_file import load_config, save_config
+from step1x_jax.training.config_file import save_config
 from step1x_jax.weights.config_json import model_from_json
 from step1x_jax.weights.files.opening import open_file
 from step1x_jax.weights.language_model import read_mllm_config
@@ -31,7 +31,7 @@ from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.save import write_diffusers
 from tests.data.examples import make_record
 from tests.tampered import tampered
-from tests.training.tiny import tiny_config
+from tests.training.tiny import load_config, tiny_config
 
 QUICKSTART = Path(step1x_jax.__file__).parent / "assets" / "quickstart"
 SECONDS = 10  # far more than any of them takes; a hang or an allocation takes longer

@@ -147,12 +147,13 @@ class QwenEncoder:
         self.config = config
         self._model = model
         mllm = read_mllm_config(config.path)
-        tokenize = load_tokenizer(config.path, mllm.language.vocab_size)
+        beside = reading_folder(config.path)
+        tokenize = load_tokenizer(beside, mllm.language.vocab_size)
         self._prompt = Prompt(tokenize, config.quoting, config.picture_label)
-        self._processor = Processor(config.path, config.min_pixels, config.max_pixels, mllm.vision)
+        self._processor = Processor(beside, config.min_pixels, config.max_pixels, mllm.vision)
         if self._prompt.image_id != model.image_token_id:
             raise UserError(
-                f"in {config.path}, tokenizer.json gives the picture id {self._prompt.image_id} and"
+                f"in {beside}, tokenizer.json gives the picture id {self._prompt.image_id} and"
                 f" config.json {model.image_token_id}; download the folder again."
             )
 
@@ -213,16 +214,26 @@ def _kept(states: Array, lengths: Array, dropped: int, limit: int) -> jax.Array:
     return jnp.where(is_text[..., None], states, 0)
 
 
+def reading_folder(path: str) -> epath.Path:
+    """Where tokenizer and picture processor of a language model are: with it.
+
+    A pipeline of diffusers has them beside its text_encoder/, in processor/.
+    """
+    folder = epath.Path(path)
+    beside = folder.parent / "processor"
+    return folder if (folder / tokenizer.FILE).is_file() or not beside.is_dir() else beside
+
+
 def missing_files(path: str, *, weights: bool = True) -> list[str]:
     """What a folder lacks to be that of a language model, its weights included or not."""
     if not path:
         return ["a folder, and none is given"]
-    folder = epath.Path(path)
-    wanted = [folder / CONFIG, processor.settings_file(folder) or folder / processor.FILE]
+    folder, beside = epath.Path(path), reading_folder(path)
+    wanted = [folder / CONFIG, processor.settings_file(beside) or beside / processor.FILE]
     if weights and not indices(folder):
         wanted.append(folder / WEIGHTS)
     absent = [str(file) for file in wanted if not file.is_file()]
-    return [*absent, *filter(None, [tokenizer.missing(folder)])]
+    return [*absent, *filter(None, [tokenizer.missing(beside)])]
 
 
 def check_encoder(path: str) -> None:
@@ -231,9 +242,10 @@ def check_encoder(path: str) -> None:
     To be asked before other parts are read, which takes minutes.
     """
     mllm = read_mllm_config(path)
-    load_tokenizer(path, mllm.language.vocab_size)
+    beside = reading_folder(path)
+    load_tokenizer(beside, mllm.language.vocab_size)
     limits = EncoderConfig()
-    Processor(path, limits.min_pixels, limits.max_pixels, mllm.vision)
+    Processor(beside, limits.min_pixels, limits.max_pixels, mllm.vision)
     open_mllm(path)
 
 

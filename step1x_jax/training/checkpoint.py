@@ -32,7 +32,8 @@ from step1x_jax.weights.run.damage import DamagedError, why_not_written
 from step1x_jax.weights.run.description import (
     WEIGHTS,
     Description,
-    check_same_base,
+    different_base,
+    other_base,
     read_description,
 )
 from step1x_jax.weights.run.fingerprints import About, Arrays, describe, name_arrays
@@ -219,8 +220,8 @@ class Checkpoints:
             try:
                 about = read_description(path)
                 _check_is_run(about, path)
-                if base is not None:
-                    check_same_base(about.base or {}, base, path, about.start_from)
+                if base is not None and (name := different_base(about, base)) is not None:
+                    raise other_base(about, path, name)
                 items = load_items(path, about.arrays, _to_items(abstract))
             except DamagedError as e:
                 self._set_aside(step, e, say)

@@ -89,7 +89,7 @@ class TrainingConfig:
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
     log_every: Count = 10  # steps between two rows of metrics
     profile_at: Count = 0  # the first of some steps that the profiler traces; 0: none
-    start_from: str = ""  # a run's folder or a released .safetensors file; "": random weights
+    start_from: str = ""  # weights of any form, see weights/open.py; "": random weights
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""

@@ -5,7 +5,7 @@ from typing import Any
 from etils import epath
 
 from step1x_jax.conditioning.encoder import stored_reading
-from step1x_jax.json_files import as_json, build, read_json, write_json
+from step1x_jax.json_files import as_json, build, write_json
 from step1x_jax.training.config import TrainConfig
 
 
@@ -28,12 +28,3 @@ def from_json(values: Any, source: str) -> TrainConfig:
 def save_config(config: TrainConfig, path: epath.PathLike) -> None:
     """Writes the config as JSON, completely or not at all."""
     write_json(path, as_json(config))
-
-
-def load_config(path: epath.PathLike) -> TrainConfig:
-    """Reads a config written by save_config.
-
-    Raises:
-      UserError: no such file, no JSON, or see from_json.
-    """
-    return from_json(read_json(path), str(path))

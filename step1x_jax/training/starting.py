@@ -18,7 +18,9 @@ from step1x_jax.weights.run.reader import RunFolder
 
 
 def open_start(config: TrainConfig, say: Callable[[str], None]) -> Weights:
-    """The weights that training.start_from names; FLUX.1 is filled up with what it lacks.
+    """The weights that training.start_from names.
+
+    FLUX.1 is filled up with what it lacks, but not as a base: it must be there again later.
 
     Args:
       config: of the run.
@@ -32,7 +34,7 @@ def open_start(config: TrainConfig, say: Callable[[str], None]) -> Weights:
         config.training.start_from,
         exact=model.param_dtype == "float32",
         sizes=model,
-        flux=FluxStart(version=model.version, seed=config.training.seed),
+        flux=None if config.lora.rank else FluxStart(model.version, config.training.seed),
         say=say,
     )
     check_is_model(weights)

@@ -1,1 +1,1 @@
-"""Weights from and to the files of other worlds."""
+"""Weights: opening whatever holds them, loading onto devices, writing for other programs."""

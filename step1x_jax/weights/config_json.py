@@ -1,7 +1,7 @@
 """config.json beside a weight file: the sizes of its model. The releases have none.
 
 Its `kind` is "dit" (connector and DiT) or "vae" (autoencoder); entries of others, such as the
-sampling defaults of editing/loading.py, may stand beside the sizes.
+sampling defaults of editing/settings.py, may stand beside the sizes.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Our parameters from official tensors, one after another, each process what its devices hold."""
 
 import gc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -77,7 +77,18 @@ def as_stored(
 def our_block(source: Source, tensors: Tensors) -> np.ndarray:
     """One of our parameters, or of a stacked one a block: (1, ...); in our order in memory, too."""
     part, official, where = source
-    piece = tensors.read(official)[where]
+    return _in_our_order(part, tensors.read(official)[where])
+
+
+def our_blocks(table: Table, tensors: Tensors) -> Iterator[tuple[Part, np.ndarray]]:
+    """All of them, as `our_block`, in the order in which each tensor needs to be read once only."""
+    for name, entry in table.items():
+        tensor = tensors.read(name)
+        for part, where, _ in entry.pieces():
+            yield part, _in_our_order(part, tensor[where])
+
+
+def _in_our_order(part: Part, piece: np.ndarray) -> np.ndarray:
     ours = in_order(part.to_ours(piece, tuple(map(range, part.shape)), len(piece)))
     return ours if part.layer is None else ours[None]
 

@@ -19,6 +19,7 @@ from step1x_jax.weights.lora.keys import DOWN, key_parts
 from step1x_jax.weights.open import open_weights, sizes_for
 from step1x_jax.weights.places import places_of
 from step1x_jax.weights.readers import Shape
+from step1x_jax.weights.run.description import WEIGHTS
 from step1x_jax.weights.run.folder import is_run
 from step1x_jax.weights.run.reader import RunFolder
 
@@ -48,7 +49,10 @@ def describe_weights(path: epath.PathLike, sizes: ModelConfig | None = None) -> 
 
 def _run(path: epath.Path) -> list[str]:
     run = RunFolder(path)
-    lines = [str(path), f"  kind     {RUN.title}, step {run.step}"]
+    what = f"{RUN.title}, step {run.step}"
+    if run.description.trained == WEIGHTS:
+        what = "weights alone, in the form of a run's folder"
+    lines = [str(path), f"  kind     {what}"]
     lines.append(f"  sizes    {sizes_in_words(run.model)}")
     if run.lora.rank:
         lines.append(f"  adapters rank {run.lora.rank}, alpha {run.lora.alpha:g}")

@@ -159,8 +159,8 @@ def open_lora(
             weight = table.get(module + ".weight")
             if weight is None or weight.shape != shape:
                 raise UserError(
-                    f"{path} adapts {module} of {list(shape)}, so it is for another model; give"
-                    " one that is for this."
+                    f"{path} adapts {module} of {list(shape)}; it is for another model, give one"
+                    " that is for this."
                 )
         return lora
     kind = kind_at(path)
@@ -186,9 +186,8 @@ def check_is_model(weights: Weights) -> None:
         raise UserError(f"{path} is an {title}, no model; give it as --autoencoder.")
     if weights.kind.holds == "flux":
         raise UserError(
-            f"{path} is {title}, which does not know editing; train it from there"
-            f" (training.start_from), or make a model of it: python -m launch.convert"
-            f" --input={path} --output=START.safetensors."
+            f"{path} is {title}, which does not know editing; make a model of it that can be"
+            f" trained: python -m launch.convert --input={path} --output=START.safetensors."
         )
 
 

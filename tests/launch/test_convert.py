@@ -1,4 +1,4 @@
-"""launch.convert as a user runs it. What it makes of weights is tested in tests/convert."""
+"""launch.convert as a user runs it. What it makes of weights is tested in tests/weights."""
 
 import json
 import subprocess
@@ -214,8 +214,7 @@ def folders(tmp_path_factory):
         (["--input={dit}", "--output={new}", "--to=diffusers"], "writes a folder"),
         (["--input={tmp}/x.ckpt", "--output={new}"], "is a pickle"),
         (["--input={vae}", "--output={tmp}/run", "--to=orbax"], "is an autoencoder"),
-        (["--input={dit}", "--output={new}", "--autoencoder={dit}"],
-         "is Step1X-Edit, official, no autoencoder"),
+        (["--input={dit}", "--output={new}", "--autoencoder={dit}"], "official, no autoencoder"),
         (["--input={lora}", "--output={new}"],
          "is a LoRA in kohya's form, no model; give the model, and this as --lora"),
         (["--input={lora}", "--output={tmp}/x", "--to=diffusers"], "and this as --lora"),
@@ -455,16 +454,24 @@ def test_diffusers_autoencoder_is_loaded(tmp_path, own_flags):
         load_autoencoder(VECTORS / "dit_v1_1")
 
 
-def test_what_is_no_official_file_is_told_what_it_is_and_what_to_do(tmp_path, own_flags):
-    main_with(f"--input={VECTORS / 'dit_v1_1'}", f"--output={tmp_path / 'pipe'}", "--to=diffusers",
-              f"--autoencoder={VECTORS / 'vae'}")  # fmt: skip
+def test_what_is_no_model_is_told_what_it_is_and_what_to_do():
     for path, words in (
-        (tmp_path / "pipe" / "transformer", f"diffusers.* --input={tmp_path / 'pipe'} --output="),
-        (LORA, f"is a LoRA in kohya's form, no model; .* --lora={LORA} --output="),
+        (LORA, "is a LoRA in kohya's form, no model; give the model, and this as --lora"),
         (VECTORS / "vae", "is an autoencoder, official, no model; give it as --autoencoder"),
     ):
         with pytest.raises(UserError, match=words):
             load_model(path)
+
+
+def test_a_pipeline_is_a_model(tmp_path, own_flags):
+    """What launch.convert writes for diffusers is read where an official file is."""
+    main_with(f"--input={VECTORS / 'dit_v1_1'}", f"--output={tmp_path / 'pipe'}", "--to=diffusers",
+              f"--autoencoder={VECTORS / 'vae'}")  # fmt: skip
+    wanted = jax.tree.leaves(nnx.state(load_model(VECTORS / "dit_v1_1")))
+    for path in (tmp_path / "pipe", tmp_path / "pipe" / "transformer"):
+        for x, want in zip(jax.tree.leaves(nnx.state(load_model(path))), wanted, strict=True):
+            np.testing.assert_array_equal(x, want)
+    load_autoencoder(tmp_path / "pipe")
 
 
 def test_a_mistake_is_one_line_and_exit_code_1(tmp_path):

@@ -14,9 +14,9 @@ from step1x_jax.training.config import (
     check_same_run,
     expand_paths,
 )
-from step1x_jax.training.config_file import from_json, load_config, save_config
+from step1x_jax.training.config_file import from_json, save_config
 from tests.data.examples import make_record
-from tests.training.tiny import tiny_config
+from tests.training.tiny import load_config, tiny_config
 
 
 def set_field(config, field, value):

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from step1x_jax.data.pipeline import DataConfig
+from step1x_jax.json_files import read_json
 from step1x_jax.models.config import PRESETS, ModelConfig
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.training.config import (
@@ -16,8 +17,14 @@ from step1x_jax.training.config import (
     TrainConfig,
     TrainingConfig,
 )
+from step1x_jax.training.config_file import from_json
 
 BATCH = 8
+
+
+def load_config(path) -> TrainConfig:
+    """A config that was saved beside a run."""
+    return from_json(read_json(path), str(path))
 
 
 def tiny_config(steps: int = 4, data: int = 2) -> TrainConfig:

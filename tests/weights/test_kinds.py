@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from step1x_jax.errors import UserError
 from step1x_jax.weights.files.fp8 import stored_as
-from step1x_jax.weights.files.opening import open_file
+from step1x_jax.weights.files.opening import PREFIXES, open_file
 from step1x_jax.weights.info import describe_weights
 from step1x_jax.weights.kinds import KINDS, kind_of
 from step1x_jax.weights.open import open_weights
@@ -43,6 +43,17 @@ NUMBER = np.zeros((2, 2), np.float32)
 def test_each_kind_is_told_by_its_names(tmp_path, kind, names):
     save_file(dict.fromkeys(names, NUMBER), tmp_path / FILE)
     assert kind_of(open_file(tmp_path / FILE), tmp_path) is KINDS[kind]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_other_programs_put_before_all_names_is_left_out(tmp_path, prefix):
+    names = ("double_blocks.0.x", "img_in.bias")
+    save_file({f"{prefix}{name}": NUMBER + i for i, name in enumerate(names)}, tmp_path / FILE)
+    file = open_file(tmp_path)
+    assert file.shapes.keys() == set(names)
+    np.testing.assert_array_equal(file.read("img_in.bias", np.array([1])), NUMBER[1:] + 1)
+    save_file({f"{prefix}x": NUMBER, "y": NUMBER}, tmp_path / FILE)  # of two programs
+    assert open_file(tmp_path).shapes.keys() == {f"{prefix}x", "y"}
 
 
 def test_how_numbers_are_stored(tmp_path):

@@ -14,10 +14,11 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.config import PRESETS
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.weights.kinds import KINDS
-from step1x_jax.weights.layouts.official import model_table
+from step1x_jax.weights.layouts.official import flat, model_table
 from step1x_jax.weights.load import load_autoencoder, load_model
 from step1x_jax.weights.open import _config_of, open_weights
-from step1x_jax.weights.save import save_autoencoder
+from step1x_jax.weights.readers import Cast, InMemory
+from step1x_jax.weights.save import save_autoencoder, write_file
 from tests.golden import VECTORS
 from tests.weights.models import load_as, save_model
 from tests.weights.tables import assert_covers_once
@@ -156,6 +157,30 @@ def test_another_dtype_is_rounded_on_saving(tmp_path):
     for name, x in saved.items():
         assert x.dtype == jax.numpy.bfloat16
         np.testing.assert_array_equal(x, whole[name].astype(jax.numpy.bfloat16))
+
+
+def test_each_parameter_keeps_its_dtype(tmp_path):
+    """Of a file of several; of blocks in several, which are one parameter, float32."""
+
+    def change(tensors):
+        for name in ("img_in.weight", "txt_in.bias", "double_blocks.0.img_mlp.0.weight"):
+            dtype = np.float16 if name == "txt_in.bias" else jax.numpy.bfloat16
+            tensors[name] = tensors[name].astype(dtype)
+
+    state = nnx.state(load_model(altered(tmp_path, change)))
+    found = {path: leaf.get_value().dtype.name for path, leaf in flat(state).items()}
+    of = {"transformer.img_in.kernel": "bfloat16", "transformer.txt_in.bias": "float16"}
+    assert found == {path: of.get(path, "float32") for path in found}
+    assert of.keys() < found.keys()
+
+
+def test_numbers_that_become_too_large_are_not_written(tmp_path):
+    """float32 reaches further than bfloat16: by half a step of its last bit."""
+    largest = {"x": np.array([1, np.finfo(np.float32).max], np.float32)}
+    tensors = Cast(InMemory(largest), np.dtype(jax.numpy.bfloat16))
+    with pytest.raises(UserError, match=r"x has numbers .* too large for bfloat16, so .* written"):
+        write_file(tmp_path / "a.safetensors", tensors, PRESETS["tiny"]())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_loras_add_up():

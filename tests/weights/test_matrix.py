@@ -49,9 +49,9 @@ run                     | a run's folder         | golden  | yes   | yes   | yes
 run, --ema              | a run's folder         | half    | yes   | -     | -     | yes      | yes       | yes   | all   | all
 run of adapters         | a run's folder         | merged  | yes   | yes   | yes   | yes      | yes       | yes   | yes   | yes
 run of adapters, --ema  | a run's folder         | quarter | yes   | -     | -     | yes      | yes       | yes   | yes   | yes
-adapters alone          | a run's folder         | merged  | base? | base? | base? | base?    | base?     | base? | yes   | yes
-adapters alone, --base  | a run's folder         | merged  | yes   | -     | -     | yes      | yes       | yes   | yes   | yes
-weights alone           | a run's folder         | golden  | yes   | yes   | yes   | yes      | yes       | yes   | all   | all
+adapters alone          | weights alone          | merged  | base? | base? | base? | base?    | base?     | base? | yes   | yes
+adapters alone, --base  | weights alone          | merged  | yes   | -     | -     | yes      | yes       | yes   | yes   | yes
+weights alone           | weights alone          | golden  | yes   | yes   | yes   | yes      | yes       | yes   | all   | all
 fp8                     | Step1X-Edit, official  | 8 bits  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
 scaled fp8              | Step1X-Edit, official  | 8 bits  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
 FLUX.1                  | FLUX.1, official       | begun   | flux  | yes   | flux  | yes      | yes       | yes   | model | model
@@ -67,8 +67,7 @@ REFUSALS = {
     "other": r"does not fit the model's sizes: connector\.scale_factor is unexpected",
     "base?": r"holds adapters, and the weights to which they belong are not in it \(any more\);"
     r" say where they are \(--base=",
-    "flux": r"is FLUX\.1, .*, which does not know editing; train it from there"
-    r" \(training\.start_from\), or make a model of it",
+    "flux": r"is FLUX\.1, .*, which does not know editing; make a model of it that can be trained",
     "lora": r"is a LoRA in .* form, no model; give the model, and this as --lora",
     "vae": r"is an autoencoder, .*, no model; give it as --autoencoder\.",
     "part": r"--to=orbax is for a model; .* is an autoencoder\.",

@@ -136,7 +136,7 @@ NORMS = {
 
 @pytest.fixture
 def flux(case):
-    """diffusers' FLUX.1 with our DiT's weights, by the names and rows of lora_names.py."""
+    """diffusers' FLUX.1 with our DiT's weights, by the names and rows of weights/lora/names.py."""
     reason = "needs the extra [diffusers]"
     diffusers = pytest.importorskip("diffusers", reason=reason)
     pytest.importorskip("peft", reason=reason)

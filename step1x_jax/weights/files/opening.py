@@ -15,7 +15,7 @@ MODEL_NAMES = (  # the releases, newest first, then the name that we write
     "step1x-edit-v1p1-official.safetensors",
     "step1x-edit-i1258.safetensors",
     "weights.safetensors",
-    "transformer/weights.safetensors",  # in a folder of parts, see editing/loading.py
+    "transformer/weights.safetensors",  # in a folder of parts, see places.py
 )
 AUTOENCODER_NAMES = ("vae.safetensors", "weights.safetensors")
 LORA_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")

@@ -239,15 +239,17 @@ class SafetensorsFile:
         )
         return np.frombuffer(data, info.dtype).reshape(len(rows), *info.shape[1:])
 
-    def _bytes(self, name: str, begin: int, end: int) -> bytes:
+    def _bytes(self, name: str, begin: int, end: int) -> bytes | memoryview:
         """Those from `begin` to `end` behind the header."""
         begin, end = self._start + begin, self._start + end
+        data: bytes | memoryview
         try:
             if is_remote(self.path):  # a file read ahead and sought in costs requests
                 data = read_range(self.path, begin, end)
             else:
                 self._file.seek(begin)
-                data = self._file.read(end - begin)
+                room = np.empty(end - begin, np.uint8)  # of large pages, as memory of bytes is not
+                data = room[: self._file.readinto(room)].data
         except OSError as e:
             raise UserError(
                 f"{self.path} could not be read at {name} ({reason(e)}); check its disk."

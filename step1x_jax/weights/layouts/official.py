@@ -5,7 +5,7 @@ how. A part is cut out along one axis, unfolded, permuted for RoPE and transpose
 only, so both directions are exact to the bit. Values are never computed here.
 
 Another layout of the same model would be another function from a config to a Table, beside
-`model_table`, and a choice in official.py's `load_model` by what it finds in the file.
+`model_table`, or a list of moves between its tensors and the official ones (diffusers.py).
 
 Legend: D model width, F mlp width, H heads, K head width, C other widths.
 """

@@ -2,7 +2,7 @@
 
 A LoRA file has, for a linear layer of the published model, a down (rank, in) and an up (out, rank).
 Their numbers lie in our halves as those of the layer's weight lie in our kernels: this is derived
-from the table of keys.py, so what it says of q and k's order, say, is said once.
+from the table of layouts/official.py, so what it says of q and k's order, say, is said once.
 """
 
 import dataclasses
@@ -148,7 +148,7 @@ def _halves(weight: Entry, kernel: Part, rank: int) -> tuple[Part, Part]:
 
 
 class Adapters:
-    """Our adapters seen as a LoRA of the published layers; see lora.py's `Lora`."""
+    """Our adapters seen as a LoRA of the published layers; see file.py's `Lora`."""
 
     def __init__(self, adapters: nnx.State, config: ModelConfig, lora: LoraConfig):
         """Finds the published layers.

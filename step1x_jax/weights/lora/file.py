@@ -1,8 +1,8 @@
 """LoRA files of the kinds that occur, read strictly, as pieces of the published layers.
 
 A LoRA adds alpha / rank * up @ down to the weight of a linear layer, down (rank, in), up (out,
-rank). Whatever a file calls the layer (see lora_names.py) and whether it has it fused or in parts,
-here it is a `Piece` or several: rows of the published layer. What writes LoRAs (lora_files.py) and
+rank). Whatever a file calls the layer (see names.py) and whether it has it fused or in parts,
+here it is a `Piece` or several: rows of the published layer. What writes LoRAs (writers.py) and
 what trains them (adapters.py) sees nothing else.
 
 | halves | alpha |
@@ -41,7 +41,7 @@ OF_OTHER_SIZES = (
     " --base)"
 )
 # In the header of a file that we write for diffusers: the alpha of each layer whose alpha / rank is
-# multiplied into its up, exactly; see lora_files.py.
+# multiplied into its up, exactly; see writers.py.
 IN_TENSORS = "step1x_jax_alpha_in_tensors"
 
 

@@ -39,6 +39,7 @@ class Merged:
         self._source, self._loras = source, loras
         self.shapes, self.metadata = source.shapes, source.metadata
         self.dtypes = source.dtypes if dtypes is None else dtypes
+        self._last: tuple[str, list[tuple[int, np.ndarray]]] = "", []
 
     def read(self, name: str, rows: Rows = None) -> np.ndarray:
         """One tensor, or some of its rows.
@@ -47,18 +48,17 @@ class Merged:
           UserError: a sum is not finite.
         """
         weight, dtype = self._source.read(name, rows), self.dtypes[name]
-        module = name.removesuffix(WEIGHT)
-        adapted = [
-            (lora, scale)
-            for lora, scale in self._loras
-            if name.endswith(WEIGHT) and module in lora.shapes
-        ]
+        products = self._products(name)
         with np.errstate(over="ignore", invalid="ignore"):  # told below, or when it is written
-            if not adapted:
+            if not products:
                 return weight.astype(dtype, copy=False)
             total = weight.astype(np.float32)
-            for lora, scale in adapted:
-                _add(total, lora, module, scale, rows)
+            for start, product in products:
+                if rows is None:
+                    total[start : start + len(product)] += product
+                else:
+                    here = (rows >= start) & (rows < start + len(product))
+                    total[here] += product[rows[here] - start]
             result = total.astype(dtype, copy=False)
         if not is_finite(result):
             raise UserError(
@@ -67,15 +67,20 @@ class Merged:
             )
         return result
 
+    def _products(self, name: str) -> list[tuple[int, np.ndarray]]:
+        """What is added to a weight: the first row, and the product of all rows.
 
-def _add(total: np.ndarray, lora: Lora, module: str, scale: float, rows: Rows) -> None:
-    """Adds what a LoRA adds to a weight, or to those rows of it."""
-    for piece in lora.pieces(module):
-        up, down = piece.up.astype(np.float32), piece.down.astype(np.float32)
-        # all of it first: a product of some rows may be rounded in another order
-        delta = np.float32(scale * piece.scale) * (up @ down)
-        if rows is None:
-            total[piece.start : piece.start + len(up)] += delta
-        else:
-            here = (rows >= piece.start) & (rows < piece.start + len(up))
-            total[here] += delta[rows[here] - piece.start]
+        Those of some rows may be rounded in another order. The last ones are kept: devices ask for
+        rows of one weight one after another.
+        """
+        if self._last[0] != name:
+            products = []
+            module = name.removesuffix(WEIGHT) if name.endswith(WEIGHT) else ""
+            for lora, strength in self._loras:
+                for piece in lora.pieces(module) if module in lora.shapes else ():
+                    up, down = piece.up.astype(np.float32), piece.down.astype(np.float32)
+                    with np.errstate(over="ignore", invalid="ignore"):  # told by `read`
+                        product = np.float32(strength * piece.scale) * (up @ down)
+                    products.append((piece.start, product))
+            self._last = name, products
+        return self._last[1]

@@ -13,7 +13,8 @@ from step1x_jax.models.config import ModelConfig
 from step1x_jax.weights.filling import our_block
 from step1x_jax.weights.layouts.official import by_parameter, model_table
 from step1x_jax.weights.readers import Tensors
-from step1x_jax.weights.run.fingerprints import About, add, fingerprint_of, same
+from step1x_jax.weights.run.description import different_base, other_base
+from step1x_jax.weights.run.fingerprints import About, add, fingerprint_of
 from step1x_jax.weights.run.folder import folder_of
 from step1x_jax.weights.run.reader import RunFolder
 
@@ -46,22 +47,18 @@ def check_base(run: RunFolder, tensors: Tensors) -> None:
     Raises:
       UserError: they are others.
     """
-    saved = run.description.base
-    if not saved:
+    description = run.description
+    if not description.base:
         return  # a LoRA of others does not say what it was trained on
     names = list(by_parameter(model_table(run.model)))
-    mine = names[jax.process_index() :: jax.process_count()]
-    about = describe_parameters(tensors, run.model, mine)
-    path = folder_of(run.workdir) / str(run.step)
-    differs = [name for name in mine if name not in saved or not same(saved[name], about[name])]
-    first = names.index(differs[0]) if differs else len(names)
+    # each at least one: a base that is a run is opened by all processes together
+    mine = names[jax.process_index() :: jax.process_count()] or names[:1]
+    found = different_base(description, describe_parameters(tensors, run.model, mine))
+    first = len(names) if found is None else names.index(found)
     if jax.process_count() > 1:
         first = int(np.min(multihost_utils.process_allgather(np.array(first))))
     if first < len(names):
-        raise UserError(
-            f"the adapters in {path} were trained on other weights: {names[first]} differs; give"
-            f" those that were in {run.description.start_from} then."
-        )
+        raise other_base(description, folder_of(run.workdir) / str(run.step), names[first])
 
 
 def describe_parameters(tensors: Tensors, config: ModelConfig, names: Iterable[str]) -> About:
@@ -74,7 +71,8 @@ def describe_parameters(tensors: Tensors, config: ModelConfig, names: Iterable[s
     """
     about: About = {}
     parameters = by_parameter(model_table(config))
-    for name in tqdm(names, desc="comparing the base", unit="parameter"):
+    quiet = jax.process_index() > 0
+    for name in tqdm(names, desc="comparing the base", unit="parameter", disable=quiet):
         bits, sources = [0, 0], parameters[name]
         for layer, source in enumerate(sources):
             block = our_block(source, tensors)

@@ -118,15 +118,15 @@ def read_description(path: epath.Path) -> Description:
         if about.pop("checksum") != checksum(about):
             raise ValueError("its checksum is wrong")
         version = build(int, about.get("schema_version", 1), DESCRIPTION, "schema_version")
-        config, arrays = about["config"], about["arrays"]
-        base, records = about.get("base"), about.get("records")
-        package = build(str, about.get("package_version", ""), DESCRIPTION, "package_version")
-        config = build(dict[str, Any], config, DESCRIPTION, "config")
-        if version == 2:
-            for one in (*arrays.values(), base or {}):
-                for array in one.values():
-                    array["fingerprint"] = [array["fingerprint"]]
         if version in (2, SCHEMA_VERSION):
+            config, arrays = about["config"], about["arrays"]
+            base, records = about.get("base"), about.get("records")
+            package = build(str, about.get("package_version", ""), DESCRIPTION, "package_version")
+            config = build(dict[str, Any], config, DESCRIPTION, "config")
+            if version == 2:
+                for one in (*arrays.values(), base or {}):
+                    for array in one.values():
+                        array["fingerprint"] = [array["fingerprint"]]
             arrays = build(dict[str, About], arrays, DESCRIPTION, "arrays")
             base = build(About | None, base, DESCRIPTION, "base")
             records = build(list[str] | None, records, DESCRIPTION, "records")
@@ -135,10 +135,13 @@ def read_description(path: epath.Path) -> Description:
             for one in (*arrays.values(), base or {}):
                 _check_dtypes(one)
     if version not in (2, SCHEMA_VERSION):
+        advice = "write it as .safetensors with that version's launch.convert, and start from that"
+        advice += " file (training.start_from)"
+        if version > SCHEMA_VERSION:
+            advice = "install a newer version"
         raise UserError(
             f"{path} was written by another version of step1x_jax (schema {version}, this one has"
-            f" {SCHEMA_VERSION}); write it as .safetensors with that version's launch.convert, and"
-            " start from that file (training.start_from)."
+            f" {SCHEMA_VERSION}); {advice}."
         )
     result = Description(config, arrays, base, records, package)
     try:
@@ -161,24 +164,23 @@ def _check_dtypes(about: About) -> None:
             raise ValueError(f"{name} is of dtype {array['dtype']}")
 
 
-def check_same_base(saved: About, base: About, path: epath.Path, start_from: str) -> None:
-    """Compares the base of adapters with the one that they were trained on.
+def different_base(description: Description, base: About) -> str | None:
+    """The first array in which weights differ from those that adapters were trained on.
 
     Args:
-      saved: what their checkpoint says of it.
-      base: what is there now.
-      path: of the checkpoint.
-      start_from: where the base was.
-
-    Raises:
-      UserError: they differ.
+      description: of the adapters' checkpoint.
+      base: what is there now, or a part of it.
     """
-    for name, array in base.items():
-        if name not in saved or not same(saved[name], array):
-            raise UserError(
-                f"the adapters in {path} were trained on other weights: {name} differs; give those"
-                f" that were in {start_from} then."
-            )
+    saved = description.base or {}
+    return next((n for n, x in base.items() if n not in saved or not same(saved[n], x)), None)
+
+
+def other_base(description: Description, path: epath.Path, name: str) -> UserError:
+    """What to say of adapters (in the checkpoint at `path`) on weights that differ in `name`."""
+    return UserError(
+        f"the adapters in {path} were trained on other weights: {name} differs; give those that"
+        f" were in {description.start_from} then."
+    )
 
 
 def check_same_arrays(saved: About, wanted: Arrays, path: epath.Path) -> None:

@@ -17,7 +17,10 @@ from step1x_jax.weights.layouts.official import dotted
 
 Arrays = dict[str, Any]  # name of the parameter (transformer.img_in.kernel) -> array
 Fingerprint = list[Annotated[int, Meta(ge=0, lt=1 << 32)]]
-CHUNK = 1 << 18  # numbers that the host hashes at once: they stay in its cache
+CHUNK = 1 << 16  # numbers that the host hashes at once: they stay in its cache
+_SPREAD = np.uint32(0x9E3779B1)  # from place to place
+_MURMUR = ((16, np.uint32(0x85EBCA6B)), (13, np.uint32(0xC2B2AE35)))  # MurmurHash3's finalizer
+_LAST_SHIFT = 16
 
 
 class AboutArray(TypedDict):
@@ -72,16 +75,16 @@ def _strides(shape: Sequence[int]) -> list[int]:
     return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
-def _hash(bits: Any, place: Any) -> Any:
-    """Hashes uint32 arrays of JAX or numpy by the finalizer of MurmurHash3.
+def _hash(bits: jax.Array, place: jax.Array) -> jax.Array:
+    """Hashes uint32 arrays by the finalizer of MurmurHash3.
 
     At one place it is a permutation of the bits, so that a single change always changes the sum;
     and it is far from linear, so that several changes cancel once in 2^32 only.
     """
-    x = bits ^ (place * np.uint32(0x9E3779B1))
-    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
+    x = bits ^ (place * _SPREAD)
+    for shift, factor in _MURMUR:
+        x = (x ^ (x >> shift)) * factor
+    return x ^ (x >> _LAST_SHIFT)
 
 
 def fingerprint_of(
@@ -102,14 +105,38 @@ def fingerprint_of(
 
 def _sums(bits: np.ndarray, first: int, shape: Sequence[int]) -> Fingerprint:
     """Of a block whose first number is the array's number `first`."""
-    if bits.shape[1:] != tuple(shape[1:]):  # its rows are apart in the array
-        stride = _strides(shape)[0]
-        return add(*(_sums(x, first + i * stride, shape[1:]) for i, x in enumerate(bits)))
-    flat, total = bits.reshape(-1), [0, 0]
-    for begin in range(0, flat.size, CHUNK):
-        part = flat[begin : begin + CHUNK].astype(np.uint32)
-        place = np.arange(part.size, dtype=np.uint32) + np.uint32((first + begin) % 2**32)
-        total = add(total, [int(x.sum(dtype=np.uint64)) for x in (part, _hash(part, place))])
+    whole = [part == size for part, size in zip(bits.shape, shape, strict=True)]
+    if all(whole[1:]):
+        return _sums_of_rows(bits.reshape(1, -1), first, 0)
+    stride = _strides(shape)[0]
+    if all(whole[2:]):  # its rows are apart in the array
+        return _sums_of_rows(bits.reshape(len(bits), -1), first, stride)
+    return add(*(_sums(x, first + i * stride, shape[1:]) for i, x in enumerate(bits)))
+
+
+def _sums_of_rows(rows: np.ndarray, first: int, stride: int) -> Fingerprint:
+    """Of rows whose first numbers are the array's numbers first, first + stride, ..."""
+    width = min(max(rows.shape[1], 1), CHUNK)
+    height = min(len(rows), CHUNK // width)
+    places = np.arange(height)[:, None] * stride + np.arange(width)
+    steps = places.astype(np.uint32) * _SPREAD
+    # The same memory for all chunks: new memory would take as long as the arithmetic.
+    numbers, hashes, shifted = (np.empty(steps.shape, np.uint32) for _ in range(3))
+    total = [0, 0]
+    for i in range(0, len(rows), height):
+        for j in range(0, rows.shape[1], width):
+            chunk = rows[i : i + height, j : j + width]
+            here = tuple(map(slice, chunk.shape))
+            n, x, y = numbers[here], hashes[here], shifted[here]
+            n[...] = chunk
+            begin = (first + i * stride + j) * int(_SPREAD)
+            np.add(steps[here], np.uint32(begin % 2**32), out=x)
+            x ^= n
+            for shift, factor in _MURMUR:  # as _hash, in place
+                x ^= np.right_shift(x, shift, out=y)
+                x *= factor
+            x ^= np.right_shift(x, _LAST_SHIFT, out=y)
+            total = add(total, [int(part.sum(dtype=np.uint32)) for part in (n, x)])
     return total
 
 

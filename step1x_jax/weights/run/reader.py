@@ -29,12 +29,12 @@ from step1x_jax.weights.layouts.official import by_parameter, model_table
 from step1x_jax.weights.lora.adapters import Adapters, abstract_adapters
 from step1x_jax.weights.published import Published
 from step1x_jax.weights.readers import Rows, Shape
-from step1x_jax.weights.run.damage import DamagedError, damage
+from step1x_jax.weights.run.damage import DamagedError, damage, why_not_done
 from step1x_jax.weights.run.description import Description, read_description
 from step1x_jax.weights.run.fingerprints import About, AboutArray, add, fingerprint_of, same
 from step1x_jax.weights.run.folder import folder_of, steps_in
 from step1x_jax.weights.run.restoring import load_state
-from step1x_jax.weights.run.stored_arrays import Index, stored_array, stored_blocks
+from step1x_jax.weights.run.stored_arrays import Index, read_blocks, stored_array
 
 Result = TypeVar("Result")
 Say = Callable[[str], None]
@@ -191,7 +191,8 @@ class RunTensors:
         _check_same_arrays(saved, parameters, path)
         leaves: dict[str, Any] = {}
         folder = _Folder(self._room, self.run.workdir)
-        for name in tqdm(parameters, desc=f"checking {path}", unit="array"):
+        quiet = jax.process_index() > 0
+        for name in tqdm(parameters, desc=f"checking {path}", unit="array", disable=quiet):
             stacked = parameters[name][0][0].layer is not None
             leaves[name] = _checked(path, item, name, saved[name], folder if stacked else None)
         return Published(table, leaves)
@@ -206,12 +207,13 @@ def stored_parts(path: epath.Path, item: str, name: str) -> Iterator[tuple[Index
       DamagedError, UserError: see `damage`.
     """
     with damage(path, "its arrays cannot be read"):
-        array = stored_array(path / item, name)
-        indices = list(stored_blocks(array))
-    for index in indices:
+        blocks = read_blocks(stored_array(path / item, name))
+    while True:
         with damage(path, "its arrays cannot be read"):
-            block = array[index].read().result()
-        yield index, block
+            block = next(blocks, None)
+        if block is None:
+            return
+        yield block
 
 
 def _checked(
@@ -258,8 +260,13 @@ class _Stored:
         self._path, self._array, self.dtype = path, array, array.dtype.numpy_dtype
 
     def __getitem__(self, layer: Any) -> np.ndarray:
-        with damage(self._path, "its arrays cannot be read"):
+        try:  # alone: processes read other layers, so they cannot agree on what is damage
             return self._array[layer].read().result()
+        except ValueError as e:
+            raise UserError(
+                f"{self._path} cannot be read any more ({why_not_done(str(e))}); check its rights,"
+                " disk and network, and run the command again."
+            ) from e
 
 
 class _Folder:

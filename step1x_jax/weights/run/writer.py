@@ -6,6 +6,7 @@ Written block by block: the model is never in memory as a whole.
 import contextlib
 import errno
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,14 @@ from step1x_jax.errors import UserError
 from step1x_jax.files import absolute, making_folder
 from step1x_jax.json_files import as_json, read_json, write_json
 from step1x_jax.models.config import LoraConfig, ModelConfig
-from step1x_jax.weights.filling import Source, our_block
+from step1x_jax.weights.filling import Source, our_blocks
 from step1x_jax.weights.layouts.official import by_parameter, model_table
 from step1x_jax.weights.readers import Tensors
 from step1x_jax.weights.run.damage import why_not_written
 from step1x_jax.weights.run.description import DESCRIPTION, WEIGHTS, Description
 from step1x_jax.weights.run.fingerprints import About, add, describe, fingerprint_of, name_arrays
 from step1x_jax.weights.run.folder import FOLDER, check_can_save, folder_of
-from step1x_jax.weights.run.stored_arrays import BLOCK_BYTES, stored_array, storing
+from step1x_jax.weights.run.stored_arrays import Room, make_room, storing, writing
 
 
 def write_weights_folder(
@@ -33,8 +34,9 @@ def write_weights_folder(
     """Writes official tensors as the checkpoint of step 0 of a run that has only parameters.
 
     A kernel of all blocks of a kind is one array, of up to 2.9 GB, and Orbax takes whole arrays, of
-    which it makes copies. So it gets that of the first block, and tensorstore, in which it stores
-    arrays, adds the others, one after another.
+    which it makes copies. So it gets arrays of one number each, and tensorstore, in which it stores
+    arrays, puts the others in their place, block by block: one is made and one noted in the
+    description while others are written.
 
     Args:
       path: the folder to make.
@@ -45,35 +47,36 @@ def write_weights_folder(
     Raises:
       UserError: the disk is full, or the place is not writable.
     """
-    about: About = {}
     check_can_save(folder_of(path))
-    parameters = by_parameter(model_table(model))
+    table = model_table(model)
+    parameters = by_parameter(table)
     _check_dtypes(parameters, tensors)
+    rooms: dict[str, Room] = {}
+    for name, ((part, official, _), *others) in parameters.items():
+        room = Room(part.shape, part.shape, tensors.dtypes[official])
+        if part.layer is not None:
+            room = Room((1 + len(others), *part.shape), (1, *part.shape), room.dtype)
+        rooms[name] = room
+    about: About = {
+        name: {"shape": list(room.shape), "dtype": str(room.dtype), "fingerprint": [0, 0]}
+        for name, room in rooms.items()
+    }
     with making_folder(path) as temporary, storing(), _system_errors():
         folder = absolute(temporary) / FOLDER / "0"
         folder.parent.mkdir()
-        firsts: dict[str, np.ndarray] = {}  # a few together: each saving takes a third of a second
-        for name, sources in parameters.items():
-            first = firsts[name] = our_block(sources[0], tensors)
-            shape = [len(sources), *first.shape[1:]] if len(sources) > 1 else list(first.shape)
-            bits = fingerprint_of(first, [0], shape)
-            about[name] = {"shape": shape, "dtype": str(first.dtype), "fingerprint": bits}
-            if sum(x.nbytes for x in firsts.values()) > BLOCK_BYTES:
-                ocp.partial.save(folder, firsts)
-                firsts = {}
-        if firsts:
-            ocp.partial.save(folder, firsts)
-        ocp.partial.finalize(folder)
-        for name, (_, *others) in parameters.items():
-            if not others:
-                continue
-            array = stored_array(folder / WEIGHTS, name)
-            array = array.resize(exclusive_max=about[name]["shape"]).result()
-            for i, source in enumerate(others, start=1):
-                block = our_block(source, tensors)
-                array[i : i + 1].write(block).result()
-                bits = fingerprint_of(block, [i], about[name]["shape"])
-                about[name]["fingerprint"] = add(about[name]["fingerprint"], bits)
+        ocp.save(folder, {name: np.zeros(1, room.dtype) for name, room in rooms.items()})
+        arrays = make_room(folder / WEIGHTS, rooms)
+        with ThreadPoolExecutor(1) as pool, writing() as write:
+            blocks = our_blocks(table, tensors)
+            coming = pool.submit(next, blocks, None)
+            while (made := coming.result()) is not None:
+                coming = pool.submit(next, blocks, None)
+                part, block = made
+                layer = part.layer or 0
+                write(arrays[part.path], (slice(layer, layer + len(block)),), block)
+                array = about[part.path]
+                bits = fingerprint_of(block, [layer], array["shape"])
+                array["fingerprint"] = add(array["fingerprint"], bits)
         file = folder / DESCRIPTION
         metadata = Description({**settings, "model": as_json(model)}, {WEIGHTS: about}).to_json()
         write_json(file, read_json(file) | {"custom_metadata": metadata})

@@ -1,5 +1,5 @@
 """LoRA files: reading, merging, what is refused. Merged outputs are in tests/test_golden.py (lora);
-files that we write, and pieces put together and taken apart, in test_lora_files.py."""
+files that we write, and pieces put together and taken apart, in test_writers.py."""
 
 import json
 

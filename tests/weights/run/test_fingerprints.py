@@ -18,10 +18,10 @@ from step1x_jax.weights.run.fingerprints import (
 )
 
 
-def expected(x):
+def expected(x, places=None):
     """By definition: the sum of bits, and of MurmurHash3's finalizer of bits and place."""
-    sums = [0, 0]
-    for place, number in enumerate(np.asarray(x).reshape(-1)):
+    x, sums = np.asarray(x).reshape(-1), [0, 0]
+    for place, number in zip(range(x.size) if places is None else places, x, strict=True):
         bits = int.from_bytes(number.tobytes(), "little")
         h = bits ^ (place * 0x9E3779B1 & 0xFFFFFFFF)
         h ^= h >> 16
@@ -73,8 +73,11 @@ def test_no_copy_of_an_array_is_made():
     assert compiled.memory_analysis().temp_size_in_bytes < 4096
 
 
+@pytest.mark.parametrize("chunk", [4, 13, 1 << 16])
 @pytest.mark.parametrize("cut", [(1, 8, 6), (2, 3, 6), (2, 8, 5), (1, 3, 5), (2, 1, 1)])
-def test_blocks_add_up_to_the_whole(cut):
+def test_blocks_add_up_to_the_whole(cut, chunk, monkeypatch):
+    """Of rows that are apart in the array, and longer or shorter than what is hashed at once."""
+    monkeypatch.setattr("step1x_jax.weights.run.fingerprints.CHUNK", chunk)
     x, parts = numbers(4, 8, 6), []
     for i in range(0, 4, cut[0]):
         for j in range(0, 8, cut[1]):
@@ -88,6 +91,20 @@ def test_large_arrays_are_hashed_in_chunks(monkeypatch):
     monkeypatch.setattr("step1x_jax.weights.run.fingerprints.CHUNK", 7)
     x = numbers(5, 6)
     assert fingerprint_of(x) == expected(x)
+
+
+def test_the_order_in_memory_does_not_count():
+    x = numbers(4, 8, 6)
+    for view in (x.T, x[:, ::2], x[::-1, 1:, :5]):
+        assert not view.flags.c_contiguous
+        assert fingerprint_of(view) == expected(view)
+
+
+def test_places_are_counted_modulo_the_hash():
+    """A block that begins beyond number 2^32 of its array."""
+    x, columns = numbers(2, 3), (1 << 33) + 5
+    places = [(7 + i) * columns + 1 + j for i in range(2) for j in range(3)]
+    assert fingerprint_of(x, (7, 1), (9, columns)) == expected(x, places)
 
 
 def swap_neighbours(bits):

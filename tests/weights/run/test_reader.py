@@ -131,3 +131,14 @@ def test_what_one_device_had_is_stored_in_small_blocks(tmp_path, monkeypatch):
     assert array.size * 4 > 1 << 16
     assert "zstd" not in str(array.spec().to_json()["metadata"])
     check_same(RunTensors(RunFolder(run), tmp_path))
+
+
+def test_files_that_go_while_they_are_read(folder, tmp_path):
+    run = shutil.copytree(folder, tmp_path / "run")
+    tensors = RunTensors(RunFolder(run), tmp_path)
+    tensors.read("img_in.weight")
+    for file in (run / "checkpoints" / "0").rglob("d/*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"cannot be read any more .*; check its rights") as error:
+        check_same(tensors)
+    assert "\n" not in str(error.value)

@@ -1,6 +1,9 @@
 """Weights alone as a run's folder."""
 
 import dataclasses
+import math
+import resource
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +19,15 @@ from step1x_jax.training.checkpoint import Checkpoints
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.parts import placed
 from step1x_jax.training.step import abstract_state
+from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.readers import Cast
-from step1x_jax.weights.run import writer
+from step1x_jax.weights.run import stored_arrays, writer
 from step1x_jax.weights.run.reader import RunFolder
 from step1x_jax.weights.run.writer import write_weights_folder
 from tests.golden import VECTORS
+from tests.weights.loading_worker import wide_config
 from tests.weights.models import parameters_as
 
 GOLDEN = VECTORS / "dit_v1_0"
@@ -80,10 +85,72 @@ def test_no_room_leaves_nothing(tmp_path, monkeypatch):
     def full(*arguments, **more):
         raise ValueError("Error writing x: No space left on device [os_error_code='28']")
 
-    monkeypatch.setattr(writer.ocp.partial, "finalize", full)
+    monkeypatch.setattr(writer.ocp, "save", full)
     with pytest.raises(UserError, match=r"could not be written \(No space left on device\)"):
         write(tmp_path / "weights")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_that_cannot_be_written_leaves_nothing(tmp_path):
+    """The system refuses it to tensorstore, in a thread of its own, while others are written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))  # what Orbax writes is shorter
+    try:
+        with pytest.raises(UserError, match=r"could not be written \(File too large\)"):
+            write(tmp_path / "weights")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tensor_that_cannot_be_read_leaves_nothing(tmp_path):
+    """The last one, when others are on their way to the disk."""
+    weights = open_weights(GOLDEN)
+    last = list(weights.tensors.shapes)[-1]
+
+    class Broken:
+        def __init__(self):
+            self.shapes, self.dtypes = weights.tensors.shapes, weights.tensors.dtypes
+            self.metadata = weights.tensors.metadata
+
+        def read(self, name, rows=None):
+            if name == last:
+                raise UserError("broken")
+            return weights.tensors.read(name)
+
+    with pytest.raises(UserError, match="broken"):
+        write_weights_folder(tmp_path / "weights", Broken(), weights.config, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_tensor_is_read_once_and_few_are_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored_arrays, "BLOCK_BYTES", 1 << 20)
+    model = wide_config()
+    shapes = {name: entry.shape for name, entry in model_table(model).items()}
+    reads = []
+
+    class Ones:
+        def __init__(self):
+            self.shapes, self.metadata = shapes, {}
+            self.dtypes = dict.fromkeys(shapes, np.dtype(jnp.bfloat16))
+
+        def read(self, name, rows=None):
+            reads.append(name)
+            return np.ones(shapes[name], self.dtypes[name])
+
+    write_weights_folder(tmp_path / "warm", Ones(), model, {})  # what is imported and compiled once
+    reads.clear()
+    tracemalloc.start()
+    try:
+        write_weights_folder(tmp_path / "weights", Ones(), model, {})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sorted(reads) == sorted(shapes)
+    sizes = [2 * math.prod(shape) for shape in shapes.values()]
+    # One tensor and three copies (RoPE's order, ours) in one thread; a block that is noted, and one
+    # on its way to the disk; and 1 MB of Python's own.
+    assert peak < 6 * max(sizes) + (1 << 20) < sum(sizes) / 3
 
 
 def test_blocks_of_two_dtypes_are_refused(tmp_path):
