@@ -159,8 +159,8 @@ def open_lora(
             weight = table.get(module + ".weight")
             if weight is None or weight.shape != shape:
                 raise UserError(
-                    f"{path} adapts {module} of {list(shape)}, so it is for another model; give"
-                    " one that is for this."
+                    f"{path} adapts {module} of {list(shape)}; it is for another model, give one"
+                    " that is for this."
                 )
         return lora
     kind = kind_at(path)

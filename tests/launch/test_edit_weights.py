@@ -275,7 +275,7 @@ def editor_of(made, model, loras=None, **options):
         ({"model": "quickstart", "ema": True}, "is no run of launch.train, and only runs have"),
         ({"model": "alone", "ema": True}, "has no moving average: .* leave --ema out"),
         ({"model": "quickstart", "loras": {str(forms.LORA): 1.0}}, "it was made for another model"),
-        ({"model": "quickstart", "loras": {"golden": 1.0}}, "so it is for another model; give one"),
+        ({"model": "quickstart", "loras": {"golden": 1.0}}, "it is for another model, give one"),
         ({"model": "quickstart", "loras": {str(QUICKSTART): 1.0}},
          r"is no LoRA \(Step1X-Edit, official\); give the file or folder of a LoRA, or a run of"),
         ({"model": "quickstart", "loras": {str(QUICKSTART / "autoencoder"): 1.0}},

@@ -20,7 +20,6 @@ from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint import Checkpoints
 from step1x_jax.training.step import abstract_state, new_state
-from step1x_jax.weights.files.safetensors_io import SafetensorsFile
 from step1x_jax.weights.layouts.diffusers import autoencoder_layout, transformer_layout
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
@@ -75,16 +74,30 @@ def with_lora(arrays, strength=1):
     return {n: x + strength * added()[n] if n in added() else x for n, x in arrays.items()}
 
 
-def from_eight_bits(path, dtype):
-    """Numbers of an 8-bit file: times the scale in float32, rounded once."""
-    file = SafetensorsFile(path)  # safetensors' own reader takes no float8 without torch
-    stored = {name: file.read(name) for name in file.shapes}
+@functools.cache
+def stored_in_eight_bits(scaled):
+    """As ComfyUI's users have them: matrices of the blocks in float8, the rest bfloat16."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, x in arrays_in().items():
+        if "blocks" not in name or x.ndim != 2:
+            arrays[name] = x.astype(jnp.bfloat16)
+            continue
+        scale = np.array(np.abs(x).max() / 448 if scaled else 1, np.float32)
+        arrays[name] = (x / scale).astype(jnp.float8_e4m3fn)
+        if scaled:
+            arrays[f"{name.removesuffix('.weight')}.scale_weight"] = scale
+    return arrays
+
+
+def from_eight_bits(scaled, dtype):
+    """Their numbers: times the scale in float32, rounded once."""
+    stored = stored_in_eight_bits(scaled)
     result = {}
-    for name, x in stored.items():
-        if name in arrays_in():
-            scale = stored.get(f"{name.removesuffix('.weight')}.scale_weight", np.float32(1))
-            eight = x.dtype == jnp.float8_e4m3fn
-            result[name] = (x.astype(np.float32) * scale).astype(dtype) if eight else x
+    for name in arrays_in():
+        x = stored[name]
+        scale = stored.get(f"{name.removesuffix('.weight')}.scale_weight", np.float32(1))
+        eight = x.dtype == jnp.float8_e4m3fn
+        result[name] = (x.astype(np.float32) * scale).astype(dtype) if eight else x
     return result
 
 
@@ -148,13 +161,14 @@ def index_of_shards(folder):
     return official_shards(folder) / INDEX
 
 
-def diffusers(folder, in_shards=False):
+def diffusers(folder, arrays=None, in_shards=False):
     """As the class writes it: sizes by its own names, none of our entries."""
     folder.mkdir(parents=True, exist_ok=True)
+    arrays = as_diffusers(arrays_in() if arrays is None else arrays)
     if in_shards:
-        shards(folder, as_diffusers(arrays_in()), f"{STEM}.safetensors.index.json")
+        shards(folder, arrays, f"{STEM}.safetensors.index.json")
     else:
-        save_file(as_diffusers(arrays_in()), folder / f"{STEM}.safetensors")
+        save_file(arrays, folder / f"{STEM}.safetensors")
     values = {
         "_class_name": "Step1XEditTransformer2DModel",
         "in_channels": 64, "num_layers": 2, "num_single_layers": 3, "num_attention_heads": 4,
@@ -164,6 +178,10 @@ def diffusers(folder, in_shards=False):
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(values))
     return folder
+
+
+def file_of_diffusers(folder):
+    return diffusers(folder) / f"{STEM}.safetensors"
 
 
 def diffusers_shards(folder):
@@ -262,24 +280,17 @@ def weights_alone(folder):
     return folder
 
 
-def eight_bits(folder, scaled=False):
-    """As ComfyUI's users have them: matrices of the blocks in float8, the rest bfloat16."""
-    arrays: dict[str, np.ndarray] = {}
-    for name, x in arrays_in().items():
-        if "blocks" not in name or x.ndim != 2:
-            arrays[name] = x.astype(jnp.bfloat16)
-            continue
-        scale = np.array(np.abs(x).max() / 448 if scaled else 1, np.float32)
-        arrays[name] = (x / scale).astype(jnp.float8_e4m3fn)
-        if scaled:
-            arrays[f"{name.removesuffix('.weight')}.scale_weight"] = scale
-    if scaled:
-        arrays["scaled_fp8"] = np.zeros(2, jnp.float8_e4m3fn)
-    return official(folder, arrays)
+def eight_bits(folder):
+    return official(folder, stored_in_eight_bits(scaled=False))
+
+
+def eight_bits_of_diffusers(folder):
+    return diffusers(folder, stored_in_eight_bits(scaled=False))
 
 
 def scaled_eight_bits(folder):
-    return eight_bits(folder, scaled=True)
+    marker = {"scaled_fp8": np.zeros(2, jnp.float8_e4m3fn)}
+    return official(folder, stored_in_eight_bits(scaled=True) | marker)
 
 
 def flux(folder):
@@ -303,21 +314,36 @@ def kohya(folder):
     return official(folder, load_file(LORA))
 
 
-def peft(folder):
-    """As PEFT writes it: fused layers apart, alpha beside the tensors."""
-    tensors, halves = load_file(LORA), {}
-    names = {kohya_name(n.removesuffix(".weight")): n for n in added_layers()}
-    for key, layer in names.items():
+def halves_of_diffusers():
+    """Each layer of the golden LoRA as those of diffusers' model: name, down and up."""
+    tensors = load_file(LORA)
+    for layer in added_layers():
+        key = kohya_name(layer.removesuffix(".weight"))
         down, up = (tensors[f"{key}.lora_{half}.weight"] for half in ("down", "up"))
         rows = Rearranged(InMemory({layer: up}), transformer_layout({layer: up.shape}, WIDTH))
         for theirs in rows.shapes:
-            name = f"base_model.model.{theirs.removesuffix('.weight')}"
-            halves[f"{name}.lora_A.weight"] = down
-            halves[f"{name}.lora_B.weight"] = np.ascontiguousarray(rows.read(theirs))
+            yield theirs.removesuffix(".weight"), down, np.ascontiguousarray(rows.read(theirs))
+
+
+def peft(folder):
+    """As PEFT writes it: fused layers apart, alpha beside the tensors."""
+    halves = {}
+    for name, down, up in halves_of_diffusers():
+        halves[f"base_model.model.{name}.lora_A.weight"] = down
+        halves[f"base_model.model.{name}.lora_B.weight"] = up
     official(folder, halves, "adapter_model.safetensors")
     settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 2, "bias": "none"}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def older_lora(folder):
+    """As diffusers wrote it before PEFT: alpha / rank is in the ups."""
+    halves = {}
+    for name, down, up in halves_of_diffusers():
+        halves[f"transformer.{name}.lora.down.weight"] = down
+        halves[f"transformer.{name}.lora.up.weight"] = up / 2
+    return official(folder, halves, "pytorch_lora_weights.safetensors")
 
 
 def added_layers():
