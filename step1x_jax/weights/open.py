@@ -121,7 +121,7 @@ def open_weights(
         )
     if loras and weights.kind.holds != "model":
         raise UserError(
-            f"{path} is {weights.kind.title}, and LoRAs are for a model; leave them out."
+            f"{path} holds no model ({weights.kind.title}), and LoRAs are for one; leave them out."
         )
     for lora, scale in loras:
         assert isinstance(weights.config, ModelConfig)
@@ -242,6 +242,12 @@ def _base_of(
     float32 = model.param_dtype == "float32"
     below = open_weights(place, exact=float32, sizes=model, room=room, say=say)
     check_is_model(below)
+    assert isinstance(below.config, ModelConfig)
+    if below.config.version != model.version:
+        raise UserError(
+            f"{place} is Step1X-Edit {below.config.version}, and the adapters in {run.workdir} were"
+            f" trained on {model.version}; give their base (--base)."
+        )
     check_tensors(epath.Path(place), below.tensors.shapes, model_table(model))
     tensors = Cast(below.tensors, np.dtype(jnp.dtype(model.param_dtype)))
     return CheckedFirst(tensors, partial(check_base, run, tensors))

@@ -67,7 +67,7 @@ autoencoder, diffusers  | autoencoder, diffusers | vae     | vae   | vae   | vae
 REFUSALS = {
     "model": r"is no LoRA, and --to=\w+ is a form of LoRAs alone\.",
     "all": r"trained all parameters: there are no adapters in it\.",
-    "other": r"does not fit the model's sizes: connector\.scale_factor is unexpected",
+    "other": r"is Step1X-Edit v1\.0, and the adapters in .* were trained on v1\.1; give their base",
     "base?": r"holds adapters, and the weights to which they belong are not in it \(any more\);"
     r" say where they are \(--base=",
     "flux": r"is FLUX\.1, .*, which does not know editing; make a model of it .* launch\.convert",
