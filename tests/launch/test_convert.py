@@ -238,7 +238,7 @@ def folders(tmp_path_factory):
         (["--input={dit}", "--output={new}", "--ema"], "only runs have a moving average; leave"),
         (["--input={lora}", "--output={new}", "--to=kohya", "--base={dit}", "--ema"],
          "only runs have a moving average; leave --ema out"),
-        (["--input={run}", "--output={new}", "--ema"], "has no moving average: .* leave --ema"),
+        (["--input={run}", "--output={new}", "--ema"], "has no moving average, .* leave --ema"),
         (["--input={run}", "--output={new}"], r"say where they are \(--base= of launch\.edit"),
         (["--input={run}", "--output={new}", "--base={vae}"], "is an autoencoder, .* no model"),
         (["--input={dit}", "--output={new}", "--base={dit}"], "is no run of adapters, and only"),

@@ -273,7 +273,7 @@ def editor_of(made, model, loras=None, **options):
         ({"model": "quickstart", "base": "quickstart"}, r"is no run of adapters, .* leave it out"),
         ({"model": "weights", "base": "quickstart"}, r"is no run of adapters, .* leave it out"),
         ({"model": "quickstart", "ema": True}, "is no run of launch.train, and only runs have"),
-        ({"model": "alone", "ema": True}, "has no moving average: .* leave --ema out"),
+        ({"model": "alone", "ema": True}, "has no moving average, .* leave --ema out"),
         ({"model": "quickstart", "loras": {str(forms.LORA): 1.0}}, "it was made for another model"),
         ({"model": "quickstart", "loras": {"golden": 1.0}}, "it is for another model, give one"),
         ({"model": "quickstart", "loras": {str(QUICKSTART): 1.0}},

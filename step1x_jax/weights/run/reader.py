@@ -144,8 +144,8 @@ class RunFolder:
     def _item(self, about: Description) -> str:
         if self._ema and "ema" not in about.arrays:
             raise UserError(
-                f"{self.workdir} has no moving average, which a run with optimizer.ema_decay above 0"
-                " has; leave --ema out."
+                f"{self.workdir} has no moving average, which a run has with optimizer.ema_decay;"
+                " leave --ema out."
             )
         return "ema" if self._ema else about.trained
 
