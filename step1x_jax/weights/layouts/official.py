@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from step1x_jax.models.config import ModelConfig
+from step1x_jax.weights.copying import in_order
 
 Box = tuple[range, ...]  # a part of an array: what it takes of each axis, without gaps
 
@@ -76,7 +77,10 @@ class Part:
 
     def to_official(self, ours: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Our parameter as the official piece of `shape`."""
-        return self._turn(ours.transpose(np.argsort(self.order)), inverse=True).reshape(shape)
+        unfolded = ours.transpose(np.argsort(self.order))
+        if self.rotated is not None:  # whole rows are turned then, many times as fast
+            unfolded = in_order(unfolded)
+        return self._turn(unfolded, inverse=True).reshape(shape)
 
     def _turn(self, x: np.ndarray, inverse: bool) -> np.ndarray:
         """Interleaved pairs (published) to halves (ours), or back."""
