@@ -244,7 +244,7 @@ def folders(tmp_path_factory):
         (["--input={dit}", "--output={new}", "--base={dit}"], "is no run of adapters, and only"),
         (["--input={dit}", "--output={new}", "--lora={vae}"],
          r"is no LoRA \(autoencoder, official\); give the file or folder of a LoRA"),
-        (["--input={vae}", "--output={new}", "--lora={lora}"], "and LoRAs are for a model; leave"),
+        (["--input={vae}", "--output={new}", "--lora={lora}"], "and LoRAs are for one; leave"),
         (["--input={dit}", "--output={new}", "--lora={lora}", "--lora_scale=nan"],
          "the strength of a LoRA is nan; give a finite number"),
         (["--input={class}", "--output={new}"],

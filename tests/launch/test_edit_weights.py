@@ -269,7 +269,7 @@ def editor_of(made, model, loras=None, **options):
          r"lora holds adapters, and the weights .* are not in .*gone \(any more\); say where they"
          r" are \(--base= of launch\.edit and of launch\.convert"),
         ({"model": "alone"}, r"not in it \(any more\); say where they are \(--base="),
-        ({"model": "alone", "base": str(forms.GOLDEN)}, "does not fit the model's sizes"),
+        ({"model": "alone", "base": str(forms.GOLDEN)}, "were trained on v1.0; give their base"),
         ({"model": "quickstart", "base": "quickstart"}, r"is no run of adapters, .* leave it out"),
         ({"model": "weights", "base": "quickstart"}, r"is no run of adapters, .* leave it out"),
         ({"model": "quickstart", "ema": True}, "is no run of launch.train, and only runs have"),

@@ -140,7 +140,9 @@ def test_only_runs_that_kept_one_have_an_average(tmp_path):
 def test_only_adapters_have_a_base_and_only_models_loras(run):
     with pytest.raises(UserError, match=r"is no run of adapters, .*\(--base\); leave it out"):
         open_weights(GOLDEN, base=GOLDEN)
-    with pytest.raises(UserError, match="is autoencoder, official, and LoRAs are for a model"):
+    with pytest.raises(
+        UserError, match=r"no model \(autoencoder, official\), and LoRAs are for one"
+    ):
         open_weights(VECTORS / "vae", loras=[(LORA, 1.0)])
     with pytest.raises(UserError, match=r"is an autoencoder, .*no model; give it as --autoenc"):
         check_is_model(open_weights(VECTORS / "vae"))
