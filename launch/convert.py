@@ -271,17 +271,18 @@ def _convert_lora(source: epath.Path, output: epath.Path) -> None:
 
 
 class _Counted:
-    """A reader that moves a progress bar, at the first readings of a tensor."""
+    """A reader that moves a progress bar by what is read of a tensor, so many times at most."""
 
     def __init__(self, source: Tensors, readings: Mapping[str, int], bar: tqdm):
         self.shapes, self.dtypes, self.metadata = source.shapes, source.dtypes, source.metadata
-        self._source, self._left, self._bar = source, dict(readings), bar
+        self._source, self._bar = source, bar
+        self._left = {name: nbytes(source, name) * times for name, times in readings.items()}
 
     def read(self, name: str, rows: Rows = None) -> np.ndarray:
         array = self._source.read(name, rows)
-        if self._left[name]:
-            self._left[name] -= 1
-            self._bar.update(array.nbytes)
+        counted = min(array.nbytes, self._left[name])
+        self._left[name] -= counted
+        self._bar.update(counted)
         return array
 
 
