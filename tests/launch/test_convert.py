@@ -464,6 +464,14 @@ def test_what_is_no_model_is_told_what_it_is_and_what_to_do():
             load_model(path)
 
 
+@pytest.mark.parametrize("more", [["--to=diffusers"], ["--dtype=float8_e4m3fn_scaled"]])
+def test_the_bar_is_full_at_the_end(tmp_path, own_flags, capsys, more):
+    """Where tensors are read in parts, and where they are read twice."""
+    output = tmp_path / ("x" if more == ["--to=diffusers"] else "x.safetensors")
+    main_with(f"--input={VECTORS / 'dit_v1_1'}", f"--output={output}", *more)
+    assert " 100%|" in capsys.readouterr().err.split("\r")[-1]
+
+
 def test_a_pipeline_is_a_model(tmp_path, own_flags):
     """What launch.convert writes for diffusers is read where an official file is."""
     main_with(f"--input={VECTORS / 'dit_v1_1'}", f"--output={tmp_path / 'pipe'}", "--to=diffusers",
