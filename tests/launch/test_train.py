@@ -18,6 +18,7 @@ from step1x_jax.data.manifest import write_dataset
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.training.metrics import read_metrics
 from step1x_jax.weights.load import load_model
+from step1x_jax.weights.open import open_weights
 from tests.data.examples import make_record
 from tests.weights.models import save_model
 
@@ -136,7 +137,7 @@ def test_adapters_are_trained_written_and_found_again(folder, tmp_path):
     assert result.stdout.endswith(": 6 adapted layers\n"), result.stderr
     result = launch(folder, "convert", *convert, f"--output={files[1]}")
     assert result.returncode == 0, result.stderr
-    wanted = load_model(tmp_path / "base", loras=[(files[0], 1.0)])
+    wanted = load_model(open_weights(tmp_path / "base", loras=[(files[0], 1.0)]))
     for x, y in zip(
         *(jax.tree.leaves(nnx.state(m)) for m in (load_model(files[1]), wanted)), strict=True
     ):
