@@ -24,7 +24,7 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from launch import lora_flags
+from launch import weights_flags
 from launch.command import run
 from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.editing.loading import model_path
@@ -45,7 +45,7 @@ from step1x_jax.weights.lora.writers import save_kohya, save_peft
 from step1x_jax.weights.open import Weights, kind_at, open_lora, open_weights, sizes_for
 from step1x_jax.weights.places import places_of
 from step1x_jax.weights.readers import Cast, Rows, Tensors, nbytes
-from step1x_jax.weights.run.folder import is_run
+from step1x_jax.weights.run.folder import is_run, no_average
 from step1x_jax.weights.run.reader import RunFolder
 from step1x_jax.weights.run.writer import write_adapters_folder, write_weights_folder
 from step1x_jax.weights.save import SUFFIX, Parts, write_diffusers, write_official
@@ -67,9 +67,6 @@ _AUTOENCODER = flags.DEFINE_string(
 )
 _IGNORE = flags.DEFINE_multi_enum(
     "ignore", [], [TEXT_ENCODER], "What to leave out of LoRAs: layers of a text encoder."
-)
-_EMA = flags.DEFINE_bool(
-    "ema", False, "Of a run: the moving average of what it trained (optimizer.ema_decay)."
 )
 _BASE = flags.DEFINE_string(
     "base",
@@ -120,7 +117,7 @@ TARGETS: dict[str, tuple[Callable[[epath.Path, Parts], None], tuple[str, ...]]] 
 }
 _LORA_ONLY = ("kohya", "peft")
 _TO = flags.DEFINE_enum("to", "official", [*TARGETS, *_LORA_ONLY], "The form to write.")
-flags.adopt_module_key_flags(lora_flags)
+flags.adopt_module_key_flags(weights_flags)
 
 
 def main() -> None:
@@ -185,11 +182,11 @@ def _check_output(output: epath.Path) -> None:
 
 def _opened(source: epath.Path, output: epath.Path) -> dict[str, Weights]:
     """The parts of the input, with what the flags add to them."""
-    loras = lora_flags.loras()
+    loras = weights_flags.loras()
     weights = open_weights(
         source,
         base=model_path(_BASE.value) if _BASE.value else None,
-        ema=_EMA.value,
+        ema=weights_flags.EMA.value,
         loras=loras,
         # sums are rounded once, to the dtype that is asked for
         exact=_DTYPE.value not in (None, "bfloat16") or (bool(_DTYPE.value) and bool(loras)),
@@ -231,13 +228,10 @@ def _sizes_for(lora: epath.Path) -> ModelConfig:
 def _opened_lora(source: epath.Path) -> tuple[Lora, ModelConfig]:
     """A run's adapters or a LoRA, and the sizes of the model that it is for."""
     if is_run(source):
-        adapters = RunFolder(source, ema=_EMA.value)
+        adapters = RunFolder(source, ema=weights_flags.EMA.value)
         return adapters.adapters(), adapters.model
-    if _EMA.value:
-        raise UserError(
-            f"{source} is no run of launch.train, and only runs have a moving average; leave --ema"
-            " out."
-        )
+    if weights_flags.EMA.value:
+        raise no_average(source)
     if kind_at(source).holds != "adapters":
         raise UserError(f"{source} is no LoRA, and --to={_TO.value} is a form of LoRAs alone.")
     sizes = _sizes_for(source)
@@ -245,7 +239,7 @@ def _opened_lora(source: epath.Path) -> tuple[Lora, ModelConfig]:
 
 
 def _convert_lora(source: epath.Path, output: epath.Path) -> None:
-    if lora_flags.LORA.value:
+    if weights_flags.LORA.value:
         raise UserError(f"--lora is merged into a model, and --to={_TO.value} has none here.")
     lora, sizes = _opened_lora(source)
     check_writable(output)

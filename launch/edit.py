@@ -22,7 +22,7 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from launch import lora_flags
+from launch import weights_flags
 from launch.command import run
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.conditioning.input_files import check_protocol
@@ -67,14 +67,11 @@ _NOISE = flags.DEFINE_string("noise", None, "A .npy file (1, 16, h, w) instead o
 _AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it is, if not with the model.")
 _QWEN = flags.DEFINE_string("qwen", None, "The Qwen2.5-VL folder, if not with the model.")
 _BASE = flags.DEFINE_string("base", "", "Of a run of adapters: its base, if that has moved.")
-_EMA = flags.DEFINE_bool(
-    "ema", False, "Of a run: the moving average of what it trained (optimizer.ema_decay)."
-)
 _CACHE = flags.DEFINE_string("cache", None, "Keeps embeddings here, for the next edits.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Arithmetic (default: float32 on CPU, else bfloat16)."
 )
-flags.adopt_module_key_flags(lora_flags)
+flags.adopt_module_key_flags(weights_flags)
 
 # How the endings are written: everything that a viewer could see of the edit is kept.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -109,8 +106,8 @@ def main() -> None:
     editor = load_editor(
         _MODEL.value,
         base=_BASE.value or None,
-        ema=_EMA.value,
-        loras=lora_flags.loras(),
+        ema=weights_flags.EMA.value,
+        loras=weights_flags.loras(),
         dtype=_DTYPE.value,
         autoencoder=_AUTOENCODER.value,
         qwen=_QWEN.value,

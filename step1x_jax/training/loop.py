@@ -104,10 +104,9 @@ def train(
 
         # ------------------------------------------------------------ how the run starts
         # 1. This run has checkpoints: go on from the newest that is whole.
-        # 2. training.start_from is the folder of another run: its newest parameters; step 0.
-        # 3. training.start_from is weights of any other form (weights/open.py): their parameters.
-        # 4. Otherwise: random parameters.
-        # With adapters, 2 and 3 are done: they start from lora.start_from or as nothing added.
+        # 2. training.start_from names weights of any form (weights/open.py): their parameters.
+        # 3. Otherwise: random parameters.
+        # With adapters, 2 is done: they start from lora.start_from or as nothing added.
         abstract = abstract_state(config, mesh)
         state = checkpoints.restore(abstract, print_once, base)
         start = 0 if state is None else int(state.step)
@@ -126,11 +125,11 @@ def train(
             print_once(f"Starting from the adapters of {source}.")
             adapters = load_first_adapters(config, abstract.params, print_once)
             state = new_state(config, abstract, adapters)
-        elif (source := config.training.start_from) and not config.lora.rank:  # 2, 3
+        elif (source := config.training.start_from) and not config.lora.rank:  # 2
             print_once(f"Starting from the weights of {source}.")
             params = load_parameters(open_start(config, print_once), abstract.params)
             state = new_state(config, abstract, params)
-        else:  # 4
+        else:  # 3
             print_once(f"Starting from {'new adapters' if config.lora.rank else 'random weights'}.")
             state = new_state(config, abstract)
 

@@ -28,7 +28,7 @@ from step1x_jax.weights.lora.merging import Merged
 from step1x_jax.weights.places import places_of
 from step1x_jax.weights.readers import Cast, CheckedFirst, Shape, Tensors
 from step1x_jax.weights.run.base import check_base, find_base
-from step1x_jax.weights.run.folder import is_run
+from step1x_jax.weights.run.folder import is_run, no_average
 from step1x_jax.weights.run.reader import RunFolder, RunTensors
 
 Config = ModelConfig | AutoencoderConfig
@@ -47,7 +47,6 @@ class Weights:
       tensors: under the official names, compared with the sizes.
       settings: what is said beside them: of a run its config's sections, else the entries of
         config.json that are no sizes.
-      step: of a run.
     """
 
     path: epath.Path
@@ -55,7 +54,6 @@ class Weights:
     config: Config
     tensors: Tensors
     settings: Mapping[str, Any]
-    step: int | None = None
 
 
 def open_weights(
@@ -101,16 +99,13 @@ def open_weights(
     rounded: Mapping[str, np.dtype] | None = None
     if is_run(path):
         run = RunFolder(path, ema=ema, say=say)
-        weights = Weights(path, RUN, run.model, RunTensors(run, room), run.config, run.step)
+        weights = Weights(path, RUN, run.model, RunTensors(run, room), run.config)
         if run.lora.rank:
             below = _base_of(run, base, room, say)
             weights = dataclasses.replace(weights, tensors=below)
             sums.append((run.adapters(), 1.0))
     elif ema:
-        raise UserError(
-            f"{path} is no run of launch.train, and only runs have a moving average; leave --ema"
-            " out."
-        )
+        raise no_average(path)
     else:
         weights, rounded = _open_files(path, exact or bool(loras), sizes)
         if weights.kind.holds == "flux" and flux is not None:

@@ -15,7 +15,7 @@ from etils import epath
 
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json, shown
-from step1x_jax.weights.files.opening import AUTOENCODER_NAMES
+from step1x_jax.weights.files.opening import AUTOENCODER_NAME
 from step1x_jax.weights.run.folder import is_run
 
 ENCODER = "Qwen2.5-VL-7B-Instruct"
@@ -52,7 +52,7 @@ def places_of(path: epath.PathLike) -> Places:
         )
         return Places(path / "transformer", autoencoder, encoder)
     beside = path if path.is_dir() else path.parent
-    return Places(path, beside / AUTOENCODER_NAMES[0], beside / ENCODER)
+    return Places(path, beside / AUTOENCODER_NAME, beside / ENCODER)
 
 
 def _check_pipeline(index: epath.Path) -> None:

@@ -73,7 +73,7 @@ def test_help_has_the_needed_flags_first_and_is_no_error(flag):
     for name in ("model", "image", "instruction"):
         assert f"--{name}: " in needed
     assert others.index("--output") < others.index("--seed") < others.index("--cache")
-    for name in ("lora", "lora_scale", "[no]ema"):  # those of launch/lora_flags.py, too
+    for name in ("lora", "lora_scale", "[no]ema"):  # those of launch/weights_flags.py, too
         assert f"--{name}: " in others
 
 

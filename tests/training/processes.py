@@ -1,15 +1,11 @@
 """Runs in real processes, joined by jax.distributed; each is tests/training/worker.py."""
 
 import concurrent.futures
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 import time
 from typing import NamedTuple
 
 from step1x_jax.training.metrics import read_metrics
+from tests.processes import start
 
 
 class Run(NamedTuple):
@@ -24,26 +20,10 @@ class Run(NamedTuple):
 
 def run(workdir, steps, processes=2, devices=4, **environment) -> Run:
     """Trains in several processes of some CPU devices each; see worker.py for the environment."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={devices // processes}")
-    started = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.training.worker",
-                *map(str, (port, processes, index, workdir, steps)),
-            ],
-            cwd=pathlib.Path(__file__).parents[2],
-            env=os.environ | {"XLA_FLAGS": flags} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(processes)
-    ]
+    started = start(
+        "tests.training.worker", workdir, steps,
+        processes=processes, devices=devices // processes, **environment,
+    )  # fmt: skip
     with concurrent.futures.ThreadPoolExecutor() as threads:
         ends = [threads.submit(_end, process) for process in started]
         out, err, times = zip(*(end.result() for end in ends), strict=True)

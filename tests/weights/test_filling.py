@@ -2,11 +2,6 @@
 
 import json
 import math
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -26,6 +21,7 @@ from step1x_jax.weights.layouts.official import flat, model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.adapters import load_adapters
 from tests.golden import VECTORS
+from tests.processes import results
 from tests.weights.loading_worker import counted, peak_beside_the_model, placed_at, wide_config
 from tests.weights.lora.test_adapters import abstract_adapters
 from tests.weights.models import load_as, parameters_as
@@ -159,28 +155,11 @@ def test_the_host_holds_one_parameter_and_one_reading(wide, devices):
 
 @pytest.mark.slow
 def test_two_processes_read_and_hold_their_shares(wide):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    flags = os.environ["XLA_FLAGS"].replace("count=8", "count=2")
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.weights.loading_worker", str(port), "2", str(i), wide],
-            cwd=pathlib.Path(__file__).parents[2],
-            env=os.environ | {"XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    ends = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0, 0], ends
-    results = [json.loads(out.split("RESULT")[1]) for out, _ in ends]
+    found = [json.loads(text) for text in results("tests.weights.loading_worker", wide)]
     shapes = SafetensorsFile(wide).shapes
     config = wide_config()
     d, whole = config.hidden_size, wide.stat().st_size
-    for i, result in enumerate(results):
+    for i, result in enumerate(found):
         reads = [tuple(read) for read in result["reads"]]
         of = {name: {(a, b) for n, a, b in reads if n == name} for name in shapes}
         # its half of the rows of all layers ...

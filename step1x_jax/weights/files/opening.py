@@ -15,9 +15,8 @@ MODEL_NAMES = (  # the releases, newest first, then the name that we write
     "step1x-edit-v1p1-official.safetensors",
     "step1x-edit-i1258.safetensors",
     "weights.safetensors",
-    "transformer/weights.safetensors",  # in a folder of parts, see places.py
 )
-AUTOENCODER_NAMES = ("vae.safetensors", "weights.safetensors")
+AUTOENCODER_NAME = "vae.safetensors"  # of the release
 LORA_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 # What other programs put before every name of a model, the longest first.
@@ -79,7 +78,7 @@ def open_stored(path: epath.PathLike, names: Sequence[str] = ()) -> SafetensorsF
             if not found and not find(path, "*.safetensors"):
                 for file in find(path, "*"):
                     refuse_pickle(file)
-            known = (f"{STEM}.safetensors", *MODEL_NAMES[:-1], AUTOENCODER_NAMES[0], *LORA_NAMES)
+            known = (f"{STEM}.safetensors", *MODEL_NAMES, AUTOENCODER_NAME, *LORA_NAMES)
             path = find_weights(path, names or known)
     else:
         refuse_pickle(path)

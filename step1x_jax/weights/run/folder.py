@@ -40,6 +40,13 @@ def is_run(path: epath.PathLike) -> bool:
     return (epath.Path(path) / FOLDER).is_dir()
 
 
+def no_average(path: epath.PathLike) -> UserError:
+    """What to say where a moving average is asked for of something that is no run."""
+    return UserError(
+        f"{path} is no run of launch.train, and only runs have a moving average; leave --ema out."
+    )
+
+
 def folder_of(workdir: epath.PathLike) -> epath.Path:
     """Of a run's checkpoints; from the root, for Orbax refuses relative paths.
 

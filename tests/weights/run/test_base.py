@@ -1,11 +1,6 @@
 """The base of a run of adapters, compared by several processes."""
 
 import contextlib
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -21,10 +16,12 @@ from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.run.base import describe_parameters
 from step1x_jax.weights.run.fingerprints import describe, name_arrays
 from tests.golden import VECTORS
+from tests.processes import results
 from tests.training.tiny import tiny_config
 from tests.weights.models import save_model
 
 BASE = VECTORS / "dit_v1_0"
+WORKER = "tests.weights.run.base_worker"
 
 
 @pytest.fixture(scope="module")
@@ -52,32 +49,12 @@ def test_a_description_by_tensors_is_that_of_the_arrays_on_devices():
     assert describe_parameters(weights.tensors, weights.config, wanted) == wanted
 
 
-def results(run, base):
-    """What two processes of two devices each say."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    flags = os.environ["XLA_FLAGS"].replace("count=8", "count=2")
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.weights.run.base_worker", str(port), "2", str(i), run,
-             base],
-            cwd=pathlib.Path(__file__).parents[3], env=os.environ | {"XLA_FLAGS": flags},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    ends = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0, 0], ends
-    return [out.split("RESULT ")[1].strip() for out, _ in ends]
-
-
 @pytest.mark.slow
 def test_two_processes_share_the_comparison_and_agree(run, tmp_path):
-    assert results(run, BASE) == ["same", "same"]
+    assert results(WORKER, run, BASE) == ["same", "same"]
     model = load_model(BASE)
     bias = model.transformer.img_in.bias  # which one of the two processes looks at
     bias.set_value(bias[...].at[3].add(1e-3))
     save_model(tmp_path / "weights.safetensors", model)
-    for said in results(run, tmp_path):
+    for said in results(WORKER, run, tmp_path):
         assert "were trained on other weights: transformer.img_in.bias differs" in said

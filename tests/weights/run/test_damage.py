@@ -17,7 +17,7 @@ from step1x_jax.training.checkpoint import Checkpoints
 from step1x_jax.training.step import abstract_state, new_state
 from step1x_jax.weights.run import restoring
 from step1x_jax.weights.run.reader import RunFolder, RunTensors
-from tests.training.test_checkpoint import at_step, run_params
+from tests.training.test_checkpoint import at_step, folders, run_params
 from tests.training.tiny import tiny_config
 
 pytestmark = [
@@ -59,10 +59,6 @@ def restore(workdir, abstract):
         checkpoints.describe_newest()
         state = checkpoints.restore(abstract, said.append)
         return None if state is None else int(state.step), said
-
-
-def folders(workdir):
-    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
-"""--lora and --lora_scale: LoRAs that are merged into a model while it is read."""
+"""--ema, --lora, --lora_scale: which weights of a run, and what is merged into a model."""
 
 from absl import flags
 
 from step1x_jax.errors import UserError
 from step1x_jax.files import user_path
 
+EMA = flags.DEFINE_bool(
+    "ema", False, "Of a run: the moving average of what it trained (optimizer.ema_decay)."
+)
 LORA = flags.DEFINE_multi_string(
     "lora", [], "LoRA to merge into the model: a file or folder of any kind, or a run of adapters."
 )
