@@ -123,7 +123,7 @@ def register(
 
 
 def corrected(edited: Image.Image, registration: Registration) -> Image.Image:
-    """The edit moved back, with its colours brought back.
+    """The edit moved back, with its colours brought back; best at the size at which it was edited.
 
     Args:
       edited: RGB picture.

@@ -105,6 +105,12 @@ def noise(seed):
     return np.random.default_rng(seed).integers(0, 256, (200, 300, 3))
 
 
+def mostly_replaced():
+    levels = np.where(waves(300, 200, seed=9) > 127, 255.0, 0.0)
+    levels[:65, :90] = waves(300, 200)[:65, :90]
+    return levels
+
+
 STRIPES = np.repeat(waves(300, 1), 200, axis=0)
 
 
@@ -118,6 +124,9 @@ STRIPES = np.repeat(waves(300, 1), 200, axis=0)
         pytest.param(waves(31, 300), waves(31, 300), id="very small"),
         pytest.param(waves(8, 8), waves(8, 8), id="smallest"),
         pytest.param(waves(300, 200), 255 - waves(300, 200), id="inverted"),
+        pytest.param(waves(300, 200), 1.4 * waves(300, 200) - 51, id="more contrast"),
+        pytest.param(waves(300, 200), 0.6 * waves(300, 200) + 51, id="less contrast"),
+        pytest.param(waves(300, 200), mostly_replaced(), id="a tenth is left"),
         pytest.param(waves(300, 200), 0.35 * waves(300, 200), id="night"),
         pytest.param(waves(300, 200), waves(300, 200) + 40, id="much brighter"),
         pytest.param(waves(300, 200), waves(300, 200, seed=5), id="another picture"),
