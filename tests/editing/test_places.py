@@ -106,7 +106,7 @@ def test_blocks_in_8_bits(stored):
     whole = Editor.load("quickstart")
     (want,) = whole.edit(source, "Make it night", steps=4)
     narrow = Editor.load("quickstart", quantize=stored)
-    kernel = narrow.model.transformer.double_blocks.img_stream.mlp.in_layer.kernel[...]
+    kernel = narrow.model.transformer.double_blocks.img.mlp_in.kernel[...]
     assert kernel.dtype.itemsize == 1
     (got,) = narrow.edit(source, "Make it night", steps=4)
     error = np.mean((np.float32(got) - np.float32(want)) ** 2)
@@ -140,13 +140,7 @@ def test_too_little_memory_is_said_before_anything_is_read(monkeypatch, availabl
         return check_memory(RELEASE, None, **options)
     with pytest.raises(UserError) as error:
         check_memory(RELEASE, None, **options)
-    for words in (
-        f"need {needed} GiB",
-        "model 23.1",
-        f"{available:.1f}",
-        "--offload",
-        "--quantize",
-    ):
+    for words in (f"need {needed} GiB", "model 23.1", f"has {available:.1f}", "--offload"):
         assert words in str(error.value)
 
 
