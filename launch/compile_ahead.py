@@ -18,9 +18,10 @@ from absl import flags
 from launch import config_flag
 from launch.command import run
 from launch.config_flag import read_config
+from step1x_jax.parallel.mesh import parse_mesh
 from step1x_jax.planning.chips import parse_topology
 from step1x_jax.planning.compilation import prepare_environment
-from step1x_jax.planning.plan import PROGRAMS, candidates, make_plan, parse_mesh, request
+from step1x_jax.planning.plan import PROGRAMS, candidates, make_plan, request
 from step1x_jax.planning.report import line, words
 
 flags.adopt_module_key_flags(config_flag)

@@ -13,11 +13,8 @@ what is refused: launch/guides/weights.md.
 
 import contextlib
 import os
-import re
-import sys
 from typing import Any, get_type_hints
 
-import jax
 from absl import flags
 from etils import epath
 from tqdm import tqdm
@@ -27,10 +24,9 @@ from launch.command import run
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.conditioning.input_files import check_protocol
 from step1x_jax.conditioning.prompt import check_instruction
-from step1x_jax.editing.loading import NAME, load_editor
+from step1x_jax.editing.editor import Editor
 from step1x_jax.errors import UserError
 from step1x_jax.files import check_writable, is_remote, replacing, user_path
-from step1x_jax.quickstart.edits import KINDS
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.sampling.noise import SEED_BITS, read_noise
 
@@ -103,37 +99,31 @@ def main() -> None:
         read_noise(user_path(_NOISE.value))
     check_writable(output)
     replaces = output.exists()
-    editor = load_editor(
+    editor = Editor.load(
         _MODEL.value,
         base=_BASE.value or None,
         ema=weights_flags.EMA.value,
         loras=weights_flags.loras(),
         dtype=_DTYPE.value,
-        autoencoder=_AUTOENCODER.value,
-        qwen=_QWEN.value,
+        vae=_AUTOENCODER.value,
+        text_encoder=_QWEN.value,
         cache=_CACHE.value,
-        steps=_STEPS.value,
-        guidance=_GUIDANCE.value,
-        size=_SIZE.value,
     )
-    total = editor.sampling.num_steps
+    total = _STEPS.value or editor.sampling.num_steps
     with tqdm(total=total, desc="editing", unit="step") as bar:
         (edited,) = editor.edit(
-            [image],
-            [instruction],
+            image,
+            instruction,
+            steps=_STEPS.value,
+            guidance=_GUIDANCE.value,
+            size=_SIZE.value,
             seed=_SEED.value,
-            noise_file=_NOISE.value and user_path(_NOISE.value),
-            show=lambda step, latents: (jax.block_until_ready(latents), bar.update()),
+            noise=user_path(_NOISE.value) if _NOISE.value else None,
+            on_step=lambda step: bar.update(),
         )
     with replacing(output) as temporary, temporary.open("wb") as f:
         edited.save(f, format_name, **options)
     word = " (in place of the file that was there)" if replaces else ""
-    if _MODEL.value == NAME and (unknown := unknown_words(instruction)):
-        print(
-            "note: the quickstart's model knows ten edits (launch/guides/quickstart.md), and not"
-            f" {', '.join(unknown)}: the result may be anything.",
-            file=sys.stderr,
-        )
     name = str(output).encode(errors="backslashreplace").decode()  # it may not be UTF-8
     print(f"{name}{word}: {edited.width} x {edited.height}, {total} steps, seed {_SEED.value}")
 
@@ -155,17 +145,6 @@ def check_output(output: epath.Path, source: str) -> None:
         raise UserError(
             f"--output={output} is the picture to edit, which would be lost; give another name."
         )
-
-
-def unknown_words(instruction: str) -> list[str]:
-    """Words, or Chinese characters, that the quickstart's model has not been trained with."""
-    known = [text for kind in KINDS.values() for text in kind.english + kind.chinese]
-    trained = {word for text in known for word in _words(text)}
-    return [repr(word) for word in dict.fromkeys(_words(instruction)) if word not in trained]
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+|[^\W_]", text.casefold())
 
 
 if __name__ == "__main__":

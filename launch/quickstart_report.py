@@ -18,7 +18,6 @@ from tqdm import tqdm
 from launch.command import run
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.editing.editor import Editor
-from step1x_jax.editing.loading import load_editor
 from step1x_jax.files import replacing
 from step1x_jax.quickstart import report, report_picture
 from step1x_jax.quickstart.dataset import read_held_out
@@ -45,7 +44,7 @@ def main() -> None:
     rows = read_held_out(_PICTURES.value)
     sources = [open_image(row["source"]) for row in rows]
     targets = [open_image(row["target"]) for row in rows]
-    editor = load_editor(_WORKDIR.value)
+    editor = Editor.load(_WORKDIR.value)
     edited, reconstructed = _edit(editor, rows, sources, targets)
 
     before, after, ours = _stack(sources), _stack(targets), _stack(edited)
@@ -82,7 +81,7 @@ def _edit(
         part = slice(start, start + BATCH)
         instructions = [row["instruction"] for row in rows[part]]
         edited += editor.edit(sources[part], instructions, seed=_SEED.value + start)
-        reconstructed += editor.decode(editor.encode(targets[part]))
+        reconstructed += editor.decode(np.stack([editor.encode(x) for x in targets[part]]))
     return edited, reconstructed
 
 

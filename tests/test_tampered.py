@@ -137,12 +137,11 @@ def test_what_editing_needs_beside_weights(tmp_path, monkeypatch):
     shutil.copytree(QUICKSTART, tmp_path / "model")
     monkeypatch.setattr(loading, "load_model", lambda *args, **options: None)
     for name in ("load_encoder", "load_autoencoder"):
-        monkeypatch.setattr(loading, name, lambda *args: None)
-    monkeypatch.setattr(loading, "Editor", lambda *args: None)
+        monkeypatch.setattr(loading, name, lambda *args, **options: None)
     path = tmp_path / "model" / "transformer" / "config.json"
     names = ("size_level", "sample_steps", "cfg_scale", "sample_shift", "min_pixels", "max_pixels")
     assert set(names) <= set(json.loads(path.read_text()))
-    try_file(path, lambda: loading.load_editor(str(tmp_path / "model")), least=0.1)
+    try_file(path, lambda: loading.load_parts(str(tmp_path / "model")), least=0.1)
 
 
 @pytest.mark.parametrize("name", ["model", "diffusion_pytorch_model"])

@@ -250,7 +250,10 @@ def check_encoder(path: str) -> None:
 
 
 def load_encoder(
-    config: EncoderConfig, implementation: str = "jax", mesh: Mesh | None = None
+    config: EncoderConfig,
+    implementation: str = "jax",
+    mesh: Mesh | None = None,
+    on_host: bool = False,
 ) -> QwenEncoder:
     """The encoder with its model.
 
@@ -258,7 +261,7 @@ def load_encoder(
       config: names the model's folder, with config.json, model*.safetensors, tokenizer.json and
         preprocessor_config.json (or processor_config.json, as newer folders have it).
       implementation: one of IMPLEMENTATIONS; "transformers" needs torch.
-      mesh: for "jax", see `load_jax`.
+      mesh: for "jax", see `load_jax`, as is on_host.
 
     Raises:
       UserError: the folder is incomplete, of another model, or does not fit.
@@ -270,5 +273,5 @@ def load_encoder(
         raise UserError(f"the encoder needs {missing[0]}; give the folder of a Qwen2.5-VL model.")
     folder = epath.Path(config.path)
     if implementation == "jax":
-        return QwenEncoder(config, load_jax(folder, config.dtype, mesh))
+        return QwenEncoder(config, load_jax(folder, config.dtype, mesh, on_host))
     return QwenEncoder(config, load_torch(folder, config.dtype))

@@ -1,6 +1,8 @@
 """Qwen2.5-VL on the devices that JAX has: our own forward pass behind the encoder."""
 
-from collections.abc import Sequence
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -9,8 +11,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.conditioning.processor import Picture
+from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.models.mllm.model import MLLM, abstract_mllm
 from step1x_jax.models.mllm.positions import pad_pictures, pad_prompts, padded_size
+from step1x_jax.parallel.host_memory import all_on_host, borrowed
 from step1x_jax.parallel.rules import batch_sharding, shardings
 from step1x_jax.weights.language_model import load_mllm, read_mllm_config
 
@@ -23,9 +27,10 @@ TOKENS = 128  # prompts are padded to a multiple of it
 class JaxLanguageModel:
     """The frozen model, on one device or split over a mesh; a LanguageModel of encoder.py."""
 
-    def __init__(self, model: MLLM, mesh: Mesh | None = None):
+    def __init__(self, model: MLLM, mesh: Mesh | None = None, on_host: bool = False):
         """Takes a loaded model, on that mesh if there is one; see `load_jax`."""
         self._mesh = mesh
+        self._on_host = on_host
         self._config = model.config
         self.image_token_id = model.config.image_token_id
         graph, self._params = nnx.split(model)
@@ -43,8 +48,10 @@ class JaxLanguageModel:
         and prompts are padded to one of a few sizes.
         """
         b = len(pictures)
-        devices = 1 if self._mesh is None else self._mesh.size
-        filled = -(-b // devices) * devices
+        parts = 1
+        if self._mesh is not None:
+            parts = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
+        filled = -(-b // parts) * parts
         pictures = [*pictures, *[pictures[-1]] * (filled - b)]
         prompts = [*prompts, *[prompts[-1]] * (filled - b)]
 
@@ -55,25 +62,43 @@ class JaxLanguageModel:
             pad_pictures([p.patches for p in pictures], grids, self._config.vision, patches),
             pad_prompts(prompts, grids, self._config, tokens, unseen_id),
         )
-        if self._mesh is None:
-            return self._run(self._params, *batch)[:b]
-        batch = jax.device_put(batch, batch_sharding(self._mesh))
-        with jax.set_mesh(self._mesh):
-            return self._run(self._params, *batch)[:b]
+        with self._params_there() as params:
+            if self._mesh is None:
+                states = self._run(params, *batch)
+            else:
+                batch = jax.device_put(batch, batch_sharding(self._mesh))
+                with jax.set_mesh(self._mesh):
+                    states = self._run(params, *batch)
+            return jax.block_until_ready(states)[:b] if self._on_host else states[:b]
+
+    @contextlib.contextmanager
+    def _params_there(self) -> Iterator[nnx.State]:
+        if not self._on_host:
+            yield self._params
+            return
+        with borrowed(self._params, self._mesh) as params:
+            yield params
 
 
-def load_jax(folder: epath.PathLike, dtype: str, mesh: Mesh | None = None) -> JaxLanguageModel:
+def load_jax(
+    folder: epath.PathLike, dtype: str, mesh: Mesh | None = None, on_host: bool = False
+) -> JaxLanguageModel:
     """The model from its Hugging Face folder; parameters keep the dtype of the file.
 
     Args:
       folder: with config.json and the weights.
       dtype: of the arithmetic, "float32" or "bfloat16".
-      mesh: parameters are split over its axis fsdp, the batch over data and fsdp; None takes the
-        default device.
+      mesh: parameters are split over its axes fsdp and tensor, the batch over data and fsdp; None
+        takes the default device.
+      on_host: parameters stay in the host's memory, and are on the devices during a call.
 
     Raises:
       UserError: the folder is another model's, or incomplete.
     """
     config = read_mllm_config(folder)
-    places = None if mesh is None else shardings(abstract_mllm(config)[1], mesh)
-    return JaxLanguageModel(load_mllm(folder, dtype=dtype, shardings=places), mesh)
+    places = None
+    if on_host:
+        places = all_on_host(abstract_mllm(config)[1])
+    elif mesh is not None:
+        places = shardings(abstract_mllm(config)[1], mesh)
+    return JaxLanguageModel(load_mllm(folder, dtype=dtype, shardings=places), mesh, on_host)

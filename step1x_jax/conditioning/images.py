@@ -2,6 +2,8 @@
 
 import io
 import math
+import os
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -12,6 +14,7 @@ from step1x_jax.conditioning.colours import MOST_PIXELS, to_srgb
 from step1x_jax.conditioning.input_files import read_input_file
 from step1x_jax.conditioning.picture_formats import describe, usable_formats
 from step1x_jax.errors import UserError
+from step1x_jax.files import user_path
 from step1x_jax.models.embeddings import PATCH
 
 PIXELS_PER_LATENT = 8  # along one side
@@ -68,6 +71,38 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     if image.format != "MPO" and _frames(image) > 1:  # MPO: a phone's picture and its preview
         logging.warning("%s has several frames or pages; the first one is taken.", name)
     return to_srgb(image, name)
+
+
+def read_picture(picture: Any, name: str) -> Image.Image:
+    """A picture in any form in which a program has it, as `to_srgb` gives it.
+
+    Args:
+      picture: a PIL image, a path (see `open_image`), the bytes of a file, or pixels: uint8 of
+        (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+      name: stands in error messages, but for paths.
+
+    Raises:
+      UserError: it is none of these, or see `to_srgb`.
+    """
+    if isinstance(picture, Image.Image):
+        return to_srgb(picture, name)
+    if isinstance(picture, str | os.PathLike):
+        return open_image(user_path(os.fspath(picture)))
+    if isinstance(picture, bytes):
+        return decode_image(picture, name)
+    if not isinstance(picture, np.ndarray):
+        raise UserError(
+            f"{name} is a {type(picture).__name__}; give a PIL image, a path, bytes or an array."
+        )
+    if picture.ndim == 3 and picture.shape[2] == 1:
+        picture = picture[..., 0]
+    fine = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))
+    if picture.dtype != np.uint8 or not fine:
+        raise UserError(
+            f"{name} is an array of {picture.dtype} {list(picture.shape)}; give uint8 of"
+            " [H, W, 3], or a PIL image."
+        )
+    return to_srgb(Image.fromarray(picture), name)
 
 
 def _frames(image: Image.Image) -> int:

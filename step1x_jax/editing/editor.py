@@ -1,33 +1,48 @@
 """A loaded editor: pictures and instructions in, edited pictures out."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
+from absl import logging
 from flax import nnx
+from jax.sharding import Mesh
 from PIL import Image
 
-from step1x_jax.conditioning.colours import to_srgb
 from step1x_jax.conditioning.encoder import Encoder, PictureTakesAllTokens
-from step1x_jax.conditioning.images import from_array, image_size, to_array
-from step1x_jax.conditioning.prompt import check_instruction
+from step1x_jax.conditioning.images import PIXELS_PER_LATENT, from_array, to_array
+from step1x_jax.editing.batches import batches
+from step1x_jax.editing.conditioned import Conditioner
+from step1x_jax.editing.finite import check_finite
+from step1x_jax.editing.known_edits import Edits, warn_of_unknown
+from step1x_jax.editing.loading import load_parts
+from step1x_jax.editing.memory import memory_explained
+from step1x_jax.editing.progress import Step, expected
+from step1x_jax.editing.requests import Request, edit_requests, generate_requests
 from step1x_jax.errors import UserError
+from step1x_jax.json_files import build
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.parallel.host_memory import borrowed
+from step1x_jax.parallel.mesh import MeshConfig
+from step1x_jax.parallel.rules import replicated
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.sampling.guidance import Guidance
-from step1x_jax.sampling.noise import noise_from_file, noise_from_seed
+from step1x_jax.sampling.noise import noise_from_seed, noise_given
 from step1x_jax.sampling.sampler import Conditions, sample, sample_with_progress
 from step1x_jax.sampling.schedule import timesteps
 
 # Pillow's filters on the way in, as the two releases use them; both go back with BICUBIC.
 RESAMPLING = {"v1.0": Image.Resampling.BICUBIC, "v1.1": Image.Resampling.LANCZOS}
 RESAMPLING_BACK = Image.Resampling.BICUBIC
+BLACK = (1024, 1024)  # the picture that the language model sees where there is none, as published
 
 _encode = nnx.jit(Autoencoder.encode)
 _decode = nnx.jit(Autoencoder.decode)
@@ -35,157 +50,333 @@ _decode = nnx.jit(Autoencoder.decode)
 
 @dataclasses.dataclass(repr=False)
 class Editor:
-    """Model, autoencoder and encoder, ready to edit."""
+    """Model, autoencoder and encoder, ready to edit; `Editor.load` makes one of a path.
+
+    Attributes:
+      model: connector and DiT.
+      autoencoder: from pictures to latents and back.
+      encoder: of pictures with instructions.
+      sampling: the defaults of what `edit` is not told.
+      mesh: on which the model lies; None: on one device.
+      on_host: the model is in the host's memory, and on the devices while it samples.
+      known_edits: of a small model, what it was trained for; empty: not known.
+      about: lines on what was loaded.
+    """
 
     model: Step1XEdit
     autoencoder: Autoencoder
     encoder: Encoder
     sampling: SamplingConfig
+    mesh: Mesh | None = None
+    on_host: bool = False
+    known_edits: Edits = ()
+    about: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        self._conditioner = Conditioner(self.encoder, self.encode)
 
     def __repr__(self) -> str:
         s = self.sampling
-        return (
-            f"Editor({self.model.config.version}, size={s.size}, steps={s.num_steps},"
-            f" guidance={s.guidance})"
-        )
+        defaults = f"{self.model.config.version}, size {s.size}, {s.num_steps} steps"
+        return "\n".join([f"Editor: {defaults}, guidance {s.guidance:g}", *self.about])
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        *,
+        base: str | None = None,
+        loras: Sequence[Any] = (),
+        ema: bool = False,
+        dtype: str | None = None,
+        mesh: Mesh | MeshConfig | str | None = None,
+        text_encoder: str | None = None,
+        vae: str | None = None,
+        cache: str | None = None,
+        quantize: str | None = None,
+        offload: bool = False,
+        say: Callable[[str], object] = logging.info,
+    ) -> "Editor":
+        """Loads everything that is needed to edit pictures; its repr says what that was.
+
+        Args:
+          path: "quickstart", a run's folder, or a file or folder of weights of any form that
+            `open_weights` understands.
+          base: of a run of adapters: the model that they were trained on, if it has moved.
+          loras: to merge into the model: paths, or pairs of a path and its strength, as in
+            ["a.safetensors", ("b.safetensors", 0.8)].
+          ema: of a run: the moving average of its parameters (optimizer.ema_decay).
+          dtype: of the arithmetic, "float32" or "bfloat16"; None is float32 on CPUs and bfloat16
+            elsewhere.
+          mesh: the devices that make an edit together, as "fsdp=2,tensor=2"; the model and the
+            language model are read part by part, and each device holds its part. Guidance's two
+            branches are a batch of 2: data=2 or fsdp=2 takes them apart. None: one device.
+          text_encoder: the language model's folder, if not with the model.
+          vae: the autoencoder's file or folder, if not with the model.
+          cache: a folder on a local disk for embeddings, see CachedEncoder; None keeps none. What
+            is in it is not encoded again, and without need the language model is not loaded.
+          quantize: stores the transformer's blocks in 8 bits, "int8" or "fp8".
+          offload: model and language model wait in the host's memory and are on the devices only
+            while they work.
+          say: is told what is about to be loaded, line by line.
+
+        Raises:
+          UserError: parts are missing (all are named at once, before any is read), do not fit each
+            other or the device's memory, or a value is impossible.
+        """
+        with memory_explained():
+            parts = load_parts(
+                path,
+                base=base,
+                loras=loras,
+                ema=ema,
+                dtype=dtype,
+                mesh=mesh,
+                text_encoder=text_encoder,
+                vae=vae,
+                cache=cache,
+                quantize=quantize,
+                offload=offload,
+                say=say,
+            )
+        return cls(**parts)
 
     def edit(
         self,
-        images: Image.Image | Sequence[Image.Image],
-        instructions: str | Sequence[str],
+        image: Any,
+        instruction: str | Sequence[str],
         *,
-        seed: int = 0,
-        noise_file: epath.PathLike | None = None,
-        show: Callable[[int, jax.Array], object] | None = None,
+        negative: str | Sequence[str] = "",
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int | Sequence[int] = 0,
+        size: int | None = None,
+        truncate: float | None = None,
+        noise: Any = None,
+        num_images: int = 1,
+        on_step: Callable[[Step], object] | None = None,
+        previews: int = 0,
+        output_size: str | tuple[int, int] = "input",
     ) -> list[Image.Image]:
-        """Edits B pictures that share a size after resizing, as one batch.
+        """Edits pictures, whatever their sizes; what was encoded for earlier edits is used again.
 
         Args:
-          images: of any kind that `to_srgb` takes; one picture may stand without a list.
-          instructions: one each; an empty one is legal. For one picture it may stand without a
-            list.
-          seed: 0 to 2^64 - 1; picture i gets the noise that it would get alone with seed + i.
-          noise_file: a .npy file with the noise instead, see `noise_from_file`.
-          show: called with the step's number and the latents (B, h, w, 16) after every step; given,
-            the host drives the steps, otherwise they are one program.
+          image: a picture as a PIL image, a path, the bytes of a file, or uint8 pixels (H, W),
+            (H, W, 3) or (H, W, 4); or a list of them.
+          instruction: what to do to it, one for each picture; an empty one is legal.
+          negative: what is not wanted: one for all pictures, or one for each.
+          steps: Euler steps; None, here and below, takes the model's default.
+          guidance: how strongly the instruction counts.
+          seed: 0 to 2^64 - 1, of the first result, the others have the next ones; or a list of one
+            for each picture. The noise depends on nothing else.
+          size: about size^2 pixels are edited.
+          truncate: the time, 1 is noise, above which the guidance is damped. 0 damps it at every
+            step.
+          noise: instead of the seed's: an array (B, 16, h, w), or the path of one as .npy, for
+            pictures that are edited at one size.
+          num_images: results for each picture.
+          on_step: called after every step; what it raises ends the edit and reaches the caller.
+          previews: after every so many steps `on_step` is given previews; 0: never.
+          output_size: "input": as the picture came in; "edited": as it was edited; or (width,
+            height).
 
         Returns:
-          B pictures of the sizes that came in (turned upright, if they were not), in sRGB.
+          The results, in sRGB and upright: all of the first picture, then those of the second.
 
         Raises:
-          UserError: something is no picture, pictures and instructions are not as many, the
-            pictures do not share a size, the seed or the noise file does not fit, or a value on the
-            way is not finite.
+          UserError: something of this is impossible (found before any model runs), the device's
+            memory does not suffice, or a value on the way is not finite. The editor stays usable.
         """
-        pictures, texts = _pairs(images, instructions)
-        pictures = [to_srgb(image, f"picture {i}") for i, image in enumerate(pictures)]
-        config, sampling = self.model.config, self.sampling
-        sampling.validate()
-        width, height = self._common_size(pictures)
+        sampling = self._sampling(steps=steps, guidance=guidance, size=size, truncate=truncate)
+        requests = edit_requests(
+            image,
+            instruction,
+            negative=negative,
+            seed=seed,
+            size_level=sampling.size,
+            output_size=output_size,
+            num_images=num_images,
+        )
+        return self._make(requests, sampling, noise, on_step, previews)
 
-        # All that can be wrong in what was given is found before the models run.
-        latent = 2 ** (len(self.autoencoder.config.ch_mult) - 1)  # pixels along one side
-        h, w = height // latent, width // latent
-        shape = (len(pictures), h, w, self.autoencoder.config.z_channels)
-        if noise_file is None:
-            noise = noise_from_seed(seed, shape)
-        else:
-            noise = noise_from_file(noise_file, shape)
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative: str | Sequence[str] = "",
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int | Sequence[int] = 0,
+        size: int | tuple[int, int] | None = None,
+        truncate: float | None = None,
+        noise: Any = None,
+        num_images: int = 1,
+        on_step: Callable[[Step], object] | None = None,
+        previews: int = 0,
+    ) -> list[Image.Image]:
+        """Makes pictures from text alone, which v1.1 can (published behaviour).
 
-        resized = [self.resize(image) for image in pictures]
-        conditions = self._conditions(resized, texts)
-        times = timesteps(sampling.num_steps, h * w // PATCH**2, sampling.shift)
-        guidance = Guidance(sampling.guidance, sampling.truncate_for(config.version))
-        if show is None:
-            latents = sample(self.model, conditions, noise, times, guidance)
-        else:
-            latents = sample_with_progress(self.model, conditions, noise, times, guidance, show)
-        check_finite(latents, "the model's result", "a smaller guidance, or other weights")
-        return [
-            edited.resize(image.size, RESAMPLING_BACK)
-            for edited, image in zip(self.decode(latents), pictures, strict=True)
-        ]
+        Args as of `edit`, but for:
+          prompt: what to show.
+          size: the side of a square, or (width, height): multiples of 16 pixels.
 
-    def _common_size(self, images: Sequence[Image.Image]) -> tuple[int, int]:
-        """Width and height at which all are edited."""
-        sizes = [image_size(*image.size, self.sampling.size) for image in images]
-        for image, size in zip(images, sizes, strict=True):
-            if size != sizes[0]:
-                raise UserError(
-                    f"pictures of {images[0].width}x{images[0].height} and"
-                    f" {image.width}x{image.height} pixels are edited at different sizes; edit them"
-                    " one after another."
-                )
-        return sizes[0]
+        Raises:
+          UserError: see `edit`; or the model is v1.0.
+        """
+        if self.model.config.version == "v1.0":
+            raise UserError("v1.0 makes no pictures from text alone; load v1.1.")
+        sampling = self._sampling(steps=steps, guidance=guidance, truncate=truncate)
+        requests = generate_requests(
+            prompt,
+            negative=negative,
+            seed=seed,
+            size=sampling.size if size is None else size,
+            num_images=num_images,
+        )
+        return self._make(requests, sampling, noise, on_step, previews)
 
-    def resize(self, image: Image.Image) -> Image.Image:
-        """To the size at which it is edited, with the release's filter."""
-        size = image_size(*image.size, self.sampling.size)
-        return image.resize(size, RESAMPLING[self.model.config.version])
+    def encode(self, picture: Image.Image) -> np.ndarray:
+        """A picture, its sides multiples of 16, to latents (h, w, 16) float32."""
+        latents = np.asarray(_encode(self.autoencoder, jnp.asarray(to_array(picture)[None])))
+        check_finite(latents, "what the autoencoder makes of the picture", "another autoencoder")
+        return latents[0]
 
-    def encode(self, images: Sequence[Image.Image]) -> jax.Array:
-        """Pictures of one size to latents (B, h, w, 16) float32."""
-        return _encode(self.autoencoder, jnp.stack([to_array(image) for image in images]))
-
-    def decode(self, latents: jax.Array) -> list[Image.Image]:
+    def decode(self, latents: np.ndarray) -> list[Image.Image]:
         """Latents (B, h, w, 16) to pictures; UserError if they are not finite."""
-        arrays = np.asarray(_decode(self.autoencoder, latents))
+        arrays = np.asarray(_decode(self.autoencoder, jnp.asarray(latents)))
         check_finite(arrays, "what the autoencoder decodes", "another autoencoder")
         return [from_array(array) for array in arrays]
 
-    def _conditions(self, images: Sequence[Image.Image], instructions: Sequence[str]) -> Conditions:
-        try:
-            text, lengths = self.encoder.encode(
-                [*images, *images], [*instructions, *[""] * len(images)]
+    def _sampling(self, **given: Any) -> SamplingConfig:
+        """The defaults with what was given instead, checked."""
+        self.sampling.validate()
+        hints = typing.get_type_hints(SamplingConfig, include_extras=True)
+        changes = {}
+        for name, value in given.items():
+            if value is not None:
+                field = "num_steps" if name == "steps" else name
+                changes[field] = build(hints[field], value, "edit", name)
+        return dataclasses.replace(self.sampling, **changes)
+
+    def _make(
+        self,
+        requests: list[Request],
+        sampling: SamplingConfig,
+        noise: Any,
+        on_step: Callable[[Step], object] | None,
+        previews: int,
+    ) -> list[Image.Image]:
+        """All results, batch by batch."""
+        if not isinstance(previews, int) or previews < 0:
+            raise UserError(f"previews is {previews!r:.40}; give a whole number, 0 for none.")
+        groups = batches([request.size for request in requests], self.mesh)
+        given = None
+        if noise is not None:
+            if len({request.size for request in requests}) > 1:
+                raise UserError(
+                    "one noise is given for pictures that are edited at several sizes; edit them"
+                    " one after another."
+                )
+            given = noise_given(noise, self._latent_shape(requests))
+        warn_of_unknown([request.instruction for request in requests], self.known_edits)
+        total = len(groups) * sampling.num_steps
+        done = itertools.count(1)
+        results: dict[int, Image.Image] = {}
+        with memory_explained():
+            for group in groups:
+                chosen = [requests[i] for i in group]
+                shape = self._latent_shape(chosen)
+                start = noise_from_seeds(chosen, shape) if given is None else given[np.array(group)]
+
+                def tell(shown: list[Image.Image] | None, group: list[int] = group) -> None:
+                    assert on_step is not None
+                    on_step(Step(next(done), total, tuple(group), shown))
+
+                latents = self._sample(
+                    chosen, sampling, start, None if on_step is None else tell, previews
+                )
+                check_finite(latents, "the model's result", "a smaller guidance, or other weights")
+                for i, request, picture in zip(group, chosen, self.decode(latents), strict=True):
+                    results[i] = picture.resize(request.output, RESAMPLING_BACK)
+        return [results[i] for i in range(len(requests))]
+
+    def _latent_shape(self, requests: Sequence[Request]) -> tuple[int, int, int, int]:
+        width, height = requests[0].size
+        h, w = height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
+        return len(requests), h, w, self.autoencoder.config.z_channels
+
+    def _sample(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        noise: jax.Array,
+        tell: Callable[[list[Image.Image] | None], None] | None,
+        previews: int,
+    ) -> np.ndarray:
+        """Latents (B, h, w, 16) of requests of one size, of pictures or of none."""
+        conditions = self._conditions(requests, sampling.size)
+        _, h, w, _ = noise.shape
+        times = timesteps(sampling.num_steps, h * w // PATCH**2, sampling.shift)
+        guidance = Guidance(sampling.guidance, sampling.truncate_for(self.model.config.version))
+        if self.mesh is not None:
+            conditions, noise = jax.device_put((conditions, noise), replicated(self.mesh))
+        with self._model_there() as model:
+            if tell is None:
+                return np.asarray(sample(model, conditions, noise, times, guidance, self.mesh))
+            before = np.asarray(noise)
+
+            def show(step: int, latents: jax.Array) -> None:
+                nonlocal before
+                after, shown = np.asarray(latents), None
+                if previews and step % previews == 0:
+                    ahead = expected(before, after, float(times[step - 1]), float(times[step]))
+                    shown = self.decode(ahead)
+                before = after
+                tell(shown)
+
+            return np.asarray(
+                sample_with_progress(model, conditions, noise, times, guidance, show, self.mesh)
             )
-        except PictureTakesAllTokens as e:
-            raise UserError(
-                f"at size {self.sampling.size} the picture alone takes {e.tokens} of the"
-                f" {e.text_length} tokens that this model reads; leave the size to the model, or"
-                " give a smaller one."
-            ) from e
-        check_finite(text, "what the language model makes of the instruction", "other weights")
-        reference = self.encode(images)
-        check_finite(reference, "what the autoencoder makes of the picture", "another autoencoder")
-        b = len(images)
+
+    @contextlib.contextmanager
+    def _model_there(self) -> Iterator[Step1XEdit]:
+        if not self.on_host:
+            yield self.model
+            return
+        graph, params = nnx.split(self.model)
+        with borrowed(params, self.mesh) as there:
+            yield nnx.merge(graph, there)
+
+    def _conditions(self, requests: Sequence[Request], size_level: int) -> Conditions:
+        texts, negatives, references = [], [], []
+        for request in requests:
+            if request.source is None:
+                picture = Image.new("RGB", BLACK)
+            else:
+                filter_in = RESAMPLING[self.model.config.version]
+                picture = request.source.resize(request.size, filter_in)
+            try:
+                texts.append(self._conditioner.text(picture, request.instruction))
+                negatives.append(self._conditioner.text(picture, request.negative))
+            except PictureTakesAllTokens as e:
+                raise UserError(
+                    f"at size {size_level} the picture alone takes {e.tokens} of the"
+                    f" {e.text_length} tokens that this model reads; leave the size to the model,"
+                    " or give a smaller one."
+                ) from e
+            if request.source is not None:
+                references.append(self._conditioner.latents(picture))
+        text, lengths = (np.concatenate(parts) for parts in zip(*texts, strict=True))
+        others, other_lengths = (np.concatenate(parts) for parts in zip(*negatives, strict=True))
         return Conditions(
-            reference=reference,
-            text=jnp.asarray(text[:b]),
-            text_lengths=jnp.asarray(lengths[:b]),
-            negative_text=jnp.asarray(text[b:]),
-            negative_lengths=jnp.asarray(lengths[b:]),
+            reference=jnp.asarray(np.stack(references)) if references else None,
+            text=jnp.asarray(text),
+            text_lengths=jnp.asarray(lengths),
+            negative_text=jnp.asarray(others),
+            negative_lengths=jnp.asarray(other_lengths),
         )
 
 
-def _pairs(images: object, instructions: object) -> tuple[list[Image.Image], list[str]]:
-    """One instruction for each picture, as lists; refuses all that could mean something else."""
-    alone = isinstance(images, Image.Image | str)
-    pictures: list[Any] = [images] if alone else _as_list(images, "pictures")
-    if not pictures:
-        raise UserError("there is no picture; give one or more.")
-    for image in pictures:
-        if not isinstance(image, Image.Image):
-            raise UserError(f"a picture is a {type(image).__name__}; give PIL images.")
-    alone = isinstance(instructions, str)
-    texts: list[Any] = [instructions] if alone else _as_list(instructions, "instructions")
-    for text in texts:
-        if not isinstance(text, str):
-            raise UserError(f"an instruction is a {type(text).__name__}; give text.")
-        check_instruction(text)
-    if len(texts) != len(pictures):
-        raise UserError(
-            f"there are {len(texts)} instructions for {len(pictures)} pictures; give one for each."
-        )
-    return pictures, texts
-
-
-def _as_list(values: object, what: str) -> list[Any]:
-    if isinstance(values, bytes | dict | set) or not isinstance(values, Iterable):
-        raise UserError(f"the {what} are a {type(values).__name__}; give a list.")
-    return list(values)
-
-
-def check_finite(values: Any, what: str, advice: str) -> None:
-    """Raises UserError if an array has NaN or infinity, before it becomes a black picture."""
-    if not bool(jnp.isfinite(jnp.asarray(values)).all()):
-        raise UserError(f"{what} has values that are not finite; try {advice}.")
+def noise_from_seeds(requests: Sequence[Request], shape: tuple[int, ...]) -> jax.Array:
+    """The noise of each request, (B, h, w, 16) float32."""
+    return jnp.concatenate([noise_from_seed(r.seed, (1, *shape[1:])) for r in requests])

@@ -7,25 +7,31 @@ with the package.
 
 import dataclasses
 import difflib
+import functools
+import math
 import numbers
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
+from jax.sharding import Mesh
 
 import step1x_jax
 from step1x_jax.conditioning.cache import CachedEncoder
 from step1x_jax.conditioning.encoder import DTYPES, check_encoder, load_encoder, missing_files
 from step1x_jax.conditioning.input_files import check_protocol
-from step1x_jax.editing.editor import Editor
+from step1x_jax.editing.known_edits import read_known_edits
+from step1x_jax.editing.memory import about_parts, check_memory
 from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import find, is_file, user_path
-from step1x_jax.json_files import build, shown
-from step1x_jax.sampling.config import SamplingConfig
+from step1x_jax.json_files import shown
+from step1x_jax.models.lora import STORED
+from step1x_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
 from step1x_jax.weights.files.opening import MODEL_NAMES
 from step1x_jax.weights.load import load_autoencoder, load_model
 from step1x_jax.weights.open import Weights, check_is_model, open_weights
@@ -34,44 +40,29 @@ from step1x_jax.weights.run.folder import is_run
 
 QUICKSTART = epath.Path(step1x_jax.__file__).parent / "assets" / "quickstart"
 NAME = "quickstart"
-FLAG_NAMES = {"steps": "num_steps"}  # of launch.edit, where SamplingConfig has another
 
 
-def load_editor(
+def load_parts(
     path: str,
     *,
     base: str | None = None,
-    ema: bool = False,
     loras: Sequence[Any] = (),
+    ema: bool = False,
     dtype: str | None = None,
-    autoencoder: str | None = None,
-    qwen: str | None = None,
+    mesh: Mesh | MeshConfig | str | None = None,
+    text_encoder: str | None = None,
+    vae: str | None = None,
     cache: str | None = None,
-    **sampling: float | None,
-) -> Editor:
-    """Everything that is needed to edit pictures.
-
-    Args:
-      path: "quickstart", a run's folder, or a file or folder of weights, see above.
-      base: of a run of adapters: the model that they were trained on, if it has moved.
-      ema: of a run: the moving average of its parameters (optimizer.ema_decay).
-      loras: to merge into the model: paths, or pairs of a path and its strength, as in
-        ["a.safetensors", ("b.safetensors", 0.8)].
-      dtype: of the arithmetic, "float32" or "bfloat16"; None is float32 on CPUs and bfloat16
-        elsewhere.
-      autoencoder: its file or folder, if not with the model.
-      qwen: the language model's folder, if not with the model.
-      cache: a folder on a local disk for embeddings, see CachedEncoder; None keeps none.
-      **sampling: what to override of the model's defaults, as the flags of launch.edit name it:
-        size, steps, guidance, shift, truncate; None keeps the model's.
-
-    Raises:
-      UserError: parts are missing (all are named at once, before any is read) or do not fit, or a
-        value is impossible.
-    """
-    overrides = _overrides(sampling)
+    quantize: str | None = None,
+    offload: bool = False,
+    say: Callable[[str], object] = logging.info,
+) -> dict[str, Any]:
+    """The fields of an Editor; arguments and errors are those of `Editor.load`."""
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     require(dtype in DTYPES, "dtype", dtype, f"use one of {', '.join(DTYPES)}")
+    kinds = ", ".join(STORED)
+    require(quantize is None or quantize in STORED, "quantize", quantize, f"use one of {kinds}")
+    devices = _mesh(mesh)
     places = find_parts(path)
     weights = open_weights(
         places.model,
@@ -83,19 +74,52 @@ def load_editor(
     config = dataclasses.replace(encoder_of(weights), dtype=dtype)
     if places.encoder is not None:
         config.path = str(places.encoder)
-    if qwen:
-        config.path = _checked(qwen, "a language model")
-    decoder = epath.Path(_checked(autoencoder, "an autoencoder")) if autoencoder else None
+    if text_encoder:
+        config.path = _checked(text_encoder, "a language model")
+    decoder = epath.Path(_checked(vae, "an autoencoder")) if vae else None
     decoder = decoder or places.autoencoder or _of_run(weights)
     _check_all_there(weights, decoder, config.path)
     assert decoder is not None
-    vae = load_autoencoder(decoder)  # before the model, which takes longer
-    return Editor(
-        load_model(weights, dtype=dtype),
-        vae,
-        load_encoder(config) if cache is None else CachedEncoder(config, load_encoder, cache),
-        dataclasses.replace(sampling_of(weights), **overrides),
-    )
+    parts = about_parts(weights, decoder, config.path, quantize, devices)
+    check_memory(parts, devices, offload=offload, encoder_waits=cache is not None)
+    for part in parts:
+        say(part.line)
+    load = functools.partial(load_encoder, mesh=devices, on_host=offload)
+    return {
+        "autoencoder": load_autoencoder(decoder),  # before the model, which takes longer
+        "model": load_model(weights, devices, dtype, quantize=quantize, on_host=offload),
+        "encoder": load(config) if cache is None else CachedEncoder(config, load, cache),
+        "sampling": sampling_of(weights),
+        "mesh": devices,
+        "on_host": offload,
+        "known_edits": read_known_edits(QUICKSTART) if model_path(path) == QUICKSTART else (),
+        "about": [*(part.line for part in parts), _place_in_words(devices, dtype, offload)],
+    }
+
+
+def _mesh(wanted: Mesh | MeshConfig | str | None) -> Mesh | None:
+    """The mesh of an edit, of as many of the devices as it names."""
+    if wanted is None or isinstance(wanted, Mesh):
+        return wanted
+    config = parse_mesh(wanted) if isinstance(wanted, str) else wanted
+    sizes = dataclasses.astuple(config)
+    devices = jax.devices()
+    if jax.process_count() > 1:
+        raise UserError(
+            f"an edit runs on the devices of one process, and there are {jax.process_count()};"
+            " start one."
+        )
+    return make_mesh(config, devices if -1 in sizes else devices[: math.prod(sizes)])
+
+
+def _place_in_words(mesh: Mesh | None, dtype: str, offload: bool) -> str:
+    device = (jax.devices() if mesh is None else list(mesh.devices.flat))[0]
+    where = f"one {device.device_kind}"
+    if mesh is not None:
+        axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
+        where = f"{mesh.size} x {device.device_kind} ({axes or 'no axis is split'})"
+    waiting = "; models wait in the host's memory" if offload else ""
+    return f"  on {where}, arithmetic in {dtype}{waiting}"
 
 
 def model_path(given: str) -> epath.Path:
@@ -184,15 +208,3 @@ def _check_all_there(weights: Weights, autoencoder: epath.Path | None, encoder: 
             " where it is with the flag."
         )
     check_encoder(encoder)
-
-
-def _overrides(given: dict[str, float | None]) -> dict[str, Any]:
-    """Fields of SamplingConfig, each checked by itself."""
-    chosen = {FLAG_NAMES.get(name, name): v for name, v in given.items() if v is not None}
-    fields = [field.name for field in dataclasses.fields(SamplingConfig)]
-    for name in chosen:
-        if name not in fields:
-            names = [*FLAG_NAMES, *(f for f in fields if f not in FLAG_NAMES.values())]
-            raise UserError(f"there is no setting {name}; use one of {', '.join(names)}.")
-    build(SamplingConfig, chosen, "load_editor").validate()
-    return chosen

@@ -104,6 +104,26 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return Mesh(arranged, AXES, axis_types=types)
 
 
+def parse_mesh(text: str) -> MeshConfig:
+    """A mesh from "data=1,fsdp=64"; axes that are not named have size 1, but fsdp, which fills.
+
+    Raises:
+      UserError: a part that is no axis and number.
+    """
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        axis, _, number = part.partition("=")
+        if axis not in AXES or not number.lstrip("-").isdigit():
+            raise UserError(
+                f"--mesh={text}: {part!r} is no axis and its size; write data=1,fsdp=64 with"
+                f" the axes {', '.join(AXES)}."
+            )
+        sizes[axis] = int(number)
+    if "fsdp" not in sizes:
+        sizes["fsdp"] = 1 if -1 in sizes.values() else -1
+    return MeshConfig(**sizes)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raises UserError unless `batch_size` examples split evenly over the mesh, and then again."""
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)

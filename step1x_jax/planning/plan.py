@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
-from step1x_jax.errors import UserError
 from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.models.remat import AUTO, SAVED
 from step1x_jax.parallel.devices import GIB
-from step1x_jax.parallel.mesh import AXES, MeshConfig, make_mesh
+from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.planning import hlo
 from step1x_jax.planning.chips import Topology
 from step1x_jax.planning.compilation import (
@@ -69,26 +68,6 @@ def request(
     parts = math.prod(_mesh(config, topology).shape[axis] for axis in BATCH_AXES)
     config.data.batch_size = examples * parts
     return Request(config, topology, program, size)
-
-
-def parse_mesh(text: str) -> MeshConfig:
-    """A mesh from "data=1,fsdp=64"; axes that are not named have size 1, but fsdp, which fills.
-
-    Raises:
-      UserError: a part that is no axis and number.
-    """
-    sizes: dict[str, int] = {}
-    for part in text.split(","):
-        axis, _, number = part.partition("=")
-        if axis not in AXES or not number.lstrip("-").isdigit():
-            raise UserError(
-                f"--mesh={text}: {part!r} is no axis and its size; write data=1,fsdp=64 with"
-                f" the axes {', '.join(AXES)}."
-            )
-        sizes[axis] = int(number)
-    if "fsdp" not in sizes:
-        sizes["fsdp"] = 1 if -1 in sizes.values() else -1
-    return MeshConfig(**sizes)
 
 
 def make_plan(wanted: Request) -> dict[str, Any]:

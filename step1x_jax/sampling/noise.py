@@ -2,6 +2,8 @@
 
 import io
 import math
+import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,27 +63,35 @@ def _key(seed: int) -> jax.Array:
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
-def noise_from_file(path: epath.PathLike, shape: tuple[int, ...]) -> jax.Array:
+def noise_given(noise: Any, shape: tuple[int, ...]) -> jax.Array:
     """Noise that another program drew, so that results can be compared.
 
     Args:
-      path: see `read_noise`.
+      noise: an array in the published layout, (B, 16, h, w), or a file, see `read_noise`.
       shape: the wanted (B, h, w, 16).
 
     Returns:
       (B, h, w, 16) float32.
 
     Raises:
-      UserError: see `read_noise`, or it has another shape.
+      UserError: see `read_noise`, or it has another shape or values that are not finite.
     """
-    noise = read_noise(path)
+    if isinstance(noise, str | os.PathLike):
+        name, values = f"noise file {noise}", read_noise(noise)
+    else:
+        name, values = "the noise", np.asarray(noise)
+        if values.dtype.kind != "f":
+            raise UserError(f"the noise holds {_in_words(values.dtype)}; give float32 numbers.")
+        values = values.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise UserError("the noise has values that are not finite; draw it again.")
     b, h, w, c = shape
-    if noise.shape != (b, c, h, w):
+    if values.shape != (b, c, h, w):
         raise UserError(
-            f"noise file {path} has shape {shown(list(noise.shape))}, this edit needs"
-            f" {[b, c, h, w]}; draw it again, or give the --size it was drawn for."
+            f"{name} has shape {shown(list(values.shape))}, this edit needs {[b, c, h, w]}; draw it"
+            " again, or give the --size it was drawn for."
         )
-    return jnp.asarray(noise.transpose(0, 2, 3, 1))
+    return jnp.asarray(values.transpose(0, 2, 3, 1))
 
 
 def read_noise(path: epath.PathLike) -> np.ndarray:

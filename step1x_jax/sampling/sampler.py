@@ -1,19 +1,26 @@
 """Euler steps from noise to latents: one step function, two drivers.
 
 `sample` is a scan, one compiled program; `sample_with_progress` is a loop on the host that shows
-what it has after every step. Both give the same latents within rounding.
+what it has after every step. Both give the same latents within rounding, on one device or over a
+mesh.
 """
 
+import contextlib
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
+from step1x_jax.models.placement import placed_by
+from step1x_jax.parallel.compiler_options import compiler_options
+from step1x_jax.parallel.rules import placement
 from step1x_jax.sampling.guidance import Guidance, guide
 
 
@@ -26,8 +33,11 @@ class Conditions:
       reference: (B, h', w', 16) latents of the source pictures; None for text-to-image.
       text: (B, T, C) embeddings, zero behind their lengths.
       text_lengths: (B,) int32.
-      negative_text: like text, of the empty instruction with the same picture.
+      negative_text: like text, of the empty instruction (or of what is not wanted) with the same
+        picture.
       negative_lengths: (B,) int32.
+      keep: (B, h, w, 1) bool, where the result is the source picture's, which then has the result's
+        size; None keeps nothing.
     """
 
     reference: jax.Array | None
@@ -35,6 +45,7 @@ class Conditions:
     text_lengths: jax.Array
     negative_text: jax.Array
     negative_lengths: jax.Array
+    keep: jax.Array | None = None
 
 
 def euler_step(
@@ -42,17 +53,22 @@ def euler_step(
     guidance: Guidance,
     params: nnx.State,
     conditions: Conditions,
+    noise: jax.Array,
     latents: jax.Array,
     t: jax.Array,
     t_next: jax.Array,
 ) -> jax.Array:
     """latents + (t_next - t) * guided velocity; condition and negative run as one batch of 2B.
 
+    What is to be kept is set to the source picture with the noise of t_next, so that the model sees
+    at every step what it is to continue there.
+
     Args:
       graph: of the model.
       guidance: of the run.
       params: of the model.
       conditions: of B edits.
+      noise: (B, h, w, 16) float32, from which the edits started.
       latents: (B, h, w, 16) float32 at time t.
       t: current time, a scalar.
       t_next: next time, a scalar.
@@ -71,10 +87,11 @@ def euler_step(
     )
     conditional, unconditional = jnp.split(velocity, 2)
     guided = guide(conditional, unconditional, guidance, t)
-    return latents + (t_next - t) * guided
-
-
-_jitted_step = partial(jax.jit, static_argnums=(0, 1))(euler_step)
+    following = latents + (t_next - t) * guided
+    if c.keep is None:
+        return following
+    assert c.reference is not None
+    return jnp.where(c.keep, (1 - t_next) * c.reference + t_next * noise, following)
 
 
 def scan_steps(
@@ -88,12 +105,24 @@ def scan_steps(
     """The program of `sample`: `euler_step` from each of the times to the next."""
 
     def step(latents, pair):
-        return euler_step(graph, guidance, params, conditions, latents, *pair), None
+        return euler_step(graph, guidance, params, conditions, noise, latents, *pair), None
 
     return jax.lax.scan(step, noise, (times[:-1], times[1:]))[0]
 
 
-_jitted_steps = partial(jax.jit, static_argnums=(0, 1))(scan_steps)
+@functools.cache
+def _jitted(program: Callable[..., jax.Array], options: tuple[tuple[str, Any], ...]) -> Any:
+    return jax.jit(program, static_argnums=(0, 1), compiler_options=dict(options))
+
+
+@contextlib.contextmanager
+def _on(mesh: Mesh | None, program: Callable[..., jax.Array]) -> Iterator[Any]:
+    """The jitted program, as it has to be called for a mesh."""
+    if mesh is None:
+        yield _jitted(program, ())
+        return
+    with jax.set_mesh(mesh), placed_by(placement(mesh)):
+        yield _jitted(program, tuple(compiler_options(mesh).items()))
 
 
 def sample(
@@ -102,6 +131,7 @@ def sample(
     noise: jax.Array,
     times: np.ndarray,
     guidance: Guidance,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """All steps as one program.
 
@@ -111,12 +141,14 @@ def sample(
       noise: (B, h, w, 16) float32.
       times: (steps + 1,) float32 from 1 to 0, see `timesteps`.
       guidance: of the run.
+      mesh: on which the model lies; None: on one device.
 
     Returns:
       (B, h, w, 16) float32 latents.
     """
     graph, params = nnx.split(model)
-    return _jitted_steps(graph, guidance, params, conditions, noise, jnp.asarray(times))
+    with _on(mesh, scan_steps) as program:
+        return program(graph, guidance, params, conditions, noise, jnp.asarray(times))
 
 
 def sample_with_progress(
@@ -126,11 +158,13 @@ def sample_with_progress(
     times: np.ndarray,
     guidance: Guidance,
     show: Callable[[int, jax.Array], object],
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """As `sample`, but the host calls `show(step, latents)` after steps 1, 2, ..."""
     graph, params = nnx.split(model)
     latents = noise
     for i, (t, t_next) in enumerate(itertools.pairwise(times)):
-        latents = _jitted_step(graph, guidance, params, conditions, latents, t, t_next)
+        with _on(mesh, euler_step) as step:
+            latents = step(graph, guidance, params, conditions, noise, latents, t, t_next)
         show(i + 1, latents)
     return latents

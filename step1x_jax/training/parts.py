@@ -9,13 +9,12 @@ from jax.sharding import Mesh
 
 from step1x_jax.models import step1x_edit
 from step1x_jax.models.layers import abstract
-from step1x_jax.models.lora import module_at, quantized
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.randomness import stream
-from step1x_jax.weights.filling import Keep, Path
-from step1x_jax.weights.layouts.official import dotted, flat
-from step1x_jax.weights.lora.adapters import add_adapters, quantized_paths
+from step1x_jax.weights.filling import Keep
+from step1x_jax.weights.lora.adapters import add_adapters
+from step1x_jax.weights.quantizing import quantizing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,22 +92,5 @@ def freezing(config: TrainConfig, mesh: Mesh) -> Keep:
     """
     if config.lora.quantize == "none":
         return lambda path, parameter: {path: parameter}
-    places = flat(shardings_of(abstract_frozen(config, mesh)))
-    model = nnx.merge(*step1x_edit.abstract_model(config.model))
-    paths = set(quantized_paths(config.model))
-
-    def freeze(path: Path, parameter: nnx.Variable) -> dict[Path, nnx.Variable]:
-        module = path[:-1]
-        if path[-1] != "kernel" or dotted(module) not in paths:
-            return {path: parameter}
-        kernel = parameter.get_value()
-        halves = quantized(module_at(model, dotted(module)), kernel, config.lora.quantize)
-        frozen: dict[Path, nnx.Variable] = {}
-        for name, half in zip(("kernel", "kernel_scale"), halves, strict=True):
-            place = places[dotted((*module, name))].get_value()
-            frozen[*module, name] = half.replace(jax.device_put(half.get_value(), place))
-        jax.block_until_ready(frozen)
-        kernel.delete()
-        return frozen
-
-    return freeze
+    places = shardings_of(abstract_frozen(config, mesh))
+    return quantizing(config.model, config.lora.quantize, places)

@@ -11,16 +11,23 @@ from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.layers import abstract
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
+from step1x_jax.parallel.host_memory import all_on_host
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.filling import Keep, as_stored, at, filled, kept
 from step1x_jax.weights.layouts.official import autoencoder_table, model_table
 from step1x_jax.weights.open import Weights, check_is_model, open_weights
 from step1x_jax.weights.places import places_of
+from step1x_jax.weights.quantizing import abstract_quantized, quantizing
 from step1x_jax.weights.run.reader import RunTensors
 
 
 def load_model(
-    weights: epath.PathLike | Weights, mesh: Mesh | None = None, dtype: str | None = None
+    weights: epath.PathLike | Weights,
+    mesh: Mesh | None = None,
+    dtype: str | None = None,
+    *,
+    quantize: str | None = None,
+    on_host: bool = False,
 ) -> Step1XEdit:
     """Connector and DiT, each parameter in the dtype in which it is stored.
 
@@ -29,19 +36,41 @@ def load_model(
       mesh: on which it lies as parallel/rules.py says; None: on the default device.
       dtype: of the arithmetic; None: as the run had it, or bfloat16 if all tensors of a file are,
         else float32.
+      quantize: stores the kernels of the blocks in 8 bits, "int8" or "fp8", see models/lora.py.
+      on_host: in the host's memory instead, from where `borrowed` takes it.
 
     Raises:
       UserError: see `open_weights`; they are no model, or have numbers that are not finite.
     """
     weights = weights if isinstance(weights, Weights) else open_weights(weights)
-    check_is_model(weights)
-    config = weights.config
-    assert isinstance(config, ModelConfig)
-    config = dataclasses.replace(config, dtype=dtype or config.dtype)
+    config = arithmetic(weights, dtype)
     graph, params = abstract_model(config)
     params = as_stored(params, model_table(config), weights.tensors.dtypes)
-    places = None if mesh is None else shardings(params, mesh)
-    return nnx.merge(graph, load_parameters(weights, at(params, places)))
+    if quantize is None:
+        return nnx.merge(
+            graph, load_parameters(weights, at(params, _places(params, mesh, on_host)))
+        )
+    graph, wanted = abstract_quantized(config, quantize)
+    keep = quantizing(config, quantize, _places(wanted, mesh, on_host))
+    params = load_parameters(weights, at(params, _places(params, mesh, on_host)), keep)
+    return nnx.merge(graph, params)
+
+
+def arithmetic(weights: Weights, dtype: str | None) -> ModelConfig:
+    """The config of opened weights of a model, with the dtype of the arithmetic.
+
+    Raises:
+      UserError: they are no model.
+    """
+    check_is_model(weights)
+    assert isinstance(weights.config, ModelConfig)
+    return dataclasses.replace(weights.config, dtype=dtype or weights.config.dtype)
+
+
+def _places(params: nnx.State, mesh: Mesh | None, on_host: bool) -> nnx.State | None:
+    if on_host:
+        return all_on_host(params)
+    return None if mesh is None else shardings(params, mesh)
 
 
 def load_parameters(weights: Weights, wanted: nnx.State, keep: Keep | None = None) -> nnx.State:

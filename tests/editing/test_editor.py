@@ -13,7 +13,6 @@ from PIL import Image
 from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.editing import editor as editor_module
 from step1x_jax.editing.editor import Editor
-from step1x_jax.editing.loading import load_editor
 from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
@@ -133,12 +132,12 @@ def test_the_releases_folder_is_recognised(tmp_path):
     save_model(tmp_path / "step1x-edit-v1p1-official.safetensors", random_model())
     (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match=r"step1x-edit-v1p1-official\.safetensors does not fit"):
-        load_editor(str(tmp_path))
+        Editor.load(str(tmp_path))
 
 
 def test_any_other_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no model: give a run directory"):
-        load_editor(str(tmp_path))
+        Editor.load(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +169,7 @@ def test_a_weight_file_is_a_model_with_its_companions_beside_it(tmp_path):
     weights = open_weights(tmp_path / "mine.safetensors")
     assert (sampling_of(weights), encoder_of(weights).min_pixels) == (SAMPLING, 3136)
     with pytest.raises(UserError, match=f"{tmp_path / 'vae.safetensors'} .the autoencoder"):
-        load_editor(str(tmp_path / "mine.safetensors"))
+        Editor.load(str(tmp_path / "mine.safetensors"))
 
 
 def test_a_path_is_no_picture(editor):

@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from step1x_jax.conditioning.encoder import check_encoder, missing_files
-from step1x_jax.editing.loading import QUICKSTART, load_editor
+from step1x_jax.editing.editor import Editor
+from step1x_jax.editing.loading import QUICKSTART
 from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import as_json
@@ -54,7 +55,7 @@ def run(folder):
     settings = {
         "sampling": as_json(sampling_of(weights)),
         "encoder": as_json(encoder_of(weights)) | {"path": str(ENCODER)},
-        "autoencoder": str(QUICKSTART / "autoencoder"),
+        "vae": str(QUICKSTART / "autoencoder"),
     }
     write_weights_folder(folder, weights.tensors, weights.config, settings)
     return folder
@@ -79,7 +80,7 @@ SLOW = pipeline, release, file_of_release
     [parts, run, *(pytest.param(f, marks=pytest.mark.slow) for f in SLOW)],
 )
 def test_an_editor_is_found_in_every_form(tmp_path, make):
-    editor = load_editor(str(make(tmp_path / "it")))
+    editor = Editor.load(str(make(tmp_path / "it")))
     model, weights = editor.model, open_weights(QUICKSTART)
     tensors = published(model.config, nnx.state(model))
     if make is pipeline:  # diffusers has no place for a v1.0's scale_factor: test_matrix.py
@@ -115,7 +116,7 @@ def test_an_index_of_the_language_model_is_read_before_the_weights(tmp_path, ind
     (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
     (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(UserError, match=words) as caught:
-        load_editor("quickstart", qwen=str(folder))
+        Editor.load("quickstart", text_encoder=str(folder))
     assert str(caught.value).count("\n") == 0
 
 

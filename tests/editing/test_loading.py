@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from step1x_jax.editing import loading
-from step1x_jax.editing.loading import QUICKSTART, find_parts, load_editor
+from step1x_jax.editing.editor import Editor
+from step1x_jax.editing.loading import QUICKSTART, find_parts
 from step1x_jax.editing.settings import encoder_of
 from step1x_jax.errors import UserError
 from step1x_jax.weights.open import open_weights
@@ -44,36 +45,36 @@ def parts(tmp_path):
 def test_what_does_not_exist_is_said_so(nothing_is_read, monkeypatch, tmp_path, path, reason):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=reason):
-        load_editor(path)
+        Editor.load(path)
 
 
 def test_what_exists_and_is_no_model_is_said_so(nothing_is_read, tmp_path):
     with pytest.raises(UserError, match=r"is empty, and is no model: give .* or quickstart"):
-        load_editor(str(tmp_path))
+        Editor.load(str(tmp_path))
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(UserError, match=r"is no model: give a run directory"):
-        load_editor(str(tmp_path))
+        Editor.load(str(tmp_path))
     with pytest.raises(UserError, match=r"x\.gguf is a GGUF file, .*GGUF cannot be read"):
-        load_editor(str(tmp_path / "x.gguf"))
+        Editor.load(str(tmp_path / "x.gguf"))
     step = tmp_path / "run" / "checkpoints" / "100"
     step.mkdir(parents=True)
     for inside in (step, step.parent):
         with pytest.raises(UserError, match=f"give the run's folder, {tmp_path / 'run'}"):
-            load_editor(str(inside))
+            Editor.load(str(inside))
 
 
 def test_all_that_is_missing_is_named_at_once_before_anything_is_read(nothing_is_read, parts):
     shutil.rmtree(parts / "autoencoder")
     shutil.rmtree(parts / "encoder")
     with pytest.raises(UserError) as error:
-        load_editor(str(parts))
+        Editor.load(str(parts))
     for part in (f"{parts}/autoencoder", "--autoencoder", f"{parts}/encoder", "--qwen"):
         assert part in str(error.value)
 
     (parts / "encoder").mkdir()
     shutil.copy(QUICKSTART / "encoder" / "config.json", parts / "encoder")
     with pytest.raises(UserError) as error:
-        load_editor(str(parts), autoencoder=str(QUICKSTART / "autoencoder"))
+        Editor.load(str(parts), vae=str(QUICKSTART / "autoencoder"))
     for part in ("preprocessor_config.json", "tokenizer.json", "model.safetensors", "--qwen"):
         assert part in str(error.value)
     assert "--autoencoder" not in str(error.value)
@@ -85,14 +86,14 @@ def test_a_wrong_small_file_of_the_encoder_is_found_before_the_model_is_read(
     path = parts / "encoder" / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"do_rescale": False}))
     with pytest.raises(UserError, match="has do_rescale False"):
-        load_editor(str(parts))
+        Editor.load(str(parts))
 
 
 def test_a_run_that_says_nothing_of_its_companions_names_the_flags(nothing_is_read, tmp_path):
     weights = open_weights(QUICKSTART)
     write_weights_folder(tmp_path / "run", weights.tensors, weights.config, {"autoencoder": ""})
     with pytest.raises(UserError) as error:
-        load_editor(str(tmp_path / "run"))
+        Editor.load(str(tmp_path / "run"))
     assert "--autoencoder" in str(error.value)
     assert "--qwen" in str(error.value)
 
@@ -118,19 +119,19 @@ def test_a_home_folder_is_found(monkeypatch, tmp_path, parts):
 )
 def test_settings_are_checked_before_anything_is_read(nothing_is_read, settings, reason):
     with pytest.raises(UserError, match=reason):
-        load_editor("quickstart", **settings)
+        Editor.load("quickstart", **settings)
 
 
 def test_settings_have_the_names_of_the_flags():
-    editor = load_editor("quickstart", steps=3, guidance=2, size=96)
+    editor = Editor.load("quickstart", steps=3, guidance=2, size=96)
     assert (editor.sampling.num_steps, editor.sampling.guidance, editor.sampling.size) == (3, 2, 96)
-    assert load_editor("quickstart", num_steps=3).sampling.num_steps == 3  # as before
+    assert Editor.load("quickstart", num_steps=3).sampling.num_steps == 3  # as before
     assert repr(editor) == "Editor(v1.0, size=96, steps=3, guidance=2)"
 
 
 def test_the_shipped_model_reads_the_label_it_was_trained_with():
     assert find_parts("quickstart").encoder == QUICKSTART / "encoder"
-    assert load_editor("quickstart").encoder.config.picture_label is True
+    assert Editor.load("quickstart").encoder.config.picture_label is True
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_models_stored_before_the_setting_have_the_label(parts, stored, label):
 def test_a_size_that_leaves_no_room_is_said_in_words_of_the_editor():
     from PIL import Image
 
-    editor = load_editor("quickstart", steps=1, size=256)
+    editor = Editor.load("quickstart", steps=1, size=256)
     with pytest.raises(UserError, match=r"at size 256 the picture alone takes .* of the 64 tokens"):
         editor.edit(Image.fromarray(np.zeros((64, 64, 3), np.uint8)), "make it night")
 
@@ -162,15 +163,15 @@ def test_a_size_that_leaves_no_room_is_said_in_words_of_the_editor():
 @pytest.mark.parametrize("lora", [3, ("a", "b"), ("a", 1, 2), [b"a"], None])
 def test_loras_are_paths_or_pairs(nothing_is_read, lora):
     with pytest.raises(UserError, match="give paths, or pairs of a path and a number"):
-        load_editor("quickstart", loras=[lora])
+        Editor.load("quickstart", loras=[lora])
 
 
 def test_a_lora_by_its_path_alone_has_strength_1(nothing_is_read, monkeypatch):
     given = []
     monkeypatch.setattr(loading, "open_weights", lambda *_, **options: given.append(options) or 1)
     with pytest.raises(AttributeError):  # there are no weights
-        load_editor("quickstart", loras=["a.safetensors", ("b.safetensors", 0.5)])
+        Editor.load("quickstart", loras=["a.safetensors", ("b.safetensors", 0.5)])
     assert given[0]["loras"] == [("a.safetensors", 1.0), ("b.safetensors", 0.5)]
     with pytest.raises(AttributeError):
-        load_editor("quickstart", loras="a.safetensors")
+        Editor.load("quickstart", loras="a.safetensors")
     assert given[1]["loras"] == [("a.safetensors", 1.0)]

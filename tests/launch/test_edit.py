@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from step1x_jax.editing.loading import QUICKSTART, load_editor
+from step1x_jax.editing.editor import Editor
+from step1x_jax.editing.loading import QUICKSTART
 from step1x_jax.weights.load import load_model
 
 
@@ -184,7 +185,7 @@ def test_the_command_tells_what_it_did(tmp_path, photo):
         assert result.returncode == 0, result.stderr
         assert word in result.stdout
         assert "note:" not in result.stderr
-    (notebook,) = load_editor("quickstart", steps=1).edit(
+    (notebook,) = Editor.load("quickstart", steps=1).edit(
         Image.open(turned), "Make it look like night"
     )
     difference = np.int32(np.asarray(notebook)) - np.asarray(Image.open(output))

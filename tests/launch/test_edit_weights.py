@@ -21,7 +21,8 @@ from flax import nnx
 from PIL import Image
 
 from step1x_jax.editing import loading
-from step1x_jax.editing.loading import QUICKSTART, load_editor
+from step1x_jax.editing.editor import Editor
+from step1x_jax.editing.loading import QUICKSTART
 from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig
@@ -172,7 +173,7 @@ import json, sys, numpy
 from absl import flags
 from PIL import Image
 from launch import edit
-from step1x_jax.editing.loading import load_editor
+from step1x_jax.editing.editor import Editor
 
 cases = json.loads(sys.argv[1])
 for name, case in cases.items():
@@ -183,7 +184,7 @@ for name, case in cases.items():
     for flag in flags.FLAGS:
         flags.FLAGS[flag].unparse()
 photo = Image.open("photo.png").convert("RGB")
-editor = load_editor("runs/mine", size=64, steps=2)
+editor = Editor.load("runs/mine", size=64, steps=2)
 editor.edit([photo], ["night"], show=lambda *_: None)[0].save("load_editor.png")
 """
 
@@ -240,7 +241,7 @@ def numbers(model):
 def test_an_editor_has_the_numbers_that_are_written(made, options, same):
     """As the pictures say, of which 8 bits remain, here for all of them; not the quickstart's."""
     if options["model"] == "alone":  # it does not say where its companions are
-        options = options | {"autoencoder": str(QUICKSTART), "qwen": str(QUICKSTART / "encoder")}
+        options = options | {"vae": str(QUICKSTART), "text_encoder": str(QUICKSTART / "encoder")}
     found = numbers(editor_of(made, **options).model)
     want, before = numbers(load_model(getattr(made, same))), numbers(load_model(QUICKSTART))
     for name, x in want.items():
@@ -255,7 +256,7 @@ def editor_of(made, model, loras=None, **options):
     def place(name):
         return str(getattr(made, name, name))
 
-    return load_editor(
+    return Editor.load(
         place(model),
         loras=[(place(name), scale) for name, scale in (loras or {}).items()],
         **{n: place(x) if isinstance(x, str) else x for n, x in options.items()},

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from step1x_jax.editing.loading import load_editor
+from step1x_jax.editing.editor import Editor
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import AutoencoderConfig
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
@@ -390,7 +390,7 @@ def test_what_is_only_recognised_says_so_in_every_use(made, form):
     make, words = NO_WAY[form]
     path = made(make)
     uses = {
-        "edit": lambda: load_editor(str(path)),
+        "edit": lambda: Editor.load(str(path)),
         "start": lambda: start(form, path, made),
         "base": lambda: open_weights(made(forms.run_of_adapters), base=path),
         "info": lambda: describe_weights(path),

@@ -1,0 +1,147 @@
+"""What the models of an edit take of the devices' memory, and what helps where it is too much."""
+
+import contextlib
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from step1x_jax.errors import UserError
+from step1x_jax.kernels.mesh_axes import BATCH_AXES, TENSOR_AXIS
+from step1x_jax.models.config import LoraConfig, ModelConfig
+from step1x_jax.parallel.devices import GIB, memory_of
+from step1x_jax.weights.language_model import open_mllm
+from step1x_jax.weights.load import open_autoencoder
+from step1x_jax.weights.lora.adapters import targeted
+from step1x_jax.weights.open import Weights
+from step1x_jax.weights.readers import Tensors
+
+HELP = (
+    "let the models wait in the host's memory (--offload), store the transformer in 8 bits"
+    " (--quantize=int8), split it over several devices (--mesh=fsdp=2,tensor=2), or take a smaller"
+    " --size"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One model of an edit.
+
+    Attributes:
+      name: "model", "autoencoder" or "language model".
+      kind: its format, and where it is.
+      count: of parameters.
+      bytes_each: that it takes on each device.
+      dtypes: in which it is stored there.
+    """
+
+    name: str
+    kind: str
+    count: int
+    bytes_each: float
+    dtypes: Sequence[str]
+
+    @property
+    def line(self) -> str:
+        """What it is, in a line."""
+        return (
+            f"  {self.name}: {self.kind}; {_in_words(self.count)} parameters,"
+            f" {' and '.join(self.dtypes)}, {self.bytes_each / GIB:.2f} GiB"
+        )
+
+
+def about_parts(
+    weights: Weights,
+    autoencoder: epath.PathLike,
+    encoder: str,
+    quantize: str | None,
+    mesh: Mesh | None,
+) -> list[Part]:
+    """The three models of an edit, of which no number has been read yet.
+
+    Args:
+      weights: of the model.
+      autoencoder: its file or folder.
+      encoder: the language model's folder.
+      quantize: see `load_model`.
+      mesh: over which model and language model are split.
+
+    Raises:
+      UserError: autoencoder or language model cannot be read.
+    """
+    config = weights.config
+    assert isinstance(config, ModelConfig)
+    shards = 1 if mesh is None else mesh.shape[BATCH_AXES[1]] * mesh.shape[TENSOR_AXIS]
+    in_8_bits = targeted(config, LoraConfig().targets)[0] if quantize else {}
+    vae = open_autoencoder(autoencoder)
+    title = f"{weights.kind.title}, {config.version}, of {weights.path}"
+    return [
+        _part("model", title, weights.tensors, shards, dict.fromkeys(in_8_bits, quantize or "")),
+        _part("autoencoder", f"{vae.kind.title}, of {vae.path}", vae.tensors, 1),
+        _part("language model", f"Qwen2.5-VL, of {encoder}", open_mllm(encoder), shards),
+    ]
+
+
+def _part(
+    name: str, kind: str, tensors: Tensors, shards: int, in_8_bits: Mapping[str, str] | None = None
+) -> Part:
+    narrow = in_8_bits or {}
+    counts = {tensor: math.prod(shape) for tensor, shape in tensors.shapes.items()}
+    widths = {t: 1 if t in narrow else tensors.dtypes[t].itemsize for t in counts}
+    kinds = dict.fromkeys(narrow.get(tensor, str(tensors.dtypes[tensor])) for tensor in counts)
+    size = sum(n * widths[tensor] for tensor, n in counts.items())
+    return Part(name, kind, sum(counts.values()), size / shards, list(kinds))
+
+
+def _in_words(count: int) -> str:
+    for unit, size in (("billion", 10**9), ("million", 10**6)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:,}"
+
+
+def check_memory(
+    parts: Sequence[Part], mesh: Mesh | None, *, offload: bool, encoder_waits: bool
+) -> None:
+    """Compares what is to lie in a device's memory at once with what it has.
+
+    Args:
+      parts: of `about_parts`.
+      mesh: their devices; None: the default one.
+      offload: the largest of model and language model is there at a time.
+      encoder_waits: the language model may never be loaded.
+
+    Raises:
+      UserError: the weights alone do not fit.
+    """
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    available = memory_of(device)
+    sizes = {part.name: part.bytes_each for part in parts}
+    if encoder_waits:
+        del sizes["language model"]
+    needed = sum(sizes.values())
+    if offload:
+        needed = sizes.pop("autoencoder") + max(sizes.values())
+    if available is not None and needed > available:
+        each = ", ".join(f"{part.name} {part.bytes_each / GIB:.1f}" for part in parts)
+        raise UserError(
+            f"the weights need {needed / GIB:.1f} GiB of a device's memory ({each}), and"
+            f" {device.device_kind} has {available / GIB:.1f}: {HELP}."
+        )
+
+
+@contextlib.contextmanager
+def memory_explained() -> Iterator[None]:
+    """Turns what JAX raises where a device's memory is full into a UserError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        size = re.search(r"allocat\w* ([\d.]+ ?[KMGT]?i?B|\d+ bytes)", str(e))
+        wanted = f" (it was to hold {size[1]} more)" if size else ""
+        raise UserError(f"the device's memory is full{wanted}: {HELP}.") from e
