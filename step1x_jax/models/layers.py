@@ -128,7 +128,7 @@ def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, nnx
     graphs: list[nnx.GraphDef] = []
 
     def parameters() -> nnx.State:
-        rngs = nnx.Rngs(0)
+        rngs: Any = nnx.Rngs(0)
         rngs.default = _OneKey(0, tag="default")
         graph, params = nnx.split(build(rngs))
         graphs.append(graph)
