@@ -925,9 +925,9 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("parallel/compile_cache.py", "tests/parallel/test_compile_cache.py"): [
         ("nothing is kept", 'update("jax_compilation_cache_dir", os',
          'update("jax_dump_ir_to", os'),
-        ("a user's folder is not asked for", "if jax.config.jax_compilation_cache_dir is None:",
+        ("a user's folder is not asked for", "if config.jax_compilation_cache_dir is None:",
          "if True:"),
-        ("what compiles within a second is not kept", "        jax.config.update("
+        ("what compiles within a second is not kept", "        config.update("
          '"jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)\n', ""),
     ],
     ("editing/loading.py", "tests/test_package.py"): [

@@ -1,6 +1,7 @@
 """Compiled programs on disk, so that the next process need not compile them again."""
 
 import os
+from typing import Any
 
 import jax
 
@@ -14,6 +15,7 @@ def keep_compiled() -> None:
     Where the user has chosen a folder (JAX_COMPILATION_CACHE_DIR, or jax's option of that name),
     that one stays, with whatever else was chosen for it.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(FOLDER))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+    config: Any = jax.config  # its types do not know its options
+    if config.jax_compilation_cache_dir is None:
+        config.update("jax_compilation_cache_dir", os.path.expanduser(FOLDER))
+        config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
