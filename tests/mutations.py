@@ -900,13 +900,53 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("whole model on each device", "places = None if mesh is None else", "places = None and"),
     ],
     ("conditioning/processor.py", "tests/conditioning/test_encoder.py"): [
-        ("limits of the folder", "**sizes, size=limits", "**sizes"),
-        ("long and thin", 'raise UserError(\n                f"a picture',
-         'raise KeyError(\n                f"a picture'),
+        ("limits ignored", "self._limits = min_pixels, max_pixels", "self._limits = FEWEST, MOST"),
+    ],
+    ("conditioning/processor.py", "tests/conditioning/test_processor.py"): [
+        ("scaled once", 'scaled(image.convert("RGB"), SIDE, FEWEST, MOST)', 'image.convert("RGB")'),
+        ("other filter", "Image.Resampling.BICUBIC", "Image.Resampling.LANCZOS"),
+        ("sides cut off", "[round(x / side)", "[math.floor(x / side)"),
+        ("above the most", "math.floor(x / shrink / side)", "math.ceil(x / shrink / side)"),
+        ("below the fewest", "math.ceil(x * grow / side)", "math.floor(x * grow / side)"),
+        ("a side of nothing", "max(side, math.floor", "max(0, math.floor"),
+        ("rounded once", "np.asarray(image, np.float64)", "np.asarray(image, np.float32)"),
+        ("rows of patches, not of tokens", "x.transpose(0, 3, 1, 4, 6, 2, 5)",
+         "x.transpose(0, 1, 3, 4, 6, 2, 5)"),
+        ("colours last", "4, 6, 2, 5)  #", "4, 2, 5, 6)  #"),
+        ("frames before colours", "temporal_patch_size, axis=5", "temporal_patch_size, axis=4"),
+        ("longer than 200", "> LONGEST_RATIO * min(height, width)", "> 300 * min(height, width)"),
+        ("long and thin", 'raise UserError(\n            f"a picture',
+         'raise KeyError(\n            f"a picture'),
     ],
     ("conditioning/processor.py", "tests/conditioning/test_model_files.py"): [
         ("settings not compared", "if given is not None and not _same(given, value):", "if False:"),
         ("newer files unread", "for name in (FILE, NEWER_FILE)", "for name in (FILE,)"),
+    ],
+    ("parallel/compile_cache.py", "tests/parallel/test_compile_cache.py"): [
+        ("nothing is kept", 'update("jax_compilation_cache_dir", os',
+         'update("jax_dump_ir_to", os'),
+        ("a user's folder is not asked for", "if config.jax_compilation_cache_dir is None:",
+         "if True:"),
+        ("what compiles within a second is not kept", "        config.update("
+         '"jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)\n', ""),
+    ],
+    ("editing/loading.py", "tests/test_package.py"): [
+        ("a notebook compiles each time", "    keep_compiled()  #", "    #"),
+    ],
+    ("conditioning/processor.py", "tests/test_package.py"): [
+        ("transformers is imported", "import numpy as np\n", "import numpy as np\n"
+         "import transformers\n"),
+    ],
+    ("weights/run/reader.py", "tests/test_package.py"): [
+        ("Orbax is imported for all", "if TYPE_CHECKING:\n", "if True:\n"),
+    ],
+    ("kernels/attention.py", "tests/test_package.py"): [
+        ("the TPU's kernels are imported for all", "import os\n\n",
+         "import os\n\nimport step1x_jax.kernels.attention_tpu\n"),
+    ],
+    ("models/autoencoder.py", "tests/models/test_layers.py"): [
+        ("one tree for all", "jax.tree.map(lambda shape: shape, params)", "params"),
+        ("a key that changes", "_abstract(dataclasses.replace(config))", "_abstract(config)"),
     ],
     ("conditioning/tokenizer.py", "tests/conditioning/test_model_files.py"): [
         ("truncation obeyed", "    tokenizer.no_truncation()\n", ""),
