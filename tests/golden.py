@@ -27,13 +27,11 @@ from flax import nnx
 from PIL import Image
 
 from step1x_jax.conditioning.images import image_size
-from step1x_jax.conditioning.processor import SIDE, cut, scaled
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.connector import Connector
-from step1x_jax.models.mllm.config import VisionConfig
 from step1x_jax.models.mllm.language import LanguageModel
 from step1x_jax.models.mllm.model import MLLM
 from step1x_jax.models.mllm.positions import (
@@ -242,7 +240,7 @@ def check_mllm(folder: pathlib.Path, values: dict) -> Iterator[Row]:
     model = load_mllm(folder / "model", dtype="float32")
     config = model.config
 
-    for i, (pixel_values, grid) in enumerate(processed(cases, values, config.vision)):
+    for i, (pixel_values, grid) in enumerate(processed(cases, values)):
         yield _row(f"{i}/pixel_values", pixel_values, cases[i]["pixel_values"], 1e-6)
         yield outputs(f"{i}/grid_thw", grid, cases[i]["grid_thw"], relative=0)
     for i, one in enumerate(cases):
@@ -269,13 +267,15 @@ def check_mllm(folder: pathlib.Path, values: dict) -> Iterator[Row]:
                 yield of_largest(f"{i}/hidden_{j}", states[i, :length], one[f"hidden_{j}"])
 
 
-def processed(
-    cases: list[Case], values: dict, vision: VisionConfig
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Patches and grid of each picture."""
+def processed(cases: list[Case], values: dict) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Patches and grid of each picture, as the published processor makes them."""
+    from transformers import Qwen2VLImageProcessorPil
+
+    limits = {"shortest_edge": values["min_pixels"], "longest_edge": values["max_pixels"]}
+    processor = Qwen2VLImageProcessorPil(size=limits)
     for one in cases:
-        limits = values["min_pixels"], values["max_pixels"]
-        yield cut(scaled(Image.fromarray(one["image"]), SIDE, *limits), vision)
+        result = processor([Image.fromarray(one["image"])], return_tensors="np")
+        yield result["pixel_values"], result["image_grid_thw"][0]
 
 
 def check_schedule(rows: list) -> Iterator[Row]:

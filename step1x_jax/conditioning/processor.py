@@ -1,10 +1,10 @@
 """Pictures as Qwen2.5-VL takes them: scaled, normalised, cut into patches.
 
-The numbers are those of transformers' PIL processor to the bit; importing that takes seconds, as it
-brings torch and much else.
+The arithmetic is transformers' (its PIL processor, which needs no torch).
 """
 
 import math
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,6 @@ SECTION = "image_processor"
 SIDE = 28  # pixels along one side of a token
 # What qwen_vl_utils allows before the processor's own limits.
 FEWEST, MOST = 4 * SIDE**2, 16384 * SIDE**2
-LONGEST_RATIO = 200
 
 # What every Qwen2.5-VL was trained with: another value in a file is damage, or of another model.
 TRAINED_WITH: dict[str, Any] = {
@@ -69,15 +68,17 @@ class Processor:
         Raises:
           UserError: the file is missing, not readable, or of another model.
         """
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not missed here
+        from transformers import Qwen2VLImageProcessorPil
+
         sizes: dict[str, Any] = {
             "patch_size": vision.patch_size,
             "temporal_patch_size": vision.temporal_patch_size,
             "merge_size": vision.spatial_merge_size,
         }
         _check_settings(*read_settings(folder), TRAINED_WITH | sizes)
-        self._side = vision.patch_size * vision.spatial_merge_size
-        self._limits = min_pixels, max_pixels
-        self._vision = vision
+        limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+        self._processor: Any = Qwen2VLImageProcessorPil(**sizes, size=limits)
 
     def __call__(self, image: Image.Image) -> Picture:
         """The patches of one picture.
@@ -88,71 +89,20 @@ class Processor:
         Raises:
           UserError: the picture is over 200 times as long as it is wide.
         """
-        resized = scaled(image.convert("RGB"), SIDE, FEWEST, MOST)
-        return cut(scaled(resized, self._side, *self._limits), self._vision)
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-
-def cut(image: Image.Image, vision: VisionConfig) -> Picture:
-    """An RGB picture in patches, whose sides are multiples of those of a token."""
-    size, merge = vision.patch_size, vision.spatial_merge_size
-    rows, columns = image.height // size, image.width // size
-    # patches that become one token stand together, merge x merge of them
-    x = _normalised(image).reshape(rows // merge, merge, size, columns // merge, merge, size, 3)
-    x = x.transpose(0, 3, 1, 4, 6, 2, 5)  # within a patch: channels, its rows, its columns
-    x = np.stack([x] * vision.temporal_patch_size, axis=5)  # a film that stands still
-    return Picture(x.reshape(rows * columns, -1), np.array([1, rows, columns], np.int64))
-
-
-def scaled(image: Image.Image, side: int, fewest: int, most: int) -> Image.Image:
-    """A picture at the size that `fitting_size` gives for it.
-
-    Raises:
-      UserError: one of its sides is over 200 times the other.
-    """
-    try:
-        height, width = fitting_size(image.height, image.width, side, fewest, most)
-    except ValueError as e:
-        raise UserError(
-            f"a picture of {image.width}x{image.height} pixels cannot be read by Qwen2.5-VL"
-            f" ({e}); crop it."
-        ) from e
-    return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def fitting_size(height: int, width: int, side: int, fewest: int, most: int) -> tuple[int, int]:
-    """The published rule (smart_resize of qwen_vl_utils and transformers).
-
-    Args:
-      height: of the picture, in pixels.
-      width: of the picture, in pixels.
-      side: what both are made multiples of, the nearest that
-      fewest: have at least
-      most: and at most so many pixels in about the same shape.
-
-    Returns:
-      (height, width) in pixels.
-
-    Raises:
-      ValueError: one is over 200 times the other.
-    """
-    if max(height, width) > LONGEST_RATIO * min(height, width):
-        raise ValueError(f"one side is over {LONGEST_RATIO} times the other")
-    rounded = [round(x / side) * side for x in (height, width)]
-    if math.prod(rounded) > most:
-        shrink = math.sqrt(height * width / most)
-        rounded = [max(side, math.floor(x / shrink / side) * side) for x in (height, width)]
-    elif math.prod(rounded) < fewest:
-        grow = math.sqrt(fewest / (height * width))
-        rounded = [math.ceil(x * grow / side) * side for x in (height, width)]
-    return rounded[0], rounded[1]
-
-
-def _normalised(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) float32, with the mean and the deviation that the model was trained with."""
-    # in float64 first, and the rest in float32, as the published processor rounds
-    scaled = (np.asarray(image, np.float64) * TRAINED_WITH["rescale_factor"]).astype(np.float32)
-    mean, std = (np.array(TRAINED_WITH[f"image_{name}"], np.float32) for name in ("mean", "std"))
-    return (scaled - mean) / std
+        try:
+            height, width = smart_resize(
+                image.height, image.width, factor=SIDE, min_pixels=FEWEST, max_pixels=MOST
+            )
+        except ValueError as e:
+            raise UserError(
+                f"a picture of {image.width}x{image.height} pixels cannot be read by Qwen2.5-VL"
+                f" ({e}); crop it."
+            ) from e
+        resized = image.convert("RGB").resize((width, height))
+        result = self._processor([resized], return_tensors="np")
+        return Picture(result["pixel_values"], result["image_grid_thw"][0])
 
 
 def settings_file(folder: epath.PathLike) -> epath.Path | None:
