@@ -285,7 +285,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("models/autoencoder_tiles.py", "tests/models/test_autoencoder_tiles.py"): [
         ("no rows around a strip", "window = rows + 2 * reach", "window = rows"),
-        ("one row around a strip", "reach = (convolutions + convolutions % 2) // finer", "reach = 2"),
+        ("few rows around a strip", "reach = (convolutions + convolutions % 2) // finer",
+         "reach = 2"),
         ("far too many rows around a strip", "convolutions % 2) // finer", "convolutions % 2) * 4"),
         ("rows of the last strip counted twice", "(row >= i * rows)", "(row >= start)"),
         ("one pass too few", "len(norms) + 1, go_over", "len(norms), go_over"),
@@ -294,8 +295,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("strips of equal shares", "+ [last]) / height", "+ [rows]) / (rows * strips)"),
         ("statistics of the window", "norms = _Norms(statistics, new=(row >= i * rows)",
          "norms = _Norms(statistics, new=(row >= 0) | (row >= i * rows)"),
-        ("variance by squares", "jnp.square(x - mean[:, None, None, :, None]).mean(axes, where=where)",
-         "jnp.square(x).mean(axes, where=where) - mean**2"),
+        ("variance by squares",
+         "jnp.square(x - mean[:, None, None, :, None]).mean(axes, where=where)", "jnp.square(x).mean(axes, where=where) - mean**2"),
         ("odd strips", "if rows < 2 or rows % 2:", "if rows < 2:"),
     ],
     ("kernels/attention_xla.py", "tests/kernels"): [
