@@ -296,7 +296,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("statistics of the window", "norms = _Norms(statistics, new=(row >= i * rows)",
          "norms = _Norms(statistics, new=(row >= 0) | (row >= i * rows)"),
         ("variance by squares",
-         "jnp.square(x - mean[:, None, None, :, None]).mean(axes, where=where)", "jnp.square(x).mean(axes, where=where) - mean**2"),
+         "jnp.square(x - mean[:, None, None, :, None]).mean(axes, where=where)",
+         "jnp.square(x).mean(axes, where=where) - mean**2"),
         ("odd strips", "if rows < 2 or rows % 2:", "if rows < 2:"),
     ],
     ("kernels/attention_xla.py", "tests/kernels"): [
