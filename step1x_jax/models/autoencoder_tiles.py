@@ -72,7 +72,7 @@ def decode_tiled(autoencoder: Autoencoder, latents: jax.Array, rows: int = ROWS)
 
     def decode(latents: jax.Array) -> jax.Array:
         x = decoder.begin(autoencoder.unscaled(latents[None]))
-        before: list[nnx.Module] = []  # from the resolution below
+        before: list[Any] = []  # from the resolution below
         for level in reversed(decoder.up):
             after = [decoder.norm_out, nnx.silu, decoder.conv_out] if level.upsample is None else []
             x = in_strips([*before, *level.block, *after], x, rows)
@@ -187,7 +187,7 @@ def _moments(x: jax.Array, groups: int, new: jax.Array) -> tuple[jax.Array, jax.
     return mean, jnp.square(x - mean[:, None, None, :, None]).mean(axes, where=where)
 
 
-def _joined(parts: _Statistics, shares: np.ndarray) -> _Statistics:
+def _joined(parts: _Statistics, shares: Any) -> _Statistics:
     """The statistics of maps from those of their strips (leading axis), and the strips' shares."""
     shares = jnp.float32(shares)[:, None, None, None]
     mean = (shares * parts.mean).sum(0)
