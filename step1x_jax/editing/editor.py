@@ -30,6 +30,11 @@ from step1x_jax.editing.requests import Request, edit_requests, generate_request
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import build
 from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.autoencoder_tiles import (
+    LARGEST_WHOLE_PIXELS,
+    decode_tiled,
+    encode_tiled,
+)
 from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.parallel.host_memory import borrowed
@@ -47,6 +52,7 @@ BLACK = (1024, 1024)  # the picture that the language model sees where there is 
 
 _encode = nnx.jit(Autoencoder.encode)
 _decode = nnx.jit(Autoencoder.decode)
+_encode_tiled, _decode_tiled = nnx.jit(encode_tiled), nnx.jit(decode_tiled)
 
 
 @dataclasses.dataclass(repr=False)
@@ -251,13 +257,17 @@ class Editor:
 
     def encode(self, picture: Image.Image) -> np.ndarray:
         """A picture, its sides multiples of 16, to latents (h, w, 16) float32."""
-        latents = np.asarray(_encode(self.autoencoder, jnp.asarray(to_array(picture)[None])))
+        encode = _encode_tiled if _is_large(*picture.size) else _encode
+        latents = np.asarray(encode(self.autoencoder, jnp.asarray(to_array(picture)[None])))
         check_finite(latents, "what the autoencoder makes of the picture", "another autoencoder")
         return latents[0]
 
     def decode(self, latents: np.ndarray) -> list[Image.Image]:
         """Latents (B, h, w, 16) to pictures; UserError if they are not finite."""
-        arrays = np.asarray(_decode(self.autoencoder, jnp.asarray(latents)))
+        _, h, w, _ = latents.shape
+        large = _is_large(h * PIXELS_PER_LATENT, w * PIXELS_PER_LATENT)
+        decode = _decode_tiled if large else _decode
+        arrays = np.asarray(decode(self.autoencoder, jnp.asarray(latents)))
         check_finite(arrays, "what the autoencoder decodes", "another autoencoder")
         return [from_array(array) for array in arrays]
 
@@ -398,6 +408,11 @@ class Editor:
             negative_lengths=jnp.asarray(other_lengths),
             keep=jnp.asarray(np.stack(kept)) if kept else None,
         )
+
+
+def _is_large(width: int, height: int) -> bool:
+    """Whether the autoencoder computes such a picture in strips."""
+    return width * height > LARGEST_WHOLE_PIXELS
 
 
 def noise_from_seeds(requests: Sequence[Request], shape: tuple[int, ...]) -> jax.Array:

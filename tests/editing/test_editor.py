@@ -658,3 +658,22 @@ def test_a_wrong_mask_is_refused_before_work(editor, mask, reason):
     with pytest.raises(UserError, match=reason):
         editor.edit([P], ["a"], mask=mask)
     assert len(editor.encoder.seen) == before
+
+
+def test_large_pictures_go_through_the_autoencoder_in_strips(editor, monkeypatch):
+    """And give the same: equality itself is tests/models/test_autoencoder_tiles.py's."""
+    source = picture((64, 64), 2)
+    (want,) = editor.edit(source, "fog")
+    used = []
+    for name in ("_encode_tiled", "_decode_tiled"):
+        program = getattr(editor_module, name)
+        monkeypatch.setattr(
+            editor_module, name, lambda *a, n=name, f=program: used.append(n) or f(*a)
+        )
+    editor.edit(source, "fog")
+    assert used == []
+    monkeypatch.setattr(editor_module, "LARGEST_WHOLE_PIXELS", 64 * 64 - 1)
+    fresh = dataclasses.replace(editor, encoder=Words())
+    (got,) = fresh.edit(source, "fog")
+    assert used == ["_encode_tiled", "_decode_tiled"]
+    assert np.abs(np.int32(got) - np.int32(want)).max() <= 1
