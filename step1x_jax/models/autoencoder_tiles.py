@@ -170,6 +170,8 @@ class _Norms:
         new = self._new.repeat(x.shape[1] // len(self._new))
         self._measured.append(_moments(x, norm.num_groups, new))
         scale = jax.lax.rsqrt(variance + norm.epsilon)
+        assert norm.scale is not None  # all of the autoencoder have both
+        assert norm.bias is not None
         mean, scale = (s.repeat(norm.group_size, axis=1)[:, None, None] for s in (mean, scale))
         return (x - mean) * (scale * norm.scale[...]) + norm.bias[...]
 
