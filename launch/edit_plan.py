@@ -1,6 +1,7 @@
-"""Which results launch.edit makes, where they go, and which of them are there already."""
+"""Which results launch.edit makes, how and where, and which of them are there already."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 from etils import epath
 
 from launch.edit_rows import Row
-from step1x_jax.conditioning.input_files import check_protocol
+from step1x_jax.conditioning.images import MOST_BYTES
+from step1x_jax.conditioning.input_files import check_protocol, read_input_file
 from step1x_jax.editing.output_files import check_format
-from step1x_jax.editing.recipe import Recipe, differences, read_recipe
+from step1x_jax.editing.recipe import File, Recipe, differences, noted_path, read_recipe
 from step1x_jax.errors import UserError
 from step1x_jax.files import check_writable, is_file, is_remote
 from step1x_jax.sampling.noise import check_seed
@@ -176,3 +178,25 @@ def _what_differs(job: Job, recipe_of: Callable[[Job], Recipe]) -> str | None:
         return ", ".join(differences(read_recipe(os.fspath(job.output)), wanted))
     except UserError as e:
         return str(e).rstrip(".")
+
+
+def noted_file(path: str, what: str) -> File:
+    """A file that is read for an edit."""
+    data = read_input_file(path, what, MOST_BYTES)
+    return File(noted_path(path), hashlib.sha256(data).hexdigest())
+
+
+def recipe_of(job: Job, common: Recipe) -> Recipe:
+    """How a result is made; UserError if its picture or mask cannot be read."""
+    row = job.row
+    assert row.instruction is not None
+    return dataclasses.replace(
+        common,
+        image=noted_file(row.image, "a picture"),
+        instruction=row.instruction,
+        negative=row.negative or "",
+        seed=str(job.seed),
+        steps=common.steps if row.steps is None else row.steps,
+        guidance=common.guidance if row.guidance is None else row.guidance,
+        mask=noted_file(row.mask, "a mask") if row.mask else None,
+    )

@@ -42,7 +42,8 @@ class Report:
 
     def __init__(self, folder: epath.PathLike):
         """Takes over what earlier commands wrote there, but for lines that are none."""
-        self.path = epath.Path(folder) / NAME
+        self.folder = epath.Path(folder)
+        self.path = self.folder / NAME
         self._lines: dict[str, dict[str, Any]] = {}
         if is_file(self.path):
             for text in self.path.read_bytes()[:LARGEST].splitlines():

@@ -58,8 +58,8 @@ class Row(ListedRow):
 def rows_of_flags(
     images: Sequence[str],
     instructions: Sequence[str],
-    negatives: Sequence[str],
-    masks: Sequence[str],
+    negatives: Sequence[str] = (),
+    masks: Sequence[str] = (),
 ) -> list[Row]:
     """Rows of pictures that are named one by one, or of folders, of which all pictures are taken.
 
@@ -113,9 +113,7 @@ def pictures_in(folder: epath.Path) -> list[epath.Path]:
     formats = usable_formats()
     endings = {end for end, name in Image.registered_extensions().items() if name in formats}
     files = [
-        path
-        for path in find(folder, "[!.]*")
-        if path.suffix.lower() in endings and is_file(path)
+        path for path in find(folder, "[!.]*") if path.suffix.lower() in endings and is_file(path)
     ]
     if not files:
         raise UserError(f"{folder} has no pictures in it (files that end in .jpg, .png, ...).")

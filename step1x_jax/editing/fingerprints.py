@@ -48,9 +48,7 @@ def noted_models(
     """
     return {
         "model": File(noted_path(model), weights_fingerprint(found.weights.path)),
-        "autoencoder": File(
-            noted_path(autoencoder or ""), weights_fingerprint(found.autoencoder)
-        ),
+        "autoencoder": File(noted_path(autoencoder or ""), weights_fingerprint(found.autoencoder)),
         "encoder": File(noted_path(encoder or ""), weights_fingerprint(found.encoder.path)),
         "loras": tuple(
             MergedLora(noted_path(path), weights_fingerprint(user_path(path)), strength)

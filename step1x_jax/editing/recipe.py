@@ -7,7 +7,7 @@ and nothing in it is more than a value or a name.
 import dataclasses
 import json
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -21,6 +21,8 @@ from step1x_jax.sampling.config import GuidanceScale, SizeLevel, Steps
 from step1x_jax.sampling.noise import check_seed
 
 Digest = Annotated[str, Meta(pattern=r"^([0-9a-f]{64}|[0-9a-f]{16}-[0-9a-f]{16})?\Z")]
+Dtype = Annotated[str, Meta(pattern=r"^(float32|bfloat16)\Z")]
+Quantize = Annotated[str, Meta(pattern=r"^(int8|fp8)\Z")]
 OutputSize = Annotated[str, Meta(pattern=r"^(input|edited|[0-9]{1,4}x[0-9]{1,4})\Z")]
 
 
@@ -73,8 +75,8 @@ class Recipe:
     loras: tuple[MergedLora, ...] = ()
     autoencoder: File = File()
     encoder: File = File()
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    quantize: Literal["int8", "fp8"] | None = None
+    dtype: Dtype = "float32"
+    quantize: Quantize | None = None
     made_with: str = ""
 
 
