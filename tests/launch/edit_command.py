@@ -1,0 +1,66 @@
+"""launch.edit in the tests' own process, with a tiny random model."""
+
+import contextlib
+import importlib
+import json
+import sys
+
+from absl import flags
+from flax import nnx
+
+from step1x_jax.editing.editor import Editor
+from step1x_jax.models.autoencoder import Autoencoder
+from tests.editing.test_editor import AUTOENCODER, SAMPLING, Words, random_model
+
+MODULES = ("launch.edit", "launch.weights_flags")  # which define flags
+
+
+@contextlib.contextmanager
+def alone():
+    """The module, with flags of its own: other commands may have defined theirs."""
+    before = dict(vars(flags.FLAGS))
+    others = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
+    vars(flags.FLAGS).update(vars(flags.FlagValues()))
+    try:
+        yield importlib.import_module("launch.edit")
+    finally:
+        vars(flags.FLAGS).clear()
+        vars(flags.FLAGS).update(before)
+        for name in MODULES:
+            del sys.modules[name]
+        sys.modules.update(others)
+
+
+class Command:
+    """Calls it as often as one likes.
+
+    Attributes:
+      loaded: the arguments of each loading.
+    """
+
+    def __init__(self, module, folder):
+        self._module, self._folder, self.loaded = module, folder, []
+        autoencoder = Autoencoder(AUTOENCODER, rngs=nnx.Rngs(0))
+        self.editor = Editor(random_model(), autoencoder, Words(), SAMPLING)
+        module.Editor = self  # stands for the class: `load` is all that is called
+
+    def load(self, path, *, say, **options):
+        self.loaded.append({"path": path} | options)
+        say("what was loaded")
+        return self.editor
+
+    def __call__(self, *arguments):
+        """The exit code of main; the tiny model has the quickstart's name and settings."""
+        model = [] if any("--like" in a or "--model" in a for a in arguments) else ["quickstart"]
+        defaults = [f"--model={name}" for name in model]
+        if not any("--like" in a for a in arguments):
+            defaults += ["--size=64", "--steps=2"]
+        for name in flags.FLAGS:
+            flags.FLAGS[name].unparse()
+        flags.FLAGS(["edit", *defaults, *map(str, arguments)])
+        return self._module.main()
+
+    def report(self, folder):
+        """Lines of a report by the names of their results."""
+        lines = map(json.loads, (folder / "report.jsonl").read_text().splitlines())
+        return {line["output"]: line for line in lines}
