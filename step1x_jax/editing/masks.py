@@ -14,6 +14,7 @@ from step1x_jax.conditioning.colours import decode_upright, split_alpha
 from step1x_jax.conditioning.images import MOST_BYTES, identify_image
 from step1x_jax.conditioning.input_files import read_input_file
 from step1x_jax.errors import UserError, require
+from step1x_jax.files import user_path
 
 # Of 255: a drawn layer has one of these at most, see `read_mask`.
 BLACK, WHITE = 15, 240
@@ -39,7 +40,7 @@ MOST = 0.75  # of the picture: where more has changed, the edit means all of it
 
 
 def read_mask(
-    mask: Image.Image | np.ndarray | epath.PathLike, size: tuple[int, int], name: str
+    mask: Image.Image | np.ndarray | epath.PathLike | bytes, size: tuple[int, int], name: str
 ) -> np.ndarray:
     """A mask as people give it; white is edited, black stays, as for inpainting in diffusers.
 
@@ -52,8 +53,9 @@ def read_mask(
     latter is black and white as any other.
 
     Args:
-      mask: a picture of up to 8 bits a channel; the path of one, in any format that pictures may
-        have; or an array (H, W) or (H, W, 1) of bool, uint8, or float from 0 to 1.
+      mask: a picture of up to 8 bits a channel; the path of one, or the bytes of its file, in any
+        format that pictures may have; or an array (H, W) or (H, W, 1) of bool, uint8, or float from
+        0 to 1.
       size: (width, height) of the picture to be edited, turned upright.
       name: of the mask, in error messages; a path stands for itself.
 
@@ -64,8 +66,10 @@ def read_mask(
       UserError: it is no such picture, file or array, has another size, or nothing in it.
     """
     if isinstance(mask, str | os.PathLike):
-        name = os.fspath(mask)
-        mask = identify_image(read_input_file(mask, "a mask", MOST_BYTES), name)
+        name = user_path(os.fspath(mask))
+        mask = read_input_file(name, "a mask", MOST_BYTES)
+    if isinstance(mask, bytes):
+        mask = identify_image(mask, name)
     if isinstance(mask, Image.Image):
         edited = _from_picture(decode_upright(mask, name), name)
     elif isinstance(mask, np.ndarray):

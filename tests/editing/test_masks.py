@@ -108,7 +108,9 @@ def test_the_callers_array_stays_the_callers():
 
 
 @pytest.mark.parametrize("name", ["m.png", "m.webp", "m.tiff", "m.bmp"])
-@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
+@pytest.mark.parametrize(
+    "kind", [str, lambda path: path, lambda path: path.read_bytes()], ids=["str", "Path", "bytes"]
+)
 def test_masks_from_files(tmp_path, name, kind):
     options = {"lossless": True} if name.endswith("webp") else {}
     Image.fromarray(GREY).convert("RGB").save(tmp_path / name, **options)
@@ -158,7 +160,7 @@ two_ways.putpixel((0, 0), (0, 0, 0, 255))
         (Image.fromarray(GREY.astype(np.uint16) * 257), "8 bits"),
         (MASK.tolist(), "is a list"),
         (None, "is a NoneType"),
-        (b"\x89PNG", "is a bytes"),
+        (b"\x89PNG", "not a readable picture"),
     ],
 )
 def test_what_is_no_mask_is_refused(mask, message):
