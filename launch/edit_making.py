@@ -96,6 +96,9 @@ def _make(editor: Editor, job: Job, common: Recipe, extras: Extras, bar: tqdm, a
         for preview in step.previews or ():
             save_picture(job.beside(f"-step{step.number:02}"), preview)
 
+    kept: dict[str, Any] = {"mask": job.row.mask} if job.row.mask else {}
+    if recipe.keep_unchanged:
+        kept["keep_unchanged"] = True
     (edited,) = editor.edit(
         source,
         recipe.instruction,
@@ -106,7 +109,7 @@ def _make(editor: Editor, job: Job, common: Recipe, extras: Extras, bar: tqdm, a
         size=recipe.size,
         truncate=recipe.truncate,
         noise=extras.noise,
-        **({"mask": job.row.mask} if job.row.mask else {}),  # TEMP
+        **kept,
         on_step=on_step,
         previews=extras.previews,
         output_size=_pair(recipe.output_size),

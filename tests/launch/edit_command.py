@@ -8,6 +8,7 @@ import sys
 from absl import flags
 from flax import nnx
 
+import launch
 from step1x_jax.editing.editor import Editor
 from step1x_jax.models.autoencoder import Autoencoder
 from tests.editing.test_editor import AUTOENCODER, SAMPLING, Words, random_model
@@ -19,7 +20,7 @@ MODULES = ("launch.edit", "launch.weights_flags")  # which define flags
 def alone():
     """The module, with flags of its own: other commands may have defined theirs."""
     before = dict(vars(flags.FLAGS))
-    others = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
+    others = {name: _forget(name) for name in MODULES if name in sys.modules}
     vars(flags.FLAGS).update(vars(flags.FlagValues()))
     try:
         yield importlib.import_module("launch.edit")
@@ -27,8 +28,16 @@ def alone():
         vars(flags.FLAGS).clear()
         vars(flags.FLAGS).update(before)
         for name in MODULES:
-            del sys.modules[name]
-        sys.modules.update(others)
+            _forget(name)
+        for name, module in others.items():
+            sys.modules[name] = module
+            setattr(launch, name.removeprefix("launch."), module)
+
+
+def _forget(name):
+    """Takes a module out, so that the next import of it runs it again."""
+    delattr(launch, name.removeprefix("launch."))
+    return sys.modules.pop(name)
 
 
 class Command:
@@ -38,8 +47,8 @@ class Command:
       loaded: the arguments of each loading.
     """
 
-    def __init__(self, module, folder):
-        self._module, self._folder, self.loaded = module, folder, []
+    def __init__(self, module):
+        self._module, self.loaded = module, []
         autoencoder = Autoencoder(AUTOENCODER, rngs=nnx.Rngs(0))
         self.editor = Editor(random_model(), autoencoder, Words(), SAMPLING)
         module.Editor = self  # stands for the class: `load` is all that is called
