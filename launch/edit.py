@@ -105,6 +105,9 @@ _MASK = flags.DEFINE_multi_string(
 _KEEP = flags.DEFINE_bool(
     "keep_unchanged", False, "Takes from the source what the edit has hardly changed."
 )
+_ALIGN = flags.DEFINE_bool(
+    "align", False, "Corrects shift and colours of the result where nothing was edited."
+)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Of the first result.", lower_bound=0, upper_bound=(1 << SEED_BITS) - 1
 )
@@ -235,6 +238,7 @@ def take_from(like: Recipe) -> None:
         "size": like.size,
         "output_size": like.output_size,
         "keep_unchanged": like.keep_unchanged,
+        "align": like.align,
         "noise": like.noise and like.noise.path,
     }
     if not _EDITS.value:  # which has its own
@@ -356,6 +360,7 @@ def common_recipe(loras: Sequence[tuple[str, float]], noise: str | None) -> Reci
         truncate=_or(_TRUNCATE.value, truncate),
         output_size=size,
         keep_unchanged=_KEEP.value,
+        align=_ALIGN.value,
         noise=noted_file(noise, "a .npy file") if noise else None,
         base=noted_path(_BASE.value),
         ema=weights_flags.EMA.value,

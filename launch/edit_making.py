@@ -96,9 +96,6 @@ def _make(editor: Editor, job: Job, common: Recipe, extras: Extras, bar: tqdm, a
         for preview in step.previews or ():
             save_picture(job.beside(f"-step{step.number:02}"), preview)
 
-    kept: dict[str, Any] = {"mask": job.row.mask} if job.row.mask else {}
-    if recipe.keep_unchanged:
-        kept["keep_unchanged"] = True
     (edited,) = editor.edit(
         source,
         recipe.instruction,
@@ -109,7 +106,9 @@ def _make(editor: Editor, job: Job, common: Recipe, extras: Extras, bar: tqdm, a
         size=recipe.size,
         truncate=recipe.truncate,
         noise=extras.noise,
-        **kept,
+        mask=job.row.mask,
+        keep_unchanged=recipe.keep_unchanged,
+        align=recipe.align,
         on_step=on_step,
         previews=extras.previews,
         output_size=_pair(recipe.output_size),

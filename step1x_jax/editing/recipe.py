@@ -68,6 +68,7 @@ class Recipe:
     output_size: OutputSize = "input"
     mask: File | None = None
     keep_unchanged: bool = False
+    align: bool = False
     noise: File | None = None
     model: File = File()
     base: str = ""

@@ -42,6 +42,7 @@ FULL = Recipe(
     output_size="800x600",
     mask=File("mask.png", SHA),
     keep_unchanged=True,
+    align=True,
     noise=File("noise.npy", SHA),
     model=File("~/weights", WEIGHTS),
     base="~/base",

@@ -145,14 +145,13 @@ def test_a_command_goes_on_where_it_was_interrupted(command, photos, tmp_path, m
         (["--truncate=0"], "truncate"),
         (["--negative=x"], "negative"),
         (["--keep_unchanged"], "keep_unchanged"),
+        (["--align"], "align"),
         (["--output_size=edited"], "output_size"),
         (["--dtype=bfloat16"], "dtype"),
         (["--quantize=int8"], "quantize"),
     ],
 )
 def test_what_was_made_otherwise_is_not_replaced_unasked(command, photos, tmp_path, change, word):
-    if word == "keep_unchanged":
-        pytest.importorskip("step1x_jax.editing.masks")
     out = tmp_path / "out"
     flags = (f"--image={photos}", NIGHT, f"--output={out}/")
     assert command(*flags) == 0
@@ -219,7 +218,6 @@ def test_a_list_of_pictures_that_are_elsewhere_loads_nothing(command, photos, tm
 
 def test_drift_is_reported(command, photos, tmp_path, monkeypatch):
     """Of an edit that does nothing but move by 2 pixels and brighten by 10 levels."""
-    pytest.importorskip("step1x_jax.editing.registration")
     shape = np.random.default_rng(0).uniform(60, 180, (12, 12, 3)).astype(np.uint8)
     source = Image.fromarray(shape).resize((96, 96), Image.Resampling.BICUBIC)
     source.save(photos / "a.png")
@@ -302,6 +300,42 @@ def test_models_are_loaded_as_the_flags_say(command, photos, tmp_path):
         "mesh": "tensor=2", "text_encoder": None, "vae": None, "cache": "there",
         "quantize": "fp8", "offload": True,
     }  # fmt: skip
+
+
+def test_masks(command, photos, tmp_path):
+    """One for all, one for each, or in a row; what is far from white is the source's."""
+    for name, left in (("l.png", 0), ("r.png", 56)):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[:, left : left + 8] = 255
+        Image.fromarray(mask).save(photos.parent / name)
+    (photos / "below" / "l.png").write_bytes((photos.parent / "l.png").read_bytes())
+    (photos / "edits.json").write_text('[{"image": "a.png", "mask": "below/l.png"}]')
+    each = [f"--mask={photos.parent}/{name}" for name in ("l.png", "r.png")]
+    images = [f"--image={photos}/{name}" for name in ("a.png", "b.jpg")]
+    assert command(*images, *each, NIGHT, f"--output={tmp_path}/each/") == 0
+    assert command(*images, each[0], NIGHT, f"--output={tmp_path}/all/") == 0
+    assert command(f"--edits={photos}/edits.json", NIGHT, f"--output={tmp_path}/row/") == 0
+    a, b = pixels(photos / "a.png"), pixels(photos / "b.jpg")
+    for folder, name, source, white, far in (
+        ("each", "a-0.png", a, slice(0, 8), slice(16, 64)),
+        ("each", "b-0.png", b, slice(56, 64), slice(0, 48)),
+        ("all", "b-0.png", b, slice(0, 8), slice(16, 64)),
+        ("row", "a-0.png", a, slice(0, 8), slice(16, 64)),
+    ):
+        made = pixels(tmp_path / folder / name)
+        np.testing.assert_array_equal(made[:, far], source[:, far])
+        assert (made[:, white] != source[:, white]).mean() > 0.5
+    again = tmp_path / "again.png"
+    assert command(f"--like={tmp_path}/each/b-0.png", f"--output={again}") == 0
+    np.testing.assert_array_equal(pixels(again), pixels(tmp_path / "each" / "b-0.png"))
+    (photos.parent / "r.png").write_bytes((photos.parent / "l.png").read_bytes())
+    with pytest.raises(UserError, match=r"1 of 2 results .*b-0\.png: mask\)"):
+        command(*images, *each, NIGHT, f"--output={tmp_path}/each/")
+    picture((8, 8)).save(tmp_path / "small.png")
+    loaded = len(command.loaded)
+    with pytest.raises(UserError, match=r"small\.png is 8x8 pixels, its picture 64x64"):
+        command(images[0], f"--mask={tmp_path}/small.png", NIGHT, f"--output={tmp_path}/s.png")
+    assert len(command.loaded) == loaded
 
 
 @pytest.mark.parametrize(
