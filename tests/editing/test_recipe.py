@@ -86,8 +86,15 @@ def test_too_long_a_note_is_left_out(tmp_path):
     for ending in ("png", "jpg", "webp"):
         save_picture(tmp_path / f"x.{ending}", P, "x" * (LARGEST_NOTE + 1))
         assert read_note(tmp_path / f"x.{ending}") is None
+        assert b"xxxx" not in (tmp_path / f"x.{ending}").read_bytes()
         save_picture(tmp_path / f"x.{ending}", P, "x" * LARGEST_NOTE)
         assert read_note(tmp_path / f"x.{ending}") == "x" * LARGEST_NOTE
+
+
+def test_too_long_a_note_of_a_stranger_is_not_read(tmp_path):
+    text = "x" * (LARGEST_NOTE + 1)
+    with_chunk(tmp_path / "x.png", lambda info: info.add_itxt(NOTE, text))
+    assert read_note(tmp_path / "x.png") is None
 
 
 def with_chunk(path, add):
