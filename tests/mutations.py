@@ -918,6 +918,32 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("settings not compared", "if given is not None and not _same(given, value):", "if False:"),
         ("newer files unread", "for name in (FILE, NEWER_FILE)", "for name in (FILE,)"),
     ],
+    ("parallel/compile_cache.py", "tests/parallel/test_compile_cache.py"): [
+        ("nothing is kept", 'update("jax_compilation_cache_dir", os',
+         'update("jax_dump_ir_to", os'),
+        ("a user's folder is not asked for", "if config.jax_compilation_cache_dir is None:",
+         "if True:"),
+        ("what compiles within a second is not kept", "        config.update("
+         '"jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)\n', ""),
+    ],
+    ("editing/loading.py", "tests/test_package.py"): [
+        ("a notebook compiles each time", "    keep_compiled()  #", "    #"),
+    ],
+    ("conditioning/processor.py", "tests/test_package.py"): [
+        ("transformers is imported", "import numpy as np\n", "import numpy as np\n"
+         "import transformers\n"),
+    ],
+    ("weights/run/reader.py", "tests/test_package.py"): [
+        ("Orbax is imported for all", "if TYPE_CHECKING:\n", "if True:\n"),
+    ],
+    ("kernels/attention.py", "tests/test_package.py"): [
+        ("the TPU's kernels are imported for all", "import os\n\n",
+         "import os\n\nimport step1x_jax.kernels.attention_tpu\n"),
+    ],
+    ("models/autoencoder.py", "tests/models/test_layers.py"): [
+        ("one tree for all", "jax.tree.map(lambda shape: shape, params)", "params"),
+        ("a key that changes", "_abstract(dataclasses.replace(config))", "_abstract(config)"),
+    ],
     ("conditioning/tokenizer.py", "tests/conditioning/test_model_files.py"): [
         ("truncation obeyed", "    tokenizer.no_truncation()\n", ""),
         ("padding obeyed", "    tokenizer.no_padding()\n", ""),

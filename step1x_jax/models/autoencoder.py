@@ -5,6 +5,7 @@ published file, so that a key of the file is a path here.
 """
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -13,6 +14,7 @@ from flax import nnx
 
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.config import AutoencoderConfig
+from step1x_jax.models.layers import abstract
 
 
 def group_norm(channels: int, groups: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
@@ -170,6 +172,20 @@ class Decoder(nnx.Module):
         for level in reversed(self.up):
             x = level(x)
         return self.conv_out(nnx.silu(self.norm_out(x)))
+
+
+def abstract_autoencoder(config: AutoencoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure and abstract parameters of the autoencoder, see `abstract`.
+
+    Traced once for the same sizes: opening its weights asks, too, and the module has many parts.
+    """
+    graph, params = _abstract(dataclasses.replace(config))  # a key that nobody changes
+    return graph, jax.tree.map(lambda shape: shape, params)
+
+
+@functools.lru_cache(maxsize=4)
+def _abstract(config: AutoencoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    return abstract(lambda rngs: Autoencoder(config, rngs=rngs))
 
 
 class Autoencoder(nnx.Module):

@@ -14,9 +14,8 @@ from jax.sharding import Mesh
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.records import LATENT_CHANNELS
 from step1x_jax.errors import UserError
-from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.autoencoder import abstract_autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
-from step1x_jax.models.layers import abstract
 from step1x_jax.models.placement import placed_by
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.compiler_options import compiler_options
@@ -120,7 +119,7 @@ def compile_sample(config: TrainConfig, size: int, mesh: Mesh) -> Compiled:
 
 def compile_decode(examples: int, size: int, mesh: Mesh) -> Compiled:
     """Compiles the release's autoencoder from latents to square pictures of `size` pixels."""
-    graph, params = abstract(lambda: Autoencoder(AutoencoderConfig(), rngs=nnx.Rngs(0)))
+    graph, params = abstract_autoencoder(AutoencoderConfig())
     whole, side = replicated(mesh), size // PIXELS_PER_LATENT
 
     def array(shape: tuple[int, ...]) -> Any:

@@ -10,14 +10,12 @@ import math
 from typing import Any
 
 import jax
-from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.errors import UserError
 from step1x_jax.kernels.mesh_axes import BATCH_AXES
-from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.autoencoder import abstract_autoencoder
 from step1x_jax.models.config import AutoencoderConfig
-from step1x_jax.models.layers import abstract
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.models.step1x_edit import abstract_model
@@ -117,7 +115,7 @@ def plan_edit_memory(
     models = {
         "transformer": abstract_model(model),
         "language_model": abstract_mllm(MLLMConfig(param_dtype="bfloat16")),
-        "autoencoder": abstract(lambda: Autoencoder(AutoencoderConfig(), rngs=nnx.Rngs(0))),
+        "autoencoder": abstract_autoencoder(AutoencoderConfig()),
     }
     weights = {
         name: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params)) / GIB

@@ -73,11 +73,12 @@ def test_models_that_wait_on_the_host_give_the_same_picture():
     source = picture((128, 128))
     (want,) = Editor.load("quickstart").edit(source, "Make it night", steps=1)
     editor = Editor.load("quickstart", offload=True)
-    before = {id(x) for x in jax.live_arrays()}
     (got,) = editor.edit(source, "Make it night", steps=1)
     np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
-    left = [x for x in jax.live_arrays() if id(x) not in before]
-    assert sum(x.nbytes for x in left) < 1 << 20  # of 7 and 3 MB that were on the devices
+    before = sum(x.nbytes for x in jax.live_arrays())
+    editor.edit(source, "Make it sunset", steps=1)
+    after = sum(x.nbytes for x in jax.live_arrays())
+    assert after - before < 1 << 20  # of the 7 and 1 MB of model and language model
     assert "models wait in the host's memory" in repr(editor)
 
 
@@ -106,7 +107,7 @@ def test_blocks_in_8_bits(stored):
     whole = Editor.load("quickstart")
     (want,) = whole.edit(source, "Make it night", steps=4)
     narrow = Editor.load("quickstart", quantize=stored)
-    kernel = narrow.model.transformer.double_blocks.img_stream.mlp.in_layer.kernel[...]
+    kernel = narrow.model.transformer.double_blocks.img.mlp_in.kernel[...]
     assert kernel.dtype.itemsize == 1
     (got,) = narrow.edit(source, "Make it night", steps=4)
     error = np.mean((np.float32(got) - np.float32(want)) ** 2)
@@ -140,13 +141,7 @@ def test_too_little_memory_is_said_before_anything_is_read(monkeypatch, availabl
         return check_memory(RELEASE, None, **options)
     with pytest.raises(UserError) as error:
         check_memory(RELEASE, None, **options)
-    for words in (
-        f"need {needed} GiB",
-        "model 23.1",
-        f"{available:.1f}",
-        "--offload",
-        "--quantize",
-    ):
+    for words in (f"need {needed} GiB", "model 23.1", f"has {available:.1f}", "--offload"):
         assert words in str(error.value)
 
 
