@@ -200,7 +200,8 @@ def main() -> int:
     if not any(is_file(job.row.image) for job in todo):
         raise UserError(f"{todo[0].row.image} does not exist, nor does another picture to edit.")
     if like is not None:
-        tell_of(like, recipe_of(todo[0], common))
+        there = next(job for job in todo if is_file(job.row.image))
+        tell_of(like, recipe_of(there, common))
     editor = Editor.load(
         _MODEL.value,
         base=_BASE.value or None,
