@@ -1,34 +1,65 @@
-"""Edits a picture.
+"""Edits pictures: launch/guides/edit.md.
 
 python -m launch.edit --model=quickstart --image=photo.jpg --instruction="make it night" \
     --output=night.png
 python -m launch.edit --model=runs/mine --ema --lora=style.safetensors --lora_scale=0.8 \
-    --image=photo.jpg --instruction="make it night"
+    --image=a.jpg --image=b.jpg --instruction="make it night" --num_images=4 --output=results/
+python -m launch.edit --model=quickstart --edits=edits.json --output=results/
+python -m launch.edit --like=night.png --output=again.png
 
 --model is quickstart, a run's folder (of all parameters or of adapters), a .safetensors file or an
 index (official or diffusers' names, 8 bits, too), or a folder: the release's, a pipeline of
 diffusers or one of its models, or transformer/, autoencoder/ and encoder/. More about these, and
 what is refused: launch/guides/weights.md.
+
+v1.1 damps the guidance above a time of 0.93 (1 is noise), as the official script does; its branch
+of diffusers does so at nearly every step. --truncate=0 gives pictures like that branch's.
+
+Results in a folder that are there already stay. Ends with exit code 3 if some could not be made.
 """
 
-import contextlib
-import os
-from typing import Any, get_type_hints
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_type_hints
 
+import jax
 from absl import flags
-from etils import epath
-from tqdm import tqdm
 
+import step1x_jax
 from launch import weights_flags
 from launch.command import run
+from launch.edit_making import Extras, make_all
+from launch.edit_plan import (
+    Job,
+    Output,
+    check_places,
+    noted_file,
+    plan,
+    recipe_of,
+    still_to_make,
+)
+from launch.edit_report import Report
+from launch.edit_rows import Row, is_folder, read_rows, rows_of_flags
 from step1x_jax.conditioning.images import open_image
-from step1x_jax.conditioning.input_files import check_protocol
 from step1x_jax.conditioning.prompt import check_instruction
 from step1x_jax.editing.editor import Editor
+from step1x_jax.editing.fingerprints import noted_models
+from step1x_jax.editing.loading import default_dtype, find_weights
+from step1x_jax.editing.masks import read_mask
+from step1x_jax.editing.output_files import check_format
+from step1x_jax.editing.recipe import FILES, Recipe, differences, noted_path, read_recipe
+from step1x_jax.editing.requests import MOST_IMAGES, OUTPUT_SIZES
+from step1x_jax.editing.settings import sampling_of
 from step1x_jax.errors import UserError
-from step1x_jax.files import check_writable, is_remote, replacing, user_path
+from step1x_jax.files import is_file, user_path
+from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.lora import STORED
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.sampling.noise import SEED_BITS, read_noise
+
+Value = TypeVar("Value")
 
 
 def _bounds(field: str) -> dict[str, Any]:
@@ -39,13 +70,53 @@ def _bounds(field: str) -> dict[str, Any]:
 
 
 _MODEL = flags.DEFINE_string(
-    "model", None, "quickstart, a run's folder, or a file or folder of weights.", required=True
+    "model", "", "quickstart, a run's folder, or a file or folder of weights."
 )
-_IMAGE = flags.DEFINE_string("image", None, "The picture to edit.", required=True)
-_INSTRUCTION = flags.DEFINE_string("instruction", None, "What to do to it.", required=True)
-_OUTPUT = flags.DEFINE_string("output", "edited.png", "Where it goes (.png, .jpg or .webp).")
+_IMAGE = flags.DEFINE_multi_string(
+    "image", [], "The picture to edit, or a folder of pictures; may be given several times."
+)
+_INSTRUCTION = flags.DEFINE_multi_string(
+    "instruction", [], "What to do: once for all pictures, or once for each --image."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    "edited.png",
+    "A file (.png, .jpg or .webp); for several results a folder (results/), where they are called"
+    " {stem}-{seed}.png, or a name with these words in braces.",
+)
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replaces results that are there and were made otherwise."
+)
+_EDITS = flags.DEFINE_string(
+    "edits",
+    "",
+    "A list instead of --image: .json of {picture: instruction} or of rows, or .jsonl of rows.",
+)
+_ROOT = flags.DEFINE_string(
+    "root", None, "Folder where the paths in the list start (default: the folder of the list)."
+)
+_LIKE = flags.DEFINE_string(
+    "like", "", "A picture of this command: all that is not given is as it was for that."
+)
+_NEGATIVE = flags.DEFINE_multi_string("negative", [], "What is not wanted, likewise.")
+_MASK = flags.DEFINE_multi_string(
+    "mask", [], "Picture of the same size, white where it may change, likewise."
+)
+_KEEP = flags.DEFINE_bool(
+    "keep_unchanged", False, "Takes from the source what the edit has hardly changed."
+)
+_ALIGN = flags.DEFINE_bool(
+    "align", False, "Corrects shift and colours of the result where nothing was edited."
+)
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Of the noise.", lower_bound=0, upper_bound=(1 << SEED_BITS) - 1
+    "seed", 0, "Of the first result.", lower_bound=0, upper_bound=(1 << SEED_BITS) - 1
+)
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images",
+    1,
+    "Results of each picture, of --seed and the seeds after it.",
+    lower_bound=1,
+    upper_bound=MOST_IMAGES,
 )
 _STEPS = flags.DEFINE_integer(
     "steps", None, "Euler steps (default: the model's).", **_bounds("num_steps")
@@ -53,11 +124,23 @@ _STEPS = flags.DEFINE_integer(
 _GUIDANCE = flags.DEFINE_float(
     "guidance", None, "Guidance scale (default: the model's).", **_bounds("guidance")
 )
+_TRUNCATE = flags.DEFINE_float(
+    "truncate", None, "Time above which it is damped (default: the model's).", lower_bound=0
+)
 _SIZE = flags.DEFINE_integer(
     "size",
     None,
     "Size level: about size^2 pixels are edited (default: the model's).",
     **_bounds("size"),
+)
+_OUTPUT_SIZE = flags.DEFINE_string(
+    "output_size", "input", "Of the result: input, edited (as it was edited), or 800x600."
+)
+_COMPARE = flags.DEFINE_bool(
+    "compare", False, "Also NAME-compare.png: source, instruction and result."
+)
+_PREVIEWS = flags.DEFINE_integer(
+    "previews", 0, "Also NAME-step04.png after every so many steps.", lower_bound=0
 )
 _NOISE = flags.DEFINE_string("noise", None, "A .npy file (1, 16, h, w) instead of the seed.")
 _AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it is, if not with the model.")
@@ -67,84 +150,230 @@ _CACHE = flags.DEFINE_string("cache", None, "Keeps embeddings here, for the next
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Arithmetic (default: float32 on CPU, else bfloat16)."
 )
+_MESH = flags.DEFINE_string(
+    "mesh", None, "Devices that make an edit together, as fsdp=2,tensor=2 (default: one)."
+)
+_OFFLOAD = flags.DEFINE_bool(
+    "offload", False, "Models wait in the host's memory and are on the devices while they work."
+)
+_QUANTIZE = flags.DEFINE_enum("quantize", None, list(STORED), "Transformer in 8 bits.")
 flags.adopt_module_key_flags(weights_flags)
 
-# How the endings are written: everything that a viewer could see of the edit is kept.
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
-    ".webp": ("WEBP", {"quality": 95}),
-}
-LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}  # pixels that a format can have
+
+def _needed_unless(name: str, *others: str) -> None:
+    """One cannot do without a flag, unless another one is given."""
+    flags.register_validator(
+        name,
+        lambda value: bool(value) or any(flags.FLAGS[other].value for other in others),
+        message=f"Flag --{name} must have a value other than None.",  # as absl says it
+    )
 
 
-def main() -> None:
-    """Loads, edits, saves."""
-    source = user_path(_IMAGE.value)
-    output = epath.Path(user_path(_OUTPUT.value))
-    instruction = _INSTRUCTION.value
-    if not instruction.strip():
-        raise UserError("--instruction is empty; say what to do to the picture.")
-    check_instruction(instruction)
-    check_output(output, source)
-    image = open_image(source)
-    format_name, options = FORMATS[output.suffix.lower()]
-    if max(image.size) > LONGEST_SIDE.get(format_name, max(image.size)):
-        raise UserError(
-            f"--output={output}: {format_name} holds no picture of {image.width}x{image.height}"
-            " pixels; write a .png."
-        )
-    if _NOISE.value:
-        read_noise(user_path(_NOISE.value))
-    check_writable(output)
-    replaces = output.exists()
+_needed_unless("model", "like")
+_needed_unless("image", "edits", "like")
+_needed_unless("instruction", "edits", "like")
+
+
+def main() -> int:
+    """Finds out what is to be made, refuses what is wrong, then loads, edits and saves."""
+    like = read_recipe(user_path(_LIKE.value)) if _LIKE.value else None
+    if like is not None:
+        take_from(like)
+    rows = rows_wanted()
+    output = Output(user_path(_OUTPUT.value))
+    jobs = plan(rows, output, _SEED.value, _NUM_IMAGES.value)
+    check_places(jobs, [file for row in rows for file in (row.image, row.mask) if file])
+    noise = user_path(_NOISE.value) if _NOISE.value else None
+    if noise and len(jobs) > 1:
+        raise UserError(f"--noise is that of one result, and there are {len(jobs)}; leave it out.")
+    if not output.many:
+        check_new(jobs[0])
+    loras = weights_flags.loras()
+    common = common_recipe(loras, noise)
+    todo = jobs
+    if output.many:
+        todo = still_to_make(jobs, lambda job: recipe_of(job, common), overwrite=_OVERWRITE.value)
+        if len(todo) < len(jobs):
+            print(f"{len(jobs) - len(todo)} of {len(jobs)} are there", file=sys.stderr)
+        if not todo:
+            return 0
+    if not any(is_file(job.row.image) for job in todo):
+        raise UserError(f"{todo[0].row.image} does not exist, nor does another picture to edit.")
+    if like is not None:
+        there = next(job for job in todo if is_file(job.row.image))
+        tell_of(like, recipe_of(there, common))
     editor = Editor.load(
         _MODEL.value,
         base=_BASE.value or None,
+        loras=loras,
         ema=weights_flags.EMA.value,
-        loras=weights_flags.loras(),
         dtype=_DTYPE.value,
-        vae=_AUTOENCODER.value,
+        mesh=_MESH.value,
         text_encoder=_QWEN.value,
+        vae=_AUTOENCODER.value,
         cache=_CACHE.value,
+        quantize=_QUANTIZE.value,
+        offload=_OFFLOAD.value,
+        say=lambda line: print(line, file=sys.stderr),
     )
-    total = _STEPS.value or editor.sampling.num_steps
-    with tqdm(total=total, desc="editing", unit="step") as bar:
-        (edited,) = editor.edit(
-            image,
-            instruction,
-            steps=_STEPS.value,
-            guidance=_GUIDANCE.value,
-            size=_SIZE.value,
-            seed=_SEED.value,
-            noise=user_path(_NOISE.value) if _NOISE.value else None,
-            on_step=lambda step: bar.update(),
-        )
-    with replacing(output) as temporary, temporary.open("wb") as f:
-        edited.save(f, format_name, **options)
-    word = " (in place of the file that was there)" if replaces else ""
-    name = str(output).encode(errors="backslashreplace").decode()  # it may not be UTF-8
-    print(f"{name}{word}: {edited.width} x {edited.height}, {total} steps, seed {_SEED.value}")
+    extras = Extras(_COMPARE.value, _PREVIEWS.value, noise)
+    return make_all(editor, todo, common, extras, Report(output.folder) if output.many else None)
 
 
-def check_output(output: epath.Path, source: str) -> None:
-    """Raises UserError for a place where the edit cannot or should not be written."""
-    check_protocol(os.fspath(output), "the edited picture")
-    if not is_remote(output) and output.is_dir():
-        raise UserError(
-            f"--output={output} is a folder; give the file's name, {output / 'edited.png'}."
+def take_from(like: Recipe) -> None:
+    """Gives flags that were not given the values with which a picture was made."""
+    values = {
+        "model": like.model.path,
+        "base": like.base,
+        "ema": like.ema,
+        "autoencoder": like.autoencoder.path or None,
+        "qwen": like.encoder.path or None,
+        "dtype": like.dtype,
+        "quantize": like.quantize,
+        "instruction": [like.instruction],
+        "negative": [like.negative],
+        "seed": int(like.seed),
+        "steps": like.steps,
+        "guidance": like.guidance,
+        "truncate": like.truncate,
+        "size": like.size,
+        "output_size": like.output_size,
+        "keep_unchanged": like.keep_unchanged,
+        "align": like.align,
+        "noise": like.noise and like.noise.path,
+    }
+    if not _EDITS.value:  # which has its own
+        values["image"] = [like.image.path]
+        values["mask"] = [like.mask.path] if like.mask else []
+    if not flags.FLAGS["lora"].present:
+        values["lora"] = [lora.path for lora in like.loras]
+        values["lora_scale"] = [lora.strength for lora in like.loras] or [1.0]
+    for name, value in values.items():
+        if not flags.FLAGS[name].present:
+            flags.FLAGS[name].value = value
+
+
+def tell_of(like: Recipe, now: Recipe) -> None:
+    """Says what is made again, and which files are not those of then."""
+    print(
+        f"as {_LIKE.value}: {now.instruction!r:.200}, {now.steps} steps, guidance"
+        f" {now.guidance:g}, size {now.size}, seed {now.seed}, model {now.model.path!r:.200}",
+        file=sys.stderr,
+    )
+    others = [name for name in differences(like, now) if name in FILES]
+    if others:
+        print(
+            f"warning: {_LIKE.value} was made with other files ({', '.join(others)}): this will be"
+            " another picture.",
+            file=sys.stderr,
         )
-    if output.suffix.lower() not in FORMATS:
-        raise UserError(f"--output={output} should end in .png, .jpg or .webp.")
-    same = os.fspath(output) == source
-    if not (is_remote(output) or is_remote(source)):
-        with contextlib.suppress(OSError, ValueError):  # one of them is not there
-            same = os.path.samefile(output, source)
-    if same:
-        raise UserError(
-            f"--output={output} is the picture to edit, which would be lost; give another name."
+
+
+def rows_wanted() -> list[Row]:
+    """What to do to which pictures; those that a user has named one by one are looked at."""
+    named = not _EDITS.value and not any(is_folder(user_path(path)) for path in _IMAGE.value)
+    rows = (
+        rows_of_list()
+        if _EDITS.value
+        else rows_of_flags(_IMAGE.value, _INSTRUCTION.value, _NEGATIVE.value, _MASK.value)
+    )
+    for row in rows:
+        if not row.instruction or not row.instruction.strip():
+            what = f" for {row.image}" if len(rows) > 1 else ""
+            raise UserError(f"--instruction is empty{what}; say what to do to the picture.")
+        check_instruction(row.instruction)
+        check_instruction(row.negative or "")
+        if named:
+            image = open_image(row.image)
+            check_format(Output(user_path(_OUTPUT.value)).pattern, image.size)
+            if row.mask:
+                read_mask(row.mask, image.size, "the mask")
+    return rows
+
+
+def rows_of_list() -> list[Row]:
+    """The rows of --edits, with the flags' values where they have none."""
+    if _IMAGE.value or _MASK.value:
+        raise UserError("--edits has its own pictures and masks; leave --image and --mask out.")
+    if len(_INSTRUCTION.value) > 1 or len(_NEGATIVE.value) > 1:
+        raise UserError("with --edits, one --instruction and one --negative can be for all rows.")
+    return [
+        dataclasses.replace(
+            row,
+            instruction=row.instruction
+            if row.instruction is not None
+            else _first(_INSTRUCTION.value),
+            negative=row.negative if row.negative is not None else _first(_NEGATIVE.value),
         )
+        for row in read_rows(_EDITS.value, _ROOT.value)
+    ]
+
+
+def _first(values: Sequence[str]) -> str | None:
+    return values[0] if values else None
+
+
+def check_new(job: Job) -> None:
+    """Raises UserError if files of the one result are there, unless they may be replaced."""
+    places = [job.output, job.compared] if _COMPARE.value else [job.output]
+    for place in places:
+        if is_file(place) and not _OVERWRITE.value:
+            raise UserError(
+                f"{place} is there already; give another --output, or --overwrite to replace it."
+            )
+
+
+def common_recipe(loras: Sequence[tuple[str, float]], noise: str | None) -> Recipe:
+    """What all results have in common.
+
+    Args:
+      loras: paths and strengths.
+      noise: path of its file.
+
+    Returns:
+      Their recipe, with the model's defaults; no weights are read for it but those of LoRAs.
+
+    Raises:
+      UserError: the weights or the noise cannot be used, or a setting is impossible.
+    """
+    model, autoencoder, encoder = _MODEL.value, _AUTOENCODER.value, _QWEN.value
+    found = find_weights(
+        model,
+        base=_BASE.value or None,
+        loras=loras,
+        ema=weights_flags.EMA.value,
+        text_encoder=encoder,
+        vae=autoencoder,
+    )
+    assert isinstance(found.weights.config, ModelConfig)
+    defaults = sampling_of(found.weights)
+    truncate = defaults.truncate_for(found.weights.config.version)
+    size = _OUTPUT_SIZE.value
+    if size not in OUTPUT_SIZES and not re.fullmatch(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}", size):
+        raise UserError(f"--output_size={size}: give input, edited, or a size such as 800x600.")
+    if noise:
+        read_noise(noise)
+    version, device = step1x_jax.__version__, jax.devices()[0].device_kind
+    return Recipe(
+        steps=_or(_STEPS.value, defaults.num_steps),
+        guidance=_or(_GUIDANCE.value, defaults.guidance),
+        size=_or(_SIZE.value, defaults.size),
+        truncate=_or(_TRUNCATE.value, truncate),
+        output_size=size,
+        keep_unchanged=_KEEP.value,
+        align=_ALIGN.value,
+        noise=noted_file(noise, "a .npy file") if noise else None,
+        base=noted_path(_BASE.value),
+        ema=weights_flags.EMA.value,
+        dtype=_DTYPE.value or default_dtype(),
+        quantize=_QUANTIZE.value,
+        made_with=f"step1x_jax {version}, jax {jax.__version__}, {device}",
+        **noted_models(found, model, autoencoder, encoder, loras),
+    )
+
+
+def _or(value: Value | None, default: Value) -> Value:
+    return default if value is None else value
 
 
 if __name__ == "__main__":

@@ -36,6 +36,16 @@ GOLDEN_LORA = "tests/test_golden.py::test_published_numbers[lora]"
 LORA = "tests/training/test_lora.py"
 OTHER_BASE = f"{LORA}::test_another_base_is_refused"
 MODEL = "tests/models/test_step1x_edit.py"
+MANY = "tests/launch/test_edit_many.py"
+LISTS = f"{MANY}::test_lists_are_read_strictly_and_before_anything_is_loaded"
+REFUSED = f"{MANY}::test_what_is_wrong_is_refused_before_anything_is_loaded"
+RESUMED = (
+    f"{MANY}::test_a_command_goes_on_where_it_was_interrupted"
+    f" {MANY}::test_what_was_made_otherwise_is_not_replaced_unasked"
+)
+FAILING = f"{MANY}::test_a_row_that_fails_is_reported_and_the_rest_is_made"
+MASKS = f"{MANY}::test_masks"
+EDIT = "tests/launch/test_edit.py::test_what_is_wrong_is_refused_before_anything_is_loaded"
 
 
 class Mutation(NamedTuple):
@@ -1068,6 +1078,76 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("conditioning/images.py", "tests/conditioning/test_images.py"): [
         ("height rounded down", "math.ceil(new_width / ratio)", "math.floor(new_width / ratio)"),
         ("pixels from 0", "/ 127.5 - 1", "/ 255"),
+    ],
+    ("editing/recipe.py", "tests/editing/test_recipe.py"): [
+        ("notes from the network", "if is_remote(user_path(path)):", "if False:"),
+        ("seeds of notes unchecked", "        check_seed(int(recipe.seed))\n", ""),
+        ("a moved picture is another", 'dataclasses.replace(value, path="") if', "value if"),
+        ("home folders in notes", 'path = "~" + path[len(home) :]', "pass"),
+        ("home folders of others", "path.startswith(home + os.sep)", "path.startswith(home)"),
+        ("other bases are other recipes", '_NOT_COMPARED = ("base", "made_with")',
+         '_NOT_COMPARED = ("made_with",)'),
+    ],
+    ("editing/output_files.py", "tests/editing/test_recipe.py"): [
+        ("notes of any length", "if note and len(note) <= LARGEST_NOTE:", "if note:"),
+        ("comments of others taken", "values.get(NOTE) if isinstance(values, dict) else None",
+         "values.get(NOTE)"),
+        ("notes of strangers of any length", "0 < len(note) <= LARGEST_NOTE", "0 < len(note)"),
+        ("sizes of formats ignored", "if size and max(size) >", "if False and max(size) >"),
+    ],
+    ("editing/side_by_side.py", "tests/editing/test_side_by_side.py"): [
+        ("boxes for letters", "return own if not unknown(own) else", "return own if True else"),
+        ("result on the left", "(source.width + 2 * margin, margin)", "(margin, margin)"),
+        ("long texts not cut", "if len(lines) > MOST_LINES:", "if False:"),
+    ],
+    ("editing/fingerprints.py", "tests/editing/test_fingerprints.py"): [
+        ("fingerprint of a run's folder", "    if is_run(path):\n", "    if False:\n"),
+        ("LoRAs without strength", "weights_fingerprint(user_path(path)), strength)",
+         "weights_fingerprint(user_path(path)))"),
+    ],
+    ("../launch/edit_rows.py", f"{LISTS} {REFUSED} {MANY}::test_all_pictures_of_a_folder"
+     f" {MANY}::test_rows_have_settings_of_their_own"): [
+        ("lists lead anywhere", 'or ".." in pure.parts:', "or False:"),
+        ("lists at the root", "or pure.is_absolute()", ""),
+        ("the root ignored", "place.parent if root is None else", "place.parent if True else"),
+        ("hidden pictures", '"[!.]*"', '"*"'),
+        ("first instruction for all", "    if len(values) != count:", "    if False:"),
+    ],
+    ("../launch/edit_plan.py", f"{LISTS} {REFUSED} {EDIT} {RESUMED} {MASKS}"
+     f" {MANY}::test_rows_have_settings_of_their_own"): [
+        ("results replaced unasked", "if others and not overwrite:", "if False:"),
+        ("results of other settings stay", "            missing.append(job)\n        if different:",
+         "            pass\n        if different:"),
+        ("all made again", "if is_file(job.output) else None", "if False else None"),
+        ("two results of one name", "        if name in taken:", "        if False:"),
+        ("sources overwritten", "if _identity(os.fspath(job.output)) in read:", "if False:"),
+        ("hard links overwritten", "return status.st_dev, status.st_ino",
+         "return os.path.realpath(path)"),
+        ("row's steps ignored", "steps=common.steps if row.steps is None else row.steps",
+         "steps=common.steps"),
+        ("masks not noted", 'mask=noted_file(row.mask, "a mask") if row.mask else None',
+         "mask=None"),
+    ],
+    ("../launch/edit_making.py", f"{FAILING} {MASKS} {MANY}::test_like_makes_the_same_picture"): [
+        ("one failure ends all", "                if report is None:\n                    raise",
+         "                raise"),
+        ("failures are success", "return SOME_FAILED", "return 0"),
+        ("settings not noted", "edited, to_note(recipe))", "edited)"),
+        ("mask not given on", "mask=job.row.mask,\n", "mask=None,\n"),
+        ("truncation not given on", "        truncate=recipe.truncate,\n", ""),
+    ],
+    ("../launch/edit_report.py", f"{FAILING} {RESUMED}"): [
+        ("reports forget", "        if is_file(self.path):", "        if False:"),
+        ("reports of the last alone", "for one in self._lines.values())",
+         "for one in [*self._lines.values()][-1:])"),
+    ],
+    ("../launch/edit.py", f"{REFUSED} {RESUMED} {MANY}::test_like_makes_the_same_picture"
+     f" {MANY}::test_like_with_another_source_or_other_weights_is_said"): [
+        ("like over flags", "if not flags.FLAGS[name].present:", "if True:"),
+        ("one file replaced unasked", "if is_file(place) and not _OVERWRITE.value:", "if False:"),
+        ("loaded for nothing", "        if not todo:\n            return 0\n", ""),
+        ("like's truncation forgotten", '        "truncate": like.truncate,\n', ""),
+        ("other files unsaid", "if name in FILES]", "if False]"),
     ],
     ("editing/editor.py", "tests/editing"): [
         ("filters of the releases", '"v1.0": Image.Resampling.BICUBIC, "v1.1"',

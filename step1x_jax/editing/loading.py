@@ -22,7 +22,13 @@ from jax.sharding import Mesh
 
 import step1x_jax
 from step1x_jax.conditioning.cache import CachedEncoder
-from step1x_jax.conditioning.encoder import DTYPES, check_encoder, load_encoder, missing_files
+from step1x_jax.conditioning.encoder import (
+    DTYPES,
+    EncoderConfig,
+    check_encoder,
+    load_encoder,
+    missing_files,
+)
 from step1x_jax.conditioning.input_files import check_protocol
 from step1x_jax.editing.known_edits import read_known_edits
 from step1x_jax.editing.memory import about_parts, check_memory
@@ -43,6 +49,21 @@ QUICKSTART = epath.Path(step1x_jax.__file__).parent / "assets" / "quickstart"
 NAME = "quickstart"
 
 
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The models of an edit, opened or found.
+
+    Attributes:
+      weights: of the model, with its LoRAs.
+      autoencoder: where it is.
+      encoder: where the language model is, and how prompts are read.
+    """
+
+    weights: Weights
+    autoencoder: epath.Path
+    encoder: EncoderConfig
+
+
 def load_parts(
     path: str,
     *,
@@ -60,28 +81,14 @@ def load_parts(
 ) -> dict[str, Any]:
     """The fields of an Editor; arguments and errors are those of `Editor.load`."""
     keep_compiled()  # of notebooks, too: a first edit is as quick as the command's
-    dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    dtype = dtype or default_dtype()
     require(dtype in DTYPES, "dtype", dtype, f"use one of {', '.join(DTYPES)}")
     kinds = ", ".join(STORED)
     require(quantize is None or quantize in STORED, "quantize", quantize, f"use one of {kinds}")
     devices = _mesh(mesh)
-    places = find_parts(path)
-    weights = open_weights(
-        places.model,
-        base=base and model_path(base),
-        ema=ema,
-        loras=list(map(_with_strength, [loras] if isinstance(loras, str) else loras)),
-    )
-    check_is_model(weights)
-    config = dataclasses.replace(encoder_of(weights), dtype=dtype)
-    if places.encoder is not None:
-        config.path = str(places.encoder)
-    if text_encoder:
-        config.path = _checked(text_encoder, "a language model")
-    decoder = epath.Path(_checked(vae, "an autoencoder")) if vae else None
-    decoder = decoder or places.autoencoder or _of_run(weights)
-    _check_all_there(weights, decoder, config.path)
-    assert decoder is not None
+    found = find_weights(path, base=base, loras=loras, ema=ema, text_encoder=text_encoder, vae=vae)
+    weights, decoder = found.weights, found.autoencoder
+    config = dataclasses.replace(found.encoder, dtype=dtype)
     parts = about_parts(weights, decoder, config.path, quantize, devices)
     check_memory(parts, devices, offload=offload, encoder_waits=cache is not None)
     for part in parts:
@@ -97,6 +104,44 @@ def load_parts(
         "known_edits": read_known_edits(QUICKSTART) if model_path(path) == QUICKSTART else (),
         "about": [*(part.line for part in parts), _place_in_words(devices, dtype, offload)],
     }
+
+
+def default_dtype() -> str:
+    """Of the arithmetic, on the devices that are there."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def find_weights(
+    path: str,
+    *,
+    base: str | None = None,
+    loras: Sequence[Any] = (),
+    ema: bool = False,
+    text_encoder: str | None = None,
+    vae: str | None = None,
+) -> Found:
+    """What would be loaded; no number of it is read yet, but those of LoRAs.
+
+    Arguments and errors are those of `Editor.load`.
+    """
+    places = find_parts(path)
+    weights = open_weights(
+        places.model,
+        base=base and model_path(base),
+        ema=ema,
+        loras=list(map(_with_strength, [loras] if isinstance(loras, str) else loras)),
+    )
+    check_is_model(weights)
+    config = encoder_of(weights)
+    if places.encoder is not None:
+        config.path = str(places.encoder)
+    if text_encoder:
+        config.path = _checked(text_encoder, "a language model")
+    decoder = epath.Path(_checked(vae, "an autoencoder")) if vae else None
+    decoder = decoder or places.autoencoder or _of_run(weights)
+    _check_all_there(weights, decoder, config.path)
+    assert decoder is not None
+    return Found(weights, decoder, config)
 
 
 def _mesh(wanted: Mesh | MeshConfig | str | None) -> Mesh | None:

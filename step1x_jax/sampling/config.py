@@ -11,6 +11,10 @@ from step1x_jax.json_files import build, check_fields
 # Above this time v1.1 damps the guidance (REFERENCE: timesteps_truncate); v1.0 never does.
 TRUNCATE = {"v1.0": 1.0, "v1.1": 0.93}
 
+SizeLevel = Annotated[int, Meta(ge=32, le=8192)]
+Steps = Annotated[int, Meta(ge=1, le=10_000)]
+GuidanceScale = Annotated[float, Meta(ge=-1000, le=1000)]
+
 
 @dataclasses.dataclass
 class SamplingConfig:
@@ -21,9 +25,9 @@ class SamplingConfig:
     release's value.
     """
 
-    size: Annotated[int, Meta(ge=32, le=8192)] = 1024
-    num_steps: Annotated[int, Meta(ge=1, le=10_000)] = 28
-    guidance: Annotated[float, Meta(ge=-1000, le=1000)] = 6.0
+    size: SizeLevel = 1024
+    num_steps: Steps = 28
+    guidance: GuidanceScale = 6.0
     shift: Positive | None = None
     truncate: NotNegative | None = None
 

@@ -67,7 +67,7 @@ def test_help_has_the_needed_flags_first_and_is_no_error(flag):
     result = command("-m", "launch.edit", flag)
     assert (result.returncode, result.stderr) == (0, "")
     text = result.stdout
-    assert text.startswith("Edits a picture.")
+    assert text.startswith("Edits pictures")
     assert '--instruction="make it night" \\\n    --output=night.png' in text
     needed, others = text.split("Others:")
     for name in ("model", "image", "instruction"):
@@ -88,9 +88,9 @@ def test_a_commands_file_may_be_run_as_such(tmp_path, name):
 
 def test_what_a_command_works_on_is_given_once_and_of_settings_the_last_counts():
     needed = ("--image=nope.png", "--model=x", "--instruction=y")
-    result = command("-m", "launch.edit", *needed, "--image=b")
+    result = command("-m", "launch.edit", *needed, "--model=b")
     assert result.returncode == 1
-    assert result.stderr == "error: --image is given more than once; give it once.\n"
+    assert result.stderr == "error: --model is given more than once; give it once.\n"
     result = command("-m", "launch.edit", *needed, "--steps=2", "--steps=3")
     warning, error = result.stderr.splitlines()
     assert warning == "warning: --steps is given more than once; the last counts, 3."

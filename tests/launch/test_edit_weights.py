@@ -184,8 +184,9 @@ for name, case in cases.items():
     for flag in flags.FLAGS:
         flags.FLAGS[flag].unparse()
 photo = Image.open("photo.png").convert("RGB")
-editor = Editor.load("runs/mine", size=64, steps=2)
-editor.edit([photo], ["night"], show=lambda *_: None)[0].save("load_editor.png")
+editor = Editor.load("runs/mine")
+edited = editor.edit(photo, "night", size=64, steps=2, on_step=lambda step: None)
+edited[0].save("editor_load.png")
 """
 
 
@@ -214,7 +215,7 @@ def pictures(made):
         ("base", "by base", "plain"),
         ("base", "adapters", "plain"),
         ("run", "plain", "ema"),
-        ("run", "load_editor", "ema"),
+        ("run", "editor_load", "ema"),
     ],
 )
 def test_the_picture_is_that_of_the_weights_by_hand(pictures, name, same, other):
@@ -251,7 +252,7 @@ def test_an_editor_has_the_numbers_that_are_written(made, options, same):
 
 
 def editor_of(made, model, loras=None, **options):
-    """load_editor with names of `Made` for paths."""
+    """Editor.load with names of `Made` for paths."""
 
     def place(name):
         return str(getattr(made, name, name))
