@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 
 from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.editing import editor as editor_module
 from step1x_jax.editing.conditioned import Kept
 from step1x_jax.editing.editor import Editor
+from step1x_jax.editing.masks import feather_width
 from step1x_jax.editing.progress import expected
 from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError
@@ -556,3 +558,104 @@ def test_a_full_memory_is_one_sentence_and_the_editor_stays_usable(editor):
         full.edit(P, "fog")
     full.encoder.encode = Words().encode
     assert full.edit(P, "fog")[0].size == (64, 64)
+
+
+def painted(size, box):
+    mask = Image.new("L", size)
+    mask.paste(255, box)
+    return mask
+
+
+def test_outside_of_a_mask_the_result_is_the_source(editor):
+    """Bit for bit beyond the soft edge, at the source's own size; inside it is edited."""
+    source = picture((300, 200), 7)
+    mask = painted(source.size, (30, 20, 90, 70))
+    edge = feather_width(*source.size)
+    away = distance_transform_edt(~(np.asarray(mask) > 127)) >= edge
+    before = np.asarray(source)
+    for given in (mask, np.asarray(mask) > 127):
+        (edited,) = editor.edit(source, "fog", mask=given)
+        assert edited.size == source.size
+        np.testing.assert_array_equal(np.asarray(edited)[away], before[away])
+        assert (np.asarray(edited) != before)[np.asarray(mask) > 127].mean() > 0.9
+    assert away.mean() > 0.7
+    small, all_of_it = editor.edit(
+        [source, source], ["fog"] * 2, mask=[mask, Image.new("L", source.size, 255)], seed=[0, 0],
+        output_size="edited",
+    )  # fmt: skip
+    assert small.size == (80, 48)
+    assert (np.asarray(small) != np.asarray(all_of_it)).any()
+    (free,) = editor.edit(source, "fog", output_size="edited")
+    # a mask of everything is none, but for the order of float32 operations
+    assert np.abs(np.int32(all_of_it) - np.int32(free)).max() <= 1
+
+
+def test_the_sampler_keeps_what_is_outside_of_the_mask(editor, monkeypatch):
+    seen = []
+
+    def sample(model, conditions, *rest):
+        seen.append(np.asarray(conditions.keep))
+        return conditions.reference
+
+    monkeypatch.setattr(editor_module, "sample", sample)
+    sources = [picture((64, 64), i) for i in range(2)]
+    mask = painted((64, 64), (17, 8, 24, 17))  # in cells of 8 pixels: column 2, rows 1 and 2
+    editor.edit(sources, ["fog"] * 2, mask=[mask, None])
+    masked, free = seen
+    assert masked.shape == (1, 8, 8, 1)
+    assert sorted(map(tuple, np.argwhere(~masked[0, ..., 0]))) == [(1, 2), (2, 2)]
+    assert free.shape == ()  # None: nothing is kept
+
+
+def test_unchanged_parts_stay_if_that_is_wanted(editor, monkeypatch):
+    """By an editor whose model copies, but for a square."""
+    source = picture((64, 64), 3).resize((128, 128))
+    changed = np.asarray(source.resize((64, 64), Image.Resampling.LANCZOS)).copy()
+    noisy = np.clip(np.int32(changed) + np.random.default_rng(0).integers(-3, 4, changed.shape),
+                    0, 255).astype(np.uint8)  # fmt: skip
+    noisy[16:40, 16:40] = 255 - noisy[16:40, 16:40]
+    monkeypatch.setattr(Editor, "decode", lambda self, latents: [Image.fromarray(noisy)])
+    (loose,) = editor.edit(source, "fog")
+    (kept,) = editor.edit(source, "fog", keep_unchanged=True)
+    before = np.asarray(source)
+    assert (np.asarray(loose) != before)[100:, 100:].mean() > 0.5
+    np.testing.assert_array_equal(np.asarray(kept)[100:, 100:], before[100:, 100:])
+    np.testing.assert_array_equal(np.asarray(kept)[40:72, 40:72], np.asarray(loose)[40:72, 40:72])
+    (both,) = editor.edit(
+        source, "fog", keep_unchanged=True, mask=painted((128, 128), (0, 0, 40, 128))
+    )
+    np.testing.assert_array_equal(np.asarray(both)[:, 60:], before[:, 60:])
+
+
+def test_a_drift_is_corrected_if_that_is_wanted(editor, monkeypatch):
+    smooth = picture((16, 16), 3).resize((64, 64), Image.Resampling.BICUBIC)
+    shifted = Image.fromarray(np.roll(np.asarray(smooth) // 2 + 64, 2, axis=1))
+    monkeypatch.setattr(Editor, "decode", lambda self, latents: [shifted])
+    before = np.int32(smooth)[8:-8, 8:-8]
+
+    def error(**options):
+        (result,) = editor.edit(smooth, "fog", **options)
+        return np.abs(np.int32(result)[8:-8, 8:-8] - before).mean()
+
+    assert error() > 10
+    brighter = np.clip(np.int32(np.roll(np.asarray(smooth), 2, axis=1)) + 8, 0, 255)
+    shifted = Image.fromarray(brighter.astype(np.uint8))
+    assert error() > 8
+    assert error(align=True) < 1.5  # clipped at white, and a cubic spline
+
+
+@pytest.mark.parametrize(
+    ("mask", "reason"),
+    [
+        (Image.new("L", (32, 64), 255), "mask 0 is 32x64 pixels, its picture 64x64"),
+        (Image.new("L", (64, 64)), "mask 0 has nothing in it"),
+        ([P, P], "2 masks for 1 pictures"),
+        ("absent.png", r"absent\.png cannot be read"),
+        (3, "mask 0 is a int"),
+    ],
+)
+def test_a_wrong_mask_is_refused_before_work(editor, mask, reason):
+    before = len(editor.encoder.seen)
+    with pytest.raises(UserError, match=reason):
+        editor.edit([P], ["a"], mask=mask)
+    assert len(editor.encoder.seen) == before
