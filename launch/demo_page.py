@@ -30,10 +30,8 @@ LARGEST_SEED = 2**32 - 1  # JavaScript's numbers end at 2^53
 MOST_IDLE = 600
 PAINTED = 32  # of 255: how opaque a stroke of the brush at least is
 BRUSH = ("#ff2d78", 0.6)
-# contain: or a large picture makes the page wider than a phone.
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
-#picture, #preview, #compare, #brush { contain: inline-size; }
 #title h1 { margin: 0; font-size: 1.5rem; }
 #title p { margin: 0; opacity: .7; }
 #progress { min-height: 2.6rem; }
@@ -42,6 +40,7 @@ CSS = """
 [data-testid=block-info] { background: none; padding: 0; color: inherit; }
 #dice { align-self: end; }
 #history .grid-wrap { min-height: 0; height: auto; max-height: none; padding: 0; }
+#history .grid-container { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); }
 #history .caption-label { display: none; }
 """
 
