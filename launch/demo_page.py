@@ -35,7 +35,11 @@ CSS = """
 #title h1 { margin: 0; font-size: 1.5rem; }
 #title p { margin: 0; opacity: .7; }
 #progress { min-height: 2.6rem; }
-#progress progress { width: 100%; height: .7rem; accent-color: var(--primary-500); }
+#progress progress { width: 100%; height: .6rem; accent-color: var(--primary-500);
+  border: 0; border-radius: .3rem; overflow: hidden; background: var(--neutral-200); }
+#progress ::-webkit-progress-bar { background: var(--neutral-200); }
+#progress ::-webkit-progress-value { background: var(--primary-500); }
+#preview img { width: 100%; height: 100%; object-fit: contain; }
 #progress p { margin: 0; }
 [data-testid=block-info] { background: none; padding: 0; color: inherit; }
 #dice { align-self: end; }
@@ -101,6 +105,9 @@ class Page:
         with gr.Row():
             self._edit = gr.Button("Edit", variant="primary", elem_id="edit")
             self._cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel")
+        self._progress = gr.HTML(
+            _note("Upload a picture, and say what to change."), elem_id="progress"
+        )
         with gr.Accordion("Edit only a part", open=False, elem_id="part") as self._part:
             gr.Markdown("Paint over what may change; everything else stays as it is.")
             self._brush = gr.ImageEditor(
@@ -139,8 +146,6 @@ class Page:
                     self._dice = gr.Button("Random", elem_id="dice", size="sm", min_width=80)
 
     def _add_results(self) -> None:
-        self._progress = gr.HTML(_note("Upload a picture, and say what to change."))
-        self._progress.elem_id = "progress"
         self._preview = gr.Image(
             label="Preview", visible=False, interactive=False, height=400, buttons=[],
             format="jpeg", elem_id="preview",
@@ -204,7 +209,7 @@ class Page:
         return {
             **self._stored(session),
             **self._sourced(session, entry),
-            **self._shown(entry),
+            **self._shown(session, entry),
         }
 
     def _drop(self, session: Session | None) -> dict:
@@ -222,7 +227,7 @@ class Page:
         if session is None or not 0 <= chosen.index < len(session.entries):
             raise gr.Error("this picture is no longer stored.", print_exception=False)
         entry = session.entries[chosen.index]
-        return {**self._sourced(session, entry), **self._shown(entry)}
+        return {**self._sourced(session, entry), **self._shown(session, entry)}
 
     def _stop(self, session: Session | None) -> None:
         """Ends the session's edit."""
@@ -255,13 +260,13 @@ class Page:
                 seed=int(seed),
             )
         except Cancelled:
-            yield {**self._idle(), self._progress: _note("Cancelled.")}
+            yield {**self._idle(session), self._progress: _note("Cancelled.")}
         except UserError as e:
-            yield {**self._idle(), self._progress: _note("Not edited.")}
+            yield {**self._idle(session), self._progress: _note("Not edited.")}
             raise gr.Error(str(e), print_exception=False) from e
         except Exception as e:
             logging.exception("an edit failed")
-            yield {**self._idle(), self._progress: _note("Not edited.")}
+            yield {**self._idle(session), self._progress: _note("Not edited.")}
             raise gr.Error("the edit failed; the terminal says why.", print_exception=False) from e
 
     def _edited(
@@ -292,8 +297,8 @@ class Page:
                     entry = session.add(news[0], label, source)
                     yield {
                         **self._stored(session),
-                        **self._idle(),
-                        **self._shown(entry),
+                        **self._idle(session),
+                        **self._shown(session, entry),
                     }
                 else:
                     yield self._working(news)
@@ -312,11 +317,15 @@ class Page:
         working[self._progress] = _bar(f"Step {news.number} of {news.total}", news)
         if news.previews:
             working[self._preview] = gr.update(value=news.previews[0], visible=True)
-            working[self._compare] = gr.update(visible=False)
+            working[self._compare] = working[self._download] = gr.update(visible=False)
         return working
 
-    def _idle(self) -> dict:
+    def _idle(self, session: Session | None) -> dict:
+        """Ready for the next edit; the result that was shown before is there again."""
+        shown = gr.update(visible=session is not None and session.shown is not None)
         return {
+            self._compare: shown,
+            self._download: shown,
             self._edit: gr.update(visible=True),
             self._cancel: gr.update(visible=False),
             self._preview: gr.update(value=None, visible=False),
@@ -340,9 +349,10 @@ class Page:
             self._history: gr.update(value=pictures, visible=True, selected_index=None),
         }
 
-    def _shown(self, entry: Entry) -> dict:
+    def _shown(self, session: Session, entry: Entry) -> dict:
         """Shows an entry beside what it was made from, if it is a result."""
         made = entry.before is not None
+        session.shown = entry if made else None
         return {
             self._progress: _note(entry.label if made else "Say what to change."),
             self._compare: gr.update(

@@ -49,6 +49,7 @@ class Session:
         self._made = 0
         self.entries: list[Entry] = []
         self.source: Entry | None = None
+        self.shown: Entry | None = None  # the result on the page
         self.job: Job | None = None  # its last edit
 
     def add(self, picture: Image.Image, label: str, source: Entry | None = None) -> Entry:
