@@ -90,8 +90,6 @@ class Page:
             label="Picture", sources=["upload", "clipboard"], height=340, buttons=[],
             elem_id="picture",
         )  # fmt: skip
-        # Our reader is to open it: gradio's would decode formats that ours refuses.
-        self._picture.preprocess = _unread  # type: ignore[method-assign]
         self._instruction = gr.Textbox(
             "", label="Instruction", placeholder="What to change, such as: make it night",
             lines=1, max_lines=4, max_length=2000, elem_id="instruction",
@@ -418,7 +416,7 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _unread(payload: Any) -> tuple[str, str] | None:
+def _unread(component: gr.Image, payload: Any) -> tuple[str, str] | None:
     """An upload as (path, name); None: there is none."""
     if payload is None or payload.path is None:
         return None
@@ -445,3 +443,8 @@ def _bar(text: str, step: Step | None = None) -> str:
 def _close(session: Session | None) -> None:
     if session:
         session.close()
+
+
+# Our reader is to open uploads: gradio's would decode formats that ours refuses. (Gradio writes a
+# .pyi file beside a subclass, and makes instances anew when the page changes them.)
+gr.Image.preprocess = _unread  # type: ignore[method-assign, assignment]
