@@ -496,9 +496,8 @@ class Visitor:
         self.context = chromium.new_context(viewport={"width": 1280, "height": 900})
         self.tab = self.context.new_page()
         self.tab.set_default_timeout(90_000)
-        self.foreign, self.errors = [], []
+        self.foreign = []
         self.tab.on("request", lambda request: self._note(request.url, url))
-        self.tab.on("pageerror", lambda error: self.errors.append(error))
         self.tab.goto(url)
         self.tab.wait_for_selector("#edit")
 
@@ -530,7 +529,7 @@ class Visitor:
 
 @pytest.mark.demo
 @pytest.mark.slow
-def test_in_a_browser(real, chromium, photo, tmp_path):
+def test_in_a_browser(real, chromium, photo):
     person = Visitor(chromium, real.url)
     person.upload(photo)
     person.pictures(1)
@@ -591,18 +590,7 @@ def test_in_a_browser(real, chromium, photo, tmp_path):
     assert mask.shape == (64, 96)
     assert mask[32, 48]
     assert 0 < mask.mean() < 0.5
-
-    # A bad file is a sentence, and the page goes on.
-    bad = tmp_path / "bad.png"
-    bad.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
-    person.tab.click("#picture button[aria-label='Remove Image']")
-    person.upload(bad)
-    person.tab.wait_for_selector("text=bad.png is not a readable picture")
-    person.tab.click("#history button >> nth=0")
-    person.tab.wait_for_selector("#picture :text('Picture: my photo.png')")
-    person.ask("Make it night", steps=2)
-    person.pictures(5)
-    assert (person.foreign, person.errors) == ([], [])
+    assert person.foreign == []
     person.context.close()
 
 
