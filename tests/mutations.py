@@ -23,7 +23,7 @@ from collections import Counter
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
-QUICK = "not slow and not torch and not quickstart and not parquet and not gcs"
+QUICK = "not (slow or torch or quickstart or parquet or gcs or demo)"
 TIMEOUT = 1800  # seconds; code that hangs is noticed, too
 
 DIT = "tests/test_golden.py::test_published_numbers[dit_v1_1]"

@@ -1,0 +1,107 @@
+"""Edits pictures on a web page.
+
+python -m launch.demo --model=quickstart
+python -m launch.demo --model=weights --share    # for others, too: prints an address and a password
+
+Needs the extra [demo]. The page is served to this machine alone, unless --host or --share says
+otherwise; then it asks for a password. It edits one picture at a time; others wait. Nothing is
+fetched from the web but with --share, which takes gradio's tunnel. --model and the flags of weights
+are those of launch.edit.
+"""
+
+import os
+import pathlib
+import secrets
+import signal
+import sys
+import tempfile
+import threading
+
+from absl import flags
+
+from launch import weights_flags
+from launch.command import run
+from launch.demo_queue import EditQueue
+from step1x_jax.editing.editor import Editor
+from step1x_jax.errors import UserError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TERMINATED = 143  # what a shell reports for a process that ended on SIGTERM
+
+_MODEL = flags.DEFINE_string(
+    "model", None, "quickstart, a run's folder, or a file or folder of weights.", required=True
+)
+_HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "Where the page is served: this machine alone; 0.0.0.0: its network."
+)
+_PORT = flags.DEFINE_integer("port", 7860, "And on which port.", lower_bound=1, upper_bound=65535)
+_SHARE = flags.DEFINE_bool("share", False, "Also at a public address, through gradio's tunnel.")
+_PASSWORD = flags.DEFINE_string(
+    "password", None, "That the page asks for (with --share or another --host: one is made)."
+)
+_LIMIT = flags.DEFINE_integer("upload_limit", 30, "MB of an uploaded file.", lower_bound=1)
+_AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it is, if not with the model.")
+_QWEN = flags.DEFINE_string("qwen", None, "The Qwen2.5-VL folder, if not with the model.")
+_BASE = flags.DEFINE_string("base", "", "Of a run of adapters: its base, if that has moved.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Arithmetic (default: float32 on CPU, else bfloat16)."
+)
+flags.adopt_module_key_flags(weights_flags)
+
+
+def main() -> None:
+    """Loads, serves until it is interrupted, and removes all uploads."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    with tempfile.TemporaryDirectory(prefix="step1x_demo_") as folder:
+        root = pathlib.Path(folder).resolve()
+        os.environ["GRADIO_TEMP_DIR"] = str(root / "uploads")
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        try:
+            from launch.demo_page import Page, serve
+        except ModuleNotFoundError as e:
+            if e.name != "gradio":
+                raise
+            raise UserError(
+                "the page needs gradio, which is not installed: pip install -e '.[demo]'"
+            ) from e
+        editor = Editor.load(
+            _MODEL.value,
+            base=_BASE.value or None,
+            ema=weights_flags.EMA.value,
+            loras=weights_flags.loras(),
+            dtype=_DTYPE.value,
+            vae=_AUTOENCODER.value,
+            text_encoder=_QWEN.value,
+        )
+        queue = EditQueue()
+        page = Page(editor, queue, root / "pictures")
+        password = _password()
+        try:
+            addresses = serve(
+                page,
+                host=_HOST.value,
+                port=_PORT.value,
+                share=_SHARE.value,
+                password=password,
+                upload_limit=_LIMIT.value,
+            )
+            print(f"open {' or '.join(addresses)}", flush=True)
+            if password is not None:
+                print(f"any name, password: {password}", flush=True)
+            threading.Event().wait()
+        finally:
+            page.blocks.close()
+            queue.close()
+
+
+def _password() -> str | None:
+    """What the page asks for: nothing, if it can be opened from this machine alone."""
+    if _PASSWORD.value is not None:
+        return _PASSWORD.value
+    if _HOST.value in LOOPBACK and not _SHARE.value:
+        return None
+    return secrets.token_urlsafe(9)
+
+
+if __name__ == "__main__":
+    run(main)
