@@ -18,12 +18,7 @@ def batches(
     """Groups of results of one kind, each small enough to be sampled at once.
 
     Args:
-<<<<<<< HEAD
       kinds: of each result: the size at which it is made, and whether it has a mask.
-=======
-      kinds: of each result, (width, height) in pixels at which it is made, and whether a part of its
-        source is kept.
->>>>>>> h/demo
       mesh: on which they are made; where it has several parts of a batch, guidance fills two of
         them with one result.
 

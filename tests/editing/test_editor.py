@@ -583,11 +583,7 @@ def test_outside_of_a_mask_the_result_is_the_source(editor):
         [source, source], ["fog"] * 2, mask=[mask, Image.new("L", source.size, 255)], seed=[0, 0],
         output_size="edited",
     )  # fmt: skip
-<<<<<<< HEAD
     assert small.size == (64, 48)
-=======
-    assert small.size == (80, 48)
->>>>>>> h/demo
     assert (np.asarray(small) != np.asarray(all_of_it)).any()
     (free,) = editor.edit(source, "fog", output_size="edited")
     # a mask of everything is none, but for the order of float32 operations
@@ -625,14 +621,8 @@ def test_unchanged_parts_stay_if_that_is_wanted(editor, monkeypatch):
     assert (np.asarray(loose) != before)[100:, 100:].mean() > 0.5
     np.testing.assert_array_equal(np.asarray(kept)[100:, 100:], before[100:, 100:])
     np.testing.assert_array_equal(np.asarray(kept)[40:72, 40:72], np.asarray(loose)[40:72, 40:72])
-<<<<<<< HEAD
     left = painted((128, 128), (0, 0, 40, 128))
     (both,) = editor.edit(source, "fog", keep_unchanged=True, mask=left)
-=======
-    (both,) = editor.edit(
-        source, "fog", keep_unchanged=True, mask=painted((128, 128), (0, 0, 40, 128))
-    )
->>>>>>> h/demo
     np.testing.assert_array_equal(np.asarray(both)[:, 60:], before[:, 60:])
 
 
@@ -668,7 +658,6 @@ def test_a_wrong_mask_is_refused_before_work(editor, mask, reason):
     with pytest.raises(UserError, match=reason):
         editor.edit([P], ["a"], mask=mask)
     assert len(editor.encoder.seen) == before
-<<<<<<< HEAD
 
 
 def test_large_pictures_go_through_the_autoencoder_in_strips(editor, monkeypatch):
@@ -688,5 +677,3 @@ def test_large_pictures_go_through_the_autoencoder_in_strips(editor, monkeypatch
     (got,) = fresh.edit(source, "fog")
     assert used == ["_encode_tiled", "_decode_tiled"]
     assert np.abs(np.int32(got) - np.int32(want)).max() <= 1
-=======
->>>>>>> h/demo
