@@ -130,7 +130,8 @@ def compile_sample(
         with placed_by(placement(mesh)):
             return scan_steps(model[0], guidance, params, conditions, noise, times)
 
-    program = jax.jit(sample, compiler_options=compiler_options(mesh))
+    options = compiler_options(mesh) if mesh.size > 1 else {}  # an Editor without a mesh gives none
+    program = jax.jit(sample, compiler_options=options)
     with jax.set_mesh(mesh):
         return _compile(program, placed(model[1], mesh), conditions, latents, times)
 

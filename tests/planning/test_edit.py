@@ -19,7 +19,8 @@ from tests.training.tiny import tiny_config
 
 GIB = 2**30
 TRANSFORMER = 12_427_800_384  # parameters of transformer and connector
-QWEN = 8_292_166_656 - 152_064 * 3584  # all of it but the head over the vocabulary
+EMBEDDED = 152_064 * 3584
+QWEN = 8_292_166_656 - EMBEDDED  # all of it but the head over the vocabulary
 AUTOENCODER = 83_819_683
 MODULATIONS = (19 * 2 * 6 + 38 * 3) * 3072**2  # kernels: six vectors for each stream, or three
 WEIGHTS = {"transformer": 20.0, "language_model": 14.0, "autoencoder": 0.5}
@@ -34,15 +35,16 @@ def test_the_fullest_moment():
 
 
 def test_weights_of_the_release_over_eight_devices():
-    """Norms and biases lie whole on each device: less than 1 % of all.
+    """Modulations and the table of embeddings are split over fsdp alone, see parallel/rules.py.
 
-    Modulations are split over fsdp alone, see parallel/rules.py.
+    So are the connector's small matrices, and biases lie whole on each device: 3 % of the rest.
     """
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=4), jax.devices()[:8])
     found = weights_gib(ModelConfig(), mesh, None)
     expected = 2 * (TRANSFORMER - MODULATIONS) / 8 + 2 * MODULATIONS / 2
-    assert found["transformer"] == pytest.approx(expected / GIB, rel=0.01)
-    assert found["language_model"] == pytest.approx(2 * QWEN / 8 / GIB, rel=0.01)
+    assert found["transformer"] == pytest.approx(expected / GIB, rel=0.03)
+    expected = 2 * (QWEN - EMBEDDED) / 8 + 2 * EMBEDDED / 2
+    assert found["language_model"] == pytest.approx(expected / GIB, rel=0.01)
     assert found["autoencoder"] == 4 * AUTOENCODER / GIB  # whole, on the first
 
 
@@ -95,8 +97,8 @@ def test_an_edit_from_its_programs():
     assert plan["peak_gib"]["resident"] == pytest.approx(sum(weights.values()) + 3)
     assert plan["fits"] == {"resident": True, "offloaded": True}
     said = words(plan)
-    assert "| language model | 3.6" in said
-    assert "all models on the chips: 12.8 of 15.8 GiB: fits, 2.9 are left" in said
+    assert "| language model | 3.86 |" in said
+    assert "all models on the chips: 14.6 of 15.8 GiB: fits, 1.2 are left" in said
     assert "9.2 s an edit (4 steps of 2000 ms)" in said
     full = put_together(
         config, parse_topology("v5e:2x2"), mesh, 512, None, parts | {"sample": program(None, 20.0)}
