@@ -15,6 +15,7 @@ from step1x_jax.planning.edit import HOST_BANDWIDTH, edit_meshes, put_together
 from step1x_jax.planning.edit_memory import peak_gib, weights_gib
 from step1x_jax.planning.plan import candidates, request
 from step1x_jax.planning.report import line, words, worst_last
+from step1x_jax.training.flops import forward_flops
 from tests.training.tiny import tiny_config
 
 GIB = 2**30
@@ -82,7 +83,7 @@ def program(seconds, working=1.0):
 
 
 def test_an_edit_from_its_programs():
-    config = get_config()
+    config = tiny_config()  # but for the language model all is small
     config.sampling.num_steps = 4
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), jax.devices()[:4])
     parts = {"read": program(0.5), "sample": program(8.0), "decode": program(0.25, 3.0)}
@@ -92,13 +93,14 @@ def test_an_edit_from_its_programs():
     weights = plan["weights_gib"]
     moved = (2 * weights["language_model"] + weights["transformer"]) * GIB
     assert plan["estimated_offload_seconds"] == pytest.approx(moved / HOST_BANDWIDTH)
-    # at the chips' peak for a step of 8 s: a picture of 512 px is 170 TFLOP or so
-    assert plan["estimated_mfu"] * 8.0 * 4 * 197 == pytest.approx(4 * 2 * 52, rel=0.2)
+    # of four chips in 8 s: four steps with both branches of guidance
+    work = 4 * 2 * forward_flops(config.model, (64, 64))
+    assert plan["estimated_mfu"] * 8.0 * 4 * 197e12 == pytest.approx(work)
     assert plan["peak_gib"]["resident"] == pytest.approx(sum(weights.values()) + 3)
     assert plan["fits"] == {"resident": True, "offloaded": True}
     said = words(plan)
     assert "| language model | 3.86 |" in said
-    assert "all models on the chips: 14.6 of 15.8 GiB: fits, 1.2 are left" in said
+    assert "all models on the chips: 7.2 of 15.8 GiB: fits, 8.6 are left; --offload: 5.2 of" in said
     assert "9.2 s an edit (4 steps of 2000 ms)" in said
     full = put_together(
         config, parse_topology("v5e:2x2"), mesh, 512, None, parts | {"sample": program(None, 20.0)}
