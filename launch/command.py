@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 
 import jax
 from absl import app, flags, logging
-from etils import epath
 
 from launch import interrupt
 from launch.usage import HELP, is_required, usage
 from step1x_jax.errors import UserError
+from step1x_jax.parallel.compile_cache import keep_compiled
 
 
 def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
@@ -42,9 +42,7 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
             return _say(f"unexpected argument {argv[1]!r}; flags start with --.")
         # What ends the process must not be interrupted halfway: all is done or undone by then.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        cache = epath.Path("~/.cache/step1x_jax/compiled").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        keep_compiled()
         try:
             return main(*argv[1:]) or 0
         except UserError as e:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 
+import jax
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -13,6 +14,8 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # newer ones do no
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
+# What loads an editor would keep the tests' programs in the home of whoever runs them.
+jax.config.update("jax_enable_compilation_cache", False)
 
 
 @pytest.fixture

@@ -1,16 +1,46 @@
-"""What importing costs: no torch, transformers or test packages on the way."""
+"""What importing costs, and starting to edit: what is large is imported where it is used."""
 
+import os
 import subprocess
 import sys
 
 HEAVY = ("torch", "transformers", "ray", "matplotlib", "tensorboardX", "grain", "orbax", "pyarrow")
+# What an edit of safetensors on a CPU has no use for, beside the above: "orbax" alone is empty.
+NOT_FOR_EDITING = (
+    *(name for name in HEAVY if name != "orbax"), "orbax.checkpoint", "tensorstore", "scipy",
+    "jax.experimental.pallas", "array_record", "fsspec.implementations.local",
+)  # fmt: skip
+# In an edit: those of encoder (2), autoencoder (2) and sampler, and the noise; then some of a
+# single operation on arrays, 9 to 12 in all with jax 0.10. Each takes 20 to 50 ms at least.
+MOST_PROGRAMS = 14
+
+EDIT = """
+import sys
+import jax
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, seconds, **more: compiled.append(name.endswith("backend_compile_duration")))
+from step1x_jax.editing.editor import Editor
+from PIL import Image
+steps = []
+(picture,) = Editor.load("quickstart").edit(
+    Image.new("RGB", (64, 48), "red"), "Make it night", steps=2, size=64, on_step=steps.append)
+assert picture.size == (64, 48) and len(steps) == 2
+print(sum(compiled), jax.config.jax_compilation_cache_dir)
+"""
 
 
-def imported_by(statement):
-    code = f"{statement}; import sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def imported_by(statement, heavy=HEAVY):
+    code = f"{statement}; import sys; print(*[m for m in {heavy!r} if m in sys.modules])"
+    return run(code).split()
+
+
+def run(code, **environment):
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment
+    )
     assert result.returncode == 0, result.stderr
-    return result.stdout.split()
+    return result.stdout
 
 
 def test_the_package_itself_is_light():
@@ -25,3 +55,15 @@ def test_models_conversion_and_sampling_need_no_torch():
         " step1x_jax.data.precompute"
     )
     assert not {"torch", "transformers", "ray", "pyarrow"} & set(imported_by(statement))
+
+
+def test_the_command_imports_nothing_that_its_edit_does_not_use():
+    assert imported_by("import launch.edit", NOT_FOR_EDITING) == []
+
+
+def test_an_edit_needs_few_programs_and_none_of_the_large_packages(tmp_path):
+    report = f"print(*[m for m in {NOT_FOR_EDITING!r} if m in sys.modules])"
+    programs, folder, *modules = run(EDIT + report, HOME=str(tmp_path)).split()
+    assert 5 <= int(programs) <= MOST_PROGRAMS
+    assert modules == []
+    assert folder == str(tmp_path / ".cache/step1x_jax/compiled")  # in Python as by the command

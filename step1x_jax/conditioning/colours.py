@@ -39,6 +39,23 @@ def to_srgb(image: Image.Image, name: str) -> Image.Image:
       UserError: it cannot be decoded, is of a format that is not read, deeper than 8 bits, or
         smaller or larger than a picture that can be edited.
     """
+    image = decode_upright(image, name)
+    colours, alpha = split_alpha(image)
+    image = _in_srgb(colours, image.info.get("icc_profile"), name)
+    if alpha is not None:
+        image.putalpha(alpha)
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    image.info = {}  # of the file that it was, and no longer is
+    return image
+
+
+def decode_upright(image: Image.Image, name: str) -> Image.Image:
+    """A decoded copy, turned as its EXIF orientation says, its mode and values as they are.
+
+    Raises:
+      UserError: see `to_srgb`.
+    """
     if isinstance(image, ImageFile.ImageFile) and image.format in RUN_PROGRAMS:
         raise UserError(
             f"{name} is an {image.format} file, which is not read; convert it to PNG or JPEG."
@@ -52,7 +69,7 @@ def to_srgb(image: Image.Image, name: str) -> Image.Image:
         raise UserError(f"{name} has more than 8 bits per channel; save it with 8 bits.")
     try:
         image.load()
-        image = _upright(image, name)
+        return _upright(image, name)
     except MemoryError as e:
         raise UserError(
             f"{name} is {image.width}x{image.height} pixels, for which the memory does not suffice;"
@@ -63,14 +80,6 @@ def to_srgb(image: Image.Image, name: str) -> Image.Image:
             f"{name} is not a readable picture ({e}), but cut off or damaged; copy or download it"
             " again."
         ) from e
-    colours, alpha = _split_alpha(image)
-    image = _in_srgb(colours, image.info.get("icc_profile"), name)
-    if alpha is not None:
-        image.putalpha(alpha)
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
-    image.info = {}  # of the file that it was, and no longer is
-    return image
 
 
 def check_size(width: int, height: int, name: str) -> None:
@@ -95,7 +104,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         return image.copy()
 
 
-def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """The colours alone, and how opaque each pixel is (8 bits) if any may be transparent."""
     if not image.has_transparency_data:
         return image, None

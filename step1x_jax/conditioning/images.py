@@ -54,6 +54,15 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     Raises:
       UserError: not a picture of a format in FORMATS, or see `to_srgb`.
     """
+    return to_srgb(identify_image(data, name), name)
+
+
+def identify_image(data: bytes, name: str) -> Image.Image:
+    """The picture in a file's bytes, of any mode, before its pixels are decoded.
+
+    Raises:
+      UserError: not a picture of a format in FORMATS, or of too many pixels.
+    """
     try:
         image = Image.open(io.BytesIO(data), formats=usable_formats())
     except Image.DecompressionBombError as e:
@@ -70,7 +79,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         ) from e
     if image.format != "MPO" and _frames(image) > 1:  # MPO: a phone's picture and its preview
         logging.warning("%s has several frames or pages; the first one is taken.", name)
-    return to_srgb(image, name)
+    return image
 
 
 def read_picture(picture: Any, name: str) -> Image.Image:

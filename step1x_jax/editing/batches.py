@@ -12,23 +12,25 @@ from step1x_jax.kernels.mesh_axes import BATCH_AXES
 PIXELS = 1 << 20
 
 
-def batches(sizes: Sequence[tuple[int, int]], mesh: Mesh | None = None) -> list[list[int]]:
-    """Groups of results of one size, each small enough to be sampled at once.
+def batches(
+    kinds: Sequence[tuple[tuple[int, int], bool]], mesh: Mesh | None = None
+) -> list[list[int]]:
+    """Groups of results of one kind, each small enough to be sampled at once.
 
     Args:
-      sizes: width and height, in pixels, at which each is made.
+      kinds: of each result: the size at which it is made, and whether it has a mask.
       mesh: on which they are made; where it has several parts of a batch, guidance fills two of
         them with one result.
 
     Returns:
-      Lists of indices into `sizes`.
+      Lists of indices into `kinds`.
     """
     parts = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    of_size: dict[tuple[int, int], list[int]] = {}
-    for i, size in enumerate(sizes):
-        of_size.setdefault(size, []).append(i)
+    of_kind: dict[tuple[tuple[int, int], bool], list[int]] = {}
+    for i, kind in enumerate(kinds):
+        of_kind.setdefault(kind, []).append(i)
     groups = []
-    for (width, height), members in of_size.items():
+    for ((width, height), _), members in of_kind.items():
         most = max(1, PIXELS // (width * height)) * max(1, parts // 2)
         groups += [members[i : i + most] for i in range(0, len(members), most)]
     return groups

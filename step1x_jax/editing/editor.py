@@ -19,15 +19,22 @@ from step1x_jax.conditioning.encoder import Encoder, PictureTakesAllTokens
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT, from_array, to_array
 from step1x_jax.editing.batches import batches
 from step1x_jax.editing.conditioned import Conditioner
+from step1x_jax.editing.finishing import Finishing, finished
 from step1x_jax.editing.finite import check_finite
 from step1x_jax.editing.known_edits import Edits, warn_of_unknown
 from step1x_jax.editing.loading import load_parts
+from step1x_jax.editing.masks import latent_mask
 from step1x_jax.editing.memory import memory_explained
 from step1x_jax.editing.progress import Step, expected
 from step1x_jax.editing.requests import Request, edit_requests, generate_requests
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import build
 from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.autoencoder_tiles import (
+    LARGEST_WHOLE_PIXELS,
+    decode_tiled,
+    encode_tiled,
+)
 from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.parallel.host_memory import borrowed
@@ -39,13 +46,13 @@ from step1x_jax.sampling.noise import noise_from_seed, noise_given
 from step1x_jax.sampling.sampler import Conditions, sample, sample_with_progress
 from step1x_jax.sampling.schedule import timesteps
 
-# Pillow's filters on the way in, as the two releases use them; both go back with BICUBIC.
+# Pillow's filters on the way in, as the two releases use them.
 RESAMPLING = {"v1.0": Image.Resampling.BICUBIC, "v1.1": Image.Resampling.LANCZOS}
-RESAMPLING_BACK = Image.Resampling.BICUBIC
 BLACK = (1024, 1024)  # the picture that the language model sees where there is none, as published
 
 _encode = nnx.jit(Autoencoder.encode)
 _decode = nnx.jit(Autoencoder.decode)
+_encode_tiled, _decode_tiled = nnx.jit(encode_tiled), nnx.jit(decode_tiled)
 
 
 @dataclasses.dataclass(repr=False)
@@ -153,6 +160,9 @@ class Editor:
         size: int | None = None,
         truncate: float | None = None,
         noise: Any = None,
+        mask: Any = None,
+        keep_unchanged: bool = False,
+        align: bool = False,
         num_images: int = 1,
         on_step: Callable[[Step], object] | None = None,
         previews: int = 0,
@@ -174,6 +184,14 @@ class Editor:
             step.
           noise: instead of the seed's: an array (B, 16, h, w), or the path of one as .npy, for
             pictures that are edited at one size.
+          mask: what may change, of the picture's size (turned upright): white, or painted on a
+            transparent layer, see `read_mask`; one for all pictures, or one (or None) each. Further
+            from it than a soft edge of 1/32 of the picture's side every pixel is the source's, and
+            the model sees what it is to continue.
+          keep_unchanged: where the edit hardly differs from the source the result is the source,
+            with a soft edge, see `changed_region`.
+          align: results that have moved against their source, or whose colours have drifted where
+            nothing was edited, are corrected as far as that can be measured, see `register`.
           num_images: results for each picture.
           on_step: called after every step; what it raises ends the edit and reaches the caller.
           previews: after every so many steps `on_step` is given previews; 0: never.
@@ -194,10 +212,12 @@ class Editor:
             negative=negative,
             seed=seed,
             size_level=sampling.size,
+            mask=mask,
             output_size=output_size,
             num_images=num_images,
         )
-        return self._make(requests, sampling, noise, on_step, previews)
+        finishing = Finishing(align, keep_unchanged)
+        return self._make(requests, sampling, noise, on_step, previews, finishing)
 
     def generate(
         self,
@@ -237,13 +257,17 @@ class Editor:
 
     def encode(self, picture: Image.Image) -> np.ndarray:
         """A picture, its sides multiples of 16, to latents (h, w, 16) float32."""
-        latents = np.asarray(_encode(self.autoencoder, jnp.asarray(to_array(picture)[None])))
+        encode = _encode_tiled if _is_large(*picture.size) else _encode
+        latents = np.asarray(encode(self.autoencoder, jnp.asarray(to_array(picture)[None])))
         check_finite(latents, "what the autoencoder makes of the picture", "another autoencoder")
         return latents[0]
 
     def decode(self, latents: np.ndarray) -> list[Image.Image]:
         """Latents (B, h, w, 16) to pictures; UserError if they are not finite."""
-        arrays = np.asarray(_decode(self.autoencoder, jnp.asarray(latents)))
+        _, h, w, _ = latents.shape
+        large = _is_large(h * PIXELS_PER_LATENT, w * PIXELS_PER_LATENT)
+        decode = _decode_tiled if large else _decode
+        arrays = np.asarray(decode(self.autoencoder, jnp.asarray(latents)))
         check_finite(arrays, "what the autoencoder decodes", "another autoencoder")
         return [from_array(array) for array in arrays]
 
@@ -265,11 +289,12 @@ class Editor:
         noise: Any,
         on_step: Callable[[Step], object] | None,
         previews: int,
+        finishing: Finishing = Finishing(),  # noqa: B008 (frozen)
     ) -> list[Image.Image]:
         """All results, batch by batch."""
         if not isinstance(previews, int) or previews < 0:
             raise UserError(f"previews is {previews!r:.40}; give a whole number, 0 for none.")
-        groups = batches([request.size for request in requests], self.mesh)
+        groups = batches([(r.size, r.mask is not None) for r in requests], self.mesh)
         given = None
         if noise is not None:
             if len({request.size for request in requests}) > 1:
@@ -296,8 +321,9 @@ class Editor:
                     chosen, sampling, start, None if on_step is None else tell, previews
                 )
                 check_finite(latents, "the model's result", "a smaller guidance, or other weights")
-                for i, request, picture in zip(group, chosen, self.decode(latents), strict=True):
-                    results[i] = picture.resize(request.output, RESAMPLING_BACK)
+                for i, picture in zip(group, self.decode(latents), strict=True):
+                    small = self._resized(requests[i])
+                    results[i] = finished(requests[i], small, picture, finishing)
         return [results[i] for i in range(len(requests))]
 
     def _latent_shape(self, requests: Sequence[Request]) -> tuple[int, int, int, int]:
@@ -338,6 +364,12 @@ class Editor:
                 sample_with_progress(model, conditions, noise, times, guidance, show, self.mesh)
             )
 
+    def _resized(self, request: Request) -> Image.Image | None:
+        """The source at the size at which it is edited, by the release's filter."""
+        if request.source is None:
+            return None
+        return request.source.resize(request.size, RESAMPLING[self.model.config.version])
+
     @contextlib.contextmanager
     def _model_there(self) -> Iterator[Step1XEdit]:
         if not self.on_host:
@@ -348,13 +380,10 @@ class Editor:
             yield nnx.merge(graph, there)
 
     def _conditions(self, requests: Sequence[Request], size_level: int) -> Conditions:
-        texts, negatives, references = [], [], []
+        texts, negatives, references, kept = [], [], [], []
         for request in requests:
-            if request.source is None:
-                picture = Image.new("RGB", BLACK)
-            else:
-                filter_in = RESAMPLING[self.model.config.version]
-                picture = request.source.resize(request.size, filter_in)
+            small = self._resized(request)
+            picture = Image.new("RGB", BLACK) if small is None else small
             try:
                 texts.append(self._conditioner.text(picture, request.instruction))
                 negatives.append(self._conditioner.text(picture, request.negative))
@@ -364,8 +393,11 @@ class Editor:
                     f" {e.text_length} tokens that this model reads; leave the size to the model,"
                     " or give a smaller one."
                 ) from e
-            if request.source is not None:
-                references.append(self._conditioner.latents(picture))
+            if small is not None:
+                references.append(self._conditioner.latents(small))
+            if request.mask is not None:
+                changing = latent_mask(request.mask, *request.size, PIXELS_PER_LATENT)
+                kept.append(~changing[..., None])
         text, lengths = (np.concatenate(parts) for parts in zip(*texts, strict=True))
         others, other_lengths = (np.concatenate(parts) for parts in zip(*negatives, strict=True))
         return Conditions(
@@ -374,7 +406,13 @@ class Editor:
             text_lengths=jnp.asarray(lengths),
             negative_text=jnp.asarray(others),
             negative_lengths=jnp.asarray(other_lengths),
+            keep=jnp.asarray(np.stack(kept)) if kept else None,
         )
+
+
+def _is_large(width: int, height: int) -> bool:
+    """Whether the autoencoder computes such a picture in strips."""
+    return width * height > LARGEST_WHOLE_PIXELS
 
 
 def noise_from_seeds(requests: Sequence[Request], shape: tuple[int, ...]) -> jax.Array:

@@ -76,11 +76,12 @@ def about_parts(
     config = weights.config
     assert isinstance(config, ModelConfig)
     shards = 1 if mesh is None else mesh.shape[BATCH_AXES[1]] * mesh.shape[TENSOR_AXIS]
-    in_8_bits = targeted(config, LoraConfig().targets)[0] if quantize else {}
+    names = targeted(config, LoraConfig().targets)[0] if quantize else {}
+    in_8_bits = {f"{module}.weight": quantize or "" for module in names}
     vae = open_autoencoder(autoencoder)
     title = f"{weights.kind.title}, {config.version}, of {weights.path}"
     return [
-        _part("model", title, weights.tensors, shards, dict.fromkeys(in_8_bits, quantize or "")),
+        _part("model", title, weights.tensors, shards, in_8_bits),
         _part("autoencoder", f"{vae.kind.title}, of {vae.path}", vae.tensors, 1),
         _part("language model", f"Qwen2.5-VL, of {encoder}", open_mllm(encoder), shards),
     ]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from step1x_jax.conditioning.images import MULTIPLE, image_size, read_picture
 from step1x_jax.conditioning.prompt import check_instruction
+from step1x_jax.editing.masks import read_mask
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import shown
 from step1x_jax.sampling.noise import check_seed
@@ -33,6 +34,7 @@ class Request:
       seed: of the noise.
       size: width and height, in pixels, at which the model works.
       output: width and height of the result.
+      mask: (H, W) bool at the size of the source, what may change; None: all.
     """
 
     source: Image.Image | None
@@ -41,6 +43,7 @@ class Request:
     seed: int
     size: tuple[int, int]
     output: tuple[int, int]
+    mask: np.ndarray | None = None
 
 
 def edit_requests(
@@ -50,6 +53,7 @@ def edit_requests(
     negative: Any,
     seed: Any,
     size_level: int,
+    mask: Any,
     output_size: Any,
     num_images: Any,
 ) -> list[Request]:
@@ -61,6 +65,7 @@ def edit_requests(
       negative: one for all, or one each.
       seed: of the first result, or one for each picture's first.
       size_level: see `image_size`.
+      mask: None, one for all pictures, or one (or None) each.
       output_size: "input", "edited" or (width, height).
       num_images: results for each picture.
 
@@ -76,12 +81,20 @@ def edit_requests(
     for text in (*texts, *negatives):
         check_instruction(text)
     seeds = _seeds(seed, len(pictures), count)
+    masks = list(mask) if isinstance(mask, list | tuple) else [mask] * len(pictures)
+    if len(masks) != len(pictures):
+        raise UserError(
+            f"there are {len(masks)} masks for {len(pictures)} pictures; give one, or None, each."
+        )
     requests = []
     for i, (picture, text, other) in enumerate(zip(pictures, texts, negatives, strict=True)):
         source = read_picture(picture, f"picture {i}")
+        painted = None if masks[i] is None else read_mask(masks[i], source.size, f"mask {i}")
         size = image_size(*source.size, size_level)
         output = _output(output_size, source.size, size)
-        requests += [Request(source, text, other, seeds[i] + k, size, output) for k in range(count)]
+        requests += [
+            Request(source, text, other, seeds[i] + k, size, output, painted) for k in range(count)
+        ]
     return requests
 
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from step1x_jax.errors import UserError
-from step1x_jax.kernels import attention_tpu
 from step1x_jax.kernels.attention_cudnn import attention_cudnn
 from step1x_jax.kernels.attention_xla import attention_xla
 from step1x_jax.kernels.flash import ATTENTION, Kernels, flash_attention, named, tokens_are_split
@@ -162,9 +161,12 @@ def choose(
 
 
 def _kernels(name: str) -> Kernels:
+    # imported where they are needed: they bring Pallas, which takes as long as half of JAX
     if name == "pallas_tpu":
+        from step1x_jax.kernels import attention_tpu
+
         return attention_tpu.KERNELS
-    from step1x_jax.kernels import attention_gpu  # half a second, and needed on GPUs only
+    from step1x_jax.kernels import attention_gpu
 
     return attention_gpu.KERNELS
 
@@ -183,8 +185,11 @@ def _reason_against(
     if name == "pallas_tpu":
         if where == "gpu":
             return "runs on TPUs, and interpreted on CPUs"
-        if where == "tpu" and q.shape[-1] % attention_tpu.LANES:
-            return f"takes heads whose width is a multiple of 128, not {q.shape[-1]}"
+        if where == "tpu":
+            from step1x_jax.kernels.attention_tpu import LANES
+
+            if q.shape[-1] % LANES:
+                return f"takes heads whose width is a multiple of {LANES}, not {q.shape[-1]}"
     if name == "pallas_gpu":
         if where == "tpu":
             return "runs on NVIDIA GPUs, and interpreted on CPUs"

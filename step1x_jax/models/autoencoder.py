@@ -5,6 +5,7 @@ published file, so that a key of the file is a path here.
 """
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -13,6 +14,10 @@ from flax import nnx
 
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.config import AutoencoderConfig
+from step1x_jax.models.layers import abstract
+
+# Queries whose logits lie in memory at once; those of all take 1 GiB at 1024 pixels, 16 at 2048.
+QUERIES = 1024
 
 
 def group_norm(channels: int, groups: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
@@ -59,7 +64,29 @@ class AttentionBlock(nnx.Module):
         b, h, w, c = x.shape
         normed = self.norm(x)
         q, k, v = (f(normed).reshape(b, h * w, 1, c) for f in (self.q, self.k, self.v))
-        return x + self.proj_out(attention(q, k, v).reshape(b, h, w, c))
+        return x + self.proj_out(attend(q, k, v).reshape(b, h, w, c))
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """`attention` in float32 for QUERIES queries at a time.
+
+    In plain JAX: the kernels hold a head's keys in fast memory, where those of one head as wide as
+    the maps find no room (TPUs, 1024 pixels), or they take no float32 (GPUs).
+
+    Args:
+      q: (B, L, 1, C) float32.
+      k: (B, L, 1, C).
+      v: (B, L, 1, C).
+
+    Returns:
+      (B, L, 1, C).
+    """
+    b, length, h, c = q.shape
+    queries = min(length, QUERIES)
+    q = jnp.pad(q, ((0, 0), (0, -length % queries), (0, 0), (0, 0)))
+    in_parts = q.reshape(b, -1, queries, h, c).swapaxes(0, 1)
+    out = jax.lax.map(lambda q: attention(q, k, v, implementation="xla"), in_parts)
+    return out.swapaxes(0, 1).reshape(q.shape)[:, :length]
 
 
 class Mid(nnx.Module):
@@ -141,6 +168,10 @@ class Encoder(nnx.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
+        return self.end(x)
+
+    def end(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What comes after the levels: (B, h, w, C) -> mean and logvar, (B, h, w, z) each."""
         x = self.conv_out(nnx.silu(self.norm_out(self.mid(x))))
         mean, logvar = jnp.split(x, 2, axis=-1)
         return mean, logvar
@@ -166,10 +197,28 @@ class Decoder(nnx.Module):
 
     def __call__(self, z: jax.Array) -> jax.Array:
         """(B, h, w, z) -> (B, H, W, 3)."""
-        x = self.mid(self.conv_in(z))
+        x = self.begin(z)
         for level in reversed(self.up):
             x = level(x)
         return self.conv_out(nnx.silu(self.norm_out(x)))
+
+    def begin(self, z: jax.Array) -> jax.Array:
+        """What comes before the levels: (B, h, w, z) -> (B, h, w, C)."""
+        return self.mid(self.conv_in(z))
+
+
+def abstract_autoencoder(config: AutoencoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure and abstract parameters of the autoencoder, see `abstract`.
+
+    Traced once for the same sizes: opening its weights asks, too, and the module has many parts.
+    """
+    graph, params = _abstract(dataclasses.replace(config))  # a key that nobody changes
+    return graph, jax.tree.map(lambda shape: shape, params)
+
+
+@functools.lru_cache(maxsize=4)
+def _abstract(config: AutoencoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    return abstract(lambda rngs: Autoencoder(config, rngs=rngs))
 
 
 class Autoencoder(nnx.Module):
@@ -202,7 +251,7 @@ class Autoencoder(nnx.Module):
           (B, H/8, W/8, 16) float32.
         """
         mean, _ = self.moments(images)
-        return self.config.scale_factor * (mean - self.config.shift_factor)
+        return self.scaled(mean)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Scaled latents to pictures, not clipped.
@@ -213,5 +262,13 @@ class Autoencoder(nnx.Module):
         Returns:
           (B, 8h, 8w, 3) float32, about [-1, 1].
         """
+        return self.decoder(self.unscaled(latents))
+
+    def scaled(self, mean: jax.Array) -> jax.Array:
+        """The encoder's mean as latents of the DiT; same shape."""
+        return self.config.scale_factor * (mean - self.config.shift_factor)
+
+    def unscaled(self, latents: jax.Array) -> jax.Array:
+        """Latents of the DiT, of any dtype, as the decoder takes them: float32, same shape."""
         latents = latents.astype(jnp.float32)
-        return self.decoder(latents / self.config.scale_factor + self.config.shift_factor)
+        return latents / self.config.scale_factor + self.config.shift_factor

@@ -106,8 +106,16 @@ class Embedder(nnx.Module):
         return self.out_layer(nnx.silu(self.in_layer(x)))
 
 
-def abstract(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, nnx.State]:
-    """Structure and abstract parameters of a module: milliseconds and no memory.
+class _OneKey(nnx.RngStream):
+    """Gives the same key for all parameters: of those that get no numbers."""
+
+    def __call__(self) -> jax.Array:
+        """Counts nothing: under a trace nnx takes milliseconds for each count."""
+        return self.key[...]
+
+
+def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure and abstract parameters of a module: a tenth of a second and no memory.
 
     Unlike nnx.eval_shape it works under a mesh, where that takes logical axes for mesh axes.
 
@@ -120,7 +128,9 @@ def abstract(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, nnx.State]:
     graphs: list[nnx.GraphDef] = []
 
     def parameters() -> nnx.State:
-        graph, params = nnx.split(build())
+        rngs: Any = nnx.Rngs(0)
+        rngs.default = _OneKey(0, tag="default")
+        graph, params = nnx.split(build(rngs))
         graphs.append(graph)
         return params
 

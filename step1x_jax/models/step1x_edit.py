@@ -36,7 +36,7 @@ def token_positions(version: str, sizes: Sequence[tuple[int, ...]], text_length:
 
 def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
     """Structure and abstract parameters of the model, see `abstract`."""
-    return abstract(lambda: Step1XEdit(config, rngs=nnx.Rngs(0)))
+    return abstract(lambda rngs: Step1XEdit(config, rngs=rngs))
 
 
 class Step1XEdit(nnx.Module):

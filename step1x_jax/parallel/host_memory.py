@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from step1x_jax.parallel.rules import shardings
@@ -29,7 +30,9 @@ def borrowed(params: Any, mesh: Mesh | None) -> Iterator[Any]:
       mesh: on which they are to lie, as parallel/rules.py says; None: on the default device.
     """
     places = jax.devices()[0] if mesh is None else shardings(params, mesh)
-    copies = jax.device_put(params, places, may_alias=False)
+    if jax.default_backend() == "cpu":  # the devices' memory is the host's: nothing would be copied
+        params = jax.tree.map(jnp.copy, params)
+    copies = jax.device_put(params, places)
     try:
         yield copies
     finally:

@@ -18,9 +18,8 @@ from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.records import LATENT_CHANNELS
 from step1x_jax.errors import UserError
 from step1x_jax.kernels.mesh_axes import BATCH_AXES
-from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.autoencoder import abstract_autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
-from step1x_jax.models.layers import abstract
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.models.mllm.positions import Pictures, Prompts, padded_size
@@ -164,7 +163,7 @@ def compile_read(mesh: Mesh) -> Compiled:
 
 def compile_decode(examples: int, size: int, mesh: Mesh) -> Compiled:
     """Compiles the release's autoencoder from latents to square pictures of `size` pixels."""
-    graph, params = abstract_autoencoder()
+    graph, params = abstract_autoencoder(AutoencoderConfig())
     whole, side = replicated(mesh), size // PIXELS_PER_LATENT
 
     def array(shape: tuple[int, ...]) -> Any:
@@ -182,11 +181,6 @@ def abstract_editing(
     """The model as the release stores it, in bfloat16, or its blocks in 8 bits."""
     config = dataclasses.replace(config, param_dtype="bfloat16", remat="none")
     return abstract_quantized(config, quantize) if quantize else abstract_model(config)
-
-
-def abstract_autoencoder() -> tuple[nnx.GraphDef, nnx.State]:
-    """The release's autoencoder."""
-    return abstract(lambda: Autoencoder(AutoencoderConfig(), rngs=nnx.Rngs(0)))
 
 
 def placed(params: nnx.State, mesh: Mesh) -> nnx.State:

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 from jax.sharding import Mesh
 
-from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.autoencoder import abstract_autoencoder
+from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.parallel.devices import GIB, bytes_per_device
-from step1x_jax.planning.compilation import abstract_autoencoder, abstract_editing, placed
+from step1x_jax.planning.compilation import abstract_editing, placed
 
 # The programs of an edit, and the model that each of them runs.
 AT_WORK = {"read": "language_model", "sample": "transformer", "decode": "autoencoder"}
@@ -33,7 +34,7 @@ def weights_gib(config: ModelConfig, mesh: Mesh, quantize: str | None) -> dict[s
     sizes = {name: bytes_per_device(placed(params, mesh)) for name, params in split.items()}
     alone = mesh.devices.flat[:1].reshape((1,) * mesh.devices.ndim)
     whole = Mesh(alone, mesh.axis_names, axis_types=mesh.axis_types)
-    sizes[STAYS] = bytes_per_device(placed(abstract_autoencoder()[1], whole))
+    sizes[STAYS] = bytes_per_device(placed(abstract_autoencoder(AutoencoderConfig())[1], whole))
     return {name: size / GIB for name, size in sizes.items()}
 
 

@@ -59,7 +59,7 @@ def noise_from_seed(seed: int, shape: tuple[int, ...]) -> jax.Array:
 
 def _key(seed: int) -> jax.Array:
     """jax.random.key(seed), which without 64-bit mode would drop the upper half."""
-    words = jnp.array([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32)
+    words = jax.device_put(np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32))
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 

@@ -50,7 +50,7 @@ def random_trained(config: TrainConfig) -> nnx.State:
 
 def abstract_parts(config: TrainConfig) -> Parts:
     """Structure, and parameters as ShapeDtypeStructs with their logical axes."""
-    return _split(*abstract(lambda: _build(config, nnx.Rngs(0))), config)
+    return _split(*abstract(lambda rngs: _build(config, rngs)), config)
 
 
 def placed(tree: Any, mesh: Mesh) -> Any:

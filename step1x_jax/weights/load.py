@@ -7,9 +7,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.errors import UserError
-from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.autoencoder import Autoencoder, abstract_autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
-from step1x_jax.models.layers import abstract
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from step1x_jax.parallel.host_memory import all_on_host
 from step1x_jax.parallel.rules import shardings
@@ -107,7 +106,7 @@ def load_autoencoder(path: epath.PathLike) -> Autoencoder:
     weights = open_autoencoder(path, exact=True)
     config = weights.config
     assert isinstance(config, AutoencoderConfig)
-    graph, params = abstract(lambda: Autoencoder(config, rngs=nnx.Rngs(0)))
+    graph, params = abstract_autoencoder(config)
     return nnx.merge(graph, filled(params, autoencoder_table(params), weights.tensors))
 
 

@@ -9,13 +9,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import read_json
-from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.models.autoencoder import abstract_autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
-from step1x_jax.models.layers import abstract
 from step1x_jax.weights import config_json, diffusers_folder
 from step1x_jax.weights.checks import check_tensors, common_dtype
 from step1x_jax.weights.files.fp8 import as_numbers
@@ -224,7 +222,7 @@ def official_shapes(config: Config) -> dict[str, Shape]:
     if isinstance(config, ModelConfig):
         table = model_table(config)
     else:
-        table = autoencoder_table(abstract(lambda: Autoencoder(config, rngs=nnx.Rngs(0)))[1])
+        table = autoencoder_table(abstract_autoencoder(config)[1])
     return {name: entry.shape for name, entry in table.items()}
 
 

@@ -20,8 +20,8 @@ def abstract_quantized(config: ModelConfig, stored: str) -> tuple[nnx.GraphDef, 
       stored: a key of models/lora.py's STORED.
     """
 
-    def build() -> nnx.Module:
-        model = step1x_edit.Step1XEdit(config, rngs=nnx.Rngs(0))
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        model = step1x_edit.Step1XEdit(config, rngs=rngs)
         quantize(model, quantized_paths(config), stored)
         return model
 

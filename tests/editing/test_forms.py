@@ -55,7 +55,7 @@ def run(folder):
     settings = {
         "sampling": as_json(sampling_of(weights)),
         "encoder": as_json(encoder_of(weights)) | {"path": str(ENCODER)},
-        "vae": str(QUICKSTART / "autoencoder"),
+        "autoencoder": str(QUICKSTART / "autoencoder"),
     }
     write_weights_folder(folder, weights.tensors, weights.config, settings)
     return folder

@@ -3,8 +3,10 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from step1x_jax.editing import loading
 from step1x_jax.editing.editor import Editor
@@ -106,27 +108,30 @@ def test_a_home_folder_is_found(monkeypatch, tmp_path, parts):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"steps": 0}, "num_steps is 0"),
-        ({"steps": 10**9}, "num_steps is 1000000000"),
-        ({"guidance": float("nan")}, "guidance is nan"),
-        ({"shift": float("inf")}, "shift is inf"),
-        ({"size": 10**6}, "size is 1000000"),
-        ({"size": 64.0}, "size is 64.0"),
-        ({"truncate": -1}, "truncate is -1"),
-        ({"step": 4}, "there is no setting step; use one of steps, size"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
+        ({"quantize": "int4"}, "quantize is 'int4'; use one of int8, fp8"),
+        ({"mesh": "fsdp=3"}, None),
+        ({"mesh": "fsdp=16"}, "do not fit 8 devices"),
+        ({"mesh": "chips=2"}, "'chips=2' is no axis and its size"),
     ],
 )
 def test_settings_are_checked_before_anything_is_read(nothing_is_read, settings, reason):
-    with pytest.raises(UserError, match=reason):
+    error = AssertionError if reason is None else UserError
+    with pytest.raises(error, match=reason):
         Editor.load("quickstart", **settings)
 
 
-def test_settings_have_the_names_of_the_flags():
-    editor = Editor.load("quickstart", steps=3, guidance=2, size=96)
-    assert (editor.sampling.num_steps, editor.sampling.guidance, editor.sampling.size) == (3, 2, 96)
-    assert Editor.load("quickstart", num_steps=3).sampling.num_steps == 3  # as before
-    assert repr(editor) == "Editor(v1.0, size=96, steps=3, guidance=2)"
+def test_an_editor_says_what_was_loaded():
+    said = []
+    editor = Editor.load("quickstart", say=said.append)
+    lines = repr(editor).splitlines()
+    assert lines[0] == "Editor: v1.0, size 128, 10 steps, guidance 1.2"
+    assert lines[1:4] == said
+    count = sum(x.size for x in jax.tree.leaves(nnx.state(editor.model)))
+    assert f"model: Step1X-Edit, official, v1.0, of {QUICKSTART}/transformer" in lines[1]
+    assert f"{count / 1e6:.2f} million parameters, float32, 0.01 GiB" in lines[1]
+    assert "language model: Qwen2.5-VL, of" in lines[3]
+    assert lines[4] == "  on one cpu, arithmetic in float32"
 
 
 def test_the_shipped_model_reads_the_label_it_was_trained_with():
@@ -153,11 +158,9 @@ def test_models_stored_before_the_setting_have_the_label(parts, stored, label):
 
 
 def test_a_size_that_leaves_no_room_is_said_in_words_of_the_editor():
-    from PIL import Image
-
-    editor = Editor.load("quickstart", steps=1, size=256)
+    editor = Editor.load("quickstart")
     with pytest.raises(UserError, match=r"at size 256 the picture alone takes .* of the 64 tokens"):
-        editor.edit(Image.fromarray(np.zeros((64, 64, 3), np.uint8)), "make it night")
+        editor.edit(np.zeros((64, 64, 3), np.uint8), "make it night", size=256, steps=1)
 
 
 @pytest.mark.parametrize("lora", [3, ("a", "b"), ("a", 1, 2), [b"a"], None])

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from step1x_jax.models.config import tiny
+from step1x_jax.models.autoencoder import Autoencoder, abstract_autoencoder
+from step1x_jax.models.config import AutoencoderConfig, tiny
 from step1x_jax.models.layers import layer_norm, modulation
 from step1x_jax.models.projection import qkv_projection
-from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from tests.models.test_step1x_edit import inputs
 
 
@@ -50,3 +51,32 @@ def _equations(program):
         yield equation
         if equation.primitive.name == "scan":
             yield from _equations(equation.params["jaxpr"])
+
+
+SMALL = AutoencoderConfig(ch=8, ch_mult=(1, 2), norm_groups=4)
+
+
+@pytest.mark.parametrize(
+    ("abstract", "module", "config"),
+    [(abstract_model, Step1XEdit, tiny()), (abstract_autoencoder, Autoencoder, SMALL)],
+)
+def test_abstract_modules_are_those_that_random_numbers_make(abstract, module, config):
+    graph, shapes = abstract(config)
+    real_graph, params = nnx.split(module(config, rngs=nnx.Rngs(0)))
+    assert graph == real_graph
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), params
+    )
+
+
+def test_an_abstract_autoencoder_is_nobodys_but_the_callers():
+    """It is traced once for the same sizes; what one does with it, or with them, no other sees."""
+    config = dataclasses.replace(SMALL)
+    _, shapes = abstract_autoencoder(config)
+    del shapes["decoder"]
+    config.ch = 16
+    _, again = abstract_autoencoder(SMALL)
+    assert "decoder" in again
+    assert again["encoder"]["conv_in"]["kernel"].shape == (3, 3, 3, 8)
+    _, other = abstract_autoencoder(config)
+    assert other["encoder"]["conv_in"]["kernel"].shape == (3, 3, 3, 16)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from step1x_jax.errors import UserError
-from step1x_jax.sampling.noise import noise_from_file, noise_from_seed
+from step1x_jax.sampling.noise import noise_from_seed, noise_given
 
 SHAPE = (1, 4, 6, 16)
 
@@ -23,13 +23,13 @@ def test_noise_depends_on_the_examples_own_seed():
 def test_noise_from_a_file_is_in_the_published_layout(tmp_path):
     noise = np.random.default_rng(0).normal(size=(1, 16, 4, 6)).astype(np.float16)
     np.save(tmp_path / "noise.npy", noise)
-    got = noise_from_file(tmp_path / "noise.npy", (1, 4, 6, 16))
+    got = noise_given(tmp_path / "noise.npy", (1, 4, 6, 16))
     np.testing.assert_array_equal(got, noise.transpose(0, 2, 3, 1))
     with pytest.raises(UserError, match=r"has shape \[1, 16, 4, 6\], this edit needs"):
-        noise_from_file(tmp_path / "noise.npy", (1, 6, 4, 16))
+        noise_given(tmp_path / "noise.npy", (1, 6, 4, 16))
     (tmp_path / "text.npy").write_text("noise")
     with pytest.raises(UserError, match=r"no readable \.npy file"):
-        noise_from_file(tmp_path / "text.npy", (1, 4, 6, 16))
+        noise_given(tmp_path / "text.npy", (1, 4, 6, 16))
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**31, 2**32 - 1])
@@ -128,7 +128,7 @@ STRUCTURED = np.zeros((1, 16, 4, 6), [("a", "f4"), ("b", "f4")])
 def test_files_that_hold_no_noise_are_refused_unread(tmp_path, data, reason):
     (tmp_path / "noise.npy").write_bytes(data)
     with pytest.raises(UserError, match=reason) as error:
-        noise_from_file(tmp_path / "noise.npy", SHAPE)
+        noise_given(tmp_path / "noise.npy", SHAPE)
     assert str(tmp_path / "noise.npy") in str(error.value)
     assert not os.path.exists("/tmp/step1x_jax_test_was_here")
 
@@ -137,10 +137,10 @@ def test_files_that_hold_no_noise_are_refused_unread(tmp_path, data, reason):
 def test_floats_of_all_widths_and_orders_are_read(tmp_path, kind):
     np.save(tmp_path / "noise.npy", np.asfortranarray(WHOLE.astype(kind)))
     want = WHOLE.astype(kind).astype(np.float32).transpose(0, 2, 3, 1)
-    np.testing.assert_array_equal(noise_from_file(tmp_path / "noise.npy", SHAPE), want)
+    np.testing.assert_array_equal(noise_given(tmp_path / "noise.npy", SHAPE), want)
 
 
 def test_a_pipe_is_no_noise(tmp_path):
     os.mkfifo(tmp_path / "noise.npy")
     with pytest.raises(UserError, match="a pipe or a device"):
-        noise_from_file(tmp_path / "noise.npy", SHAPE)
+        noise_given(tmp_path / "noise.npy", SHAPE)

@@ -18,7 +18,7 @@ from step1x_jax.models.mllm.vision import VisionTower
 
 def abstract_mllm(config: MLLMConfig) -> tuple[nnx.GraphDef, nnx.State]:
     """Structure and abstract parameters of the model, see `abstract`."""
-    return abstract(lambda: MLLM(config, rngs=nnx.Rngs(0)))
+    return abstract(lambda rngs: MLLM(config, rngs=rngs))
 
 
 class MLLM(nnx.Module):

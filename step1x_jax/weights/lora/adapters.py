@@ -173,8 +173,8 @@ def abstract_adapters(config: ModelConfig, lora: LoraConfig) -> nnx.State:
     """Shapes of the nnx.LoRAParam that a model with these settings has."""
     plain = dataclasses.replace(lora, quantize="none")
 
-    def build() -> nnx.Module:
-        model = Step1XEdit(config, rngs=nnx.Rngs(0))
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        model = Step1XEdit(config, rngs=rngs)
         add_adapters(model, config, plain)
         return model
 

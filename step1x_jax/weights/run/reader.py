@@ -13,11 +13,10 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
-import tensorstore as ts
 from etils import epath
 from flax import nnx
 from tqdm import tqdm
@@ -33,8 +32,13 @@ from step1x_jax.weights.run.damage import DamagedError, damage, why_not_done
 from step1x_jax.weights.run.description import Description, read_description
 from step1x_jax.weights.run.fingerprints import About, AboutArray, add, fingerprint_of, same
 from step1x_jax.weights.run.folder import folder_of, steps_in
-from step1x_jax.weights.run.restoring import load_state
-from step1x_jax.weights.run.stored_arrays import Index, read_blocks, stored_array
+
+# restoring.py and stored_arrays.py are imported where a run is read: they bring Orbax and
+# tensorstore, a sixth of what all imports take, and every editor imports this file.
+if TYPE_CHECKING:
+    import tensorstore as ts
+
+    from step1x_jax.weights.run.stored_arrays import Index
 
 Result = TypeVar("Result")
 Say = Callable[[str], None]
@@ -94,6 +98,8 @@ class RunFolder:
         Raises:
           UserError: no whole checkpoint, or one of another model.
         """
+        from step1x_jax.weights.run.restoring import load_state
+
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         wanted = at(wanted, jax.tree.map(lambda x: x.sharding or one, wanted))
         return self.from_newest(
@@ -199,7 +205,7 @@ class RunTensors:
         return Published(table, leaves)
 
 
-def stored_parts(path: epath.Path, item: str, name: str) -> Iterator[tuple[Index, np.ndarray]]:
+def stored_parts(path: epath.Path, item: str, name: str) -> Iterator[tuple["Index", np.ndarray]]:
     """An array of a checkpoint in the blocks in which it is stored: those that its devices had.
 
     Orbax gives whole arrays only, so tensorstore, in which it stores them, is asked itself.
@@ -207,6 +213,8 @@ def stored_parts(path: epath.Path, item: str, name: str) -> Iterator[tuple[Index
     Raises:
       DamagedError, UserError: see `damage`.
     """
+    from step1x_jax.weights.run.stored_arrays import read_blocks, stored_array
+
     with damage(path, "its arrays cannot be read"):
         blocks = read_blocks(stored_array(path / item, name))
     while True:
@@ -229,6 +237,8 @@ def _checked(
       about: what is said of it.
       folder: where an array is put together that is stacked; None: it is read as a whole.
     """
+    from step1x_jax.weights.run.stored_arrays import stored_array
+
     with damage(path, "its arrays cannot be read"):
         array = stored_array(path / item, name)
     shape, dtype = array.shape, array.dtype.numpy_dtype
@@ -257,7 +267,7 @@ def _check_same_arrays(saved: About, parameters: Mapping[str, Any], path: epath.
 class _Stored:
     """An array in a checkpoint, stored block by block; [layer] or [...] is read."""
 
-    def __init__(self, path: epath.Path, array: ts.TensorStore):
+    def __init__(self, path: epath.Path, array: "ts.TensorStore"):
         self._path, self._array, self.dtype = path, array, array.dtype.numpy_dtype
 
     def __getitem__(self, layer: Any) -> np.ndarray:
@@ -307,7 +317,7 @@ class _OnDisk:
         except OSError as e:
             raise folder.no_room(e) from e
 
-    def put(self, index: Index, block: np.ndarray) -> None:
+    def put(self, index: "Index", block: np.ndarray) -> None:
         """Puts a block in its place."""
         row = math.prod(self._shape[1:]) * self.dtype.itemsize
         try:

@@ -1,0 +1,50 @@
+"""Compiled programs are kept for the next process, where the user has chosen no other place."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Something has been compiled before: in a notebook that is so. Then one program, kept however
+# quickly it was compiled; printed are how many were found.
+CODE = """
+import jax, numpy as np
+from step1x_jax.parallel import compile_cache
+jax.block_until_ready(jax.jit(lambda x: x + 1)(np.ones(3)))
+compile_cache.LEAST_SECONDS = 0.0
+compile_cache.keep_compiled()
+found = []
+jax.monitoring.register_event_listener(
+    lambda name, **more: found.append(name.endswith("cache_hits")))
+jax.block_until_ready(jax.jit(lambda x: x * 2 - 1)(np.ones(3)))
+print(sum(found), jax.config.jax_compilation_cache_dir)
+"""
+
+
+@pytest.fixture
+def compile_one(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if "COMPILATION_CACHE" in name]:
+        monkeypatch.delenv(name)
+
+    def run(**environment):
+        env = os.environ | {"HOME": str(tmp_path)} | environment
+        command = [sys.executable, "-c", CODE]
+        result = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+        found, folder = result.stdout.split()
+        return int(found), folder
+
+    return run
+
+
+def test_the_next_process_finds_what_one_has_compiled(compile_one, tmp_path):
+    folder = str(tmp_path / ".cache/step1x_jax/compiled")
+    assert compile_one() == (0, folder)
+    assert compile_one() == (1, folder)
+
+
+def test_a_users_own_folder_stays_with_its_limits(compile_one, tmp_path):
+    folder = str(tmp_path / "mine")
+    limit = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "60"}
+    assert compile_one(JAX_COMPILATION_CACHE_DIR=folder, **limit) == (0, folder)
+    assert not list(tmp_path.glob("**/*-cache"))
