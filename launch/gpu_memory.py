@@ -1,11 +1,11 @@
 """Says how much memory a training step or an edit needs on GPUs that are not attached.
 
     python -m launch.gpu_memory --config=configs/lora.py --gpu=h100 --size=1024
-    python -m launch.gpu_memory --config=configs/finetune_1024.py --program=edit
+    python -m launch.gpu_memory --config=configs/finetune_1024.py --program=edit --quantize=int8
 
 Compiles for them and executes nothing. Needs JAX's CUDA plugin, no GPU; a minute or two. The batch
 of a training step is --examples for each group of GPUs that it is split over, whatever
-data.batch_size says; an edit is of one picture.
+data.batch_size says; an edit is of one picture, and is compared with cards of 24, 48 and 80 GB.
 """
 
 import json
@@ -16,6 +16,7 @@ from absl import flags
 from launch import config_flag
 from launch.command import run
 from launch.config_flag import read_config
+from step1x_jax.models.lora import STORED
 from step1x_jax.parallel.described_gpus import GPUS, gpu_devices
 from step1x_jax.planning.gpu_memory import (
     edit_in_words,
@@ -32,6 +33,9 @@ _SIZE = flags.DEFINE_integer(
     "size", 1024, "Side of the pictures in pixels.", lower_bound=16, upper_bound=8192
 )
 _EXAMPLES = flags.DEFINE_integer("examples", 1, "For each part of the batch.", lower_bound=1)
+_QUANTIZE = flags.DEFINE_enum(
+    "quantize", None, list(STORED), "Of an edit: stores the transformer's blocks in 8 bits."
+)
 _JSON = flags.DEFINE_bool("json", False, "One JSON object on stdout.")
 
 
@@ -42,7 +46,8 @@ def main() -> None:
     config = read_config()
     devices = gpu_devices(_GPU.value, _GPUS.value)
     if _PROGRAM.value == "edit":
-        plan, words = plan_edit_memory(config, devices, _GPU.value, _SIZE.value), edit_in_words
+        plan = plan_edit_memory(config, devices, _GPU.value, _SIZE.value, _QUANTIZE.value)
+        words = edit_in_words
     else:
         plan = plan_gpu_memory(config, devices, _GPU.value, _SIZE.value, _EXAMPLES.value)
         words = in_words

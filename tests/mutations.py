@@ -231,7 +231,32 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("parallel/compiler_options.py", "tests/parallel/test_compiler_options.py"): [
         ("no options", "TABLE.get(device.platform, {})", "{}"),
     ],
+    ("planning/edit_memory.py", "tests/planning/test_edit.py"): [
+        ("all wait somewhere", "if not offload:", "if False:"),
+        ("the autoencoder waits too", "for name in {STAYS, AT_WORK[program]}",
+         "for name in {AT_WORK[program]}"),
+        ("weights alone", "max(there(program) + gib for", "max(there(program) for"),
+        ("8 bits forgotten", "abstract_editing(config, quantize)[1]",
+         "abstract_editing(config)[1]"),
+        ("the autoencoder in parts", "AutoencoderConfig())[1], whole)",
+         "AutoencoderConfig())[1], mesh)"),
+    ],
+    ("planning/edit.py", "tests/planning/test_edit.py"): [
+        ("one instruction is read", '"read": 2,', '"read": 1,'),
+        ("more parts than guidance has", "MeshConfig(data=1, fsdp=2, tensor=chips // 2),",
+         "MeshConfig(data=1, fsdp=chips),"),
+        ("always fits", "gib <= available", "gib <= 2 * available"),
+        ("one branch of guidance", "flops = 2 * steps", "flops = steps"),
+    ],
+    ("planning/plan.py", "tests/planning/test_edit.py"): [
+        ("several pictures", "if topology.slices > 1 or examples > 1:", "if False:"),
+    ],
+    ("planning/report.py", "tests/planning/test_edit.py"): [
+        ("what does not fit is first", 'plan["estimated_edit_seconds"] or math.inf',
+         'plan["estimated_edit_seconds"] or 0.0'),
+    ],
     ("planning/gpu_memory.py", "tests/planning/test_gpu_memory.py"): [
+        ("all of a card", "gib * 1024 <= USABLE * mib", "gib * 1024 <= mib"),
         ("an edit on two GPUs", "if len(devices) > 1:", "if len(devices) > 9:"),
     ],
     ("planning/hlo.py", "tests/planning"): [
@@ -269,6 +294,14 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("planning/compilation.py", "tests/launch/test_compile_ahead.py"): [
         ("megabytes for gigabytes", '"M": 2**-10', '"M": 1.0'),
         ("temporaries alone", "0.0 if late else arguments", "0.0"),
+    ],
+    ("planning/compilation.py", "tests/planning/test_edit.py"): [
+        ("weights everywhere", "        shardings(params, mesh),\n    )\n\n\ndef _compile",
+         "        jax.tree.map(lambda _: replicated(mesh), params),\n    )\n\n\ndef _compile"),
+        ("the picture in parts",
+         "whole, side = replicated(mesh), size // PIXELS_PER_LATENT\n\n    def array(*shape",
+         "whole, side = jax.sharding.NamedSharding(mesh, jax.P(None, BATCH_AXES)), size //"
+         " PIXELS_PER_LATENT\n\n    def array(*shape"),
     ],
     ("parallel/mesh.py", "tests/parallel/test_mesh.py"): [
         ("parameters over slices", "if sizes[0] % slices:", "if False:"),

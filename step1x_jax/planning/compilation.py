@@ -1,5 +1,7 @@
 """Compiles the real programs for TPUs that are not here."""
 
+import dataclasses
+import math
 import os
 import re
 import time
@@ -11,11 +13,16 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from step1x_jax.conditioning.encoder_jax import PATCHES, TOKENS
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.records import LATENT_CHANNELS
 from step1x_jax.errors import UserError
+from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.models.autoencoder import abstract_autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
+from step1x_jax.models.mllm.config import MLLMConfig
+from step1x_jax.models.mllm.model import abstract_mllm
+from step1x_jax.models.mllm.positions import Pictures, Prompts, padded_size
 from step1x_jax.models.placement import placed_by
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.compiler_options import compiler_options
@@ -27,6 +34,9 @@ from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
 from step1x_jax.training.parts import abstract_frozen
 from step1x_jax.training.step import abstract_state, make_train_step
+from step1x_jax.weights.quantizing import abstract_quantized
+
+LONGEST_PROMPT = 860  # tokens of the language model: the release's picture, prompt and instruction
 
 
 class Compiled(NamedTuple):
@@ -35,6 +45,7 @@ class Compiled(NamedTuple):
     program: jax.stages.Compiled | None
     lower_seconds: float
     compile_seconds: float
+    arguments_gib: float  # on each device
     needed_gib: float = 0.0  # if there is no program: what it would have needed
     available_gib: float = 0.0
 
@@ -67,7 +78,9 @@ def devices_of(topology: str, slices: int = 1) -> list[jax.Device]:
         ) from e
     from jax.experimental import topologies
 
-    more = {"num_slices": slices} if slices > 1 else {}
+    more: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if math.prod(int(size) for size in re.findall(r"\d+", topology.partition(":")[2])) == 1:
+        more["chips_per_host_bounds"] = (1, 1, 1)  # else a host has 2 x 2
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)
     except Exception as e:  # of several kinds, by version
@@ -85,36 +98,67 @@ def compile_train(config: TrainConfig, size: int, mesh: Mesh) -> Compiled:
         return _compile(make_train_step(config, mesh, state), state, batch, frozen)
 
 
-def compile_sample(config: TrainConfig, size: int, mesh: Mesh) -> Compiled:
-    """Compiles the sampler, all its steps as one program, with parameters in bfloat16."""
-    model = ModelConfig(**{**vars(config.model), "param_dtype": "bfloat16", "remat": "none"})
-    graph, params = abstract_model(model)
-    split, whole = batch_sharding(mesh), replicated(mesh)
-    params = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        params,
-        shardings(params, mesh),
-    )
+def compile_sample(
+    config: TrainConfig, size: int, mesh: Mesh, quantize: str | None = None
+) -> Compiled:
+    """Compiles the sampler as an Editor runs it for one picture: all steps as one program.
 
-    def array(*shape: int, dtype: Any = jnp.float32, sharding: Any = split) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    The picture's arrays lie whole on every chip; guidance makes a batch of 2 of them.
 
-    b, side = config.data.batch_size, size // PIXELS_PER_LATENT
-    latents = array(b, side, side, LATENT_CHANNELS)
-    text = array(b, model.text_length, model.connector_in_channels, dtype=jnp.bfloat16)
-    lengths = array(b, dtype=jnp.int32)
+    Args:
+      config: of the run; its model's sizes and its sampling settings count.
+      size: side of the picture in pixels.
+      mesh: on which the model lies, in bfloat16.
+      quantize: stores the blocks in 8 bits, see `load_model`.
+    """
+    model = abstract_editing(config.model, quantize)
+    whole, side = replicated(mesh), size // PIXELS_PER_LATENT
+
+    def array(*shape: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
+
+    latents = array(1, side, side, LATENT_CHANNELS)
+    text = array(1, config.model.text_length, config.model.connector_in_channels, dtype="bfloat16")
+    lengths = array(1, dtype=jnp.int32)
     conditions = Conditions(latents, text, lengths, text, lengths)
-    times = array(config.sampling.num_steps + 1, sharding=whole)
     sampling = config.sampling
-    guidance = Guidance(sampling.guidance, sampling.truncate_for(model.version))
+    guidance = Guidance(sampling.guidance, sampling.truncate_for(config.model.version))
+    times = array(sampling.num_steps + 1)
 
     def sample(params: Any, conditions: Conditions, noise: jax.Array, times: jax.Array) -> Any:
         with placed_by(placement(mesh)):
-            return scan_steps(graph, guidance, params, conditions, noise, times)
+            return scan_steps(model[0], guidance, params, conditions, noise, times)
 
-    program = jax.jit(sample, out_shardings=split, compiler_options=compiler_options(mesh))
+    options = compiler_options(mesh) if mesh.size > 1 else {}  # an Editor without a mesh gives none
+    program = jax.jit(sample, compiler_options=options)
     with jax.set_mesh(mesh):
-        return _compile(program, params, conditions, latents, times)
+        return _compile(program, placed(model[1], mesh), conditions, latents, times)
+
+
+def compile_read(mesh: Mesh) -> Compiled:
+    """Compiles the language model's pass over one picture with its instruction.
+
+    As conditioning/encoder_jax.py runs it: the longest prompt of the release, an example for each
+    part of the batch.
+    """
+    config = MLLMConfig(param_dtype="bfloat16")
+    graph, params = abstract_mllm(config)
+    split = batch_sharding(mesh)
+    b = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+    def array(*shape: int, dtype: Any = jnp.int32) -> Any:
+        return jax.ShapeDtypeStruct((b, *shape), dtype, sharding=split)
+
+    patches, tokens = PATCHES[-1], padded_size(LONGEST_PROMPT, (TOKENS,))
+    pictures = Pictures(
+        array(patches, config.vision.patch_width, dtype=jnp.float32),
+        array(2, patches),
+        array(patches),
+    )
+    prompts = Prompts(array(tokens), array(3, tokens), array(tokens), array(tokens, dtype=bool))
+    program = jax.jit(lambda params, *batch: nnx.merge(graph, params)(*batch))
+    with jax.set_mesh(mesh):
+        return _compile(program, placed(params, mesh), pictures, prompts)
 
 
 def compile_decode(examples: int, size: int, mesh: Mesh) -> Compiled:
@@ -131,18 +175,36 @@ def compile_decode(examples: int, size: int, mesh: Mesh) -> Compiled:
         return _compile(program, params, array((examples, side, side, LATENT_CHANNELS)))
 
 
+def abstract_editing(
+    config: ModelConfig, quantize: str | None = None
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """The model as the release stores it, in bfloat16, or its blocks in 8 bits."""
+    config = dataclasses.replace(config, param_dtype="bfloat16", remat="none")
+    return abstract_quantized(config, quantize) if quantize else abstract_model(config)
+
+
+def placed(params: nnx.State, mesh: Mesh) -> nnx.State:
+    """Abstract parameters with the places that they have on a mesh."""
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        params,
+        shardings(params, mesh),
+    )
+
+
 def _compile(program: jax.stages.Wrapped, *args: Any) -> Compiled:
     start = time.monotonic()
     lowered = program.lower(*args)
     middle = time.monotonic()
+    arguments = bytes_per_device(args) / GIB
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as e:
-        found = _out_of_memory(str(e), bytes_per_device(args) / GIB)
+        found = _out_of_memory(str(e), arguments)
         if found is None:
             raise
-        return Compiled(None, middle - start, time.monotonic() - middle, *found)
-    return Compiled(compiled, middle - start, time.monotonic() - middle)
+        return Compiled(None, middle - start, time.monotonic() - middle, arguments, *found)
+    return Compiled(compiled, middle - start, time.monotonic() - middle, arguments)
 
 
 def _out_of_memory(message: str, arguments: float) -> tuple[float, float] | None:

@@ -5,7 +5,6 @@ library's help, which needs a GPU); no time is estimated.
 """
 
 import copy
-import dataclasses
 import math
 from typing import Any
 
@@ -14,25 +13,25 @@ from jax.sharding import Mesh
 
 from step1x_jax.errors import UserError
 from step1x_jax.kernels.mesh_axes import BATCH_AXES
-from step1x_jax.models.autoencoder import abstract_autoencoder
-from step1x_jax.models.config import AutoencoderConfig
-from step1x_jax.models.mllm.config import MLLMConfig
-from step1x_jax.models.mllm.model import abstract_mllm
-from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.described_gpus import GPUS, USABLE
 from step1x_jax.parallel.devices import GIB
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.planning.compilation import (
     Compiled,
     compile_decode,
+    compile_read,
     compile_sample,
     compile_train,
 )
+from step1x_jax.planning.edit_memory import peak_gib, weights_gib
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
 from step1x_jax.training.parts import abstract_frozen
 from step1x_jax.training.remat_choice import with_remat
 from step1x_jax.training.step import abstract_state
+
+# MiB of the smallest cards that are sold as so many GB: L4 and A10, L40S, H100 (its driver's count)
+CARDS = {24: 23028, 48: 46068, 80: 81041}
 
 
 def plan_gpu_memory(
@@ -82,19 +81,23 @@ def plan_gpu_memory(
 
 
 def plan_edit_memory(
-    config: TrainConfig, devices: list[jax.Device], kind: str, size: int
+    config: TrainConfig,
+    devices: list[jax.Device],
+    kind: str,
+    size: int,
+    quantize: str | None = None,
 ) -> dict[str, Any]:
-    """What an edit takes: all three models, and the larger of the sampler's and decoder's needs.
+    """What an edit takes: models, and what their programs need beside them.
 
-    The weights are those of the release: transformer and language model (whose last layer is not
-    loaded) in bfloat16, autoencoder in float32. The language model's own temporaries are left out:
-    at the release's number of tokens they are smaller than the sampler's.
+    What is compiled is what the named GPU would run; where attention is cuDNN's instead, or the
+    GPU another one, the temporaries differ by tenths of a GiB.
 
     Args:
       config: of the run; its model's sizes count.
       devices: one, of `gpu_devices`.
       kind: of GPUS.
       size: side of the picture in pixels.
+      quantize: stores the transformer's blocks in 8 bits, see `load_model`.
 
     Returns:
       A JSON object.
@@ -103,56 +106,62 @@ def plan_edit_memory(
       UserError: it is more than one device.
     """
     if len(devices) > 1:
-        raise UserError("launch.edit runs on one GPU; give --gpus=1 with --program=edit.")
+        raise UserError("an edit is planned for one GPU; give --gpus=1 with --program=edit.")
     config = copy.deepcopy(config)
-    config.model.attention, config.data.batch_size = "pallas_gpu", 1
+    config.model.attention = "pallas_gpu"
     mesh = make_mesh(MeshConfig(), devices)
     programs = {
-        "transformer": compile_sample(config, size, mesh),
-        "autoencoder": compile_decode(1, size, mesh),
+        "read": compile_read(mesh),
+        "sample": compile_sample(config, size, mesh, quantize),
+        "decode": compile_decode(1, size, mesh),
     }
-    model = dataclasses.replace(config.model, param_dtype="bfloat16")
-    models = {
-        "transformer": abstract_model(model),
-        "language_model": abstract_mllm(MLLMConfig(param_dtype="bfloat16")),
-        "autoencoder": abstract_autoencoder(AutoencoderConfig()),
+    weights = weights_gib(config.model, mesh, quantize)
+    working = {name: _temporaries(compiled) for name, compiled in programs.items()}
+    peaks = {
+        "resident": peak_gib(weights, working, offload=False),
+        "offloaded": peak_gib(weights, working, offload=True),
     }
-    weights = {
-        name: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params)) / GIB
-        for name, (_, params) in models.items()
-    }
-    temporaries = {name: _temporaries(compiled) for name, compiled in programs.items()}
-    needed = sum(weights.values()) + max(temporaries.values())
-    available = USABLE * GPUS[kind].memory_bytes / GIB
     return {
         "gpu": GPUS[kind].name,
         "size": size,
+        "quantize": quantize,
         "weights_gib": weights,
-        "temporaries_gib": temporaries,
-        "peak_gib": needed,
-        "available_gib": available,
-        "fits": needed <= available,
+        "temporaries_gib": working,
+        "peak_gib": peaks,
+        "smallest_card_gb": {where: smallest_card(gib) for where, gib in peaks.items()},
         "compile_seconds": sum(compiled.compile_seconds for compiled in programs.values()),
     }
 
 
+def smallest_card(gib: float) -> int | None:
+    """GB of the smallest of CARDS that JAX can use so much of; None: none of them."""
+    return next((gb for gb, mib in CARDS.items() if gib * 1024 <= USABLE * mib), None)
+
+
 def _temporaries(compiled: Compiled) -> float:
     if compiled.program is None:
-        return compiled.needed_gib
+        return compiled.needed_gib - compiled.arguments_gib
     memory: Any = compiled.program.memory_analysis()
     return memory.temp_size_in_bytes / GIB
 
 
 def edit_in_words(plan: dict[str, Any]) -> str:
-    """Such a plan of an edit as a sentence."""
+    """Such a plan of an edit as sentences."""
     weights = ", ".join(
         f"{name.replace('_', ' ')} {gib:.1f}" for name, gib in plan["weights_gib"].items()
     )
-    return (
-        f"1 x {plan['gpu']}, an edit at {plan['size']} px: {plan['peak_gib']:.1f} GiB of"
-        f" {plan['available_gib']:.1f}, of which weights {sum(plan['weights_gib'].values()):.1f}"
-        f" ({weights}) (compiled in {plan['compile_seconds']:.0f} s)"
-    )
+    beside = ", ".join(f"{name} {gib:.1f}" for name, gib in plan["temporaries_gib"].items())
+    stored = f", blocks in {plan['quantize']}" if plan["quantize"] else ""
+    rows = [
+        f"an edit at {plan['size']} px, compiled for {plan['gpu']}{stored}"
+        f" ({plan['compile_seconds']:.0f} s)",
+        f"weights, GiB: {weights}; beside them: {beside}",
+    ]
+    for where, title in (("resident", "all models on the GPU"), ("offloaded", "with --offload")):
+        card = plan["smallest_card_gb"][where]
+        fits = f"fits a card of {card} GB" if card else f"does not fit one of {max(CARDS)} GB"
+        rows.append(f"{title}: {plan['peak_gib'][where]:.1f} GiB, {fits}")
+    return "\n".join(rows)
 
 
 def in_words(plan: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
+from step1x_jax.errors import UserError
 from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.models.remat import AUTO, SAVED
 from step1x_jax.parallel.devices import GIB
@@ -15,16 +16,16 @@ from step1x_jax.planning import hlo
 from step1x_jax.planning.chips import Topology
 from step1x_jax.planning.compilation import (
     Compiled,
-    compile_sample,
     compile_train,
     devices_of,
     group_extent,
 )
+from step1x_jax.planning.edit import edit_meshes, plan_edit
 from step1x_jax.planning.estimate import Estimate, estimate
 from step1x_jax.planning.kernel_cycles import kernel_time
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
-from step1x_jax.training.flops import forward_flops, step_flops
+from step1x_jax.training.flops import step_flops
 from step1x_jax.training.parts import abstract_frozen
 from step1x_jax.training.remat_choice import with_remat
 from step1x_jax.training.step import abstract_state
@@ -39,14 +40,16 @@ class Request:
     Attributes:
       config: of the run; its mesh, remat and batch size are those of the plan.
       topology: to compile for.
-      program: of PROGRAMS.
+      program: of PROGRAMS: a training step, or the edit of one picture.
       size: side of the pictures in pixels.
+      quantize: of an edit: stores the transformer's blocks in 8 bits, see `load_model`.
     """
 
     config: TrainConfig
     topology: Topology
     program: str
     size: int
+    quantize: str | None = None
 
 
 def request(
@@ -57,13 +60,29 @@ def request(
     size: int,
     mesh: MeshConfig | None = None,
     examples: int = 1,
+    quantize: str | None = None,
 ) -> Request:
-    """A request with `examples` for each group of chips that the batch is split over.
+    """A request; a training step is of `examples` for each group of chips that has its own.
+
+    An edit is of one picture, by default on the first of `edit_meshes`.
 
     Raises:
-      UserError: the mesh does not fit the topology.
+      UserError: the mesh does not fit the topology, or the program cannot be had so.
     """
     config = copy.deepcopy(config)
+    if program == "sample":
+        if topology.slices > 1 or examples > 1:
+            raise UserError(
+                "an edit is of one picture on one slice; leave --slices and --examples."
+            )
+        config.mesh = mesh or edit_meshes(topology.chips)[0]
+        _mesh(config, topology)
+        return Request(config, topology, program, size, quantize)
+    if quantize:
+        raise UserError(
+            f"--quantize={quantize} is of an edit (--program=sample); the base of adapters is"
+            " stored so by --config.lora.quantize."
+        )
     config.mesh = mesh or config.mesh
     parts = math.prod(_mesh(config, topology).shape[axis] for axis in BATCH_AXES)
     config.data.batch_size = examples * parts
@@ -81,9 +100,11 @@ def make_plan(wanted: Request) -> dict[str, Any]:
     """
     config, topology = wanted.config, wanted.topology
     mesh = _mesh(config, topology)
-    compile_it = compile_train if wanted.program == "train" else compile_sample
-    compiled = compile_it(config, wanted.size, mesh)
-    flops = _flops_per_example(wanted)
+    if wanted.program == "sample":
+        return plan_edit(config, topology, mesh, wanted.size, wanted.quantize)
+    compiled = compile_train(config, wanted.size, mesh)
+    side = wanted.size // PIXELS_PER_LATENT
+    flops = step_flops(config, (side, side)) / config.data.batch_size
     about = {
         "topology": topology.name,
         "slices": topology.slices,
@@ -106,16 +127,18 @@ def make_plan(wanted: Request) -> dict[str, Any]:
     return about | _memory(compiled, topology) | _time(found, flops, config, topology)
 
 
-def _flops_per_example(wanted: Request) -> float:
-    config, side = wanted.config, wanted.size // PIXELS_PER_LATENT
-    if wanted.program == "train":
-        return step_flops(config, (side, side)) / config.data.batch_size
-    return 2 * config.sampling.num_steps * forward_flops(config.model, (side, side))
-
-
 def candidates(wanted: Request) -> Iterator[Request]:
-    """Plans worth a look: copies x batch x the policies that could fit, best first of each."""
+    """Plans worth a look: copies x batch x the policies that could fit, best first of each.
+
+    Of an edit, the meshes that make sense.
+    """
     topology = wanted.topology
+    if wanted.program == "sample":
+        for mesh in edit_meshes(topology.chips):
+            config = copy.deepcopy(wanted.config)
+            config.mesh = mesh
+            yield dataclasses.replace(wanted, config=config)
+        return
     for copies in (1, 2, 4, 8):
         if topology.chips % copies or copies % topology.slices:
             continue
@@ -125,9 +148,6 @@ def candidates(wanted: Request) -> Iterator[Request]:
                 wanted.config, topology, program=wanted.program, size=wanted.size,
                 mesh=mesh, examples=examples,
             )  # fmt: skip
-            if wanted.program == "sample":
-                yield tried
-                continue
             tried.config.model.remat = AUTO
             best = _remat(tried.config, tried, _mesh(tried.config, topology))
             if best == "full" and examples > 1:
@@ -144,8 +164,6 @@ def _mesh(config: TrainConfig, topology: Topology):
 
 
 def _remat(config: TrainConfig, wanted: Request, mesh) -> str:
-    if wanted.program == "sample":
-        return "none"
     batch = abstract_batch(config, wanted.size, mesh)
     state, frozen = abstract_state(config, mesh), abstract_frozen(config, mesh)
     return with_remat(config.model, batch, state, frozen, mesh).remat

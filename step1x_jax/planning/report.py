@@ -1,11 +1,21 @@
 """A plan in words."""
 
+import math
 from typing import Any
+
+
+def worst_last(plan: dict[str, Any]) -> float:
+    """A key to sort plans of one program by."""
+    if plan["program"] == "sample":
+        return plan["estimated_edit_seconds"] or math.inf
+    return -(plan["images_per_second_per_chip"] or 0.0)
 
 
 def line(plan: dict[str, Any]) -> str:
     """A plan in one line."""
     mesh = ",".join(f"{axis}={size}" for axis, size in plan["mesh"].items() if size > 1)
+    if plan["program"] == "sample":
+        return f"{mesh or 'one chip'}: {_seconds(plan)}; {_verdict(plan)}"
     about = f"{mesh or 'one chip'}  {plan['examples']} examples  {plan['remat']}"
     if not plan["fits"]:
         return f"{about}: does not fit, {plan['missing_gib']:.1f} GiB a chip are missing"
@@ -18,6 +28,8 @@ def line(plan: dict[str, Any]) -> str:
 
 def words(plan: dict[str, Any]) -> str:
     """A plan in full."""
+    if plan["program"] == "sample":
+        return edit_words(plan)
     rows = [
         f"{plan['program']} at {plan['size']} px on {plan['slices']} x {plan['topology']}:"
         f" {plan['chips']} chips, mesh {plan['mesh']}",
@@ -65,3 +77,49 @@ def words(plan: dict[str, Any]) -> str:
         names = ", ".join(plan["kernels_without_cycles"])
         rows.append(f"no cycles are known of {names}: counted at the chip's peak")
     return "\n".join(rows)
+
+
+def edit_words(plan: dict[str, Any]) -> str:
+    """The plan of an edit in full."""
+    stored = f", blocks in {plan['quantize']}" if plan["quantize"] else ""
+    rows = [
+        f"an edit at {plan['size']} px on {plan['topology']}: {plan['chips']} chips, mesh"
+        f" {plan['mesh']}{stored}; compiled in {plan['compile_seconds']:.0f} s",
+        "",
+        "| weights | GiB on the first chip |",
+        "|---|---|",
+    ]
+    for name, gib in plan["weights_gib"].items():
+        rows.append(f"| {name.replace('_', ' ')} | {gib:.2f} |")
+    rows += ["", "| program | GiB beside the weights | estimated s |", "|---|---|---|"]
+    for name, part in plan["programs"].items():
+        seconds = part["estimated_seconds"]
+        took = "unknown" if seconds is None else f"{seconds:.3g}"
+        rows.append(f"| {name} | {part['working_gib']:.2f} | {took} |")
+    rows += ["", _verdict(plan), f"{_seconds(plan)} (a model of time, no measurement)"]
+    return "\n".join(rows)
+
+
+def _verdict(plan: dict[str, Any]) -> str:
+    """Whether an edit fits, and by how much."""
+    said = []
+    for where, title in (("resident", "all models on the chips"), ("offloaded", "--offload")):
+        gib, available = plan["peak_gib"][where], plan["hbm_available_gib"]
+        rest = available - gib
+        fits = (
+            f"fits, {rest:.1f} are left" if rest >= 0 else f"does not fit, {-rest:.1f} are missing"
+        )
+        said.append(f"{title}: {gib:.1f} of {available:.1f} GiB: {fits}")
+    return "; ".join(said)
+
+
+def _seconds(plan: dict[str, Any]) -> str:
+    """How long an edit may take."""
+    total, steps = plan["estimated_edit_seconds"], plan["steps"]
+    if total is None:
+        return "its time is not estimated: the sampler does not fit"
+    each = 1000 * plan["estimated_step_seconds"]
+    return (
+        f"{total:.1f} s an edit ({steps} steps of {each:.0f} ms), with --offload"
+        f" {plan['estimated_offload_seconds']:.1f} s more for the weights' way to the chips"
+    )
