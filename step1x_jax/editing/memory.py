@@ -8,16 +8,22 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 from etils import epath
+from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.errors import UserError
-from step1x_jax.kernels.mesh_axes import BATCH_AXES, TENSOR_AXIS
 from step1x_jax.models.config import LoraConfig, ModelConfig
-from step1x_jax.parallel.devices import GIB, memory_of
-from step1x_jax.weights.language_model import open_mllm
+from step1x_jax.models.mllm.model import abstract_mllm
+from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.parallel.devices import GIB, bytes_per_device, memory_of
+from step1x_jax.parallel.rules import shardings
+from step1x_jax.weights.checks import common_dtype
+from step1x_jax.weights.filling import at
+from step1x_jax.weights.language_model import open_mllm, read_mllm_config
 from step1x_jax.weights.load import open_autoencoder
 from step1x_jax.weights.lora.adapters import targeted
 from step1x_jax.weights.open import Weights
+from step1x_jax.weights.quantizing import abstract_quantized
 from step1x_jax.weights.readers import Tensors
 
 HELP = (
@@ -75,27 +81,47 @@ def about_parts(
     """
     config = weights.config
     assert isinstance(config, ModelConfig)
-    shards = 1 if mesh is None else mesh.shape[BATCH_AXES[1]] * mesh.shape[TENSOR_AXIS]
+    mllm = open_mllm(encoder)
+    model_size, mllm_size = None, None
+    if mesh is not None:
+        graph_and_params = (
+            abstract_quantized(config, quantize) if quantize else abstract_model(config)
+        )
+        model_size = _on_each(graph_and_params[1], mesh)
+        sizes = read_mllm_config(encoder)
+        sizes.param_dtype = common_dtype(mllm.dtypes.values())
+        mllm_size = _on_each(abstract_mllm(sizes)[1], mesh)
     names = targeted(config, LoraConfig().targets)[0] if quantize else {}
     in_8_bits = {f"{module}.weight": quantize or "" for module in names}
     vae = open_autoencoder(autoencoder)
     title = f"{weights.kind.title}, {config.version}, of {weights.path}"
     return [
-        _part("model", title, weights.tensors, shards, in_8_bits),
-        _part("autoencoder", f"{vae.kind.title}, of {vae.path}", vae.tensors, 1),
-        _part("language model", f"Qwen2.5-VL, of {encoder}", open_mllm(encoder), shards),
+        _part("model", title, weights.tensors, model_size, in_8_bits),
+        _part("autoencoder", f"{vae.kind.title}, of {vae.path}", vae.tensors, None),
+        _part("language model", f"Qwen2.5-VL, of {encoder}", mllm, mllm_size),
     ]
 
 
+def _on_each(params: nnx.State, mesh: Mesh) -> float:
+    """Bytes of abstract parameters on each device; not every one is split over all of them."""
+    return bytes_per_device(at(params, shardings(params, mesh)))
+
+
 def _part(
-    name: str, kind: str, tensors: Tensors, shards: int, in_8_bits: Mapping[str, str] | None = None
+    name: str,
+    kind: str,
+    tensors: Tensors,
+    bytes_each: float | None,
+    in_8_bits: Mapping[str, str] | None = None,
 ) -> Part:
+    """Of a reader's tensors; without `bytes_each` a device holds them all."""
     narrow = in_8_bits or {}
     counts = {tensor: math.prod(shape) for tensor, shape in tensors.shapes.items()}
     widths = {t: 1 if t in narrow else tensors.dtypes[t].itemsize for t in counts}
     kinds = dict.fromkeys(narrow.get(tensor, str(tensors.dtypes[tensor])) for tensor in counts)
-    size = sum(n * widths[tensor] for tensor, n in counts.items())
-    return Part(name, kind, sum(counts.values()), size / shards, list(kinds))
+    size = float(sum(n * widths[tensor] for tensor, n in counts.items()))
+    each = size if bytes_each is None else bytes_each
+    return Part(name, kind, sum(counts.values()), each, list(kinds))
 
 
 def _in_words(count: int) -> str:

@@ -12,13 +12,15 @@ from PIL import Image
 from step1x_jax.editing import memory
 from step1x_jax.editing.batches import batches
 from step1x_jax.editing.editor import Editor
-from step1x_jax.editing.memory import Part, check_memory
+from step1x_jax.editing.loading import QUICKSTART
+from step1x_jax.editing.memory import Part, about_parts, check_memory
 from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.parallel.devices import GIB
 from step1x_jax.parallel.host_memory import all_on_host, borrowed
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import shardings
+from step1x_jax.weights.open import open_weights
 from tests.editing.test_editor import AUTOENCODER, SAMPLING, Words, picture, random_model
 
 
@@ -143,6 +145,21 @@ def test_too_little_memory_is_said_before_anything_is_read(monkeypatch, availabl
         check_memory(RELEASE, None, **options)
     for words in (f"need {needed} GiB", "model 23.1", f"has {available:.1f}", "--offload"):
         assert words in str(error.value)
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_the_part_on_each_device_is_what_is_there(quantize):
+    """By the arrays themselves: modulations, for one, are not split over the tensor axis."""
+    editor = Editor.load("quickstart", mesh="fsdp=2,tensor=2", quantize=quantize)
+    weights = open_weights(QUICKSTART)
+    parts = about_parts(
+        weights, QUICKSTART / "autoencoder", str(QUICKSTART / "encoder"), quantize, editor.mesh
+    )
+    there = sum(
+        x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(nnx.state(editor.model))
+    )
+    assert parts[0].bytes_each == there
+    assert parts[0].bytes_each > sum(x.nbytes for x in jax.tree.leaves(nnx.state(editor.model))) / 4
 
 
 def test_batches_are_of_one_kind_and_small_enough():
