@@ -164,19 +164,23 @@ class Page:
         """Says what happens on which click."""
         hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "undocumented"}
         quick = {"queue": False, **hidden}
+        # What may fail passes through gradio's queue: of anything else the page shows no error.
+        failing = {"concurrency_limit": None, **hidden}
         source = [self._picture, self._brush, self._part]
         shown = [self._compare, self._download, self._progress]
         history = [self._hint, self._history]
         self._picture.upload(
             self._take, [self._session, self._picture],
-            [self._session, *source, *shown, *history], api_name="upload", **quick,
+            [self._session, *source, *shown, *history], api_name="upload", **failing,
+        ).failure(
+            self._restore, [self._session], [self._picture], api_name="restore", **quick
         )  # fmt: skip
         self._picture.clear(self._drop, [self._session], source[1:], api_name="clear", **quick)
         self._part.expand(
             self._show_brush, [self._session], [self._brush], api_name="brush", **quick
         )
         self._history.select(
-            self._pick, [self._session], [*source, *shown], api_name="pick", **quick
+            self._pick, [self._session], [*source, *shown], api_name="pick", **failing
         )
         gr.on(
             [self._edit.click, self._instruction.submit],
@@ -209,6 +213,12 @@ class Page:
             **self._sourced(session, entry),
             **self._shown(session, entry),
         }
+
+    def _restore(self, session: Session | None) -> Any:
+        """The picture that was there, in the place of one that cannot be read."""
+        if session is None or session.source is None:
+            return None
+        return str(session.source.view)
 
     def _drop(self, session: Session | None) -> dict:
         """Nothing is edited next."""

@@ -23,6 +23,7 @@ from step1x_jax.editing.finishing import Finishing, finished
 from step1x_jax.editing.finite import check_finite
 from step1x_jax.editing.known_edits import Edits, warn_of_unknown
 from step1x_jax.editing.loading import load_parts
+from step1x_jax.editing.masks import latent_mask
 from step1x_jax.editing.memory import memory_explained
 from step1x_jax.editing.progress import Step, expected
 from step1x_jax.editing.requests import Request, edit_requests, generate_requests
@@ -395,8 +396,6 @@ class Editor:
             if small is not None:
                 references.append(self._conditioner.latents(small))
             if request.mask is not None:
-                from step1x_jax.editing.masks import latent_mask  # see requests.py
-
                 changing = latent_mask(request.mask, *request.size, PIXELS_PER_LATENT)
                 kept.append(~changing[..., None])
         text, lengths = (np.concatenate(parts) for parts in zip(*texts, strict=True))

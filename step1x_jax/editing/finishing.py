@@ -4,6 +4,8 @@ import dataclasses
 
 from PIL import Image
 
+from step1x_jax.editing.masks import changed_region, composite, cover
+from step1x_jax.editing.registration import corrected, register
 from step1x_jax.editing.requests import Request
 
 RESAMPLING_BACK = Image.Resampling.BICUBIC  # as both releases
@@ -33,12 +35,8 @@ def finished(
       source, it is the source's pixels, at the source's own size bit for bit.
     """
     source, mask = request.source, request.mask
-    plain = mask is None and finishing == Finishing()
-    if source is None or small is None or plain:
+    if source is None or small is None:
         return edited.resize(request.output, RESAMPLING_BACK)
-    from step1x_jax.editing.masks import changed_region, composite, cover  # see requests.py
-    from step1x_jax.editing.registration import corrected, register
-
     if finishing.align:
         within = None if mask is None else cover(mask, *small.size)
         edited = corrected(edited, register(small, edited, within))

@@ -4,7 +4,7 @@ The model of a drift is edited(x + d) = gain * source(x) + offset, one shift d f
 gain and an offset for each. It is fitted by iterated least squares with Tukey's weights, which are
 zero where a picture has been edited (Lucas and Kanade 1981; Baker and Matthews 2004, the inverse
 compositional form), from no shift and from the peak of the phase correlation (Kuglin and Hines
-1975), whichever fits better.
+1975), whichever fits better. scipy is imported where it is used, see masks.py.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 from PIL import Image
-from scipy import fft, ndimage
 
 from step1x_jax.editing.masks import cover
 
@@ -98,6 +97,8 @@ def register(
       directions; an edit that leaves less than a quarter as it was, up to a drift of colours of
       MOST_GAIN and MOST_OFFSET; a shift of more than an eighth of a side.
     """
+    from scipy import ndimage
+
     if source.size != edited.size or (mask is not None and mask.shape != source.size[::-1]):
         raise ValueError(f"{source}, {edited} and their mask differ in size")
     scale = min(1.0, LONGEST / max(source.size))
@@ -152,6 +153,8 @@ def corrected(edited: Image.Image, registration: Registration) -> Image.Image:
 
 def _smoothed(image: Image.Image, width: int, height: int) -> np.ndarray:
     """(height, width, 3) float32 levels."""
+    from scipy import ndimage
+
     small = image.convert("RGB").resize((width, height), Image.Resampling.BOX)
     return ndimage.gaussian_filter(
         np.asarray(small, np.float32), (SMOOTHING, SMOOTHING, 0), mode="nearest"
@@ -160,6 +163,8 @@ def _smoothed(image: Image.Image, width: int, height: int) -> np.ndarray:
 
 def _moved(pixels: np.ndarray, dx: float, dy: float) -> np.ndarray:
     """(H, W, 3): at x what is at x + d, by cubic splines; beyond the edge, the edge."""
+    from scipy import ndimage
+
     return np.stack(
         [ndimage.shift(channel, (-dy, -dx), order=3, mode="nearest")
          for channel in np.moveaxis(pixels, -1, 0)], axis=-1,
@@ -170,6 +175,8 @@ def _coarse_shift(
     before: np.ndarray, after: np.ndarray, outside: np.ndarray
 ) -> tuple[float, float]:
     """(dx, dy) in whole pixels, at the peak of the phase correlation within RANGE."""
+    from scipy import fft
+
     height, width = outside.shape
     window = np.hanning(height)[:, None] * np.hanning(width) * outside
     spectra = []

@@ -12,6 +12,7 @@ from PIL import Image
 
 from step1x_jax.conditioning.images import MULTIPLE, image_size, read_picture
 from step1x_jax.conditioning.prompt import check_instruction
+from step1x_jax.editing.masks import read_mask
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import shown
 from step1x_jax.sampling.noise import check_seed
@@ -88,11 +89,7 @@ def edit_requests(
     requests = []
     for i, (picture, text, other) in enumerate(zip(pictures, texts, negatives, strict=True)):
         source = read_picture(picture, f"picture {i}")
-        painted = None
-        if masks[i] is not None:
-            from step1x_jax.editing.masks import read_mask  # scipy: 0.2 s that most edits save
-
-            painted = read_mask(masks[i], source.size, f"mask {i}")
+        painted = None if masks[i] is None else read_mask(masks[i], source.size, f"mask {i}")
         size = image_size(*source.size, size_level)
         output = _output(output_size, source.size, size)
         requests += [

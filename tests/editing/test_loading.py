@@ -129,7 +129,7 @@ def test_an_editor_says_what_was_loaded():
     assert lines[1:4] == said
     count = sum(x.size for x in jax.tree.leaves(nnx.state(editor.model)))
     assert f"model: Step1X-Edit, official, v1.0, of {QUICKSTART}/transformer" in lines[1]
-    assert f"{count / 1e6:.2f} million parameters, float32, 0.01 GiB" in lines[1]
+    assert f"{count / 1e6:.2f} million parameters, bfloat16, 0.01 GiB" in lines[1]
     assert "language model: Qwen2.5-VL, of" in lines[3]
     assert lines[4] == "  on one cpu, arithmetic in float32"
 

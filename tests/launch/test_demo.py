@@ -596,6 +596,30 @@ def test_in_a_browser(real, chromium, photo):
 
 @pytest.mark.demo
 @pytest.mark.slow
+def test_a_bad_file_in_a_browser(server, chromium, photo, tmp_path):
+    """One sentence; what was there before can still be edited."""
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture at all")
+    person = Visitor(chromium, server.url)
+    person.upload(bad)  # on a page without a picture
+    person.tab.wait_for_selector(".toast-body :text('bad.png is not a readable picture')")
+    person.tab.wait_for_selector("#picture img", state="detached")
+    person.upload(photo)
+    (before,) = person.pictures(1)
+    person.tab.click("#picture button[aria-label='Remove Image'], #picture button[title='Clear']")
+    person.tab.wait_for_selector(".toast-body", state="detached")
+    person.upload(bad)
+    person.tab.wait_for_selector(".toast-body")
+    assert person.pictures(1) == [before]
+    person.upload(photo)
+    person.pictures(2)
+    person.ask("Make it night")
+    person.pictures(3)
+    person.context.close()
+
+
+@pytest.mark.demo
+@pytest.mark.slow
 def test_two_in_browsers_wait_for_each_other(real, chromium, photo, tmp_path):
     path = tmp_path / "other.png"
     picture(4).save(path)
