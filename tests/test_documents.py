@@ -1,6 +1,7 @@
-"""What README and guides name is there: files, headings, commands, their flags, extras."""
+"""What README, guides and the notebook name is there: files, headings, commands, flags, extras."""
 
 import dataclasses
+import json
 import pathlib
 import re
 import shlex
@@ -13,7 +14,16 @@ from step1x_jax.training.config import TrainConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "launch/guides").glob("*.md"))]
+DOCUMENTS += sorted((ROOT / "launch/notebooks").glob("*.ipynb"))
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+
+
+def text_of(path):
+    """A document's text; of a notebook what is to be read."""
+    if path.suffix != ".ipynb":
+        return path.read_text()
+    cells = json.loads(path.read_text())["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
 
 
 def commands(text):
@@ -77,7 +87,7 @@ def mistakes(words):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_files_and_flags_exist(name):
-    found = [*commands((ROOT / name).read_text())]
+    found = [*commands(text_of(ROOT / name))]
     assert found
     wrong = {" ".join(words): [*mistakes(words)] for words in found}
     assert {command: why for command, why in wrong.items() if why} == {}
@@ -107,13 +117,13 @@ def headings(text):
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name):
     path = ROOT / name
-    for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+    for link in re.findall(r"\]\(([^)]+)\)", text_of(path)):
         if link.startswith("https://"):
             continue
         file, _, anchor = link.partition("#")
         target = path.parent / file if file else path
         assert target.exists(), link
-        assert not anchor or anchor in headings(target.read_text()), link
+        assert not anchor or anchor in headings(text_of(target)), link
 
 
 def test_extras_that_are_named_exist():
