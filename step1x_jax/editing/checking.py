@@ -68,6 +68,7 @@ from step1x_jax.weights.run.folder import is_run
 CHUNK = 16 << 20  # bytes that are read at once
 LARGE = 10**9  # parameters of which a step on a CPU takes minutes
 STEPS = 3  # the first one compiles
+SMALL = 256  # size level
 INSTRUCTION = "Make it night"
 LEAST_PSNR = 20.0  # dB of a smooth picture that went through the autoencoder: a wrong one has < 15
 
@@ -419,7 +420,7 @@ def _edits(editor: Editor, size: int) -> Iterator[Finding]:
       editor: loaded.
       size: the model's size level.
     """
-    for side in (max(size // 4, 32), size):
+    for side in dict.fromkeys((min(SMALL, size), size)):
         picture, marks = _smooth(side), list[float]()
 
         def note(_: Step, marks: list[float] = marks) -> None:

@@ -67,8 +67,7 @@ def test_nothing_differs_in_the_quickstart_as_it_ships():
     assert "picture_label True" in found["settings of reading"].what
     assert found["autoencoder: there and back"].result == OK
     assert found["language model: tokenizer.json"].result == OK
-    steps = [found[f"time of a step at {size} px"] for size in (32, 128)]
-    assert all(step.result == NOTED and " s on " in step.what for step in steps)
+    assert " s on cpu" in found["time of a step at 128 px"].what
 
 
 def test_the_sums_of_the_quickstart_are_those_of_its_files():
