@@ -1,5 +1,6 @@
 """What launch.edit --check finds: nothing in what is right, and one line for each thing wrong."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -12,6 +13,7 @@ from etils import epath
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from step1x_jax.conditioning import prompt
 from step1x_jax.editing import checking, published
 from step1x_jax.editing.checking import check_weights, sha256_of
 from step1x_jax.editing.loading import QUICKSTART
@@ -233,6 +235,30 @@ def test_another_tokenizer_is_told():
     finding = check_prompts(PUBLISHED, tokenize, 152064)  # but for what config.json says
     assert finding.result == DIFFERS
     assert "expected 217" in finding.what
+
+
+def test_recorded_ids_are_compared_as_whole_prompts():
+    """With a tokenizer that knows the recorded texts alone, those that are read in one piece."""
+    whole = {
+        text: ids for text, ids in PUBLISHED.prompt.after_picture.items() if "OPEN" not in text
+    }
+    whole = {text: ids for text, ids in whole.items() if "'" not in text}
+    assert len(whole) == 4
+    few = dataclasses.replace(
+        PUBLISHED, prompt=dataclasses.replace(PUBLISHED.prompt, after_picture=whole)
+    )
+    before = PUBLISHED.prompt.before_picture
+    known = {
+        prompt.CHAT_START + prompt.VISION_START: before,
+        prompt.CHAT_START.removesuffix(":"): before[:217],
+        **{prompt.IMAGE_TOKEN: [151655], prompt.VIDEO_TOKEN: [151656], "“": [1], "”": [2]},
+    }
+    for text, ids in whole.items():
+        known["<|vision_end|>" + text + prompt.CHAT_AFTER_INSTRUCTION] = ids
+    assert check_prompts(few, known.__getitem__, 152064).result == OK
+    known["<|vision_end|>" + prompt.CHAT_AFTER_INSTRUCTION] = whole[""][:-1]
+    finding = check_prompts(few, known.__getitem__, 152064)
+    assert finding.what.startswith("1 of 6; ''")
 
 
 def test_ids_of_prompts_with_the_vocabulary_of_the_release():
