@@ -6,6 +6,7 @@ python -m launch.edit --model=runs/mine --ema --lora=style.safetensors --lora_sc
     --image=a.jpg --image=b.jpg --instruction="make it night" --num_images=4 --output=results/
 python -m launch.edit --model=quickstart --edits=edits.json --output=results/
 python -m launch.edit --like=night.png --output=again.png
+python -m launch.edit --check --model=weights
 
 --model is quickstart, a run's folder (of all parameters or of adapters), a .safetensors file or an
 index (official or diffusers' names, 8 bits, too), or a folder: the release's, a pipeline of
@@ -14,6 +15,9 @@ what is refused: launch/guides/weights.md.
 
 v1.1 damps the guidance above a time of 0.93 (1 is noise), as the official script does; its branch
 of diffusers does so at nearly every step. --truncate=0 gives pictures like that branch's.
+
+--check edits nothing: it compares weights, and how they are read, with what is published, and ends
+with exit code 1 if something differs.
 
 Results in a folder that are there already stay. Ends with exit code 3 if some could not be made.
 """
@@ -30,6 +34,7 @@ from absl import flags
 import step1x_jax
 from launch import weights_flags
 from launch.command import run
+from launch.edit_check import print_findings, print_progress
 from launch.edit_making import Extras, make_all
 from launch.edit_plan import (
     Job,
@@ -44,6 +49,7 @@ from launch.edit_report import Report
 from launch.edit_rows import Row, is_folder, read_rows, rows_of_flags
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.conditioning.prompt import check_instruction
+from step1x_jax.editing.checking import check_weights
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.fingerprints import noted_models
 from step1x_jax.editing.loading import default_dtype, find_weights
@@ -143,6 +149,9 @@ _PREVIEWS = flags.DEFINE_integer(
     "previews", 0, "Also NAME-step04.png after every so many steps.", lower_bound=0
 )
 _NOISE = flags.DEFINE_string("noise", None, "A .npy file (1, 16, h, w) instead of the seed.")
+_CHECK = flags.DEFINE_bool(
+    "check", False, "Edits nothing; compares the weights with what is published."
+)
 _AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it is, if not with the model.")
 _QWEN = flags.DEFINE_string("qwen", None, "The Qwen2.5-VL folder, if not with the model.")
 _BASE = flags.DEFINE_string("base", "", "Of a run of adapters: its base, if that has moved.")
@@ -170,12 +179,14 @@ def _needed_unless(name: str, *others: str) -> None:
 
 
 _needed_unless("model", "like")
-_needed_unless("image", "edits", "like")
-_needed_unless("instruction", "edits", "like")
+_needed_unless("image", "edits", "like", "check")
+_needed_unless("instruction", "edits", "like", "check")
 
 
 def main() -> int:
     """Finds out what is to be made, refuses what is wrong, then loads, edits and saves."""
+    if _CHECK.value:
+        return check()
     like = read_recipe(user_path(_LIKE.value)) if _LIKE.value else None
     if like is not None:
         take_from(like)
@@ -218,6 +229,30 @@ def main() -> int:
     )
     extras = Extras(_COMPARE.value, _PREVIEWS.value, noise)
     return make_all(editor, todo, common, extras, Report(output.folder) if output.many else None)
+
+
+def check() -> int:
+    """Compares weights with what is published, and prints that.
+
+    Raises:
+      UserError: there is no model, or a flag has no place here.
+    """
+    for name in ("image", "edits", "like", "lora", "ema", "cache"):
+        if flags.FLAGS[name].value:
+            raise UserError(f"--check looks at weights as they are; leave --{name} out.")
+    return print_findings(
+        check_weights(
+            _MODEL.value,
+            base=_BASE.value or None,
+            dtype=_DTYPE.value,
+            mesh=_MESH.value,
+            text_encoder=_QWEN.value,
+            vae=_AUTOENCODER.value,
+            quantize=_QUANTIZE.value,
+            offload=_OFFLOAD.value,
+            tell=print_progress,
+        )
+    )
 
 
 def take_from(like: Recipe) -> None:

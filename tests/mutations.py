@@ -1138,6 +1138,33 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("LoRAs without strength", "weights_fingerprint(user_path(path)), strength)",
          "weights_fingerprint(user_path(path)))"),
     ],
+    ("editing/published.py", "tests/editing/test_checking.py"): [
+        ("every case as published", "if case[1] != case[2]]", "if False]"),
+        ("times of any size", "if np.abs(times - expected).max() <= ROUNDING", "if True"),
+        ("ids of any vocabulary compared", "if vocabulary < one.vocabulary:", "if False:"),
+        ("ids not compared", "if vocabulary < one.vocabulary:", "if True:"),
+        ("prompts without their picture", "*[one.picture] * tokens, *after]", "*after]"),
+    ],
+    ("editing/checking.py", "tests/editing/test_checking.py"): [
+        ("tensors left over", "if tensors.shapes.get(tensor) != expected.get(tensor)",
+         "if tensor not in tensors.shapes"),
+        ("tensors missing", "if tensors.shapes.get(tensor) != expected.get(tensor)",
+         "if tensor not in expected"),
+        ("counts of the release ignored", "if not released:", "if True:"),
+        ("sums not compared", "if not known or found in", "if True or found in"),
+        ("sums of the first piece", "while data := f.read(CHUNK):", "if data := f.read(CHUNK):"),
+        ("numbers not read", "                part.tensors.read(tensor)\n",
+         "                pass\n"),
+        ("a missing part ends it", "NOT_COMPARED, missing)\n            continue",
+         "NOT_COMPARED, missing)\n            return"),
+        ("compilation timed", "seconds = min(b - a", "seconds = max(b - a"),
+        ("any autoencoder", "if psnr >= LEAST_PSNR:", "if True:"),
+        ("damage ends it", 'findings.append(Finding("model", DIFFERS, str(e)))', "raise"),
+    ],
+    ("../launch/edit_check.py", "tests/launch/test_edit_check.py"): [
+        ("differences are success", "        return 1\n", "        return 0\n"),
+        ("nothing to report", "    if counts[DIFFERS]:", "    if False:"),
+    ],
     ("../launch/edit_rows.py", f"{LISTS} {REFUSED} {MANY}::test_all_pictures_of_a_folder"
      f" {MANY}::test_rows_have_settings_of_their_own"): [
         ("lists lead anywhere", 'or ".." in pure.parts:', "or False:"),

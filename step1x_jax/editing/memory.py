@@ -33,6 +33,10 @@ HELP = (
 )
 
 
+class TooLittleMemory(UserError):
+    """The models or what they compute do not fit the devices' memory."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     """One model of an edit.
@@ -143,7 +147,7 @@ def check_memory(
       encoder_waits: the language model may never be loaded.
 
     Raises:
-      UserError: the weights alone do not fit.
+      TooLittleMemory: the weights alone do not fit.
     """
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     available = memory_of(device)
@@ -155,7 +159,7 @@ def check_memory(
         needed = sizes.pop("autoencoder") + max(sizes.values())
     if available is not None and needed > available:
         each = ", ".join(f"{part.name} {part.bytes_each / GIB:.1f}" for part in parts)
-        raise UserError(
+        raise TooLittleMemory(
             f"the weights need {needed / GIB:.1f} GiB of a device's memory ({each}), and"
             f" {device.device_kind} has {available / GIB:.1f}: {HELP}."
         )
@@ -163,7 +167,7 @@ def check_memory(
 
 @contextlib.contextmanager
 def memory_explained() -> Iterator[None]:
-    """Turns what JAX raises where a device's memory is full into a UserError."""
+    """Turns what JAX raises where a device's memory is full into a TooLittleMemory."""
     try:
         yield
     except jax.errors.JaxRuntimeError as e:
@@ -171,4 +175,4 @@ def memory_explained() -> Iterator[None]:
             raise
         size = re.search(r"allocat\w* ([\d.]+ ?[KMGT]?i?B|\d+ bytes)", str(e))
         wanted = f" (it was to hold {size[1]} more)" if size else ""
-        raise UserError(f"the device's memory is full{wanted}: {HELP}.") from e
+        raise TooLittleMemory(f"the device's memory is full{wanted}: {HELP}.") from e
