@@ -1226,6 +1226,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("tiles never", "return width * height > LARGEST_WHOLE_PIXELS", "return False"),
     ],
     ("sampling/sampler.py", "tests/editing/test_editor.py"): [
+        ("compiled for each scale", "static_argnums=0,", "static_argnums=(0, 1),"),
         ("kept without its noise", "(1 - t_next) * c.reference + t_next * noise",
          "c.reference"),
         ("mask unheeded", "if c.keep is None:", "if True:"),

@@ -43,7 +43,7 @@ from step1x_jax.parallel.rules import replicated
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.noise import noise_from_seed, noise_given
-from step1x_jax.sampling.sampler import Conditions, sample, sample_with_progress
+from step1x_jax.sampling.sampler import Conditions, sample_with_progress
 from step1x_jax.sampling.schedule import timesteps
 
 # Pillow's filters on the way in, as the two releases use them.
@@ -347,12 +347,12 @@ class Editor:
         if self.mesh is not None:
             conditions, noise = jax.device_put((conditions, noise), replicated(self.mesh))
         with self._model_there() as model:
-            if tell is None:
-                return np.asarray(sample(model, conditions, noise, times, guidance, self.mesh))
             before = np.asarray(noise)
 
             def show(step: int, latents: jax.Array) -> None:
                 nonlocal before
+                if tell is None:
+                    return
                 after, shown = np.asarray(latents), None
                 if previews and step % previews == 0:
                     ahead = expected(before, after, float(times[step - 1]), float(times[step]))
@@ -360,6 +360,7 @@ class Editor:
                 before = after
                 tell(shown)
 
+            # the host's loop: another number of steps compiles nothing
             return np.asarray(
                 sample_with_progress(model, conditions, noise, times, guidance, show, self.mesh)
             )

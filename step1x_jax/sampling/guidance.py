@@ -8,12 +8,16 @@ import jax.numpy as jnp
 from step1x_jax.models.embeddings import pack, unpack
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """Its settings, fixed for a run: the scale, and the time above which it is damped."""
+    """Its settings: the scale, and the time above which it is damped.
 
-    scale: float
-    truncate: float
+    Numbers that a compiled program is given, so that another scale compiles nothing.
+    """
+
+    scale: float | jax.Array
+    truncate: float | jax.Array
 
 
 def guide(

@@ -112,7 +112,7 @@ def scan_steps(
 
 @functools.cache
 def _jitted(program: Callable[..., jax.Array], options: tuple[tuple[str, Any], ...]) -> Any:
-    return jax.jit(program, static_argnums=(0, 1), compiler_options=dict(options))
+    return jax.jit(program, static_argnums=0, compiler_options=dict(options))
 
 
 @contextlib.contextmanager

@@ -347,11 +347,11 @@ def test_each_version_has_its_filter_and_truncation(monkeypatch, version, kernel
     """The published pair: the editor asks Pillow for one and the sampler for the other."""
     seen = []
 
-    def sample(model, conditions, noise, times, guidance, mesh):
+    def sample(model, conditions, noise, times, guidance, show, mesh):
         seen.append((guidance.truncate, guidance.scale, float(times[1])))
         return noise
 
-    monkeypatch.setattr(editor_module, "sample", sample)
+    monkeypatch.setattr(editor_module, "sample_with_progress", sample)
     made = Editor(
         random_model(version), Autoencoder(AUTOENCODER, rngs=nnx.Rngs(0)), Words(), SAMPLING
     )
@@ -597,7 +597,7 @@ def test_the_sampler_keeps_what_is_outside_of_the_mask(editor, monkeypatch):
         seen.append(np.asarray(conditions.keep))
         return conditions.reference
 
-    monkeypatch.setattr(editor_module, "sample", sample)
+    monkeypatch.setattr(editor_module, "sample_with_progress", sample)
     sources = [picture((64, 64), i) for i in range(2)]
     mask = painted((64, 64), (17, 8, 24, 17))  # in cells of 8 pixels: column 2, rows 1 and 2
     editor.edit(sources, ["fog"] * 2, mask=[mask, None])

@@ -10,7 +10,13 @@ from step1x_jax.errors import UserError
 from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
 from step1x_jax.sampling.guidance import Guidance, guide
 from step1x_jax.sampling.noise import noise_from_seed
-from step1x_jax.sampling.sampler import Conditions, sample, sample_with_progress
+from step1x_jax.sampling.sampler import (
+    Conditions,
+    _jitted,
+    sample,
+    sample_with_progress,
+    scan_steps,
+)
 from step1x_jax.sampling.schedule import timesteps
 
 
@@ -57,6 +63,16 @@ def test_both_drivers_agree_and_the_loop_shows_every_step():
     np.testing.assert_allclose(looped, scanned, rtol=1e-5, atol=1e-6)  # float32 rounding
     assert [step for step, _ in seen] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_array_equal(seen[-1][1], looped)
+
+
+def test_other_settings_compile_nothing():
+    """Of the same shapes: the scale of guidance is a number that the program is given."""
+    model, given = Flow(), conditions(1.0, -1.0)
+    compiled = []
+    for scale, truncate in ((2.0, 0.5), (3.0, 0.5), (3.0, 0.9)):
+        sample(model, given, NOISE, timesteps(3, 4), Guidance(scale, truncate))
+        compiled.append(_jitted(scan_steps, ())._cache_size())
+    assert compiled[0] == compiled[1] == compiled[2]
 
 
 def test_damping_divides_by_the_norm_of_a_token_to_the_power_0_4():
