@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from launch.edit_plan import Job, recipe_of
@@ -68,7 +69,12 @@ def make_all(
                 seed=job.seed,
             )
             try:
-                about = _make(editor, job, common, extras, bar, about)
+                start = time.monotonic()
+                source, edited = _make(editor, job, common, extras, bar)
+                if report is not None:
+                    seconds = round(time.monotonic() - start, 2)
+                    drift = _drift(job, source, edited)
+                    about = dataclasses.replace(about, seconds=seconds, **drift)
             except UserError as e:
                 if report is None:
                     raise
@@ -85,9 +91,14 @@ def make_all(
     return 0
 
 
-def _make(editor: Editor, job: Job, common: Recipe, extras: Extras, bar: tqdm, about: Line) -> Line:
-    """Makes and saves one result, itself last: if it is there, so is all that belongs to it."""
-    start = time.monotonic()
+def _make(
+    editor: Editor, job: Job, common: Recipe, extras: Extras, bar: tqdm
+) -> tuple[Image.Image, Image.Image]:
+    """Makes and saves one result, itself last: if it is there, so is all that belongs to it.
+
+    Returns:
+      The source and the result.
+    """
     recipe = recipe_of(job, common)
     source = open_image(job.row.image)
 
@@ -116,15 +127,14 @@ def _make(editor: Editor, job: Job, common: Recipe, extras: Extras, bar: tqdm, a
     if extras.compare:
         save_picture(job.compared, side_by_side(source, recipe.instruction, edited))
     save_picture(job.output, edited, to_note(recipe))
-    seconds = time.monotonic() - start
     bar.write(
         f"{printable(str(job.output))}: {edited.width} x {edited.height}, {recipe.steps} steps,"
         f" seed {job.seed}"
     )
-    return dataclasses.replace(about, seconds=round(seconds, 2), **_drift(job, source, edited))
+    return source, edited
 
 
-def _drift(job: Job, source: Any, edited: Any) -> dict[str, Any]:
+def _drift(job: Job, source: Image.Image, edited: Image.Image) -> dict[str, Any]:
     """How a result lies against its source, as fields of a Line."""
     if edited.size != source.size:
         return {}

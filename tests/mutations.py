@@ -355,6 +355,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("norm over the tokens", "axis=-1, keepdims", "axis=1, keepdims"),
     ],
     ("sampling/sampler.py", "tests/sampling"): [
+        ("compiled for each scale", "static_argnums=0,", "static_argnums=(0, 1),"),
         ("Euler sign", "= latents + (t_next - t)", "= latents - (t_next - t)"),
         ("condition and negative", "conditional, unconditional =", "unconditional, conditional ="),
     ],
@@ -1226,7 +1227,6 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("tiles never", "return width * height > LARGEST_WHOLE_PIXELS", "return False"),
     ],
     ("sampling/sampler.py", "tests/editing/test_editor.py"): [
-        ("compiled for each scale", "static_argnums=0,", "static_argnums=(0, 1),"),
         ("kept without its noise", "(1 - t_next) * c.reference + t_next * noise",
          "c.reference"),
         ("mask unheeded", "if c.keep is None:", "if True:"),
