@@ -74,12 +74,7 @@ def edit_requests(
     """
     pictures = _pictures(image)
     count = _count(num_images)
-    texts = _each(instruction, len(pictures), "instruction", str)
-    if isinstance(negative, str):
-        negative = [negative] * len(pictures)
-    negatives = _each(negative, len(pictures), "negative instruction", str)
-    for text in (*texts, *negatives):
-        check_instruction(text)
+    texts, negatives = _texts(instruction, negative, len(pictures), "instruction")
     seeds = _seeds(seed, len(pictures), count)
     masks = list(mask) if isinstance(mask, list | tuple) else [mask] * len(pictures)
     if len(masks) != len(pictures):
@@ -106,12 +101,7 @@ def generate_requests(
     count = _count(num_images)
     if not prompts:
         raise UserError("there is no prompt; give one or more.")
-    texts = _each(prompts, len(prompts), "prompt", str)
-    if isinstance(negative, str):
-        negative = [negative] * len(texts)
-    negatives = _each(negative, len(texts), "negative prompt", str)
-    for text in (*texts, *negatives):
-        check_instruction(text)
+    texts, negatives = _texts(prompts, negative, len(prompts), "prompt")
     seeds = _seeds(seed, len(texts), count)
     width, height = _pair(size if isinstance(size, tuple | list) else (size, size), "size")
     if width % MULTIPLE or height % MULTIPLE:
@@ -132,12 +122,20 @@ def _pictures(image: Any) -> list[Any]:
     return pictures
 
 
-def _each(values: Any, count: int, what: str, kind: type) -> list[Any]:
-    """A list of one value for each picture; a text stands for one."""
+def _texts(wanted: Any, unwanted: Any, count: int, what: str) -> tuple[list[str], list[str]]:
+    """One text, and one of what is not wanted, for each picture."""
+    if isinstance(unwanted, str):
+        unwanted = [unwanted] * count
+    return _each(wanted, count, what), _each(unwanted, count, f"negative {what}")
+
+
+def _each(values: Any, count: int, what: str) -> list[str]:
+    """A list of one text for each picture; a text by itself stands for one."""
     values = [values] if isinstance(values, str) else _as_list(values, f"{what}s")
     for value in values:
-        if not isinstance(value, kind):
+        if not isinstance(value, str):
             raise UserError(f"{_a(what)} is a {type(value).__name__}; give text.")
+        check_instruction(value)
     if len(values) != count:
         raise UserError(f"there are {len(values)} {what}s for {count} pictures; give one for each.")
     return values
