@@ -31,7 +31,6 @@ from typing import Any, TypeVar, get_type_hints
 import jax
 from absl import flags
 
-import step1x_jax
 from launch import weights_flags
 from launch.command import run
 from launch.edit_check import print_findings, print_progress
@@ -47,6 +46,7 @@ from launch.edit_plan import (
 )
 from launch.edit_report import Report
 from launch.edit_rows import Row, is_folder, read_rows, rows_of_flags
+from step1x_jax import __version__
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.conditioning.prompt import check_instruction
 from step1x_jax.editing.checking import check_weights
@@ -388,7 +388,7 @@ def common_recipe(loras: Sequence[tuple[str, float]], noise: str | None) -> Reci
         raise UserError(f"--output_size={size}: give input, edited, or a size such as 800x600.")
     if noise:
         read_noise(noise)
-    version, device = step1x_jax.__version__, jax.devices()[0].device_kind
+    version, device = __version__, jax.devices()[0].device_kind
     return Recipe(
         steps=_or(_STEPS.value, defaults.num_steps),
         guidance=_or(_GUIDANCE.value, defaults.guidance),

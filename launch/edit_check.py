@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import jax
 
-import step1x_jax
+from step1x_jax import __version__
 from step1x_jax.editing.published import DIFFERS, NOT_COMPARED, OK, Finding
 
 WIDTH = 40  # of names; the longest ones go beyond
@@ -19,7 +19,7 @@ def print_findings(findings: Iterable[Finding]) -> int:
     """
     counts = dict.fromkeys((OK, DIFFERS, NOT_COMPARED), 0)
     devices = jax.devices()
-    versions = f"step1x_jax {step1x_jax.__version__}, jax {jax.__version__}"
+    versions = f"step1x_jax {__version__}, jax {jax.__version__}"
     print(f"{versions}, {len(devices)} x {devices[0].device_kind}")
     for finding in findings:
         counts[finding.result] = counts.get(finding.result, 0) + 1

@@ -9,10 +9,9 @@ import sys
 import pytest
 
 from step1x_jax.errors import UserError
-from step1x_jax.parallel.mesh import MeshConfig
+from step1x_jax.parallel.mesh import MeshConfig, parse_mesh
 from step1x_jax.planning.chips import parse_topology
 from step1x_jax.planning.compilation import _out_of_memory
-from step1x_jax.planning.plan import parse_mesh
 from step1x_jax.planning.report import line, words
 
 KEYS = {

@@ -61,6 +61,7 @@ def test_strips_give_what_the_whole_gives(ch_mult, blocks, shape, rows):
     np.testing.assert_allclose(got, want, atol=ATOL)
 
 
+@pytest.mark.quickstart
 def test_a_photograph_with_the_quickstarts_weights():
     model = load_autoencoder("step1x_jax/assets/quickstart/autoencoder")
     picture = load(HELD_OUT[0]).resize((192, 264))
