@@ -5,8 +5,8 @@ python -m launch.demo --model=weights --share    # for others, too: prints an ad
 
 Needs the extra [demo]. The page is served to this machine alone, unless --host or --share says
 otherwise; then it asks for a password. It edits one picture at a time; others wait. Nothing is
-fetched from the web but with --share, which takes gradio's tunnel. --model and the flags of weights
-are those of launch.edit.
+fetched from the web but with --share, which takes gradio's tunnel. --model, and the flags that say
+what is loaded and where it computes, are those of launch.edit.
 """
 
 import os
@@ -19,7 +19,7 @@ import threading
 
 from absl import flags
 
-from launch import weights_flags
+from launch import editor_flags
 from launch.command import run
 from launch.demo_queue import EditQueue
 from step1x_jax.editing.editor import Editor
@@ -40,13 +40,7 @@ _PASSWORD = flags.DEFINE_string(
     "password", None, "That the page asks for (with --share or another --host: one is made)."
 )
 _LIMIT = flags.DEFINE_integer("upload_limit", 30, "MB of an uploaded file.", lower_bound=1)
-_AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it is, if not with the model.")
-_QWEN = flags.DEFINE_string("qwen", None, "The Qwen2.5-VL folder, if not with the model.")
-_BASE = flags.DEFINE_string("base", "", "Of a run of adapters: its base, if that has moved.")
-_DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["float32", "bfloat16"], "Arithmetic (default: float32 on CPU, else bfloat16)."
-)
-flags.adopt_module_key_flags(weights_flags)
+flags.adopt_module_key_flags(editor_flags)
 
 
 def main() -> None:
@@ -66,12 +60,8 @@ def main() -> None:
             ) from e
         editor = Editor.load(
             _MODEL.value,
-            base=_BASE.value or None,
-            ema=weights_flags.EMA.value,
-            loras=weights_flags.loras(),
-            dtype=_DTYPE.value,
-            vae=_AUTOENCODER.value,
-            text_encoder=_QWEN.value,
+            **editor_flags.loading(),
+            say=lambda line: print(line, file=sys.stderr),
         )
         queue = EditQueue()
         page = Page(editor, queue, root / "pictures")

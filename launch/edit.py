@@ -31,7 +31,7 @@ from typing import Any, TypeVar, get_type_hints
 import jax
 from absl import flags
 
-from launch import weights_flags
+from launch import editor_flags, weights_flags
 from launch.command import run
 from launch.edit_check import print_findings, print_progress
 from launch.edit_making import Extras, make_all
@@ -61,7 +61,6 @@ from step1x_jax.editing.settings import sampling_of
 from step1x_jax.errors import UserError
 from step1x_jax.files import is_file, user_path
 from step1x_jax.models.config import ModelConfig
-from step1x_jax.models.lora import STORED
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.sampling.noise import SEED_BITS, read_noise
 
@@ -152,21 +151,7 @@ _NOISE = flags.DEFINE_string("noise", None, "A .npy file (1, 16, h, w) instead o
 _CHECK = flags.DEFINE_bool(
     "check", False, "Edits nothing; compares the weights with what is published."
 )
-_AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it is, if not with the model.")
-_QWEN = flags.DEFINE_string("qwen", None, "The Qwen2.5-VL folder, if not with the model.")
-_BASE = flags.DEFINE_string("base", "", "Of a run of adapters: its base, if that has moved.")
-_CACHE = flags.DEFINE_string("cache", None, "Keeps embeddings here, for the next edits.")
-_DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["float32", "bfloat16"], "Arithmetic (default: float32 on CPU, else bfloat16)."
-)
-_MESH = flags.DEFINE_string(
-    "mesh", None, "Devices that make an edit together, as fsdp=2,tensor=2 (default: one)."
-)
-_OFFLOAD = flags.DEFINE_bool(
-    "offload", False, "Models wait in the host's memory and are on the devices while they work."
-)
-_QUANTIZE = flags.DEFINE_enum("quantize", None, list(STORED), "Transformer in 8 bits.")
-flags.adopt_module_key_flags(weights_flags)
+flags.adopt_module_key_flags(editor_flags)
 
 
 def _needed_unless(name: str, *others: str) -> None:
@@ -215,16 +200,7 @@ def main() -> int:
         tell_of(like, recipe_of(there, common))
     editor = Editor.load(
         _MODEL.value,
-        base=_BASE.value or None,
-        loras=loras,
-        ema=weights_flags.EMA.value,
-        dtype=_DTYPE.value,
-        mesh=_MESH.value,
-        text_encoder=_QWEN.value,
-        vae=_AUTOENCODER.value,
-        cache=_CACHE.value,
-        quantize=_QUANTIZE.value,
-        offload=_OFFLOAD.value,
+        **editor_flags.loading(),
         say=lambda line: print(line, file=sys.stderr),
     )
     extras = Extras(_COMPARE.value, _PREVIEWS.value, noise)
@@ -243,13 +219,8 @@ def check() -> int:
     return print_findings(
         check_weights(
             _MODEL.value,
-            base=_BASE.value or None,
-            dtype=_DTYPE.value,
-            mesh=_MESH.value,
-            text_encoder=_QWEN.value,
-            vae=_AUTOENCODER.value,
-            quantize=_QUANTIZE.value,
-            offload=_OFFLOAD.value,
+            **editor_flags.places(),
+            **editor_flags.execution(),
             tell=print_progress,
         )
     )
@@ -371,15 +342,9 @@ def common_recipe(loras: Sequence[tuple[str, float]], noise: str | None) -> Reci
     Raises:
       UserError: the weights or the noise cannot be used, or a setting is impossible.
     """
-    model, autoencoder, encoder = _MODEL.value, _AUTOENCODER.value, _QWEN.value
-    found = find_weights(
-        model,
-        base=_BASE.value or None,
-        loras=loras,
-        ema=weights_flags.EMA.value,
-        text_encoder=encoder,
-        vae=autoencoder,
-    )
+    model = _MODEL.value
+    autoencoder, encoder = editor_flags.AUTOENCODER.value, editor_flags.QWEN.value
+    found = find_weights(model, **editor_flags.opening())
     assert isinstance(found.weights.config, ModelConfig)
     defaults = sampling_of(found.weights)
     truncate = defaults.truncate_for(found.weights.config.version)
@@ -398,10 +363,10 @@ def common_recipe(loras: Sequence[tuple[str, float]], noise: str | None) -> Reci
         keep_unchanged=_KEEP.value,
         align=_ALIGN.value,
         noise=noted_file(noise, "a .npy file") if noise else None,
-        base=noted_path(_BASE.value),
+        base=noted_path(editor_flags.BASE.value),
         ema=weights_flags.EMA.value,
-        dtype=_DTYPE.value or default_dtype(),
-        quantize=_QUANTIZE.value,
+        dtype=editor_flags.DTYPE.value or default_dtype(),
+        quantize=editor_flags.QUANTIZE.value,
         made_with=f"step1x_jax {version}, jax {jax.__version__}, {device}",
         **noted_models(found, model, autoencoder, encoder, loras),
     )

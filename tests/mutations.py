@@ -295,13 +295,16 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("megabytes for gigabytes", '"M": 2**-10', '"M": 1.0'),
         ("temporaries alone", "0.0 if late else arguments", "0.0"),
     ],
+    ("training/parts.py", "tests/planning/test_edit.py"): [
+        ("weights everywhere", "return at(tree, shardings(tree, mesh))",
+         "return at(tree, jax.tree.map("
+         "lambda _: jax.sharding.NamedSharding(mesh, jax.P()), tree))"),
+    ],
     ("planning/compilation.py", "tests/planning/test_edit.py"): [
-        ("weights everywhere", "        shardings(params, mesh),\n    )\n\n\ndef _compile",
-         "        jax.tree.map(lambda _: replicated(mesh), params),\n    )\n\n\ndef _compile"),
         ("the picture in parts",
          "whole, side = replicated(mesh), size // PIXELS_PER_LATENT\n\n    def array(*shape",
-         "whole, side = jax.sharding.NamedSharding(mesh, jax.P(None, BATCH_AXES)), size //"
-         " PIXELS_PER_LATENT\n\n    def array(*shape"),
+         "whole, side = jax.sharding.NamedSharding(mesh, jax.P(None, (\"data\", \"fsdp\"))),"
+         " size // PIXELS_PER_LATENT\n\n    def array(*shape"),
     ],
     ("parallel/mesh.py", "tests/parallel/test_mesh.py"): [
         ("parameters over slices", "if sizes[0] % slices:", "if False:"),

@@ -1,7 +1,6 @@
 """Qwen2.5-VL on the devices that JAX has: our own forward pass behind the encoder."""
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -11,10 +10,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.conditioning.processor import Picture
-from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.models.mllm.model import MLLM, abstract_mllm
 from step1x_jax.models.mllm.positions import pad_pictures, pad_prompts, padded_size
 from step1x_jax.parallel.host_memory import all_on_host, borrowed
+from step1x_jax.parallel.mesh import batch_parts
 from step1x_jax.parallel.rules import batch_sharding, shardings
 from step1x_jax.weights.language_model import load_mllm, read_mllm_config
 
@@ -48,9 +47,7 @@ class JaxLanguageModel:
         and prompts are padded to one of a few sizes.
         """
         b = len(pictures)
-        parts = 1
-        if self._mesh is not None:
-            parts = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
+        parts = 1 if self._mesh is None else batch_parts(self._mesh)
         filled = -(-b // parts) * parts
         pictures = [*pictures, *[pictures[-1]] * (filled - b)]
         prompts = [*prompts, *[prompts[-1]] * (filled - b)]

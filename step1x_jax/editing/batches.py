@@ -1,11 +1,10 @@
 """Which results are sampled together."""
 
-import math
 from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
-from step1x_jax.kernels.mesh_axes import BATCH_AXES
+from step1x_jax.parallel.mesh import batch_parts
 
 # In one batch on a device: one picture at 1024 px, which keeps it busy, four at 512 px. More would
 # take memory and save no time.
@@ -25,7 +24,7 @@ def batches(
     Returns:
       Lists of indices into `kinds`.
     """
-    parts = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    parts = 1 if mesh is None else batch_parts(mesh)
     of_kind: dict[tuple[tuple[int, int], bool], list[int]] = {}
     for i, kind in enumerate(kinds):
         of_kind.setdefault(kind, []).append(i)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from flax import nnx
 from PIL import Image
 
 from step1x_jax.conditioning.encoder import (
@@ -29,7 +30,7 @@ from step1x_jax.conditioning.tokenizer import FILE as TOKENIZER
 from step1x_jax.conditioning.tokenizer import load_tokenizer
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.fingerprints import weights_fingerprint
-from step1x_jax.editing.loading import find_parts, model_path
+from step1x_jax.editing.loading import autoencoder_of_run, find_parts, model_path
 from step1x_jax.editing.memory import TooLittleMemory
 from step1x_jax.editing.progress import Step
 from step1x_jax.editing.published import (
@@ -142,7 +143,7 @@ def check_weights(
         check_is_model(weights)
         reading = encoder_of(weights)
         encoder = encoder or reading.path
-        decoder = decoder or _named(weights)
+        decoder = decoder or autoencoder_of_run(weights)
         parts.append(Part("model", weights.tensors, _files(places.model)))
         findings += _model(published, weights)
     except UserError as e:
@@ -192,11 +193,6 @@ def check_weights(
         yield Finding("an edit", DIFFERS, str(e))
 
 
-def _named(weights: Weights) -> epath.Path | None:
-    named = weights.settings.get("autoencoder")
-    return epath.Path(named) if isinstance(named, str) and named else None
-
-
 def _missing(name: str, place: str) -> str:
     """Why a part cannot be looked at; "" if it can."""
     flag = "--autoencoder" if name == "autoencoder" else "--qwen"
@@ -218,15 +214,11 @@ def _model(published: Published, weights: Weights) -> list[Finding]:
     config = weights.config
     assert isinstance(config, ModelConfig)
     released = ModelConfig(version=config.version)
-    same = _sizes(config) == _sizes(released)
-    ours = _parameters({str(i): x.shape for i, x in enumerate(_leaves(abstract_model(config)))})
+    same = to_json(config) == to_json(released)
+    ours = _numbers(abstract_model(config)[1])
     return _accounted(
         "model", weights.tensors, official_shapes(config), ours, same, published, config.version
     )
-
-
-def _sizes(config: ModelConfig | AutoencoderConfig) -> dict[str, Any]:
-    return dict(to_json(config))
 
 
 def _autoencoder(published: Published, place: str) -> tuple[Part, list[Finding]]:
@@ -234,10 +226,8 @@ def _autoencoder(published: Published, place: str) -> tuple[Part, list[Finding]]
     config = weights.config
     assert isinstance(config, AutoencoderConfig)
     part = Part("autoencoder", weights.tensors, _files(weights.path))
-    ours = _parameters(
-        {str(i): x.shape for i, x in enumerate(_leaves(abstract_autoencoder(config)))}
-    )
-    same = _sizes(config) == _sizes(AutoencoderConfig())
+    ours = _numbers(abstract_autoencoder(config)[1])
+    same = to_json(config) == to_json(AutoencoderConfig())
     shapes = official_shapes(config)
     found = _accounted(part.name, part.tensors, shapes, ours, same, published, part.name)
     return part, found
@@ -254,7 +244,7 @@ def _language_model(published: Published, place: str) -> tuple[Part, list[Findin
     if is_index(stored.path):
         files = find(folder, "*.safetensors")
     part = Part("language model", tensors, [*files, reading_folder(place) / TOKENIZER])
-    ours = _parameters({str(i): x.shape for i, x in enumerate(_leaves(abstract_mllm(config)))})
+    ours = _numbers(abstract_mllm(config)[1])
     usual = MLLMConfig()
     same = (config.vision, config.language) == (usual.vision, usual.language)
     shapes = {name: entry.shape for name, entry in table.items()}
@@ -266,8 +256,9 @@ def _language_model(published: Published, place: str) -> tuple[Part, list[Findin
     return part, found
 
 
-def _leaves(abstract: tuple[Any, Any]) -> list[Any]:
-    return jax.tree.leaves(abstract[1])
+def _numbers(params: nnx.State) -> int:
+    """How many numbers abstract parameters have."""
+    return sum(x.size for x in jax.tree.leaves(params))
 
 
 def _parameters(shapes: Mapping[str, Shape]) -> int:

@@ -317,12 +317,13 @@ class Editor:
                     assert on_step is not None
                     on_step(Step(next(done), total, tuple(group), shown))
 
+                smalls = [self._resized(request) for request in chosen]
+                conditions = self._conditions(chosen, smalls, sampling.size)
                 latents = self._sample(
-                    chosen, sampling, start, None if on_step is None else tell, previews
+                    conditions, sampling, start, None if on_step is None else tell, previews
                 )
                 check_finite(latents, "the model's result", "a smaller guidance, or other weights")
-                for i, picture in zip(group, self.decode(latents), strict=True):
-                    small = self._resized(requests[i])
+                for i, small, picture in zip(group, smalls, self.decode(latents), strict=True):
                     results[i] = finished(requests[i], small, picture, finishing)
         return [results[i] for i in range(len(requests))]
 
@@ -333,14 +334,13 @@ class Editor:
 
     def _sample(
         self,
-        requests: Sequence[Request],
+        conditions: Conditions,
         sampling: SamplingConfig,
         noise: jax.Array,
         tell: Callable[[list[Image.Image] | None], None] | None,
         previews: int,
     ) -> np.ndarray:
-        """Latents (B, h, w, 16) of requests of one size, of pictures or of none."""
-        conditions = self._conditions(requests, sampling.size)
+        """Latents (B, h, w, 16)."""
         _, h, w, _ = noise.shape
         times = timesteps(sampling.num_steps, h * w // PATCH**2, sampling.shift)
         guidance = Guidance(sampling.guidance, sampling.truncate_for(self.model.config.version))
@@ -380,10 +380,12 @@ class Editor:
         with borrowed(params, self.mesh) as there:
             yield nnx.merge(graph, there)
 
-    def _conditions(self, requests: Sequence[Request], size_level: int) -> Conditions:
+    def _conditions(
+        self, requests: Sequence[Request], smalls: Sequence[Image.Image | None], size_level: int
+    ) -> Conditions:
+        """Of requests of one size, all of pictures, given resized, or all of text alone."""
         texts, negatives, references, kept = [], [], [], []
-        for request in requests:
-            small = self._resized(request)
+        for request, small in zip(requests, smalls, strict=True):
             picture = Image.new("RGB", BLACK) if small is None else small
             try:
                 texts.append(self._conditioner.text(picture, request.instruction))

@@ -138,7 +138,7 @@ def find_weights(
     if text_encoder:
         config.path = _checked(text_encoder, "a language model")
     decoder = epath.Path(_checked(vae, "an autoencoder")) if vae else None
-    decoder = decoder or places.autoencoder or _of_run(weights)
+    decoder = decoder or places.autoencoder or autoencoder_of_run(weights)
     _check_all_there(weights, decoder, config.path)
     assert decoder is not None
     return Found(weights, decoder, config)
@@ -204,7 +204,7 @@ def _with_strength(lora: Any) -> tuple[str, float]:
     return _checked(os.fspath(path), "a LoRA"), float(strength)
 
 
-def _of_run(weights: Weights) -> epath.Path | None:
+def autoencoder_of_run(weights: Weights) -> epath.Path | None:
     """The autoencoder that a run's config names."""
     named = weights.settings.get("autoencoder")
     return epath.Path(named) if isinstance(named, str) and named else None

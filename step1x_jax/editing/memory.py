@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.models.mllm.model import abstract_mllm
-from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.devices import GIB, bytes_per_device, memory_of
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.checks import common_dtype
@@ -88,10 +87,7 @@ def about_parts(
     mllm = open_mllm(encoder)
     model_size, mllm_size = None, None
     if mesh is not None:
-        graph_and_params = (
-            abstract_quantized(config, quantize) if quantize else abstract_model(config)
-        )
-        model_size = _on_each(graph_and_params[1], mesh)
+        model_size = _on_each(abstract_quantized(config, quantize)[1], mesh)
         sizes = read_mllm_config(encoder)
         sizes.param_dtype = common_dtype(mllm.dtypes.values())
         mllm_size = _on_each(abstract_mllm(sizes)[1], mesh)

@@ -124,9 +124,14 @@ def parse_mesh(text: str) -> MeshConfig:
     return MeshConfig(**sizes)
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """Over how many groups of devices a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raises UserError unless `batch_size` examples split evenly over the mesh, and then again."""
-    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    parts = batch_parts(mesh)
     if batch_size % (parts * accumulate):
         times = f" and training.accumulate={accumulate} parts" if accumulate > 1 else ""
         raise UserError(

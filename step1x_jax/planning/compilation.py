@@ -17,22 +17,21 @@ from step1x_jax.conditioning.encoder_jax import PATCHES, TOKENS
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.records import LATENT_CHANNELS
 from step1x_jax.errors import UserError
-from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.models.autoencoder import abstract_autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.models.mllm.positions import Pictures, Prompts, padded_size
 from step1x_jax.models.placement import placed_by
-from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.compiler_options import compiler_options
 from step1x_jax.parallel.devices import GIB, bytes_per_device
-from step1x_jax.parallel.rules import batch_sharding, placement, replicated, shardings
+from step1x_jax.parallel.mesh import batch_parts
+from step1x_jax.parallel.rules import batch_sharding, placement, replicated
 from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.sampler import Conditions, scan_steps
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
-from step1x_jax.training.parts import abstract_frozen
+from step1x_jax.training.parts import abstract_frozen, placed
 from step1x_jax.training.step import abstract_state, make_train_step
 from step1x_jax.weights.quantizing import abstract_quantized
 
@@ -101,9 +100,10 @@ def compile_train(config: TrainConfig, size: int, mesh: Mesh) -> Compiled:
 def compile_sample(
     config: TrainConfig, size: int, mesh: Mesh, quantize: str | None = None
 ) -> Compiled:
-    """Compiles the sampler as an Editor runs it for one picture: all steps as one program.
+    """Compiles the sampler for one picture, all steps as one program.
 
-    The picture's arrays lie whole on every chip; guidance makes a batch of 2 of them.
+    An Editor calls its one step again and again, which takes as much. The picture's arrays lie
+    whole on every chip; guidance makes a batch of 2 of them.
 
     Args:
       config: of the run; its model's sizes and its sampling settings count.
@@ -144,7 +144,7 @@ def compile_read(mesh: Mesh) -> Compiled:
     config = MLLMConfig(param_dtype="bfloat16")
     graph, params = abstract_mllm(config)
     split = batch_sharding(mesh)
-    b = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    b = batch_parts(mesh)
 
     def array(*shape: int, dtype: Any = jnp.int32) -> Any:
         return jax.ShapeDtypeStruct((b, *shape), dtype, sharding=split)
@@ -180,16 +180,7 @@ def abstract_editing(
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """The model as the release stores it, in bfloat16, or its blocks in 8 bits."""
     config = dataclasses.replace(config, param_dtype="bfloat16", remat="none")
-    return abstract_quantized(config, quantize) if quantize else abstract_model(config)
-
-
-def placed(params: nnx.State, mesh: Mesh) -> nnx.State:
-    """Abstract parameters with the places that they have on a mesh."""
-    return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        params,
-        shardings(params, mesh),
-    )
+    return abstract_quantized(config, quantize)
 
 
 def _compile(program: jax.stages.Wrapped, *args: Any) -> Compiled:

@@ -9,7 +9,8 @@ from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.parallel.devices import GIB, bytes_per_device
-from step1x_jax.planning.compilation import abstract_editing, placed
+from step1x_jax.planning.compilation import abstract_editing
+from step1x_jax.training.parts import placed
 
 # The programs of an edit, and the model that each of them runs.
 AT_WORK = {"read": "language_model", "sample": "transformer", "decode": "autoencoder"}

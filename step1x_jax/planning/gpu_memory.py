@@ -5,17 +5,15 @@ library's help, which needs a GPU); no time is estimated.
 """
 
 import copy
-import math
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from step1x_jax.errors import UserError
-from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.parallel.described_gpus import GPUS, USABLE
 from step1x_jax.parallel.devices import GIB
-from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from step1x_jax.parallel.mesh import MeshConfig, batch_parts, make_mesh
 from step1x_jax.planning.compilation import (
     Compiled,
     compile_decode,
@@ -52,7 +50,7 @@ def plan_gpu_memory(
     config = copy.deepcopy(config)
     config.model.attention = "pallas_gpu"
     mesh: Mesh = make_mesh(config.mesh, devices)
-    config.data.batch_size = examples * math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    config.data.batch_size = examples * batch_parts(mesh)
     available = USABLE * GPUS[kind].memory_bytes / GIB
     compiled = compile_train(config, size, mesh)
     if compiled.program is None:

@@ -2,16 +2,14 @@
 
 import copy
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import Any
 
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.errors import UserError
-from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.models.remat import AUTO, SAVED
 from step1x_jax.parallel.devices import GIB
-from step1x_jax.parallel.mesh import MeshConfig, make_mesh
+from step1x_jax.parallel.mesh import MeshConfig, batch_parts, make_mesh
 from step1x_jax.planning import hlo
 from step1x_jax.planning.chips import Topology
 from step1x_jax.planning.compilation import (
@@ -84,7 +82,7 @@ def request(
             " stored so by --config.lora.quantize."
         )
     config.mesh = mesh or config.mesh
-    parts = math.prod(_mesh(config, topology).shape[axis] for axis in BATCH_AXES)
+    parts = batch_parts(_mesh(config, topology))
     config.data.batch_size = examples * parts
     return Request(config, topology, program, size)
 

@@ -12,7 +12,7 @@ from step1x_jax.models.layers import abstract
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.randomness import stream
-from step1x_jax.weights.filling import Keep
+from step1x_jax.weights.filling import Keep, at
 from step1x_jax.weights.lora.adapters import add_adapters
 from step1x_jax.weights.quantizing import quantizing
 
@@ -55,11 +55,7 @@ def abstract_parts(config: TrainConfig) -> Parts:
 
 def placed(tree: Any, mesh: Mesh) -> Any:
     """An abstract tree with the shardings of the table in parallel/rules.py."""
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        tree,
-        shardings(tree, mesh),
-    )
+    return at(tree, shardings(tree, mesh))
 
 
 def shardings_of(abstract: Any) -> Any:

@@ -42,7 +42,9 @@ def load_model(
       UserError: see `open_weights`; they are no model, or have numbers that are not finite.
     """
     weights = weights if isinstance(weights, Weights) else open_weights(weights)
-    config = arithmetic(weights, dtype)
+    check_is_model(weights)
+    assert isinstance(weights.config, ModelConfig)
+    config = dataclasses.replace(weights.config, dtype=dtype or weights.config.dtype)
     graph, params = abstract_model(config)
     params = as_stored(params, model_table(config), weights.tensors.dtypes)
     if quantize is None:
@@ -53,17 +55,6 @@ def load_model(
     keep = quantizing(config, quantize, _places(wanted, mesh, on_host))
     params = load_parameters(weights, at(params, _places(params, mesh, on_host)), keep)
     return nnx.merge(graph, params)
-
-
-def arithmetic(weights: Weights, dtype: str | None) -> ModelConfig:
-    """The config of opened weights of a model, with the dtype of the arithmetic.
-
-    Raises:
-      UserError: they are no model.
-    """
-    check_is_model(weights)
-    assert isinstance(weights.config, ModelConfig)
-    return dataclasses.replace(weights.config, dtype=dtype or weights.config.dtype)
 
 
 def _places(params: nnx.State, mesh: Mesh | None, on_host: bool) -> nnx.State | None:

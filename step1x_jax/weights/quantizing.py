@@ -12,13 +12,15 @@ from step1x_jax.weights.layouts.official import dotted, flat
 from step1x_jax.weights.lora.adapters import quantized_paths
 
 
-def abstract_quantized(config: ModelConfig, stored: str) -> tuple[nnx.GraphDef, nnx.State]:
+def abstract_quantized(config: ModelConfig, stored: str | None) -> tuple[nnx.GraphDef, nnx.State]:
     """Structure and abstract parameters of a model whose blocks are stored in 8 bits.
 
     Args:
       config: of the model.
-      stored: a key of models/lora.py's STORED.
+      stored: a key of models/lora.py's STORED; None: they are stored as the others.
     """
+    if stored is None:
+        return step1x_edit.abstract_model(config)
 
     def build(rngs: nnx.Rngs) -> nnx.Module:
         model = step1x_edit.Step1XEdit(config, rngs=rngs)
