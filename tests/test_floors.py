@@ -14,7 +14,7 @@ FLOORS = (
     {"weights"},
     {"conditioning"},
     {"data", "sampling"},
-    {"training", "editing"},
+    {"training", "editing", "evaluation"},
     {"quickstart", "planning"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

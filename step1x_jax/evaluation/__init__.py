@@ -1,0 +1,1 @@
+"""Benchmarks of edited pictures: generating, judging, statistics, pairs, people."""
