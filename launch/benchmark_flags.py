@@ -7,7 +7,10 @@ from step1x_jax.evaluation.datasets import read_samples
 from step1x_jax.evaluation.samples import Sample
 
 DATASET = flags.DEFINE_string(
-    "dataset", None, "Folder that save_to_disk wrote, or file or folder of arrow or parquet."
+    "dataset",
+    None,
+    "Folder that save_to_disk wrote, or file or folder of arrow or parquet.",
+    required=True,
 )
 BENCHMARK = flags.DEFINE_enum("benchmark", GEDIT.name, list(BENCHMARKS), "Which one it is.")
 SOURCE = flags.DEFINE_string(
@@ -26,7 +29,7 @@ def benchmark() -> Benchmark:
 
 
 def samples() -> list[Sample]:
-    """The samples that are wanted; --dataset must have been given."""
+    """The samples that are wanted."""
     return read_samples(
         DATASET.value, benchmark(), SOURCE.value, TASKS.value, LANGUAGES.value, LIMIT.value
     )

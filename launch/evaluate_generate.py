@@ -39,9 +39,9 @@ from step1x_jax.sampling.noise import SEED_BITS
 SOME_FAILED = 3  # exit code
 
 _RESULTS = flags.DEFINE_string("results", "results", "Folder of all methods.")
-_METHOD = flags.DEFINE_string("method", None, "Name of the method, a folder of it.")
+_METHOD = flags.DEFINE_string("method", None, "Name of the method, a folder of it.", required=True)
 _MODEL = flags.DEFINE_string(
-    "model", None, "quickstart, a run's folder, or a file or folder of weights."
+    "model", None, "quickstart, a run's folder, or a file or folder of weights.", required=True
 )
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Of all noise.", lower_bound=0, upper_bound=(1 << SEED_BITS) - 1
@@ -50,7 +50,6 @@ _SHARD = flags.DEFINE_string("shard", "0/1", "Which share of the work, of how ma
 flags.adopt_module_key_flags(benchmark_flags)
 flags.adopt_module_key_flags(sampling_flags)
 flags.adopt_module_key_flags(editor_flags)
-flags.mark_flags_as_required(["dataset", "method", "model"])
 
 
 def main() -> int:
