@@ -3,9 +3,9 @@
     python -m tests.golden PATH [PATH ...]
 
 PATH is a folder with a config.json (its `kind` says what it holds) or a table, a JSON file whose
-rows have the names of one of TABLES, whatever the file is called. Everything runs in float32 with the highest matmul precision. One row
-per quantity is printed: name, largest absolute error, tolerance, ok or FAIL. The exit code is 1 if
-a quantity fails, 2 if a path is of no known kind.
+rows have the names of one of TABLES, whatever the file is called. Everything runs in float32 with
+the highest matmul precision. One row per quantity is printed: name, largest absolute error,
+tolerance, ok or FAIL. The exit code is 1 if a quantity fails, 2 if a path is of no known kind.
 
 Tolerances (float32 rounding): 2e-5 of the largest golden value or of 1 for
 outputs, 1e-4 of the largest for each gradient and for the language model, 1e-5 relative for loss
