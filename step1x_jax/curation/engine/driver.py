@@ -16,12 +16,13 @@ from typing import Any
 from step1x_jax.curation.engine.columns import digest_of
 from step1x_jax.curation.engine.engine import Engine, Inline
 from step1x_jax.curation.engine.history import History
+from step1x_jax.curation.engine.joining import live_rows
 from step1x_jax.curation.engine.part_files import PART_BYTES, write_synced
 from step1x_jax.curation.engine.rows import ID, Context, Rejected, Row, StopError
 from step1x_jax.curation.engine.source import Source, Unit
 from step1x_jax.curation.engine.stage import Operator, Stage, WholeStage, check_pipeline, each
 from step1x_jax.curation.engine.workdir import MANIFEST, NAME, Part, Workdir, sync_folder
-from step1x_jax.curation.engine.worker import Job, Made, live_rows
+from step1x_jax.curation.engine.worker import Job, Made
 from step1x_jax.errors import UserError
 
 SOURCE = "source"  # the first stage's name

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from step1x_jax.curation.engine.columns import Columns, check_values, decode, digest_of, encode
+from step1x_jax.curation.engine.columns import check_values, encode
 from step1x_jax.curation.engine.history import Layer
+from step1x_jax.curation.engine.joining import Given, as_row, read_given
 from step1x_jax.curation.engine.part_files import (
     FIXED,
     INPUT,
@@ -88,23 +89,6 @@ class Made:
     seconds: float
 
 
-@dataclasses.dataclass
-class _Given:
-    """A row as it came from the stages before.
-
-    Attributes:
-      id: of the row.
-      state: values of STATE.
-      values: as stored; of rows that go on.
-      input: digest of these.
-    """
-
-    id: str
-    state: tuple[str, ...]
-    values: Row
-    input: str = ""
-
-
 class Worker:
     """Makes parts of one stage, one after another."""
 
@@ -131,7 +115,7 @@ class Worker:
             rows = list(self._from_source(self._stage, job))
             worked = len(rows)
         else:
-            given = _read(job.layers, self._stage.reads)
+            given = read_given(job.layers, self._stage.reads)
             live = [one for one in given if one.state[0] == OK]
             known = _known(job.before, self._stage, self._name)
             new = [one for one in live if (one.id, one.input) not in known]
@@ -167,16 +151,19 @@ class Worker:
         )
 
     def _from_source(self, source: Source, job: Job) -> Iterator[Row]:
-        for id, outcome in source.read(job.payload, job.context):
-            yield self._row(id, id, "", self._checked(outcome))
+        try:
+            for id, outcome in source.read(job.payload, job.context):
+                yield self._row(id, "", "", self._checked(outcome))
+        except UserError as e:
+            raise StopError(str(e)) from e
 
-    def _work(self, given: Sequence[_Given], context: Context) -> dict[str, list[Outcome]]:
+    def _work(self, given: Sequence[Given], context: Context) -> dict[str, list[Outcome]]:
         """Outcomes of each row, by its id."""
         size = self._stage.batch or max(len(given), 1)
         made: dict[str, list[Outcome]] = {}
         for start in range(0, len(given), size):
             batch = given[start : start + size]
-            outcomes = self._attempt([_decoded(one, self._stage.reads) for one in batch], context)
+            outcomes = self._attempt([as_row(one, self._stage.reads) for one in batch], context)
             made |= {one.id: out for one, out in zip(batch, outcomes, strict=True)}
         return made
 
@@ -223,7 +210,7 @@ class Worker:
             return dataclasses.replace(outcome, columns=stored)
         return stored
 
-    def _rows(self, given: _Given, outcomes: Sequence[Outcome]) -> list[Row]:
+    def _rows(self, given: Given, outcomes: Sequence[Outcome]) -> list[Row]:
         if not self._stage.many:
             return [self._row(given.id, "", given.input, outcomes[0])]
         outcomes = outcomes or [Rejected("nothing_made")]
@@ -246,52 +233,11 @@ class Worker:
             STAGE: self._name,
         }
 
-    def _carried(self, given: _Given) -> Row:
+    def _carried(self, given: Given) -> Row:
         """A row that was left out before."""
         parent = given.id if self._stage.many else ""
         row: Row = {ID: given.id, PARENT: parent, INPUT: ""}
         return row | dict.fromkeys(self._stage.writes) | dict(zip(STATE, given.state, strict=True))
-
-
-def live_rows(layers: Sequence[Layer], columns: Columns) -> Iterator[Row]:
-    """The rows of a part that go on, with their ids and some columns, as stages have them."""
-    for one in _read(layers, columns):
-        if one.state[0] == OK:
-            yield _decoded(one, columns)
-
-
-def _decoded(given: _Given, columns: Columns) -> Row:
-    return {ID: given.id} | {name: decode(given.values[name], columns[name]) for name in columns}
-
-
-def _read(layers: Sequence[Layer], columns: Columns) -> list[_Given]:
-    """The rows of a part, with some columns of those that go on."""
-    first = layers[0]
-    given: list[_Given] = []
-    places: list[str] = []  # of each row: its id in the layer
-    for layer in layers:
-        wanted = {ID: str, **layer.columns}
-        wanted |= {PARENT: str} if layer.many else {}
-        wanted |= dict.fromkeys(STATE, str) if layer is first else {}
-        values = read_columns(layer.path, wanted)
-        if layer is first:
-            states = zip(*(values[name] for name in STATE), strict=True)
-            given = [
-                _Given(id, state, dict.fromkeys(columns))
-                for id, state in zip(values[ID], states, strict=True)
-            ]
-            places = list(values[ID])
-        rows = {id: number for number, id in enumerate(values[ID])}
-        for number, one in enumerate(given):
-            row = rows[places[number]]
-            if one.state[0] == OK:
-                one.values |= {name: values[name][row] for name in layer.columns}
-            if layer.many:
-                places[number] = values[PARENT][row]
-    for one in given:
-        if one.state[0] == OK:
-            one.input = digest_of(one.id, *(one.values[name] for name in sorted(columns)))
-    return given
 
 
 def _known(files: Sequence[str], stage: Stage, name: str) -> dict[tuple[str, str], list[Row]]:

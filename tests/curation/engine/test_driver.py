@@ -7,11 +7,11 @@ import pytest
 
 from step1x_jax.curation.engine import worker
 from step1x_jax.curation.engine.driver import finished, plans
+from step1x_jax.curation.engine.joining import live_rows
 from step1x_jax.curation.engine.part_files import FIXED, read_rows
 from step1x_jax.curation.engine.rows import StopError
 from step1x_jax.curation.engine.stage import Stage, each
 from step1x_jax.curation.engine.workdir import Workdir
-from step1x_jax.curation.engine.worker import live_rows
 from step1x_jax.errors import UserError
 from tests.curation.toys import CALLS, AtMost, Flaky, Numbers, Square, Stops, calls, drive, toy
 from tests.curation.toys import toy_stages as stages
