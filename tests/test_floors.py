@@ -15,7 +15,7 @@ FLOORS = (
     {"conditioning"},
     {"data", "sampling"},
     {"training", "editing", "evaluation"},
-    {"quickstart", "planning"},
+    {"quickstart", "planning", "curation"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1,0 +1,1 @@
+"""Data creation: from photographs to triplets of source, instruction and target."""
