@@ -4,13 +4,12 @@ H height, W width.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from step1x_jax.curation.categories import Category
 
-Words = Mapping[str, str]  # one phrase by language: "en" and "cn"
+Words = dict[str, str]  # one phrase by language: "en" and "cn"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,22 +18,21 @@ class Edit:
 
     Attributes:
       category: of GEdit-Bench.
-      action: what is done, the key of the instruction's templates ("add", "fog", ...).
       source: (H, W, 3) uint8.
       target: (H, W, 3) uint8.
       mask: (H, W) bool, the region that was edited; outside of it both pictures are equal.
-      facts: what was measured or chosen; "photographs" names all that the pixels are from,
-        separated by spaces.
-      slots: phrases for the template's places, by name and language.
+      facts: what was measured or chosen. "action" is what was done, the key of the templates
+        ("add", "fog", ...); "photographs" names all that the pixels are from, separated by
+        spaces: their licences go with the edit.
+      slots: phrases for the template's places, by their name.
     """
 
     category: Category
-    action: str
     source: np.ndarray
     target: np.ndarray
     mask: np.ndarray
     facts: dict[str, str | float]
-    slots: dict[str, dict[str, str]]
+    slots: dict[str, Words]
 
 
 @dataclasses.dataclass(frozen=True)
