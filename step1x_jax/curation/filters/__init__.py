@@ -1,0 +1,1 @@
+"""What rejects a finished edit: each filter takes a row and gives a reason, or None."""
