@@ -143,12 +143,12 @@ def _read(file: epath.Path, columns: Iterable[str]) -> list[dict[str, Any]]:
         rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as e:
         raise UserError(f"{file} is no CSV table in UTF-8 ({e}); write it again.") from e
-    there = reader.fieldnames or []
+    there = list(reader.fieldnames or [])
     needed = [name for name in columns if name not in ("edited_image", "instruction")]
     if missing := [name for name in needed if name not in there]:
         raise UserError(
-            f"{file} has the columns {', '.join(there)}, without {', '.join(missing)}; give an"
-            " official table of scores."
+            f"{file} has the columns {', '.join(there) or '(none)'}, without {', '.join(missing)};"
+            " give an official table of scores."
         )
     return rows
 
