@@ -31,6 +31,7 @@ from step1x_jax.json_files import read_json, shown
 # What all judgements in one folder have in common, of judge.json.
 SETTINGS = (
     "judge",
+    "model",
     "parameters",
     "benchmark",
     "source",
@@ -82,13 +83,16 @@ class JudgeRun:
     def settings(self, judge: Judge) -> dict[str, Any]:
         """SETTINGS, as values of JSON."""
         in_words = not is_function(self.preset.name)
+        parameters = dict(judge.parameters)
+        model = parameters.pop("model")
         return {
             "judge": self.preset.name,
-            "parameters": dict(judge.parameters),
+            "model": model,
+            "parameters": ", ".join(f"{name} {value}" for name, value in parameters.items()),
             "benchmark": self.benchmark.name,
             "source": self.source,
             "protocol": self.protocol if in_words else "original",
-            "prompt_hash": self.prompts.fingerprint if in_words else "",
+            "prompt_hash": self.prompts.fingerprint if in_words else "none",
             "accept_single": self.accept_single,
         }
 
@@ -219,17 +223,16 @@ def _facts(run: JudgeRun, cache: ReplyCache, served: Served) -> dict[str, Any]:
     """What a report says of the judge, from all its replies and from its server."""
     replies = cache.every()
 
-    def each(name: str) -> str:
-        return ", ".join(sorted({getattr(reply, name) for reply in replies} - {""}))
+    def each(name: str) -> str | None:
+        return ", ".join(sorted({getattr(reply, name) for reply in replies} - {""})) or None
 
     days = sorted({reply.time[:10] for reply in replies})
     return {
-        "model": run.preset.model,
         "served_model": each("model"),
         "endpoint": each("host"),
-        "provider": each("provider") or served.provider,
-        "quantisation": served.quantisation,
-        "shutdown_date": served.shutdown_date,
-        "prompts": "" if is_function(run.preset.name) else run.prompts.source,
+        "provider": each("provider") or served.provider or None,
+        "quantisation": served.quantisation or None,
+        "shutdown_date": served.shutdown_date or None,
+        "prompts": "none" if is_function(run.preset.name) else run.prompts.source,
         "date": " to ".join(dict.fromkeys(days[:1] + days[-1:])),
     }

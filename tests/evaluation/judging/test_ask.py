@@ -23,9 +23,8 @@ QUICK = Limits(max_attempts=3, concurrency=4, first_wait=0.001)
 class ScriptedJudge:
     """Replies as a script says: from a question and the number of the call to it."""
 
-    parameters = {"model": "m"}
-
     def __init__(self, script):
+        self.parameters = {"model": "m"}
         self.script = script
         self.calls = collections.Counter()
         self.attempts = []
@@ -283,7 +282,9 @@ def test_waits_grow_to_a_bound_and_are_spread():
 
 
 def test_a_plan_counts_what_would_be_asked(tmp_path):
-    judge = ScriptedJudge(lambda ask, number: Reply("1", model="m", input_tokens=70, output_tokens=7))
+    judge = ScriptedJudge(
+        lambda ask, number: Reply("1", model="m", input_tokens=70, output_tokens=7)
+    )
     picture = Picture("p", bytes, pixels=28 * 28 * 10)
     questions = [Ask(f"q{i}", ("x" * 40 + str(i), picture)) for i in range(10)]
     assert guess_tokens(questions[0]) == 20

@@ -89,9 +89,7 @@ BAD_REQUEST = error(400, "context_length_exceeded", "too long")
         ),
     ],
 )
-def test_what_becomes_of_a_question_and_how_many_calls_it_takes(
-    tmp_path, responses, status, calls
-):
+def test_what_becomes_of_a_question_and_how_many_calls_it_takes(tmp_path, responses, status, calls):
     answer, number = one_after_another(tmp_path, *responses)
     assert (answer.status, number) == (status, calls)
 
