@@ -1,0 +1,134 @@
+"""Galleries: a folder for each method with a picture for each key, and a list of them.
+
+    GALLERY/METHOD/KEY.png
+    GALLERY/metadata.jsonl      {"key": KEY, "candidates": [{"model": METHOD, "image": PATH}, ...]}
+
+PATH is relative to GALLERY. This is the layout of GEditBench v2 (ZhangqiJiang07/GEditBench_v2),
+whose rows may have more fields: the instruction and the source picture.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from step1x_jax.data.json_lists import json_lines
+from step1x_jax.errors import UserError
+from step1x_jax.files import is_file, replacing
+from step1x_jax.json_files import shown
+
+METADATA = "metadata.jsonl"
+
+Gallery = dict[str, dict[str, epath.Path]]  # key -> method -> its picture
+
+
+def path_inside(folder: epath.PathLike, relative: Any, source: str) -> epath.Path:
+    """The path of a file that a list names, within the list's folder.
+
+    Raises:
+      UserError: it is no text, or leads out of the folder; begins with `source`.
+    """
+    if not isinstance(relative, str) or not relative or "\0" in relative:
+        raise UserError(f"{source} names {shown(relative)} as a picture; give a path.")
+    parts = pathlib.PurePosixPath(relative.replace("\\", "/")).parts
+    if relative.startswith(("/", "\\", "~")) or ".." in parts or ":" in parts[0]:
+        raise UserError(
+            f"{source} names {shown(relative)}, which lies outside of its folder; copy the picture"
+            " there and give the path from there."
+        )
+    return epath.Path(folder) / "/".join(parts)
+
+
+def list_rows(path: epath.Path) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of a list, one JSON object a line, each with its place for messages.
+
+    Raises:
+      UserError: it cannot be read, or a line is no JSON object.
+    """
+    rows = []
+    for name, row in json_lines(path):
+        source = f"{path}, {name}"
+        if isinstance(row, UserError):
+            raise UserError(f"{source}: {row}.")
+        if not isinstance(row, dict):
+            raise UserError(f"{source} is no JSON object; correct or remove it.")
+        rows.append((source, row))
+    if not rows:
+        raise UserError(f"{path} has no rows; give a list with some.")
+    return rows
+
+
+def text_of(row: Mapping[str, Any], field: str, source: str) -> str:
+    """A field of a row that must be text.
+
+    Raises:
+      UserError: it is missing or none; begins with `source`.
+    """
+    if not isinstance(row.get(field), str) or not row[field]:
+        raise UserError(f"{source} has no text as {field}, but {shown(row.get(field))}; add it.")
+    return row[field]
+
+
+def read_gallery(folder: epath.PathLike) -> Gallery:
+    """What a gallery's list names. Whether the pictures are there is not looked at.
+
+    Raises:
+      UserError: there is no list, a row has another form or a key that has been there, or a path
+        leads out of the folder.
+    """
+    path = epath.Path(folder) / METADATA
+    gallery: Gallery = {}
+    for source, row in list_rows(path):
+        key = text_of(row, "key", source)
+        if key in gallery:
+            raise UserError(f"{source} lists {key} again; put its candidates into one row.")
+        candidates = row.get("candidates")
+        if not isinstance(candidates, list) or not all(isinstance(one, dict) for one in candidates):
+            raise UserError(f"{source} has no list of objects as candidates; correct it.")
+        pictures = gallery[key] = {}
+        for candidate in candidates:
+            method = text_of(candidate, "model", source)
+            if method in pictures:
+                raise UserError(f"{source} lists {method} twice; remove one of them.")
+            pictures[method] = path_inside(folder, candidate.get("image"), source)
+    return gallery
+
+
+def has_list(folder: epath.PathLike) -> bool:
+    """Whether a folder is a gallery with a list."""
+    return is_file(epath.Path(folder) / METADATA)
+
+
+def write_gallery(
+    folder: epath.PathLike,
+    gallery: Mapping[str, Mapping[str, epath.Path]],
+    fields: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Writes a gallery's list, completely or not at all; the pictures lie there already.
+
+    Args:
+      folder: the gallery.
+      gallery: key -> method -> its picture, below the folder.
+      fields: key -> further fields of its row, such as instruction and source_image.
+
+    Raises:
+      UserError: a picture lies elsewhere, or the list cannot be written.
+    """
+    lines = []
+    for key, pictures in gallery.items():
+        candidates = [
+            {"model": method, "image": _relative(path, folder)} for method, path in pictures.items()
+        ]
+        row = {"key": key, **(fields or {}).get(key, {}), "candidates": candidates}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    with replacing(epath.Path(folder) / METADATA) as temporary:
+        temporary.write_text("".join(lines))
+
+
+def _relative(path: epath.Path, folder: epath.PathLike) -> str:
+    try:
+        return path.relative_to(epath.Path(folder)).as_posix()
+    except ValueError as e:
+        raise UserError(f"{path} does not lie in {folder}; copy it there.") from e
