@@ -8,13 +8,13 @@ whose rows may have more fields: the instruction and the source picture.
 """
 
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
 from step1x_jax.data.json_lists import json_lines
+from step1x_jax.data.paths import stays_inside
 from step1x_jax.errors import UserError
 from step1x_jax.files import is_file, replacing
 from step1x_jax.json_files import shown
@@ -30,15 +30,14 @@ def path_inside(folder: epath.PathLike, relative: Any, source: str) -> epath.Pat
     Raises:
       UserError: it is no text, or leads out of the folder; begins with `source`.
     """
-    if not isinstance(relative, str) or not relative or "\0" in relative:
+    if not isinstance(relative, str) or not relative:
         raise UserError(f"{source} names {shown(relative)} as a picture; give a path.")
-    parts = pathlib.PurePosixPath(relative.replace("\\", "/")).parts
-    if relative.startswith(("/", "\\", "~")) or ".." in parts or ":" in parts[0]:
+    if not stays_inside(relative):
         raise UserError(
             f"{source} names {shown(relative)}, which lies outside of its folder; copy the picture"
             " there and give the path from there."
         )
-    return epath.Path(folder) / "/".join(parts)
+    return epath.Path(folder) / relative
 
 
 def list_rows(path: epath.Path) -> list[tuple[str, dict[str, Any]]]:

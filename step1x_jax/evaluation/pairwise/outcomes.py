@@ -11,10 +11,10 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.pairwise.verdicts import Verdict
+from step1x_jax.evaluation.pairwise.verdicts import Verdict, Winner
 
 WINS_OF_FIRST, WINS_OF_SECOND, TIES = range(3)  # the last axis of counts
-OUTCOMES = ("first", "second", "tie")
+OUTCOMES: tuple[Winner, ...] = ("first", "second", "tie")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Outcomes:
         return len(self.dimensions), len(self.first), len(OUTCOMES)
 
     def counts(self, drawn: np.ndarray | None = None) -> np.ndarray:
-        """(..., D, P, 3) float64, of all keys once, or of each as often as `drawn` (..., K) says."""
+        """(..., D, P, 3) float64: each key once, or as often as `drawn` (..., K) says."""
         if drawn is None:
             drawn = np.ones(self.by_key.shape[0])
         rows = drawn.reshape(-1, drawn.shape[-1])  # a sparse array takes no more axes

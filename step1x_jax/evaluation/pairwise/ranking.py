@@ -4,14 +4,26 @@ The joint score is never given alone. In the published leaderboard of GEditBench
 ranks the models almost independently of what people prefer, and a sum hides that.
 """
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 
 from step1x_jax.evaluation.pairwise.bootstrap import RESAMPLES, draw_keys, enclose, resample_elo
 from step1x_jax.evaluation.pairwise.davidson import Weighting, fit_davidson
 from step1x_jax.evaluation.pairwise.orders import OrderStatistics, measure_orders
-from step1x_jax.evaluation.pairwise.outcomes import Outcomes, check_connected, count_outcomes
-from step1x_jax.evaluation.pairwise.verdicts import SWAPPED, Verdict, Winner, combine_orders
+from step1x_jax.evaluation.pairwise.outcomes import (
+    OUTCOMES,
+    Outcomes,
+    check_connected,
+    count_outcomes,
+)
+from step1x_jax.evaluation.pairwise.verdicts import (
+    SWAPPED,
+    Verdict,
+    Winner,
+    check_pictures,
+    combine_orders,
+)
 
 JOINTLY = "overall"  # in place of a dimension's name
 
@@ -25,8 +37,7 @@ class Score:
       elo: 1000 is the mean of all methods; 400 points are odds of ten to one.
       low: lower end of the 95 % interval.
       high: upper end of it.
-      matches: pairs with a verdict, both orders as one.
-      wins: matches that it won.
+      wins: matches that it won, both orders of a pair being one match.
       ties: those that neither won.
       losses: those that it lost.
       judged: verdicts, each order for itself.
@@ -37,12 +48,16 @@ class Score:
     elo: float
     low: float
     high: float
-    matches: int
     wins: int
     ties: int
     losses: int
     judged: int
     failed: int
+
+    @property
+    def matches(self) -> int:
+        """Those with a verdict."""
+        return self.wins + self.ties + self.losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +96,11 @@ def rank(
       A table for each dimension, in the order of the verdicts, then the joint one.
 
     Raises:
-      UserError: there are no verdicts with a winner or a tie, or methods that no comparison
-        connects, in some dimension.
+      UserError: there are no verdicts with a winner or a tie, methods that no comparison connects
+        in some dimension, or verdicts about different pictures of a method.
     """
     verdicts = list(verdicts)
+    check_pictures(verdicts)
     combined = combine_orders(verdicts)
     outcomes = count_outcomes(combined)
     drawn = draw_keys(outcomes.by_key.shape[0], resamples, seed)
@@ -93,13 +109,18 @@ def rank(
         check_connected(of)
         fit = fit_davidson(of.counts(), of.first, of.second, len(of.methods), weighting=weighting)
         low, high = enclose(resample_elo(of, drawn, weighting=weighting))
+        results, answers = _count_results(matches), _count_results(asked)
         scores = [
             Score(
                 method=method,
                 elo=float(fit.elo[i]),
                 low=float(low[i]),
                 high=float(high[i]),
-                **_counts(method, asked, matches),
+                wins=results[method, "first"],
+                ties=results[method, "tie"],
+                losses=results[method, "second"],
+                judged=sum(answers[method, winner] for winner in OUTCOMES),
+                failed=answers[method, None],
             )
             for i, method in enumerate(of.methods)
         ]
@@ -120,21 +141,10 @@ def rank(
     return [*tables, table(JOINTLY, outcomes, verdicts, combined)]
 
 
-def _counts(method: str, asked: list[Verdict], matches: list[Verdict]) -> dict[str, int]:
-    def of(verdicts: list[Verdict]) -> list[Winner | None]:
-        """The winners of its verdicts as if it stood first."""
-        return [
-            one.winner if one.first == method else SWAPPED[one.winner]
-            for one in verdicts
-            if method in (one.first, one.second)
-        ]
-
-    results, answers = of(matches), of(asked)
-    return {
-        "matches": len(results) - results.count(None),
-        "wins": results.count("first"),
-        "ties": results.count("tie"),
-        "losses": results.count("second"),
-        "judged": len(answers) - answers.count(None),
-        "failed": answers.count(None),
-    }
+def _count_results(verdicts: Iterable[Verdict]) -> collections.Counter[tuple[str, Winner | None]]:
+    """How often each method won ("first"), lost ("second"), tied and had no verdict."""
+    results: collections.Counter[tuple[str, Winner | None]] = collections.Counter()
+    for one in verdicts:
+        results[one.first, one.winner] += 1
+        results[one.second, SWAPPED[one.winner]] += 1
+    return results

@@ -37,7 +37,7 @@ class Verdict:
       second: the other one.
       winner: None if there is no verdict: no reply, or none that can be read.
       language: of the sample; "" in benchmarks without languages.
-      identical: whether both pictures are the same, so that nobody was asked: that is a tie.
+      pictures: fingerprints of both files; None: not known.
     """
 
     dimension: str
@@ -47,7 +47,12 @@ class Verdict:
     second: str
     winner: Winner | None
     language: str = ""
-    identical: bool = False
+    pictures: tuple[str, str] | None = None
+
+    @property
+    def identical(self) -> bool:
+        """Whether both pictures are the same file: nobody is asked then, and it is a tie."""
+        return self.pictures is not None and self.pictures[0] == self.pictures[1]
 
 
 class Match(NamedTuple):
@@ -86,21 +91,29 @@ def combine_orders(verdicts: Iterable[Verdict]) -> list[Verdict]:
     combined = []
     for match, orders in by_match(verdicts).items():
         winners = {
-            one.winner if one.first == match.one else SWAPPED[one.winner]
-            for one in orders
-            if one.winner is not None
+            given.winner if given.first == match.one else SWAPPED[given.winner]
+            for given in orders
+            if given.winner is not None
         }
         winner: Winner | None = "tie" if len(winners) > 1 else next(iter(winners), None)
-        combined.append(
-            dataclasses.replace(
-                orders[0],
-                first=match.one,
-                second=match.other,
-                winner=winner,
-                identical=all(one.identical for one in orders),
-            )
-        )
+        dimension, task, language, key, one, other = match
+        combined.append(Verdict(dimension, task, key, one, other, winner, language))
     return combined
+
+
+def check_pictures(verdicts: Iterable[Verdict]) -> None:
+    """Raises UserError if a method's picture of a sample was another one in other verdicts."""
+    seen: dict[tuple[str, str, str, str], str] = {}
+    for one in verdicts:
+        for method, picture in zip((one.first, one.second), one.pictures or (), strict=False):
+            before = seen.setdefault((method, one.task, one.language, one.key), picture)
+            if before != picture:
+                place = "/".join(filter(None, (one.task, one.language, one.key)))
+                raise UserError(
+                    f"the picture of {method} for {place} changed between verdicts; judge"
+                    f" {method} against all the others again: replies about the same pictures are"
+                    " kept."
+                )
 
 
 def read_verdicts(path: epath.PathLike) -> list[Verdict]:

@@ -103,7 +103,10 @@ def test_a_dimension_of_ties_alone_says_nothing_of_abilities():
 
 
 def test_a_dimension_without_ties_has_no_tie_parameter():
-    verdicts = [Verdict("q", "t", "1", "a", "b", "first"), Verdict("q", "t", "2", "a", "b", "first")]
+    verdicts = [
+        Verdict("q", "t", "1", "a", "b", "first"),
+        Verdict("q", "t", "2", "a", "b", "first"),
+    ]
     elo, nu = fitted(verdicts)
     assert nu["q"] == 0
     # One method won both: the ridge of 1 holds the difference x where 2 p(lost) = x / 2.
