@@ -11,13 +11,16 @@ from typing import Generic, Literal, TypeVar
 
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.judging.cache import ReplyCache, cache_key
-from step1x_jax.evaluation.judging.exchange import Ask, Judge, NoReply, Reply
+from step1x_jax.evaluation.judging.exchange import Ask, Judge, NoReply, Picture, Reply
 from step1x_jax.evaluation.judging.pace import Pace, backoff
 from step1x_jax.evaluation.judging.pool import Pool, Stopping
 from step1x_jax.json_files import SHOWN
 
 T = TypeVar("T")
 MOST_SILENT = 20  # questions in a row without any reply: nobody is there
+LETTERS_A_TOKEN = 4  # of English
+PIXELS_A_TOKEN = 28 * 28  # of Qwen2.5-VL; others are within a factor of two
+OUTPUT_TOKENS = 100  # of a reply in one sentence
 
 # ok: a reply counts.           unparsable: it does not, for what it says.
 # refused: by a content filter. failed: there was none, as after timeouts.
@@ -138,20 +141,60 @@ def ask_all(
             yield from finish()
 
 
-def count_to_ask(
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `ask_all` would have to ask, if each question is answered at its first attempt.
+
+    Attributes:
+      calls: requests to the judge.
+      kept: questions whose answer is known.
+      input_tokens: of these calls, about.
+      output_tokens: of these calls, about.
+    """
+
+    calls: int
+    kept: int
+    input_tokens: int
+    output_tokens: int
+
+
+def plan_asking(
     questions: Iterable[Ask],
     judge: Judge,
     cache: ReplyCache,
     limits: Limits,
     parse: Callable[[Ask, str], T | None],
-) -> int:
-    """How many questions `ask_all` would have to ask; nothing is asked. Same arguments."""
+) -> Plan:
+    """What `ask_all` with the same arguments would have to ask; nothing is asked.
+
+    Tokens are taken from the replies that are there, otherwise guessed from lengths and pixels.
+    """
     keys = set()
+    kept = guessed = 0
     for ask in questions:
         key = cache_key(ask, judge.parameters)
-        if _known(ask, key, cache, limits, parse) is None:
+        if key in keys or _known(ask, key, cache, limits, parse) is not None:
+            kept += 1
+        else:
             keys.add(key)
-    return len(keys)
+            guessed += guess_tokens(ask)
+    counted = [reply for reply in cache.every() if reply.input_tokens]
+    if not counted:
+        return Plan(len(keys), kept, guessed, len(keys) * OUTPUT_TOKENS)
+    each = len(keys) / len(counted)
+    return Plan(
+        len(keys),
+        kept,
+        round(each * sum(reply.input_tokens for reply in counted)),
+        round(each * sum(reply.output_tokens for reply in counted)),
+    )
+
+
+def guess_tokens(ask: Ask) -> int:
+    """Tokens of a question, about: no two models count alike."""
+    letters = len(ask.system) + sum(len(part) for part in ask.parts if isinstance(part, str))
+    pixels = sum(part.pixels for part in ask.parts if isinstance(part, Picture))
+    return round(letters / LETTERS_A_TOKEN + pixels / PIXELS_A_TOKEN)
 
 
 def _known(
@@ -211,7 +254,7 @@ def _attempt_all(
                 stopping.sleep(backoff(failures, limits.first_wait, limits.longest_wait))
             failures += 1
             continue
-        cache.append(key, ask.id, judge.parameters["model"], reply)
+        reply = cache.append(key, ask.id, judge.parameters["model"], reply)
         replies = (*replies, reply)
         answer = _judge_reply(ask, replies, parse, len(replies) - len(kept))
         if answer.status == "ok":

@@ -33,14 +33,12 @@ class _Line:
       key: of the question, see `cache_key`.
       id: of the question, for people.
       asked: the model's id in the request.
-      time: when it came, UTC.
       reply: itself.
     """
 
     key: str
     id: str
     asked: str
-    time: str
     reply: Reply
 
 
@@ -83,14 +81,20 @@ class ReplyCache:
 
     def _take(self, line: _Line) -> None:
         self._replies[line.key] = (*self._replies.get(line.key, ()), line.reply)
-        self._served[line.asked] = line.reply.model
+        if line.reply.model:  # a filter that refuses a question does not say whose
+            self._served[line.asked] = line.reply.model
 
     def replies(self, key: str) -> tuple[Reply, ...]:
         """All to one question, in the order in which they came."""
         with self._lock:
             return self._replies.get(key, ())
 
-    def append(self, key: str, id: str, asked: str, reply: Reply) -> None:
+    def every(self) -> list[Reply]:
+        """All replies to all questions."""
+        with self._lock:
+            return [reply for replies in self._replies.values() for reply in replies]
+
+    def append(self, key: str, id: str, asked: str, reply: Reply) -> Reply:
         """Keeps a reply.
 
         Args:
@@ -99,16 +103,20 @@ class ReplyCache:
           asked: the model's id in the request.
           reply: to it.
 
+        Returns:
+          The reply as it is kept, with its time.
+
         Raises:
           UserError: another model has replied than before, or the disk is full.
         """
-        line = _Line(key, id, asked, _now(), reply)
+        reply = dataclasses.replace(reply, time=_now())
+        line = _Line(key, id, asked, reply)
         text = json.dumps(dataclasses.asdict(line), ensure_ascii=False, allow_nan=False)
         with self._lock:
             if self._descriptor is None:  # the run has ended without waiting for this reply
-                return
+                return reply
             before = self._served.get(asked, reply.model)
-            if reply.model != before:
+            if reply.model and reply.model != before:
                 raise UserError(
                     f"the judge's server replied as {reply.model!r}, and as {before!r} before; one"
                     f" table needs one judge: remove {self.path} or give another --judge_name."
@@ -123,6 +131,7 @@ class ReplyCache:
             if written < len(data):
                 raise UserError(f"{self.path} cannot be written; free space, then run this again.")
             self._take(line)
+        return reply
 
     def close(self) -> None:
         """Takes no more replies."""

@@ -12,10 +12,12 @@ class Picture:
     Attributes:
       fingerprint: of the file's bytes, and of all that is done to it before it is sent.
       encode: makes the PNG or JPEG file that is sent; called when the question is really asked.
+      pixels: of what is sent, for estimates of its price.
     """
 
     fingerprint: str
     encode: Callable[[], bytes]
+    pixels: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Ask:
       system: what stands before all, as the system's message; "" for none.
       schema: JSON schema of the answer, for judges that are given one.
       repeat: 0 and up: the same question asked again, to measure the judge's own noise.
+      subject: whatever the caller knows it by; no judge gets it, and no reply depends on it.
     """
 
     id: str
@@ -35,6 +38,7 @@ class Ask:
     system: str = ""
     schema: Mapping[str, Any] | None = None
     repeat: int = 0
+    subject: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Reply:
       input_tokens: of the question, as counted by the server; 0 where it does not.
       output_tokens: of the reply, reasoning included.
       seconds: that it took.
+      time: when it was kept, UTC.
     """
 
     text: str
@@ -62,6 +67,7 @@ class Reply:
     input_tokens: int = 0
     output_tokens: int = 0
     seconds: float = 0.0
+    time: str = ""
 
 
 class NoReply(Exception):
@@ -76,6 +82,21 @@ class NoReply(Exception):
         super().__init__(reason)
         self.again = again
         self.wait = wait
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """What is known of who serves a model; "" where nobody says.
+
+    Attributes:
+      provider: who.
+      quantisation: of its weights.
+      shutdown_date: after which it will be served no more.
+    """
+
+    provider: str = ""
+    quantisation: str = ""
+    shutdown_date: str = ""
 
 
 class Judge(Protocol):
@@ -95,4 +116,11 @@ class Judge(Protocol):
         Raises:
           NoReply: there was none.
           UserError: no further question would get one: wrong key, unknown model, no money.
+        """
+
+    def describe(self) -> Served:
+        """What is known of who serves the model; asks no question.
+
+        Raises:
+          UserError: the server refuses the key.
         """

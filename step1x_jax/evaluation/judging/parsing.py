@@ -28,10 +28,8 @@ def strip_reasoning(text: str) -> str:
     Models whose template opens the reasoning in the question close it only. Reasoning that was cut
     off has nothing behind it.
     """
-    reasoning, closed, rest = text.rpartition("</think>")
-    if closed:
-        text = rest
-    return text.partition("<think>")[0].strip()
+    after = text.rpartition("</think>")[2]  # all of it if there is none
+    return after.partition("<think>")[0].strip()
 
 
 def find_scores(reply: str) -> Any:
@@ -125,8 +123,12 @@ def answer_schema(question: Question) -> dict[str, Any]:
     """The JSON schema of an answer, for judges whose server holds them to one."""
     number: dict[str, Any] = {"type": "integer" if question.whole else "number"}
     number |= {"minimum": question.lowest, "maximum": question.highest}
-    scores = {"type": "array", "items": number}
-    scores |= {"minItems": question.numbers, "maxItems": question.numbers}
+    scores = {
+        "type": "array",
+        "items": number,
+        "minItems": question.numbers,
+        "maxItems": question.numbers,
+    }
     return {
         "type": "object",
         "properties": {"score": scores, "reasoning": {"type": "string"}},

@@ -26,7 +26,7 @@ class JudgePreset:
     Attributes:
       name: as given to --judge.
       endpoint: the address that /chat/completions is appended to; IN_PROCESS: no server.
-      model: the id that a request carries; in process: a folder.
+      model: the id that a request carries; in process: a folder. "": there is no default.
       token_limit: the name of the parameter that bounds a reply.
       max_tokens: its value.
       temperature: 0 is greedy; None: not sent, the server's default.
@@ -106,7 +106,7 @@ PVC_JUDGE = JudgePreset(
 TRANSFORMERS = JudgePreset(
     name="transformers",
     endpoint=IN_PROCESS,
-    model="Qwen/Qwen2.5-VL-7B-Instruct",
+    model="",
     max_tokens=512,
     temperature=0,
 )
@@ -133,6 +133,8 @@ def find_preset(name: str, *, endpoint: str = "", model: str = "") -> JudgePrese
         raise UserError(f"--judge={name} runs in this process; leave --endpoint out.")
     if endpoint and not endpoint.startswith(("http://", "https://")):
         raise UserError(f"--endpoint={endpoint} is no address; it begins with http:// or https://.")
+    if not (model or preset.model):
+        raise UserError(f"--judge={name} needs --model, the folder of a model.")
     return dataclasses.replace(
         preset, endpoint=(endpoint or preset.endpoint).rstrip("/"), model=model or preset.model
     )
