@@ -8,7 +8,7 @@ whose rows may have more fields: the instruction and the source picture.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from etils import epath
@@ -16,6 +16,7 @@ from etils import epath
 from step1x_jax.data.json_lists import json_lines
 from step1x_jax.data.paths import stays_inside
 from step1x_jax.errors import UserError
+from step1x_jax.evaluation.samples import SampleId
 from step1x_jax.files import is_file, replacing
 from step1x_jax.json_files import shown
 
@@ -77,9 +78,8 @@ def read_gallery(folder: epath.PathLike) -> Gallery:
       UserError: there is no list, a row has another form or a key that has been there, or a path
         leads out of the folder.
     """
-    path = epath.Path(folder) / METADATA
     gallery: Gallery = {}
-    for source, row in list_rows(path):
+    for source, row in list_rows(epath.Path(folder) / METADATA):
         key = text_of(row, "key", source)
         if key in gallery:
             raise UserError(f"{source} lists {key} again; put its candidates into one row.")
@@ -100,29 +100,29 @@ def has_list(folder: epath.PathLike) -> bool:
     return is_file(epath.Path(folder) / METADATA)
 
 
-def write_gallery(
-    folder: epath.PathLike,
-    gallery: Mapping[str, Mapping[str, epath.Path]],
-    fields: Mapping[str, Mapping[str, str]] | None = None,
-) -> None:
-    """Writes a gallery's list, completely or not at all; the pictures lie there already.
+def update_gallery(folder: epath.PathLike, method: str, pictures: Mapping[str, epath.Path]) -> None:
+    """Writes a method into a gallery's list, completely or not at all; other methods stay.
 
     Args:
-      folder: the gallery.
-      gallery: key -> method -> its picture, below the folder.
-      fields: key -> further fields of its row, such as instruction and source_image.
+      folder: the gallery; its list is made if there is none.
+      method: its name.
+      pictures: key -> its picture, below the folder.
 
     Raises:
-      UserError: a picture lies elsewhere, or the list cannot be written.
+      UserError: a picture lies elsewhere, the list that is there is none, or it cannot be written.
     """
-    lines = []
-    for key, pictures in gallery.items():
-        candidates = [
-            {"model": method, "image": _relative(path, folder)} for method, path in pictures.items()
-        ]
-        row = {"key": key, **(fields or {}).get(key, {}), "candidates": candidates}
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    with replacing(epath.Path(folder) / METADATA) as temporary:
+    images = {key: _relative(path, folder) for key, path in pictures.items()}
+    path = epath.Path(folder) / METADATA
+    rows: dict[str, dict[str, Any]] = {}
+    if has_list(folder):
+        read_gallery(folder)  # refuses what is none
+        rows = {row["key"]: row for _, row in list_rows(path)}
+    for key, image in images.items():
+        row = rows.setdefault(key, {"key": key, "candidates": []})
+        others = [one for one in row["candidates"] if one["model"] != method]
+        row["candidates"] = [*others, {"model": method, "image": image}]
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values())
+    with replacing(path) as temporary:
         temporary.write_text("".join(lines))
 
 
@@ -131,3 +131,29 @@ def _relative(path: epath.Path, folder: epath.PathLike) -> str:
         return path.relative_to(epath.Path(folder)).as_posix()
     except ValueError as e:
         raise UserError(f"{path} does not lie in {folder}; copy it there.") from e
+
+
+def find_in_gallery(
+    folder: epath.PathLike, method: str, samples: Iterable[SampleId]
+) -> dict[SampleId, epath.Path | None] | None:
+    """The pictures of a method that a gallery's list names.
+
+    Args:
+      folder: of all methods, perhaps a gallery.
+      method: its name.
+      samples: whose pictures are wanted.
+
+    Returns:
+      Of each sample the file, or None if it is not there; None altogether if there is no list or
+      it does not name the method: its pictures lie where those of any method lie.
+
+    Raises:
+      UserError: see `read_gallery`.
+    """
+    if not has_list(folder):
+        return None
+    gallery = read_gallery(folder)
+    if not any(method in pictures for pictures in gallery.values()):
+        return None
+    named = {sample: gallery.get(sample.key, {}).get(method) for sample in samples}
+    return {sample: path if path and is_file(path) else None for sample, path in named.items()}

@@ -1,7 +1,8 @@
 """What both orders of pairs tell of a judge: whether the place decides, and how often none wins."""
 
+import collections
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from step1x_jax.evaluation.pairwise.verdicts import SWAPPED, Verdict, by_match
 
@@ -14,6 +15,7 @@ class OrderStatistics:
       verdicts: answers with a winner or a tie, each order for itself.
       ties: those that are ties.
       failed: questions without a verdict.
+      failures: how many of these for which reason, where that is known.
       first_rate: share of the decisive verdicts that name the picture that stood first; 0.5 is
         fair. None: no verdict is decisive.
       both_orders: matches with a verdict in both orders.
@@ -26,6 +28,7 @@ class OrderStatistics:
     verdicts: int
     ties: int
     failed: int
+    failures: Mapping[str, int]
     first_rate: float | None
     both_orders: int
     agreement: float | None
@@ -52,6 +55,7 @@ def measure_orders(verdicts: Iterable[Verdict]) -> OrderStatistics:
         verdicts=len(given),
         ties=len(given) - len(decisive),
         failed=len(asked) - len(given),
+        failures=dict(collections.Counter(one.failure for one in asked if one.failure)),
         first_rate=_share([one.winner == "first" for one in decisive]),
         both_orders=len(same),
         agreement=_share(same),

@@ -92,10 +92,12 @@ def _scores(table: Table, missing: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def _say(orders: OrderStatistics) -> str:
+    why = ", ".join(f"{name} {count}" for name, count in sorted(orders.failures.items()))
     text = (
         f"verdicts: {orders.verdicts}, of these ties: {_share(orders.ties, orders.verdicts)};"
-        f" without a verdict: {orders.failed}; the first picture wins {_percent(orders.first_rate)}"
-        f" of the decisive ones (fair: 50 %); pairs judged in both orders: {orders.both_orders},"
+        f" without a verdict: {orders.failed}{f' ({why})' if why else ''};"
+        f" the first picture wins {_percent(orders.first_rate)} of the decisive ones (fair: 50 %);"
+        f" pairs judged in both orders: {orders.both_orders},"
         f" these agree in {_percent(orders.agreement)}; pairs judged in one order:"
         f" {orders.single}"
     )

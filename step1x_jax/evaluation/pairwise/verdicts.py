@@ -16,6 +16,8 @@ from step1x_jax.files import reason, replacing
 from step1x_jax.json_files import build, parse_json
 
 Winner = Literal["first", "second", "tie"]
+# unparsable: no reply names one winner. refused: by a content filter. failed: no reply.
+Failure = Literal["", "unparsable", "refused", "failed"]
 LONGEST_LINE = 1 << 20  # bytes: names and a key
 SWAPPED: dict[Winner | None, Winner | None] = {
     "first": "second",
@@ -38,6 +40,7 @@ class Verdict:
       winner: None if there is no verdict: no reply, or none that can be read.
       language: of the sample; "" in benchmarks without languages.
       pictures: fingerprints of both files; None: not known.
+      failure: why there is no winner; "": there is one, or it is not known.
     """
 
     dimension: str
@@ -48,6 +51,7 @@ class Verdict:
     winner: Winner | None
     language: str = ""
     pictures: tuple[str, str] | None = None
+    failure: Failure = ""
 
     @property
     def identical(self) -> bool:

@@ -6,7 +6,13 @@ import pytest
 from etils import epath
 
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.pairwise.gallery import METADATA, read_gallery, write_gallery
+from step1x_jax.evaluation.pairwise.gallery import (
+    METADATA,
+    find_in_gallery,
+    read_gallery,
+    update_gallery,
+)
+from step1x_jax.evaluation.samples import SampleId
 
 
 def write(folder, *rows):
@@ -32,17 +38,34 @@ def test_the_published_layout_is_read(tmp_path):
     }
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_what_is_written_is_read_and_other_methods_stay(tmp_path):
+    write(tmp_path, row("k1", a="a/k1.png", b="b/k1.png"))
     folder = epath.Path(tmp_path)
-    gallery = {"k1": {"m": folder / "m/k1.png", "n": folder / "n/k1.jpg"}, "钥": {}}
-    write_gallery(folder, gallery, {"k1": {"instruction": "换"}})
-    assert read_gallery(folder) == gallery
-    first = json.loads((folder / METADATA).read_text().splitlines()[0])
-    assert first == {
-        "key": "k1",
-        "instruction": "换",
-        "candidates": [{"model": "m", "image": "m/k1.png"}, {"model": "n", "image": "n/k1.jpg"}],
+    update_gallery(folder, "a", {"k1": folder / "new/k1.jpg", "钥": folder / "new/钥.png"})
+    assert read_gallery(folder) == {
+        "k1": {"b": folder / "b/k1.png", "a": folder / "new/k1.jpg"},
+        "钥": {"a": folder / "new/钥.png"},
     }
+    first = json.loads((folder / METADATA).read_text().splitlines()[0])
+    assert first["instruction"] == "add a hat"  # of other programs
+    assert first["candidates"][1] == {"model": "a", "image": "new/k1.jpg"}
+
+
+def test_a_list_is_made_where_there_is_none(tmp_path):
+    update_gallery(tmp_path, "a", {"k": epath.Path(tmp_path) / "a/k.png"})
+    values = json.loads((tmp_path / METADATA).read_text())
+    assert values == {"key": "k", "candidates": [{"model": "a", "image": "a/k.png"}]}
+
+
+def test_pictures_of_samples_are_found_by_the_list(tmp_path):
+    samples = [SampleId("t", "", key) for key in ("k1", "k2", "k3")]
+    assert find_in_gallery(tmp_path, "a", samples) is None
+    write(tmp_path, row("k1", a="x/1.png"), row("k2", a="x/2.png", b="b/2.png"))
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/1.png").write_bytes(b"")
+    found = find_in_gallery(tmp_path, "a", samples)
+    assert [found[one] for one in samples] == [epath.Path(tmp_path / "x/1.png"), None, None]
+    assert find_in_gallery(tmp_path, "c", samples) is None
 
 
 @pytest.mark.parametrize(
@@ -56,7 +79,7 @@ def test_no_path_leaves_the_folder(tmp_path, path):
 
 def test_nothing_outside_is_listed(tmp_path):
     with pytest.raises(UserError, match="does not lie in"):
-        write_gallery(tmp_path / "gallery", {"k": {"m": epath.Path(tmp_path / "m/k.png")}})
+        update_gallery(tmp_path / "gallery", "m", {"k": epath.Path(tmp_path / "m/k.png")})
     assert not (tmp_path / "gallery" / METADATA).exists()
 
 
