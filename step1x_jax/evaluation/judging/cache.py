@@ -12,13 +12,13 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.judging.exchange import Ask, Reply
-from step1x_jax.files import check_local, exclusive, reason
+from step1x_jax.files import check_local, exclusive, is_file, reason
 from step1x_jax.json_files import build, parse_json
 
 NAME = "replies.jsonl"
@@ -70,9 +70,9 @@ def _now() -> str:
 class ReplyCache:
     """The replies of one file, and appending to it; `open_cache` makes it."""
 
-    def __init__(self, descriptor: int, lines: list[_Line], path: epath.Path):
+    def __init__(self, descriptor: int | None, lines: list[_Line], path: epath.Path):
         self.path = path
-        self._descriptor: int | None = descriptor
+        self._descriptor = descriptor
         self._lock = threading.Lock()
         self._replies: dict[str, tuple[Reply, ...]] = {}
         self._served: dict[str, str] = {}  # model asked for -> the server's name of it
@@ -162,31 +162,42 @@ def open_cache(folder: epath.PathLike) -> Iterator[ReplyCache]:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as e:
             raise UserError(f"{path} cannot be opened ({reason(e)}); check its rights.") from e
+        cache: ReplyCache | None = None
         try:
-            lines = _read_lines(descriptor, path)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        cache = ReplyCache(descriptor, lines, path)
-        try:
+            with os.fdopen(os.dup(descriptor), "rb") as f:
+                lines, end = _read_lines(f, path)
+            os.ftruncate(descriptor, end)
+            cache = ReplyCache(descriptor, lines, path)
             yield cache
         finally:
-            cache.close()
+            cache.close() if cache else os.close(descriptor)
 
 
-def _read_lines(descriptor: int, path: epath.Path) -> list[_Line]:
-    """All whole lines; the file is cut behind the last of them."""
+def look_into_cache(folder: epath.PathLike) -> ReplyCache:
+    """The replies in a folder, to be read alone; nothing is written, held, or cut off.
+
+    Raises:
+      UserError: the file cannot be read or is damaged.
+    """
+    path = epath.Path(folder) / NAME
+    if not is_file(path):
+        return ReplyCache(None, [], path)
+    try:
+        with path.open("rb") as f:
+            lines, _ = _read_lines(f, path)
+    except OSError as e:
+        raise UserError(f"{path} cannot be opened ({reason(e)}); check its rights.") from e
+    return ReplyCache(None, lines, path)
+
+
+def _read_lines(f: IO[bytes], path: epath.Path) -> tuple[list[_Line], int]:
+    """All whole lines, and the byte where the last of them ends."""
     lines: list[_Line] = []
     end = 0
-    with os.fdopen(os.dup(descriptor), "rb") as f:
-        while data := f.readline(LONGEST_LINE):
-            if not data.endswith(b"\n"):
-                if len(data) == LONGEST_LINE:
-                    raise UserError(f"{path}, line {len(lines) + 1} is too long; remove it.")
-                break
-            source = f"{path}, line {len(lines) + 1}"
-            lines.append(build(_Line, parse_json(data, source), source))
-            end += len(data)
-    if end < os.fstat(descriptor).st_size:
-        os.ftruncate(descriptor, end)
-    return lines
+    while (data := f.readline(LONGEST_LINE)).endswith(b"\n"):
+        source = f"{path}, line {len(lines) + 1}"
+        lines.append(build(_Line, parse_json(data, source), source))
+        end += len(data)
+    if len(data) == LONGEST_LINE:
+        raise UserError(f"{path}, line {len(lines) + 1} is too long; remove it.")
+    return lines, end

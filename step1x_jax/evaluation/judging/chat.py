@@ -79,11 +79,14 @@ class ChatJudge:
             own address, none for any other, so that no key goes where it does not belong.
 
         Raises:
-          UserError: there is no such variable, or the address is none.
+          UserError: what the variable holds is no key, or the address is none.
         """
         self.preset = preset
         self._timeout = timeout
-        self._key = _read_key(preset, key_variable)
+        self._key_variable = key_variable or (OPENAI_KEY if preset.endpoint == OPENAI else "")
+        self._key = os.environ.get(self._key_variable, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UserError(f"the environment variable {self._key_variable} holds no key; set it.")
         try:
             self.host = httpx2.URL(preset.endpoint).netloc.decode()
             self._client = httpx2.Client(
@@ -128,8 +131,12 @@ class ChatJudge:
         """What GET /models says of the model; servers need not say anything.
 
         Raises:
-          UserError: the server refuses the key.
+          UserError: there is no key where one is needed, or the server refuses it.
         """
+        if self._key_variable and not self._key:
+            raise UserError(
+                f"the environment variable {self._key_variable} is not set; put the key in it."
+            )
         try:
             status, headers, body = self._send("GET", "/models", None)
         except NoReply:
@@ -224,18 +231,6 @@ class ChatJudge:
 
     def _without_key(self, body: bytes) -> bytes:
         return body.replace(self._key.encode(), b"...") if self._key else body
-
-
-def _read_key(preset: JudgePreset, variable: str) -> str:
-    if not variable and preset.endpoint != OPENAI:
-        return ""
-    name = variable or OPENAI_KEY
-    key = os.environ.get(name, "").strip()
-    if not key.isascii() or not key.isprintable():
-        raise UserError(f"the environment variable {name} holds no key; set it.")
-    if not key:
-        raise UserError(f"the environment variable {name} is not set; put the key in it.")
-    return key
 
 
 def _short(text: str | None) -> str:

@@ -119,8 +119,8 @@ class Judge(Protocol):
         """
 
     def describe(self) -> Served:
-        """What is known of who serves the model; asks no question.
+        """What is known of who serves the model; to be called before the first question.
 
         Raises:
-          UserError: the server refuses the key.
+          UserError: there is no key where one is needed, or the server refuses it.
         """
