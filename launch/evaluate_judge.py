@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from launch import benchmark_flags, judge_flags
+from launch import benchmark_flags, judge_against, judge_flags
 from step1x_jax.data.paths import printable
 from step1x_jax.evaluation.datasets import find_source, read_samples
 from step1x_jax.evaluation.judgement_files import judge_folder
@@ -43,10 +43,13 @@ _RESULTS = flags.DEFINE_string("results", "results", "Folder of all methods.")
 _METHOD = flags.DEFINE_string("method", None, "Name of the method, a folder of it.", required=True)
 flags.adopt_module_key_flags(benchmark_flags)
 flags.adopt_module_key_flags(judge_flags)
+flags.adopt_module_key_flags(judge_against)
 
 
 def main() -> int:
     """Judges, and prints what became of the samples."""
+    if judge_against.AGAINST.value:
+        return judge_against.judge_against(_RESULTS.value, _METHOD.value)
     return judge_method()
 
 

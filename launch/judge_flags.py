@@ -96,7 +96,7 @@ def prompts(benchmark: Benchmark) -> Prompts:
 
 
 @contextlib.contextmanager
-def judge() -> Iterator[Judge]:
-    """The judge."""
-    with open_judge(preset(), _TIMEOUT.value, _KEY_VARIABLE.value) as opened:
+def judge(of: JudgePreset | None = None) -> Iterator[Judge]:
+    """The judge of a preset; None: of the one that the flags name."""
+    with open_judge(of or preset(), _TIMEOUT.value, _KEY_VARIABLE.value) as opened:
         yield opened

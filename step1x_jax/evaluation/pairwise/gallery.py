@@ -133,27 +133,21 @@ def _relative(path: epath.Path, folder: epath.PathLike) -> str:
         raise UserError(f"{path} does not lie in {folder}; copy it there.") from e
 
 
-def find_in_gallery(
+def find_listed(
     folder: epath.PathLike, method: str, samples: Iterable[SampleId]
-) -> dict[SampleId, epath.Path | None] | None:
-    """The pictures of a method that a gallery's list names.
+) -> dict[SampleId, epath.Path]:
+    """The pictures of a method that a gallery's list names and that are there.
 
     Args:
-      folder: of all methods, perhaps a gallery.
+      folder: of all methods, a gallery if it has a list.
       method: its name.
       samples: whose pictures are wanted.
-
-    Returns:
-      Of each sample the file, or None if it is not there; None altogether if there is no list or
-      it does not name the method: its pictures lie where those of any method lie.
 
     Raises:
       UserError: see `read_gallery`.
     """
     if not has_list(folder):
-        return None
+        return {}
     gallery = read_gallery(folder)
-    if not any(method in pictures for pictures in gallery.values()):
-        return None
     named = {sample: gallery.get(sample.key, {}).get(method) for sample in samples}
-    return {sample: path if path and is_file(path) else None for sample, path in named.items()}
+    return {sample: path for sample, path in named.items() if path and is_file(path)}

@@ -17,12 +17,12 @@ from step1x_jax.evaluation.benchmarks import Benchmark, Question
 from step1x_jax.evaluation.judging.ask import Limits, Plan, ask_all, plan_asking
 from step1x_jax.evaluation.judging.cache import look_into_cache, open_cache
 from step1x_jax.evaluation.judging.exchange import Ask, Judge
-from step1x_jax.evaluation.judging.judge_run import judge_facts
+from step1x_jax.evaluation.judging.facts import judge_facts
 from step1x_jax.evaluation.judging.judges import is_function
 from step1x_jax.evaluation.judging.presets import JudgePreset
 from step1x_jax.evaluation.judging.tally import Tally, show_progress
 from step1x_jax.evaluation.method_pictures import find_pictures, method_folder
-from step1x_jax.evaluation.pairwise.gallery import find_in_gallery
+from step1x_jax.evaluation.pairwise.gallery import find_listed, update_gallery
 from step1x_jax.evaluation.pairwise.pair_files import (
     JUDGE,
     PICTURES,
@@ -50,6 +50,7 @@ from step1x_jax.json_files import read_json, shown
 # What all verdicts in one folder have in common, of judge.json.
 SETTINGS = ("judge", "parameters", "benchmark", "source", "protocol", "prompt_hash")
 
+Without = dict[str, dict[str, int]]  # method -> "missing" and "unreadable" -> how many pictures
 Found = Mapping[str, Mapping[SampleId, epath.Path | None]]  # method -> sample -> file
 
 
@@ -59,7 +60,7 @@ class PairRun:
 
     Attributes:
       benchmark: whose samples.
-      results: folder of all methods.
+      results: folder of all methods, a user's path.
       folder: where verdicts go.
       preset: the judge's, for pairs.
       source: the column of the source picture that the judge sees.
@@ -81,6 +82,11 @@ class PairRun:
     def methods(self) -> tuple[str, ...]:
         """All methods, each once."""
         return tuple(dict.fromkeys(itertools.chain.from_iterable(self.pairs)))
+
+    @property
+    def is_gallery(self) -> bool:
+        """Whether the methods' folders make a gallery, which may have a list."""
+        return self.benchmark.layout == "flat"
 
     def settings(self, judge: Judge) -> dict[str, Any]:
         """SETTINGS, as values of JSON."""
@@ -121,7 +127,8 @@ def plan_run(
       orders: in which a pair is shown.
 
     Raises:
-      UserError: a name cannot be one, or stands there twice; or the judge cannot compare.
+      UserError: a name cannot be one, the method would be judged against itself, there is no such
+        dimension, or the judge cannot compare.
     """
     if is_function(preset.name):
         raise UserError(
@@ -149,23 +156,29 @@ def plan_run(
     )
 
 
-def plan_pairs(run: PairRun, samples: Sequence[Sample], judge: Judge, limits: Limits) -> Plan:
-    """What `judge_pairs` would have to ask. Nothing is asked, nothing is written.
+def plan_pairs(
+    run: PairRun, samples: Sequence[Sample], judge: Judge, limits: Limits
+) -> tuple[Plan, Without]:
+    """What `judge_pairs` would have to ask, and which pictures it would not have.
+
+    Nothing is asked, nothing is written.
 
     Raises:
       UserError: see `judge_pairs`.
     """
     _earlier(run, judge)
-    asks = _Asking(run, samples)
-    return plan_asking(asks.every(), judge, look_into_cache(run.folder), limits, parse)
+    asking = _Asking(run, samples)
+    plan = plan_asking(asking.every(), judge, look_into_cache(run.folder), limits, parse)
+    return plan, asking.without
 
 
 def judge_pairs(
     run: PairRun, samples: Sequence[Sample], judge: Judge, limits: Limits, tally: Tally
-) -> list[Verdict]:
+) -> tuple[list[Verdict], Without]:
     """Asks a judge about pairs of pictures, and writes what it said.
 
-    Verdicts on other methods, dimensions and samples that lie there from earlier runs stay.
+    Verdicts on other methods, dimensions and samples that lie there from earlier runs stay. A
+    gallery's list gets the methods' pictures, for other programs.
 
     Args:
       run: what and how.
@@ -175,7 +188,7 @@ def judge_pairs(
       tally: counts what it costs.
 
     Returns:
-      The verdicts on these pairs.
+      The verdicts on these pairs, and which pictures there are not.
 
     Raises:
       UserError: the judge cannot be asked, verdicts there are of another judge or other settings,
@@ -204,13 +217,17 @@ def judge_pairs(
         ]
         facts = (
             run.settings(judge)
-            | judge_facts(run.preset, prompts_for(run.questions), cache, served)
+            | judge_facts(run.preset, prompts_for(run.questions).source, cache, served)
             | {PICTURES: {**facts.get(PICTURES, {}), **asking.without}}
         )
         order = {sample.id: number for number, sample in enumerate(samples)}
         verdicts.sort(key=lambda one: order[SampleId(one.task, one.language, one.key)])
         write_pairs(run.folder, [*others, *verdicts], facts)
-    return verdicts
+    if run.is_gallery:
+        for method, found in asking.found.items():
+            pictures = {sample.key: path for sample, path in found.items() if path is not None}
+            update_gallery(method_folder(run.results, method).parent, method, pictures)
+    return verdicts, asking.without
 
 
 def _earlier(run: PairRun, judge: Judge) -> tuple[list[Verdict], dict[str, Any]]:
@@ -231,6 +248,7 @@ class _Asking:
     """Makes all questions of a run, one after another.
 
     Attributes:
+      found: the methods' pictures.
       total: how many questions there are at most.
       identical: ties of pairs that nobody is asked about, of the samples gone through.
       without: method -> pictures that are missing, and unreadable, of the samples gone through.
@@ -239,9 +257,9 @@ class _Asking:
     def __init__(self, run: PairRun, samples: Sequence[Sample]):
         """Looks for files, and opens none."""
         self._run, self._samples = run, samples
-        self._found = _find(run, [sample.id for sample in samples])
+        self.found = _find(run, [sample.id for sample in samples])
         complete = sum(
-            self._found[one][sample.id] is not None and self._found[other][sample.id] is not None
+            self.found[one][sample.id] is not None and self.found[other][sample.id] is not None
             for sample in samples
             for one, other in run.pairs
         )
@@ -253,7 +271,7 @@ class _Asking:
             )
         self.total = complete * len(run.questions) * (2 if run.orders == "both" else 1)
         self.identical: list[Verdict] = []
-        self.without = {method: {"missing": 0, "unreadable": 0} for method in run.methods}
+        self.without: Without = {method: {"missing": 0, "unreadable": 0} for method in run.methods}
 
     def every(self) -> Iterator[Ask]:
         """All questions."""
@@ -285,7 +303,7 @@ class _Asking:
         """Of each method that has one that can be read; the others are counted."""
         pictures = {}
         for method in self._run.methods:
-            path = self._found[method][sample]
+            path = self.found[method][sample]
             if path is None:
                 self.without[method]["missing"] += 1
                 continue
@@ -297,12 +315,11 @@ class _Asking:
 
 
 def _find(run: PairRun, ids: Sequence[SampleId]) -> Found:
-    """The files of all methods, by a gallery's list where there is one that names them."""
-    found = {}
+    """The files of all methods: what a gallery's list names comes before what lies in folders."""
+    found: dict[str, dict[SampleId, epath.Path | None]] = {}
     for method in run.methods:
-        listed = None
-        if run.benchmark.layout == "flat":
-            listed = find_in_gallery(run.results, method, ids)
         folder = method_folder(run.results, method)
-        found[method] = listed or find_pictures(folder, ids, run.benchmark.layout)
+        found[method] = find_pictures(folder, ids, run.benchmark.layout)
+        if run.is_gallery:
+            found[method] |= find_listed(folder.parent, method, ids)
     return found

@@ -116,10 +116,9 @@ def ask_about_pair(
                 continue
             shown = {"source": source, "first": pictures[first], "second": pictures[second]}
             parts: list[str | Picture] = [text]
-            for name in question.pictures:
-                parts += [SHOWN[name], shown[name].picture]
-            place = "/".join((question.name, *filter(None, sample)))
-            name = f"{place}/{first}/{second}"
+            for picture in question.pictures:
+                parts += [SHOWN[picture], shown[picture].picture]
+            name = "/".join((question.name, *filter(None, sample), first, second))
             yield verdict, Ask(name, tuple(parts), schema=SCHEMA, subject=verdict)
 
 

@@ -8,7 +8,7 @@ from etils import epath
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.pairwise.gallery import (
     METADATA,
-    find_in_gallery,
+    find_listed,
     read_gallery,
     update_gallery,
 )
@@ -59,13 +59,12 @@ def test_a_list_is_made_where_there_is_none(tmp_path):
 
 def test_pictures_of_samples_are_found_by_the_list(tmp_path):
     samples = [SampleId("t", "", key) for key in ("k1", "k2", "k3")]
-    assert find_in_gallery(tmp_path, "a", samples) is None
+    assert find_listed(tmp_path, "a", samples) == {}
     write(tmp_path, row("k1", a="x/1.png"), row("k2", a="x/2.png", b="b/2.png"))
     (tmp_path / "x").mkdir()
     (tmp_path / "x/1.png").write_bytes(b"")
-    found = find_in_gallery(tmp_path, "a", samples)
-    assert [found[one] for one in samples] == [epath.Path(tmp_path / "x/1.png"), None, None]
-    assert find_in_gallery(tmp_path, "c", samples) is None
+    assert find_listed(tmp_path, "a", samples) == {samples[0]: epath.Path(tmp_path / "x/1.png")}
+    assert find_listed(tmp_path, "c", samples) == {}
 
 
 @pytest.mark.parametrize(
