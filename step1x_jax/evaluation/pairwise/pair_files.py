@@ -14,7 +14,7 @@ from step1x_jax.evaluation.method_pictures import PAIRS
 from step1x_jax.evaluation.names import check_name
 from step1x_jax.evaluation.pairwise.verdicts import Verdict, read_verdicts, write_verdicts
 from step1x_jax.files import find, is_file, user_path
-from step1x_jax.json_files import read_json, write_json
+from step1x_jax.json_files import build, read_json, write_json
 
 ROWS, JUDGE = "verdicts.jsonl", "judge.json"
 PICTURES = "pictures"  # in judge.json: method -> how many are missing, and unreadable
@@ -47,6 +47,22 @@ def write_pairs(
     write_json(folder / JUDGE, dict(judge))
 
 
+def find_pair_judges(results: str) -> list[str]:
+    """Names of the judges that have judged pairs, sorted.
+
+    Args:
+      results: folder of all methods, as the user gave it.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = epath.Path(user_path(results)) / PAIRS
+    names = [one.name for one in find(folder, "[!.]*") if is_file(one / ROWS)]
+    if not names:
+        raise UserError(f"{folder} has no verdicts on pairs; first run judge --against.")
+    return names
+
+
 def read_pairs(folder: epath.PathLike) -> tuple[list[Verdict], dict[str, Any]]:
     """All verdicts of a judge, and what is to be known of it.
 
@@ -54,8 +70,6 @@ def read_pairs(folder: epath.PathLike) -> tuple[list[Verdict], dict[str, Any]]:
       UserError: a file is missing or has other contents.
     """
     folder = epath.Path(folder)
-    if not is_file(folder / ROWS):
-        there = [one.name for one in find(folder.parent, "[!.]*") if is_file(one / ROWS)]
-        known = f"; judges with some are {', '.join(there)}" if there else ""
-        raise UserError(f"{folder} has no verdicts on pairs; first run judge --against{known}.")
-    return read_verdicts(folder / ROWS), read_json(folder / JUDGE)
+    verdicts, facts = read_verdicts(folder / ROWS), read_json(folder / JUDGE)
+    build(dict[str, dict[str, int]], facts.get(PICTURES, {}), str(folder / JUDGE), PICTURES)
+    return verdicts, facts

@@ -4,21 +4,24 @@ matplotlib is imported here alone of pairwise/, and only when a picture is drawn
 """
 
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import Any
+
+from etils import epath
 
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.pairwise.ranking import JOINTLY, Table
+from step1x_jax.files import replacing
 
 
-def draw_ranking(file: IO[bytes], tables: Sequence[Table]) -> None:
-    """Draws a PNG.
+def draw_ranking(path: epath.PathLike, tables: Sequence[Table]) -> None:
+    """Writes a PNG.
 
     Args:
-      file: where it goes.
+      path: of the file.
       tables: of `rank`; methods stand in the order of the last one, the joint table.
 
     Raises:
-      UserError: matplotlib is not there.
+      UserError: matplotlib is missing, or the file cannot be written.
     """
     figure = _new_figure(len(tables), len(tables[-1].scores))
     order = [score.method for score in tables[-1].scores]
@@ -36,7 +39,8 @@ def draw_ranking(file: IO[bytes], tables: Sequence[Table]) -> None:
         axis.set_xlabel("Elo, 95 %")
         axis.grid(axis="y", linewidth=0.3)
     axes[0].set_yticks([-i for i in range(len(order))], labels=[_plain(name) for name in order])
-    figure.savefig(file, format="png")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        figure.savefig(file, format="png")
 
 
 def _plain(name: str) -> str:
@@ -49,5 +53,5 @@ def _new_figure(panels: int, rows: int) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as e:
-        raise UserError("drawing needs matplotlib: pip install 'step1x_jax[evaluation]'") from e
+        raise UserError("charts need matplotlib: pip install 'step1x_jax[evaluation]'") from e
     return Figure(figsize=(3 + 2.5 * panels, 1.5 + 0.3 * rows), dpi=120, layout="constrained")

@@ -66,7 +66,7 @@ class Table:
 
     Attributes:
       dimension: its name, or JOINTLY.
-      scores: by falling Elo.
+      scores: by falling Elo; none if no verdict names a winner or a tie.
       orders: what the judge's verdicts are like.
       keys: number of samples with a verdict, those in several languages once.
     """
@@ -134,10 +134,13 @@ def rank(
     def only(dimension: str, of: Sequence[Verdict]) -> list[Verdict]:
         return [one for one in of if one.dimension == dimension]
 
-    tables = [
-        table(name, outcomes.of_dimension(name), only(name, verdicts), only(name, combined))
-        for name in outcomes.dimensions
-    ]
+    tables = []
+    for name in dict.fromkeys(one.dimension for one in verdicts):
+        asked = only(name, verdicts)
+        if name in outcomes.dimensions:
+            tables.append(table(name, outcomes.of_dimension(name), asked, only(name, combined)))
+        else:  # nothing but failures: that is shown, too
+            tables.append(Table(name, (), measure_orders(asked), keys=0))
     return [*tables, table(JOINTLY, outcomes, verdicts, combined)]
 
 

@@ -106,6 +106,19 @@ def test_methods_that_nothing_connects_are_refused_by_name():
     assert rank(verdicts[2:], resamples=2)
 
 
+def test_a_dimension_of_failures_alone_is_shown():
+    good = drawn_verdicts({"a": 0.5, "b": -0.5}, nu=0.3, matches=20, dimension="good")
+    bad = [
+        dataclasses.replace(one, dimension="bad", winner=None, failure="refused") for one in good
+    ]
+    tables = rank([*bad, *good], resamples=5)
+    assert [table.dimension for table in tables] == ["bad", "good", JOINTLY]
+    assert tables[0].scores == ()
+    assert tables[0].orders.failures == {"refused": 20}
+    assert tables[1].scores[0].elo == tables[2].scores[0].elo
+    assert tables[2].scores[0].failed == 20
+
+
 def test_no_verdict_at_all_is_an_error():
     with pytest.raises(UserError, match="no verdict with a winner"):
         rank([Verdict("q", "t", "1", "a", "b", None)])
