@@ -7,7 +7,6 @@ from typing import cast, get_args
 from absl import flags
 
 from launch import benchmark_flags, judge_flags
-from step1x_jax.errors import UserError
 from step1x_jax.evaluation.datasets import find_source
 from step1x_jax.evaluation.judging.tally import Tally, describe_plan
 from step1x_jax.evaluation.pairwise.judge_pairs import judge_pairs, plan_pairs, plan_run
@@ -15,8 +14,6 @@ from step1x_jax.evaluation.pairwise.questions import QUESTIONS, Orders
 from step1x_jax.evaluation.pairwise.verdicts import Verdict
 
 SOME_FAILED = 3  # exit code
-# Of judging pictures one by one; about pairs they would say nothing.
-OTHERS = ("repeats", "accept_single", "prompt_file", "protocol")
 
 AGAINST = flags.DEFINE_list(
     "against", [], "Methods whose pictures are compared with those of --method, pair by pair."
@@ -45,9 +42,7 @@ def judge_against(results: str, method: str) -> int:
     Raises:
       UserError: a flag has no place here, or see `judge_pairs`.
     """
-    for name in OTHERS:
-        if flags.FLAGS[name].present:
-            raise UserError(f"--{name} is of pictures judged one by one; leave it out.")
+    judge_flags.check_for_pairs()
     benchmark = benchmark_flags.benchmark()
     run = plan_run(
         benchmark,

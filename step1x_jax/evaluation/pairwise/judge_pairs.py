@@ -14,14 +14,14 @@ from etils import epath
 from step1x_jax.conditioning.images import read_image_bytes
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import Benchmark, Question
-from step1x_jax.evaluation.judging.ask import Limits, Plan, ask_all, plan_asking
+from step1x_jax.evaluation.judging.ask import Limits, Plan
 from step1x_jax.evaluation.judging.cache import look_into_cache, open_cache
 from step1x_jax.evaluation.judging.exchange import Ask, Judge
 from step1x_jax.evaluation.judging.facts import judge_facts
-from step1x_jax.evaluation.judging.judges import is_function
 from step1x_jax.evaluation.judging.presets import JudgePreset
-from step1x_jax.evaluation.judging.tally import Tally, show_progress
+from step1x_jax.evaluation.judging.tally import Tally
 from step1x_jax.evaluation.method_pictures import find_pictures, method_folder
+from step1x_jax.evaluation.pairwise.asking import collect_verdicts, plan_verdicts
 from step1x_jax.evaluation.pairwise.gallery import find_listed, update_gallery
 from step1x_jax.evaluation.pairwise.pair_files import (
     JUDGE,
@@ -37,8 +37,8 @@ from step1x_jax.evaluation.pairwise.questions import (
     Orders,
     Shown,
     ask_about_pair,
+    check_can_compare,
     for_pairs,
-    parse,
     prompts_for,
     show,
 )
@@ -130,11 +130,7 @@ def plan_run(
       UserError: a name cannot be one, the method would be judged against itself, there is no such
         dimension, or the judge cannot compare.
     """
-    if is_function(preset.name):
-        raise UserError(
-            f"--judge={preset.name} scores pictures one by one; --against needs a judge that"
-            " answers in words."
-        )
+    check_can_compare(preset)
     for name in (method, *against):
         method_folder(results, name)  # refuses what is no name
     others = list(dict.fromkeys(against))
@@ -168,7 +164,7 @@ def plan_pairs(
     """
     _earlier(run, judge)
     asking = _Asking(run, samples)
-    plan = plan_asking(asking.every(), judge, look_into_cache(run.folder), limits, parse)
+    plan = plan_verdicts(asking.every(), judge, look_into_cache(run.folder), limits)
     return plan, asking.without
 
 
@@ -197,14 +193,8 @@ def judge_pairs(
     earlier, facts = _earlier(run, judge)
     served = judge.describe()
     asking = _Asking(run, samples)
-    verdicts = []
     with open_cache(run.folder) as cache:
-        answered = ask_all(asking.every(), judge, cache, limits, parse)
-        for answer in show_progress(answered, asking.total, tally):
-            failure = "" if answer.status == "ok" else answer.status
-            open_verdict = answer.ask.subject
-            verdicts.append(dataclasses.replace(open_verdict, winner=answer.value, failure=failure))
-        verdicts += asking.identical
+        verdicts = collect_verdicts(asking.every(), judge, cache, limits, tally, asking.total)
         judged = {frozenset(pair) for pair in run.pairs}
         names = {question.name for question in run.questions}
         ids = {sample.id for sample in samples}
@@ -250,7 +240,6 @@ class _Asking:
     Attributes:
       found: the methods' pictures.
       total: how many questions there are at most.
-      identical: ties of pairs that nobody is asked about, of the samples gone through.
       without: method -> pictures that are missing, and unreadable, of the samples gone through.
     """
 
@@ -270,11 +259,10 @@ class _Asking:
                 " the methods and of their files."
             )
         self.total = complete * len(run.questions) * (2 if run.orders == "both" else 1)
-        self.identical: list[Verdict] = []
         self.without: Without = {method: {"missing": 0, "unreadable": 0} for method in run.methods}
 
-    def every(self) -> Iterator[Ask]:
-        """All questions."""
+    def every(self) -> Iterator[tuple[Verdict, Ask | None]]:
+        """All verdicts that are open, or known unasked, with their questions."""
         prompts = prompts_for(self._run.questions)
         for sample in self._samples:
             pictures = self._pictures_of(sample.id)
@@ -284,7 +272,7 @@ class _Asking:
             name = f"the source of {'/'.join(filter(None, sample.id))}"
             source = show(sample.pictures[self._run.source](), name, self._run.preset)
             for pair in pairs:
-                asked = ask_about_pair(
+                yield from ask_about_pair(
                     sample.id,
                     sample.instruction,
                     source,
@@ -293,11 +281,6 @@ class _Asking:
                     prompts,
                     self._run.orders,
                 )
-                for verdict, ask in asked:
-                    if ask is None:
-                        self.identical.append(verdict)
-                    else:
-                        yield ask
 
     def _pictures_of(self, sample: SampleId) -> dict[str, Shown]:
         """Of each method that has one that can be read; the others are counted."""

@@ -5,8 +5,10 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import GEDIT_V2, Question
 from step1x_jax.evaluation.judging.exchange import Ask, Picture
+from step1x_jax.evaluation.judging.judges import is_function
 from step1x_jax.evaluation.judging.pictures import picture_size, picture_to_send, sent_size
 from step1x_jax.evaluation.judging.presets import JudgePreset
 from step1x_jax.evaluation.judging.prompts import Prompts, read_prompts
@@ -36,6 +38,15 @@ class Shown(NamedTuple):
 def for_pairs(preset: JudgePreset) -> JudgePreset:
     """The preset of a judge that is shown pairs: always PNG, as GEditBench v2 sends them."""
     return dataclasses.replace(preset, picture_format="PNG")
+
+
+def check_can_compare(preset: JudgePreset) -> None:
+    """Raises UserError if a judge is a function, which scores pictures one by one."""
+    if is_function(preset.name):
+        raise UserError(
+            f"--judge={preset.name} scores pictures one by one; pairs need a judge that answers in"
+            " words."
+        )
 
 
 def show(data: bytes, name: str, preset: JudgePreset) -> Shown:

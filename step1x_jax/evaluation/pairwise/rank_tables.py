@@ -43,7 +43,9 @@ def to_markdown(ranking: Ranking) -> str:
     parts = ["# Ranking by pairwise verdicts\n", _overview(ranking)]
     for table in ranking.tables:
         title = "All dimensions jointly" if table.dimension == JOINTLY else table.dimension
-        parts.append(f"## {title}\n\n{_scores(table, ranking.missing)}\n{_say(table.orders)}\n")
+        parts.append(
+            f"## {title}\n\n{_scores(table, ranking.missing)}\n{describe_orders(table.orders)}\n"
+        )
     if ranking.published is not None:
         parts.append(_published(ranking.published))
     for name, facts in ranking.judges.items():
@@ -91,7 +93,8 @@ def _scores(table: Table, missing: Mapping[str, Mapping[str, int]]) -> str:
     return markdown_table([*header, *MISSING], rows) + f"\nsamples: {table.keys}."
 
 
-def _say(orders: OrderStatistics) -> str:
+def describe_orders(orders: OrderStatistics) -> str:
+    """What a judge's verdicts are like, in words."""
     why = ", ".join(f"{name} {count}" for name, count in sorted(orders.failures.items()))
     text = (
         f"verdicts: {orders.verdicts}, of these ties: {_share(orders.ties, orders.verdicts)};"

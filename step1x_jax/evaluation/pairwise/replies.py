@@ -41,11 +41,12 @@ def find_winner(reply: str) -> Winner | None:
     text = strip_reasoning(reply)
     if len(text) > LONGEST:
         return None
-    named = [_winner(value) for value in _values(text)]
+    named = [name_winner(value) for value in _values(text)]
     return named[0] if len(set(named)) == 1 else None
 
 
-def _winner(value: Any) -> Winner | None:
+def name_winner(value: Any) -> Winner | None:
+    """The winner that a word such as "Image A" names; None: it names none."""
     if not isinstance(value, str):
         return None
     return NAMES.get("".join(value.replace("_", " ").split()).lower())

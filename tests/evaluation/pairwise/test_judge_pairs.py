@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import io
 import json
-import threading
 
 import pytest
 from PIL import Image
@@ -12,7 +11,7 @@ from PIL import Image
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import GEDIT, GEDIT_V2
 from step1x_jax.evaluation.judging.ask import Limits
-from step1x_jax.evaluation.judging.exchange import NoReply, Picture, Reply, Served
+from step1x_jax.evaluation.judging.exchange import NoReply, Picture
 from step1x_jax.evaluation.judging.presets import find_preset
 from step1x_jax.evaluation.judging.tally import Prices, Tally
 from step1x_jax.evaluation.pairwise.gallery import METADATA, read_gallery
@@ -21,46 +20,12 @@ from step1x_jax.evaluation.pairwise.pair_files import read_pairs
 from step1x_jax.evaluation.pairwise.questions import ordered
 from step1x_jax.evaluation.pairwise.ranking import rank
 from step1x_jax.evaluation.samples import Sample, SampleId
+from tests.evaluation.pairwise.made_up import MadeUp, always, by_name
 from tests.evaluation.toy import picture, png, toy_samples, write_results
 
 DIMENSIONS = [question.name for question in GEDIT_V2.questions]
 LIMITS = Limits(max_attempts=2, concurrency=4, first_wait=0.001)
 TASKS = GEDIT.tasks[:2]
-
-
-class MadeUp:
-    """A judge that answers by a function of the question; counts what it is asked."""
-
-    host = "here"
-
-    def __init__(self, decide, model="m"):
-        self.parameters = {"model": model}
-        self.asked = []
-        self._decide, self._lock = decide, threading.Lock()
-
-    def answer(self, ask, attempt):
-        with self._lock:
-            self.asked.append(ask)
-        text = self._decide(ask)
-        if isinstance(text, Exception):
-            raise text
-        return Reply(text, model="m-1", input_tokens=100, output_tokens=10)
-
-    def describe(self):
-        return Served(provider="somebody")
-
-    def close(self):
-        pass
-
-
-def always(word):
-    return lambda ask: json.dumps({"winner": word})
-
-
-def by_name(ask):
-    """Prefers the method whose name comes first, wherever it stands."""
-    verdict = ask.subject
-    return json.dumps({"winner": "Image A" if verdict.first < verdict.second else "Image B"})
 
 
 @pytest.fixture
