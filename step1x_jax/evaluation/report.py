@@ -5,12 +5,13 @@ The tables as text are written by report_tables.py.
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import Benchmark
 from step1x_jax.evaluation.comparison import Comparison, compare, pair_samples
+from step1x_jax.evaluation.comparison_tables import Section
 from step1x_jax.evaluation.judgement_files import find_judges, judge_folder, read_judgements
 from step1x_jax.evaluation.method_pictures import method_folder
 from step1x_jax.evaluation.samples import SampleId
@@ -80,7 +81,7 @@ class Report:
     def incomplete(self) -> bool:
         """Whether a judge failed on a picture, or an average is absent."""
         return any(
-            summary.average.judge_failures or summary.empty
+            summary.average.judge_failures or not summary.average.means
             for table in self.tables
             for summary in table.methods.values()
         )
@@ -166,7 +167,7 @@ def make_report(
     return Report(benchmark, tables, agreements, judges)
 
 
-def _languages(judged: Any, benchmark: Benchmark) -> list[str]:
+def _languages(judged: Iterable[Judged], benchmark: Benchmark) -> list[str]:
     """Those that there are samples of, in the benchmark's order."""
     there = {one.id.language for of in judged for one in of.samples}
     return [one for one in benchmark.languages if one in there] or sorted(there)
@@ -200,3 +201,16 @@ def subsets(
             name: [one for one in ones if one.intersection] for name, ones in samples.items()
         }
     return found
+
+
+def compare_methods(first: Judged, second: Judged, benchmark: Benchmark) -> list[Section]:
+    """Two methods by one judge, in each language on the full set and on the intersection."""
+    pairs = pair_samples(first.samples, second.samples)
+    sections = []
+    for language in _languages([first, second], benchmark):
+        ours = [pair for pair in pairs if pair[0].id.language == language]
+        sections.append(Section(language, "full", compare(ours, benchmark)))
+        if any(one.intersection is not None for one, _ in ours):
+            inside = [pair for pair in ours if pair[0].intersection]
+            sections.append(Section(language, "intersection", compare(inside, benchmark)))
+    return sections

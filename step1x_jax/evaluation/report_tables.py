@@ -6,18 +6,22 @@ Numbers are rounded in Markdown alone.
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from step1x_jax.evaluation.comparison import Comparison, Difference
+from step1x_jax.evaluation.comparison_tables import AVERAGE, comparison_table
+from step1x_jax.evaluation.judge_facts import describe_judges
+from step1x_jax.evaluation.markdown import (
+    NOTHING,
+    format_interval,
+    format_number,
+    format_table,
+    join_parts,
+)
 from step1x_jax.evaluation.published import PublishedRow, read_published
 from step1x_jax.evaluation.report import Report, Table
 from step1x_jax.evaluation.statistics import WITHOUT_PICTURE, Cell, measures_of
 
-DECIMALS = 3
-NOTHING = "–"
-AVERAGE = "average"
-MAY_DIFFER = ("date",)  # of what is known of a judge, between methods
 SUBSETS = {
     "full": "full set",
     "intersection": "intersection",
@@ -51,7 +55,7 @@ def to_markdown(report: Report) -> str:
             " pictures"
         )
         parts.append(
-            comparison_markdown(agreement.comparison, agreement.first, agreement.second, main)
+            comparison_table(agreement.comparison, agreement.first, agreement.second, main)
         )
     failures = _failures(report)
     if failures:
@@ -60,8 +64,8 @@ def to_markdown(report: Report) -> str:
     if published:
         parts += ["## Published elsewhere, not measured here", _published(published)]
         parts.append(_published_by_task(published))
-    parts += ["## Judges", _judges(report)]
-    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+    parts += ["## Judges", describe_judges(report.judges)]
+    return join_parts(parts)
 
 
 def _title(table: Table) -> str:
@@ -77,15 +81,15 @@ def _averages(table: Table, report: Report) -> str:
     for name, summary in table.methods.items():
         cell = summary.average
         numbers = [_number(cell, measure) for measure in measures]
-        if summary.empty:
-            numbers[-1] = f"absent: no score in {', '.join(summary.empty)}"
-        low_high = _interval(cell.intervals.get(measures[-1]))
+        if not cell.means:
+            numbers[-1] = f"absent: no score in {', '.join(summary.empty) or 'any task'}"
+        low_high = format_interval(cell.intervals.get(measures[-1]))
         row = [name, *numbers, low_high, str(cell.n), _coverage(cell)]
         if noisy:
             noise = summary.noise
-            row.append(f"± {noise[measures[-1]]:.{DECIMALS}f}" if noise else NOTHING)
+            row.append(f"± {format_number(noise[measures[-1]])}" if noise else NOTHING)
         rows.append(row)
-    return _markdown_table(header, rows)
+    return format_table(header, rows)
 
 
 def _by_task(table: Table, measure: str) -> str:
@@ -98,17 +102,12 @@ def _by_task(table: Table, measure: str) -> str:
         ]
         for name, summary in table.methods.items()
     ]
-    return _markdown_table(["method", *tasks, AVERAGE], rows)
+    return format_table(["method", *tasks, AVERAGE], rows)
 
 
 def _number(cell: Cell, measure: str) -> str:
-    mean = cell.means.get(measure)
-    text = NOTHING if mean is None else f"{mean:.{DECIMALS}f}"
+    text = format_number(cell.means.get(measure))
     return f"{text} ({cell.judge_failures} failed)" if cell.judge_failures else text
-
-
-def _interval(ends: tuple[float, float] | None) -> str:
-    return NOTHING if ends is None else f"[{ends[0]:.{DECIMALS}f}, {ends[1]:.{DECIMALS}f}]"
 
 
 def _coverage(cell: Cell) -> str:
@@ -130,7 +129,7 @@ def _failures(report: Report) -> str:
                     [table.judge, language, name, whose, status, str(count), ", ".join(tasks)]
                 )
     header = ["judge", "language", "method", "whose", "why", "judgements", "tasks"]
-    return _markdown_table(header, rows) if rows else ""
+    return format_table(header, rows) if rows else ""
 
 
 def published_rows(report: Report) -> list[PublishedRow]:
@@ -160,7 +159,7 @@ def _published(rows: Sequence[PublishedRow]) -> str:
         ]
         for row in rows
     ]
-    return _markdown_table(header, lines)
+    return format_table(header, lines)
 
 
 def _published_by_task(rows: Sequence[PublishedRow]) -> str:
@@ -170,71 +169,12 @@ def _published_by_task(rows: Sequence[PublishedRow]) -> str:
         for row in rows
         if row.tasks
     ]
-    return _markdown_table(["method", "language", "judge", *tasks], lines) if lines else ""
+    return format_table(["method", "language", "judge", *tasks], lines) if lines else ""
 
 
 def _as_published(number: float | None) -> str:
     """With three decimals, or the two that some publish."""
     return NOTHING if number is None else f"{number:.3f}".removesuffix("0")
-
-
-def _judges(report: Report) -> str:
-    """What is known of each judge; of what differs between methods, each method's value."""
-    lines = []
-    for judge, methods in report.judges.items():
-        lines.append(f"- **{judge}**: {'; '.join(_facts(methods))}")
-    return "\n".join(lines)
-
-
-def _facts(methods: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    names = dict.fromkeys(name for facts in methods.values() for name in facts)
-    for name in names:
-        values = {method: facts.get(name) for method, facts in methods.items()}
-        if all(value == next(iter(values.values())) for value in values.values()):
-            yield f"{name} {_shown(next(iter(values.values())))}"
-        else:
-            each = ", ".join(f"{_shown(value)} ({method})" for method, value in values.items())
-            yield f"{name} {each}" if name in MAY_DIFFER else f"**{name} differs**: {each}"
-
-
-def _shown(value: Any) -> str:
-    return "unknown" if value is None else str(value)
-
-
-def comparison_markdown(comparison: Comparison, first: str, second: str, measure: str) -> str:
-    """First against second by task; the average in the last line."""
-    header = ["task", first, second, "difference", "95 %", "win/tie/loss", "n", "Spearman"]
-    rows = [_difference_row(task, one, measure) for task, one in comparison.tasks.items()]
-    rows.append(_difference_row(AVERAGE, comparison.average, measure))
-    table = _markdown_table(header, rows)
-    if comparison.empty:
-        table += f"\n\nNo average: no common score in {', '.join(comparison.empty)}."
-    return table
-
-
-def _difference_row(name: str, one: Difference, measure: str) -> list[str]:
-    numbers = [NOTHING] * 3
-    if one.means:
-        numbers = [f"{x[measure]:.{DECIMALS}f}" for x in (one.first, one.second)]
-        numbers.append(f"{one.means[measure]:+.{DECIMALS}f}")
-    rank = one.rank_correlation
-    return [
-        name,
-        *numbers,
-        _interval(one.intervals.get(measure)),
-        f"{one.wins}/{one.ties}/{one.losses}",
-        str(one.n),
-        NOTHING if rank is None else f"{rank:.{DECIMALS}f}",
-    ]
-
-
-def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(_cell_text(one) for one in line)} |" for line in lines)
-
-
-def _cell_text(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def to_csv(report: Report) -> str:

@@ -17,6 +17,12 @@ from step1x_jax.conditioning.input_files import read_input_file
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import GEDIT
 from step1x_jax.evaluation.datasets import LANGUAGES
+from step1x_jax.evaluation.judgement_files import (
+    ROWS,
+    judge_folder,
+    read_judgements,
+    write_judgements,
+)
 from step1x_jax.evaluation.judgements import Judgement, Status
 from step1x_jax.evaluation.method_pictures import FULLSET
 from step1x_jax.evaluation.names import check_name, is_name
@@ -77,6 +83,45 @@ def read_score_csv(root: epath.PathLike, method: str, backbone: str) -> list[Jud
     return list(judgements.values())
 
 
+def import_score_csv(root: epath.PathLike, method: str, folder: epath.PathLike) -> list[str]:
+    """Takes a method's tables of all judges into our folder of its results.
+
+    Args:
+      root: folder of all methods with tables.
+      method: its name.
+      folder: of its results.
+
+    Returns:
+      Names of the judges.
+
+    Raises:
+      UserError: there are none, see `read_score_csv`, or other judgements of that judge are there.
+    """
+    backbones = find_backbones(root, method)
+    if not backbones:
+        raise UserError(
+            f"{root} has no tables of scores of {method}; give the folder above its own."
+        )
+    for backbone in backbones:
+        judgements = read_score_csv(root, method, backbone)
+        place = judge_folder(folder, backbone)
+        if is_file(place / ROWS):
+            before, _ = read_judgements(place)
+            if sorted(before, key=_order) != sorted(judgements, key=_order):
+                raise UserError(
+                    f"{place} has other judgements than the tables in {root}; remove it, or give"
+                    " another --results."
+                )
+        else:
+            judge = {"judge": backbone, "from": "official score tables, minima alone"}
+            write_judgements(place, judgements, judge)
+    return backbones
+
+
+def _order(one: Judgement) -> tuple[SampleId, int]:
+    return one.id, one.repeat
+
+
 def _tables(folder: epath.Path, method: str) -> list[tuple[epath.Path, str, Sequence[str]]]:
     """Files of the first form that is there, with the task and the columns of each."""
     for forms in READ_TOGETHER:
@@ -98,12 +143,12 @@ def _read(file: epath.Path, columns: Iterable[str]) -> list[dict[str, Any]]:
         rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as e:
         raise UserError(f"{file} is no CSV table in UTF-8 ({e}); write it again.") from e
-    there = reader.fieldnames or []
+    there = list(reader.fieldnames or [])
     needed = [name for name in columns if name not in ("edited_image", "instruction")]
     if missing := [name for name in needed if name not in there]:
         raise UserError(
-            f"{file} has the columns {', '.join(there)}, without {', '.join(missing)}; give an"
-            " official table of scores."
+            f"{file} has the columns {', '.join(there) or '(none)'}, without {', '.join(missing)};"
+            " give an official table of scores."
         )
     return rows
 
@@ -147,16 +192,14 @@ def write_score_csv(
     method: str,
     backbone: str,
     judgements: Iterable[Judgement],
-    instructions: Mapping[SampleId, str],
 ) -> None:
-    """Writes both forms, as the official script of averages reads them.
+    """Writes both forms, as the official script of averages reads them; instructions are blank.
 
     Args:
       root: folder of all methods.
       method: its name.
       backbone: the judge's name.
       judgements: of the first repeat those that are "ok" are written.
-      instructions: of samples; blank where there is none.
 
     Raises:
       UserError: a file cannot be written.
@@ -176,7 +219,7 @@ def write_score_csv(
                 "key": key,
                 "source_image": place + SOURCE,
                 "edited_image": f"{place}.png",
-                "instruction": instructions.get(one.id, ""),
+                "instruction": "",
                 **dict(zip(SCORES, minima, strict=True)),
                 "intersection_exist": "" if one.intersection is None else one.intersection,
                 "instruction_language": language,

@@ -91,7 +91,7 @@ class Summary:
 
     Attributes:
       tasks: in the benchmark's order.
-      average: over them; its means are empty if tasks are `empty`.
+      average: over them; it has no means if tasks are `empty`, or if there is none.
       empty: tasks without any score, because of which there is no average.
       noise: of each measure the standard deviation of the average between repeats of the judge;
         None: there are no repeats.
@@ -185,7 +185,7 @@ def summarize(samples: Sequence[SampleScores], benchmark: Benchmark) -> Summary:
     means = {task: one.mean(0) for task, one in values.items() if len(one)}
     resampled = resample(values)
     mean = spread = None
-    if not empty:
+    if tasks and not empty:
         counts = list(map(len, values.values()))
         mean = average(list(means.values()), counts, benchmark)
         spread = average(list(resampled.values()), counts, benchmark)
