@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from step1x_jax.evaluation.judge_facts import describe_judges
+from step1x_jax.evaluation.markdown import NOTHING, format_table, join_parts
 from step1x_jax.evaluation.pairwise.judge_check import CheckTable, Share
-from step1x_jax.evaluation.pairwise.rank_tables import describe_orders, markdown_table
+from step1x_jax.evaluation.pairwise.rank_tables import describe_orders
 
 HEADER = (
     "dimension", "pairs", "decided", "accuracy", "right", "tied", "wrong", "first picture",
@@ -28,7 +30,7 @@ def to_markdown(tables: Sequence[CheckTable], judge: str, facts: Mapping[str, An
             str(table.decided),
             _percent(table.accuracy),
             _percent(table.right),
-            *(f"{100 * n / table.decided:.1f} %" if table.decided else "–"
+            *(f"{100 * n / table.decided:.1f} %" if table.decided else NOTHING
               for n in (table.tied, table.wrong)),
             _percent(table.first_rate),
             str(table.people_ties),
@@ -36,7 +38,7 @@ def to_markdown(tables: Sequence[CheckTable], judge: str, facts: Mapping[str, An
         ]
         for table in tables
     ]  # fmt: skip
-    parts = [f"# {judge} against people", READING, markdown_table(HEADER, rows)]
+    parts = [f"# {judge} against people", READING, format_table(HEADER, rows)]
     for table in tables:
         parts.append(f"{table.dimension}: {describe_orders(table.orders)}")
         if table.tasks:
@@ -44,14 +46,14 @@ def to_markdown(tables: Sequence[CheckTable], judge: str, facts: Mapping[str, An
                 [task, str(count), f"{100 * accuracy:.1f} %"]
                 for task, (count, accuracy) in sorted(table.tasks.items())
             ]
-            parts.append(markdown_table([table.dimension, "decided", "accuracy"], tasks))
-    parts.append("; ".join(f"{name} {value}" for name, value in facts.items() if value) + ".")
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+            parts.append(format_table([table.dimension, "decided", "accuracy"], tasks))
+    parts.append(describe_judges({judge: {"": facts}}))
+    return join_parts(parts)
 
 
 def _percent(share: Share | None) -> str:
     if share is None:
-        return "–"
+        return NOTHING
     return f"{100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]"
 
 

@@ -6,15 +6,22 @@ Every dimension stands there, the joint score beside them, and published rows ap
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from step1x_jax.evaluation.judge_facts import describe_judges
+from step1x_jax.evaluation.markdown import NOTHING, format_table, join_parts
 from step1x_jax.evaluation.pairwise.orders import OrderStatistics
 from step1x_jax.evaluation.pairwise.published import Published, PublishedRow
 from step1x_jax.evaluation.pairwise.ranking import JOINTLY, Score, Table
 
 MISSING = ("missing", "unreadable")  # pictures of a method, as judge.json counts them
+READING = """\
+Elo: 1000 is the mean of the methods that were compared, 400 points are odds of ten to one; in
+brackets the 95 % interval, samples drawn again with all their dimensions. Scores hold among these
+methods and for these judges alone; read the dimensions, not the joint score alone. Matches: both
+orders of a pair are one, a tie if their verdicts differ; judged and failed count each order.
+"""
 COLUMNS = (
     "rows", "dimension", "method", "elo", "low", "high", "matches", "wins", "ties", "losses",
     "judged", "failed", *MISSING,
@@ -39,24 +46,22 @@ class Ranking:
 
 
 def to_markdown(ranking: Ranking) -> str:
-    """The whole as text."""
-    parts = ["# Ranking by pairwise verdicts\n", _overview(ranking)]
+    """An overview, a table of each dimension and of all jointly, published rows, the judges."""
+    parts = ["# Ranking by pairs", READING, _overview(ranking)]
     for table in ranking.tables:
-        title = "All dimensions jointly" if table.dimension == JOINTLY else table.dimension
-        parts.append(
-            f"## {title}\n\n{_scores(table, ranking.missing)}\n{describe_orders(table.orders)}\n"
-        )
+        parts.append(f"## {_title(table)}")
+        if table.scores:
+            parts.append(_scores(table, ranking.missing))
+        parts.append(f"Samples: {table.keys}. {describe_orders(table.orders)}")
     if ranking.published is not None:
-        parts.append(_published(ranking.published))
-    for name, facts in ranking.judges.items():
-        said = "; ".join(f"{key} {_fact(value)}" for key, value in facts.items() if value)
-        parts.append(f"Judge {name}: {said}.\n")
-    parts.append(
-        "Elo: 1000 is the mean of the methods compared, 400 points are odds of ten to one."
-        " Intervals: 95 %, by drawing samples again. Scores hold among these methods and for this"
-        " judge alone.\n"
-    )
-    return "\n".join(parts)
+        parts += ["## Published elsewhere, not measured here", _published(ranking.published)]
+    facts = {name: {JOINTLY: dict(of)} for name, of in ranking.judges.items()}
+    parts += ["## Judges", describe_judges(facts)]
+    return join_parts(parts)
+
+
+def _title(table: Table) -> str:
+    return "all dimensions jointly" if table.dimension == JOINTLY else table.dimension
 
 
 def _overview(ranking: Ranking) -> str:
@@ -68,8 +73,8 @@ def _overview(ranking: Ranking) -> str:
     }
     order = [score.method for score in ranking.tables[-1].scores]
     names = [table.dimension for table in ranking.tables]
-    rows = [[method, *(cells.get((name, method), "-") for name in names)] for method in order]
-    return markdown_table(["method", *names], rows)
+    rows = [[method, *(cells.get((name, method), NOTHING) for name in names)] for method in order]
+    return format_table(["method", *names], rows)
 
 
 def _interval(score: Score) -> str:
@@ -86,18 +91,18 @@ def _scores(table: Table, missing: Mapping[str, Mapping[str, int]]) -> str:
             f"[{score.low:.1f}, {score.high:.1f}]",
             *map(str, (score.matches, score.wins, score.ties, score.losses)),
             *map(str, (score.judged, score.failed)),
-            *(str(missing.get(score.method, {}).get(name, "-")) for name in MISSING),
+            *(str(missing.get(score.method, {}).get(name, NOTHING)) for name in MISSING),
         ]
         for number, score in enumerate(table.scores, 1)
     ]
-    return markdown_table([*header, *MISSING], rows) + f"\nsamples: {table.keys}."
+    return format_table([*header, *MISSING], rows)
 
 
 def describe_orders(orders: OrderStatistics) -> str:
     """What a judge's verdicts are like, in words."""
     why = ", ".join(f"{name} {count}" for name, count in sorted(orders.failures.items()))
     text = (
-        f"verdicts: {orders.verdicts}, of these ties: {_share(orders.ties, orders.verdicts)};"
+        f"Verdicts: {orders.verdicts}, of these ties: {_share(orders.ties, orders.verdicts)};"
         f" without a verdict: {orders.failed}{f' ({why})' if why else ''};"
         f" the first picture wins {_percent(orders.first_rate)} of the decisive ones (fair: 50 %);"
         f" pairs judged in both orders: {orders.both_orders},"
@@ -114,11 +119,7 @@ def _share(of: int, total: int) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "- %" if share is None else f"{100 * share:.1f} %"
-
-
-def _fact(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return NOTHING if share is None else f"{100 * share:.1f} %"
 
 
 def _published(published: Published) -> str:
@@ -129,9 +130,8 @@ def _published(published: Published) -> str:
     ]
     judges = ", ".join(f"{name} {judge}" for name, judge in published.judges.items())
     return (
-        f"## Published, not to be compared with the above\n\n"
-        f"{markdown_table(['model', *names, 'samples', 'arena'], rows)}\n"
-        f"{published.benchmark}; judges: {judges}; {published.form}; {published.source}.\n"
+        f"{format_table(['model', *names, 'samples', 'arena'], rows)}\n\n"
+        f"{published.benchmark}; judges: {judges}; {published.form}; {published.source}."
     )
 
 
@@ -141,14 +141,6 @@ def _elos(row: PublishedRow, names: Iterable[str]) -> list[tuple[int, int, int]]
 
 def _published_cell(elo: tuple[int, int, int]) -> str:
     return f"{elo[0]} [{elo[0] + elo[1]}, {elo[0] + elo[2]}]"
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; signs that would end a cell are escaped."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
-    )
 
 
 def to_csv(ranking: Ranking) -> str:

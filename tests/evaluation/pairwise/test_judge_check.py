@@ -127,10 +127,10 @@ def test_dimensions_and_tasks_stand_apart():
     tables = measure_judge(pairs, verdicts_of(pairs, lambda one, _: right[one.task]))
     assert [table.dimension for table in tables] == ["visual_consistency", "visual_quality"]
     assert tables[0].tasks == {"add": (1, 1.0), "remove": (1, 0.0)}
-    text = to_markdown(tables, "gpt", {"model": "m", "provider": ""})
+    text = to_markdown(tables, "gpt", {"model": "m", "provider": "p"})
     assert "| visual_consistency | 2 | 2 | 50.0 % [0.0, 100.0] |" in text
     assert "| remove | 1 | 0.0 % |" in text
-    assert text.rstrip().endswith("model m.")
+    assert text.rstrip().endswith("**gpt**: model m; provider p")
     values = json.loads(json.dumps(to_json(tables, "gpt", {"model": "m"}), allow_nan=False))
     assert values["dimensions"][0]["accuracy"]["value"] == 0.5
 
