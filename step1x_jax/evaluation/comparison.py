@@ -11,7 +11,7 @@ from step1x_jax.evaluation.statistics import (
     Interval,
     SampleScores,
     average,
-    interval,
+    intervals_of,
     measures_of,
     resample,
     tasks_of,
@@ -27,7 +27,7 @@ class Difference:
       first: means of the first, by measure; empty, as the next, if there is no mean.
       second: of the second.
       means: of the differences of samples.
-      intervals: 95 % of these, by paired resampling.
+      intervals: 95 % of these, by paired resampling; empty where a task has one sample alone.
       wins: samples where the first is better in the most important measure.
       ties: where both are equal.
       losses: where the second is better.
@@ -110,7 +110,8 @@ def compare(pairs: Sequence[tuple[SampleScores, SampleScores]], benchmark: Bench
     if tasks and not empty:
         counts = list(map(len, triples.values()))
         means = average([one.mean(0) for one in triples.values()], counts, benchmark)
-        spread = average(list(resampled.values()), counts, benchmark)
+        if len(resampled) == len(tasks):
+            spread = average(list(resampled.values()), counts, benchmark)
     every = np.concatenate([np.zeros((0, 3, len(measures))), *triples.values()])
     return Comparison(found, _difference(measures, every[:, 2], means, spread, None), empty)
 
@@ -124,18 +125,15 @@ def _difference(
 ) -> Difference:
     """Of differences (n, M), means (3, M) of first, second and difference, and (R, M) resampled."""
     rows: list[dict[str, float]] = [{}, {}, {}]
-    intervals = {}
-    if means is not None and resampled is not None:
+    if means is not None:
         rows = [dict(zip(measures, map(float, row), strict=True)) for row in means]
-        ends = zip(measures, *interval(resampled), strict=True)
-        intervals = {name: (float(low), float(high)) for name, low, high in ends}
     main = differences[:, -1]
     return Difference(
         n=len(main),
         first=rows[0],
         second=rows[1],
         means=rows[2],
-        intervals=intervals,
+        intervals=intervals_of(measures, resampled),
         wins=int((main > 0).sum()),
         ties=int((main == 0).sum()),
         losses=int((main < 0).sum()),

@@ -82,7 +82,9 @@ def test_tasks_without_common_samples_leave_no_average():
     assert found.average.means == {}
     assert found.average.losses == 10
     assert found.tasks["ps_human"].n == 0
-    assert found.tasks["color_alter"].rank_correlation is None  # of one sample
+    assert found.tasks["color_alter"].means["O"] == -1
+    assert found.tasks["color_alter"].intervals == {}  # nobody knows, of one sample
+    assert found.tasks["color_alter"].rank_correlation is None
     assert compare([], IMGEDIT).average.n == 0
 
 

@@ -95,6 +95,16 @@ def test_the_interval_is_that_of_a_mean_of_means():
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(errors["ps_human"]), rel=0.08)
 
 
+def test_of_one_sample_there_is_no_interval():
+    judgements = [
+        judgement("a", [1], [1]), judgement("b", [2], [2]), judgement("b", [4], [4], "1"),
+    ]  # fmt: skip
+    found = summary(judgements, SMALL)
+    assert found.average.means["O"] == 2
+    assert (found.tasks["a"].intervals, found.average.intervals) == ({}, {})
+    assert found.tasks["b"].intervals["O"] == (2, 4)
+
+
 def test_samples_are_drawn_within_tasks():
     """Tasks that differ from each other alone have no width."""
     judgements = [
