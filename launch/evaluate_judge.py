@@ -5,10 +5,16 @@ python -m launch.evaluate judge --dataset=data/gedit --results=results --method=
 python -m launch.evaluate judge --dataset=data/gedit --results=results --method=mine \
     --judge=gpt-4.1 --limit=44 --usd_per_million_input=2 --usd_per_million_output=8 --dry_run
 
+python -m launch.evaluate judge --dataset=data/gedit --results=results --method=mine \
+    --against=others --judge=qwen3-vl
+
 Writes RESULTS/METHOD/judgements/JUDGE/: replies.jsonl (every reply, as it comes), and at the end
 judgements.jsonl and judge.json. Run it again after it was stopped: nothing is asked twice.
 
-Ends with exit code 3 if samples have no valid judgement.
+With --against it asks which of two methods' pictures is better, and writes RESULTS/pairs/JUDGE/:
+replies.jsonl, verdicts.jsonl and judge.json.
+
+Ends with exit code 3 if samples have no valid judgement, or pairs no verdict.
 """
 
 import collections

@@ -34,23 +34,22 @@ def collect_verdicts(
       total: how many questions there are, at most.
 
     Returns:
-      The verdicts, in the order in which they came.
+      The verdicts, in the order of their questions.
 
     Raises:
       UserError: the judge cannot be asked; replies that came until then are kept.
     """
-    verdicts: list[Verdict] = []
+    verdicts: dict[Verdict, Verdict] = {}  # as it is open -> as it came out
 
     def asks() -> Iterator[Ask]:
         for verdict, ask in questions:
-            if ask is None:
-                verdicts.append(verdict)
-            else:
+            verdicts[verdict] = verdict
+            if ask is not None:
                 yield ask
 
     answers: Iterator[Answer[Winner]] = ask_all(asks(), judge, cache, limits, parse)
     for answer in show_progress(answers, total, tally):
         failure: Failure = "" if answer.status == "ok" else answer.status
         verdict: Verdict = answer.ask.subject
-        verdicts.append(dataclasses.replace(verdict, winner=answer.value, failure=failure))
-    return verdicts
+        verdicts[verdict] = dataclasses.replace(verdict, winner=answer.value, failure=failure)
+    return list(verdicts.values())

@@ -190,10 +190,11 @@ def judge_pairs(
       UserError: the judge cannot be asked, verdicts there are of another judge or other settings,
         no pair has both pictures, a source picture cannot be read, or a file not be written.
     """
-    earlier, facts = _earlier(run, judge)
+    _earlier(run, judge)
     served = judge.describe()
     asking = _Asking(run, samples)
     with open_cache(run.folder) as cache:
+        earlier, facts = _earlier(run, judge)  # as they are while no other process writes
         verdicts = collect_verdicts(asking.every(), judge, cache, limits, tally, asking.total)
         judged = {frozenset(pair) for pair in run.pairs}
         names = {question.name for question in run.questions}
@@ -210,8 +211,6 @@ def judge_pairs(
             | judge_facts(run.preset, prompts_for(run.questions).source, cache, served)
             | {PICTURES: {**facts.get(PICTURES, {}), **asking.without}}
         )
-        order = {sample.id: number for number, sample in enumerate(samples)}
-        verdicts.sort(key=lambda one: order[SampleId(one.task, one.language, one.key)])
         write_pairs(run.folder, [*others, *verdicts], facts)
     if run.is_gallery:
         for method, found in asking.found.items():

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import io
 import json
+import time
 
 import pytest
 from PIL import Image
@@ -52,7 +53,12 @@ def judge_all(run, samples, judge):
 
 
 def test_each_pair_is_asked_in_both_orders_in_each_dimension(results, samples):
-    judge = MadeUp(by_name)
+    def late(ask):
+        if ask.subject.first == "a":
+            time.sleep(0.01)
+        return by_name(ask)
+
+    judge = MadeUp(late)
     verdicts = judge_all(run_of(results, against=("b", "c")), samples, judge)
     assert len(judge.asked) == len(verdicts) == 2 * len(samples) * 3 * 2
     seen = collections.Counter((v.dimension, v.first, v.second) for v in verdicts)
@@ -60,7 +66,12 @@ def test_each_pair_is_asked_in_both_orders_in_each_dimension(results, samples):
     assert seen == {(d, *pair): len(samples) for d in DIMENSIONS for pair in pairs}
     assert {v.winner for v in verdicts if v.first == "a"} == {"first"}
     assert {v.winner for v in verdicts if v.first != "a"} == {"second"}
-    assert {(v.task, v.language, v.key) for v in verdicts} == {s.id for s in samples}
+    # In the order of samples and questions, however the answers came.
+    assert list(dict.fromkeys((v.task, v.language, v.key) for v in verdicts)) == [
+        s.id for s in samples
+    ]
+    assert [v.dimension for v in verdicts[:4]] == 2 * [DIMENSIONS[0]] + 2 * [DIMENSIONS[1]]
+    assert read_pairs(results / "pairs" / "judge")[0] == verdicts
 
 
 def test_what_a_judge_sees(results, samples):
