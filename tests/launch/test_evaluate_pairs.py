@@ -9,7 +9,7 @@ from PIL import Image
 
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.pairwise.pair_files import read_pairs
-from tests.evaluation.judge_server import completion, error, serving
+from tests.evaluation.judging.judge_server import completion, error, serving
 from tests.evaluation.toy import picture, toy_rows, toy_samples, write_listed, write_results
 from tests.launch.evaluate_command import evaluate
 
