@@ -16,8 +16,9 @@ from step1x_jax.evaluation.benchmarks import Benchmark
 from step1x_jax.evaluation.judgement_files import JUDGE, ROWS, read_judgements, write_judgements
 from step1x_jax.evaluation.judgements import Judgement, Status
 from step1x_jax.evaluation.judging.ask import Answer, Limits, Plan, ask_all, plan_asking
-from step1x_jax.evaluation.judging.cache import ReplyCache, look_into_cache, open_cache
-from step1x_jax.evaluation.judging.exchange import Ask, Judge, Served
+from step1x_jax.evaluation.judging.cache import look_into_cache, open_cache
+from step1x_jax.evaluation.judging.exchange import Ask, Judge
+from step1x_jax.evaluation.judging.facts import judge_facts
 from step1x_jax.evaluation.judging.judges import is_function
 from step1x_jax.evaluation.judging.presets import JudgePreset, Protocol
 from step1x_jax.evaluation.judging.prompts import Prompts
@@ -156,7 +157,9 @@ def judge_pictures(
         chosen = {sample.id for sample in samples}
         others = [one for one in earlier if one.id not in chosen]
         repeats = 1 + max((one.repeat for one in [*others, *judgements]), default=0)
-        facts = run.settings(judge) | _facts(run, cache, served) | {"repeats": repeats}
+        words = "none" if is_function(run.preset.name) else run.prompts.source
+        facts = judge_facts(run.preset, words, cache, served) | run.settings(judge)
+        facts["repeats"] = repeats
         write_judgements(run.folder, [*others, *judgements], facts)
     return judgements
 
@@ -217,22 +220,3 @@ def _judgement(
         if status == "ok" or _TOLD_FIRST.index(answer.status) < _TOLD_FIRST.index(status):
             status, reason = answer.status, answer.reason
     return Judgement(sample.id, status, scores, sample.intersection, repeat, reason)
-
-
-def _facts(run: JudgeRun, cache: ReplyCache, served: Served) -> dict[str, Any]:
-    """What a report says of the judge, from all its replies and from its server."""
-    replies = cache.every()
-
-    def each(name: str) -> str | None:
-        return ", ".join(sorted({getattr(reply, name) for reply in replies} - {""})) or None
-
-    days = sorted({reply.time[:10] for reply in replies})
-    return {
-        "served_model": each("model"),
-        "endpoint": each("host"),
-        "provider": each("provider") or served.provider or None,
-        "quantisation": served.quantisation or None,
-        "shutdown_date": served.shutdown_date or None,
-        "prompts": "none" if is_function(run.preset.name) else run.prompts.source,
-        "date": " to ".join(dict.fromkeys(days[:1] + days[-1:])),
-    }
