@@ -141,7 +141,8 @@ def judge_pictures(
     found = _find(run, samples)
     without: dict[SampleId, tuple[Status, str]] = {}
     asks = _ask_about_all(run, samples, found, without)
-    total = sum(path is not None for path in found.values()) * run.repeats * run.questions.calls
+    calls = (run.questions.calls(sample.task) for sample, path in found.items() if path)
+    total = sum(calls) * run.repeats
     answers: dict[tuple[SampleId, int], list[Answer[Scores]]] = collections.defaultdict(list)
     with open_cache(run.folder) as cache:
         answered = ask_all(asks, judge, cache, limits, run.questions.parse)

@@ -68,10 +68,14 @@ class Questions:
         self._protocol = protocol
         self._accept_single = accept_single
 
-    @property
-    def calls(self) -> int:
-        """Questions to the judge about one sample."""
-        return 1 if is_function(self._preset.name) else len(self._questions)
+    def of_task(self, task: str) -> list[Question]:
+        """Those that samples of a task are asked."""
+        every = self._questions.values()
+        return [question for question in every if not question.tasks or task in question.tasks]
+
+    def calls(self, task: str) -> int:
+        """Questions to the judge about one sample of a task."""
+        return 1 if is_function(self._preset.name) else len(self.of_task(task))
 
     def ask_about(self, sample: Sample, source: bytes, edited: bytes, repeats: int) -> list[Ask]:
         """The questions about one picture, each of them `repeats` times.
@@ -88,7 +92,8 @@ class Questions:
         name = "/".join(filter(None, sample.id))
         if is_function(self._preset.name):
             parts = (original(source), original(edited), sample.instruction)
-            asks = [Ask(name, parts, subject=(sample.id, (*self._questions,)))]
+            names = tuple(question.name for question in self.of_task(sample.id.task))
+            asks = [Ask(name, parts, subject=(sample.id, names))]
         else:
             asks = self._ask_in_words(name, sample, source, edited)
         return [dataclasses.replace(ask, repeat=n) for n in range(repeats) for ask in asks]
@@ -104,8 +109,8 @@ class Questions:
             "edited": picture_to_send(edited, of_edited, sizes[1], self._preset),
         }
         asks = []
-        for question in self._questions.values():
-            text = self._prompts.text(question, sample.id.task, sample.instruction)
+        for question in self.of_task(sample.id.task):
+            text = self._prompts.text(question, sample.id.task, sample.instruction, sample.extra)
             shown = [sent[picture] for picture in question.pictures]
             parts: tuple[str | Picture, ...]
             parts = (*shown, text) if self._preset.order == "pictures" else (text, *shown)

@@ -286,6 +286,19 @@ def test_imgedit_asks_one_question_of_three_whole_numbers(tmp_path):
     assert judgements[0].intersection is None
 
 
+def test_a_benchmark_may_ask_some_tasks_less(method):
+    semantics, quality = GEDIT.questions
+    quality = dataclasses.replace(quality, tasks=("ps_human",))
+    benchmark = dataclasses.replace(GEDIT, questions=(semantics, quality))
+    with serving(honest) as server:
+        judgements, tally = judge(method, server.url, benchmark=benchmark)
+        assert len(server.questions) == tally.calls == judge.plan.calls == 6
+    for one in judgements:
+        asked = ["semantics", "quality"] if one.id.task == "ps_human" else ["semantics"]
+        assert sorted(one.scores) == sorted(asked)
+        assert one.status == "ok"
+
+
 def test_reasoning_is_taken_away_by_preset_alone(method):
     def script(request):
         assert ("response_format" in request.body) == (request.body["model"] != QWEN_2_5)

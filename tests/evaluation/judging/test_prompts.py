@@ -1,13 +1,13 @@
+import dataclasses
 import os
 
 import pytest
 
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.benchmarks import BENCHMARKS, GEDIT, IMGEDIT
+from step1x_jax.evaluation.benchmarks import BENCHMARKS, GEDIT, IMGEDIT, Question
 from step1x_jax.evaluation.judging.prompts import (
     CRITERIA,
     FOLDER,
-    INSTRUCTION,
     read_literals,
     read_prompts,
 )
@@ -122,4 +122,17 @@ def test_our_words_are_not_the_published_ones():
         text = path.read_text()
         for phrase in ("professional digital artist", "overediting", "data rater", "From scale"):
             assert phrase not in text
-    assert INSTRUCTION in (FOLDER / "gedit_semantics.txt").read_text()
+
+
+def test_other_columns_have_their_place(tmp_path, monkeypatch):
+    (tmp_path / "own.txt").write_text('{instruction} because {explain}; {"score": [{a b}]}\n')
+    monkeypatch.setattr("step1x_jax.evaluation.judging.prompts.FOLDER", tmp_path)
+    question = Question("own", ("edited",), "own", numbers=1, highest=5)
+    benchmark = dataclasses.replace(GEDIT, questions=(question,))
+    prompts = read_prompts(benchmark)
+    extra = {"explain": "{instruction}", "unused": "x"}
+    assert prompts.text(question, "t", "cut {explain}", extra) == (
+        'cut {explain} because {instruction}; {"score": [{a b}]}\n'
+    )
+    with pytest.raises(UserError, match="needs the column explain"):
+        prompts.text(question, "t", "cut")
