@@ -20,11 +20,12 @@ from step1x_jax.evaluation.judging.cache import look_into_cache, open_cache
 from step1x_jax.evaluation.judging.exchange import Ask, Judge
 from step1x_jax.evaluation.judging.facts import judge_facts
 from step1x_jax.evaluation.judging.judges import is_function
+from step1x_jax.evaluation.judging.pictures import check_decodable
 from step1x_jax.evaluation.judging.presets import JudgePreset, Protocol
 from step1x_jax.evaluation.judging.prompts import Prompts
 from step1x_jax.evaluation.judging.questions import Questions, Scores
 from step1x_jax.evaluation.judging.tally import Tally, show_progress
-from step1x_jax.evaluation.method_pictures import find_pictures, look_at
+from step1x_jax.evaluation.method_pictures import find_pictures
 from step1x_jax.evaluation.samples import Sample, SampleId
 from step1x_jax.files import is_file
 from step1x_jax.json_files import read_json, shown
@@ -198,12 +199,14 @@ def _ask_about_all(
         if path is None:
             without[sample.id] = "missing", ""
             continue
-        looked = look_at(path)
-        if looked.status == "unreadable":
-            without[sample.id] = "unreadable", looked.reason
+        try:
+            edited = check_decodable(read_image_bytes(path), str(path))
+        except UserError as e:
+            without[sample.id] = "unreadable", str(e)
             continue
-        source = sample.pictures[run.source]()
-        yield from questions.ask_about(sample, source, read_image_bytes(path), run.repeats)
+        name = f"the source of {'/'.join(filter(None, sample.id))}"
+        source = check_decodable(sample.pictures[run.source](), name)
+        yield from questions.ask_about(sample, source, edited, run.repeats)
 
 
 def _judgement(
