@@ -21,6 +21,7 @@ from step1x_jax.curation.embedded.colours import (
     to_lab,
     to_uint8,
 )
+from step1x_jax.curation.embedded.descriptions import Box
 from step1x_jax.curation.embedded.opencv import cv2
 from step1x_jax.curation.embedded.photographs import Photograph, Region, find_file
 from step1x_jax.curation.embedded.types import Edit, Rejection, Words
@@ -29,13 +30,17 @@ from step1x_jax.errors import UserError
 CATEGORY = Category.PS_HUMAN
 CASCADE = "data/lbpcascade_frontalface_opencv.xml"
 SMALLEST_FACE = 60  # pixels: smaller ones have no skin to smooth
-FACE_SIDE = 256  # pixels of the picture's longer side at which faces are looked for
+# Pixels of the picture's longer side at which faces are looked for, each in the picture and in its
+# mirror picture: what is no face is seldom found more than once.
+FACE_SIDES = (224, 256, 300)
+LEAST_TIMES = 4  # of these six
+SAME_FACE = 0.4  # intersection over union of two boxes
 LEAST_SKIN = 0.35  # share of a face's box: a face that is found shows that much
 # Lab of what is put on: lips by hue and chroma, hair by hue, chroma and a factor of lightness.
 LIPSTICKS: dict[str, tuple[float, float, Words]] = {
-    "red": (28.0, 58.0, {"en": "red", "cn": "红色"}),
-    "pink": (0.0, 48.0, {"en": "pink", "cn": "粉色"}),
-    "plum": (-15.0, 38.0, {"en": "plum", "cn": "梅子色"}),
+    "red": (36.0, 62.0, {"en": "red", "cn": "红色"}),
+    "pink": (18.0, 52.0, {"en": "pink", "cn": "粉色"}),
+    "plum": (2.0, 34.0, {"en": "plum", "cn": "梅子色"}),
 }
 HAIR: dict[str, tuple[float, float, float, Words]] = {
     "black": (80.0, 3.0, 0.42, {"en": "black", "cn": "黑色"}),
@@ -60,6 +65,11 @@ def make_edits(
             continue
         action = actions[number % len(actions)]
         skin = skin_mask(photograph.pixels, faces[0])
+        if photograph.foreground is not None:
+            skin = skin * photograph.foreground
+        for region in photograph.regions:
+            if region.part == "hair":
+                skin = skin * (1 - region.weights)
         if (share := skin_share(skin, faces[0])) < LEAST_SKIN:
             yield gates.reject_plan(CATEGORY, photograph, "no_skin_in_face", share=share)
             continue
@@ -77,30 +87,63 @@ def make_edits(
         yield gates.check(Edit(CATEGORY, photograph.pixels, result, mask, facts, slots))
 
 
-def find_faces(photograph: Photograph) -> list[tuple[int, int, int, int]]:
-    """Boxes of faces, left, top, right, bottom, largest first."""
-    scale = min(1.0, FACE_SIDE / max(photograph.pixels.shape[:2]))
-    height, width = (round(n * scale) for n in photograph.pixels.shape[:2])
-    small = cv2.resize(photograph.pixels, (width, height), interpolation=cv2.INTER_AREA)
+def find_faces(photograph: Photograph) -> list[Box]:
+    """Boxes of faces that are found again at other sizes and in the mirror, largest first."""
+    found: list[list[Box]] = []
+    for side in FACE_SIDES:
+        for mirror in (False, True):
+            for box in _detect(photograph.pixels, side, mirror):
+                same = [f for f in found if _overlap(f[0], box) >= SAME_FACE]
+                if same:
+                    same[0].append(box)
+                else:
+                    found.append([box])
+        if not found:
+            return []  # most photographs: what is seen at one size only is not enough
+    boxes = []
+    for group in found:
+        if len(group) >= LEAST_TIMES:
+            left, top, right, bottom = (round(float(v)) for v in np.median(group, axis=0))
+            boxes.append((left, top, right, bottom))
+    return sorted(boxes, key=lambda b: (b[0] - b[2]) * (b[3] - b[1]))
+
+
+def _detect(pixels: np.ndarray, side: int, mirror: bool) -> list[Box]:
+    """What the cascade takes for faces, in pixels of the whole picture."""
+    scale = min(1.0, side / max(pixels.shape[:2]))
+    height, width = (round(n * scale) for n in pixels.shape[:2])
+    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    if mirror:
+        small = np.ascontiguousarray(small[:, ::-1])
     smallest = max(round(SMALLEST_FACE * scale), 24)  # the cascade's own window
-    largest = min(height, width)
-    if largest <= smallest:
+    if min(height, width) <= smallest:
         return []
-    found = _cascade().detect_multi_scale(
+    boxes = []
+    for found in _cascade().detect_multi_scale(
         img=small,
         scale_factor=1.2,
         step_ratio=1,
         min_size=(smallest, smallest),
-        max_size=(largest, largest),
-    )
-    boxes = [
-        tuple(round(v / scale) for v in (b["c"], b["r"], b["c"] + b["width"], b["r"] + b["height"]))
-        for b in found
-    ]
-    return sorted(boxes, key=lambda b: (b[0] - b[2]) * (b[3] - b[1]))
+        max_size=(min(height, width), min(height, width)),
+    ):
+        left = width - found["c"] - found["width"] if mirror else found["c"]
+        top, right = found["r"], left + found["width"]
+        bottom = top + found["height"]
+        left, top, right, bottom = (round(v / scale) for v in (left, top, right, bottom))
+        boxes.append((left, top, right, bottom))
+    return boxes
 
 
-def skin_mask(pixels: np.ndarray, face: tuple[int, int, int, int]) -> np.ndarray:
+def _overlap(one: Box, other: Box) -> float:
+    """Intersection over union."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    common = max(width, 0) * max(height, 0)
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
+    return common / (sum(areas) - common)
+
+
+def skin_mask(pixels: np.ndarray, face: Box) -> np.ndarray:
     """(H, W) float32 in [0, 1]: skin in and around a face, by the colour of its middle."""
     left, top, right, bottom = face
     lab = to_lab(cv2.bilateralFilter(np.ascontiguousarray(pixels), 7, 30, 5))
@@ -116,7 +159,7 @@ def skin_mask(pixels: np.ndarray, face: tuple[int, int, int, int]) -> np.ndarray
     return np.where(skin > 0.04, skin, 0)
 
 
-def skin_share(skin: np.ndarray, face: tuple[int, int, int, int]) -> float:
+def skin_share(skin: np.ndarray, face: Box) -> float:
     """Share of a face's box that is skin."""
     left, top, right, bottom = face
     return float(skin[max(top, 0) : bottom, max(left, 0) : right].mean())
@@ -125,7 +168,7 @@ def skin_share(skin: np.ndarray, face: tuple[int, int, int, int]) -> float:
 def _retouch(
     pixels: np.ndarray,
     skin: np.ndarray,
-    face: tuple[int, int, int, int],
+    face: Box,
     action: str,
     rng: np.random.Generator,
 ) -> np.ndarray:
@@ -139,7 +182,7 @@ def _retouch(
             soft = cv2.bilateralFilter(soft, 0, 38, 0.03 * (right - left))
         smooth = to_lab(soft)
         # Blemishes and folds are what is darker than around; brightened, as retouchers do.
-        smooth[..., 0] = 100 * (smooth[..., 0] / 100) ** 0.80
+        smooth[..., 0] = 100 * (smooth[..., 0] / 100) ** 0.66
         smooth[..., 0] += 0.35 * (lab[..., 0] - to_lab(cv2.GaussianBlur(pixels, (0, 0), 1.2))[..., 0])
         result = from_lab(smooth)
     elif action == "tan":
@@ -167,7 +210,7 @@ def _dye(
     _, chroma = hue_and_chroma(lab)
     if action == "lipstick":
         hue, strength, words = list(LIPSTICKS.values())[int(rng.integers(len(LIPSTICKS)))]
-        lab[..., 0] *= 0.80
+        lab[..., 0] *= 0.88
         own = np.clip(chroma / max(float(chroma[region.weights > 0.5].mean()), 1), 0.6, 1.3)
     else:
         hue, strength, factor, words = list(HAIR.values())[int(rng.integers(len(HAIR)))]

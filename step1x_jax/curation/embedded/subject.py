@@ -92,7 +92,7 @@ def make_replacements(
                 old.mask | new.mask,
                 _facts("replace", photograph, cutouts),
                 {
-                    "the": cutouts[0].data.the,
+                    "the": _called(cutouts[0], place),
                     "a": cutouts[1].data.a,
                     "where": _where(photograph, place, old),
                 },
@@ -143,7 +143,7 @@ def make_motions(
         facts = _facts("move", photograph, [cutout])
         facts.update(foreground_flow=round(flow[0], 2), background_flow=round(flow[1], 2))
         slots = {
-            "the": cutout.data.the,
+            "the": _called(cutout, place),
             "direction": words.direction(*step),
             "where": _where(photograph, place, after),
         }
@@ -198,7 +198,7 @@ def _additions(
             continue
         slots = {
             "a": cutout.data.a,
-            "the": cutout.data.the,
+            "the": _called(cutout, place),
             "where": _where(photograph, place, layer),
         }
         target = compose(photograph.pixels, layer)
@@ -289,6 +289,11 @@ def _where(photograph: Photograph, place: PlaceData, layer: Layer) -> Words:
     return words.place(
         place.on, words.position(float(columns.mean()), float(rows.mean()), width, height)
     )
+
+
+def _called(cutout: Cutout, place: PlaceData) -> Words:
+    """What a subject is called once it is there."""
+    return place.the or cutout.data.the
 
 
 def _facts(

@@ -12,7 +12,7 @@ from step1x_jax.curation.embedded.photographs import Photograph
 from step1x_jax.curation.embedded.types import Edit, Rejection
 
 CATEGORY = Category.TONE_TRANSFER
-LEAST_GREEN = 0.08  # share of leaves in a picture whose season can change
+LEAST_GREEN = 0.1  # share of clearly green leaves in a picture whose season can change
 LEAST_LIGHT, MOST_LIGHT = 0.25, 0.75  # mean lightness (of 1) that can be spoilt and put right
 DENSITY = (0.0012, 0.0035)  # of drops and flakes, in pixels that begin one
 VISIBILITY = (0.5, 1.1)  # of fog, in medians of the depth
@@ -67,6 +67,9 @@ def make_edits(
         names.append(FOG)
     order = [names[i] for i in rng.permutation(len(names))]
     for number in range(count):
+        if not order:
+            yield gates.reject_plan(CATEGORY, photograph, "no_tone_fits")
+            continue
         name = order[number % len(order)]
         if name == FOG:
             assert photograph.disparity is not None
@@ -99,6 +102,6 @@ def _can(photograph: Photograph, needs: str) -> bool:
         return bool(LEAST_LIGHT <= lab[..., 0].mean() / 100 <= MOST_LIGHT)
     if needs == "green":
         hue, chroma = hue_and_chroma(lab)
-        leaves = (hue > 90) & (hue < 165) & (chroma > 6)
+        leaves = (hue > 90) & (hue < 165) & (chroma > 12) & (lab[..., 0] > 12)
         return photograph.outdoors and float(leaves.mean()) >= LEAST_GREEN
     return True
