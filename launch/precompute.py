@@ -16,12 +16,12 @@ from typing import Any
 import jax
 from absl import flags
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from launch.command import run
-from step1x_jax.conditioning.encoder import DTYPES, IMPLEMENTATIONS, EncoderConfig, load_encoder
+from launch.record_models import load_models
+from step1x_jax.conditioning.encoder import DTYPES, IMPLEMENTATIONS, EncoderConfig
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.conditioning.prompt import QUOTINGS
 from step1x_jax.data.manifest import LARGEST_WEIGHT, MANIFEST, REJECTED, BadRow
@@ -33,8 +33,6 @@ from step1x_jax.data.sources import read_triplets
 from step1x_jax.errors import UserError
 from step1x_jax.files import check_writable, is_remote, user_path
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.parallel.rules import batch_sharding, replicated
-from step1x_jax.weights.load import load_autoencoder
 
 _DEFAULTS = EncoderConfig()
 _INPUT = flags.DEFINE_multi_string(
@@ -135,8 +133,8 @@ def make(
     index, count = process
     told = itertools.count(1)
 
-    def load_models() -> Models:
-        return Models(load_encoder(config, _ENCODER.value, mesh), autoencoder_on(autoencoder, mesh))
+    def load() -> Models:
+        return load_models(config, autoencoder, mesh, _ENCODER.value)
 
     with tqdm(total=sum(len(one.triplets) for one in inputs) // count, unit="edit") as bar:
 
@@ -159,7 +157,7 @@ def make(
             inputs,
             output,
             settings,
-            load_models,
+            load,
             part_size=_PART.value,
             batch_size=_BATCH.value * jax.local_device_count(),
             threads=_THREADS.value,
@@ -222,20 +220,6 @@ def no_empty_folders(output: epath.Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # not empty
             for path in new:
                 os.rmdir(path)
-
-
-def autoencoder_on(path: str, mesh: Mesh | None):
-    """Pictures (B, H, W, 3) uint8 to latents; each device takes its part of the batch."""
-    graph, params = nnx.split(load_autoencoder(path))
-
-    @jax.jit
-    def encode(params, pixels):
-        return nnx.merge(graph, params).encode(pixels.astype("float32") / 127.5 - 1)
-
-    if mesh is None:
-        return lambda pixels: encode(params, pixels)
-    params = jax.device_put(params, replicated(mesh))
-    return lambda pixels: encode(params, jax.device_put(pixels, batch_sharding(mesh)))
 
 
 def tell(outcome: Outcome, output: epath.Path) -> int:

@@ -1,0 +1,1 @@
+"""Where photographs are from: folders, tables, archives, videos, packages."""

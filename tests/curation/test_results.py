@@ -1,0 +1,285 @@
+"""Figures, sheets, reviews and exports of a small run."""
+
+import collections
+import dataclasses
+import html
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from step1x_jax.conditioning.picture_row import MARGIN
+from step1x_jax.curation import figures, sheet, stats
+from step1x_jax.curation.config import ExportConfig
+from step1x_jax.curation.engine.workdir import Workdir
+from step1x_jax.curation.export import choose_held_out, export, split_of
+from step1x_jax.curation.results import EDIT, Results
+from step1x_jax.curation.review import Review, read_verdicts, write_page
+from step1x_jax.curation.sources.photograph_rows import COLUMNS
+from step1x_jax.data.sources import read_triplets
+from step1x_jax.errors import UserError
+from tests.curation.tiny_edits import SIZE, as_pixels, tiny_config
+from tests.curation.toys import drive
+
+pytestmark = pytest.mark.parquet
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Pipeline, folder and results of a run."""
+    folder = tmp_path_factory.mktemp("run")
+    pipeline = tiny_config(max_error_rate=0.2).pipeline()
+    drive(pipeline, folder)
+    return pipeline, Workdir(folder), Results(pipeline, Workdir(folder))
+
+
+def test_stats(done):
+    pipeline, workdir, _ = done
+    counted = stats.count(pipeline, workdir)
+    assert json.loads(json.dumps(counted)) == counted
+    assert len(counted["categories"]) == 11
+    funnel = {"edit": 8, "words": 8, "review": 8}
+    assert counted["categories"]["tone_transfer"] == {
+        "accepted": 8, "sources": 4, "rejected": {}, "left": funnel
+    }  # fmt: skip
+    assert counted["categories"]["ps_human"] == {
+        "accepted": 0, "sources": 0, "rejected": {"no_face": 8}, "left": dict.fromkeys(funnel, 0)
+    }  # fmt: skip
+    assert counted["categories"]["text_change"]["rejected"] == {}
+    assert counted["uncategorised"] == {"unreadable_picture": 1}
+    assert counted["retention"]["made"] == 24
+    assert counted["retention"]["made_per_accepted"] == 1.5
+    assert [(s["name"], s["parts"], s["rows"]) for s in counted["stages"]] == [
+        ("source", 9, 9), ("edit", 9, 8), ("words", 9, 16), ("review", 9, 16)
+    ]  # fmt: skip
+    text = "\n".join(stats.table(counted))
+    assert re.search(r"ps_human +8 +0 +0  no_face 8\n", text)
+    assert re.search(r"24 made, 16 accepted: 1.5:1; the paper's is 20:1", text)
+    assert re.search(r"OmniEdit +1200000 +7  arXiv 2411.07199", text)
+
+
+@pytest.mark.curation
+def test_figures(done, tmp_path):
+    pipeline, workdir, _ = done
+    figures.draw_all(stats.count(pipeline, workdir), tmp_path / "figures")
+    for name in ("categories.png", "public_sets.png"):
+        pixels = np.asarray(Image.open(tmp_path / "figures" / name).convert("L"))
+        assert (pixels < 128).mean() > 0.005  # something is drawn
+
+
+def test_a_run_that_is_not_done(tmp_path):
+    pipeline = tiny_config().pipeline()
+    with pytest.raises(UserError, match="9 of 9 parts of the stage source are not there"):
+        stats.count(pipeline, Workdir(tmp_path))
+
+
+def test_columns_that_nobody_writes(done):
+    pipeline, workdir, _ = done
+    only = dataclasses.replace(pipeline, stages={"edit": pipeline.stages["edit"]})
+    with pytest.raises(UserError, match="writes instruction_en, instruction_cn"):
+        list(Results(only, workdir).accepted(EDIT))
+
+
+def test_the_choice_of_examples_goes_round():
+    rows = [
+        {"id": f"{c}{g}{i}", "category": c, "group": g}
+        for c in "ab" for g in "xyz" for i in range(3)
+    ]  # fmt: skip
+    chosen = sheet.choose(rows, 4)
+    assert [id[0] for id in chosen] == list("aaaabbbb")
+    assert [id[1] for id in chosen[:4]] == list("xyzx")
+    assert len(set(chosen)) == 8
+    assert sheet.choose(rows, 4, seed=1) != chosen
+    assert len(sheet.choose(rows, 100)) == 18
+
+
+def test_sheet(done):
+    _, _, results = done
+    chosen = sheet.examples(results, 2)
+    assert [row["category"] for row, _, _ in chosen] == ["tone_transfer"] * 2 + ["color_alter"] * 2
+    picture = sheet.draw(chosen)
+    wide, high = chosen[0][1].size
+    assert high == sheet.HEIGHT
+    assert picture.width > 4 * wide
+    assert picture.height > 2 * high
+    margin = round(MARGIN * wide)
+    corner = np.asarray(picture)[margin : margin + high, margin : margin + wide]  # a source
+    assert np.array_equal(corner, np.asarray(chosen[0][1]))
+    page = sheet.page(chosen, "x")
+    assert page.count("data:image/jpeg;base64,") == 8
+    assert "make it &lt;b&gt;brighter&lt;/b&gt;" in page
+    assert "让画面更亮" in page
+
+
+def test_a_sheet_of_nothing():
+    assert sheet.draw([]).size == (1, 1)
+
+
+def test_review_page(done, tmp_path):
+    _, _, results = done
+    assert write_page(results.accepted(EDIT), tmp_path / "page") == 16
+    page = (tmp_path / "page/index.html").read_text()
+    assert page.count("<section") == 16
+    assert "<b>brighter" not in page
+    assert html.escape("swap red & blue") in page
+    pictures = re.findall(r'src="(pictures/[\w-]+\.jpg)"', page)
+    assert len(pictures) == 32
+    for name in pictures:
+        assert Image.open(tmp_path / "page" / name).size == SIZE
+    with pytest.raises(UserError, match="exists; remove it"):
+        write_page([], tmp_path / "page")
+
+
+def test_verdicts_are_a_filter(done, tmp_path):
+    pipeline, _, results = done
+    ids = [row["id"] for row in results.accepted({"category": str})]
+    verdicts = tmp_path / "verdicts.jsonl"
+    lines = [
+        {"id": ids[0], "verdict": "keep", "reason": ""},
+        {"id": ids[1], "verdict": "reject", "reason": "artefacts"},
+        {"id": ids[0], "verdict": "reject", "reason": ""},
+        {"id": "of another run", "verdict": "keep"},
+        {"id": ids[2], "verdict": "keep"},
+    ]
+    verdicts.write_text("\n".join(map(json.dumps, lines)))
+
+    def reasons(stage):
+        stages = {**pipeline.stages, "review": stage}
+        changed = dataclasses.replace(pipeline, stages=stages)
+        drive(changed, tmp_path / "run")
+        rows = Results(changed, Workdir(tmp_path / "run")).all({"category": str})
+        return collections.Counter(row["reason"] for row in rows if row["stage"] == "review")
+
+    assert reasons(Review()) == {}
+    assert reasons(Review(str(verdicts))) == {"reviewer_artefacts": 1, "reviewer_rejected": 1}
+    assert reasons(Review(str(verdicts), ("tone_transfer",)))["not_reviewed"] == 6
+    verdicts.write_text("")  # by its content, not by its name
+    assert reasons(Review(str(verdicts))) == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{}", "id"),
+        ('{"id": "a", "verdict": "maybe"}', "verdict"),
+        ('{"id": "a", "verdict": "keep", "x": 1}', "unknown field x"),
+        ('{"id": "a", "verdict": "reject", "reason": "ugly"}', "reason is 'ugly'"),
+        ("nonsense", "not valid JSON"),
+    ],
+)
+def test_verdicts_that_are_none(tmp_path, line, message):
+    path = tmp_path / "verdicts.jsonl"
+    path.write_text(line)
+    with pytest.raises(UserError, match=message):
+        read_verdicts(str(path))
+    with pytest.raises(UserError, match="cannot be read"):
+        read_verdicts(str(tmp_path / "none"))
+
+
+def test_export(done, tmp_path):
+    _, _, results = done
+    config = ExportConfig(held_out=0.25)
+    folder = tmp_path / "export"
+    done_export = export(results, folder, config, 0, "m")
+    assert done_export.edits == {"train": 12, "held_out": 4, "between": 0}
+    lists = {
+        name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "held_out")
+    }
+    groups = {name: {g for row in rows for g in row["groups"]} for name, rows in lists.items()}
+    assert not groups["train"] & groups["held_out"]
+    assert len(groups["train"] | groups["held_out"]) == 4
+    rows = {row["id"]: row for rows in lists.values() for row in rows}
+    assert len(rows) == 32
+    accepted = {row["id"]: row for row in results.accepted({**EDIT, **COLUMNS, "mask": bytes})}
+    for id, row in rows.items():
+        before = accepted[id.rpartition("-")[0]]
+        language = row["language"]
+        assert row["instruction"] == before[f"instruction_{language}"]
+        assert row["task"] == before["category"]
+        for name in ("source", "target", "mask"):
+            assert (folder / row[name]).read_bytes() == before[name]
+        assert row["licences"] == ["CC0"]
+        assert row["urls"] == [before["url"]]
+        assert row["photograph_sha256"] == before["sha256"]
+        assert (len(row.get("references", ())) == 1) == (row["task"] == "color_alter")
+        assert row["instruction_by"] == "template"
+    (folder / next(iter(rows.values()))["target"]).read_bytes()
+    triplets, bad = read_triplets(folder / "train.jsonl")
+    assert (len(triplets), bad) == (24, [])
+    target = pathlib.Path(triplets[0].target_path).read_bytes()
+    assert as_pixels(target).shape == (32, 48, 3)
+    pictures = [path.read_bytes() for path in (folder / "pictures").iterdir()]
+    assert len(pictures) == len(set(pictures))  # each once
+
+
+def test_an_export_that_is_there(done, tmp_path):
+    _, _, results = done
+    first = export(results, tmp_path / "x", ExportConfig(), 0, "m")
+    assert export(results, tmp_path / "x", ExportConfig(), 0, "m") == first
+    for changed in ((ExportConfig(held_out=0), 0, "m"), (ExportConfig(), 0, "other")):
+        with pytest.raises(UserError, match="was not exported from this run as it is now"):
+            export(results, tmp_path / "x", *changed)
+
+
+def test_held_out_groups():
+    names = [f"g{i}" for i in range(100)]
+    chosen = choose_held_out(names, 0.1, 0)
+    assert len(chosen) == 10
+    assert choose_held_out(reversed(names), 0.1, 0) == chosen
+    assert choose_held_out(names, 0.1, 1) != chosen
+    assert len(choose_held_out(names[:3], 0.01, 0)) == 1
+    assert choose_held_out(names[:1], 0.5, 0) == set()
+    assert choose_held_out(names, 0, 0) == set()
+    assert split_of({"groups": ["a", "b"]}, {"b"}) == "between"
+    assert split_of({"groups": None, "group": "b"}, {"b"}) == "held_out"
+    assert split_of({"groups": ["a"], "group": "b"}, {"b"}) == "train"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"languages": ("en", "fr")}, "export.languages"),
+        ({"languages": ()}, "export.languages"),
+        ({"languages": ("en", "en")}, "export.languages"),
+        ({"held_out": 1.0}, "export.held_out"),
+        ({"held_out": -0.1}, "export.held_out"),
+        ({"autoencoder": "x"}, "export.encoder.path"),
+    ],
+)
+def test_exports_that_cannot_be(change, message):
+    config = tiny_config()
+    config.export = dataclasses.replace(config.export, **change)
+    with pytest.raises(UserError, match=message):
+        config.validate()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: setattr(c, "seed", -1), "seed"),
+        (lambda c: setattr(c, "sed", 1), "sed"),
+        (lambda c: setattr(c, "max_error_rate", 2.0), "max_error_rate"),
+        (lambda c: setattr(c.stages["edit"], "brighter", "x"), "stages.edit.brighter"),
+        (lambda c: setattr(c, "source", c.stages["edit"]), "give a Source"),
+        (lambda c: c.stages.update(x=3), "stages.x"),
+    ],
+)
+def test_configs_that_cannot_be(change, message):
+    config = tiny_config()
+    change(config)
+    with pytest.raises(UserError, match=message):
+        config.validate()
+
+
+def test_a_config_says_what_it_is():
+    described = tiny_config(seed=3).describe()
+    assert described["stages"]["edit"] == {
+        "class": "tests.curation.tiny_edits.Edits",
+        "brighter": 40,
+    }
+    assert json.loads(json.dumps(described)) == described
+    assert list(described["stages"]) == ["edit", "words", "review"]
