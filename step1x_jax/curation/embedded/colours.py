@@ -1,20 +1,38 @@
 """Colours in CIE Lab: conversion, difference, names."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from step1x_jax.curation.embedded.opencv import cv2
 from step1x_jax.curation.embedded.types import Words
 
-# Hue angles in degrees in Lab's a-b plane at which people agree on a name.
-HUES: dict[str, tuple[float, Words]] = {
-    "red": (35.0, {"en": "red", "cn": "红色"}),
-    "orange": (60.0, {"en": "orange", "cn": "橙色"}),
-    "yellow": (92.0, {"en": "yellow", "cn": "黄色"}),
-    "green": (140.0, {"en": "green", "cn": "绿色"}),
-    "turquoise": (190.0, {"en": "turquoise", "cn": "青色"}),
-    "blue": (-78.0, {"en": "blue", "cn": "蓝色"}),
-    "purple": (-45.0, {"en": "purple", "cn": "紫色"}),
-    "pink": (0.0, {"en": "pink", "cn": "粉色"}),
+
+class Colour(NamedTuple):
+    """A colour's name.
+
+    Attributes:
+      hue: degrees in Lab's a-b plane at which people agree on it.
+      darkest: L below which it has another name (dark yellow is olive).
+      lightest: L above which it has another name (light red is pink).
+      words: the name.
+    """
+
+    hue: float
+    darkest: float
+    lightest: float
+    words: Words
+
+
+HUES = {
+    "red": Colour(35, 15, 62, {"en": "red", "cn": "红色"}),
+    "orange": Colour(60, 45, 90, {"en": "orange", "cn": "橙色"}),
+    "yellow": Colour(92, 62, 100, {"en": "yellow", "cn": "黄色"}),
+    "green": Colour(140, 10, 95, {"en": "green", "cn": "绿色"}),
+    "turquoise": Colour(195, 35, 95, {"en": "turquoise", "cn": "青绿色"}),
+    "blue": Colour(-78, 5, 85, {"en": "blue", "cn": "蓝色"}),
+    "purple": Colour(-45, 5, 75, {"en": "purple", "cn": "紫色"}),
+    "pink": Colour(0, 50, 95, {"en": "pink", "cn": "粉色"}),
 }
 
 

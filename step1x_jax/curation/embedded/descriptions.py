@@ -120,12 +120,14 @@ class PlaceData:
       on: "on the table".
       box: of its centre; of a bust's lowest middle.
       holds: subject -> its smallest and largest width in pixels, from how large both are.
+      the: what a subject here is called, where the photograph shows another one like it.
     """
 
     manner: str
     on: Words
     box: Box
     holds: dict[str, tuple[int, int]]
+    the: Words | None
 
 
 @dataclasses.dataclass(frozen=True)

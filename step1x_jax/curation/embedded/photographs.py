@@ -199,7 +199,7 @@ def crop_photograph(whole: Photograph, box: Box, name: str) -> Photograph:
         backdrops=tuple(
             b
             for b in backdrops
-            if (b.box[2] - b.box[0]) * (b.box[3] - b.box[1]) > 0.25 * (right - left) * (bottom - top)
+            if b.box[2] > b.box[0] and b.box[3] > b.box[1]
         ),
         foreground=None if whole.foreground is None else whole.foreground[inside],
     )
