@@ -171,9 +171,11 @@ class _State:
     rounds: list[str] = dataclasses.field(default_factory=list)
     outcome: Outcome | None = None  # when it is known
 
-    def reject(self, reason: str, detail: str = "", **columns: Any) -> None:
+    def reject(
+        self, reason: str, detail: str = "", columns: Mapping[str, Any] | None = None
+    ) -> None:
         """Ends the row's way, with what was said until then."""
-        columns = {"caption_rounds": self.rounds, **columns}
+        columns = {"caption_rounds": self.rounds, **(columns or {})}
         self.outcome = Rejected(f"caption_{reason}", detail, columns)
 
 
@@ -255,14 +257,14 @@ class _Captions:
             if problem is None:
                 state.outcome = columns
             else:
-                state.reject(problem, **columns)
+                state.reject(problem, columns=columns)
 
     def _question(
         self, state: _State, what: str, text: str, schema: Mapping[str, Any], repeat: int
     ) -> Ask:
         """A question; rounds that ask the same are repeats of it, each with its own reply."""
         id = state.row[ID]
-        parts = (*state.pictures, text)
+        parts: tuple[str | Picture, ...] = (*state.pictures, text)
         return Ask(f"{id} {what}", parts, read_prompt("system"), schema, repeat, subject=id)
 
     def _ask_all(

@@ -34,6 +34,7 @@ def make_edits(
         for other in others
         for backdrop in other.backdrops
         if scene is not None
+        and photograph.foreground is not None
         and other.original != photograph.original
         and backdrop.kind in scene.takes
         and _scale(photograph, backdrop) <= _largest_scale(backdrop)
@@ -65,10 +66,18 @@ def make_edits(
         yield gates.check(Edit(CATEGORY, source, target, mask, facts, slots))
 
 
+def _extent(photograph: Photograph) -> tuple[slice, slice]:
+    """Rows and columns in which anything of the background is seen."""
+    assert photograph.foreground is not None
+    rows, columns = np.nonzero(photograph.foreground < 1)
+    return slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+
+
 def _scale(photograph: Photograph, backdrop: BackdropData) -> float:
-    """By which a whole backdrop is enlarged to fill the photograph."""
+    """By which a whole backdrop is enlarged to fill the photograph's background."""
     left, top, right, bottom = backdrop.box
-    height, width = photograph.pixels.shape[:2]
+    rows, columns = _extent(photograph)
+    width, height = columns.stop - columns.start, rows.stop - rows.start
     return max(width / max(right - left, 1), height / max(bottom - top, 1))
 
 
@@ -79,25 +88,27 @@ def _largest_scale(backdrop: BackdropData) -> float:
 def _draw_backdrop(
     photograph: Photograph, other: Photograph, backdrop: BackdropData, rng: np.random.Generator
 ) -> np.ndarray:
-    """(H, W, 3) float32: a part of the backdrop, of the photograph's shape."""
-    height, width = photograph.pixels.shape[:2]
+    """(H, W, 3) float32: a part of the backdrop where the photograph's background is, else 0."""
+    rows, columns = _extent(photograph)
+    width, height = columns.stop - columns.start, rows.stop - rows.start
     left, top, right, bottom = backdrop.box
     part = other.pixels[top:bottom, left:right]
     if backdrop.kind == "wall":  # the paving's long bricks lie upright in the photograph
         part = np.ascontiguousarray(part.swapaxes(0, 1))
     fills = max(width / part.shape[1], height / part.shape[0])
     scale = max(fills, min(_largest_scale(backdrop), fills * rng.uniform(1.0, 1.3)))
-    size = (round(width / scale), round(height / scale))
-    x = int(rng.integers(0, max(part.shape[1] - size[0], 0) + 1))
-    y = int(rng.integers(0, max(part.shape[0] - size[1], 0) + 1))
+    size = (min(round(width / scale), part.shape[1]), min(round(height / scale), part.shape[0]))
+    x = int(rng.integers(0, part.shape[1] - size[0] + 1))
+    y = int(rng.integers(0, part.shape[0] - size[1] + 1))
     part = to_float(part[y : y + size[1], x : x + size[0]])
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     behind = cv2.resize(part, (width, height), interpolation=way)
-    if backdrop.kind == "distance":
-        sigma = rng.uniform(0, MOST_BLUR) * max(height, width)
-        if sigma > 0.5:
-            behind = cv2.GaussianBlur(behind, (0, 0), sigma)
-    return np.clip(behind, 0, 1)
+    blur = {"distance": rng.uniform(0, MOST_BLUR), "sky": MOST_BLUR}.get(backdrop.kind, 0)
+    if (sigma := blur * max(photograph.pixels.shape)) > 0.5:
+        behind = cv2.GaussianBlur(behind, (0, 0), sigma)
+    result = np.zeros(photograph.pixels.shape, np.float32)
+    result[rows, columns] = np.clip(behind, 0, 1)
+    return result
 
 
 def _put_behind(photograph: Photograph, behind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,8 +117,8 @@ def _put_behind(photograph: Photograph, behind: np.ndarray) -> tuple[np.ndarray,
     assert scene is not None
     assert foreground is not None
     if scene.shadow:
-        rows, columns = np.nonzero(foreground > 0.5)
-        width = float(columns.max() - columns.min())
+        columns = np.flatnonzero((foreground > 0.5).any(0))
+        width = float(columns[-1] - columns[0])
         behind = behind * (1 - cast_shadow(foreground, photograph.light, width)[..., None])
     colours = own_colours(to_float(photograph.pixels), foreground)
     alpha = foreground[..., None]

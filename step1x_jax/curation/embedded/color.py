@@ -76,9 +76,7 @@ def make_edits(
             yield gates.check(edit)
 
 
-def rotate_hue(
-    pixels: np.ndarray, lab: np.ndarray, region: Region, degrees: float
-) -> np.ndarray:
+def rotate_hue(pixels: np.ndarray, lab: np.ndarray, region: Region, degrees: float) -> np.ndarray:
     """(H, W, 3) uint8: the region's hues turned by an angle; its soft edge is mixed."""
     angle = np.radians(degrees)
     matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

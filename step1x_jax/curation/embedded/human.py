@@ -73,7 +73,9 @@ def make_edits(
         if (share := skin_share(skin, faces[0])) < LEAST_SKIN:
             yield gates.reject_plan(CATEGORY, photograph, "no_skin_in_face", share=share)
             continue
-        regions = [r for r in photograph.regions if r.part == {"lipstick": "lips"}.get(action, action)]
+        regions = [
+            r for r in photograph.regions if r.part == {"lipstick": "lips"}.get(action, action)
+        ]
         if action in ("lipstick", "hair"):
             if not regions:
                 yield gates.reject_plan(CATEGORY, photograph, f"no_mask_for_{action}")
@@ -183,7 +185,9 @@ def _retouch(
         smooth = to_lab(soft)
         # Blemishes and folds are what is darker than around; brightened, as retouchers do.
         smooth[..., 0] = 100 * (smooth[..., 0] / 100) ** 0.66
-        smooth[..., 0] += 0.35 * (lab[..., 0] - to_lab(cv2.GaussianBlur(pixels, (0, 0), 1.2))[..., 0])
+        smooth[..., 0] += 0.35 * (
+            lab[..., 0] - to_lab(cv2.GaussianBlur(pixels, (0, 0), 1.2))[..., 0]
+        )
         result = from_lab(smooth)
     elif action == "tan":
         lab[..., 0] *= 0.78
@@ -229,7 +233,6 @@ def _cascade() -> Any:
         from skimage.feature import Cascade
     except ImportError as e:
         raise UserError(
-            "portraits need scikit-image, which is missing here:"
-            ' pip install "step1x_jax[curation]"'
+            'portraits need scikit-image, which is missing here: pip install "step1x_jax[curation]"'
         ) from e
     return Cascade(str(find_file("skimage", CASCADE)))

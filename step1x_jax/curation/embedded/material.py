@@ -22,7 +22,9 @@ LEAST_SEEN = 0.04  # share of the picture that the surface takes
 MOST_ENLARGED = 1.6  # of a texture in the nearest part of the surface: beyond it one sees it blur
 # Shares of the light's colour and brightness that a texture takes over.
 TINT, BRIGHTNESS = 0.3, 0.35
-SHADE_WIDTH = 0.03  # of the picture's longer side: shadows are wider, the old material's grain is not
+SHADE_WIDTH = (
+    0.03  # of the picture's longer side: shadows are wider, the old material's grain is not
+)
 # Factors of light that the old surface's shadows and highlights give the new one.
 DARKEST, LIGHTEST = 0.35, 1.5
 

@@ -152,7 +152,9 @@ def _kuwahara(values: np.ndarray, radius: int) -> np.ndarray:
     best, least = np.zeros_like(values), np.full(light.shape, np.inf, np.float32)
     for anchor in ((0, 0), (radius, 0), (0, radius), (radius, radius)):
         means = cv2.blur(values, size, anchor=anchor)
-        variance = cv2.blur(light**2, size, anchor=anchor) - cv2.blur(light, size, anchor=anchor) ** 2
+        variance = (
+            cv2.blur(light**2, size, anchor=anchor) - cv2.blur(light, size, anchor=anchor) ** 2
+        )
         calmer = variance < least
         best[calmer] = means[calmer]
         least = np.minimum(least, variance)

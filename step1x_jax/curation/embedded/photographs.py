@@ -38,7 +38,9 @@ from step1x_jax.errors import UserError
 
 # Width to height: squares, and what cameras and telephones make, upright and lying.
 SHAPES = {"1x1": (1, 1), "3x2": (3, 2), "2x3": (2, 3), "4x3": (4, 3), "3x4": (3, 4)}
-LONGEST = 640  # pixels; what is larger is made smaller, so that an edit takes a fraction of a second
+LONGEST = (
+    640  # pixels; what is larger is made smaller, so that an edit takes a fraction of a second
+)
 HUE_EDGE = 8.0  # degrees over which a region's membership fades
 CHROMA_EDGE = 6.0
 GREYEST = 2.3  # mean chroma below which nobody sees a colour: a just noticeable difference
@@ -133,8 +135,8 @@ def load_photographs() -> tuple[Photograph, ...]:
         whole = _read_whole(name, description)
         boxes: list[Box] = []
         for shape, (width, height) in SHAPES.items():
-            box = _largest_box(whole.pixels.shape[1], whole.pixels.shape[0], width / height)
-            box = _centred(box, whole.pixels.shape, description.keep, _scale(description))
+            size = _largest_box(whole.pixels.shape[1], whole.pixels.shape[0], width / height)
+            box = _centred(size, whole.pixels.shape, description.keep, _scale(description))
             if all(_overlap(box, other) < 0.95 for other in boxes):
                 boxes.append(box)
                 views.append(crop_photograph(whole, box, f"{name}_{shape}"))
@@ -196,11 +198,7 @@ def crop_photograph(whole: Photograph, box: Box, name: str) -> Photograph:
             if is_whole(s.corners)
         ),
         places=tuple(p for p in places if p.box[0] <= p.box[2] and p.box[1] <= p.box[3]),
-        backdrops=tuple(
-            b
-            for b in backdrops
-            if b.box[2] > b.box[0] and b.box[3] > b.box[1]
-        ),
+        backdrops=tuple(b for b in backdrops if b.box[2] > b.box[0] and b.box[3] > b.box[1]),
         foreground=None if whole.foreground is None else whole.foreground[inside],
     )
 
@@ -332,7 +330,7 @@ def _sizes(package: str, file: str) -> tuple[int, int]:
 
 
 def _scale(description: Description) -> float:
-    """By which a photograph is made smaller; a stereo pair keeps its size, as its disparity does."""
+    """By which a photograph is made smaller; a stereo pair stays as large as its disparity."""
     if description.disparity is not None:
         return 1.0
     return min(1.0, LONGEST / max(_sizes(description.package, description.file)))

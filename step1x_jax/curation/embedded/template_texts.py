@@ -325,7 +325,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Derain this photo",
             "Show the scene without the rain",
         ),
-        "cn": ("去掉雨水", "让雨停下来，天气放晴。", "把雨丝去除", "给照片去雨", "变成没有下雨的样子"),
+        "cn": (
+            "去掉雨水",
+            "让雨停下来，天气放晴。",
+            "把雨丝去除",
+            "给照片去雨",
+            "变成没有下雨的样子",
+        ),
     },
     (C.TONE_TRANSFER, "snow"): {
         "en": (
@@ -335,7 +341,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Add falling snowflakes and a cold light",
             "Show this while it is snowing",
         ),
-        "cn": ("让画面下雪", "把天气改成下雪。", "给场景加上飘落的雪花", "变成正在下雪的样子", "加上雪花和寒冷的光线"),
+        "cn": (
+            "让画面下雪",
+            "把天气改成下雪。",
+            "给场景加上飘落的雪花",
+            "变成正在下雪的样子",
+            "加上雪花和寒冷的光线",
+        ),
     },
     (C.TONE_TRANSFER, "un_snow"): {
         "en": (
@@ -345,7 +357,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Show the scene on a day without snow",
             "Take the snow out of the air",
         ),
-        "cn": ("去掉飘落的雪", "让雪停下来。", "清除画面里的雪花", "变成没有下雪的样子", "把雪花去除"),
+        "cn": (
+            "去掉飘落的雪",
+            "让雪停下来。",
+            "清除画面里的雪花",
+            "变成没有下雪的样子",
+            "把雪花去除",
+        ),
     },
     (C.TONE_TRANSFER, "fog"): {
         "en": (
@@ -355,7 +373,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Cover everything far away in grey haze",
             "Show this in dense fog",
         ),
-        "cn": ("加上越远越浓的雾", "让场景起雾。", "让雾气弥漫整个房间", "用灰色雾霾遮住远处", "改成大雾的样子"),
+        "cn": (
+            "加上越远越浓的雾",
+            "让场景起雾。",
+            "让雾气弥漫整个房间",
+            "用灰色雾霾遮住远处",
+            "改成大雾的样子",
+        ),
     },
     (C.TONE_TRANSFER, "un_fog"): {
         "en": (
@@ -375,7 +399,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Show this place in October, with colored leaves",
             "Give it autumn colors",
         ),
-        "cn": ("把季节改成秋天", "让树叶变成橙色和红色。", "换成秋天的景色", "给画面加上秋色", "变成落叶时节的样子"),
+        "cn": (
+            "把季节改成秋天",
+            "让树叶变成橙色和红色。",
+            "换成秋天的景色",
+            "给画面加上秋色",
+            "变成落叶时节的样子",
+        ),
     },
     (C.TONE_TRANSFER, "winter"): {
         "en": (
@@ -385,7 +415,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Give the scene the pale colors of winter",
             "Let everything green freeze over",
         ),
-        "cn": ("把季节改成冬天", "让树叶结上霜。", "变成寒冷的冬日", "给画面加上冬天的冷色", "让绿色的部分结霜"),
+        "cn": (
+            "把季节改成冬天",
+            "让树叶结上霜。",
+            "变成寒冷的冬日",
+            "给画面加上冬天的冷色",
+            "让绿色的部分结霜",
+        ),
     },
     (C.TONE_TRANSFER, "golden_hour"): {
         "en": (
@@ -395,7 +431,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Change the light to late afternoon",
             "Let the evening sun shine on it",
         ),
-        "cn": ("加上夕阳的暖光", "改成黄金时刻的光线。", "让画面沐浴在橙色的斜阳里", "把光线改成傍晚", "换成日落时温暖的色调"),
+        "cn": (
+            "加上夕阳的暖光",
+            "改成黄金时刻的光线。",
+            "让画面沐浴在橙色的斜阳里",
+            "把光线改成傍晚",
+            "换成日落时温暖的色调",
+        ),
     },
     (C.TONE_TRANSFER, "night"): {
         "en": (
@@ -405,7 +447,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Change the time to midnight",
             "Let it be dark, as at night",
         ),
-        "cn": ("把场景变成夜晚", "改成深蓝色的夜景。", "让画面像在月光下", "把时间改成半夜", "换成黑夜的色调"),
+        "cn": (
+            "把场景变成夜晚",
+            "改成深蓝色的夜景。",
+            "让画面像在月光下",
+            "把时间改成半夜",
+            "换成黑夜的色调",
+        ),
     },
     (C.TONE_TRANSFER, "cool"): {
         "en": (
@@ -415,7 +463,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Use a cool color grade",
             "Make it look cold",
         ),
-        "cn": ("给图片加上冷蓝色调", "让颜色更冷一些。", "把白平衡调向蓝色", "改成冷色调", "让画面看起来冷一点"),
+        "cn": (
+            "给图片加上冷蓝色调",
+            "让颜色更冷一些。",
+            "把白平衡调向蓝色",
+            "改成冷色调",
+            "让画面看起来冷一点",
+        ),
     },
     (C.TONE_TRANSFER, "un_cool"): {
         "en": (
@@ -425,7 +479,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Warm up the picture so that white is white",
             "Take away the cold tone",
         ),
-        "cn": ("去掉蓝色偏色", "校正白平衡，现在太蓝了。", "恢复自然的颜色", "把画面调暖，让白色变白", "去除冷色调"),
+        "cn": (
+            "去掉蓝色偏色",
+            "校正白平衡，现在太蓝了。",
+            "恢复自然的颜色",
+            "把画面调暖，让白色变白",
+            "去除冷色调",
+        ),
     },
     (C.TONE_TRANSFER, "sepia"): {
         "en": (
@@ -435,7 +495,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Apply a vintage sepia tone",
             "Turn it into a faded brown photograph",
         ),
-        "cn": ("变成棕褐色老照片", "加上旧照片的褐色调。", "让它看起来像一百年前拍的", "使用复古的棕褐色调", "做成褪色的老照片"),
+        "cn": (
+            "变成棕褐色老照片",
+            "加上旧照片的褐色调。",
+            "让它看起来像一百年前拍的",
+            "使用复古的棕褐色调",
+            "做成褪色的老照片",
+        ),
     },
     (C.TONE_TRANSFER, "black_and_white"): {
         "en": (
@@ -455,7 +521,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Use teal shadows and orange highlights",
             "Apply the color grade of a blockbuster",
         ),
-        "cn": ("加上青橙电影色调", "像电影一样调色，对比更强。", "让画面有电影感", "阴影偏青，高光偏橙", "改成大片的色调"),
+        "cn": (
+            "加上青橙电影色调",
+            "像电影一样调色，对比更强。",
+            "让画面有电影感",
+            "阴影偏青，高光偏橙",
+            "改成大片的色调",
+        ),
     },
     (C.TONE_TRANSFER, "un_underexposed"): {
         "en": (
@@ -465,7 +537,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Lift the exposure so that one can see everything",
             "Restore this dark photo",
         ),
-        "cn": ("把照片调亮，现在太暗了", "修正曝光不足。", "让亮度像正常曝光一样", "提高曝光，让一切都看得清", "修复这张过暗的照片"),
+        "cn": (
+            "把照片调亮，现在太暗了",
+            "修正曝光不足。",
+            "让亮度像正常曝光一样",
+            "提高曝光，让一切都看得清",
+            "修复这张过暗的照片",
+        ),
     },
     (C.TONE_TRANSFER, "un_overexposed"): {
         "en": (
@@ -475,7 +553,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Lower the exposure to normal",
             "Restore this washed out, much too bright picture",
         ),
-        "cn": ("把照片调暗，现在太亮了", "修正曝光过度。", "找回丢失的高光细节", "把曝光降到正常", "修复这张过曝的照片"),
+        "cn": (
+            "把照片调暗，现在太亮了",
+            "修正曝光过度。",
+            "找回丢失的高光细节",
+            "把曝光降到正常",
+            "修复这张过曝的照片",
+        ),
     },
     (C.TONE_TRANSFER, "un_flat"): {
         "en": (
@@ -485,7 +569,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Fix this dull grey photo",
             "Bring life back into the colors",
         ),
-        "cn": ("恢复对比度和颜色，现在太灰了", "让褪色的照片重新鲜艳。", "提高对比度和饱和度", "修复这张灰蒙蒙的照片", "让颜色恢复生机"),
+        "cn": (
+            "恢复对比度和颜色，现在太灰了",
+            "让褪色的照片重新鲜艳。",
+            "提高对比度和饱和度",
+            "修复这张灰蒙蒙的照片",
+            "让颜色恢复生机",
+        ),
     },
     (C.PS_HUMAN, "smooth"): {
         "en": (
@@ -495,7 +585,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Give her a flawless, bright complexion",
             "Beautify the skin of the face",
         ),
-        "cn": ("给她磨皮美白", "修饰面部，让皮肤光滑明亮。", "淡化皱纹并提亮肤色", "让她的皮肤无瑕白皙", "美化面部皮肤"),
+        "cn": (
+            "给她磨皮美白",
+            "修饰面部，让皮肤光滑明亮。",
+            "淡化皱纹并提亮肤色",
+            "让她的皮肤无瑕白皙",
+            "美化面部皮肤",
+        ),
     },
     (C.PS_HUMAN, "light_left"): {
         "en": (
@@ -505,7 +601,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Put a lamp on the left of her face",
             "The left side of the picture should light her face",
         ),
-        "cn": ("从左侧照亮她的脸", "让暖光从左边照在她脸上。", "重新打光：脸的左侧亮，右侧暗", "在她脸的左边加一盏灯", "让光线从画面左侧照到她的脸"),
+        "cn": (
+            "从左侧照亮她的脸",
+            "让暖光从左边照在她脸上。",
+            "重新打光：脸的左侧亮，右侧暗",
+            "在她脸的左边加一盏灯",
+            "让光线从画面左侧照到她的脸",
+        ),
     },
     (C.PS_HUMAN, "light_right"): {
         "en": (
@@ -515,7 +617,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Put a lamp on the right of her face",
             "The right side of the picture should light her face",
         ),
-        "cn": ("从右侧照亮她的脸", "让暖光从右边照在她脸上。", "重新打光：脸的右侧亮，左侧暗", "在她脸的右边加一盏灯", "让光线从画面右侧照到她的脸"),
+        "cn": (
+            "从右侧照亮她的脸",
+            "让暖光从右边照在她脸上。",
+            "重新打光：脸的右侧亮，左侧暗",
+            "在她脸的右边加一盏灯",
+            "让光线从画面右侧照到她的脸",
+        ),
     },
     (C.PS_HUMAN, "tan"): {
         "en": (
@@ -525,7 +633,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Let her look sunburnt brown",
             "Her face should have a deep tan",
         ),
-        "cn": ("让她的脸晒成古铜色", "把肤色调深调暖，像度假归来。", "给面部皮肤加上日晒效果", "让她看起来晒黑了", "她的脸应该是小麦色"),
+        "cn": (
+            "让她的脸晒成古铜色",
+            "把肤色调深调暖，像度假归来。",
+            "给面部皮肤加上日晒效果",
+            "让她看起来晒黑了",
+            "她的脸应该是小麦色",
+        ),
     },
     (C.PS_HUMAN, "lipstick"): {
         "en": (
@@ -535,7 +649,13 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Her lips should be {colour}",
             "Put {colour} lipstick on her",
         ),
-        "cn": ("给她涂上{colour}口红", "把她的嘴唇涂成{colour}。", "妆容加上{colour}口红", "她的嘴唇应该是{colour}", "让她擦{colour}的口红"),
+        "cn": (
+            "给她涂上{colour}口红",
+            "把她的嘴唇涂成{colour}。",
+            "妆容加上{colour}口红",
+            "她的嘴唇应该是{colour}",
+            "让她擦{colour}的口红",
+        ),
     },
     (C.PS_HUMAN, "hair"): {
         "en": (
@@ -545,6 +665,12 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "Make her hair {colour}",
             "She should have {colour} hair",
         ),
-        "cn": ("把她的头发染成{colour}", "将发色改为{colour}。", "给她{colour}的头发", "让她的头发变成{colour}", "她应该有{colour}的头发"),
+        "cn": (
+            "把她的头发染成{colour}",
+            "将发色改为{colour}。",
+            "给她{colour}的头发",
+            "让她的头发变成{colour}",
+            "她应该有{colour}的头发",
+        ),
     },
 }

@@ -5,6 +5,7 @@ photograph.
 """
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -148,7 +149,7 @@ def draw_on_sign(
     """
     typeface = _typeface(font, size)
     left, top, right, bottom = typeface.getbbox(text)
-    needed = (right - left, bottom - top)
+    needed = (math.ceil(right - left), math.ceil(bottom - top))
     spare = (max(needed[0], canvas[0]), max(needed[1], canvas[1]))  # around the canvas
     whole = Image.new("L", (canvas[0] + 2 * spare[0], canvas[1] + 2 * spare[1]))
     x = spare[0] + (canvas[0] - needed[0]) / 2 - left

@@ -28,7 +28,11 @@ def position(x: float, y: float, width: int, height: int) -> Words:
         side, chinese = _COLUMNS[column]
         return {"en": f"on the {side}", "cn": f"{chinese}侧"}
     if column == 1:
-        return {"en": "at the top", "cn": "上方"} if row == 0 else {"en": "at the bottom", "cn": "下方"}
+        return (
+            {"en": "at the top", "cn": "上方"}
+            if row == 0
+            else {"en": "at the bottom", "cn": "下方"}
+        )
     english = f"in the {_ROWS[row][0]} {_COLUMNS[column][0]}"
     return {"en": english, "cn": f"{_COLUMNS[column][1]}{_ROWS[row][1]}方"}
 

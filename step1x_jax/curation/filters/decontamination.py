@@ -36,4 +36,6 @@ class BenchmarkFilter:
 
 def hash_pictures(pictures: list[np.ndarray]) -> np.ndarray:
     """(n, BITS) bool of pictures (H, W, 3) uint8."""
-    return np.stack([perceptual_hash(p) for p in pictures]) if pictures else np.zeros((0, BITS), bool)
+    return (
+        np.stack([perceptual_hash(p) for p in pictures]) if pictures else np.zeros((0, BITS), bool)
+    )

@@ -33,7 +33,7 @@ class DuplicateFilter:
         exact = hashlib.sha256()
         for picture in pictures:
             exact.update(repr(picture.shape).encode())
-            exact.update(np.ascontiguousarray(picture))
+            exact.update(picture.tobytes())
         if exact.hexdigest() in self._exact:
             return "duplicate"
         bits = np.concatenate([perceptual_hash(p) for p in pictures])
