@@ -1,12 +1,13 @@
 """The photographs that packages ship, as a source."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from step1x_jax.curation.embedded.descriptions import assets_digest
-from step1x_jax.curation.embedded.encoding import encode_png
-from step1x_jax.curation.embedded.photographs import load_photographs
+from step1x_jax.curation.embedded.descriptions import FOLDER
+from step1x_jax.curation.embedded.photographs import Photograph, load_photographs
+from step1x_jax.curation.encoding import encode_png
 from step1x_jax.curation.engine.columns import digest_of
 from step1x_jax.curation.engine.rows import Context, Outcome
 from step1x_jax.curation.engine.source import Source, Unit, id_of
@@ -33,17 +34,15 @@ class EmbeddedPhotographs(Source):
 
     def units(self) -> Sequence[Unit]:
         """See `Source`."""
-        names = [one.name for one in load_photographs()]
-        digest = assets_digest()
-        return [
-            Unit(group, digest_of(digest, group)) for group in cut(names, [0] * len(names), self.rows)
-        ]
+        names = list(embedded_views())
+        known = assets_digest()
+        groups = cut(names, [0] * len(names), self.rows)
+        return [Unit(group, digest_of(known, group)) for group in groups]
 
     def read(self, payload: Any, context: Context) -> Iterator[tuple[str, Outcome]]:
         """See `Source`."""
-        views = {one.name: one for one in load_photographs()}
         for name in payload:
-            view = views[name]
+            view = embedded_views()[name]
             yield (
                 id_of(name),
                 photograph_row(
@@ -54,3 +53,20 @@ class EmbeddedPhotographs(Source):
                     url=view.url,
                 ),
             )
+
+
+@functools.cache
+def embedded_views() -> dict[str, Photograph]:
+    """All views by name, loaded once.
+
+    Raises:
+      UserError: a package is missing.
+    """
+    return {view.name: view for view in load_photographs()}
+
+
+@functools.cache
+def assets_digest() -> str:
+    """Changes with what is known of the photographs: descriptions and mattes."""
+    files = sorted([*FOLDER.glob("*.json"), *FOLDER.glob("*.png")])
+    return digest_of(*([file.name, file.read_bytes()] for file in files))
