@@ -1,31 +1,40 @@
-"""Exact and near duplicates among the rows of a set: the first one stays."""
+"""Exact and near duplicates among the rows of a set: the first one stays.
+
+An edit is more than its pictures at a glance: another word on the same wall is another edit, and so
+is another colour. So edited regions are compared as large as whole pictures, and by their colours,
+not by their forms alone.
+"""
 
 import dataclasses
 import hashlib
 
 import numpy as np
+from PIL import Image
 
-from step1x_jax.curation.filters.hashes import BITS, distance, perceptual_hash
-from step1x_jax.curation.filters.pictures import SOURCE, TARGET, Row, read_picture
+from step1x_jax.curation.filters.pictures import SOURCE, TARGET, Row, read_mask, read_picture
 
-# Of the 384 bits of both pictures. A picture that is scaled or compressed again differs in up to
-# 8 of its 192; other edits of one photograph differ in 15 and more of the 384.
-MOST_BITS = 8
+SIDE = 8  # pixels to which pictures and regions are shrunk
+# Mean difference of their bytes, in the most different of the four. Measured on 600 embedded edits:
+# the same ask on the same view with another grain of gravel 0.2 to 1.9, other edits 2.4 and more;
+# an edit that is compressed again or scaled 0.1 to 2, but for small regions, whose box moves by a
+# share of a pixel when they are scaled: those pass as new.
+MOST_DIFFERENCE = 2.0
 
 
 @dataclasses.dataclass
 class DuplicateFilter:
-    """Rejects a row whose pair was there before; rows must come in a fixed order.
+    """Rejects a row whose edit was there before; rows must come in a fixed order.
 
     Attributes:
-      most_bits: in which two pairs of pictures may differ and still be the same edit.
+      most: difference of two edits that are still the same.
     """
 
-    most_bits: int = MOST_BITS
+    most: float = MOST_DIFFERENCE
 
     def __post_init__(self) -> None:
         self._exact: set[str] = set()
-        self._hashes = np.zeros((0, 2 * BITS), bool)
+        self._seen = np.zeros((64, 4, SIDE * SIDE * 3), np.int16)
+        self._count = 0
 
     def __call__(self, row: Row) -> str | None:
         """The reason, or None; a row that passes is remembered."""
@@ -36,9 +45,39 @@ class DuplicateFilter:
             exact.update(picture.tobytes())
         if exact.hexdigest() in self._exact:
             return "duplicate"
-        bits = np.concatenate([perceptual_hash(p) for p in pictures])
-        if (distance(bits, self._hashes) <= self.most_bits).any():
+        thumbnails = shrink_edit(*pictures, read_mask(row))
+        if (difference(thumbnails, self._seen[: self._count]) <= self.most).any():
             return "near_duplicate"
         self._exact.add(exact.hexdigest())
-        self._hashes = np.concatenate([self._hashes, bits[None]])
+        if self._count == len(self._seen):  # room for as many again
+            self._seen = np.concatenate([self._seen, np.zeros_like(self._seen)])
+        self._seen[self._count] = thumbnails
+        self._count += 1
         return None
+
+
+def shrink_edit(source: np.ndarray, target: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """(4, SIDE * SIDE * 3) int16: both pictures, and both in the box around the edited region.
+
+    Args:
+      source: (H, W, 3) uint8.
+      target: (H, W, 3) uint8.
+      mask: (H, W) bool of the edited region; None: the whole picture.
+    """
+    inside: tuple[slice, slice] = (slice(None), slice(None))
+    if mask is not None and mask.any():
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        inside = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    parts = (source, target, source[inside], target[inside])
+    return np.stack([_shrink(part) for part in parts])
+
+
+def difference(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(n,) float64: of an edit (4, k) and each of (n, 4, k), in the most different part."""
+    return np.abs(others - one[None]).mean(-1).max(-1)
+
+
+def _shrink(pixels: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    small = image.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(small, np.int16).reshape(-1)
