@@ -13,7 +13,7 @@ from step1x_jax.curation.stages.decontamination import Decontamination
 from step1x_jax.curation.stages.embedded_edits import EmbeddedEdits
 from step1x_jax.curation.stages.filters import Languages, Leak, Size, Unchanged
 from step1x_jax.curation.stages.template_instructions import TemplateInstructions
-from step1x_jax.curation.stages.whole_filters import Duplicates, PairHashes, TemplateShare
+from step1x_jax.curation.stages.whole_filters import Duplicates, EditHashes, TemplateShare
 
 
 def get_config() -> CurateConfig:
@@ -24,7 +24,7 @@ def get_config() -> CurateConfig:
         "unchanged": Unchanged(),
         "leak": Leak(),
         "decontamination": Decontamination(),  # where a benchmark lies: .dataset
-        "pair_hashes": PairHashes(),
+        "hashes": EditHashes(),
         "duplicates": Duplicates(),
         "instructions": TemplateInstructions(),
         "languages": Languages(),

@@ -7,9 +7,9 @@ import numpy as np
 from step1x_jax.curation.filters.hashes import BITS, distance, perceptual_hash
 from step1x_jax.curation.filters.pictures import SOURCE, TARGET, Row, read_picture
 
-# Of 192 bits: a picture that is scaled, compressed again or a little brighter differs in up to 12;
-# two photographs in 60 and more.
-MOST_BITS = 16
+# Of 96 bits: a picture that is scaled, compressed again or a little brighter differs in up to 8;
+# two photographs in 20 and more.
+MOST_BITS = 12
 
 
 @dataclasses.dataclass(frozen=True)

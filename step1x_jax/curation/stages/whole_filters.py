@@ -10,10 +10,10 @@ import numpy as np
 from step1x_jax.curation.engine.rows import ID, Context, Rejected, Row
 from step1x_jax.curation.engine.stage import Operator, Stage, WholeStage, each
 from step1x_jax.curation.filters.duplicates import (
-    MOST_BITS,
+    MOST_DIFFERENCE,
     DuplicateIndex,
-    PairHash,
-    hash_pair,
+    EditHash,
+    hash_edit,
 )
 from step1x_jax.curation.filters.template_share import MOST_SHARE, find_excess
 from step1x_jax.curation.stages.filters import PAIR
@@ -21,11 +21,12 @@ from step1x_jax.errors import require
 
 
 @dataclasses.dataclass
-class PairHashes(Stage):
+class EditHashes(Stage):
     """What `Duplicates` compares, of each row by itself."""
 
-    reads: ClassVar = PAIR
-    writes: ClassVar = {"pair_digest": str, "pair_hash": bytes}
+    reads: ClassVar = {**PAIR, "mask": bytes}
+    writes: ClassVar = {"edit_digest": str, "thumbnails": bytes}
+    optional: ClassVar = ("mask",)
 
     def open(self) -> Operator:
         """See `Stage`."""
@@ -33,29 +34,32 @@ class PairHashes(Stage):
 
 
 def _hashed(row: Row) -> dict[str, Any]:
-    pair = hash_pair(row)
-    return {"pair_digest": pair.exact, "pair_hash": np.packbits(pair.bits).tobytes()}
+    edit = hash_edit(row)
+    return {
+        "edit_digest": edit.exact,
+        "thumbnails": edit.thumbnails.astype(np.uint8).tobytes(),
+    }
 
 
 @dataclasses.dataclass
 class Duplicates(WholeStage):
     """Of edits that are the same, or nearly, the first stays; see `DuplicateIndex`."""
 
-    most_bits: int = MOST_BITS
+    most: float = MOST_DIFFERENCE
 
-    reads: ClassVar = {"pair_digest": str, "pair_hash": bytes}
+    reads: ClassVar = {"edit_digest": str, "thumbnails": bytes}
 
     def validate(self) -> None:
         """See `Stage`."""
-        require(0 <= self.most_bits <= 64, "most_bits", self.most_bits, "give 0 to 64")
+        require(0 <= self.most <= 255, "most", self.most, "give a difference of bytes")
 
     def decide(self, rows: Iterator[Row], context: Context) -> Mapping[str, Rejected]:
         """See `WholeStage`."""
-        index = DuplicateIndex(self.most_bits)
+        index = DuplicateIndex(self.most)
         found = {}
         for row in rows:
-            bits = np.unpackbits(np.frombuffer(row["pair_hash"], np.uint8)).astype(bool)
-            if reason := index.add(PairHash(row["pair_digest"], bits)):
+            thumbnails = np.frombuffer(row["thumbnails"], np.uint8).astype(np.int16)
+            if reason := index.add(EditHash(row["edit_digest"], thumbnails.reshape(4, -1))):
                 found[row[ID]] = Rejected(reason)
         return found
 
