@@ -23,7 +23,7 @@ from collections import Counter
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
-QUICK = "not (slow or torch or quickstart or parquet or gcs or demo or evaluation)"
+QUICK = "not (slow or torch or quickstart or parquet or gcs or demo or evaluation or curation)"
 TIMEOUT = 1800  # seconds; code that hangs is noticed, too
 
 DIT = "tests/test_golden.py::test_published_numbers[dit_v1_1]"
@@ -1453,6 +1453,50 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("weights/run/folder.py", "tests/training/test_loop.py"): [
         ("brackets", 're.search(r"[*?]|\\[.*\\]", text)', "False"),
+    ],
+    ("curation/captions/rounds.py", "tests/curation/captions/test_rounds.py"): [
+        ("claims of one round stay", "if n >= needed]", "]"),
+        ("what nobody confirms goes on", "dict.fromkeys([*confirmed, *stated])",
+         "dict.fromkeys([*self.latest, *stated])"),
+        ("numbers of nothing", "if not all(1 <= number <= given for number in self.confirmed):",
+         "if False:"),
+    ],
+    ("curation/captions/prompts.py", "tests/curation/captions/test_rounds.py"): [
+        ("places in what models say", "lambda match: values[match[1]], prompt)",
+         "lambda match: values[match[1]].replace('{most}', '12'), prompt)"),
+    ],
+    ("curation/sources/archives.py", "tests/curation/sources/test_archives.py"): [
+        ("truncated pictures", "if end > size:", "if False:"),
+        ("links in archives", "if not info.isreg():", "if info.isdir():"),
+        ("damage is forgotten", "if damage:\n                changes",
+         "if False:\n                changes"),
+    ],
+    ("curation/sources/folder.py", "tests/curation/sources/test_folder.py"): [
+        ("changes not noticed", "[name, _stamp(path), repr(said)]", "[name, repr(said)]"),
+        ("licences not noticed", "[name, _stamp(path), repr(said)]", "[name, _stamp(path)]"),
+    ],
+    ("curation/sources/photograph_rows.py", "tests/curation/sources/test_folder.py"): [
+        ("parts of any size", " or total + size > UNIT_BYTES:", ":"),
+    ],
+    ("curation/engine/ray_actors.py", "tests/curation/engine/test_ray.py"): [
+        ("actors on every CPU", "LEFT_FREE = 1.0", "LEFT_FREE = 0.0"),
+        ("actors without their GPU", "if 0 in counts:", "if False:"),
+    ],
+    ("curation/export.py", "tests/curation/test_choices.py"): [
+        ("edits of both sides", "if len(inside) > 1:", "if False:"),
+        ("nothing left to train on", "max(len(ordered) - 1, 0)", "len(ordered)"),
+        ("held out by order", 'key=lambda group: _hash(f"{seed} {group}")', "key=str"),
+    ],
+    ("curation/sheet.py", "tests/curation/test_choices.py"): [
+        ("one photograph after another", "queues.append(ids)", "queues.appendleft(ids)"),
+    ],
+    ("curation/review.py", "tests/curation/test_choices.py"): [
+        ("reasons of any kind", 'known = verdict.reason in ("", *REASONS)', "known = True"),
+    ],
+    ("curation/config.py", "tests/curation/test_config.py"): [
+        ("fields that are none", "require(name in names,", "require(True,"),
+        ("settings of any type", 'check_fields(stage, "the config", f"stages.{name}")', "pass"),
+        ("languages of any kind", "set(languages) <= set(LANGUAGES)", "True"),
     ],
     ("training/stop_signal.py", "tests/training/test_stop_signal.py"): [
         ("nothing said", "os.write(1, SAID)", "pass"),

@@ -15,9 +15,9 @@ from step1x_jax.conditioning.picture_row import MARGIN
 from step1x_jax.curation import figures, sheet, stats
 from step1x_jax.curation.config import ExportConfig
 from step1x_jax.curation.engine.workdir import Workdir
-from step1x_jax.curation.export import choose_held_out, export, split_of
+from step1x_jax.curation.export import export
 from step1x_jax.curation.results import EDIT, Results
-from step1x_jax.curation.review import Review, read_verdicts, write_page
+from step1x_jax.curation.review import Review, write_page
 from step1x_jax.curation.sources.photograph_rows import COLUMNS
 from step1x_jax.data.sources import read_triplets
 from step1x_jax.errors import UserError
@@ -83,19 +83,6 @@ def test_columns_that_nobody_writes(done):
         list(Results(only, workdir).accepted(EDIT))
 
 
-def test_the_choice_of_examples_goes_round():
-    rows = [
-        {"id": f"{c}{g}{i}", "category": c, "group": g}
-        for c in "ab" for g in "xyz" for i in range(3)
-    ]  # fmt: skip
-    chosen = sheet.choose(rows, 4)
-    assert [id[0] for id in chosen] == list("aaaabbbb")
-    assert [id[1] for id in chosen[:4]] == list("xyzx")
-    assert len(set(chosen)) == 8
-    assert sheet.choose(rows, 4, seed=1) != chosen
-    assert len(sheet.choose(rows, 100)) == 18
-
-
 def test_sheet(done):
     _, _, results = done
     chosen = sheet.examples(results, 2)
@@ -112,10 +99,6 @@ def test_sheet(done):
     assert page.count("data:image/jpeg;base64,") == 8
     assert "make it &lt;b&gt;brighter&lt;/b&gt;" in page
     assert "让画面更亮" in page
-
-
-def test_a_sheet_of_nothing():
-    assert sheet.draw([]).size == (1, 1)
 
 
 def test_review_page(done, tmp_path):
@@ -158,25 +141,6 @@ def test_verdicts_are_a_filter(done, tmp_path):
     assert reasons(Review(str(verdicts), ("tone_transfer",)))["not_reviewed"] == 6
     verdicts.write_text("")  # by its content, not by its name
     assert reasons(Review(str(verdicts))) == {}
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{}", "id"),
-        ('{"id": "a", "verdict": "maybe"}', "verdict"),
-        ('{"id": "a", "verdict": "keep", "x": 1}', "unknown field x"),
-        ('{"id": "a", "verdict": "reject", "reason": "ugly"}', "reason is 'ugly'"),
-        ("nonsense", "not valid JSON"),
-    ],
-)
-def test_verdicts_that_are_none(tmp_path, line, message):
-    path = tmp_path / "verdicts.jsonl"
-    path.write_text(line)
-    with pytest.raises(UserError, match=message):
-        read_verdicts(str(path))
-    with pytest.raises(UserError, match="cannot be read"):
-        read_verdicts(str(tmp_path / "none"))
 
 
 def test_export(done, tmp_path):
@@ -223,63 +187,3 @@ def test_an_export_that_is_there(done, tmp_path):
     for changed in ((ExportConfig(held_out=0), 0, "m"), (ExportConfig(), 0, "other")):
         with pytest.raises(UserError, match="was not exported from this run as it is now"):
             export(results, tmp_path / "x", *changed)
-
-
-def test_held_out_groups():
-    names = [f"g{i}" for i in range(100)]
-    chosen = choose_held_out(names, 0.1, 0)
-    assert len(chosen) == 10
-    assert choose_held_out(reversed(names), 0.1, 0) == chosen
-    assert choose_held_out(names, 0.1, 1) != chosen
-    assert len(choose_held_out(names[:3], 0.01, 0)) == 1
-    assert choose_held_out(names[:1], 0.5, 0) == set()
-    assert choose_held_out(names, 0, 0) == set()
-    assert split_of({"groups": ["a", "b"]}, {"b"}) == "between"
-    assert split_of({"groups": None, "group": "b"}, {"b"}) == "held_out"
-    assert split_of({"groups": ["a"], "group": "b"}, {"b"}) == "train"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"languages": ("en", "fr")}, "export.languages"),
-        ({"languages": ()}, "export.languages"),
-        ({"languages": ("en", "en")}, "export.languages"),
-        ({"held_out": 1.0}, "export.held_out"),
-        ({"held_out": -0.1}, "export.held_out"),
-        ({"autoencoder": "x"}, "export.encoder.path"),
-    ],
-)
-def test_exports_that_cannot_be(change, message):
-    config = tiny_config()
-    config.export = dataclasses.replace(config.export, **change)
-    with pytest.raises(UserError, match=message):
-        config.validate()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: setattr(c, "seed", -1), "seed"),
-        (lambda c: setattr(c, "sed", 1), "sed"),
-        (lambda c: setattr(c, "max_error_rate", 2.0), "max_error_rate"),
-        (lambda c: setattr(c.stages["edit"], "brighter", "x"), "stages.edit.brighter"),
-        (lambda c: setattr(c, "source", c.stages["edit"]), "give a Source"),
-        (lambda c: c.stages.update(x=3), "stages.x"),
-    ],
-)
-def test_configs_that_cannot_be(change, message):
-    config = tiny_config()
-    change(config)
-    with pytest.raises(UserError, match=message):
-        config.validate()
-
-
-def test_a_config_says_what_it_is():
-    described = tiny_config(seed=3).describe()
-    assert described["stages"]["edit"] == {
-        "class": "tests.curation.tiny_edits.Edits",
-        "brighter": 40,
-    }
-    assert json.loads(json.dumps(described)) == described
-    assert list(described["stages"]) == ["edit", "words", "review"]

@@ -73,12 +73,7 @@ class ImageFolder(Source):
                     sizes.append(_size(path))
         if not files:
             raise UserError(f"{root} has no pictures; they end in {', '.join(PICTURES)}.")
-        return [
-            Unit(
-                group, digest_of(*([name, _stamp(path), repr(said)] for path, name, said in group))
-            )
-            for group in cut(files, sizes, self.rows)
-        ]
+        return [Unit(group, _stamps(group)) for group in cut(files, sizes, self.rows)]
 
     def read(self, payload: Any, context: Context) -> Iterator[tuple[str, Outcome]]:
         """See `Source`."""

@@ -3,15 +3,17 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from step1x_jax.curation.embedded.descriptions import FOLDER
-from step1x_jax.curation.embedded.photographs import Photograph, load_photographs
 from step1x_jax.curation.encoding import encode_png
 from step1x_jax.curation.engine.columns import digest_of
 from step1x_jax.curation.engine.rows import Context, Outcome
 from step1x_jax.curation.engine.source import Source, Unit, id_of
 from step1x_jax.curation.sources.photograph_rows import COLUMNS, check_rows, cut, photograph_row
+
+if TYPE_CHECKING:
+    from step1x_jax.curation.embedded.photographs import Photograph
 
 
 @dataclasses.dataclass
@@ -56,12 +58,14 @@ class EmbeddedPhotographs(Source):
 
 
 @functools.cache
-def embedded_views() -> dict[str, Photograph]:
+def embedded_views() -> "dict[str, Photograph]":
     """All views by name, loaded once.
 
     Raises:
       UserError: a package is missing.
     """
+    from step1x_jax.curation.embedded.photographs import load_photographs  # needs OpenCV
+
     return {view.name: view for view in load_photographs()}
 
 

@@ -2,16 +2,18 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from step1x_jax.curation.categories import Category
-from step1x_jax.curation.embedded.photographs import Photograph, load_originals
 from step1x_jax.curation.embedded.types import Edit, Rejection
 from step1x_jax.curation.encoding import encode_mask, encode_png
 from step1x_jax.curation.engine.rows import ID, Context, Outcome, Rejected, Row
 from step1x_jax.curation.engine.stage import Operator, Stage, each
 from step1x_jax.curation.sources.photographs import assets_digest, embedded_views
 from step1x_jax.errors import require
+
+if TYPE_CHECKING:
+    from step1x_jax.curation.embedded.photographs import Photograph
 
 
 @dataclasses.dataclass
@@ -53,7 +55,8 @@ class EmbeddedEdits(Stage):
 
     def open(self) -> Operator:
         """See `Stage`."""
-        from step1x_jax.curation.embedded.methods import METHODS  # needs OpenCV
+        from step1x_jax.curation.embedded.methods import METHODS  # these need OpenCV
+        from step1x_jax.curation.embedded.photographs import load_originals
 
         views, originals = embedded_views(), load_originals()
 
@@ -68,7 +71,9 @@ class EmbeddedEdits(Stage):
         return each(edit)
 
 
-def _outcome(made: Edit | Rejection, view: Photograph, all: Mapping[str, Photograph]) -> Outcome:
+def _outcome(
+    made: Edit | Rejection, view: "Photograph", all: "Mapping[str, Photograph]"
+) -> Outcome:
     """What was made, as columns."""
     names = str(made.facts.get("photographs", "")).split()
     names = list(dict.fromkeys([view.original, *names]))
@@ -76,8 +81,8 @@ def _outcome(made: Edit | Rejection, view: Photograph, all: Mapping[str, Photogr
         "category": str(made.category),
         "facts": {name: _plain(value) for name, value in made.facts.items()},
         "groups": names,
-        "licences": _each([all[name].licence for name in names]),
-        "urls": _each([all[name].url for name in names]),
+        "licences": _each([originals[name].licence for name in names]),
+        "urls": _each([originals[name].url for name in names]),
         "method": f"embedded/{made.facts.get('action', '')}".rstrip("/"),
     }
     if isinstance(made, Rejection):
