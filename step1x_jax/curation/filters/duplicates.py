@@ -38,14 +38,14 @@ class DuplicateFilter:
 
     def __call__(self, row: Row) -> str | None:
         """The reason, or None; a row that passes is remembered."""
-        pictures = [read_picture(row, column) for column in (SOURCE, TARGET)]
+        source, target = read_picture(row, SOURCE), read_picture(row, TARGET)
         exact = hashlib.sha256()
-        for picture in pictures:
+        for picture in (source, target):
             exact.update(repr(picture.shape).encode())
             exact.update(picture.tobytes())
         if exact.hexdigest() in self._exact:
             return "duplicate"
-        thumbnails = shrink_edit(*pictures, read_mask(row))
+        thumbnails = shrink_edit(source, target, read_mask(row))
         if (difference(thumbnails, self._seen[: self._count]) <= self.most).any():
             return "near_duplicate"
         self._exact.add(exact.hexdigest())
