@@ -57,6 +57,8 @@ def make_sheet(config: CurateConfig, workdir: Workdir) -> int:
     with replacing(folder / "sheet.html") as temporary:
         temporary.write_text(sheet.page(chosen, f"{len(chosen)} edits"))
     print(f"{len(chosen)} edits in {folder}/sheet.png and {folder}/sheet.html")
+    if not sheet.shows_chinese(chosen):
+        print("No font with Chinese characters was found: sheet.png shows English alone.")
     return 0
 
 

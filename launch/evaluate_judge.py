@@ -5,10 +5,16 @@ python -m launch.evaluate judge --dataset=data/gedit --results=results --method=
 python -m launch.evaluate judge --dataset=data/gedit --results=results --method=mine \
     --judge=gpt-4.1 --limit=44 --usd_per_million_input=2 --usd_per_million_output=8 --dry_run
 
+python -m launch.evaluate judge --dataset=data/gedit --results=results --method=mine \
+    --against=others --judge=qwen3-vl
+
 Writes RESULTS/METHOD/judgements/JUDGE/: replies.jsonl (every reply, as it comes), and at the end
 judgements.jsonl and judge.json. Run it again after it was stopped: nothing is asked twice.
 
-Ends with exit code 3 if samples have no valid judgement.
+With --against it asks which of two methods' pictures is better, and writes RESULTS/pairs/JUDGE/:
+replies.jsonl, verdicts.jsonl and judge.json.
+
+Ends with exit code 3 if samples have no valid judgement, or pairs no verdict.
 """
 
 import collections
@@ -17,7 +23,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from launch import benchmark_flags, judge_flags
+from launch import benchmark_flags, judge_against, judge_flags
 from step1x_jax.data.paths import printable
 from step1x_jax.evaluation.datasets import find_source, read_samples
 from step1x_jax.evaluation.judgement_files import judge_folder
@@ -43,10 +49,13 @@ _RESULTS = flags.DEFINE_string("results", "results", "Folder of all methods.")
 _METHOD = flags.DEFINE_string("method", None, "Name of the method, a folder of it.", required=True)
 flags.adopt_module_key_flags(benchmark_flags)
 flags.adopt_module_key_flags(judge_flags)
+flags.adopt_module_key_flags(judge_against)
 
 
 def main() -> int:
     """Judges, and prints what became of the samples."""
+    if judge_against.AGAINST.value:
+        return judge_against.judge_against(_RESULTS.value, _METHOD.value)
     return judge_method()
 
 

@@ -6,6 +6,7 @@ from typing import cast, get_args
 
 from absl import flags
 
+from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import Benchmark
 from step1x_jax.evaluation.judging.ask import Limits
 from step1x_jax.evaluation.judging.exchange import Judge
@@ -56,7 +57,15 @@ _USD_INPUT = flags.DEFINE_float(
 _USD_OUTPUT = flags.DEFINE_float(
     "usd_per_million_output", None, "Price of a million tokens that are written.", lower_bound=0
 )
+SINGLE = ("protocol", "prompt_file", "accept_single", "repeats")  # not of pairs
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Says what would be asked, and asks nothing.")
+
+
+def check_for_pairs() -> None:
+    """Raises UserError if flags are given that say something of single pictures alone."""
+    for name in SINGLE:
+        if flags.FLAGS[name].present:
+            raise UserError(f"--{name} is of pictures judged one by one; leave it out.")
 
 
 def preset() -> JudgePreset:
@@ -96,7 +105,7 @@ def prompts(benchmark: Benchmark) -> Prompts:
 
 
 @contextlib.contextmanager
-def judge() -> Iterator[Judge]:
-    """The judge."""
-    with open_judge(preset(), _TIMEOUT.value, _KEY_VARIABLE.value) as opened:
+def judge(of: JudgePreset | None = None) -> Iterator[Judge]:
+    """The judge of a preset; None: of the one that the flags name."""
+    with open_judge(of or preset(), _TIMEOUT.value, _KEY_VARIABLE.value) as opened:
         yield opened

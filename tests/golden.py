@@ -32,6 +32,7 @@ from step1x_jax.conditioning.images import image_size
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import GEDIT
 from step1x_jax.evaluation.judgements import Judgement
+from step1x_jax.evaluation.judging.parsing import find_scores
 from step1x_jax.evaluation.samples import SampleId
 from step1x_jax.evaluation.statistics import score_samples, summarize
 from step1x_jax.json_files import read_json
@@ -60,6 +61,7 @@ from step1x_jax.weights.load import load_autoencoder, load_model
 from step1x_jax.weights.lora.adapters import add_adapters, load_adapters
 from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.published import Published
+from tests.golden_pairs import compare_pairwise, compare_replies
 
 Case = dict[str, np.ndarray]
 
@@ -331,6 +333,27 @@ def judgement(row: dict) -> Judgement:
     return Judgement(sample, "ok", numbers, row["intersection"])
 
 
+def check_pairwise(values: dict) -> Iterator[Row]:
+    """Elo scores of pairwise verdicts, their intervals, and what the verdicts are like."""
+    for name, ours, golden, tolerance in compare_pairwise(values):
+        yield _row(name, ours, golden, tolerance)
+
+
+def check_pair_replies(rows: list) -> Iterator[Row]:
+    """The winners that replies about pairs name, exact."""
+    for name, ours, golden, tolerance in compare_replies(rows):
+        yield _row(name, ours, golden, tolerance)
+
+
+def check_replies(rows: list) -> Iterator[Row]:
+    """The scores that the published parser finds in replies; what else it gives is no score."""
+    for number, row in enumerate(rows):
+        published = row["published"]
+        golden = published.get("score") if isinstance(published, dict) else None
+        same = repr(find_scores(row["reply"])) == repr(golden)  # NaN is NaN, 7 is not 7.0
+        yield Row(f"reply {number} {row['reply'][:20]!r}", float(not same), 0.0)
+
+
 FOLDERS: dict[str, Callable[[pathlib.Path, dict], Iterator[Row]]] = {
     "dit": check_dit,
     "vae": check_vae,
@@ -343,6 +366,9 @@ TABLES: dict[tuple[str, ...], Callable[..., Iterator[Row]]] = {
     ("num_steps", "image_seq_len", "timesteps"): check_schedule,
     ("width", "height", "size_level"): check_resize,
     ("semantics", "quality"): check_statistics,
+    ("dimension", "first", "second", "winner"): check_pairwise,
+    ("reply", "recommended"): check_pair_replies,
+    ("reply", "published"): check_replies,  # which replies about pairs have, too
 }
 ROWS = ("judgements", "rows")
 

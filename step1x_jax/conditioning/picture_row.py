@@ -46,6 +46,13 @@ def picture_row(pictures: Sequence[Image.Image], text: str) -> Image.Image:
     return page
 
 
+def can_write(text: str) -> bool:
+    """Whether there is a font here with all letters of a text."""
+    font = _font_for(text, 16)
+    missing = _drawn(font, NOWHERE)
+    return not any(_drawn(font, letter) == missing for letter in text if not letter.isspace())
+
+
 def _as_high(picture: Image.Image, height: int) -> Image.Image:
     if picture.height == height:
         return picture

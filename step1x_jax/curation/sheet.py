@@ -6,12 +6,11 @@ import hashlib
 import html
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from PIL import Image
 
 from step1x_jax.conditioning.images import decode_image
-from step1x_jax.conditioning.picture_row import picture_row
+from step1x_jax.conditioning.picture_row import can_write, picture_row
 from step1x_jax.curation.engine.rows import ID, Row
 from step1x_jax.curation.results import EDIT, Results, groups_of
 
@@ -67,10 +66,18 @@ def examples(results: Results, each: int, seed: int = 0) -> list[Example]:
     return sorted(found, key=lambda one: order[one[0][ID]])
 
 
+def shows_chinese(chosen: Sequence[Example]) -> bool:
+    """Whether there is a font here for the Chinese instructions, so that `draw` writes them."""
+    return can_write("".join(row["instruction_cn"] for row, _, _ in chosen))
+
+
 def draw(chosen: Sequence[Example]) -> Image.Image:
     """One picture of all: source, target, and below them the category and both instructions."""
+    fields = ("instruction_en", "instruction_cn") if shows_chinese(chosen) else ("instruction_en",)
     rows = [
-        picture_row([source, target], f"{row['category']}: {row['instruction_en']} {_chinese(row)}")
+        picture_row(
+            [source, target], f"{row['category']}: {' '.join(row[field] for field in fields)}"
+        )
         for row, source, target in chosen
     ]
     lines = [rows[i : i + ACROSS] for i in range(0, len(rows), ACROSS)]
@@ -119,10 +126,6 @@ small {{ color: #777; font-weight: normal }}
 </table>
 </html>
 """
-
-
-def _chinese(row: dict[str, Any]) -> str:
-    return str(row["instruction_cn"])
 
 
 def _shown(data: bytes, name: str) -> Image.Image:

@@ -69,7 +69,8 @@ class Cell:
       total: samples.
       statuses: how many judgements were not "ok", by status.
       means: of each measure; empty if there is no mean.
-      intervals: 95 % of each mean.
+      intervals: 95 % of each mean; empty if of a task there is one sample alone, or none: nobody
+        can know how much another one would differ.
     """
 
     n: int
@@ -91,7 +92,7 @@ class Summary:
 
     Attributes:
       tasks: in the benchmark's order.
-      average: over them; its means are empty if tasks are `empty`.
+      average: over them; it has no means if tasks are `empty`, or if there is none.
       empty: tasks without any score, because of which there is no average.
       noise: of each measure the standard deviation of the average between repeats of the judge;
         None: there are no repeats.
@@ -185,10 +186,11 @@ def summarize(samples: Sequence[SampleScores], benchmark: Benchmark) -> Summary:
     means = {task: one.mean(0) for task, one in values.items() if len(one)}
     resampled = resample(values)
     mean = spread = None
-    if not empty:
+    if tasks and not empty:
         counts = list(map(len, values.values()))
         mean = average(list(means.values()), counts, benchmark)
-        spread = average(list(resampled.values()), counts, benchmark)
+        if len(resampled) == len(tasks):
+            spread = average(list(resampled.values()), counts, benchmark)
     return Summary(
         tasks={
             task: _cell(ones, measures, means.get(task), resampled.get(task))
@@ -227,13 +229,14 @@ def resample(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
       values: of each task (n, M).
 
     Returns:
-      Of each task that has samples (RESAMPLES, M). The draws follow from a fixed seed, the task's
-      place and its number of samples: so two methods with the same samples are drawn alike.
+      Of each task that has two samples or more (RESAMPLES, M). The draws follow from a fixed seed,
+      the task's place and its number of samples: so two methods with the same samples are drawn
+      alike.
     """
     return {
         task: _draws(number, len(one)) @ one / len(one)
         for number, (task, one) in enumerate(values.items())
-        if len(one)
+        if len(one) > 1
     }
 
 
@@ -244,9 +247,12 @@ def _draws(number: int, n: int) -> np.ndarray:
     return rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
 
 
-def interval(resampled: np.ndarray) -> np.ndarray:
-    """(R, M) to the ends of the 95 % interval of each, (2, M)."""
-    return np.percentile(resampled, INTERVAL, axis=0)
+def intervals_of(measures: Sequence[str], resampled: np.ndarray | None) -> dict[str, Interval]:
+    """The ends of the 95 % interval of each measure, from (RESAMPLES, M); none from None."""
+    if resampled is None:
+        return {}
+    ends = zip(measures, *np.percentile(resampled, INTERVAL, axis=0), strict=True)
+    return {name: (float(low), float(high)) for name, low, high in ends}
 
 
 def _cell(
@@ -255,12 +261,7 @@ def _cell(
     mean: np.ndarray | None,
     resampled: np.ndarray | None,
 ) -> Cell:
-    means, intervals = {}, {}
-    if mean is not None and resampled is not None:
-        low, high = interval(resampled)
-        means = {name: float(x) for name, x in zip(measures, mean, strict=True)}
-        ends = zip(measures, low, high, strict=True)
-        intervals = {name: (float(a), float(b)) for name, a, b in ends}
+    means = {} if mean is None else dict(zip(measures, map(float, mean), strict=True))
     statuses: Counter[Status] = Counter()
     for one in samples:
         statuses.update(one.statuses)
@@ -270,7 +271,7 @@ def _cell(
         total=len(samples),
         statuses=dict(sorted(statuses.items())),
         means=means,
-        intervals=intervals,
+        intervals=intervals_of(measures, resampled),
     )
 
 

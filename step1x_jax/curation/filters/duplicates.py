@@ -7,6 +7,9 @@ not by their forms alone.
 
 import dataclasses
 import hashlib
+import itertools
+import operator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,6 +24,52 @@ SIDE = 8  # pixels to which pictures and regions are shrunk
 MOST_DIFFERENCE = 2.0
 
 
+class EditHash(NamedTuple):
+    """What is compared of an edit."""
+
+    exact: str  # digest of all pixels of both pictures
+    thumbnails: np.ndarray  # (4, SIDE * SIDE * 3) int16, see `shrink_edit`
+
+
+def hash_edit(row: Row) -> EditHash:
+    """What is compared of a row's edit."""
+    source, target = (read_picture(row, column) for column in (SOURCE, TARGET))
+    exact = hashlib.sha256()
+    for picture in (source, target):
+        exact.update(repr(picture.shape).encode())
+        exact.update(picture.tobytes())
+    return EditHash(exact.hexdigest(), shrink_edit(source, target, read_mask(row)))
+
+
+class DuplicateIndex:
+    """Edits that were there before, found again without comparing with all of them.
+
+    The mean of a thumbnail differs by no more than its bytes do on average. So edits lie in cells
+    by the means of their four thumbnails, and those that may be the same in cells beside each
+    other.
+    """
+
+    def __init__(self, most: float = MOST_DIFFERENCE):
+        """Empty; `most` is the difference of two edits that are still the same."""
+        self._most = most
+        self._exact: set[str] = set()
+        self._cells: dict[tuple[int, ...], list[np.ndarray]] = {}
+
+    def add(self, edit: EditHash) -> str | None:
+        """Why the edit is left out, or None: then it is remembered."""
+        if edit.exact in self._exact:
+            return "duplicate"
+        means = edit.thumbnails.mean(-1)
+        cell = tuple(int(mean // max(self._most, 1.0)) for mean in means)
+        for steps in itertools.product((-1, 0, 1), repeat=len(cell)):
+            near = self._cells.get(tuple(map(operator.add, cell, steps)))
+            if near and (difference(edit.thumbnails, np.stack(near)) <= self._most).any():
+                return "near_duplicate"
+        self._exact.add(edit.exact)
+        self._cells.setdefault(cell, []).append(edit.thumbnails)
+        return None
+
+
 @dataclasses.dataclass
 class DuplicateFilter:
     """Rejects a row whose edit was there before; rows must come in a fixed order.
@@ -32,28 +81,11 @@ class DuplicateFilter:
     most: float = MOST_DIFFERENCE
 
     def __post_init__(self) -> None:
-        self._exact: set[str] = set()
-        self._seen = np.zeros((64, 4, SIDE * SIDE * 3), np.int16)
-        self._count = 0
+        self._index = DuplicateIndex(self.most)
 
     def __call__(self, row: Row) -> str | None:
         """The reason, or None; a row that passes is remembered."""
-        source, target = read_picture(row, SOURCE), read_picture(row, TARGET)
-        exact = hashlib.sha256()
-        for picture in (source, target):
-            exact.update(repr(picture.shape).encode())
-            exact.update(picture.tobytes())
-        if exact.hexdigest() in self._exact:
-            return "duplicate"
-        thumbnails = shrink_edit(source, target, read_mask(row))
-        if (difference(thumbnails, self._seen[: self._count]) <= self.most).any():
-            return "near_duplicate"
-        self._exact.add(exact.hexdigest())
-        if self._count == len(self._seen):  # room for as many again
-            self._seen = np.concatenate([self._seen, np.zeros_like(self._seen)])
-        self._seen[self._count] = thumbnails
-        self._count += 1
-        return None
+        return self._index.add(hash_edit(row))
 
 
 def shrink_edit(source: np.ndarray, target: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

@@ -1,13 +1,12 @@
 """Frames of videos, alone or in pairs: what moves between the two is an edit of motion."""
 
 import dataclasses
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
+from step1x_jax.curation.encoding import encode_png
 from step1x_jax.curation.engine.columns import digest_of
 from step1x_jax.curation.engine.rows import Context, Outcome, Rejected
 from step1x_jax.curation.engine.source import Source, Unit, id_of
@@ -78,10 +77,10 @@ class VideoFrames(Source):
     def _row(self, name: str, seconds: float, frames: dict[str, np.ndarray]) -> tuple[str, Outcome]:
         inner = f"{name} {seconds:.3f} s"
         row = photograph_row(
-            _png(frames["frame"]), inner, group=name, licence=self.licence, url=self.url
+            encode_png(frames["frame"]), inner, group=name, licence=self.licence, url=self.url
         )
         if isinstance(row, dict) and "later" in frames:
-            row["later"] = _png(frames["later"])
+            row["later"] = encode_png(frames["later"])
         return id_of(inner), row
 
 
@@ -101,9 +100,3 @@ def _frames(path: str) -> Iterator[tuple[int, float, np.ndarray]]:
             number += 1
     finally:
         video.release()
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="png", compress_level=1)
-    return stream.getvalue()

@@ -16,8 +16,8 @@ from step1x_jax.evaluation.benchmarks import Question
 LONGEST = 200_000  # characters of a reply that are read
 _DELIMITER = "||V^=^V||"
 _PAIR = re.compile(r"\[\d+, ?\d+\]")
-_BARE_KEY = re.compile(r"(\w+):")
-_FIELD = re.compile(r'(?P<key>".*?"):(?P<value>.*?)(?P<end>[,}])')
+_BARE_KEY = re.compile(r"\b(\w+):")
+_END = re.compile("[,}]")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _WORDS = ("true", "false", "null")
 
@@ -76,17 +76,29 @@ def _without_braces(reply: str) -> list[int] | None:
 
 
 def _with_quotes(text: str) -> str:
-    """JSON of what looks like it: bare keys and words get quotes, numbers become lists."""
+    """JSON of what looks like it: bare keys and words get quotes, numbers become lists.
 
-    def field(match: re.Match[str]) -> str:
-        value = match["value"].strip()
-        if _NUMBER.fullmatch(value):
-            value = f"[{value}]"
-        elif value.lower() not in _WORDS:
-            value = f'"{value}"'
-        return f"{match['key']}: {value}{match['end']}"
+    A field is a key from a quote to the next quote with a colon, and a value up to a comma or
+    brace. Each character is looked at a bounded number of times, whatever the text is.
+    """
+    text = _BARE_KEY.sub(r'"\1":', text)
+    parts: list[str] = []
+    begin = 0
+    while True:
+        key = text.find('"', begin)
+        colon = text.find('":', key + 1) + 1 if key >= 0 else 0
+        end = _END.search(text, colon + 1) if colon else None
+        if end is None:
+            return "".join([*parts, text[begin:]])
+        value = _with_brackets_or_quotes(text[colon + 1 : end.start()].strip())
+        parts += [text[begin:colon], ": ", value, end[0]]
+        begin = end.end()
 
-    return _FIELD.sub(field, _BARE_KEY.sub(r'"\1":', text))
+
+def _with_brackets_or_quotes(value: str) -> str:
+    if _NUMBER.fullmatch(value):
+        return f"[{value}]"
+    return value if value.lower() in _WORDS else f'"{value}"'
 
 
 def valid_numbers(

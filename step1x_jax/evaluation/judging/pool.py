@@ -66,6 +66,7 @@ class Pool(Generic[Job, Result]):
             except Stopped:
                 return
             except BaseException as e:
+                self._stopping.set()  # nobody begins anything until `next` has raised this
                 self._done.put((None, e))
 
     @property

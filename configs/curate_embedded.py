@@ -1,0 +1,42 @@
+"""Edits of 14 photographs that ship in packages: CPU, no downloads, no model; 11 kinds of edits.
+
+    python -m launch.curate run --config=configs/curate_embedded.py --workdir=runs/curate
+    python -m launch.curate stats --config=configs/curate_embedded.py --workdir=runs/curate
+
+then sheet, review and export likewise. Time and figure to expect: TIME.
+"""
+
+from step1x_jax.curation.config import CurateConfig
+from step1x_jax.curation.review import Review
+from step1x_jax.curation.sources.photographs import EmbeddedPhotographs
+from step1x_jax.curation.stages.decontamination import Decontamination
+from step1x_jax.curation.stages.embedded_edits import EmbeddedEdits
+from step1x_jax.curation.stages.filters import Languages, Leak, Size, Unchanged
+from step1x_jax.curation.stages.template_instructions import TemplateInstructions
+from step1x_jax.curation.stages.whole_filters import Duplicates, EditHashes, TemplateShare
+
+
+def get_config() -> CurateConfig:
+    config = CurateConfig(source=EmbeddedPhotographs())
+    config.stages = {
+        "edit": EmbeddedEdits(),
+        "size": Size(),
+        "unchanged": Unchanged(),
+        "leak": Leak(),
+        "decontamination": Decontamination(),  # where a benchmark lies: .dataset
+        "hashes": EditHashes(),
+        "duplicates": Duplicates(),
+        "instructions": TemplateInstructions(),
+        "languages": Languages(),
+        "template_share": TemplateShare(),
+        "review": Review(),  # the file that the page of `review` saves: .verdicts
+    }
+    # Records for the quickstart's small models; released ones are named in the same two places.
+    config.export.held_out = 0.15
+    config.export.size = 128
+    config.export.encoder.path = "step1x_jax/assets/quickstart/encoder"
+    config.export.encoder.dtype = "float32"
+    config.export.encoder.min_pixels = 4 * 28 * 28
+    config.export.encoder.text_length = 96  # the longest instruction and its picture have 80
+    config.export.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
+    return config

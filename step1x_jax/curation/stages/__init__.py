@@ -1,0 +1,1 @@
+"""Stages that ship: embedded edits, template instructions, filters."""
