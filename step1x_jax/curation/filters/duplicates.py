@@ -5,7 +5,6 @@ is another colour. So edited regions are compared as large as whole pictures, an
 not by their forms alone.
 """
 
-import dataclasses
 import hashlib
 import itertools
 import operator
@@ -68,24 +67,6 @@ class DuplicateIndex:
         self._exact.add(edit.exact)
         self._cells.setdefault(cell, []).append(edit.thumbnails)
         return None
-
-
-@dataclasses.dataclass
-class DuplicateFilter:
-    """Rejects a row whose edit was there before; rows must come in a fixed order.
-
-    Attributes:
-      most: difference of two edits that are still the same.
-    """
-
-    most: float = MOST_DIFFERENCE
-
-    def __post_init__(self) -> None:
-        self._index = DuplicateIndex(self.most)
-
-    def __call__(self, row: Row) -> str | None:
-        """The reason, or None; a row that passes is remembered."""
-        return self._index.add(hash_edit(row))
 
 
 def shrink_edit(source: np.ndarray, target: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

@@ -6,7 +6,7 @@ from PIL import Image
 
 from step1x_jax.curation.filters.change import LeakFilter, UnchangedFilter
 from step1x_jax.curation.filters.decontamination import BenchmarkFilter, hash_pictures
-from step1x_jax.curation.filters.duplicates import DuplicateFilter
+from step1x_jax.curation.filters.duplicates import DuplicateIndex, hash_edit
 from step1x_jax.curation.filters.language import check_languages, quotations
 from step1x_jax.curation.filters.size import SizeFilter
 from step1x_jax.curation.filters.template_share import find_excess
@@ -14,10 +14,16 @@ from step1x_jax.errors import UserError
 from tests.curation.filters.rows import edit, encode, picture, row_of
 
 
+def new_edits():
+    """A filter that remembers the edits that passed it."""
+    index = DuplicateIndex()
+    return lambda row: index.add(hash_edit(row))
+
+
 def test_a_good_row_passes_all():
     row = row_of(*edit(0))
     benchmark = BenchmarkFilter(hash_pictures([picture(seed) for seed in range(100, 120)]))
-    for check in (SizeFilter(), UnchangedFilter(), LeakFilter(), DuplicateFilter(), benchmark):
+    for check in (SizeFilter(), UnchangedFilter(), LeakFilter(), new_edits(), benchmark):
         assert check(row) is None, check
     assert check_languages(row) is None
 
@@ -61,7 +67,7 @@ def test_an_edit_that_leaks_out_of_its_mask_is_found():
 
 
 def test_duplicates_are_found_and_other_edits_are_not():
-    check = DuplicateFilter()
+    check = new_edits()
     source, target, mask = edit(0)
     assert check(row_of(source, target, mask)) is None
     assert check(row_of(source, target, mask)) == "duplicate"
