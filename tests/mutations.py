@@ -23,7 +23,7 @@ from collections import Counter
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
-QUICK = "not (slow or torch or quickstart or parquet or gcs or demo)"
+QUICK = "not (slow or torch or quickstart or parquet or gcs or demo or evaluation)"
 TIMEOUT = 1800  # seconds; code that hangs is noticed, too
 
 DIT = "tests/test_golden.py::test_published_numbers[dit_v1_1]"
@@ -1132,9 +1132,10 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("notes of strangers of any length", "0 < len(note) <= LARGEST_NOTE", "0 < len(note)"),
         ("sizes of formats ignored", "if size and max(size) >", "if False and max(size) >"),
     ],
-    ("editing/side_by_side.py", "tests/editing/test_side_by_side.py"): [
+    ("conditioning/picture_row.py", "tests/conditioning/test_picture_row.py"): [
         ("boxes for letters", "return own if not unknown(own) else", "return own if True else"),
-        ("result on the left", "(source.width + 2 * margin, margin)", "(margin, margin)"),
+        ("result on the left", "page.paste(picture, (left, margin))",
+         "page.paste(picture, (margin, margin))"),
         ("long texts not cut", "if len(lines) > MOST_LINES:", "if False:"),
     ],
     ("editing/fingerprints.py", "tests/editing/test_fingerprints.py"): [
@@ -1169,10 +1170,73 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("differences are success", "        return 1\n", "        return 0\n"),
         ("nothing to report", "    if counts[DIFFERS]:", "    if False:"),
     ],
+    ("evaluation/tables.py", "tests/evaluation/test_datasets.py"): [
+        ("pictures outside of a data set", "if not stays_inside(value):", "if False:"),
+        ("one of several splits", "len(splits) != 1 or", ""),
+        ("any list of lines", "name == LIST if", "True if"),
+    ],
+    ("evaluation/datasets.py", "tests/evaluation/test_datasets.py"): [
+        ("any column", "if missing or others:", "if False:"),
+        ("rows that are no samples left out", 'bad_rows.append(f"{row}: {e}")', "pass"),
+        ("samples twice", "if n > 1]", "if n > 9]"),
+        ("one file for two samples", 'if benchmark.layout == "flat":', "if False:"),
+        ("keys that lead elsewhere", 'if field in ("task", "key") and not is_name(value):',
+         "if False:"),
+        ("a limit takes the first ones", "for *_, number in sorted(order)[:limit]",
+         "for *_, number in order[:limit]"),
+        ("zh is a language", "return LANGUAGES.get(language, language)", "return language"),
+    ],
+    ("evaluation/method_pictures.py", "tests/evaluation/test_method_pictures.py"): [
+        ("any of two pictures", "if len(files) > 1:", "if False:"),
+        ("other files are pictures", "if file.suffix.lower() in endings:", "if True:"),
+    ],
+    ("evaluation/generate.py", "tests/evaluation/test_generate.py"): [
+        ("noise of the seed alone", 'digest = _digest(f"{seed}", sample)',
+         'digest = hashlib.sha256(f"{seed}".encode()).digest()'),
+        ("noise without the seed", 'digest = _digest(f"{seed}", sample)',
+         'digest = _digest("", sample)'),
+        ("shares by place", "mine = {sample.id for sample in order[host::hosts]}",
+         "mine = {sample.id for sample in samples[host::hosts]}"),
+        ("damaged pictures stay", 'and look_at(path).status == "readable"', ""),
+        ("other settings go on", "if before.get(name) != now.get(name):", "if False:"),
+        ("one failure ends it", "except Exception as e:", "except UserError as e:"),
+        ("failures of before stay", "path.unlink(missing_ok=True)", "pass"),
+    ],
+    ("evaluation/statistics.py", "tests/evaluation/test_statistics.py"
+     " tests/test_golden.py::test_published_numbers[gedit_statistics.json]"): [
+        ("mean of two for the lower", "(min(numbers[name]) for name in",
+         "(sum(numbers[name]) / len(numbers[name]) for name in"),
+        ("samples count the same", 'None if benchmark.mean_of == "tasks" else counts', "counts"),
+        ("average over ten tasks", "if tasks and not empty:", "if tasks:"),
+        ("failures of the judge unmarked", "if status not in WITHOUT_PICTURE)",
+         "if status in WITHOUT_PICTURE)"),
+        ("an interval of one sample", "if len(one) > 1\n", "if len(one)\n"),
+        ("tasks drawn alike", "default_rng([SEED, number])", "default_rng([SEED])"),
+        ("90 % for 95", "INTERVAL = (2.5, 97.5)", "INTERVAL = (5, 95)"),
+        ("the first repeat alone", "if len(values) == 1 else np.mean(values, axis=0)", ""),
+    ],
+    ("evaluation/comparison.py", "tests/evaluation/test_comparison.py"): [
+        ("not the same samples", "others[one.id]) for one in first if",
+         "next(iter(others.values()))) for one in first if"),
+        ("smallest disagreements first", "(-abs(_gap(pair)), pair[0].id)",
+         "(abs(_gap(pair)), pair[0].id)"),
+    ],
+    ("evaluation/report.py", "tests/evaluation/test_report.py"): [
+        ("a judge's failure is not had", "if one.returned}", "if one.scores is not None}"),
+        ("complete without an average", "or not summary.average.means", ""),
+        ("the intersection is all", "[one for one in ones if one.intersection]", "list(ones)"),
+    ],
+    ("evaluation/score_csv.py", "tests/evaluation/test_score_csv.py"): [
+        ("blank is outside", 'flag not in ("false", ', 'flag not in ("", "false", '),
+        ("eleven of ten", "and 0 <= x <= 10 for x", "for x"),
+        ("scores of before replaced", "if is_file(place / ROWS):", "if False:"),
+    ],
+    ("data/paths.py", LISTS): [
+        ("lists lead anywhere", 'or ".." in pure.parts', "or False"),
+        ("lists at the root", "or pure.is_absolute()", ""),
+    ],
     ("../launch/edit_rows.py", f"{LISTS} {REFUSED} {MANY}::test_all_pictures_of_a_folder"
      f" {MANY}::test_rows_have_settings_of_their_own"): [
-        ("lists lead anywhere", 'or ".." in pure.parts:', "or False:"),
-        ("lists at the root", "or pure.is_absolute()", ""),
         ("the root ignored", "place.parent if root is None else", "place.parent if True else"),
         ("hidden pictures", '"[!.]*"', '"*"'),
         ("first instruction for all", "    if len(values) != count:", "    if False:"),

@@ -76,6 +76,9 @@ def mistakes(words):
     package, _, name = module.partition(".")
     if package != "launch":
         return
+    if name == "evaluate" and len(words) > 3:  # a command of commands
+        name = f"evaluate_{words[3].replace('-', '_')}"
+        module = f"{module} {words[3]}"
     if not (ROOT / "launch" / f"{name}.py").exists():
         yield f"no command {module}"
         return
@@ -98,10 +101,13 @@ def test_what_is_not_there_is_found():
         "`python -m launch.edit --picture=a.jpg`\n```\nbash launch/gone.sh  # it is\n"
         "python -m launch.train --config=configs/lora.py \\\n    --config.lora.rang=3\n```\n"
         "    python -m launch.gone\n"
+        "    python -m launch.evaluate report --model=a\n    python -m launch.evaluate jury\n"
     )
     wrong = sorted(why for words in commands(text) for why in mistakes(words))
     assert wrong == [
         "launch.edit has no --picture",
+        "launch.evaluate report has no --model",
+        "no command launch.evaluate jury",
         "no command launch.gone",
         "no field lora.rang",
         "no file launch/gone.sh",

@@ -1,0 +1,52 @@
+"""Evaluates edited pictures: launch/guides/evaluate.md.
+
+python -m launch.evaluate generate --dataset=data/gedit --results=results --method=mine \
+    --model=weights
+python -m launch.evaluate judge --dataset=data/gedit --results=results --method=mine --endpoint=URL
+python -m launch.evaluate report --results=results --methods=mine,others --output=report
+python -m launch.evaluate compare --results=results --methods=mine,others --output=comparison
+
+generate: edits a benchmark's pictures. judge: asks a judge about a method's pictures, or with
+--against about pairs. report, compare: tables of judgements, of one method against another. rank:
+Elo scores from pairs. judge-check: a judge against pairs that people have judged. study build,
+study score: asks people. deidentify scan, deidentify review, deidentify export: a benchmark without
+private pictures. reference: measures against true edits.
+
+Each has its own flags: python -m launch.evaluate generate --help
+"""
+
+import importlib
+import sys
+
+from absl import flags
+
+from launch.command import run
+
+COMMANDS = {
+    name: f"launch.evaluate_{name.replace('-', '_')}"
+    for name in (
+        "generate", "judge", "report", "compare", "rank", "judge-check", "study", "deidentify",
+        "reference",
+    )
+}  # fmt: skip
+
+
+def main() -> None:
+    """Runs the command that is named first, as if it were the main module.
+
+    Of the commands only that one is imported, so only its flags are there. One that takes a second
+    word, such as build in `study build`, lists these in OPERANDS.
+    """
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in COMMANDS:
+        del sys.argv[2:]  # flags are of a command
+        run(lambda _: 0, tuple(COMMANDS))
+    module = importlib.import_module(COMMANDS[name])
+    del sys.argv[1]
+    sys.modules["__main__"].__doc__ = module.__doc__  # what --help prints
+    flags.adopt_module_key_flags(module)
+    run(module.main, getattr(module, "OPERANDS", ()))
+
+
+if __name__ == "__main__":
+    main()
