@@ -141,6 +141,15 @@ def test_more_attempts_go_on_from_the_kept_replies(tmp_path):
     assert answers["x", 0].paid == 1
 
 
+def test_kept_replies_are_read_anew_and_the_first_that_counts_decides(tmp_path):
+    judge = ScriptedJudge(lambda ask, number: ["a 5", "b", "c"][number])
+    assert statuses(run(tmp_path, judge, asks("x"))) == {"x": "unparsable"}
+    with open_cache(tmp_path) as cache:
+        (answer,) = ask_all(asks("x"), judge, cache, QUICK, lambda ask, text: parse(ask, text[-1]))
+    assert (answer.status, answer.value, len(answer.replies)) == ("ok", 5, 1)
+    assert judge.calls.total() == 3
+
+
 def test_repeats_are_questions_of_their_own_and_equal_questions_are_one(tmp_path):
     judge = ScriptedJudge(lambda ask, number: time.sleep(0.02) or str(number))
     same = [Ask(f"q{i}", ("the same",)) for i in range(5)]
