@@ -32,6 +32,7 @@ from step1x_jax.conditioning.images import image_size
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import GEDIT
 from step1x_jax.evaluation.judgements import Judgement
+from step1x_jax.evaluation.judging.parsing import find_scores
 from step1x_jax.evaluation.samples import SampleId
 from step1x_jax.evaluation.statistics import score_samples, summarize
 from step1x_jax.json_files import read_json
@@ -344,6 +345,15 @@ def check_pair_replies(rows: list) -> Iterator[Row]:
         yield _row(name, ours, golden, tolerance)
 
 
+def check_replies(rows: list) -> Iterator[Row]:
+    """The scores that the published parser finds in replies; what else it gives is no score."""
+    for number, row in enumerate(rows):
+        published = row["published"]
+        golden = published.get("score") if isinstance(published, dict) else None
+        same = repr(find_scores(row["reply"])) == repr(golden)  # NaN is NaN, 7 is not 7.0
+        yield Row(f"reply {number} {row['reply'][:20]!r}", float(not same), 0.0)
+
+
 FOLDERS: dict[str, Callable[[pathlib.Path, dict], Iterator[Row]]] = {
     "dit": check_dit,
     "vae": check_vae,
@@ -358,6 +368,7 @@ TABLES: dict[tuple[str, ...], Callable[..., Iterator[Row]]] = {
     ("semantics", "quality"): check_statistics,
     ("dimension", "first", "second", "winner"): check_pairwise,
     ("reply", "recommended"): check_pair_replies,
+    ("reply", "published"): check_replies,  # which replies about pairs have, too
 }
 ROWS = ("judgements", "rows")
 

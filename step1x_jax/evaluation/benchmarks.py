@@ -20,7 +20,7 @@ class Question:
       name: the score's name; for pairs the dimension's.
       pictures: those that the judge sees, in this order.
       prompt: the file of assets/evaluation/prompts that has our words; {instruction} in it is
-        replaced.
+        replaced, and so is {NAME} by the sample's text in any other column.
       answer: "numbers", so many of them, or "winner" (first, second or a tie).
       numbers: how many.
       lowest: the lowest number that is valid.
@@ -28,6 +28,7 @@ class Question:
       whole: whether numbers must be whole.
       criteria: where each task has its own: task -> the file of them, which takes the place of
         {criteria} in the prompt. Other tasks than these are then refused.
+      tasks: of whose samples it is asked; empty: of all.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Question:
     highest: float = 0
     whole: bool = False
     criteria: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,26 +14,26 @@ def judge_facts(
 
     Args:
       preset: the judge's.
-      prompts: whose words it was asked in; "" if in none.
+      prompts: whose words it was asked in; "none" if in none.
       cache: its replies.
       served: what its server says.
 
     Returns:
-      Values of JSON.
+      Values of JSON, null where nobody says.
     """
     replies = cache.every()
 
-    def each(name: str) -> str:
-        return ", ".join(sorted({getattr(reply, name) for reply in replies} - {""}))
+    def each(name: str) -> str | None:
+        return ", ".join(sorted({getattr(reply, name) for reply in replies} - {""})) or None
 
     days = sorted({reply.time[:10] for reply in replies})
     return {
         "model": preset.model,
         "served_model": each("model"),
         "endpoint": each("host"),
-        "provider": each("provider") or served.provider,
-        "quantisation": served.quantisation,
-        "shutdown_date": served.shutdown_date,
+        "provider": each("provider") or served.provider or None,
+        "quantisation": served.quantisation or None,
+        "shutdown_date": served.shutdown_date or None,
         "prompts": prompts,
         "date": " to ".join(dict.fromkeys(days[:1] + days[-1:])),
     }

@@ -20,11 +20,12 @@ from step1x_jax.evaluation.judging.cache import look_into_cache, open_cache
 from step1x_jax.evaluation.judging.exchange import Ask, Judge
 from step1x_jax.evaluation.judging.facts import judge_facts
 from step1x_jax.evaluation.judging.judges import is_function
+from step1x_jax.evaluation.judging.pictures import check_decodable
 from step1x_jax.evaluation.judging.presets import JudgePreset, Protocol
 from step1x_jax.evaluation.judging.prompts import Prompts
 from step1x_jax.evaluation.judging.questions import Questions, Scores
 from step1x_jax.evaluation.judging.tally import Tally, show_progress
-from step1x_jax.evaluation.method_pictures import find_pictures, look_at
+from step1x_jax.evaluation.method_pictures import find_pictures
 from step1x_jax.evaluation.samples import Sample, SampleId
 from step1x_jax.files import is_file
 from step1x_jax.json_files import read_json, shown
@@ -32,6 +33,7 @@ from step1x_jax.json_files import read_json, shown
 # What all judgements in one folder have in common, of judge.json.
 SETTINGS = (
     "judge",
+    "model",
     "parameters",
     "benchmark",
     "source",
@@ -83,13 +85,16 @@ class JudgeRun:
     def settings(self, judge: Judge) -> dict[str, Any]:
         """SETTINGS, as values of JSON."""
         in_words = not is_function(self.preset.name)
+        parameters = dict(judge.parameters)
+        model = parameters.pop("model")
         return {
             "judge": self.preset.name,
-            "parameters": dict(judge.parameters),
+            "model": model,
+            "parameters": ", ".join(f"{name} {value}" for name, value in parameters.items()),
             "benchmark": self.benchmark.name,
             "source": self.source,
             "protocol": self.protocol if in_words else "original",
-            "prompt_hash": self.prompts.fingerprint if in_words else "",
+            "prompt_hash": self.prompts.fingerprint if in_words else "none",
             "accept_single": self.accept_single,
         }
 
@@ -137,7 +142,8 @@ def judge_pictures(
     found = _find(run, samples)
     without: dict[SampleId, tuple[Status, str]] = {}
     asks = _ask_about_all(run, samples, found, without)
-    total = sum(path is not None for path in found.values()) * run.repeats * run.questions.calls
+    calls = (run.questions.calls(sample.task) for sample, path in found.items() if path)
+    total = sum(calls) * run.repeats
     answers: dict[tuple[SampleId, int], list[Answer[Scores]]] = collections.defaultdict(list)
     with open_cache(run.folder) as cache:
         answered = ask_all(asks, judge, cache, limits, run.questions.parse)
@@ -153,8 +159,8 @@ def judge_pictures(
         chosen = {sample.id for sample in samples}
         others = [one for one in earlier if one.id not in chosen]
         repeats = 1 + max((one.repeat for one in [*others, *judgements]), default=0)
-        words = "" if is_function(run.preset.name) else run.prompts.source
-        facts = run.settings(judge) | judge_facts(run.preset, words, cache, served)
+        words = "none" if is_function(run.preset.name) else run.prompts.source
+        facts = judge_facts(run.preset, words, cache, served) | run.settings(judge)
         facts["repeats"] = repeats
         write_judgements(run.folder, [*others, *judgements], facts)
     return judgements
@@ -193,12 +199,14 @@ def _ask_about_all(
         if path is None:
             without[sample.id] = "missing", ""
             continue
-        looked = look_at(path)
-        if looked.status == "unreadable":
-            without[sample.id] = "unreadable", looked.reason
+        try:
+            edited = check_decodable(read_image_bytes(path), str(path))
+        except UserError as e:
+            without[sample.id] = "unreadable", str(e)
             continue
-        source = sample.pictures[run.source]()
-        yield from questions.ask_about(sample, source, read_image_bytes(path), run.repeats)
+        name = f"the source of {'/'.join(filter(None, sample.id))}"
+        source = check_decodable(sample.pictures[run.source](), name)
+        yield from questions.ask_about(sample, source, edited, run.repeats)
 
 
 def _judgement(

@@ -82,7 +82,7 @@ def _with_quotes(text: str) -> str:
     brace. Each character is looked at a bounded number of times, whatever the text is.
     """
     text = _BARE_KEY.sub(r'"\1":', text)
-    parts = []
+    parts: list[str] = []
     begin = 0
     while True:
         key = text.find('"', begin)

@@ -7,6 +7,7 @@ source_size of April 2025, long1024 of GEditBench v2.
 import hashlib
 import io
 import math
+from typing import NamedTuple
 
 from step1x_jax.conditioning.images import decode_image
 from step1x_jax.evaluation.judging.exchange import Picture
@@ -51,6 +52,26 @@ def picture_size(data: bytes, name: str) -> tuple[int, int]:
       UserError: it cannot be decoded.
     """
     return decode_image(data, name).size
+
+
+class Decodable(NamedTuple):
+    """A picture's file that has been decoded once, and its size (width, height) in pixels."""
+
+    data: bytes
+    size: tuple[int, int]
+
+
+def check_decodable(data: bytes, name: str) -> Decodable:
+    """A picture's file with its size.
+
+    Args:
+      data: of the file.
+      name: of the picture, in error messages.
+
+    Raises:
+      UserError: it cannot be decoded.
+    """
+    return Decodable(data, picture_size(data, name))
 
 
 def picture_to_send(data: bytes, name: str, size: tuple[int, int], preset: JudgePreset) -> Picture:

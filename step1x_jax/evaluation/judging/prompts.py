@@ -7,6 +7,7 @@ GEdit-Bench/viescore) is Python; of it only assignments of literal texts are rea
 import ast
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping
 
 from etils import epath
@@ -19,7 +20,9 @@ from step1x_jax.json_files import shown
 
 FOLDER = epath.Path(step1x_jax.__file__).parent / "assets" / "evaluation" / "prompts"
 LARGEST = 1 << 20  # bytes of a file of prompts
-INSTRUCTION, CRITERIA = "{instruction}", "{criteria}"
+OURS = "ours"
+INSTRUCTION, CRITERIA = "instruction", "{criteria}"
+_PLACE = re.compile(r"\{(\w+)\}")
 PUBLISHED_INSTRUCTION = "<instruction>"
 # GEdit-Bench's questions -> what the published harness joins by newlines.
 PUBLISHED = {
@@ -38,19 +41,29 @@ class Prompts:
 
     Attributes:
       texts: question's name -> task -> text; the task is "" where one text is for all.
-      instruction: what the instruction takes the place of in a text.
-      source: "ours", or the name of the file.
+      source: OURS, or the name of the published file.
     """
 
     texts: Mapping[str, Mapping[str, str]]
-    instruction: str
     source: str
 
-    def text(self, question: Question, task: str, instruction: str) -> str:
+    def text(
+        self,
+        question: Question,
+        task: str,
+        instruction: str,
+        extra: Mapping[str, str] | None = None,
+    ) -> str:
         """What a judge is asked.
 
+        Args:
+          question: of the benchmark.
+          task: of the sample.
+          instruction: of the sample.
+          extra: the sample's texts in other columns, by column.
+
         Raises:
-          UserError: the benchmark has no criteria for this task.
+          UserError: the benchmark has no criteria for this task, or a column is missing.
         """
         texts = self.texts[question.name]
         text = texts.get(task if question.criteria else "")
@@ -59,7 +72,19 @@ class Prompts:
                 f"there are no criteria for the task {shown(task)}; those with some are"
                 f" {', '.join(texts)}."
             )
-        return text.replace(self.instruction, instruction)
+        if self.source != OURS:
+            return text.replace(PUBLISHED_INSTRUCTION, instruction)
+        values = {**(extra or {}), INSTRUCTION: instruction}
+
+        def value(match: re.Match[str]) -> str:
+            if match[1] not in values:
+                raise UserError(
+                    f"the question {question.name} needs the column {match[1]} of text; give a data"
+                    " set that has it."
+                )
+            return values[match[1]]
+
+        return _PLACE.sub(value, text)  # at once: what is put in is not looked at
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +120,7 @@ def read_prompts(benchmark: Benchmark, published: epath.PathLike | None = None) 
             task: text.replace(CRITERIA, _read_own(file).rstrip())
             for task, file in question.criteria.items()
         } or {"": text}
-    return Prompts(texts, INSTRUCTION, "ours")
+    return Prompts(texts, OURS)
 
 
 def _read_own(name: str) -> str:
@@ -113,7 +138,7 @@ def _read_published(path: epath.PathLike) -> Prompts:
                 " vie_prompts.py."
             )
         texts[question] = {"": "\n".join(literals[name] for name in names)}
-    return Prompts(texts, PUBLISHED_INSTRUCTION, epath.Path(path).name)
+    return Prompts(texts, epath.Path(path).name)
 
 
 def read_literals(path: epath.PathLike) -> dict[str, str]:

@@ -15,8 +15,8 @@ from step1x_jax.evaluation.judging.parsing import (
     valid_numbers,
 )
 from step1x_jax.evaluation.judging.pictures import (
+    Decodable,
     original,
-    picture_size,
     picture_to_send,
     sent_size,
 )
@@ -68,12 +68,18 @@ class Questions:
         self._protocol = protocol
         self._accept_single = accept_single
 
-    @property
-    def calls(self) -> int:
-        """Questions to the judge about one sample."""
-        return 1 if is_function(self._preset.name) else len(self._questions)
+    def of_task(self, task: str) -> list[Question]:
+        """Those that samples of a task are asked."""
+        every = self._questions.values()
+        return [question for question in every if not question.tasks or task in question.tasks]
 
-    def ask_about(self, sample: Sample, source: bytes, edited: bytes, repeats: int) -> list[Ask]:
+    def calls(self, task: str) -> int:
+        """Questions to the judge about one sample of a task."""
+        return 1 if is_function(self._preset.name) else len(self.of_task(task))
+
+    def ask_about(
+        self, sample: Sample, source: Decodable, edited: Decodable, repeats: int
+    ) -> list[Ask]:
         """The questions about one picture, each of them `repeats` times.
 
         Args:
@@ -83,29 +89,31 @@ class Questions:
           repeats: 1 and up.
 
         Raises:
-          UserError: a picture cannot be decoded, or there are no criteria for the sample's task.
+          UserError: there are no criteria for the sample's task, or a column is missing.
         """
         name = "/".join(filter(None, sample.id))
         if is_function(self._preset.name):
-            parts = (original(source), original(edited), sample.instruction)
-            asks = [Ask(name, parts, subject=(sample.id, (*self._questions,)))]
+            parts = (original(source.data), original(edited.data), sample.instruction)
+            names = tuple(question.name for question in self.of_task(sample.id.task))
+            asks = [Ask(name, parts, subject=(sample.id, names))]
         else:
             asks = self._ask_in_words(name, sample, source, edited)
         return [dataclasses.replace(ask, repeat=n) for n in range(repeats) for ask in asks]
 
-    def _ask_in_words(self, name: str, sample: Sample, source: bytes, edited: bytes) -> list[Ask]:
-        of_source, of_edited = f"the source of {name}", f"the picture of {name}"
-        size = picture_size(source, of_source)
-        sizes = [
-            sent_size(one, self._protocol, size) for one in (size, picture_size(edited, of_edited))
-        ]
+    def _ask_in_words(
+        self, name: str, sample: Sample, source: Decodable, edited: Decodable
+    ) -> list[Ask]:
+        size = sent_size(source.size, self._protocol, source.size)
+        edited_size = sent_size(edited.size, self._protocol, source.size)
         sent = {
-            "source": picture_to_send(source, of_source, sizes[0], self._preset),
-            "edited": picture_to_send(edited, of_edited, sizes[1], self._preset),
+            "source": picture_to_send(source.data, f"the source of {name}", size, self._preset),
+            "edited": picture_to_send(
+                edited.data, f"the picture of {name}", edited_size, self._preset
+            ),
         }
         asks = []
-        for question in self._questions.values():
-            text = self._prompts.text(question, sample.id.task, sample.instruction)
+        for question in self.of_task(sample.id.task):
+            text = self._prompts.text(question, sample.id.task, sample.instruction, sample.extra)
             shown = [sent[picture] for picture in question.pictures]
             parts: tuple[str | Picture, ...]
             parts = (*shown, text) if self._preset.order == "pictures" else (text, *shown)

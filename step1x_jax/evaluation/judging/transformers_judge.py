@@ -1,7 +1,7 @@
-"""Qwen2.5-VL, or another vision language model of transformers, as a judge in this process.
+"""Qwen2.5-VL of the transformers library as a judge in this process.
 
 For a machine whose one device holds the model; larger ones are served by vLLM. Needs the extra
-[torch], which is imported here alone and when a judge is made.
+[torch], which is imported when a judge is made.
 """
 
 import io
@@ -13,9 +13,11 @@ from etils import epath
 from PIL import Image
 
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.judging.exchange import Ask, Picture, Reply, Served
+from step1x_jax.evaluation.judging.exchange import Ask, NoReply, Picture, Reply, Served
 from step1x_jax.evaluation.judging.presets import JudgePreset
 from step1x_jax.files import fingerprint
+
+IMAGE = "<|image_pad|>"
 
 
 class TransformersJudge:
@@ -27,10 +29,11 @@ class TransformersJudge:
         """Loads it, onto a GPU if there is one.
 
         Args:
-          preset: `model` is a folder of transformers, with its processor and chat template.
+          preset: `model` is the model's folder, as Hugging Face has it.
 
         Raises:
-          UserError: torch is not installed, or the folder has no such model.
+          UserError: torch is not installed, the folder has no such model, or the memory does not
+            suffice.
         """
         try:
             import torch
@@ -38,23 +41,20 @@ class TransformersJudge:
             raise UserError(
                 "a judge in this process needs PyTorch; pip install 'step1x_jax[torch]'."
             ) from e
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
         folder = epath.Path(preset.model)
         if not folder.is_dir():
-            raise UserError(f"--model={preset.model} is no folder; give that of a model.")
+            raise UserError(f"--model={preset.model} is no folder; give that of a Qwen2.5-VL.")
         try:
-            self._processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
-            self._model: Any = AutoModelForImageTextToText.from_pretrained(
-                folder, dtype="auto", local_files_only=True
-            )
-        except (OSError, ValueError, KeyError, TypeError) as e:
+            self._tokenizer, self._images, self._model = _load(str(folder))
+        except (MemoryError, torch.OutOfMemoryError) as e:
             raise UserError(
-                f"--model={preset.model} is no vision language model that transformers can load"
-                f" ({e}); give the folder of one."
+                f"the memory does not suffice for the model in {folder} ({e}); serve it by vLLM."
             ) from e
-        if not getattr(self._processor, "chat_template", None):
-            raise UserError(f"--model={preset.model} has no chat template; add the model's own.")
+        except Exception as e:  # of many kinds, from config to weights
+            raise UserError(
+                f"the model in {folder} cannot be loaded by transformers ({e}); give the complete"
+                " folder of a Qwen2.5-VL."
+            ) from e
         self._model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self._torch = torch
         self._name = f"{folder.name} {fingerprint(folder)}"
@@ -67,7 +67,7 @@ class TransformersJudge:
 
     def close(self) -> None:
         """Gives the memory back."""
-        self._model = self._processor = None
+        self._model = None
 
     def describe(self) -> Served:
         """How its weights are quantized."""
@@ -78,8 +78,24 @@ class TransformersJudge:
     def answer(self, ask: Ask, attempt: int) -> Reply:
         """See `Judge`; greedy, so that further attempts would give the same."""
         begun = time.monotonic()
+        inputs = self._prepare(ask)
+        length = inputs["input_ids"].shape[1]
+        with self._torch.inference_mode():
+            tokens = self._model.generate(
+                **inputs, max_new_tokens=self.preset.max_tokens, do_sample=False
+            )[0, length:]
+        return Reply(
+            text=self._tokenizer.decode(tokens, skip_special_tokens=True),
+            finish_reason="length" if len(tokens) >= self.preset.max_tokens else "stop",
+            model=self._name,
+            input_tokens=length,
+            output_tokens=len(tokens),
+            seconds=round(time.monotonic() - begun, 3),
+        )
+
+    def _prepare(self, ask: Ask) -> dict[str, Any]:
+        """What the model takes: tokens, in which each picture has its places, and patches."""
         pictures = [part for part in ask.parts if isinstance(part, Picture)]
-        images = [Image.open(io.BytesIO(picture.encode())) for picture in pictures]
         content: list[dict[str, str]] = [
             {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
             for part in ask.parts
@@ -88,21 +104,45 @@ class TransformersJudge:
         if ask.system:
             system = [{"type": "text", "text": ask.system}]
             messages.insert(0, {"role": "system", "content": system})
-        text = self._processor.apply_chat_template(
+        text = self._tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-        inputs = self._processor(text=[text], images=images or None, return_tensors="pt")
-        inputs = inputs.to(self._model.device)
-        length = inputs["input_ids"].shape[1]
-        with self._torch.inference_mode():
-            tokens = self._model.generate(
-                **inputs, max_new_tokens=self.preset.max_tokens, do_sample=False
-            )[0, length:]
-        return Reply(
-            text=self._processor.decode(tokens, skip_special_tokens=True),
-            finish_reason="length" if len(tokens) >= self.preset.max_tokens else "stop",
-            model=self._name,
-            input_tokens=length,
-            output_tokens=len(tokens),
-            seconds=round(time.monotonic() - begun, 3),
-        )
+        before, *rest = text.split(IMAGE)
+        if len(rest) != len(pictures):
+            raise NoReply(f"{IMAGE} stands in the question itself", again=False)
+        inputs: dict[str, Any] = {}
+        if pictures:
+            files = [Image.open(io.BytesIO(picture.encode())) for picture in pictures]
+            inputs |= self._images(files, return_tensors="pt")
+            places = inputs["image_grid_thw"].prod(-1) // self._images.merge_size**2
+            for number, after in zip(places.tolist(), rest, strict=True):
+                before += IMAGE * number + after
+        inputs |= self._tokenizer([before], return_tensors="pt")
+        # Without this the pictures' tokens silently get the positions of text.
+        inputs["mm_token_type_ids"] = (
+            inputs["input_ids"] == self._tokenizer.convert_tokens_to_ids(IMAGE)
+        ).int()
+        return {name: tensor.to(self._model.device) for name, tensor in inputs.items()}
+
+
+def _load(folder: str) -> tuple[Any, Any, Any]:
+    """Tokenizer, picture processor and model; raises whatever transformers raises."""
+    from transformers import (
+        AutoTokenizer,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2VLImageProcessorPil,
+    )
+
+    # Not by AutoProcessor, which wants torchvision, for videos.
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not tokenizer.chat_template:
+        raise ValueError("its tokenizer has no chat template")
+    images = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    model_class: Any = Qwen2_5_VLForConditionalGeneration
+    model, report = model_class.from_pretrained(
+        folder, dtype="auto", local_files_only=True, output_loading_info=True
+    )
+    wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+    if wrong:
+        raise ValueError(f"{len(wrong)} tensors do not fit its config.json, {wrong[0]} among them")
+    return tokenizer, images, model
