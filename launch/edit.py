@@ -26,12 +26,11 @@ import dataclasses
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar, get_type_hints
 
 import jax
 from absl import flags
 
-from launch import editor_flags, weights_flags
+from launch import editor_flags, sampling_flags, weights_flags
 from launch.command import run
 from launch.edit_check import print_findings, print_progress
 from launch.edit_making import Extras, make_all
@@ -57,22 +56,9 @@ from step1x_jax.editing.masks import read_mask
 from step1x_jax.editing.output_files import check_format
 from step1x_jax.editing.recipe import FILES, Recipe, differences, noted_path, read_recipe
 from step1x_jax.editing.requests import MOST_IMAGES, OUTPUT_SIZES
-from step1x_jax.editing.settings import sampling_of
 from step1x_jax.errors import UserError
 from step1x_jax.files import is_file, user_path
-from step1x_jax.models.config import ModelConfig
-from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.sampling.noise import SEED_BITS, read_noise
-
-Value = TypeVar("Value")
-
-
-def _bounds(field: str) -> dict[str, Any]:
-    """The limits of a field of SamplingConfig, for the flag that sets it."""
-    hints = get_type_hints(SamplingConfig, include_extras=True)
-    (meta,) = hints[field].__metadata__
-    return {"lower_bound": meta.ge, "upper_bound": meta.le}
-
 
 _MODEL = flags.DEFINE_string(
     "model", "", "quickstart, a run's folder, or a file or folder of weights."
@@ -123,21 +109,6 @@ _NUM_IMAGES = flags.DEFINE_integer(
     lower_bound=1,
     upper_bound=MOST_IMAGES,
 )
-_STEPS = flags.DEFINE_integer(
-    "steps", None, "Euler steps (default: the model's).", **_bounds("num_steps")
-)
-_GUIDANCE = flags.DEFINE_float(
-    "guidance", None, "Guidance scale (default: the model's).", **_bounds("guidance")
-)
-_TRUNCATE = flags.DEFINE_float(
-    "truncate", None, "Time above which it is damped (default: the model's).", lower_bound=0
-)
-_SIZE = flags.DEFINE_integer(
-    "size",
-    None,
-    "Size level: about size^2 pixels are edited (default: the model's).",
-    **_bounds("size"),
-)
 _OUTPUT_SIZE = flags.DEFINE_string(
     "output_size", "input", "Of the result: input, edited (as it was edited), or 800x600."
 )
@@ -151,6 +122,7 @@ _NOISE = flags.DEFINE_string("noise", None, "A .npy file (1, 16, h, w) instead o
 _CHECK = flags.DEFINE_bool(
     "check", False, "Edits nothing; compares the weights with what is published."
 )
+flags.adopt_module_key_flags(sampling_flags)
 flags.adopt_module_key_flags(editor_flags)
 
 
@@ -345,9 +317,6 @@ def common_recipe(loras: Sequence[tuple[str, float]], noise: str | None) -> Reci
     model = _MODEL.value
     autoencoder, encoder = editor_flags.AUTOENCODER.value, editor_flags.QWEN.value
     found = find_weights(model, **editor_flags.opening())
-    assert isinstance(found.weights.config, ModelConfig)
-    defaults = sampling_of(found.weights)
-    truncate = defaults.truncate_for(found.weights.config.version)
     size = _OUTPUT_SIZE.value
     if size not in OUTPUT_SIZES and not re.fullmatch(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}", size):
         raise UserError(f"--output_size={size}: give input, edited, or a size such as 800x600.")
@@ -355,10 +324,6 @@ def common_recipe(loras: Sequence[tuple[str, float]], noise: str | None) -> Reci
         read_noise(noise)
     version, device = __version__, jax.devices()[0].device_kind
     return Recipe(
-        steps=_or(_STEPS.value, defaults.num_steps),
-        guidance=_or(_GUIDANCE.value, defaults.guidance),
-        size=_or(_SIZE.value, defaults.size),
-        truncate=_or(_TRUNCATE.value, truncate),
         output_size=size,
         keep_unchanged=_KEEP.value,
         align=_ALIGN.value,
@@ -368,12 +333,9 @@ def common_recipe(loras: Sequence[tuple[str, float]], noise: str | None) -> Reci
         dtype=editor_flags.DTYPE.value or default_dtype(),
         quantize=editor_flags.QUANTIZE.value,
         made_with=f"step1x_jax {version}, jax {jax.__version__}, {device}",
+        **sampling_flags.resolved(found.weights),
         **noted_models(found, model, autoencoder, encoder, loras),
     )
-
-
-def _or(value: Value | None, default: Value) -> Value:
-    return default if value is None else value
 
 
 if __name__ == "__main__":

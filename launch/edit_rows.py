@@ -11,6 +11,7 @@ from PIL import Image
 
 from step1x_jax.conditioning.input_files import read_input_file
 from step1x_jax.conditioning.picture_formats import usable_formats
+from step1x_jax.data.paths import stays_inside
 from step1x_jax.errors import UserError
 from step1x_jax.files import find, is_file, is_remote, user_path
 from step1x_jax.json_files import LARGEST, build, parse_json, shown
@@ -180,10 +181,7 @@ def _object(value: Any, source: str) -> dict[str, Any]:
 
 def check_stays(path: str | None, source: str) -> None:
     """Raises UserError for a path of a list that leads out of the folder where it starts."""
-    if path is None:
-        return
-    pure = pathlib.PurePosixPath(path)
-    if not path or "\0" in path or is_remote(path) or pure.is_absolute() or ".." in pure.parts:
+    if path is not None and not stays_inside(path):
         raise UserError(
             f"{source}: {shown(path)} is no path inside of the folder; give one without .. that"
             " starts there (--root says where)."

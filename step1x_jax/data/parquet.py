@@ -13,15 +13,19 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
 from step1x_jax.conditioning.images import read_image_bytes
 from step1x_jax.data.forms import KNOWN_FORMS, LANGUAGE, find_form, missing_fields, picture_field
+from step1x_jax.data.paths import stays_inside
 from step1x_jax.errors import UserError
 from step1x_jax.files import reason
+
+# From a table's path and schema to its columns with pictures in cells, and the others to be read.
+Columns = Callable[[epath.Path, Any], tuple[list[str], list[str]]]
 
 ROW_GROUPS = 2  # in memory: threads that read consecutive rows are in two at a border
 FOOTERS = 16  # in memory: where the row groups of a file lie
@@ -35,11 +39,12 @@ def parse_locator(path: str) -> tuple[str, int, str] | None:
     return (match[1], int(match[2]), match[3]) if match else None
 
 
-def parquet_rows(path: epath.Path) -> Iterator[tuple[str, Any]]:
+def parquet_rows(path: epath.Path, columns_of: Columns | None = None) -> Iterator[tuple[str, Any]]:
     """Rows of a file by name, with locators in place of pictures in cells.
 
     Args:
-      path: the file; its columns have the names of one of FORMS.
+      path: the file.
+      columns_of: finds its columns; None: `picture_columns`, those of an edit in one of FORMS.
 
     Yields:
       Name, and the columns that matter here. A column of paths stays as it is.
@@ -50,7 +55,7 @@ def parquet_rows(path: epath.Path) -> Iterator[tuple[str, Any]]:
     with reading(str(path)), path.open("rb") as stream:
         file = pyarrow().parquet.ParquetFile(stream)
         schema = file.schema_arrow
-        cells, columns = picture_columns(path, schema)
+        cells, columns = (columns_of or picture_columns)(path, schema)
         encoded = [
             leaf for n in range(file.num_row_groups) for leaf in _encoded(file.metadata, n, columns)
         ]
@@ -71,7 +76,7 @@ def picture_columns(path: epath.Path, schema: Any) -> tuple[list[str], list[str]
             f" form: {KNOWN_FORMS}."
         )
     pictures = [picture_field(schema.names, field) for field in (form.source, form.target)]
-    cells = [name for name in pictures if not _holds_text(schema.field(name).type)]
+    cells = [name for name in pictures if not holds_text(schema.field(name).type)]
     names = {*pictures, form.instruction, form.task, *form.id, LANGUAGE}
     return cells, [name for name in schema.names if name in names and name not in cells]
 
@@ -113,7 +118,7 @@ def _value(one: Any) -> Any:
         return UserError(f"not valid Unicode ({e})")
 
 
-def read_cell(path: str, row: int, column: str) -> bytes:
+def read_cell(path: str, row: int, column: str, *, inside: bool = False) -> bytes:
     """The bytes of a picture in a cell. Any number of threads may call it.
 
     Args:
@@ -121,6 +126,7 @@ def read_cell(path: str, row: int, column: str) -> bytes:
       row: in the file, from 0.
       column: whose cells are bytes, Hugging Face's {bytes, path}, or a list with one of these. If
         there is only a path, it is relative to the file's folder.
+      inside: whether such a path must not lead out of that folder.
 
     Returns:
       The picture's file.
@@ -139,10 +145,10 @@ def read_cell(path: str, row: int, column: str) -> bytes:
         with _groups_lock:
             group = _group(path, number)
         value = group.column(column)[row - starts[number]].as_py()
-    return picture_of(value, path, row, column)
+    return picture_of(value, path, row, column, inside=inside)
 
 
-def picture_of(value: Any, path: str, row: int, column: str) -> bytes:
+def picture_of(value: Any, path: str, row: int, column: str, *, inside: bool = False) -> bytes:
     """The bytes of the picture that a cell holds or names, as `read_cell` says."""
     if isinstance(value, list):
         if len(value) != 1:
@@ -155,6 +161,11 @@ def picture_of(value: Any, path: str, row: int, column: str) -> bytes:
     if isinstance(value, bytes):
         return value
     if isinstance(value, str) and value:
+        if inside and not stays_inside(value):
+            raise UserError(
+                f"{path} row {row} names a picture outside of its folder in {column},"
+                f" {value:.300}; leave it out."
+            )
         return read_image_bytes(epath.Path(path).parent / value)
     raise UserError(f"{path} row {row} has no picture in {column}; leave it out.")
 
@@ -249,7 +260,8 @@ def _footer(path: str) -> tuple[Any, list[int]]:
     return metadata, list(itertools.accumulate(sizes, initial=0))
 
 
-def _holds_text(column_type: Any) -> bool:
+def holds_text(column_type: Any) -> bool:
+    """Whether the cells of a column are texts, or lists of texts."""
     types = pyarrow().types
     if types.is_list(column_type) or types.is_large_list(column_type):
         column_type = column_type.value_type

@@ -1,6 +1,7 @@
 """What people's file names need: links to folders, bytes that are no text, files that changed."""
 
 import os
+import pathlib
 from collections.abc import Iterator
 
 from etils import epath
@@ -11,6 +12,13 @@ from step1x_jax.files import identity, is_remote
 def printable(text: str) -> str:
     """A file's name as valid Unicode: bytes that are none are written as \\xe9."""
     return os.fsencode(text).decode(errors="backslashreplace")
+
+
+def stays_inside(path: str) -> bool:
+    """Whether a path that a file gives stays in the folder where it starts, wherever that is."""
+    pure = pathlib.PurePosixPath(path)
+    outside = is_remote(path) or pure.is_absolute() or ".." in pure.parts
+    return bool(path) and "\0" not in path and not outside
 
 
 def stamp(path: epath.PathLike) -> str | None:

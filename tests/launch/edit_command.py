@@ -13,7 +13,9 @@ from step1x_jax.editing.editor import Editor
 from step1x_jax.models.autoencoder import Autoencoder
 from tests.editing.test_editor import AUTOENCODER, SAMPLING, Words, random_model
 
-MODULES = ("launch.edit", "launch.editor_flags", "launch.weights_flags")  # which define flags
+MODULES = (  # which define flags
+    "launch.edit", "launch.editor_flags", "launch.sampling_flags", "launch.weights_flags",
+)  # fmt: skip
 
 
 @contextlib.contextmanager

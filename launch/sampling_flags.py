@@ -1,0 +1,51 @@
+"""--steps, --guidance, --truncate, --size: how edits are sampled, if not as the model says."""
+
+from typing import Any, get_type_hints
+
+from absl import flags
+
+from step1x_jax.editing.settings import sampling_of
+from step1x_jax.models.config import ModelConfig
+from step1x_jax.sampling.config import SamplingConfig
+from step1x_jax.weights.open import Weights
+
+
+def _bounds(field: str) -> dict[str, Any]:
+    """The limits of a field of SamplingConfig, for the flag that sets it."""
+    hints = get_type_hints(SamplingConfig, include_extras=True)
+    (meta,) = hints[field].__metadata__
+    return {"lower_bound": meta.ge, "upper_bound": meta.le}
+
+
+STEPS = flags.DEFINE_integer(
+    "steps", None, "Euler steps (default: the model's).", **_bounds("num_steps")
+)
+GUIDANCE = flags.DEFINE_float(
+    "guidance", None, "Guidance scale (default: the model's).", **_bounds("guidance")
+)
+TRUNCATE = flags.DEFINE_float(
+    "truncate", None, "Time above which it is damped (default: the model's).", lower_bound=0
+)
+SIZE = flags.DEFINE_integer(
+    "size",
+    None,
+    "Size level: about size^2 pixels are edited (default: the model's).",
+    **_bounds("size"),
+)
+
+
+def resolved(weights: Weights) -> dict[str, Any]:
+    """steps, guidance, truncate and size as `Editor.edit` takes them, the model's where not given.
+
+    Raises:
+      UserError: the model's are impossible.
+    """
+    assert isinstance(weights.config, ModelConfig)
+    defaults = sampling_of(weights)
+    values = {
+        "steps": (STEPS.value, defaults.num_steps),
+        "guidance": (GUIDANCE.value, defaults.guidance),
+        "truncate": (TRUNCATE.value, defaults.truncate_for(weights.config.version)),
+        "size": (SIZE.value, defaults.size),
+    }
+    return {name: default if one is None else one for name, (one, default) in values.items()}
