@@ -219,7 +219,7 @@ function press(event) {
   if (!element("viewer").hidden) return pressInViewer(event);
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const level = Number(key);
-  const onButton = document.activeElement?.tagName === "BUTTON" && event.key === "Enter";
+  const onButton = document.activeElement?.matches("button:not(.levels button)");
   if (level >= 1 && level <= data.levels.length) rate(framed, level);
   else if (key === "ArrowRight") frame(Math.min(framed + 1, current().pictures.length - 1));
   else if (key === "ArrowLeft") frame(Math.max(framed - 1, 0));
