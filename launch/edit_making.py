@@ -13,6 +13,7 @@ from tqdm import tqdm
 from launch.edit_plan import Job, recipe_of
 from launch.edit_report import Line, Report
 from step1x_jax.conditioning.images import open_image
+from step1x_jax.conditioning.picture_row import picture_row
 from step1x_jax.data.paths import printable
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.masks import read_mask
@@ -21,7 +22,6 @@ from step1x_jax.editing.progress import Step
 from step1x_jax.editing.recipe import Recipe, to_note
 from step1x_jax.editing.registration import register
 from step1x_jax.editing.requests import OUTPUT_SIZES
-from step1x_jax.editing.side_by_side import side_by_side
 from step1x_jax.errors import UserError
 
 SOME_FAILED = 3  # exit code
@@ -125,7 +125,7 @@ def _make(
         output_size=_pair(recipe.output_size),
     )
     if extras.compare:
-        save_picture(job.compared, side_by_side(source, recipe.instruction, edited))
+        save_picture(job.compared, picture_row([source, edited], recipe.instruction))
     save_picture(job.output, edited, to_note(recipe))
     bar.write(
         f"{printable(str(job.output))}: {edited.width} x {edited.height}, {recipe.steps} steps,"

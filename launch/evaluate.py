@@ -3,8 +3,8 @@
 python -m launch.evaluate generate --dataset=data/gedit --results=results --method=mine \
     --model=weights
 python -m launch.evaluate judge --dataset=data/gedit --results=results --method=mine --endpoint=URL
-python -m launch.evaluate report --dataset=data/gedit --results=results --methods=mine,others
-python -m launch.evaluate compare --dataset=data/gedit --results=results --methods=mine,others
+python -m launch.evaluate report --results=results --methods=mine,others --output=report
+python -m launch.evaluate compare --results=results --methods=mine,others --output=comparison
 
 generate: edits a benchmark's pictures. judge: asks a judge about a method's pictures, or with
 --against about pairs. report, compare: tables of judgements, of one method against another. rank:

@@ -2,17 +2,18 @@
 
     python -m tests.golden PATH [PATH ...]
 
-PATH is a folder with a config.json (its `kind` says what it holds) or one of the tables
-schedule.json and resize.json. Everything runs in float32 with the highest matmul precision. One row
-per quantity is printed: name, largest absolute error, tolerance, ok or FAIL. The exit code is 1 if
-a quantity fails, 2 if a path is of no known kind.
+PATH is a folder with a config.json (its `kind` says what it holds) or a table, a JSON file whose
+rows have the names of one of TABLES, whatever the file is called. Everything runs in float32 with
+the highest matmul precision. One row per quantity is printed: name, largest absolute error,
+tolerance, ok or FAIL. The exit code is 1 if a quantity fails, 2 if a path is of no known kind.
 
 Tolerances (float32 rounding): 2e-5 of the largest golden value or of 1 for
 outputs, 1e-4 of the largest for each gradient and for the language model, 1e-5 relative for loss
-and global norm.
+and global norm. Statistics of judgements are float64: 1e-12.
 """
 
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +30,10 @@ from PIL import Image
 
 from step1x_jax.conditioning.images import image_size
 from step1x_jax.errors import UserError
+from step1x_jax.evaluation.benchmarks import GEDIT
+from step1x_jax.evaluation.judgements import Judgement
+from step1x_jax.evaluation.samples import SampleId
+from step1x_jax.evaluation.statistics import score_samples, summarize
 from step1x_jax.json_files import read_json
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import LoraConfig
@@ -300,16 +305,64 @@ def check_resize(rows: list) -> Iterator[Row]:
         yield outputs(f"{width} x {height} at {level}", size, row["resized"], relative=0)
 
 
+def check_statistics(values: dict) -> Iterator[Row]:
+    """Means of judgements by language, subset and measure; a mean that there cannot be is null."""
+    scored = score_samples(map(judgement, values["judgements"]), GEDIT)
+    for language, subsets in values["expected"].items():
+        ours = [one for one in scored if one.id.language == language]
+        for subset, measures in subsets.items():
+            chosen = [one for one in ours if subset == "full" or one.intersection]
+            summary = summarize(chosen, GEDIT)
+            for measure, golden in measures.items():
+                for name, number in golden.items():
+                    cell = summary.average if name.startswith("avg_") else summary.tasks[name]
+                    absent = number is None or math.isnan(number)
+                    found = cell.means.get(measure)
+                    error = float(absent != (found is None))
+                    if found is not None and not absent:
+                        error = abs(found - number)
+                    yield Row(f"{language} {subset} {measure} {name}", error, 1e-12)
+
+
+def judgement(row: dict) -> Judgement:
+    """One of the rows of a table of judgements."""
+    numbers = {name: tuple(row[name]) for name in ("semantics", "quality")}
+    sample = SampleId(row["task_type"], row["instruction_language"], row["key"])
+    return Judgement(sample, "ok", numbers, row["intersection"])
+
+
 FOLDERS: dict[str, Callable[[pathlib.Path, dict], Iterator[Row]]] = {
     "dit": check_dit,
     "vae": check_vae,
     "lora": check_lora,
     "mllm": check_mllm,
 }
-TABLES: dict[str, Callable[[list], Iterator[Row]]] = {
-    "schedule": check_schedule,
-    "resize": check_resize,
+# By names that the first row has; the first that fits counts. Rows are the file's list, or one of
+# the lists ROWS in its object.
+TABLES: dict[tuple[str, ...], Callable[..., Iterator[Row]]] = {
+    ("num_steps", "image_seq_len", "timesteps"): check_schedule,
+    ("width", "height", "size_level"): check_resize,
+    ("semantics", "quality"): check_statistics,
 }
+ROWS = ("judgements", "rows")
+
+
+def check_table(path: pathlib.Path) -> Iterator[Row]:
+    """The rows of a JSON file, which are of a kind that its names tell.
+
+    Raises:
+      UserError: they are of none of TABLES.
+    """
+    values = json.loads(path.read_text())
+    rows = values
+    if isinstance(values, dict):
+        rows = next((values[name] for name in ROWS if name in values), [])
+    names = set(rows[0]) if rows and isinstance(rows[0], dict) else set()
+    for known, check_rows in TABLES.items():
+        if names.issuperset(known):
+            return check_rows(values)
+    kinds = "; ".join(", ".join(known) for known in TABLES)
+    raise UserError(f"{path}: unknown kind; the rows of known ones have {kinds}.")
 
 
 def check(path: pathlib.Path) -> Iterator[Row]:
@@ -321,9 +374,7 @@ def check(path: pathlib.Path) -> Iterator[Row]:
     if not path.exists():
         raise UserError(f"{path} does not exist.")
     if path.is_file():
-        if path.stem not in TABLES:
-            raise UserError(f"{path}: unknown kind; known files: {', '.join(TABLES)}.")
-        return TABLES[path.stem](json.loads(path.read_text()))
+        return check_table(path)
     config = path / "config.json"
     values = read_json(epath.Path(config)) if config.is_file() else {}
     if values.get("kind") not in FOLDERS:

@@ -23,7 +23,7 @@ from collections import Counter
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
-QUICK = "not (slow or torch or quickstart or parquet or gcs or demo)"
+QUICK = "not (slow or torch or quickstart or parquet or gcs or demo or evaluation)"
 TIMEOUT = 1800  # seconds; code that hangs is noticed, too
 
 DIT = "tests/test_golden.py::test_published_numbers[dit_v1_1]"
@@ -1132,9 +1132,10 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("notes of strangers of any length", "0 < len(note) <= LARGEST_NOTE", "0 < len(note)"),
         ("sizes of formats ignored", "if size and max(size) >", "if False and max(size) >"),
     ],
-    ("editing/side_by_side.py", "tests/editing/test_side_by_side.py"): [
+    ("conditioning/picture_row.py", "tests/conditioning/test_picture_row.py"): [
         ("boxes for letters", "return own if not unknown(own) else", "return own if True else"),
-        ("result on the left", "(source.width + 2 * margin, margin)", "(margin, margin)"),
+        ("result on the left", "page.paste(picture, (left, margin))",
+         "page.paste(picture, (margin, margin))"),
         ("long texts not cut", "if len(lines) > MOST_LINES:", "if False:"),
     ],
     ("editing/fingerprints.py", "tests/editing/test_fingerprints.py"): [
@@ -1169,10 +1170,12 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("differences are success", "        return 1\n", "        return 0\n"),
         ("nothing to report", "    if counts[DIFFERS]:", "    if False:"),
     ],
+    ("data/paths.py", LISTS): [
+        ("lists lead anywhere", 'or ".." in pure.parts', "or False"),
+        ("lists at the root", "or pure.is_absolute()", ""),
+    ],
     ("../launch/edit_rows.py", f"{LISTS} {REFUSED} {MANY}::test_all_pictures_of_a_folder"
      f" {MANY}::test_rows_have_settings_of_their_own"): [
-        ("lists lead anywhere", 'or ".." in pure.parts:', "or False:"),
-        ("lists at the root", "or pure.is_absolute()", ""),
         ("the root ignored", "place.parent if root is None else", "place.parent if True else"),
         ("hidden pictures", '"[!.]*"', '"*"'),
         ("first instruction for all", "    if len(values) != count:", "    if False:"),

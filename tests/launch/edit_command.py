@@ -19,17 +19,17 @@ MODULES = (  # which define flags
 
 
 @contextlib.contextmanager
-def alone():
-    """The module, with flags of its own: other commands may have defined theirs."""
+def alone(modules=MODULES):
+    """The first module, with flags of its own: other commands may have defined theirs."""
     before = dict(vars(flags.FLAGS))
-    others = {name: _forget(name) for name in MODULES if name in sys.modules}
+    others = {name: _forget(name) for name in modules if name in sys.modules}
     vars(flags.FLAGS).update(vars(flags.FlagValues()))
     try:
-        yield importlib.import_module("launch.edit")
+        yield importlib.import_module(modules[0])
     finally:
         vars(flags.FLAGS).clear()
         vars(flags.FLAGS).update(before)
-        for name in MODULES:
+        for name in modules:
             _forget(name)
         for name, module in others.items():
             sys.modules[name] = module

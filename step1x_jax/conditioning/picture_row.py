@@ -1,6 +1,7 @@
-"""A picture of an edit: source, instruction, result."""
+"""A picture of several side by side, with a text below: source and result with the instruction."""
 
 import functools
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -17,34 +18,38 @@ FONTS = (
 )  # fmt: skip
 
 
-def side_by_side(source: Image.Image, instruction: str, result: Image.Image) -> Image.Image:
-    """Source and result beside each other, the instruction below.
+def picture_row(pictures: Sequence[Image.Image], text: str) -> Image.Image:
+    """Pictures beside each other, a text below.
 
     Args:
-      source: RGB picture of W x H pixels.
-      instruction: what was done; cut after MOST_LINES lines.
-      result: RGB picture; of another size it is shown as high as the source.
+      pictures: RGB; all are shown as high as the first.
+      text: such as what was done; cut after MOST_LINES lines.
 
     Returns:
       RGB picture.
     """
-    height = source.height
-    shown = result
-    if result.size != source.size:
-        width = max(1, round(result.width * height / result.height))
-        shown = result.resize((width, height))
-    margin = max(SMALLEST_MARGIN, round(MARGIN * max(source.size)))
-    width = source.width + shown.width + 3 * margin
-    font = _font_for(instruction, round(TEXT * margin))
-    text = "\n".join(_lines(instruction, font, width - 2 * margin))
+    first = pictures[0]
+    shown = [_as_high(picture, first.height) for picture in pictures]
+    margin = max(SMALLEST_MARGIN, round(MARGIN * max(first.size)))
+    width = sum(picture.width + margin for picture in shown) + margin
+    font = _font_for(text, round(TEXT * margin))
+    lines = "\n".join(_lines(text, font, width - 2 * margin))
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    bottom = measure.multiline_textbbox((0, 0), text, font=font)[3]
-    page = Image.new("RGB", (width, height + round(bottom) + 3 * margin), PAPER)
-    page.paste(source, (margin, margin))
-    page.paste(shown, (source.width + 2 * margin, margin))
-    place = (margin, height + 2 * margin)
-    ImageDraw.Draw(page).multiline_text(place, text, fill=INK, font=font)
+    bottom = measure.multiline_textbbox((0, 0), lines, font=font)[3]
+    page = Image.new("RGB", (width, first.height + round(bottom) + 3 * margin), PAPER)
+    left = margin
+    for picture in shown:
+        page.paste(picture, (left, margin))
+        left += picture.width + margin
+    place = (margin, first.height + 2 * margin)
+    ImageDraw.Draw(page).multiline_text(place, lines, fill=INK, font=font)
     return page
+
+
+def _as_high(picture: Image.Image, height: int) -> Image.Image:
+    if picture.height == height:
+        return picture
+    return picture.resize((max(1, round(picture.width * height / picture.height)), height))
 
 
 def _lines(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

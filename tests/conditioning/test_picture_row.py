@@ -1,11 +1,11 @@
-"""The picture of source, instruction and result."""
+"""Pictures side by side with a text."""
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from step1x_jax.editing import side_by_side as module
-from step1x_jax.editing.side_by_side import side_by_side
+from step1x_jax.conditioning import picture_row as module
+from step1x_jax.conditioning.picture_row import picture_row
 
 RED, BLUE = Image.new("RGB", (200, 100), (200, 0, 0)), Image.new("RGB", (200, 100), (0, 0, 200))
 
@@ -23,7 +23,7 @@ def ink(page):
 
 
 def test_source_left_result_right_text_below():
-    page = side_by_side(RED, "make it blue", BLUE)
+    page = picture_row([RED, BLUE], "make it blue")
     assert where(page, (200, 0, 0)) == (8, 8, 208, 108)
     assert where(page, (0, 0, 200)) == (216, 8, 416, 108)
     assert page.width == 424
@@ -35,18 +35,18 @@ def test_source_left_result_right_text_below():
 
 
 def test_a_result_of_another_size_is_shown_as_high():
-    page = side_by_side(RED, "x", BLUE.resize((50, 50)))
+    page = picture_row([RED, BLUE.resize((50, 50))], "x")
     left, top, right, bottom = where(page, (0, 0, 200))
     assert (left, top, right - left, bottom - top) == (216, 8, 100, 100)
 
 
 def test_long_texts_are_broken_and_cut():
     heights = [
-        side_by_side(RED, text, BLUE).height
+        picture_row([RED, BLUE], text).height
         for text in ("word", "word " * 30, "词" * 60, "word " * 3000, "w" * 9000)
     ]
     assert heights[0] < heights[1] < heights[3] <= heights[4] + 2
-    page = side_by_side(RED, "w" * 9000, BLUE)
+    page = picture_row([RED, BLUE], "w" * 9000)
     assert np.nonzero(ink(page))[1].max() < page.width - 8 + 1
 
 
