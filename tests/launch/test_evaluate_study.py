@@ -1,41 +1,30 @@
 """launch.evaluate study: the commands, and the page in a browser."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
+from step1x_jax.errors import UserError
 from step1x_jax.evaluation.method_pictures import find_pictures
 from step1x_jax.evaluation.study.answers import read_answers
 from step1x_jax.evaluation.study.build import build_study
 from step1x_jax.evaluation.study.score import score_study
 from tests.evaluation.toy import toy_rows, toy_samples, write_listed, write_results
-
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def evaluate(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "launch.evaluate", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+from tests.launch.evaluate_command import evaluate
 
 
-def test_built_answered_and_scored(tmp_path):
+def test_built_answered_and_scored(tmp_path, capsys):
     """The toy benchmark through both commands; people answer as if they saw who made what."""
     write_listed(tmp_path / "data", toy_rows())
     for method in ("mine", "theirs"):
         write_results(tmp_path / "results" / method, toy_samples(), method)
-    built = evaluate(
-        "study", "build", f"--dataset={tmp_path}/data", f"--results={tmp_path}/results",
-        "--methods=mine,theirs", "--participants=4", "--samples_each=22",
-        f"--output={tmp_path}/study", f"--key={tmp_path}/key.json",
-    )  # fmt: skip
-    assert (built.returncode, "44 samples, 4 participants" in built.stdout) == (0, True), built
+    with evaluate("study_build", ("launch.benchmark_flags",)) as (build, _):
+        build(
+            f"--dataset={tmp_path}/data", f"--results={tmp_path}/results",
+            "--methods=mine,theirs", "--participants=4", "--samples_each=22",
+            f"--output={tmp_path}/study", f"--key={tmp_path}/key.json",
+        )  # fmt: skip
+    assert "44 samples, 4 participants with 22 samples each" in capsys.readouterr().out
     key = json.loads((tmp_path / "key.json").read_text())
     (tmp_path / "answers").mkdir()
     for person, names in key["participants"].items():
@@ -46,21 +35,17 @@ def test_built_answered_and_scored(tmp_path):
             "exported": "2026-11-30T10:00:00.000Z", "ratings": ratings,
         }  # fmt: skip
         (tmp_path / "answers" / f"{person}.json").write_text(json.dumps(answers))
-    scored = evaluate(
-        "study", "score", f"--key={tmp_path}/key.json", f"--answers={tmp_path}/answers",
-        f"--output={tmp_path}/scores.json",
-    )  # fmt: skip
-    assert scored.returncode == 0, scored
-    for title in ("EN full", "EN intersection", "CN full", "CN intersection"):
-        assert f"## {title}\n" in scored.stdout
-    assert scored.stdout.count("| mine | 4.000 | ") == 4
-    assert scored.stdout.count("| theirs | 8.000 | 8.000 to 8.000 |") == 2  # of the full set
-    rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
-    assert {row["average"]["mean"] for row in rows} == {4, 8}
-    empty = evaluate(
-        "study", "score", f"--key={tmp_path}/key.json", f"--answers={tmp_path}/results"
-    )
-    assert (empty.returncode, "has no JSON files" in empty.stderr) == (1, True)
+    with evaluate("study_score") as (score, _):
+        scores = tmp_path / "scores.json"
+        score(f"--key={tmp_path}/key.json", f"--answers={tmp_path}/answers", f"--output={scores}")
+        text = capsys.readouterr().out
+        for title in ("EN full", "EN intersection", "CN full", "CN intersection"):
+            assert f"## {title}\n" in text
+        assert text.count("| mine | 4.000 | ") == 4
+        assert text.count("| theirs | 8.000 | [8.000, 8.000] |") == 2  # of the full set
+        assert {row["average"]["mean"] for row in json.loads(scores.read_text())["rows"]} == {4, 8}
+        with pytest.raises(UserError, match="has no JSON files"):
+            score(f"--key={tmp_path}/key.json", f"--answers={tmp_path}/results")
 
 
 class Participant:

@@ -4,24 +4,36 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from step1x_jax.evaluation.markdown import (
+    NOTHING,
+    format_interval,
+    format_number,
+    format_table,
+    join_parts,
+)
+from step1x_jax.evaluation.published import read_published
 from step1x_jax.evaluation.study.answers import Answers
 from step1x_jax.evaluation.study.key import StudyKey
 from step1x_jax.evaluation.study.score import Score, StudyRow
 
+PEOPLE, MEASURE = "people", "preference"  # of published studies: judge and score
+
 
 def study_to_markdown(key: StudyKey, answers: Answers, rows: Sequence[StudyRow]) -> str:
-    """The report: a table for each language and subset, then what is missing."""
+    """The report: a table for each language and subset, what is missing, what others published."""
     parts = [
-        f"Study {key.study}: {len(answers.ratings)} of {len(key.participants)} participants, "
-        f"{len(key.samples)} samples of {key.benchmark}, {len(key.methods)} methods. "
-        "Means over participants per task, then over tasks (2 worst to 10 excellent); "
-        "95 % intervals by resampling participants."
+        f"Study {key.study}: {len(answers.ratings)} of {len(key.participants)} participants,"
+        f" {len(key.samples)} samples of {key.benchmark}, {len(key.methods)} methods. Means per"
+        " task over participants, then over tasks (2 worst to 10 excellent); 95 % intervals by"
+        " resampling participants."
     ]
     for language, subset in dict.fromkeys((row.language, row.subset) for row in rows):
         group = [row for row in rows if (row.language, row.subset) == (language, subset)]
-        title = " ".join(filter(None, (language.upper(), subset)))
-        parts.append(f"## {title}\n\n" + _table(group))
-    return "\n\n".join([*parts, _exports(key, answers)]) + "\n"
+        parts += [f"## {' '.join(filter(None, (language.upper(), subset)))}", _table(group)]
+    parts += ["## Exports", _exports(key, answers)]
+    if published := _published(key.benchmark):
+        parts += ["## Published elsewhere", published]
+    return join_parts(parts)
 
 
 def study_to_json(key: StudyKey, answers: Answers, rows: Sequence[StudyRow]) -> dict[str, Any]:
@@ -40,34 +52,24 @@ def study_to_json(key: StudyKey, answers: Answers, rows: Sequence[StudyRow]) -> 
 
 def _table(rows: Sequence[StudyRow]) -> str:
     tasks = list(rows[0].tasks)
-    head = ["method", "average", "95 %", "people", "ratings", *tasks]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for row in rows:
-        average = _mean(row.average)
         missing = [task for task, score in row.tasks.items() if score is None]
-        if missing:
-            average = f"- (no ratings: {', '.join(missing)})"
-        lines.append(
-            [
-                row.method,
-                average,
-                _interval(row.average),
-                str(row.participants),
-                str(row.ratings),
-                *(_mean(row.tasks[task]) for task in tasks),
-            ]
-        )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        average = f"{NOTHING} (no ratings: {', '.join(missing)})" if missing else _mean(row.average)
+        counts = str(row.participants), str(row.ratings)
+        means = [_mean(row.tasks[task]) for task in tasks]
+        lines.append([row.method, average, _interval(row.average), *counts, *means])
+    return format_table(["method", "average", "95 %", "people", "ratings", *tasks], lines)
 
 
 def _mean(score: Score | None) -> str:
-    return "-" if score is None else f"{score.mean:.3f}"
+    return format_number(score.mean if score else None)
 
 
 def _interval(score: Score | None) -> str:
     if score is None or score.low is None or score.high is None:
-        return "-"
-    return f"{score.low:.3f} to {score.high:.3f}"
+        return NOTHING
+    return format_interval((score.low, score.high))
 
 
 def _exports(key: StudyKey, answers: Answers) -> str:
@@ -75,8 +77,8 @@ def _exports(key: StudyKey, answers: Answers) -> str:
     for note in answers.notes:
         if not note.used:
             lines.append(
-                f"- {note.file}: an earlier export of {note.participant}, not counted"
-                f" ({note.changed} ratings were changed later)."
+                f"- {note.file}: another export of {note.participant}, not counted"
+                f" ({note.changed} ratings differ from the one that counts)."
             )
         elif note.rated < note.dealt:
             lines.append(
@@ -87,4 +89,14 @@ def _exports(key: StudyKey, answers: Answers) -> str:
     for method, count in key.left_out.items():
         if count:
             lines.append(f"- {count} samples are not in the study: {method} has no picture.")
-    return "## Exports\n\n" + ("\n".join(lines) or "All participants rated all their pictures.")
+    return "\n".join(lines) or "All participants rated all their pictures."
+
+
+def _published(benchmark: str) -> str:
+    """Studies of others: with other people, samples and pages."""
+    lines = [
+        [row.method, row.subset, format_number(row.scores[MEASURE]), row.date, row.source]
+        for row in read_published()
+        if row.judge == PEOPLE and row.benchmark == benchmark and MEASURE in row.scores
+    ]
+    return format_table(["method", "subset", "average", "date", "source"], lines) if lines else ""

@@ -90,7 +90,7 @@ def test_a_task_without_ratings_has_no_score_nor_has_the_average(folder):
     assert ours.average is None
     assert theirs.tasks["color_alter"].mean == 4
     text = study_to_markdown(folder.key, folder.read(), folder.scores())
-    assert "| ours | - (no ratings: text_change) | - | 1 | 2 | 10.000 | 10.000 | - |" in text
+    assert "| ours | – (no ratings: text_change) | – | 1 | 2 | 10.000 | 10.000 | – |" in text
     assert "nan" not in text.lower()
 
 
@@ -162,11 +162,12 @@ def test_partial_exports_duplicates_and_absent_people_are_reported(folder):
     assert answers.absent == ["p03", "p04"]
     rows = score_study(folder.key, answers)
     text = study_to_markdown(folder.key, answers, rows)
-    assert "earlier export of p01, not counted (2 ratings were changed later)" in text
+    assert "another export of p01, not counted (2 ratings differ from the one that counts)" in text
     assert "p01 rated 8 of 12 pictures" in text
     assert "No answers of p03, p04." in text
     assert "2 samples are not in the study: theirs has no picture" in text
     assert "2 of 4 participants" in text
+    assert "| Step1X-Edit v1.0 | full | 6.939 | 2025-04 | arXiv 2504.17761 |" in text  # the paper's
     values = json.loads(json.dumps(study_to_json(folder.key, answers, rows), allow_nan=False))
     assert values["absent"] == ["p03", "p04"]
     assert values["rows"][0]["average"]["mean"] == rows[0].average.mean
