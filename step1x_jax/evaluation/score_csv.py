@@ -167,11 +167,8 @@ def _judgement(row: Mapping[str, Any], task: str, key_column: str, source: str) 
     if flag not in ("", "true", "false", "1", "0", "1.0", "0.0"):
         raise UserError(f"{source}: intersection_exist is {shown(flag)}; give True or False.")
     status, scores = _scores([row[name] for name in SCORES])
-    inside = flag not in (
-        "false",
-        "0",
-        "0.0",
-    )  # a blank cell is inside, as the official script has it
+    # The official script counts a blank cell as inside.
+    inside = flag not in ("false", "0", "0.0")
     return Judgement(SampleId(task, language, key), status, scores, inside)
 
 

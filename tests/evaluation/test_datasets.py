@@ -264,9 +264,12 @@ def test_places_without_a_data_set(tmp_path):
         make(place)
         with pytest.raises(UserError, match=word):
             read_samples(place, GEDIT)
+    (tmp_path / "isnofolderorfile").unlink()
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UserError, match="has no rows"):
         read_samples(tmp_path / "empty.jsonl", GEDIT)
+    with pytest.raises(UserError, match="has no data set in it"):
+        read_samples(tmp_path, GEDIT)  # a list in a folder is called metadata.jsonl
     (tmp_path / "odd.jsonl").write_text("[1]\n{\n")
     with pytest.raises(UserError, match=r"line 1: not a JSON object; .*line 2: not a JSON object"):
         read_samples(tmp_path / "odd.jsonl", GEDIT)
