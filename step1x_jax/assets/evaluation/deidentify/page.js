@@ -114,7 +114,7 @@ function request(one, i) {
 }
 
 function lookAlike(one) {
-  const note = one.same ? "the same picture?" : one.name;
+  const note = one.same ? "a copy?" : one.name;
   const measures = `colours ${one.colour.toFixed(0)}, hash ${one.hash_bits}, edges ${one.edges.toFixed(2)}`;
   const button = make("button", { type: "button", title: `${one.name}: ${measures}` }, [
     make("img", { src: one.file, alt: one.name }),
