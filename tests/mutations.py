@@ -1307,7 +1307,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("keys as they were", "return hmac.digest(bytes.fromhex(secret), key.encode(), "
          "hashlib.sha256).hex()[:32]", "return key"),
         ("instructions as they were", '"instruction": text,', '"instruction": sample.instruction,'),
-        ("metadata goes out", "    clean.info = {}", "    clean.info = dict(picture.info)"),
+        ("the file itself goes out", 'picture.save(stream, "PNG")',
+         'picture.save(stream, "PNG", exif=b"Exif\\0\\0MM\\0*\\0\\0\\0\\x08\\0\\0Anna")'),
         ("the log inside", "if is_inside(audit, folder):", "if False:"),
         ("another instruction", "if sample.instruction != request.instruction:", "if False:"),
     ],

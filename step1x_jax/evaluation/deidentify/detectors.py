@@ -141,7 +141,8 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as e:
         raise UserError(
-            f"detecting needs {module.partition('.')[0]}: pip install 'step1x_jax[deidentify]'"
+            f"detecting needs {module.partition('.')[0]} ({e}): pip install"
+            " 'step1x_jax[deidentify]'"
         ) from e
 
 

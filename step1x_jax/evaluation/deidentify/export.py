@@ -199,9 +199,7 @@ def _resized(width: int, height: int) -> tuple[int, int]:
 
 def _to_png(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
-    clean = picture.copy()
-    clean.info = {}  # Pillow would write what stood in the file that it was read from
-    clean.save(stream, "PNG")
+    picture.save(stream, "PNG")  # which decode_image has taken all metadata off
     return stream.getvalue()
 
 

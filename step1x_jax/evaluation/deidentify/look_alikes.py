@@ -26,6 +26,7 @@ from step1x_jax.conditioning.picture_formats import usable_formats
 from step1x_jax.data.paths import walk
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.deidentify.findings import LookAlike
+from step1x_jax.files import reason
 
 HASH_SIDE, HASH_FREQUENCIES = 32, 8
 GRID = 8
@@ -84,7 +85,7 @@ class PublicPictures:
           tell: is called after each.
 
         Raises:
-          UserError: there is no picture in it.
+          UserError: there is no picture in it, or it cannot be listed.
         """
         formats = usable_formats()
         endings = {end for end, name in Image.registered_extensions().items() if name in formats}
@@ -92,7 +93,12 @@ class PublicPictures:
         self.digests: list[str] = []
         self.unreadable = 0
         descriptors = []
-        for place, names, _ in walk(epath.Path(folder)):
+        for place, names, error in walk(epath.Path(folder)):
+            if error is not None:
+                raise UserError(
+                    f"{place} cannot be listed ({reason(error)}); check its rights, or give another"
+                    " --public."
+                )
             for name in names:
                 file = place / name
                 if file.suffix.lower() not in endings:

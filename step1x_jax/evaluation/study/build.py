@@ -185,7 +185,6 @@ def _file(name: str) -> str:
 
 
 def _save(picture: Image.Image, folder: epath.Path, name: str) -> None:
-    picture.info = {}  # Pillow would write comments of the file that it was read from
     with open(folder / _file(name), "wb") as stream:
         picture.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
 

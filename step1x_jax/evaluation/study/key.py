@@ -8,6 +8,7 @@ from typing import Literal
 
 from etils import epath
 
+from step1x_jax.errors import UserError
 from step1x_jax.evaluation.samples import SampleId
 from step1x_jax.json_files import as_json, build, read_json, write_json
 
@@ -72,7 +73,14 @@ def read_key(path: epath.PathLike) -> StudyKey:
     Raises:
       UserError: it is not there, or is none.
     """
-    return build(StudyKey, read_json(path), str(path))
+    key: StudyKey = build(StudyKey, read_json(path), str(path))
+    dealt = {name for names in key.participants.values() for name in names}
+    made = {method for sample in key.samples.values() for method in sample.pictures.values()}
+    if not dealt <= key.samples.keys() or not made <= set(key.methods):
+        raise UserError(
+            f"{path} names samples or methods that it does not have; give the key as it was made."
+        )
+    return key
 
 
 def write_key(path: epath.PathLike, key: StudyKey) -> None:

@@ -70,7 +70,7 @@ def score_study(key: StudyKey, answers: Answers) -> list[StudyRow]:
     """
     flagged = any(sample.intersection is not None for sample in key.samples.values())
     subsets: tuple[Subset, ...] = ("full", "intersection") if flagged else ("full",)
-    people = [name for name in key.participants if name in answers.ratings]
+    people = [name for name in key.participants if answers.ratings.get(name)]
     rng = np.random.default_rng(SEED)
     number = len(people)
     draws = (

@@ -228,6 +228,17 @@ def test_copies_are_found_first_whatever_was_done_to_them(public, change, tmp_pa
     assert len(others) == 4
 
 
+def test_a_copy_comes_first_however_little_else_agrees(public, monkeypatch):
+    found = PublicPictures(public)
+    bits, colour, edges = np.full(12, 30), np.full(12, 10.0), np.full(12, 0.2)
+    bits[7], colour[7], edges[7] = 10, 90.0, 0.9
+    bits[3], colour[3] = 12, 5.0
+    monkeypatch.setattr(found, "_compare", lambda picture: (bits, colour, edges))
+    order = [(one.file, one.same) for one in found.find(noise_picture(0))]
+    assert order[:3] == [("07.png", True), ("03.png", False), ("00.png", False)]
+    assert len(order) == 5
+
+
 def test_alike_is_what_has_the_same_colours_at_the_same_places(public):
     def landscape(seed, sky, ground, horizon):
         pixels = np.zeros((160, 240, 3))
@@ -271,7 +282,7 @@ def test_edges_have_a_direction(public):
 def test_an_empty_folder_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="no pictures that can be read; give another --public"):
         PublicPictures(tmp_path)
-    with pytest.raises(UserError, match="no pictures that can be read"):
+    with pytest.raises(UserError, match="absent cannot be listed"):
         PublicPictures(tmp_path / "absent")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.study.answers import read_answers
-from step1x_jax.evaluation.study.key import KeySample, StudyKey
+from step1x_jax.evaluation.study.key import KeySample, StudyKey, read_key, write_key
 from step1x_jax.evaluation.study.score import score_study
 from step1x_jax.evaluation.study.tables import study_to_json, study_to_markdown
 
@@ -215,3 +215,30 @@ def test_two_that_differ_at_the_same_time_are_not_chosen_from(folder):
     folder.export("p01", {"x-ps_human-0": 4})
     with pytest.raises(UserError, match="at the same time and differ; leave one"):
         folder.read()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"participants": {"p01": ["gone"]}},
+        {"methods": ["ours"]},
+        {"methods": "ours"},
+        {"format": 3},
+    ],
+)
+def test_a_key_that_does_not_fit_together_is_refused(tmp_path, change):
+    key = make_key()
+    write_key(tmp_path / "key.json", key)
+    assert read_key(tmp_path / "key.json") == key
+    values = json.loads((tmp_path / "key.json").read_text())
+    (tmp_path / "key.json").write_text(json.dumps(values | change))
+    with pytest.raises(UserError, match=r"key\.json"):
+        read_key(tmp_path / "key.json")
+
+
+def test_who_rated_nothing_changes_nothing(folder):
+    for person in ("p01", "p02"):
+        folder.export(person, dict.fromkeys(all_pictures(folder.key), 3 + (person == "p02")))
+    before = folder.scores()
+    folder.export("p03", {})
+    assert folder.scores() == before
