@@ -60,6 +60,7 @@ from step1x_jax.weights.load import load_autoencoder, load_model
 from step1x_jax.weights.lora.adapters import add_adapters, load_adapters
 from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.published import Published
+from tests.golden_pairs import compare_pairwise, compare_replies
 
 Case = dict[str, np.ndarray]
 
@@ -331,6 +332,18 @@ def judgement(row: dict) -> Judgement:
     return Judgement(sample, "ok", numbers, row["intersection"])
 
 
+def check_pairwise(values: dict) -> Iterator[Row]:
+    """Elo scores of pairwise verdicts, their intervals, and what the verdicts are like."""
+    for name, ours, golden, tolerance in compare_pairwise(values):
+        yield _row(name, ours, golden, tolerance)
+
+
+def check_pair_replies(rows: list) -> Iterator[Row]:
+    """The winners that replies about pairs name, exact."""
+    for name, ours, golden, tolerance in compare_replies(rows):
+        yield _row(name, ours, golden, tolerance)
+
+
 FOLDERS: dict[str, Callable[[pathlib.Path, dict], Iterator[Row]]] = {
     "dit": check_dit,
     "vae": check_vae,
@@ -343,6 +356,8 @@ TABLES: dict[tuple[str, ...], Callable[..., Iterator[Row]]] = {
     ("num_steps", "image_seq_len", "timesteps"): check_schedule,
     ("width", "height", "size_level"): check_resize,
     ("semantics", "quality"): check_statistics,
+    ("dimension", "first", "second", "winner"): check_pairwise,
+    ("reply", "recommended"): check_pair_replies,
 }
 ROWS = ("judgements", "rows")
 

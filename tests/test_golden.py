@@ -63,3 +63,21 @@ def test_unknown_kinds_and_missing_paths_are_errors(tmp_path, capsys):
     ):
         assert golden.main([str(path)]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_wrong_scores_of_pairs_fail(tmp_path, capsys):
+    values = json.loads((VECTORS / "gedit2_pairwise.json").read_text())
+    expected = values["expected"]
+    expected["balanced"]["overall"]["elo"]["birch"] += 0.02
+    expected["position"]["visual_quality"]["ties"] += 1
+    expected["bootstrap"]["offsets_95_overall_balanced"]["cedar"][1] += 11
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(values))
+    assert golden.main([str(path)]) == 1
+    rows = capsys.readouterr().out.splitlines()
+    failed = [row for row in rows[:-1] if row.endswith("FAIL")]
+    assert [row.split(": ")[1].rsplit(maxsplit=3)[0] for row in failed] == [
+        "balanced overall elo birch",
+        "position visual_quality ties",
+        "bootstrap offsets cedar",
+    ]

@@ -75,14 +75,16 @@ def arrow_rows(
                 yield f"{name} {row}", values
 
 
-def read_cell(path: str, row: int, column: str, *, inside: bool = False) -> bytes:
+def read_cell(
+    path: str, row: int, column: str, *, inside: bool = False, item: int | None = None
+) -> bytes:
     """The bytes of a picture in a cell, as parquet.py's."""
     with reading(f"{path} row {row}"):
         table = _table(path)
         if row >= table.num_rows or column not in table.column_names:
             raise UserError(f"{path} row {row} is not there any more; start again.")
         value = table.column(column)[row].as_py()
-    return picture_of(value, path, row, column, inside=inside)
+    return picture_of(value, path, row, column, inside=inside, item=item)
 
 
 def forget() -> None:

@@ -118,7 +118,9 @@ def _value(one: Any) -> Any:
         return UserError(f"not valid Unicode ({e})")
 
 
-def read_cell(path: str, row: int, column: str, *, inside: bool = False) -> bytes:
+def read_cell(
+    path: str, row: int, column: str, *, inside: bool = False, item: int | None = None
+) -> bytes:
     """The bytes of a picture in a cell. Any number of threads may call it.
 
     Args:
@@ -127,6 +129,7 @@ def read_cell(path: str, row: int, column: str, *, inside: bool = False) -> byte
       column: whose cells are bytes, Hugging Face's {bytes, path}, or a list with one of these. If
         there is only a path, it is relative to the file's folder.
       inside: whether such a path must not lead out of that folder.
+      item: which one of a list, from 0; None: the list has one.
 
     Returns:
       The picture's file.
@@ -145,11 +148,15 @@ def read_cell(path: str, row: int, column: str, *, inside: bool = False) -> byte
         with _groups_lock:
             group = _group(path, number)
         value = group.column(column)[row - starts[number]].as_py()
-    return picture_of(value, path, row, column, inside=inside)
+    return picture_of(value, path, row, column, inside=inside, item=item)
 
 
-def picture_of(value: Any, path: str, row: int, column: str, *, inside: bool = False) -> bytes:
+def picture_of(
+    value: Any, path: str, row: int, column: str, *, inside: bool = False, item: int | None = None
+) -> bytes:
     """The bytes of the picture that a cell holds or names, as `read_cell` says."""
+    if isinstance(value, list) and item is not None:
+        value = value[item : item + 1]
     if isinstance(value, list):
         if len(value) != 1:
             raise UserError(

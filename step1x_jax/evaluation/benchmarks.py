@@ -19,13 +19,15 @@ class Question:
     Attributes:
       name: the score's name; for pairs the dimension's.
       pictures: those that the judge sees, in this order.
-      prompt: the file of assets/evaluation/prompts that has our words; {instruction} is replaced,
-        {task} stands for the task's rule where a benchmark has one for each.
+      prompt: the file of assets/evaluation/prompts that has our words; {instruction} in it is
+        replaced.
       answer: "numbers", so many of them, or "winner" (first, second or a tie).
       numbers: how many.
       lowest: the lowest number that is valid.
       highest: the highest one.
       whole: whether numbers must be whole.
+      criteria: where each task has its own: task -> the file of them, which takes the place of
+        {criteria} in the prompt. Other tasks than these are then refused.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Question:
     lowest: float = 0
     highest: float = 0
     whole: bool = False
+    criteria: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +122,18 @@ GEDIT_V2 = Benchmark(
     score="pairs",
 )
 
+_IMGEDIT_TASKS = (
+    "add",
+    "adjust",
+    "background",
+    "style",
+    "extract",
+    "remove",
+    "replace",
+    "compose",
+    "action",
+)
+
 IMGEDIT = Benchmark(
     name="imgedit",
     columns={
@@ -133,11 +148,13 @@ IMGEDIT = Benchmark(
         Question(
             "edit",
             ("source", "edited"),
-            "imgedit_{task}",
+            "imgedit",
             numbers=3,
             lowest=1,
             highest=5,
             whole=True,
+            criteria={task: f"imgedit_{task}" for task in _IMGEDIT_TASKS}
+            | {"alter": "imgedit_adjust"},  # as its basic_edit.json calls that task
         ),
     ),
     layout="flat",

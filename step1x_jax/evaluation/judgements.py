@@ -14,10 +14,14 @@ Status = Literal["ok", "missing", "unreadable", "unparsable", "refused", "failed
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """Of one sample; `repeat` counts judgements of the same picture (--repeats)."""
+    """Of one sample; `repeat` counts judgements of the same picture (--repeats).
+
+    `reason` says in a few words why a status is not "ok".
+    """
 
     id: SampleId
     status: Status
     scores: Mapping[str, tuple[float, ...]]  # question -> its numbers; of "ok" all questions
     intersection: bool | None = None
     repeat: int = 0
+    reason: str = ""

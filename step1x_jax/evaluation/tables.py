@@ -126,22 +126,28 @@ def read_rows(file: epath.Path, find_columns: FindColumns) -> Iterator[tuple[str
         yield from ((f"{file.name} {name}", values, found[0]) for name, values in rows)
 
 
-def picture_reader(file: epath.Path, value: Any) -> Callable[[], bytes]:
+def picture_reader(file: epath.Path, value: Any, item: int | None = None) -> Callable[[], bytes]:
     """A function that reads the picture that a row has, or to which it has a path.
 
     Args:
       file: the table.
       value: of the row's picture.
+      item: of a column of lists, which one of them, from 0.
 
     Raises:
       UserError: there is none, or it lies outside of the data set's folder; the reason alone.
     """
+    if isinstance(value, str) and file.suffix != ".jsonl":
+        cell = parquet.parse_locator(value)
+        if cell is not None and cell[0] == file.name:
+            reader = arrow.read_cell if file.suffix == ".arrow" else parquet.read_cell
+            return partial(reader, str(file), cell[1], cell[2], inside=True, item=item)
+    if item is not None:
+        if not isinstance(value, list) or item >= len(value):
+            raise UserError(f"{shown(value)} is no list with picture {item + 1}")
+        value = value[item]
     if not isinstance(value, str):
         raise UserError(f"{shown(value)} is not the path of a picture")
-    cell = parquet.parse_locator(value) if file.suffix != ".jsonl" else None
-    if cell is not None and cell[0] == file.name:
-        reader = arrow.read_cell if file.suffix == ".arrow" else parquet.read_cell
-        return partial(reader, str(file), cell[1], cell[2], inside=True)
     if not stays_inside(value):
         raise UserError(f"{shown(value)} lies outside of the data set's folder")
     return partial(read_image_bytes, file.parent / value)

@@ -11,13 +11,16 @@ import itertools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn.initializers import lecun_normal
 
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.config import AutoencoderConfig
 from step1x_jax.models.layers import abstract
+from step1x_jax.models.projection import unless_abstract
 
 # Queries whose logits lie in memory at once; those of all take 1 GiB at 1024 pixels, 16 at 2048.
 QUERIES = 1024
+KERNEL_INIT = unless_abstract(lecun_normal())  # nnx.Conv's own
 
 
 def group_norm(channels: int, groups: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
@@ -29,7 +32,9 @@ def group_norm(channels: int, groups: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
 
 def conv(c_in: int, c_out: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
     """A convolution that keeps height and width."""
-    return nnx.Conv(c_in, c_out, (size, size), padding=size // 2, rngs=rngs)
+    return nnx.Conv(
+        c_in, c_out, (size, size), padding=size // 2, kernel_init=KERNEL_INIT, rngs=rngs
+    )
 
 
 class ResnetBlock(nnx.Module):
@@ -107,7 +112,13 @@ class Downsample(nnx.Module):
 
     def __init__(self, channels: int, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
-            channels, channels, (3, 3), strides=2, padding=((0, 1), (0, 1)), rngs=rngs
+            channels,
+            channels,
+            (3, 3),
+            strides=2,
+            padding=((0, 1), (0, 1)),
+            kernel_init=KERNEL_INIT,
+            rngs=rngs,
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:

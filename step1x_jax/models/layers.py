@@ -14,7 +14,7 @@ from jax.nn.initializers import ones, zeros
 
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.placement import split_activation, split_vectors
-from step1x_jax.models.projection import Projection, credited, param
+from step1x_jax.models.projection import Projection, credited, param, without_numbers
 from step1x_jax.models.remat import checkpointed
 
 
@@ -130,7 +130,8 @@ def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, nnx
     def parameters() -> nnx.State:
         rngs: Any = nnx.Rngs(0)
         rngs.default = _OneKey(0, tag="default")
-        graph, params = nnx.split(build(rngs))
+        with without_numbers():
+            graph, params = nnx.split(build(rngs))
         graphs.append(graph)
         return params
 

@@ -4,9 +4,11 @@ Parameters carry logical axis names for parallel/rules.py; kernels are stored as
 them. Legend: B batch, L tokens, D width, H heads, K head width.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +34,33 @@ def param(
     init: Initializer, shape: tuple[int, ...], axes: Axes, config: Precision, rngs: nnx.Rngs
 ) -> nnx.Param:
     """A parameter in config.param_dtype with its logical axes."""
-    value = init(rngs.params(), shape).astype(config.param_dtype)
+    value = unless_abstract(init)(rngs.params(), shape).astype(config.param_dtype)
     return nnx.Param(value, out_sharding=tuple(axes))
+
+
+_ABSTRACT = ContextVar("_ABSTRACT", default=False)
+
+
+@contextlib.contextmanager
+def without_numbers() -> Iterator[None]:
+    """Parameters made inside are zeros: of those whose shapes alone are wanted.
+
+    Tracing the random numbers of a model would take three quarters of the time of tracing it.
+    """
+    token = _ABSTRACT.set(True)
+    try:
+        yield
+    finally:
+        _ABSTRACT.reset(token)
+
+
+def unless_abstract(init: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """An initializer that draws no numbers within `without_numbers`."""
+
+    def initialize(key: jax.Array, shape: tuple[int, ...], *dtype: Any, **more: Any) -> jax.Array:
+        return (zeros if _ABSTRACT.get() else init)(key, shape, *dtype, **more)
+
+    return initialize
 
 
 class Projection(nnx.Module):

@@ -4,7 +4,7 @@ Training uses them and so does the planner. The compiler checks their names. "Se
 programs compiled for TPUs (launch/compile_ahead.py), not on a clock.
 """
 
-from jax.sharding import Mesh
+import jax
 
 # platform, or kind of device, -> option -> (value, reason)
 TABLE: dict[str, dict[str, tuple[bool | int | str, str]]] = {
@@ -50,8 +50,7 @@ TABLE: dict[str, dict[str, tuple[bool | int | str, str]]] = {
 }
 
 
-def compiler_options(mesh: Mesh) -> dict[str, bool | int | str]:
-    """The options for a mesh's devices, for jit(compiler_options=...); empty for CPUs and GPUs."""
-    device = mesh.devices.flat[0]
+def compiler_options(device: jax.Device) -> dict[str, bool | int | str]:
+    """The options for devices of this kind, for jit(compiler_options=...); none for CPUs, GPUs."""
     options = TABLE.get(device.platform, {}) | TABLE.get(device.device_kind, {})
     return {name: value for name, (value, _) in options.items()}

@@ -129,8 +129,7 @@ def compile_sample(
         with placed_by(placement(mesh)):
             return scan_steps(model[0], guidance, params, conditions, noise, times)
 
-    options = compiler_options(mesh) if mesh.size > 1 else {}  # an Editor without a mesh gives none
-    program = jax.jit(sample, compiler_options=options)
+    program = jax.jit(sample, compiler_options=compiler_options(mesh.devices.flat[0]))
     with jax.set_mesh(mesh):
         return _compile(program, placed(model[1], mesh), conditions, latents, times)
 

@@ -116,13 +116,15 @@ def _jitted(program: Callable[..., jax.Array], options: tuple[tuple[str, Any], .
 
 
 @contextlib.contextmanager
-def _on(mesh: Mesh | None, program: Callable[..., jax.Array]) -> Iterator[Any]:
-    """The jitted program, as it has to be called for a mesh."""
+def _on(mesh: Mesh | None, program: Callable[..., jax.Array], params: nnx.State) -> Iterator[Any]:
+    """The jitted program, to be called for parameters on the mesh, or on their one device."""
+    device = min(jax.tree.leaves(params)[0].devices(), key=lambda device: device.id)
+    jitted = _jitted(program, tuple(compiler_options(device).items()))
     if mesh is None:
-        yield _jitted(program, ())
+        yield jitted
         return
     with jax.set_mesh(mesh), placed_by(placement(mesh)):
-        yield _jitted(program, tuple(compiler_options(mesh).items()))
+        yield jitted
 
 
 def sample(
@@ -147,7 +149,7 @@ def sample(
       (B, h, w, 16) float32 latents.
     """
     graph, params = nnx.split(model)
-    with _on(mesh, scan_steps) as program:
+    with _on(mesh, scan_steps, params) as program:
         return program(graph, guidance, params, conditions, noise, jnp.asarray(times))
 
 
@@ -164,7 +166,7 @@ def sample_with_progress(
     graph, params = nnx.split(model)
     latents = noise
     for i, (t, t_next) in enumerate(itertools.pairwise(times)):
-        with _on(mesh, euler_step) as step:
+        with _on(mesh, euler_step, params) as step:
             latents = step(graph, guidance, params, conditions, noise, latents, t, t_next)
         show(i + 1, latents)
     return latents

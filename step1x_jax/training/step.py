@@ -185,5 +185,5 @@ def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> ja
         ),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
-        compiler_options=compiler_options(mesh),
+        compiler_options=compiler_options(mesh.devices.flat[0]),
     )

@@ -100,7 +100,8 @@ def test_keys_travel_while_the_kernel_works(monkeypatch):
         return jnp.sum(attention(q, k, v).astype(jnp.float32) ** 2)
 
     with jax.set_mesh(mesh):
-        step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), compiler_options=compiler_options(mesh))
+        options = compiler_options(mesh.devices.flat[0])
+        step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), compiler_options=options)
         compiled = step.lower(q, q, q).compile()
     order = []  # of the schedule
     for line in compiled.as_text().splitlines():

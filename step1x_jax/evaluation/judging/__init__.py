@@ -1,0 +1,1 @@
+"""Judges: what is asked of them, how, and what their replies mean."""
