@@ -1,7 +1,7 @@
 """A benchmark's rows as files that others read: parquet as on Hugging Face, or a list and pictures.
 
-Both are read by `datasets.read_samples`, and by Hugging Face's load_dataset: the parquet file says
-which columns are pictures, the list is that of its "imagefolder".
+Both are read by `datasets.read_samples`; the parquet file by Hugging Face's load_dataset, too, for
+its metadata says which columns are pictures.
 """
 
 import itertools
