@@ -8,7 +8,7 @@ from step1x_jax.evaluation.datasets import read_samples
 from tests.evaluation.judging.judge_server import serving
 from tests.evaluation.judging.test_judge_run import honest
 from tests.evaluation.toy import toy_rows, write_listed, write_results
-from tests.launch.evaluate_command import SHARED, evaluate
+from tests.launch.evaluate_command import JUDGE, SHARED, evaluate
 from tests.launch.test_evaluate_generate import Loading
 from tests.launch.test_evaluate_judge import QUICK
 
@@ -52,7 +52,7 @@ def test_from_a_data_set_without_faces_to_tables_and_a_study(tmp_path, monkeypat
     write_results(tmp_path / "results" / "theirs", samples)
     with (
         serving(honest) as server,
-        evaluate("judge", ("launch.benchmark_flags", "launch.judge_flags")) as (judge, _),
+        evaluate("judge", JUDGE) as (judge, _),
     ):
         for method in ("mine", "theirs"):
             flags = f"--method={method}", f"--endpoint={server.url}", *QUICK
