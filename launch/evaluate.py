@@ -16,6 +16,7 @@ Each has its own flags: python -m launch.evaluate generate --help
 """
 
 import importlib
+import re
 import sys
 
 from absl import flags
@@ -23,29 +24,29 @@ from absl import flags
 from launch.command import run
 
 COMMANDS = {
-    name: f"launch.evaluate_{name.replace('-', '_')}"
+    name: f"launch.evaluate_{re.sub('[- ]', '_', name)}"
     for name in (
-        "generate", "judge", "report", "compare", "rank", "judge-check", "study", "deidentify",
-        "reference",
+        "generate", "judge", "report", "compare", "rank", "judge-check", "study build",
+        "study score", "deidentify scan", "deidentify review", "deidentify export", "reference",
     )
 }  # fmt: skip
 
 
 def main() -> None:
-    """Runs the command that is named first, as if it were the main module.
+    """Runs the command that is named first, in one word or two, as if it were the main module.
 
-    Of the commands only that one is imported, so only its flags are there. One that takes a second
-    word, such as build in `study build`, lists these in OPERANDS.
+    Of the commands only that one is imported, so only its flags are there.
     """
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    words = 2 if " ".join(sys.argv[1:3]) in COMMANDS else 1
+    name = " ".join(sys.argv[1 : 1 + words])
     if name not in COMMANDS:
         del sys.argv[2:]  # flags are of a command
         run(lambda _: 0, tuple(COMMANDS))
     module = importlib.import_module(COMMANDS[name])
-    del sys.argv[1]
+    del sys.argv[1 : 1 + words]
     sys.modules["__main__"].__doc__ = module.__doc__  # what --help prints
     flags.adopt_module_key_flags(module)
-    run(module.main, getattr(module, "OPERANDS", ()))
+    run(module.main)
 
 
 if __name__ == "__main__":

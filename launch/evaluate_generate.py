@@ -29,6 +29,7 @@ from step1x_jax.data.paths import printable
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.fingerprints import noted_models
 from step1x_jax.editing.loading import Found, default_dtype, find_weights
+from step1x_jax.editing.settings import sampling_of
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.datasets import find_source
 from step1x_jax.evaluation.generate import generate, note_run, take_share
@@ -133,7 +134,7 @@ def run_facts(found: Found, sampling: dict[str, Any]) -> tuple[dict[str, Any], d
         "ema": editor_flags.opening()["ema"],
         "dtype": editor_flags.DTYPE.value or default_dtype(),
         "quantize": editor_flags.QUANTIZE.value,
-        "sampling": sampling,
+        "sampling": {**sampling, "shift": sampling_of(found.weights).shift},
         "encoder": {name: encoder[name] for name in encoder if name not in ("path", "dtype")},
         "output_size": "input",
     }

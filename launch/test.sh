@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 source launch/usage.sh
 usage_if_asked launch/test.sh "$@"
 workers=(-n auto --maxprocesses=4 --dist=loadfile)  # a file's tests share what they compile
-extras="torch or quickstart or parquet or gcs or demo or evaluation or curation"
+extras="torch or quickstart or parquet or gcs or demo or evaluation or deidentify or curation"
 quick="not (slow or $extras)"
 if [ "${1:-}" != --all ]; then
   need_environment no-torch
@@ -35,7 +35,7 @@ need_second_environment() {
 }
 
 shift
-need_environment torch diffusers quickstart parquet gcs demo evaluation curation tpu dev
+need_environment torch diffusers quickstart parquet gcs demo evaluation deidentify curation tpu dev
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import shutil
 
 import jax
 import pytest
@@ -45,3 +46,16 @@ def gcs(store, gcs_server, monkeypatch):
     monkeypatch.setattr(gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False)
     gcs_server.store = store
     return store
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser: the extra [dev] drives the chromium or chrome of this machine."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs the extra [dev]")
+    path = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+    if path is None:
+        pytest.skip("no chromium or chrome is installed here")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

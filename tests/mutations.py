@@ -23,7 +23,10 @@ from collections import Counter
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
-QUICK = "not (slow or torch or quickstart or parquet or gcs or demo or evaluation or curation)"
+QUICK = (
+    "not (slow or torch or quickstart or parquet or gcs or demo or evaluation or deidentify"
+    " or curation)"
+)
 TIMEOUT = 1800  # seconds; code that hangs is noticed, too
 
 DIT = "tests/test_golden.py::test_published_numbers[dit_v1_1]"
@@ -1221,6 +1224,82 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("smallest disagreements first", "(-abs(_gap(pair)), pair[0].id)",
          "(abs(_gap(pair)), pair[0].id)"),
     ],
+    ("evaluation/judging/parsing.py", "tests/evaluation/judging/test_parsing.py"): [
+        ("numbers beyond the scale", "if not question.lowest <= number <= question.highest:",
+         "if False:"),
+        ("true is 1", "if isinstance(number, bool) or not", "if not"),
+        ("any count of numbers", "if len(scores) != question.numbers or not all",
+         "if not all"),
+        ("one number is enough", "if accept_single and len(scores) == 1:", "if len(scores) == 1:"),
+        ("halves where there are none", "return not question.whole or", "return True or"),
+        ("numbers in a mended reply alone", 'return f"[{value}]"', "return value"),
+        ("the first thought counts", 'text.rpartition("</think>")[2]',
+         'text.partition("</think>")[2]'),
+    ],
+    ("evaluation/judging/cache.py", "tests/evaluation/judging/test_cache.py"): [
+        ("half a line stays", "os.ftruncate(descriptor, end)", "pass"),
+        ("repeats are one question", '"repeat": ask.repeat,', ""),
+        ("pictures are alike", '["picture", part.fingerprint]', '["picture"]'),
+        ("any model", "if reply.model and reply.model != before:", "if False:"),
+        ("two runs in one file", 'with exclusive(path.parent / f"{NAME}.lock", message):',
+         "with contextlib.nullcontext():"),
+        ("late replies are written", "if self._descriptor is None:", "if False:"),
+    ],
+    ("evaluation/judging/ask.py", "tests/evaluation/judging/test_ask.py"): [
+        ("kept replies are no attempts", "for number in range(len(kept), limits.max_attempts):",
+         "for number in range(limits.max_attempts):"),
+        ("equal questions are asked at once", "if key in twins:", "if False:"),
+        ("nobody is there, go on", "if silent >= MOST_SILENT:", "if False:"),
+        ("hopeless questions again", "if not e.again:", "if False:"),
+        ("a wait for one", "pace.hold(e.wait, str(e))", "pass"),
+        ("the last kept reply decides", "for number in range(len(replies)):",
+         "for number in range(len(replies))[-1:]:"),
+    ],
+    ("evaluation/judging/pace.py", "tests/evaluation/judging/test_ask.py"): [
+        ("as fast as it goes", "self._next = slot + self._gap", "self._next = slot"),
+        ("waits without bound", ", longest) * random", ", 1e9) * random"),
+        ("waits a day", "if seconds > self._longest:", "if False:"),
+    ],
+    ("evaluation/judging/pool.py", "tests/evaluation/judging/test_chat.py"): [
+        ("others begin after the end", "                self._stopping.set()  # nobody",
+         "                pass  # nobody"),
+    ],
+    ("evaluation/judging/chat.py", "tests/evaluation/judging/test_chat.py"): [
+        ("the key goes anywhere", 'if preset.endpoint == OPENAI else "")', 'if True else "")'),
+        ("the key in a message", "return body.replace(self._key.encode(), b\"...\") if self._key",
+         "return body if self._key"),
+        ("a drop now and then is in time", "if time.monotonic() > until:", "if False:"),
+        ("filters speak for the model", "or end.lower() in _FILTERED", ""),
+        ("the same seed again", "+ SEEDS_APART * ask.repeat + attempt", ""),
+    ],
+    ("evaluation/judging/failures.py", "tests/evaluation/judging/test_chat.py"): [
+        ("no money, ask on", "if status == 402 or not set(failure.codes).isdisjoint(_NO_MONEY):",
+         "if status == 402:"),
+        ("parameters that are refused", "if status < 500 and failure.parameter in sent:",
+         "if False:"),
+        ("an hour for a second", "return None if math.isnan(seconds) else max(seconds, 0.0)",
+         "return seconds"),
+    ],
+    ("evaluation/judging/prompts.py", "tests/evaluation/judging/test_prompts.py"): [
+        ("bytes are texts", "            and isinstance(statement.value.value, str)\n", ""),
+        ("what is put in is looked at", "return _PLACE.sub(value, text)",
+         "return _PLACE.sub(value, _PLACE.sub(value, text))"),
+    ],
+    ("evaluation/judging/pictures.py", "tests/evaluation/judging/test_pictures.py"): [
+        ("sides rounded", "return max(int(exact), 1)", "return max(round(exact), 1)"),
+        ("smaller pictures grow", "min(LONGEST_SIDE / max(size), 1)", "LONGEST_SIDE / max(size)"),
+        ("sizes are alike", 'how = f"{size[0]}x{size[1]} ', 'how = f"'),
+    ],
+    ("evaluation/judging/judge_run.py", "tests/evaluation/judging/test_judge_run.py"): [
+        ("other settings in one table", "if there.get(name) != wanted[name]:", "if False:"),
+        ("other samples go", "[one for one in earlier if one.id not in chosen]", "[]"),
+        ("any source", "sample.pictures[run.source]()", "next(iter(sample.pictures.values()))()"),
+    ],
+    ("evaluation/judging/questions.py", "tests/evaluation/judging/test_judge_run.py"): [
+        ("text first for all", 'if self._preset.order == "pictures"', "if False"),
+        ("thoughts count", "if self._preset.strip_reasoning:", "if False:"),
+        ("the other picture", 'if protocol == "area512" and', 'if protocol != "area512" and'),
+    ],
     ("evaluation/report.py", "tests/evaluation/test_report.py"): [
         ("a judge's failure is not had", "if one.returned}", "if one.scores is not None}"),
         ("complete without an average", "or not summary.average.means", ""),
@@ -1230,6 +1309,104 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("blank is outside", 'flag not in ("false", ', 'flag not in ("", "false", '),
         ("eleven of ten", "and 0 <= x <= 10 for x", "for x"),
         ("scores of before replaced", "if is_file(place / ROWS):", "if False:"),
+    ],
+    ("evaluation/pages.py", "tests/evaluation/study/test_build.py"): [
+        ("text ends its element", 'for char in "<>&\\u2028\\u2029":', 'for char in "":'),
+    ],
+    ("evaluation/places.py", "tests/evaluation/test_places.py"): [
+        ("links lead inside", "os.path.realpath(path), os.path.realpath(folder)",
+         "os.path.abspath(path), os.path.abspath(folder)"),
+    ],
+    ("evaluation/study/secret.py", "tests/evaluation/study/test_dealing.py"): [
+        ("words run together", "json.dumps(about).encode()", '"".join(about).encode()'),
+        ("names without the secret", "hmac.digest(self.seed,", "hmac.digest(bytes(32),"),
+    ],
+    ("evaluation/study/dealing.py", "tests/evaluation/study/test_dealing.py"): [
+        ("everyone starts at the same sample", "circle[(number * each + i)", "circle[(i)"),
+        ("tasks one after another", "places += [((i + offset) / len(members), id)",
+         "places += [(len(places), id)"),
+        ("one order for all", '"order", str(number))', '"order")'),
+        ("samples that nobody rates", "if participants * each < len(ids):", "if False:"),
+    ],
+    ("evaluation/study/build.py", "tests/evaluation/study/test_build.py"): [
+        ("methods in order", 'order = secret.shuffled(by_name, "pictures", participant)',
+         "order = list(by_name)"),
+        ("times of writing stay", "        _hide_times(temporary)\n", ""),
+        ("the key inside", "if is_inside(key_path, folder):", "if False:"),
+        ("pictures stretched", "if max(ratio, 1 / ratio) <= SAME_SHAPE:", "if True:"),
+        ("samples without a picture", "return results if len(results) == len(methods) else None",
+         "return results or None"),
+    ],
+    ("evaluation/study/answers.py", "tests/evaluation/study/test_score.py"): [
+        ("any study", "if export.study != key.study:", "if False:"),
+        ("pictures that were not dealt", "    if unknown:\n", "    if False:\n"),
+        ("the earliest counts", "last = max(files,", "last = min(files,"),
+        ("one of two at random", "one.exported == other.exported and", "False and"),
+    ],
+    ("evaluation/study/score.py", "tests/evaluation/study/test_score.py"): [
+        ("1 to 5", "POINTS = 2.0", "POINTS = 1.0"),
+        ("who rates more counts more", "means[i, j] = POINTS * float(np.mean(ratings))",
+         "means[i, j] = POINTS * float(np.sum(ratings))"),
+        ("average over rated tasks", "if tasks and rated.all() else None", "if tasks else None"),
+        ("intersection is all", 'subset == "intersection" and not sample.intersection', "False"),
+        ("resamples without a task", "len(defined) < FEWEST_DEFINED", "len(defined) < 0"),
+    ],
+    ("evaluation/deidentify/findings.py", "tests/evaluation/deidentify/test_scan.py"): [
+        ("boxes anywhere", "if not (box.x0 < box.x1 <= picture.width", "if False and (True"),
+    ],
+    ("evaluation/deidentify/detectors.py", "tests/evaluation/deidentify/test_scan.py"): [
+        ("large pictures only", "FACE_SIZES = (512, 2048)", "FACE_SIZES = (2048,)"),
+        ("a face twice", "if all(_overlap(box, other) < SAME_FACE for other in kept):", "if True:"),
+        ("without a margin", "MARGIN = 0.1", "MARGIN = 0.0"),
+        ("plates that are none", "or not all(map(math.isfinite, one))", ""),
+    ],
+    ("evaluation/deidentify/look_alikes.py", "tests/evaluation/deidentify/test_scan.py"): [
+        ("mirrored copies missed", "np.minimum(*pair) for", "pair[0] for"),
+        ("copies behind others", "colour, ranks, ~same]", "colour, ranks]"),
+        ("colours alone", "ranks = _ranks(colour) + _ranks(edges)", "ranks = _ranks(edges)"),
+        ("signed edges", "% np.pi / np.pi * EDGE_BINS", "% np.pi / np.pi * 1"),
+    ],
+    ("evaluation/deidentify/metadata.py", "tests/evaluation/deidentify/test_scan.py"): [
+        ("positions missed", 'found.append("GPS position")', "pass"),
+    ],
+    ("evaluation/deidentify/scan.py", "tests/evaluation/deidentify/test_scan.py"): [
+        ("each sample looked at", "if digest in pictures:", "if False:"),
+    ],
+    ("evaluation/deidentify/decisions.py", "tests/evaluation/deidentify/test_export.py"): [
+        ("others' decisions", "if one.scan != findings.scan:", "if False:"),
+        ("the last of two", "merged[digest][1] != decision", "False"),
+        ("boxes outside", "if not (box.x0 < box.x1 <= picture.width", "if False and (True"),
+    ],
+    ("evaluation/deidentify/redact.py", "tests/evaluation/deidentify/test_export.py"): [
+        ("blur that can be undone", "CELLS = 4", "CELLS = 16"),
+        ("a blur sees what is filled", "means = filled.crop(place)", "means = picture.crop(place)"),
+    ],
+    ("evaluation/deidentify/export.py", "tests/evaluation/deidentify/test_export.py"): [
+        ("what was dropped goes out", 'if decision.action == "drop":', "if False:"),
+        ("keys as they were", "return hmac.digest(bytes.fromhex(secret), key.encode(), "
+         "hashlib.sha256).hex()[:32]", "return key"),
+        ("instructions as they were", '"instruction": text,', '"instruction": sample.instruction,'),
+        ("the file itself goes out", 'picture.save(stream, "PNG")',
+         'picture.save(stream, "PNG", exif=b"Exif\\0\\0MM\\0*\\0\\0\\0\\x08\\0\\0Anna")'),
+        ("the log inside", "if is_inside(audit, folder):", "if False:"),
+        ("another instruction", "if sample.instruction != request.instruction:", "if False:"),
+    ],
+    ("evaluation/deidentify/review.py", "tests/evaluation/deidentify/test_export.py"): [
+        ("another picture", "if hashlib.sha256(data).hexdigest() != found.digest:", "if False:"),
+        ("another look-alike", "if hashlib.sha256(data).hexdigest() != one.digest:", "if False:"),
+        ("look-alikes anywhere", "if not stays_inside(one.file):", "if False:"),
+    ],
+    ("evaluation/deidentify/audit_log.py", "tests/evaluation/deidentify/test_audit_log.py"): [
+        ("the chain not followed", 'entry.get("previous") != head', "False"),
+        ("cut entries", "    if lines.pop():\n", "    if not lines:\n"),
+        ("half an entry stays", "os.ftruncate(log, before)", "pass"),
+    ],
+    ("evaluation/reference.py", "tests/evaluation/test_reference.py"): [
+        ("root of L2", "return float(((a - b) ** 2).mean())",
+         "return float(((a - b) ** 2).mean() ** 0.5)"),
+        ("infinity in a mean", "if math.isfinite(v)]", "]"),
+        ("average without a task", "if len(there) == len(means):", "if there:"),
+        ("samples count alike", 'there if mean_of == "tasks" else every', "every"),
     ],
     ("data/paths.py", LISTS): [
         ("lists lead anywhere", 'or ".." in pure.parts', "or False"),

@@ -11,6 +11,7 @@ import typing
 import pytest
 
 from configs.curate_embedded import get_config as get_curate_config
+from launch.evaluate import COMMANDS
 from step1x_jax.training.config import TrainConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -89,9 +90,12 @@ def mistakes(words):
     package, _, name = module.partition(".")
     if package != "launch":
         return
-    if name == "evaluate" and len(words) > 3:  # a command of commands
-        name = f"evaluate_{words[3].replace('-', '_')}"
-        module = f"{module} {words[3]}"
+    if name == "evaluate" and len(words) > 3:  # its commands are modules, of one word or two
+        count = 2 if " ".join(words[3:5]) in COMMANDS else 1
+        command = " ".join(words[3 : 3 + count])
+        module = f"{module} {command}"
+        name = COMMANDS.get(command, command).removeprefix("launch.")
+        words = words[count:]
     if not (ROOT / "launch" / f"{name}.py").exists():
         yield f"no command {module}"
         return
@@ -115,12 +119,16 @@ def test_what_is_not_there_is_found():
         "python -m launch.train --config=configs/lora.py \\\n    --config.lora.rang=3\n```\n"
         "    python -m launch.gone\n"
         "    python -m launch.evaluate report --model=a\n    python -m launch.evaluate jury\n"
+        "    python -m launch.evaluate study build --picture=a.jpg\n"
+        "    python -m launch.evaluate study gone\n"
     )
     wrong = sorted(why for words in commands(text) for why in mistakes(words))
     assert wrong == [
         "launch.edit has no --picture",
         "launch.evaluate report has no --model",
+        "launch.evaluate study build has no --picture",
         "no command launch.evaluate jury",
+        "no command launch.evaluate study",
         "no command launch.gone",
         "no field lora.rang",
         "no file launch/gone.sh",

@@ -6,9 +6,8 @@ file with a line for each: {"id": ..., "verdict": "keep" or "reject", "reason": 
 
 import dataclasses
 import hashlib
-import html
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from etils import epath
@@ -18,6 +17,7 @@ from step1x_jax.conditioning.input_files import read_input_file
 from step1x_jax.curation.engine.rows import ID, Rejected, Row
 from step1x_jax.curation.engine.stage import Operator, Stage, each
 from step1x_jax.errors import UserError, require
+from step1x_jax.evaluation.pages import render_page
 from step1x_jax.files import making_folder, user_path
 from step1x_jax.json_files import build, parse_json
 
@@ -115,102 +115,21 @@ def write_page(rows: Iterable[Row], output: epath.PathLike) -> int:
         raise UserError(f"{output} exists; remove it, or give another --output.")
     with making_folder(output) as folder:
         (folder / "pictures").mkdir()
-        blocks = list(_blocks(rows, folder))
-        (folder / "index.html").write_text(_page("\n".join(blocks)))
-    return len(blocks)
+        edits = [_edit(number, row, folder) for number, row in enumerate(rows)]
+        key = hashlib.sha256(json.dumps(edits).encode()).hexdigest()[:16]
+        data = {"key": key, "reasons": REASONS, "edits": edits}
+        page = render_page("curation/review", "Review of edits", data)
+        (folder / "index.html").write_text(page, encoding="utf-8")
+    return len(edits)
 
 
-def _blocks(rows: Iterable[Row], folder: epath.Path) -> Iterator[str]:
-    for number, row in enumerate(rows):
-        for name in ("source", "target"):
-            image = decode_image(row[name], name)
-            image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-            with (folder / "pictures" / f"{number:07d}-{name}.jpg").open("wb") as file:
-                image.save(file, format="jpeg", quality=92)
-        yield _BLOCK.format(
-            id=html.escape(row[ID], quote=True),
-            number=f"{number:07d}",
-            category=html.escape(row["category"]),
-            english=html.escape(row["instruction_en"]),
-            chinese=html.escape(row["instruction_cn"]),
-            options="".join(
-                f'<option value="{name}">{html.escape(text)}</option>'
-                for name, text in REASONS.items()
-            ),
-        )
-
-
-_BLOCK = """<section data-id="{id}">
-<h2>{category} <small>{id}</small></h2>
-<img src="pictures/{number}-source.jpg" alt="source" loading="lazy">
-<img src="pictures/{number}-target.jpg" alt="target" loading="lazy">
-<p>{english}<br><span lang="zh">{chinese}</span></p>
-<button data-verdict="keep">keep</button>
-<button data-verdict="reject">reject</button>
-<select>{options}</select>
-</section>"""
-
-
-def _page(blocks: str) -> str:
-    # What is kept in the browser belongs to this page alone, not to others from the same disk.
-    key = hashlib.sha256(blocks.encode()).hexdigest()[:16]
-    return _PAGE.replace("BLOCKS", blocks).replace("KEY", json.dumps(f"verdicts {key}"))
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>Review of edits</title>
-<style>
-body { font: 15px/1.4 sans-serif; margin: 2em; color: #202020 }
-section { border-top: 1px solid #ddd; padding: 1em 0 }
-section[data-verdict="keep"] { background: #eef8ee }
-section[data-verdict="reject"] { background: #fbeeee }
-section:not([data-verdict="reject"]) select { display: none }
-small { color: #777; font-weight: normal }
-img { max-width: 46%; vertical-align: top }
-header { position: sticky; top: 0; background: #fff; padding: .5em 0 }
-</style>
-<header><button id="save">save verdicts</button> <span id="count"></span></header>
-BLOCKS
-<script>
-const key = KEY;
-const verdicts = JSON.parse(localStorage.getItem(key) || "{}");
-const sections = [...document.querySelectorAll("section")];
-function show() {
-  for (const section of sections) {
-    const said = verdicts[section.dataset.id];
-    if (said) {
-      section.dataset.verdict = said.verdict;
-      if (said.reason) section.querySelector("select").value = said.reason;
-    }
-  }
-  document.getElementById("count").textContent =
-    `${Object.keys(verdicts).length} of ${sections.length}`;
-  localStorage.setItem(key, JSON.stringify(verdicts));
-}
-for (const section of sections) {
-  const id = section.dataset.id, select = section.querySelector("select");
-  for (const button of section.querySelectorAll("button")) {
-    button.addEventListener("click", () => {
-      const verdict = button.dataset.verdict;
-      verdicts[id] = { id, verdict, reason: verdict === "reject" ? select.value : "" };
-      show();
-    });
-  }
-  select.addEventListener("change", () => {
-    if (verdicts[id] && verdicts[id].verdict === "reject") verdicts[id].reason = select.value;
-    show();
-  });
-}
-document.getElementById("save").addEventListener("click", () => {
-  const lines = Object.values(verdicts).map(one => JSON.stringify(one) + "\\n");
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(lines, { type: "application/json" }));
-  link.download = "verdicts.jsonl";
-  link.click();
-});
-show();
-</script>
-</html>
-"""
+def _edit(number: int, row: Row, folder: epath.Path) -> dict[str, str]:
+    """What the page is told of an edit; writes its pictures."""
+    picture = f"{number:07d}"
+    for name in ("source", "target"):
+        image = decode_image(row[name], name)
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        with (folder / "pictures" / f"{picture}-{name}.jpg").open("wb") as file:
+            image.save(file, format="jpeg", quality=92)
+    texts = {"en": row["instruction_en"], "cn": row["instruction_cn"]}
+    return {"id": row[ID], "category": row["category"], "picture": picture, **texts}

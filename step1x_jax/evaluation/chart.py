@@ -51,7 +51,7 @@ def draw_radar(
         values = np.array([np.nan if mean is None else mean for mean in means])
         axes.plot(closed, np.append(values, values[0]), marker=".", label=name)
     axes.set_xticks(angles, tasks)
-    axes.tick_params(axis="x", pad=24)
+    axes.tick_params(axis="x", pad=34)
     axes.set_ylim(0, highest)
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=3)

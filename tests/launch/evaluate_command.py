@@ -9,6 +9,7 @@ from tests.launch.edit_command import alone
 # Which define flags: the command first.
 SHARED = ("launch.benchmark_flags", "launch.editor_flags", "launch.sampling_flags",
           "launch.weights_flags")  # fmt: skip
+JUDGE = ("launch.benchmark_flags", "launch.judge_flags", "launch.judge_against")
 
 
 @contextlib.contextmanager

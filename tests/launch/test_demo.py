@@ -5,7 +5,6 @@ import io
 import os
 import pathlib
 import queue
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +23,6 @@ from step1x_jax.errors import UserError
 from step1x_jax.sampling.config import SamplingConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 
 
 def picture(seed=0, size=(96, 64)):
@@ -475,18 +473,6 @@ class Real(Stub):
 def real(place):
     with serving(Real(), place) as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    pytest.importorskip("gradio", reason="needs the extra [demo]")
-    api = pytest.importorskip("playwright.sync_api", reason="needs the extra [dev]")
-    if BROWSER is None:
-        pytest.skip("no chromium or chrome is installed here")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Visitor:

@@ -14,7 +14,7 @@ from step1x_jax.evaluation.judgement_files import judge_folder, read_judgements
 from tests.evaluation.judging.judge_server import completion, error, serving
 from tests.evaluation.judging.test_judge_run import honest
 from tests.evaluation.toy import toy_rows, toy_samples, write_listed, write_results
-from tests.launch.evaluate_command import evaluate
+from tests.launch.evaluate_command import JUDGE, evaluate
 
 TASKS = ("ps_human", "tone_transfer")
 SAMPLES = toy_samples(1, TASKS)  # four, eight questions
@@ -23,7 +23,7 @@ QUICK = ("--max_attempts=1", "--concurrency=2", "--timeout=20")
 
 @pytest.fixture(scope="module")
 def judge():
-    with evaluate("judge", ("launch.benchmark_flags", "launch.judge_flags")) as (call, _):
+    with evaluate("judge", JUDGE) as (call, _):
         yield call
 
 

@@ -11,16 +11,15 @@ from step1x_jax.errors import UserError
 from step1x_jax.evaluation.pairwise.pair_files import read_pairs
 from tests.evaluation.judging.judge_server import completion, error, serving
 from tests.evaluation.toy import picture, toy_rows, toy_samples, write_listed, write_results
-from tests.launch.evaluate_command import evaluate
+from tests.launch.evaluate_command import JUDGE, evaluate
 
 TASKS = ("ps_human", "text_change")
 SAMPLES = toy_samples(2, TASKS, ("en",))
-PAIRS = ("launch.judge_against", "launch.judge_flags", "launch.benchmark_flags")
 CALLS = len(SAMPLES) * 3 * 2  # of one pair of methods
 
 
 def judge(*arguments):
-    with evaluate("judge", PAIRS) as (call, _):
+    with evaluate("judge", JUDGE) as (call, _):
         return call(*arguments)
 
 

@@ -22,7 +22,7 @@ from step1x_jax.files import check_local, exclusive, is_file, reason
 from step1x_jax.json_files import build, parse_json
 
 NAME = "replies.jsonl"
-LONGEST_LINE = 4 << 20  # bytes
+LONGEST_LINE = 16 << 20  # bytes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from step1x_jax.evaluation.judging.failures import no_reply, read_failure
 from step1x_jax.evaluation.judging.presets import OPENAI, JudgePreset
 from step1x_jax.json_files import SHOWN
 
-LARGEST = 16 << 20  # bytes of a server's answer
+LARGEST = 1 << 20  # bytes of a server's answer, of which a cache's line can hold every sign
 CONNECT = 20.0  # seconds to reach a server
 OPENAI_KEY = "OPENAI_API_KEY"
 SEEDS_APART = 1000  # of repeats: more than a question has attempts
@@ -43,23 +43,23 @@ class _Choice(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
     model: str | None = None
-    provider: str | None = None
+    provider: Any = None
     usage: _Usage | None = None
 
 
 class _Model(msgspec.Struct):
     id: str
-    owned_by: str | None = None
-    provider: str | None = None
-    quantization: str | None = None
-    shutdown_date: str | int | None = None
+    owned_by: Any = None
+    provider: Any = None
+    quantization: Any = None
+    shutdown_date: Any = None
 
 
 class _Models(msgspec.Struct):
@@ -225,19 +225,19 @@ class ChatJudge:
             model=completion.model or "",
             provider=_short(completion.provider),
             host=self.host,
-            input_tokens=max(usage.prompt_tokens, 0),
-            output_tokens=max(usage.completion_tokens, 0),
+            input_tokens=max(usage.prompt_tokens or 0, 0),
+            output_tokens=max(usage.completion_tokens or 0, 0),
         )
 
     def _without_key(self, body: bytes) -> bytes:
         return body.replace(self._key.encode(), b"...") if self._key else body
 
 
-def _short(text: str | None) -> str:
-    return (text or "")[:SHOWN]
+def _short(text: Any) -> str:
+    return text[:SHOWN] if isinstance(text, str) else ""
 
 
-def _as_date(value: str | int | None) -> str:
+def _as_date(value: Any) -> str:
     """A date as YYYY-MM-DD; servers give seconds since 1970, or a text."""
     if isinstance(value, int):
         try:

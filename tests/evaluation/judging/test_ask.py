@@ -141,6 +141,15 @@ def test_more_attempts_go_on_from_the_kept_replies(tmp_path):
     assert answers["x", 0].paid == 1
 
 
+def test_kept_replies_are_read_anew_and_the_first_that_counts_decides(tmp_path):
+    judge = ScriptedJudge(lambda ask, number: ["a 5", "b", "c"][number])
+    assert statuses(run(tmp_path, judge, asks("x"))) == {"x": "unparsable"}
+    with open_cache(tmp_path) as cache:
+        (answer,) = ask_all(asks("x"), judge, cache, QUICK, lambda ask, text: parse(ask, text[-1]))
+    assert (answer.status, answer.value, len(answer.replies)) == ("ok", 5, 1)
+    assert judge.calls.total() == 3
+
+
 def test_repeats_are_questions_of_their_own_and_equal_questions_are_one(tmp_path):
     judge = ScriptedJudge(lambda ask, number: time.sleep(0.02) or str(number))
     same = [Ask(f"q{i}", ("the same",)) for i in range(5)]
@@ -201,7 +210,7 @@ def test_another_model_ends_the_run_and_is_not_kept(tmp_path):
         run(tmp_path, judge, asks(*map(str, range(100))))
     with open_cache(tmp_path) as cache:
         assert {reply.model for reply in cache.every()} == {"m"}
-        assert len(cache.every()) == 10
+        assert 10 - QUICK.concurrency <= len(cache.every()) <= 10
 
 
 def test_a_wait_that_the_server_wants_holds_everybody(tmp_path):
@@ -213,7 +222,7 @@ def test_a_wait_that_the_server_wants_holds_everybody(tmp_path):
 
     run(tmp_path, ScriptedJudge(script), asks("0", "1", "2"), Limits(concurrency=1, first_wait=0))
     assert times[1] - times[0] >= 0.3
-    assert times[3] - times[1] < 0.2  # it held once
+    assert times[3] - times[1] < 0.55  # it held once, not three times
     with pytest.raises(UserError, match="wants a wait of 86400 s"):
         run(
             tmp_path,
@@ -236,7 +245,7 @@ def test_a_hanging_judge_does_not_hold_up_the_end(tmp_path, monkeypatch):
     begun = time.monotonic()
     with pytest.raises(UserError, match="wrong key"):
         run(tmp_path, ScriptedJudge(script), asks("hangs", "wrong"))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
     gone.set()
     time.sleep(0.05)
     with open_cache(tmp_path) as cache:  # what came too late is not written into another's file
@@ -260,7 +269,7 @@ def test_requests_per_minute():
         thread.join()
     times.sort()
     assert all(times[i] >= 0.05 * i - 1e-3 for i in range(8))  # clocks tick in less than 1 ms
-    assert times[-1] < 1
+    assert times[-1] < 5
 
 
 def test_waiting_ends_with_the_run():
@@ -271,7 +280,7 @@ def test_waiting_ends_with_the_run():
     begun = time.monotonic()
     with pytest.raises(Stopped):
         pace.wait(stopping)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
 
 
 def test_waits_grow_to_a_bound_and_are_spread():

@@ -185,6 +185,9 @@ def test_missing_and_unreadable_pictures_are_counted(results, samples):
     }
     assert len(verdicts) == (len(samples) - 2) * 3 * 2
     assert read_pairs(results / "pairs" / "judge")[1]["pictures"] == without
+    judge_all(run_of(results, "a", ("c",)), samples, judge)
+    noted = read_pairs(results / "pairs" / "judge")[1]["pictures"]
+    assert noted == without | {"c": {"missing": 0, "unreadable": 0}}  # b's stay
 
 
 def test_a_dry_run_counts_and_asks_nothing(results, samples):
