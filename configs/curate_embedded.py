@@ -37,6 +37,6 @@ def get_config() -> CurateConfig:
     config.export.encoder.path = "step1x_jax/assets/quickstart/encoder"
     config.export.encoder.dtype = "float32"
     config.export.encoder.min_pixels = 4 * 28 * 28
-    config.export.encoder.text_length = 96  # the longest instruction and its picture have 80
+    config.export.encoder.text_length = 128  # the longest instruction and its picture have 115
     config.export.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
     return config
