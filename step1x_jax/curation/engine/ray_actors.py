@@ -9,6 +9,7 @@ import collections
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -38,6 +39,7 @@ class RayActors:
 
     def run(self, name: str, stage: Stage, jobs: Iterable[Job]) -> Iterator[Made]:
         """See `Engine`."""
+        self._send_class(type(stage))
         count, options = room_for(stage, self._ray.cluster_resources(), self._most)
         # A process takes seconds to start. One with an accelerator may still have its memory.
         if options != self._options or options["num_gpus"] or options["resources"]:
@@ -50,6 +52,12 @@ class RayActors:
         except BaseException:
             self.end()
             raise
+
+    def _send_class(self, kind: type) -> None:
+        """Lets actors have a class that they cannot import: one in the file of --config itself."""
+        package = kind.__module__.partition(".")[0]
+        if not any(finder.find_spec(package, None) for finder in sys.meta_path):
+            self._ray.cloudpickle.register_pickle_by_value(sys.modules[kind.__module__])
 
     def end(self) -> None:
         """Ends all actors, at once."""
