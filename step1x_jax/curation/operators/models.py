@@ -35,7 +35,7 @@ class ModelStage(Stage):
     revision: str = ""
     gpus: float = 1.0
 
-    aside: ClassVar[Sequence[str]] = ("model", "revision", "gpus")  # the first two are told by `identity`
+    aside: ClassVar[Sequence[str]] = ("model", "revision", "gpus")  # `identity` tells the model
 
     @property
     def resources(self) -> Mapping[str, float]:  # type: ignore[override]  # it is of the settings
