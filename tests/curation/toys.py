@@ -80,9 +80,10 @@ class Square(Stage):
 
 @dataclasses.dataclass
 class AtMost(Stage):
-    """Lets squares up to a limit pass."""
+    """Lets squares up to a limit pass, and from one on."""
 
     limit: int = 1000
+    least: int = 0
 
     reads: ClassVar = {"square": int}
 
@@ -91,6 +92,8 @@ class AtMost(Stage):
 
     def _look(self, row):
         note("at_most", row)
+        if row["square"] < self.least:
+            return Rejected("too_small")
         return {} if row["square"] <= self.limit else Rejected("too_large", str(row["square"]))
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 from step1x_jax.curation.engine.columns import Columns, digest_of
 from step1x_jax.curation.engine.part_files import PartFile
-from step1x_jax.curation.engine.rows import PARENT
 from step1x_jax.curation.engine.stage import Stage
 from step1x_jax.curation.engine.workdir import Part, Workdir
 
@@ -79,9 +78,8 @@ class History:
     def fingerprint(self, key: str, columns: Columns) -> str:
         """A digest of the columns of a part, and of what became of its rows before."""
         facts = [self.files[key].state]
-        for done, file, own in self._found(key, columns):
+        for _, file, own in self._found(key, columns):
             facts += [f"{name} {file.columns[name]}" for name in own]
-            facts += [file.columns[PARENT]] if done.many else []
         return digest_of(facts)
 
     def _found(self, key: str, columns: Columns) -> list[tuple[_Done, PartFile, Columns]]:

@@ -55,7 +55,7 @@ class PartFile:
       rows: how many.
       bytes: its size.
       sha256: of the file.
-      columns: digest of each column, with the rows' ids.
+      columns: digest of each of the stage's columns, with the rows' ids.
       state: digest of which rows go on and why the others do not.
     """
 
@@ -157,7 +157,7 @@ def _leaves(kinds: Columns) -> list[str]:
 
 
 def _write(folder: str, key: str, rows: Sequence[Row], columns: Columns, data: bytes) -> Written:
-    digests = {name: Digest() for name in (PARENT, *columns)}
+    digests = {name: Digest() for name in columns}
     state = Digest()
     for row in rows:
         for name, digest in digests.items():

@@ -94,16 +94,18 @@ class Workdir:
 
     @contextlib.contextmanager
     def driving(self) -> Iterator[None]:
-        """Lets no second process work here, and removes what a killed one left unfinished.
+        """Lets no second process work here; leaves no file under a temporary name.
 
         Raises:
           UserError: another process works here.
         """
         message = f"another launch.curate works in {self.path}; wait for it, or stop it first."
         with exclusive(self.path / LOCK, message):
-            for folder in find(self.path / STAGES, "*"):
-                self.sweep(folder.name)
-            yield
+            try:
+                yield
+            finally:
+                found = [path for one in find(self.path / STAGES, "*") for path in find(one, ".*")]
+                remove([str(path) for path in found if _TEMPORARY.fullmatch(path.name)])
 
     @property
     def driven(self) -> bool:
@@ -160,19 +162,18 @@ class Workdir:
         os.replace(write_synced(str(folder), entry, f"{text}\n".encode()), folder / entry)
         sync_folder(folder)
 
-    def sweep(self, name: str, keys: Sequence[str] | None = None) -> None:
-        """Removes files of a stage that belong to no part that is there.
+    def sweep(self, name: str, keys: Sequence[str]) -> None:
+        """Removes files of a stage that belong to no part, and parts that should not be there.
 
         Args:
-          name: of the stage.
-          keys: those of all the parts that there should be; None: whatever is there.
+          name: of the stage, which is done.
+          keys: of all the parts that there should be.
         """
         folder = self.stage(name)
         parts = self.parts(name)
-        if keys is not None:
-            for key in set(parts) - set(keys):
-                del parts[key]
-                remove([str(folder / f"part-{key}.json")])
+        for key in set(parts) - set(keys):
+            del parts[key]
+            remove([str(folder / f"part-{key}.json")])
         used = {file.file for part in parts.values() for file in part.files}
         for path in find(folder, "*"):
             unused = _FILE.fullmatch(path.name) and path.name not in used

@@ -1,5 +1,6 @@
 """The pictures of a row: decoded from its columns of encoded bytes."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,12 @@ ENGLISH, CHINESE = "instruction_en", "instruction_cn"
 
 
 def read_picture(row: Row, column: str) -> np.ndarray:
-    """(H, W, 3) uint8.
+    """(H, W, 3) uint8, read-only.
 
     Raises:
       UserError: it is not a picture.
     """
-    return np.asarray(decode_image(row[column], f"{column} of {row.get('id', 'a row')}"))
+    return _decode(row[column], f"{column} of {row.get('id', 'a row')}")
 
 
 def read_mask(row: Row) -> np.ndarray | None:
@@ -28,3 +29,11 @@ def read_mask(row: Row) -> np.ndarray | None:
       UserError: it is not a picture.
     """
     return read_picture(row, MASK)[..., 0] > 127 if row.get(MASK) else None
+
+
+@functools.lru_cache(maxsize=6)
+def _decode(data: bytes, name: str) -> np.ndarray:
+    """A row's three pictures, and the last one's, are decoded once for all filters."""
+    pixels = np.asarray(decode_image(data, name))
+    pixels.setflags(write=False)
+    return pixels

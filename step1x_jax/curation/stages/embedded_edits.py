@@ -72,7 +72,7 @@ class EmbeddedEdits(Stage):
 
 
 def _outcome(
-    made: Edit | Rejection, view: "Photograph", all: "Mapping[str, Photograph]"
+    made: Edit | Rejection, view: "Photograph", originals: "Mapping[str, Photograph]"
 ) -> Outcome:
     """What was made, as columns."""
     names = str(made.facts.get("photographs", "")).split()

@@ -93,6 +93,26 @@ def test_rounds_and_what_is_kept(tmp_path):
         assert set(texts.values()) == {1}
 
 
+def test_rounds_that_ask_the_same_are_asked_each(tmp_path):
+    """Each confirms all that it is given: the third question has the words of the second."""
+
+    def script(request):
+        if kind_of(request) != "next":
+            return good(request)
+        return completion(json.dumps({"confirmed": [1, 2], "claims": []}))
+
+    with serving(script) as server:
+        pipeline = captioned(server)
+        drive(pipeline, tmp_path)
+        asked = [r for r in server.questions if kind_of(r) == "next"]
+        assert len(asked) == 16
+        assert len({r.text for r in asked}) == 2  # one for each category
+        assert len({r.body["seed"] for r in asked}) == 2
+        assert {tuple(row["caption_claims"]) for row in captions(pipeline, tmp_path)} == {
+            ("it is brighter", "a bird is gone")
+        }
+
+
 def test_a_warm_cache_asks_nothing(tmp_path):
     with serving(good) as server:
         pipeline = captioned(server)

@@ -1,5 +1,6 @@
 """Drivers that are killed, doubled, and whose disk is full."""
 
+import hashlib
 import json
 import random
 import resource
@@ -62,11 +63,12 @@ def test_kill_and_go_on(tmp_path, undisturbed, monkeypatch, moment):
 
 
 def assert_no_litter(folder):
-    """All files are those that the manifest, or a part, names."""
+    """All files are those that the manifest names, and are as it says."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
-    named = {part["file"] for stage in manifest["stages"] for part in stage["parts"]}
-    files = {path.name for path in (folder / "stages").rglob("*") if path.is_file()}
-    assert {name for name in files if not name.endswith(".json")} == named
+    named = {part["file"]: part["sha256"] for s in manifest["stages"] for part in s["parts"]}
+    files = [path for path in (folder / "stages").rglob("*") if path.is_file()]
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    assert {name: one for name, one in found.items() if not name.endswith(".json")} == named
 
 
 class PowerError(BaseException):

@@ -110,6 +110,16 @@ def test_another_threshold_runs_filters_and_what_they_let_pass_anew(tmp_path, no
     assert noted() == {"at_most": 12, "once": 1}
 
 
+def test_what_is_decided_about_all_is_decided_anew(tmp_path, noted):
+    """Without 2, the divisor 2 is taken from 4, of whose own row nothing has changed."""
+    drive(toy(), tmp_path / "run")
+    changed = toy(stages=stages(at_most={"least": 9}))
+    noted()
+    after = drive(changed, tmp_path / "run")
+    assert noted() == {"at_most": 12, "once": 1, "text": 1}
+    assert after == drive(changed, tmp_path / "fresh")
+
+
 def test_what_makes_a_stage_another(tmp_path, noted, monkeypatch):
     drive(toy(), tmp_path / "run")
     noted()
