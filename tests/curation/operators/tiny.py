@@ -1,6 +1,7 @@
 """Tiny random models of the real classes, as save_pretrained writes them, and rows for them."""
 
 import io
+import operator
 
 import numpy as np
 import pytest
@@ -25,15 +26,22 @@ def decoded(data):
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-def check_batches(stage, rows):
-    """What a stage makes of rows, which is the same one by one; a bad picture harms no other."""
-    operator = stage.open()
-    made = operator(rows, CONTEXT)
-    assert [operator([row], CONTEXT)[0] for row in rows] == list(made)
+def check_batches(stage, rows, same=operator.eq):
+    """What a stage makes of rows, which is the same one by one; a bad picture harms no other.
+
+    Args:
+      stage: to be opened.
+      rows: several.
+      same: whether what it makes of a row is the same.
+    """
+    operate = stage.open()
+    made = operate(rows, CONTEXT)
+    for row, one in zip(rows, made, strict=True):
+        assert same(operate([row], CONTEXT)[0], one)
     (column,) = [name for name in ("picture", "source") if name in rows[0]]
-    mixed = operator([rows[0], rows[0] | {column: b"no picture"}, *rows[1:]], CONTEXT)
+    mixed = operate([rows[0], rows[0] | {column: b"no picture"}, *rows[1:]], CONTEXT)
     assert mixed[1].reason == "unreadable_picture"
-    assert [mixed[0], *mixed[2:]] == list(made)
+    assert all(map(same, [mixed[0], *mixed[2:]], made))
     for one in made:
         assert set(one) <= set(stage.writes)
     return list(made)
