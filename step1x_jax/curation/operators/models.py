@@ -83,7 +83,6 @@ class ModelStage(Stage):
           UserError: the library or a part of the model is missing, or does not fit.
         """
         try:
-            import_library("torch", EXTRAS[library])
             loaded = getattr(import_library(library, EXTRAS[library]), kind)
             if self.folder is None:
                 return loaded.from_pretrained(self.model, revision=self.revision, **arguments)
@@ -96,14 +95,24 @@ class ModelStage(Stage):
                 " network, or download it again."
             ) from e
 
-    def load_model(self, kind: str, **arguments: Any) -> Any:
-        """A model of transformers, to compute with: on a GPU if torch finds one, in float32.
+    def load_model(
+        self, kind: str, library: str = "transformers", dtype: str = "float32", **arguments: Any
+    ) -> Any:
+        """A model to compute with: on a GPU if torch finds one.
+
+        Args:
+          kind: a class of the library.
+          library: see `load`.
+          dtype: of parameters and arithmetic.
+          arguments: others of from_pretrained.
 
         Raises:
           UserError: see `load`, or weights are missing.
         """
-        arguments = {"dtype": "float32", "output_loading_info": True} | arguments
-        model, report = self.load("transformers", kind, **arguments)
+        torch = import_library("torch", EXTRAS[library])
+        model, report = self.load(
+            library, kind, dtype=getattr(torch, dtype), output_loading_info=True, **arguments
+        )
         wrong = sorted(str(name) for name in [*report["missing_keys"], *report["mismatched_keys"]])
         if wrong:
             raise UserError(
