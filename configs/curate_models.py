@@ -7,6 +7,8 @@ Give each model's commit below (its page on the Hub lists them under Files, Hist
 aesthetics head and the language model are. One GPU with 48 GB: FLUX.1 Fill is the largest.
 """
 
+from typing import Any
+
 from step1x_jax.curation.captions.caption import Caption
 from step1x_jax.curation.config import CurateConfig
 from step1x_jax.curation.operators.aesthetics import Aesthetics
@@ -23,14 +25,15 @@ from step1x_jax.curation.stages.filters import Languages, Leak, Unchanged
 from step1x_jax.curation.stages.whole_filters import Duplicates, EditHashes
 
 # Models of the Hugging Face Hub, with the commit that is taken of each.
-CLIP = {"model": "openai/clip-vit-large-patch14", "revision": ""}
-FLORENCE2 = {"model": "florence-community/Florence-2-large-ft", "revision": ""}
-SAM2 = {"model": "facebook/sam2.1-hiera-large", "revision": ""}
-FLUX_FILL = {"model": "black-forest-labs/FLUX.1-Fill-dev", "revision": ""}
+CLIP: dict[str, Any] = {"model": "openai/clip-vit-large-patch14", "revision": ""}
+FLORENCE2: dict[str, Any] = {"model": "florence-community/Florence-2-large-ft", "revision": ""}
+SAM2: dict[str, Any] = {"model": "facebook/sam2.1-hiera-large", "revision": ""}
+FLUX_FILL: dict[str, Any] = {"model": "black-forest-labs/FLUX.1-Fill-dev", "revision": ""}
 
 
 def get_config() -> CurateConfig:
     config = CurateConfig(source=ImageFolder())
+    captions = Caption(endpoint="http://localhost:8000/v1", model="Qwen/Qwen2.5-VL-7B-Instruct")
     config.stages = {
         "aesthetics": Aesthetics(**CLIP),  # its head: .head
         "beautiful": Limits(),
@@ -46,9 +49,7 @@ def get_config() -> CurateConfig:
         "describe": Describe(**FLORENCE2),
         "scores": ClipScores(**CLIP),
         "limits": Limits(),
-        "caption": Caption(
-            endpoint="http://localhost:8000/v1", model="Qwen/Qwen2.5-VL-7B-Instruct"
-        ),
+        "caption": captions,
         "languages": Languages(),
         "review": Review(),
     }
