@@ -78,7 +78,7 @@ def _masks(model: Any, levels: Any, row: Row, size: tuple[int, int], side: int) 
     boxes = np.array(row["boxes"]["boxes"], np.float32).reshape(-1, 4)
     if not len(boxes):
         return {"masks": [], "mask_scores": {"scores": []}}
-    boxes = boxes * side / np.array([*size, *size], np.float32)
+    boxes *= side / np.array([*size, *size], np.float32)
     out = model(
         image_embeddings=levels,
         input_boxes=torch.from_numpy(boxes)[None].to(model.device),
