@@ -21,13 +21,13 @@ def clip_parts(kind):
     return getattr(transformers, kind)(config), tokenizer
 
 
-def t5_parts():
+def t5_parts(width=T5_WIDTH):
     """Likewise of T5."""
     from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(letter, -2.0) for letter in string.ascii_letters]
-    config = T5Config(vocab_size=100, d_model=T5_WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    config = T5Config(vocab_size=100, d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     return T5EncoderModel(config), T5TokenizerFast(vocab=pieces, extra_ids=0)
 
 
