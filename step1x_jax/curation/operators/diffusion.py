@@ -102,17 +102,20 @@ class DiffusionStage(ModelStage):
             width, height = image_size(*pictures[0].size, self.size)
 
             def make(seed: int) -> Image.Image:
-                return self.make(
-                    pipeline,
-                    row,
-                    pictures,
-                    # on the CPU, so that the noise is the same everywhere
-                    generator=torch.Generator("cpu").manual_seed(seed),
-                    num_inference_steps=self.steps,
-                    guidance_scale=self.guidance,
-                    width=width,
-                    height=height,
-                )
+                # Some pipelines draw numbers besides those of the generator that they are given.
+                with torch.random.fork_rng():
+                    torch.manual_seed(seed)
+                    return self.make(
+                        pipeline,
+                        row,
+                        pictures,
+                        # on the CPU, so that the noise is the same everywhere
+                        generator=torch.Generator("cpu").manual_seed(seed),
+                        num_inference_steps=self.steps,
+                        guidance_scale=self.guidance,
+                        width=width,
+                        height=height,
+                    )
 
             yield from make_candidates(row, context, self.count, method, make)
 
