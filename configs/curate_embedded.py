@@ -14,7 +14,12 @@ from step1x_jax.curation.stages.decontamination import Decontamination
 from step1x_jax.curation.stages.embedded_edits import EmbeddedEdits
 from step1x_jax.curation.stages.filters import Languages, Leak, Size, Unchanged
 from step1x_jax.curation.stages.template_instructions import TemplateInstructions
-from step1x_jax.curation.stages.whole_filters import Duplicates, EditHashes, TemplateShare
+from step1x_jax.curation.stages.whole_filters import (
+    Duplicates,
+    EditHashes,
+    FewSources,
+    TemplateShare,
+)
 
 
 def get_config() -> CurateConfig:
@@ -31,6 +36,7 @@ def get_config() -> CurateConfig:
         "languages": Languages(),
         "template_share": TemplateShare(),
         "review": Review(),  # the file that the page of `review` saves: .verdicts
+        "few_sources": FewSources(),
     }
     # Records for the quickstart's small models; released ones are named in the same two places.
     config.export.held_out = 0.15

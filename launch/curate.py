@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from launch import curate_flags, curate_results
 from launch.command import run
+from launch.curate_editor import give_editors
 from launch.curate_flags import ACTORS, ADDRESS, ENGINE, WORKDIR, read_config
 from step1x_jax.curation.config import CurateConfig
 from step1x_jax.curation.engine import driver
@@ -33,6 +34,7 @@ flags.adopt_module_key_flags(curate_flags)
 def main(action: str) -> int:
     """Does what is asked for."""
     config = read_config()
+    give_editors(config)
     workdir = Workdir(user_path(WORKDIR.value))
     if ADDRESS.value and ENGINE.value != "ray":
         raise UserError("--ray_address is of --engine=ray; give both.")

@@ -89,3 +89,33 @@ class TemplateShare(WholeStage):
                 found |= {id: Rejected("template_too_frequent", column) for id in excess}
                 left = [row for row in left if row[ID] not in excess]
         return found
+
+
+@dataclasses.dataclass
+class FewSources(WholeStage):
+    """Leaves out a category whose edits are of fewer than `least` photographs.
+
+    A model that is trained on them would learn these photographs, not the edit.
+    """
+
+    least: int = 3
+
+    reads: ClassVar = {"category": str, "groups": list[str]}
+
+    def validate(self) -> None:
+        """See `Stage`."""
+        require(self.least >= 1, "least", self.least, "give a number of photographs")
+
+    def decide(self, rows: Iterator[Row], context: Context) -> Mapping[str, Rejected]:
+        """See `WholeStage`."""
+        edits: dict[str, list[str]] = collections.defaultdict(list)
+        photographs: dict[str, set[str]] = collections.defaultdict(set)
+        for row in rows:
+            edits[row["category"]].append(row[ID])
+            photographs[row["category"]].add(row["groups"][0])
+        return {
+            id: Rejected("few_sources", ", ".join(sorted(photographs[category])))
+            for category, ids in edits.items()
+            if len(photographs[category]) < self.least
+            for id in ids
+        }

@@ -15,7 +15,12 @@ from step1x_jax.curation.filters.duplicates import DuplicateIndex, EditHash, dif
 from step1x_jax.curation.results import Results
 from step1x_jax.curation.stages.decontamination import Decontamination
 from step1x_jax.curation.stages.filters import Languages, Leak, Size, Unchanged
-from step1x_jax.curation.stages.whole_filters import Duplicates, EditHashes, TemplateShare
+from step1x_jax.curation.stages.whole_filters import (
+    Duplicates,
+    EditHashes,
+    FewSources,
+    TemplateShare,
+)
 from step1x_jax.errors import UserError
 from tests.curation.filters.rows import edit, encode, picture, row_of
 from tests.curation.toys import drive
@@ -191,11 +196,40 @@ def test_no_wording_has_more_than_its_share(tmp_path):
     assert collections.Counter(row["template_en"] for row in out).most_common(1)[0][0] == "a"
 
 
+@dataclasses.dataclass
+class Photographed(Source):
+    """Edits, each named by its category and the photographs that it is from."""
+
+    edits: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    writes: ClassVar = {"category": str, "groups": list[str]}
+
+    def units(self):
+        return [Unit(None, "")]
+
+    def read(self, payload, context):
+        for number, (category, groups) in enumerate(self.edits):
+            yield f"r{number}", {"category": category, "groups": list(groups)}
+
+
+def test_a_category_of_few_photographs_is_left_out(tmp_path):
+    """What counts is the photograph that is edited, not what was put into it."""
+    edits = [("ps_human", ("face", other)) for other in "abcd"]
+    edits += [("ps_human", ("face2", "e")), *(("color_alter", (name,)) for name in "abc")]
+    pipeline = Pipeline(Photographed(tuple(edits)), {"few": FewSources()})
+    drive(pipeline, tmp_path)
+    rows = list(Results(pipeline, Workdir(tmp_path)).all({"category": str}))
+    assert [row["category"] for row in rows if row["status"] == "ok"] == ["color_alter"] * 3
+    out = [(row["reason"], row["detail"]) for row in rows if row["status"] != "ok"]
+    assert out == [("few_sources", "face, face2")] * 5
+
+
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
         (Duplicates(-1.0), "most is -1"),
         (TemplateShare(0.01), "most_share"),
+        (FewSources(0), "least is 0"),
         (Decontamination(benchmark="none"), "benchmark is 'none'"),
     ],
 )

@@ -1,0 +1,56 @@
+"""Edits of a folder of photographs by models: found, cut out, painted over, scored, described.
+
+    python -m launch.curate run --config=configs/curate_models.py --workdir=runs/models \
+        --config.source.path=photographs
+
+Give each model's commit below (its page on the Hub lists them under Files, History), and where the
+aesthetics head and the language model are. One GPU with 48 GB: FLUX.1 Fill is the largest.
+"""
+
+from typing import Any
+
+from step1x_jax.curation.captions.caption import Caption
+from step1x_jax.curation.config import CurateConfig
+from step1x_jax.curation.operators.aesthetics import Aesthetics
+from step1x_jax.curation.operators.clip import ClipScores
+from step1x_jax.curation.operators.fill_plans import PlanFills
+from step1x_jax.curation.operators.florence2 import Describe, Detect
+from step1x_jax.curation.operators.flux_fill import FluxFill
+from step1x_jax.curation.operators.limits import Limits
+from step1x_jax.curation.operators.sam2 import Masks
+from step1x_jax.curation.review import Review
+from step1x_jax.curation.sources.folder import ImageFolder
+from step1x_jax.curation.stages.decontamination import Decontamination
+from step1x_jax.curation.stages.filters import Languages, Leak, Unchanged
+from step1x_jax.curation.stages.whole_filters import Duplicates, EditHashes
+
+# Models of the Hugging Face Hub, with the commit that is taken of each.
+CLIP: dict[str, Any] = {"model": "openai/clip-vit-large-patch14", "revision": ""}
+FLORENCE2: dict[str, Any] = {"model": "florence-community/Florence-2-large-ft", "revision": ""}
+SAM2: dict[str, Any] = {"model": "facebook/sam2.1-hiera-large", "revision": ""}
+FLUX_FILL: dict[str, Any] = {"model": "black-forest-labs/FLUX.1-Fill-dev", "revision": ""}
+
+
+def get_config() -> CurateConfig:
+    config = CurateConfig(source=ImageFolder())
+    captions = Caption(endpoint="http://localhost:8000/v1", model="Qwen/Qwen2.5-VL-7B-Instruct")
+    config.stages = {
+        "aesthetics": Aesthetics(**CLIP),  # its head: .head
+        "beautiful": Limits(),
+        "detect": Detect(**FLORENCE2),
+        "masks": Masks(**SAM2),
+        "plan": PlanFills(things=("a cat", "a potted plant", "a red suitcase", "a stack of books")),
+        "edit": FluxFill(**FLUX_FILL, count=4),
+        "unchanged": Unchanged(),
+        "leak": Leak(),
+        "decontamination": Decontamination(),  # where a benchmark lies: .dataset
+        "hashes": EditHashes(),
+        "duplicates": Duplicates(),
+        "describe": Describe(**FLORENCE2),
+        "scores": ClipScores(**CLIP),
+        "limits": Limits(),
+        "caption": captions,
+        "languages": Languages(),
+        "review": Review(),
+    }
+    return config

@@ -1,0 +1,1 @@
+"""Models of other libraries as stages: annotations, scores and generators of candidates."""
