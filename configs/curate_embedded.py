@@ -4,7 +4,7 @@
     python -m launch.curate stats --config=configs/curate_embedded.py --workdir=runs/curate
 
 then sheet, review and export likewise. Time and figure to expect: 5 minutes on 2 CPU cores, and 2
-for the export's records; 746 edits, 37 and more in ten categories, 17 portraits.
+for the export's records; 729 edits, 37 and more in ten categories, no portraits.
 """
 
 from step1x_jax.curation.config import CurateConfig
