@@ -108,23 +108,18 @@ def make_motions(
     subjects = find_subjects(others)
     height, width = photograph.pixels.shape[:2]
     for _ in range(count):
-        place = _draw_place(photograph, subjects, rng, 1)
-        if place is None:
-            yield gates.reject_plan(category, photograph, "no_place_for_a_subject")
+        drawn = _draw_subject(category, photograph, subjects, rng)
+        if isinstance(drawn, Rejection):
+            yield drawn
             continue
-        fitting = _different(place, subjects)
-        name = fitting[int(rng.integers(len(fitting)))]
-        if not _is_stable(subjects[name]):
-            yield gates.reject_plan(category, photograph, "mask_unstable", subject=name)
-            continue
-        cutout = cut_out(*subjects[name])
+        place, cutout = drawn
         reason: str | None = "no_room_to_move"
         for _ in range(TRIES):
             start = _draw_placement(photograph, place, [cutout], rng)
             end = _draw_placement(photograph, place, [cutout], rng)._replace(
                 angle=start.angle, mirror=start.mirror
             )
-            size = rng.uniform(*place.holds[name])
+            size = rng.uniform(*place.holds[cutout.data.name])
             step = np.subtract(end.centre, start.centre)
             if not SHORTEST <= np.hypot(*step) / max(height, width) <= LONGEST:
                 continue
@@ -176,20 +171,15 @@ def _additions(
     """Additions whose common gates have not been asked."""
     subjects = find_subjects(others)
     for _ in range(count):
-        place = _draw_place(photograph, subjects, rng, 1)
-        if place is None:
-            yield gates.reject_plan(category, photograph, "no_place_for_a_subject")
+        drawn = _draw_subject(category, photograph, subjects, rng)
+        if isinstance(drawn, Rejection):
+            yield drawn
             continue
-        fitting = _different(place, subjects)
-        name = fitting[int(rng.integers(len(fitting)))]
-        if not _is_stable(subjects[name]):
-            yield gates.reject_plan(category, photograph, "mask_unstable", subject=name)
-            continue
-        cutout = cut_out(*subjects[name])
+        place, cutout = drawn
         reason: str | None = None
         for _ in range(TRIES):
-            drawn = _draw_placement(photograph, place, [cutout], rng)
-            layer = _lay(cutout, photograph, place, drawn, rng)
+            placement = _draw_placement(photograph, place, [cutout], rng)
+            layer = _lay(cutout, photograph, place, placement, rng)
             reason = _fault(layer, photograph, place)
             if reason is None:
                 break
@@ -204,6 +194,23 @@ def _additions(
         target = compose(photograph.pixels, layer)
         facts = _facts(action, photograph, [cutout])
         yield Edit(category, photograph.pixels, target, layer.mask, facts, slots)
+
+
+def _draw_subject(
+    category: Category,
+    photograph: Photograph,
+    subjects: Mapping[str, Found],
+    rng: np.random.Generator,
+) -> tuple[PlaceData, Cutout] | Rejection:
+    """A place of the photograph and a subject for it."""
+    place = _draw_place(photograph, subjects, rng, 1)
+    if place is None:
+        return gates.reject_plan(category, photograph, "no_place_for_a_subject")
+    fitting = _different(place, subjects)
+    name = fitting[int(rng.integers(len(fitting)))]
+    if not _is_stable(subjects[name]):
+        return gates.reject_plan(category, photograph, "mask_unstable", subject=name)
+    return place, cut_out(*subjects[name])
 
 
 def _different(place: PlaceData, subjects: Mapping[str, Found]) -> list[str]:

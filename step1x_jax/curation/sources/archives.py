@@ -6,23 +6,15 @@ Nothing is unpacked: members are read where they lie in the archive.
 import dataclasses
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from etils import epath
 
 from step1x_jax.curation.engine.columns import digest_of
 from step1x_jax.curation.engine.rows import Context, Outcome, Rejected
-from step1x_jax.curation.engine.source import Source, Unit, id_of
+from step1x_jax.curation.engine.source import Unit, id_of
 from step1x_jax.curation.sources.folder import PICTURES
-from step1x_jax.curation.sources.photograph_rows import (
-    COLUMNS,
-    LICENCE,
-    URL,
-    check_rows,
-    cut,
-    first_text,
-    photograph_row,
-)
+from step1x_jax.curation.sources.photograph_rows import StoredPhotographs, cut
 from step1x_jax.curation.sources.tables import files_below
 from step1x_jax.data.paths import printable, stamp
 from step1x_jax.errors import UserError
@@ -50,29 +42,13 @@ class _Sample:
 
 
 @dataclasses.dataclass
-class WebDataset(Source):
+class WebDataset(StoredPhotographs):
     """Pictures of tar files, with `license` and `url` of the .json beside each.
 
     Of an archive that is truncated or damaged, what lies before the damage is taken; the damage is
-    a row that is rejected.
-
-    Attributes:
-      path: an archive that is not compressed, or a folder of such and all below it.
-      licence: where a sample does not say it.
-      url: likewise.
-      rows: pictures of a part, at most.
+    a row that is rejected. `path` is an archive that is not compressed, or a folder of such and all
+    below it.
     """
-
-    path: str = ""
-    licence: str = ""
-    url: str = ""
-    rows: int = 256
-
-    writes: ClassVar = COLUMNS
-
-    def validate(self) -> None:
-        """See `Stage`."""
-        check_rows(self.rows)
 
     def units(self) -> Sequence[Unit]:
         """See `Source`."""
@@ -107,13 +83,7 @@ class WebDataset(Source):
             values = parse_json(text, name)
         except UserError:
             values = None
-        facts = values if isinstance(values, dict) else {}
-        return photograph_row(
-            data,
-            name,
-            licence=first_text(facts, LICENCE, self.licence),
-            url=first_text(facts, URL, self.url),
-        )
+        return self.photograph(data, name, values if isinstance(values, dict) else {})
 
 
 def _samples(path: epath.Path) -> tuple[list[_Sample], str]:

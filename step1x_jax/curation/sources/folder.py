@@ -2,23 +2,15 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from etils import epath
 
 from step1x_jax.conditioning.images import read_image_bytes
 from step1x_jax.curation.engine.columns import digest_of
 from step1x_jax.curation.engine.rows import Context, Outcome, Rejected
-from step1x_jax.curation.engine.source import Source, Unit, id_of
-from step1x_jax.curation.sources.photograph_rows import (
-    COLUMNS,
-    LICENCE,
-    URL,
-    check_rows,
-    cut,
-    first_text,
-    photograph_row,
-)
+from step1x_jax.curation.engine.source import Unit, id_of
+from step1x_jax.curation.sources.photograph_rows import LICENCE, URL, StoredPhotographs, cut
 from step1x_jax.data.json_lists import json_lines
 from step1x_jax.data.paths import printable, stamp, walk
 from step1x_jax.errors import UserError
@@ -30,29 +22,12 @@ FILE_NAME = "file_name"  # its field that names a picture
 
 
 @dataclasses.dataclass
-class ImageFolder(Source):
+class ImageFolder(StoredPhotographs):
     """Files that are named like pictures, in the order of their paths.
 
     Fields `licence` and `url` of a line of metadata.jsonl are of the picture that its `file_name`
-    names, in the same folder.
-
-    Attributes:
-      path: the folder.
-      licence: of pictures of which metadata.jsonl does not say it.
-      url: likewise.
-      rows: pictures of a part, at most.
+    names, in the same folder. `path` is the folder.
     """
-
-    path: str = ""
-    licence: str = ""
-    url: str = ""
-    rows: int = 256
-
-    writes: ClassVar = COLUMNS
-
-    def validate(self) -> None:
-        """See `Stage`."""
-        check_rows(self.rows)
 
     def units(self) -> Sequence[Unit]:
         """See `Source`."""
@@ -85,12 +60,7 @@ class ImageFolder(Source):
             data = read_image_bytes(path)
         except UserError as e:
             return Rejected("unreadable_picture", str(e), {"name": name})
-        return photograph_row(
-            data,
-            name,
-            licence=first_text(facts, LICENCE, self.licence),
-            url=first_text(facts, URL, self.url),
-        )
+        return self.photograph(data, name, facts)
 
 
 def _metadata(path: epath.Path) -> dict[str, dict[str, Any]]:

@@ -1,12 +1,14 @@
 """What every source gives: a photograph's file with where it is from, or why there is none."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from step1x_jax.conditioning.images import decode_image
 from step1x_jax.curation.engine.columns import Columns
 from step1x_jax.curation.engine.rows import Outcome, Rejected
+from step1x_jax.curation.engine.source import Source
 from step1x_jax.errors import UserError, require
 
 COLUMNS: Columns = {
@@ -23,11 +25,41 @@ COLUMNS: Columns = {
 LICENCE = ("licence", "license", "License", "LICENSE")
 URL = ("url", "URL", "source_url", "original_url")
 MOST_ROWS = 10_000  # of a part
-UNIT_BYTES = (
-    64 << 20
-)  # of the pictures of a part; a part with them and all else has at most 128 MiB
+UNIT_BYTES = 64 << 20  # of a part's pictures: the part, with all else, has at most 128 MiB
 
 Item = TypeVar("Item")
+
+
+@dataclasses.dataclass
+class StoredPhotographs(Source):
+    """Photographs that lie somewhere, with or without a word on where they are from.
+
+    Attributes:
+      path: see the classes below this one.
+      licence: of those of which nothing else says it.
+      url: likewise.
+      rows: pictures of a part, at most.
+    """
+
+    path: str = ""
+    licence: str = ""
+    url: str = ""
+    rows: int = 256
+
+    writes: ClassVar = COLUMNS
+
+    def validate(self) -> None:
+        """See `Stage`."""
+        check_rows(self.rows)
+
+    def photograph(self, data: bytes, name: str, facts: Mapping[str, Any]) -> Outcome:
+        """See `photograph_row`; `facts` may have fields named as in LICENCE and URL."""
+        return photograph_row(
+            data,
+            name,
+            licence=first_text(facts, LICENCE, self.licence),
+            url=first_text(facts, URL, self.url),
+        )
 
 
 def photograph_row(

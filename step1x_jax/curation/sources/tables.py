@@ -2,21 +2,18 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from etils import epath
 
 from step1x_jax.curation.engine.columns import digest_of
 from step1x_jax.curation.engine.rows import Context, Outcome, Rejected
-from step1x_jax.curation.engine.source import Source, Unit, id_of
+from step1x_jax.curation.engine.source import Unit, id_of
 from step1x_jax.curation.sources.photograph_rows import (
-    COLUMNS,
     LICENCE,
     UNIT_BYTES,
     URL,
-    check_rows,
-    first_text,
-    photograph_row,
+    StoredPhotographs,
 )
 from step1x_jax.data.parquet import pyarrow, read_cell, reading
 from step1x_jax.data.paths import printable, stamp, walk
@@ -25,30 +22,22 @@ from step1x_jax.files import user_path
 
 
 @dataclasses.dataclass
-class ParquetPictures(Source):
+class ParquetPictures(StoredPhotographs):
     """Rows of parquet files; a damaged file is one row that is rejected.
 
     Cells are bytes, or Hugging Face's {bytes, path}. Columns `licence` and `url` are of the row.
 
+    `path` is a file, or a folder of such files and all below it.
+
     Attributes:
-      path: a file, or a folder of such files and all below it.
       column: with the pictures.
-      licence: where there is no such column.
-      url: likewise.
-      rows: pictures of a part, at most.
     """
 
-    path: str = ""
     column: str = "image"
-    licence: str = ""
-    url: str = ""
-    rows: int = 256
-
-    writes: ClassVar = COLUMNS
 
     def validate(self) -> None:
         """See `Stage`."""
-        check_rows(self.rows)
+        super().validate()
         require(bool(self.column), "column", self.column, "name the column with the pictures")
 
     def units(self) -> Sequence[Unit]:
@@ -91,12 +80,7 @@ class ParquetPictures(Source):
             data = read_cell(path, row, self.column)
         except UserError as e:
             return Rejected("unreadable_picture", str(e), {"name": name})
-        return photograph_row(
-            data,
-            name,
-            licence=first_text(facts, LICENCE, self.licence),
-            url=first_text(facts, URL, self.url),
-        )
+        return self.photograph(data, name, facts)
 
 
 def _facts(path: str, first: int, last: int) -> list[dict[str, Any]]:
