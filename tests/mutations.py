@@ -1291,9 +1291,11 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("sizes are alike", 'how = f"{size[0]}x{size[1]} ', 'how = f"'),
     ],
     ("evaluation/judging/judge_run.py", "tests/evaluation/judging/test_judge_run.py"): [
-        ("other settings in one table", "if there.get(name) != wanted[name]:", "if False:"),
         ("other samples go", "[one for one in earlier if one.id not in chosen]", "[]"),
         ("any source", "sample.pictures[run.source]()", "next(iter(sample.pictures.values()))()"),
+    ],
+    ("evaluation/judging/facts.py", "tests/evaluation/judging/test_judge_run.py"): [
+        ("other settings in one table", "if there.get(name) != settings[name]:", "if False:"),
     ],
     ("evaluation/judging/questions.py", "tests/evaluation/judging/test_judge_run.py"): [
         ("text first for all", 'if self._preset.order == "pictures"', "if False"),

@@ -1,10 +1,45 @@
-"""What is to be known of a judge besides how it was asked: for judge.json, and footers."""
+"""What judge.json says of a judge: how it was asked, and what else is to be known of it."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
+from step1x_jax.errors import UserError
 from step1x_jax.evaluation.judging.cache import ReplyCache
 from step1x_jax.evaluation.judging.exchange import Served
 from step1x_jax.evaluation.judging.presets import JudgePreset
+from step1x_jax.files import is_file
+from step1x_jax.json_files import read_json, shown
+
+
+def check_same_judge(
+    file: epath.Path, settings: Mapping[str, Any], names: Sequence[str], what: str
+) -> dict[str, Any]:
+    """Compares how a judge is asked with how it was.
+
+    Args:
+      file: the judge.json of a folder; it need not be there.
+      settings: how it is asked now.
+      names: of those in which all that lies in the folder has to agree.
+      what: lies there, for people.
+
+    Returns:
+      What the file says; nothing if there is none.
+
+    Raises:
+      UserError: one of these differs.
+    """
+    if not is_file(file):
+        return {}
+    there = read_json(file)
+    for name in names:
+        if there.get(name) != settings[name]:
+            raise UserError(
+                f"{file.parent} has {what} with {name} {shown(there.get(name))}, and now it is"
+                f" {shown(settings[name])}; give another --judge_name, or remove that folder."
+            )
+    return there
 
 
 def judge_facts(

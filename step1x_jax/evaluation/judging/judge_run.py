@@ -18,7 +18,7 @@ from step1x_jax.evaluation.judgements import Judgement, Status
 from step1x_jax.evaluation.judging.ask import Answer, Limits, Plan, ask_all, plan_asking
 from step1x_jax.evaluation.judging.cache import look_into_cache, open_cache
 from step1x_jax.evaluation.judging.exchange import Ask, Judge
-from step1x_jax.evaluation.judging.facts import judge_facts
+from step1x_jax.evaluation.judging.facts import check_same_judge, judge_facts
 from step1x_jax.evaluation.judging.judges import is_function
 from step1x_jax.evaluation.judging.pictures import check_decodable
 from step1x_jax.evaluation.judging.presets import JudgePreset, Protocol
@@ -28,7 +28,6 @@ from step1x_jax.evaluation.judging.tally import Tally, show_progress
 from step1x_jax.evaluation.method_pictures import find_pictures
 from step1x_jax.evaluation.samples import Sample, SampleId
 from step1x_jax.files import is_file
-from step1x_jax.json_files import read_json, shown
 
 # What all judgements in one folder have in common, of judge.json.
 SETTINGS = (
@@ -137,7 +136,7 @@ def judge_pictures(
       UserError: the judge cannot be asked, judgements there are of another judge or other
         settings, a source picture cannot be read, or a file not be written.
     """
-    earlier = _earlier(run, judge)
+    _earlier(run, judge)
     served = judge.describe()
     found = _find(run, samples)
     without: dict[SampleId, tuple[Status, str]] = {}
@@ -146,6 +145,7 @@ def judge_pictures(
     total = sum(calls) * run.repeats
     answers: dict[tuple[SampleId, int], list[Answer[Scores]]] = collections.defaultdict(list)
     with open_cache(run.folder) as cache:
+        earlier = _earlier(run, judge)  # as they are while no other process writes
         answered = ask_all(asks, judge, cache, limits, run.questions.parse)
         for answer in show_progress(answered, total, tally):
             # without the question, whose pictures are large
@@ -168,14 +168,7 @@ def judge_pictures(
 
 def _earlier(run: JudgeRun, judge: Judge) -> list[Judgement]:
     """Judgements that are there; UserError if they were made otherwise."""
-    if is_file(run.folder / JUDGE):
-        there, wanted = read_json(run.folder / JUDGE), run.settings(judge)
-        for name in SETTINGS:
-            if there.get(name) != wanted[name]:
-                raise UserError(
-                    f"{run.folder} has judgements with {name} {shown(there.get(name))}, and now it"
-                    f" is {shown(wanted[name])}; give another --judge_name, or remove that folder."
-                )
+    check_same_judge(run.folder / JUDGE, run.settings(judge), SETTINGS, "judgements")
     return read_judgements(run.folder)[0] if is_file(run.folder / ROWS) else []
 
 

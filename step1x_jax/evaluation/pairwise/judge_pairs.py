@@ -17,7 +17,7 @@ from step1x_jax.evaluation.benchmarks import Benchmark, Question
 from step1x_jax.evaluation.judging.ask import Limits, Plan
 from step1x_jax.evaluation.judging.cache import look_into_cache, open_cache
 from step1x_jax.evaluation.judging.exchange import Ask, Judge
-from step1x_jax.evaluation.judging.facts import judge_facts
+from step1x_jax.evaluation.judging.facts import check_same_judge, judge_facts
 from step1x_jax.evaluation.judging.presets import JudgePreset
 from step1x_jax.evaluation.judging.tally import Tally
 from step1x_jax.evaluation.method_pictures import find_pictures, method_folder
@@ -45,7 +45,6 @@ from step1x_jax.evaluation.pairwise.questions import (
 from step1x_jax.evaluation.pairwise.verdicts import Verdict
 from step1x_jax.evaluation.samples import Sample, SampleId
 from step1x_jax.files import is_file
-from step1x_jax.json_files import read_json, shown
 
 # What all verdicts in one folder have in common, of judge.json.
 SETTINGS = ("judge", "parameters", "benchmark", "source", "protocol", "prompt_hash")
@@ -221,16 +220,8 @@ def judge_pairs(
 
 def _earlier(run: PairRun, judge: Judge) -> tuple[list[Verdict], dict[str, Any]]:
     """Verdicts and facts that are there; UserError if they were made otherwise."""
-    if not is_file(run.folder / JUDGE):
-        return [], {}
-    there, wanted = read_json(run.folder / JUDGE), run.settings(judge)
-    for name in SETTINGS:
-        if there.get(name) != wanted[name]:
-            raise UserError(
-                f"{run.folder} has verdicts with {name} {shown(there.get(name))}, and now it is"
-                f" {shown(wanted[name])}; give another --judge_name, or remove that folder."
-            )
-    return read_pairs(run.folder) if is_file(run.folder / ROWS) else ([], there)
+    there = check_same_judge(run.folder / JUDGE, run.settings(judge), SETTINGS, "verdicts")
+    return read_pairs(run.folder) if there and is_file(run.folder / ROWS) else ([], there)
 
 
 class _Asking:
