@@ -50,6 +50,7 @@ need_environment() {
     .venv/bin/pip install -qq --disable-pip-version-check --retries 1 --timeout 10 \
       --extra-index-url https://download.pytorch.org/whl/cpu 'torch==2.13.0'
   fi
+  [ "$torch" = no-torch ] || set -- torch "$@"  # what else the extra has
   [ $# -eq 0 ] || extras="[$(IFS=,; echo "$*")]"
   .venv/bin/pip install --quiet --disable-pip-version-check --editable ".$extras"
   touch "$stamp"
