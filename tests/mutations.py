@@ -1666,6 +1666,29 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("nothing left to train on", "max(len(ordered) - 1, 0)", "len(ordered)"),
         ("held out by order", 'key=lambda group: _hash(f"{seed} {group}")', "key=str"),
     ],
+    ("curation/export.py", "tests/curation/stages/test_plain_edits.py"): [
+        ("other groups held out", "set(config.held_out_groups) or", "set() or"),
+        ("groups that are not there", "if unknown := sorted(", "if False and sorted("),
+    ],
+    ("curation/stages/plain_edits.py", "tests/curation/stages/test_plain_edits.py"): [
+        ("masks of all", "changed if kind.local else", "changed if False else"),
+    ],
+    ("curation/sources/crops.py", "tests/curation/stages/test_plain_edits.py"): [
+        ("squares alone", "shapes[number % len(shapes)]", "shapes[0]"),
+        ("held out trained on", "if name not in self.apart]", "]"),
+        ("groups of crops", "group=name,", "group=row,"),
+    ],
+    ("curation/embedded/crops.py", "tests/curation/embedded/test_crops.py"): [
+        ("never mirrored", "if rng.random() < 0.5 else result", "if False else result"),
+        ("textures as often", "[RARE.get(name, 1.0) for name in names]", "[1.0 for name in names]"),
+        ("sizes by rounding", "image_size(across, down, size)", "image_size(*box, size)"),
+    ],
+    ("quickstart/report.py", "tests/quickstart/test_report.py"): [
+        ("orders of shapes", "[scores[i] for i in range(len(edits))]", "list(scores.values())"),
+    ],
+    ("quickstart/held_out.py", "tests/quickstart/test_held_out.py"): [
+        ("one language", "+ kinds.index(edit.kind)) % 2", ") % 2"),
+    ],
     ("curation/sheet.py", "tests/curation/test_choices.py"): [
         ("one photograph after another", "queues.append(ids)", "queues.appendleft(ids)"),
     ],

@@ -15,7 +15,8 @@ FLOORS = (
     {"conditioning"},
     {"data", "sampling"},
     {"training", "editing", "evaluation"},
-    {"quickstart", "planning", "curation"},
+    {"planning", "curation"},
+    {"quickstart"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
