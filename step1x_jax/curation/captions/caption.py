@@ -7,6 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from step1x_jax.asking.ask import Answer, Limits, ask_all
+from step1x_jax.asking.cache import ReplyCache, open_cache
+from step1x_jax.asking.chat import ChatClient
+from step1x_jax.asking.exchange import Ask, Picture
+from step1x_jax.asking.pictures import picture_size, picture_to_send, shrunk_size
+from step1x_jax.asking.preset import LOCAL, ChatPreset
+from step1x_jax.asking.replies import strip_reasoning
 from step1x_jax.curation.captions.examples import bank_digest, draw_examples
 from step1x_jax.curation.captions.prompts import (
     ROUND_SCHEMA,
@@ -29,13 +36,6 @@ from step1x_jax.curation.engine.rows import (
 from step1x_jax.curation.engine.stage import Operator, Stage
 from step1x_jax.curation.filters.language import check_languages
 from step1x_jax.errors import UserError, require
-from step1x_jax.evaluation.judging.ask import Answer, Limits, ask_all
-from step1x_jax.evaluation.judging.cache import ReplyCache, open_cache
-from step1x_jax.evaluation.judging.chat import ChatJudge
-from step1x_jax.evaluation.judging.exchange import Ask, Picture
-from step1x_jax.evaluation.judging.parsing import strip_reasoning
-from step1x_jax.evaluation.judging.pictures import picture_size, picture_to_send, sent_size
-from step1x_jax.evaluation.judging.presets import LOCAL, JudgePreset
 from step1x_jax.json_files import build, parse_json
 
 MOST_ATTEMPTS = 4  # of a question
@@ -118,23 +118,21 @@ class Caption(Stage):
 
     def open(self) -> Operator:
         """See `Stage`."""
-        preset = JudgePreset(
-            name="captions",
+        preset = ChatPreset(
             endpoint=self.endpoint.rstrip("/"),
             model=self.model,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             seed=0,
-            protocol="long1024",
             structured=True,
         )
-        judge = ChatJudge(preset, self.timeout, self.key_variable)
+        client = ChatClient(preset, self.timeout, self.key_variable)
         limits = Limits(MOST_ATTEMPTS, self.concurrency, first_wait=self.first_wait)
 
         def operate(rows: Sequence[Row], context: Context) -> list[Outcome]:
             try:
                 with _replies(context.folder) as cache:
-                    return _Captions(self, judge, limits, cache, context).write(rows)
+                    return _Captions(self, client, limits, cache, context).write(rows)
             except UserError as e:
                 raise StopError(str(e)) from e
 
@@ -152,7 +150,7 @@ def _replies(folder: str) -> Iterator[ReplyCache]:
     with contextlib.ExitStack() as end:
         while True:
             try:
-                cache = end.enter_context(open_cache(folder))
+                cache = end.enter_context(open_cache(folder, "give another --workdir"))
                 break
             except UserError as e:
                 if "another process" not in str(e) or time.monotonic() > until:
@@ -185,20 +183,20 @@ class _Captions:
     def __init__(
         self,
         stage: Caption,
-        judge: ChatJudge,
+        client: ChatClient,
         limits: Limits,
         cache: ReplyCache,
         context: Context,
     ):
         self._stage = stage
-        self._judge = judge
+        self._client = client
         self._limits = limits
         self._cache = cache
         self._context = context
 
     def write(self, rows: Sequence[Row]) -> list[Outcome]:
         """An outcome of each row."""
-        states = {row[ID]: _begin(row, self._judge.preset) for row in rows}
+        states = {row[ID]: _begin(row, self._client.preset) for row in rows}
         for number in range(1, self._stage.rounds + 1):
             self._annotate(states, number)
         self._instruct(states)
@@ -276,7 +274,7 @@ class _Captions:
         """Asks about all rows that are on their way; those without an answer leave it."""
         going = [state for state in states.values() if state.outcome is None]
         answers: Iterator[Answer[T]] = ask_all(
-            map(ask, going), self._judge, self._cache, self._limits, parse
+            map(ask, going), self._client, self._cache, self._limits, parse
         )
         for answer in answers:
             state = states[answer.ask.subject]
@@ -289,14 +287,13 @@ class _Captions:
                 state.reject(REASONS[answer.status], answer.reason)
 
 
-def _begin(row: Row, preset: JudgePreset) -> _State:
+def _begin(row: Row, preset: ChatPreset) -> _State:
     """The row with its pictures as they are sent."""
     pictures = []
     try:
         for name in ("source", "target"):
             size = picture_size(row[name], name)
-            small = sent_size(size, preset.protocol, size)
-            pictures.append(picture_to_send(row[name], name, small, preset))
+            pictures.append(picture_to_send(row[name], name, shrunk_size(size), preset))
     except UserError as e:
         return _State(row, (), outcome=Rejected("unreadable_picture", str(e)))
     return _State(row, tuple(pictures))

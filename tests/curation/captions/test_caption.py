@@ -15,9 +15,9 @@ from step1x_jax.curation.engine.rows import StopError
 from step1x_jax.curation.engine.workdir import Workdir
 from step1x_jax.curation.results import Results
 from step1x_jax.errors import UserError
+from tests.asking.chat_server import completion, error, serving
 from tests.curation.tiny_edits import tiny_config
 from tests.curation.toys import drive
-from tests.evaluation.judging.judge_server import completion, error, serving
 
 pytestmark = pytest.mark.parquet
 
