@@ -1237,6 +1237,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("asking/replies.py", "tests/asking/test_replies.py"): [
         ("the first thought counts", 'text.rpartition("</think>")[2]',
          'text.partition("</think>")[2]'),
+        ("objects in backticks are none", "_unfenced(strip_reasoning(text))",
+         "strip_reasoning(text)"),
     ],
     ("asking/cache.py", "tests/evaluation/judging/test_presets.py"): [
         ("stored replies under other keys", "json.dumps(values, sort_keys=True, allow_nan=False)",
@@ -1650,9 +1652,39 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("numbers of nothing", "if not all(1 <= number <= given for number in self.confirmed):",
          "if False:"),
     ],
-    ("curation/captions/prompts.py", "tests/curation/captions/test_rounds.py"): [
-        ("places in what models say", "lambda match: values[match[1]], prompt)",
-         "lambda match: values[match[1]].replace('{most}', '12'), prompt)"),
+    ("curation/chat/prompts.py", "tests/curation/captions/test_rounds.py"): [
+        ("places in what models say", "lambda match: values[match[1]], read_prompt(name))",
+         "lambda match: values[match[1]].replace('{most}', '12'), read_prompt(name))"),
+    ],
+    ("curation/chat/stage.py", "tests/curation/chat/test_plan_edits.py"): [
+        ("replies of another revision", "if revision:", "if False:"),
+        ("no reply is a rejection", 'elif answer.status == "failed":', "elif False:"),
+        ("requests not counted", '["requests"] += answer.paid', '["requests"] += 0'),
+    ],
+    ("curation/engine/stage.py", "tests/curation/chat/test_plan_edits.py"): [
+        ("a failure is many rows", "single = isinstance(made, Mapping | Rejected | Failed)",
+         "single = isinstance(made, Mapping | Rejected)"),
+    ],
+    ("curation/chat/plan_edits.py", "tests/curation/chat/test_plan_edits.py"): [
+        ("plans of any category", "edit.category in self.categories", "True"),
+        ("more edits than were asked for", "len(plan.edits) <= self.count and all(", "all("),
+        ("instructions in any language", "check_english(edit.instruction) or ", ""),
+        ("descriptions in any language", " or check_english(edit.target)", ""),
+        ("tags are not told", 'if tags else ""', 'if False else ""'),
+        ("other words, the same plans", '"prompts": digest_prompts(PROMPTS), ', ""),
+    ],
+    ("curation/chat/verdict.py", "tests/curation/chat/test_verdict.py"): [
+        ("an edit of eleven of ten", "Meta(ge=0, le=BEST)", "Meta(ge=0)"),
+        ("not done, and a success", "return not self.done and self.success > MOST_UNDONE",
+         "return False"),
+        ("the target is not shown", 'pictures: ClassVar = ("source", "target")',
+         'pictures: ClassVar = ("source", "source")'),
+    ],
+    ("curation/operators/limits.py", "tests/curation/operators/test_limits.py"): [
+        ("unsafe pictures pass", 'if row["nsfw"] is not None and row["nsfw"] > self.nsfw:',
+         "if False:"),
+        ("no score is a low one", "if row[name] is not None and row[name] < least:",
+         "if (row[name] or 0) < least:"),
     ],
     ("curation/sources/archives.py", "tests/curation/sources/test_archives.py"): [
         ("truncated pictures", "if end > size:", "if False:"),

@@ -1,6 +1,8 @@
+import dataclasses
+
 import pytest
 
-from step1x_jax.asking.replies import strip_reasoning
+from step1x_jax.asking.replies import parse_reply, strip_reasoning
 
 
 @pytest.mark.parametrize(
@@ -15,3 +17,43 @@ from step1x_jax.asking.replies import strip_reasoning
 )
 def test_reasoning_is_taken_away(text, rest):
     assert strip_reasoning(text) == rest
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    number: int
+    words: tuple[str, ...]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"number": 3, "words": ["a"]}',
+        ' {"words": ["a"], "number": 3}\n',
+        '```json\n{"number": 3, "words": ["a"]}\n```',
+        '<think>{"number": 4, "words": []}</think>{"number": 3, "words": ["a"]}',
+    ],
+)
+def test_replies_in_their_form(text):
+    assert parse_reply(Toy, text) == Toy(3, ("a",))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "three",
+        "[3]",
+        '{"number": 3}',
+        '{"number": 3, "words": ["a"], "more": 1}',
+        '{"number": "3", "words": ["a"]}',
+        '{"number": true, "words": ["a"]}',
+        '{"number": 3, "words": "a"}',
+        '{"number": 3, "words": ["a"]} as asked',
+        '{"number": NaN, "words": ["a"]}',
+        '{"number": 3, "words": ["\\ud800"]}',
+        "[" * 100_000,
+    ],
+)
+def test_replies_in_no_form(text):
+    assert parse_reply(Toy, text) is None

@@ -7,10 +7,11 @@ import threading
 
 import pytest
 
-from step1x_jax.curation.captions.caption import MOST_ATTEMPTS, Caption
+from step1x_jax.curation.captions.caption import Caption
 from step1x_jax.curation.captions.examples import read_bank
 from step1x_jax.curation.captions.prompts import WRITE_SCHEMA
 from step1x_jax.curation.categories import Category
+from step1x_jax.curation.chat.stage import MOST_ATTEMPTS
 from step1x_jax.curation.engine.rows import StopError
 from step1x_jax.curation.engine.workdir import Workdir
 from step1x_jax.curation.results import Results
