@@ -13,7 +13,7 @@ FLOORS = (
     {"parallel"},
     {"weights"},
     {"conditioning"},
-    {"data", "sampling"},
+    {"data", "sampling", "asking"},
     {"training", "editing", "evaluation"},
     {"planning", "curation"},
     {"quickstart"},
