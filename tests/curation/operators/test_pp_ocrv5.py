@@ -51,7 +51,6 @@ def save(model, folder, settings):
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
     torch = pytest.importorskip("torch", reason="needs the extra [torch]")
-    pytest.importorskip("cv2", reason="needs the extra [curation]")
     from transformers import PPOCRV5ServerDetConfig, PPOCRV5ServerDetForObjectDetection
 
     block = {"reduce_channel": [1, 1, 0], "return_channel": [1, 1, 0]}
@@ -74,7 +73,6 @@ def detector(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     torch = pytest.importorskip("torch", reason="needs the extra [torch]")
-    pytest.importorskip("cv2", reason="needs the extra [curation]")
     from transformers import PPOCRV5ServerRecConfig, PPOCRV5ServerRecForTextRecognition
 
     strides = {"stem_strides": [2, 1, 1, 1, 1], "stage_downsample": [True] * 4}
@@ -118,7 +116,8 @@ def test_lines_are_read(reader):
 
 def test_boxes_of_probabilities():
     """A sure line, a doubtful one, a speck; the picture is twice as wide as what the model saw."""
-    cv2 = pytest.importorskip("cv2", reason="needs the extra [curation]")
+    import cv2
+
     found = np.zeros((100, 200), np.float32)
     found[20:31, 40:81] = 0.9  # corners are at whole pixels: 40 x 10
     found[60:71, 40:81] = 0.5
@@ -133,7 +132,8 @@ def test_boxes_of_probabilities():
 
 
 def test_a_line_is_cut_and_made_straight():
-    cv2 = pytest.importorskip("cv2", reason="needs the extra [curation]")
+    import cv2
+
     pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     line = cut_line(cv2, pixels, [[10, 20], [50, 20], [50, 30], [10, 30]])
     np.testing.assert_array_equal(line, pixels[20:30, 10:50])

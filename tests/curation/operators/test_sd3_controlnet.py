@@ -19,7 +19,6 @@ def folders(tmp_path_factory):
     """Of the pipeline without its ControlNet, as it is published, and of that."""
     torch = pytest.importorskip("torch", reason="needs the extra [torch]")
     diffusers = pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
-    pytest.importorskip("cv2", reason="needs the extra [curation]")
     from tests.curation.operators.tiny_diffusion import (
         CLIP_WIDTH,
         autoencoder,
@@ -101,7 +100,6 @@ def test_controls():
 
 
 def test_edges():
-    pytest.importorskip("cv2", reason="needs the extra [curation]")
     from PIL import Image
 
     picture = Image.new("RGB", (40, 30))
