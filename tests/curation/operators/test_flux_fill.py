@@ -80,6 +80,14 @@ def test_candidates(folder):
     assert [made["target"] for made in stage(folder).open()([row()], CONTEXT)[0]] == [one["target"]]
 
 
+def test_the_dtype(folder):
+    import torch
+
+    pipeline = FluxFill(model=str(folder)).load_pipeline("FluxFillPipeline")
+    parts = pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2
+    assert {part.dtype for part in parts} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize(
     "file",
     [

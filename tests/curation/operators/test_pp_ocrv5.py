@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -120,15 +121,41 @@ def test_boxes_of_probabilities():
 
     found = np.zeros((100, 200), np.float32)
     found[20:31, 40:81] = 0.9  # corners are at whole pixels: 40 x 10
+    found[80:88, 0:31] = 0.8  # at the edge
     found[60:71, 40:81] = 0.5
     found[90:92, 10:12] = 0.9
     made = find_boxes(cv2, found, (400, 100))
     grown = 1.5 * 40 * 10 / 100
     left, right, top, bottom = 2 * (40 - grown), 2 * (80 + grown), 20 - grown, 30 + grown
-    (quad,) = made["quads"]
+    quad, other = made["quads"]
     expected = [[left, top], [right, top], [right, bottom], [left, bottom]]
     np.testing.assert_allclose(quad, expected, atol=1)
-    assert made["scores"] == pytest.approx([0.9], abs=1e-3)
+    assert made["scores"] == pytest.approx([0.9, 0.8], abs=1e-3)
+    assert [corner[0] for corner in other][::3] == [0, 0]  # it grows no further than the picture
+
+
+def test_what_the_detector_sees():
+    """Blue first, by the means in this order; sides are multiples of 32; nothing is enlarged."""
+    from PIL import Image
+
+    settings = types.SimpleNamespace(**SETTINGS | {"limit_side_len": 160})
+    seen = pp_ocrv5._seen_by_detector(Image.new("RGB", (400, 180), (255, 51, 0)), settings)
+    assert seen.shape == (3, 64, 160)
+    expected = [(0 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    np.testing.assert_allclose(seen[:, 0, 0], expected, atol=1e-5)
+    small = pp_ocrv5._seen_by_detector(Image.new("RGB", (100, 50)), settings)
+    assert small.shape == (3, 64, 96)
+
+
+def test_what_the_reader_sees():
+    """A height of 48, the line's shape, and grey beside short lines."""
+    settings = types.SimpleNamespace(**READING)
+    seen = pp_ocrv5._seen_by_reader(np.full((24, 30, 3), 255, np.uint8), settings)
+    assert seen.shape == (3, 48, 96)
+    np.testing.assert_allclose(seen[:, :, :60], 1)
+    np.testing.assert_allclose(seen[:, :, 60:], 0)
+    long = pp_ocrv5._seen_by_reader(np.zeros((10, 500, 3), np.uint8), settings)
+    assert long.shape == (3, 48, 300)
 
 
 def test_a_line_is_cut_and_made_straight():
