@@ -45,7 +45,7 @@ def row():
         "source": encoded(0, SIZE),
         "mask": encode_png(mask),
         "fill_prompt": "a red hat",
-        "target_prompt": "a red car",
+        "target_prompt": "a red hat",
         "depth": encode_png(np.full(SIZE[::-1], 900, np.uint16)),
     }
 
@@ -70,6 +70,7 @@ def test_candidates(stage, torch):
     assert {one["method"] for one in made} == {f"red/who/what@{'a' * 40}"}
     source = decoded(row()["source"])
     for asked, drawn, one in zip(painter.asked, painter.drawn, made, strict=True):
+        assert asked["prompt"] == "a red hat"
         assert (asked["num_inference_steps"], asked["guidance_scale"]) == (7, 3.5)
         assert (asked["width"], asked["height"]) == image_size(*SIZE, 64)
         seed = int(one["seed"])

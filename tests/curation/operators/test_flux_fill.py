@@ -72,7 +72,7 @@ def test_candidates(folder):
         assert made["method"] == "flux_fill"
     assert one["target"] != other["target"]
     # the same again, whatever else there is and however many
-    rows = [row(id="b", fill_prompt="a cat"), row(source=b"x"), row()]
+    rows = [row(fill_prompt="a cat"), row(source=b"x"), row()]
     prompted, bad, again = (list(made) for made in operator(rows, CONTEXT))
     assert again == [one, other]
     assert [made.reason for made in bad] == ["unreadable_picture"]
