@@ -1711,11 +1711,11 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "with contextlib.nullcontext():"),
         ("parts without their files", "if all(self._is_there(name, file) for file in part.files):",
          "if True:"),
-        ("files of dead workers stay", "unused = _FILE.fullmatch(path.name) and path.name not in"
-         " used", "unused = False"),
         ("parts from elsewhere", "return _FILE.fullmatch(file.file) is not None", "return True"),
     ],
     ("curation/engine/workdir.py", f"{ENGINE}/test_driver.py"): [
+        ("files of dead workers stay", "unused = _FILE.fullmatch(path.name) and path.name not in"
+         " used", "unused = False"),
         ("parts of what is gone", "for key in set(parts) - set(keys):", "for key in ():"),
     ],
     ("curation/embedded/gates.py", GATES): [
