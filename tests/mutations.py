@@ -8,9 +8,13 @@ row of a Markdown table is printed per mutation: its name, the first test that f
 exit code is 1 if one survives, or if an old text does not occur exactly once in its file; --check
 looks only for that.
 
+Tests WITH_EXTRAS need the extras torch, diffusers and curation, and are run all the same; where one
+is missing, their mutations are left out, which is printed.
+
 A mutation that changes nothing one could measure has no place here.
 """
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -27,6 +31,11 @@ QUICK = (
     "not (slow or torch or quickstart or parquet or gcs or demo or evaluation or deidentify"
     " or curation)"
 )
+OPERATORS = "tests/curation/operators"
+ENGINE = "tests/curation/engine"
+GATES = "tests/curation/embedded/test_gates.py"
+WITH_EXTRAS = (OPERATORS, f"{ENGINE}/test_driver.py", f"{ENGINE}/test_crashes.py", GATES)
+LIBRARIES = ("torch", "diffusers", "cv2", "pyarrow", "skimage")  # that these need
 TIMEOUT = 1800  # seconds; code that hangs is noticed, too
 
 DIT = "tests/test_golden.py::test_published_numbers[dit_v1_1]"
@@ -1742,6 +1751,217 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("settings of any type", 'check_fields(stage, "the config", f"stages.{name}")', "pass"),
         ("languages of any kind", "set(languages) <= set(LANGUAGES)", "True"),
     ],
+    ("curation/engine/driver.py", f"{ENGINE}/test_driver.py"): [
+        ("seeds not in the fingerprint", "digest_of(stage.fingerprint(), str(pipeline.seed),",
+         "digest_of(stage.fingerprint(),"),
+        ("decisions about other rows", "whole = [digest_of(*inputs.values())] if", "whole = [] if"),
+        ("failures are not tried again",
+         "if _Errors(name, pipeline.max_error_rate, done.values()).too_many:", "if False:"),
+        ("any number of failures", "return self._kinds.total() > self._most * self._worked",
+         "return False"),
+        ("everything is made anew", "usable = before is not None and before.stage == plan.own and",
+         "usable = False and"),
+    ],
+    ("curation/engine/worker.py", f"{ENGINE}/test_driver.py"): [
+        ("what may pass ends a row", "if not isinstance(e, TRANSIENT) or failures >= ATTEMPTS:",
+         "if True:"),
+        ("one row fails its batch", "if len(rows) > 1:", "if False:"),
+        ("rows that are left out vanish", "rows.append(self._carried(one))", "pass"),
+        ("failures are kept",
+         "if not any(row[STATUS] == FAILED and row[STAGE] == name for row in rows)", "if rows"),
+        ("values of any type", "check_values(dict(columns), kinds)", "pass"),
+    ],
+    ("curation/engine/workdir.py", f"{ENGINE}/test_crashes.py"): [
+        ("two drivers", "with exclusive(self.path / LOCK, message):",
+         "with contextlib.nullcontext():"),
+        ("parts without their files", "if all(self._is_there(name, file) for file in part.files):",
+         "if True:"),
+        ("parts from elsewhere", "return _FILE.fullmatch(file.file) is not None", "return True"),
+    ],
+    ("curation/engine/workdir.py", f"{ENGINE}/test_driver.py"): [
+        ("files of dead workers stay", "unused = _FILE.fullmatch(path.name) and path.name not in"
+         " used", "unused = False"),
+        ("parts of what is gone", "for key in set(parts) - set(keys):", "for key in ():"),
+    ],
+    ("curation/embedded/gates.py", GATES): [
+        ("changes beside the region",
+         "if not np.array_equal(edit.source[~mask], edit.target[~mask]):", "if False:"),
+        ("edits that nobody sees", "if change < LEAST_CHANGE:", "if False:"),
+        ("regions of a pixel", "if share < LEAST_REGION:", "if False:"),
+        ("cameras that move", " and foreground >= LEAST_FLOW_RATIO * background", ""),
+        ("subjects that stand still", "foreground >= LEAST_MOVE * longer_side and ", ""),
+        ("masks without depth", "if disparity is not None:", "if False:"),
+        ("every surface is flat", "return float(np.median(errors))", "return 0.0"),
+        ("the best of the jitters", "return float(min(shares))", "return float(max(shares))"),
+    ],
+    ("curation/operators/models.py", f"{OPERATORS}/test_models.py"): [
+        ("branches as revisions", "COMMIT.fullmatch(self.revision) is not None", "True"),
+        ("revisions not in the fingerprint", '"revision": self.revision}', '"revision": ""}'),
+        ("another revision is loaded", "from_pretrained(self.model, revision=self.revision, ",
+         "from_pretrained(self.model, "),
+        ("GPUs in the fingerprint", '("model", "revision", "gpus")', '("model", "revision")'),
+        ("models without a GPU", '{"CPU": 1, "GPU": self.gpus}', '{"CPU": 1}'),
+        ("any number of GPUs", "0 <= self.gpus <= 64", "True"),
+        ("missing libraries without a word", "except ImportError as e:",
+         "except ZeroDivisionError as e:"),
+    ],
+    ("curation/operators/models.py", OPERATORS): [
+        ("weights not in the fingerprint", ".as_posix(): fingerprint(path)", '.as_posix(): ""'),
+        ("a moved model is another", ".relative_to(self.folder).as_posix()", ".as_posix()"),
+        ("missing weights are random", "if wrong:", "if False:"),
+        ("missing files without a word", "except Exception as e:  # of many kinds, from",
+         "except ZeroDivisionError as e:  # of many kinds, from"),
+        ("models that are in training", "return model.eval().to", "return model.train().to"),
+    ],
+    ("curation/operators/pictures.py", f"{OPERATORS}/test_clip.py"): [
+        ("bad pictures move the others", "fine = [row for row, one in zip(rows, decoded,"
+         " strict=True) if isinstance(one, list)]", "fine = list(rows)"),
+        ("bad pictures end the batch", "except UserError as e:", "except ZeroDivisionError as e:"),
+        ("models are given nothing", "if fine else ()", "if True else ()"),
+    ],
+    ("curation/operators/candidates.py", f"{OPERATORS}/test_own_editor.py"): [
+        ("rows with the same seeds", "context.rng(row)", "np.random.default_rng(0)"),
+        ("candidates with one seed", "picture = make(seed)", "picture = make(0)"),
+        ("seeds that are not those", '"seed": str(seed)', '"seed": str(seed + 1)'),
+        ("candidates without number", '"candidate": number', '"candidate": 0'),
+        ("no candidates", "1 <= count <= MOST", "True"),
+    ],
+    ("curation/operators/clip.py", f"{OPERATORS}/test_clip.py"): [
+        ("embeddings of any length", "return vectors / np.where(lengths > 0, lengths, 1)",
+         "return vectors"),
+        ("the way back", "normalize(after - before)", "normalize(before - after)"),
+        ("directions of nothing", "if all(row[name] for name in self.optional)", "if True"),
+        ("captions of any length", "truncation=True", "truncation=False"),
+        ("sources with themselves", "np.sum(sources * targets", "np.sum(sources * sources"),
+    ],
+    ("curation/operators/aesthetics.py", f"{OPERATORS}/test_clip.py"): [
+        ("layers by their letters", "names.sort(key=lambda name: [int(number) for number in"
+         ' re.findall(r"[0-9]+", name)])', "names.sort()"),
+        ("layers without bias", "values @ weight.T + bias", "values @ weight.T"),
+        ("heads not in the fingerprint", '"head": fingerprint(user_path(self.head))', '"head": ""'),
+        ("a moved head is another", '(*ModelStage.aside, "head")', "ModelStage.aside"),
+        ("heads with many ends", "if not layers or sizes[-1] != 1:", "if not layers:"),
+        ("heads of another CLIP", "and weight.shape[1] == sizes[-1]", ""),
+    ],
+    ("curation/operators/aesthetics.py", f"{OPERATORS}/test_models.py"): [
+        ("no head at all", 'require(bool(self.head), "head"', 'require(True, "head"'),
+    ],
+    ("curation/operators/florence2.py", f"{OPERATORS}/test_florence2.py"): [
+        ("boxes without area", "if box[0] < box[2] and box[1] < box[3] and", "if"),
+        ("boxes without name", "and box[1] < box[3] and label.strip()", "and box[1] < box[3]"),
+        ("a tag for each box", "list(dict.fromkeys(labels))", "labels"),
+        ("answers by chance", "do_sample=False", "do_sample=True"),
+        ("sides exchanged", "image_size=one.size)", "image_size=one.size[::-1])"),
+        ("padding is said", 'text.replace("<pad>", " ")', "text"),
+        ("captions exchanged", "before, after = (model.answer", "after, before = (model.answer"),
+    ],
+    ("curation/operators/sam2.py", f"{OPERATORS}/test_sam2.py"): [
+        ("boxes where they are not", "boxes *= side / np.array([*size, *size], np.float32)",
+         "boxes *= 1"),
+        ("masks of what is not there", "(large[:, 0] > 0)", "(large[:, 0] < 0)"),
+        ("masks on one picture", "[level[i : i + 1] for level in levels]",
+         "[level[:1] for level in levels]"),
+        ("colours as they are", "(np.asarray(small, np.float32) / 255 - MEAN) / DEVIATION",
+         "np.asarray(small, np.float32) / 255"),
+        ("masks that are turned", "size[::-1], mode", "size, mode"),
+    ],
+    ("curation/operators/zoedepth.py", f"{OPERATORS}/test_zoedepth.py"): [
+        ("the margin stays", "(int(math.sqrt(side / 2) * 3) if padded else 0 for side in size)",
+         "(0 for side in size)"),
+        ("centimetres", "MILLIMETRES = 1000", "MILLIMETRES = 100"),
+        ("what is too far is near", "np.clip(np.rint(metres * MILLIMETRES), 0,"
+         " np.iinfo(np.uint16).max)", "np.rint(metres * MILLIMETRES)"),
+        ("depth of another picture", "zip(places, depths, strict=True)",
+         "zip(places[::-1], depths, strict=True)"),
+    ],
+    ("curation/operators/pp_ocrv5.py", f"{OPERATORS}/test_pp_ocrv5.py"): [
+        ("red first", "pixels[..., ::-1].transpose", "pixels.transpose"),
+        ("text is enlarged", '"max": min(limit / longest, 1.0)', '"max": limit / longest'),
+        ("sides of any length", "round(int(side * scale) / STRIDE) * STRIDE", "int(side * scale)"),
+        ("doubtful text", "if score < LEAST_SCORE:", "if False:"),
+        ("specks as text", "if min(sides) < LEAST_SIDE:", "if False:"),
+        ("boxes stay small", "tuple(side + 2 * grown for side in sides)", "sides"),
+        ("boxes leave their pictures", "np.clip(cv2.boxPoints((centre, sides, angle)) * scale, 0,"
+         " size)", "cv2.boxPoints((centre, sides, angle)) * scale"),
+        ("boxes in the model's pixels", "np.array(size, np.float64) / found.shape[::-1]",
+         "np.ones(2)"),
+        ("corners from anywhere", "ordered[first:] + ordered[:first]",
+         "ordered[first - 1:] + ordered[:first - 1]"),
+        ("lines from below", "boxes.sort(key=lambda box: (box[0][0][1], box[0][0][0]))",
+         "boxes.sort(key=lambda box: -box[0][0][1])"),
+        ("lines that run downwards", "return np.rot90(line) if height / width >= UPRIGHT else line",
+         "return line"),
+        ("lines are stretched", "width = max(min(width, settings.max_image_width), 1)",
+         "width = least"),
+        ("nothing beside short lines", "(0, max(least - width, 0))", "(0, 0)"),
+        ("letters twice", "id != 0 and (i == 0 or id != ids[i - 1])", "id != 0"),
+        ("blanks are letters", "if id != 0 and (", "if ("),
+        ("blanks are scored", "float(likely[kept].mean())", "float(likely.mean())"),
+        ("letters of another model", "if len(letters) != count:", "if False:"),
+    ],
+    ("curation/operators/diffusion.py", f"{OPERATORS}/test_diffusion.py"): [
+        ("numbers drawn besides", "torch.manual_seed(seed)\n", "pass\n"),
+        ("numbers of others are drawn", "with torch.random.fork_rng():", "if True:"),
+        ("noise of one seed", 'torch.Generator("cpu").manual_seed(seed)',
+         'torch.Generator("cpu").manual_seed(0)'),
+        ("steps of the library", "num_inference_steps=self.steps,", "num_inference_steps=50,"),
+        ("guidance of the library", "guidance_scale=self.guidance,", "guidance_scale=30.0,"),
+        ("another shape", "image_size(*pictures[0].size, self.size)", "(self.size, self.size)"),
+        ("methods without model", "if self.folder is None:\n            method", "if False:\n"
+         "            method"),
+    ],
+    ("curation/operators/diffusion.py", f"{OPERATORS}/test_flux_fill.py"): [
+        ("models in float32", "library, self.dtype, subfolder=name)", "library, subfolder=name)"),
+        ("no steps", "1 <= self.steps <= 1000", "True"),
+        ("sizes of a stamp", "32 <= self.size <= 4096", "True"),
+        ("a torn source ends the stage", "except UserError as e:",
+         "except ZeroDivisionError as e:"),
+    ],
+    ("curation/operators/flux_fill.py",
+     f"{OPERATORS}/test_flux_fill.py {OPERATORS}/test_diffusion.py"): [
+        ("all is painted", "return Image.composite(made.resize(source.size,"
+         " Image.Resampling.LANCZOS), source, mask)", "return made.resize(source.size)"),
+        ("grey edges", ".resize(source.size).point(lambda value: 255 * (value > 127))",
+         ".resize(source.size)"),
+        ("nothing asked for", 'prompt=row["fill_prompt"]', 'prompt=""'),
+    ],
+    ("curation/operators/sd3_controlnet.py",
+     f"{OPERATORS}/test_sd3_controlnet.py {OPERATORS}/test_diffusion.py"): [
+        ("all is made anew", "if not row[\"mask\"]:", "if True:"),
+        ("half of both at edges", "mask.point(lambda value: 255 * (value > 127))", "mask"),
+        ("edges as pictures", "pixels * 127.5 + 0.5 if edges else pixels * 2 - 1",
+         "pixels * 2 - 1"),
+        ("edges in place of depth", 'edges = self.control == "edges"', "edges = True"),
+        ("strength of the library", "controlnet_conditioning_scale=self.strength,", ""),
+        ("ControlNets not in the fingerprint", '"controlnet": self._controlnet.identity()',
+         '"controlnet": {}'),
+        ("a moved ControlNet is another", '        "controlnet",\n', ""),
+        ("branches as revisions of ControlNets", "self._controlnet.validate()", "pass"),
+        ("far is white", "near = 1 / np.maximum(depth, 1)", "near = depth"),
+        ("controls of any name", "require(self.control in CONTROLS", "require(True"),
+    ],
+    ("curation/operators/own_editor.py", f"{OPERATORS}/test_own_editor.py"): [
+        ("masks of old targets", 'writes: ClassVar = {**COLUMNS, "mask": bytes}',
+         "writes: ClassVar = COLUMNS"),
+        ("our weights not in the fingerprint", "return self._maker.identity(self)", "return {}"),
+        ("our moved model is another", 'ClassVar[Sequence[str]] = ("model", "autoencoder"',
+         'ClassVar[Sequence[str]] = ("autoencoder"'),
+        ("no editor", "if maker is None:", "if False:"),
+        ("editors without a TPU", '"GPU": self.gpus, "TPU": self.tpus}', '"GPU": self.gpus}'),
+        ("a torn source of ours ends the stage", "except UserError as e:",
+         "except ZeroDivisionError as e:"),
+        ("no instruction", 'edit(source, row["instruction_en"], seed)',
+         'edit(source, "", seed)'),
+    ],
+    ("curation/operators/fill_plans.py", f"{OPERATORS}/test_fill_plans.py"): [
+        ("objects of any size", "not self.least_area <= area <= self.most_area", "False"),
+        ("objects without area", "not self.least_area <= area <=", "not area <="),
+        ("masks of any score", "score < self.least_score or", ""),
+        ("masks end at the edge", "encode_png(np.asarray(grow(mask)))",
+         "encode_png(np.asarray(mask))"),
+        ("things become themselves", "if thing != label]", "]"),
+        ("areas the wrong way round", "0 <= self.least_area <= self.most_area <= 1", "True"),
+    ],
     ("training/stop_signal.py", "tests/training/test_stop_signal.py"): [
         ("nothing said", "os.write(1, SAID)", "pass"),
         ("a second signal waits", "os._exit(128 + number[0])", "pass"),
@@ -1889,9 +2109,10 @@ def problems(root: pathlib.Path = ROOT) -> list[str]:
 
 
 def first_failure(root: pathlib.Path, *tests: str) -> str | None:
-    """The first quick test that fails, or None."""
+    """The first test that fails, of these or all quick ones; or None."""
     python = str(SECOND_LANE) if tests == (HOPPER,) else sys.executable
-    command = [python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", QUICK]
+    marks = "not slow" if tests and all(test.startswith(WITH_EXTRAS) for test in tests) else QUICK
+    command = [python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", marks]
     environment = {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", "JAX_PLATFORMS": "cpu"}
     try:
         done = subprocess.run(
@@ -1943,7 +2164,14 @@ def main(arguments: list[str]) -> int:
             print(f"skipped: what {HOPPER} notices, because {SECOND_LANE} is not here")
             chosen = [mutation for mutation in chosen if mutation.tests != HOPPER]
             named.remove(HOPPER)
-        for tests in (sorted(named - {HOPPER}), sorted(named & {HOPPER})):
+        with_extras = {test for test in named if test.startswith(WITH_EXTRAS)}
+        missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+        if with_extras and missing:
+            print(f"skipped: what needs {', '.join(missing)} to be noticed")
+            chosen = [one for one in chosen if not one.tests.startswith(WITH_EXTRAS)]
+            named -= with_extras
+            with_extras = set()
+        for tests in map(sorted, (named - with_extras - {HOPPER}, with_extras, named & {HOPPER})):
             if tests and (failing := first_failure(root, *tests)):
                 print(f"{failing} fails without any mutation.")
                 return 1

@@ -1,4 +1,9 @@
-"""Sizes of public sets of edits, each from the abstract or the tables of its paper."""
+"""Sizes of public sets of edits, as the papers say them, or their authors beside the data.
+
+From the paper: UltraEdit, GPT-Image-Edit and NHR-Edit (version 2) in the abstract; AnyEdit's kinds
+in the text. From the authors' pages of the data or code: OmniEdit (1 202 797 rows), AnyEdit
+(2 504 683), ImgEdit (10 kinds of one turn and 3 of several) and Pico-Banana.
+"""
 
 import dataclasses
 
@@ -24,7 +29,7 @@ class PublicSet:
 
 PUBLIC_SETS = (
     PublicSet("Step1X-Edit", 1_000_000, 11, "2504.17761", "over; of over 20 million; not public"),
-    PublicSet("UltraEdit", 4_000_000, 9, "2407.05282", "about"),
+    PublicSet("UltraEdit", 4_000_000, 9, "2407.05282", "about; 9 kinds and more"),
     PublicSet("AnyEdit", 2_500_000, 25, "2411.15738"),
     PublicSet("GPT-Image-Edit", 1_500_000, 0, "2507.21033", "over; three older sets, made anew"),
     PublicSet("OmniEdit", 1_200_000, 7, "2411.07199"),

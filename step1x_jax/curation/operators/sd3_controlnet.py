@@ -44,6 +44,7 @@ class Sd3ControlNet(DiffusionStage):
     control: str = "edges"
     strength: float = 1.0
 
+    version: ClassVar = 2
     reads: ClassVar = {"source": bytes, "target_prompt": str, "mask": bytes, "depth": bytes}
     optional: ClassVar = ("mask", "depth")
     writes: ClassVar = COLUMNS
@@ -88,10 +89,11 @@ class Sd3ControlNet(DiffusionStage):
         """See `DiffusionStage`."""
         (source,) = pictures
         size = arguments["width"], arguments["height"]
-        shapes = find_edges(source) if self.control == "edges" else show_depth(row["depth"])
+        edges = self.control == "edges"
+        shapes = find_edges(source) if edges else show_depth(row["depth"])
         (made,) = pipeline(
             prompt=row["target_prompt"],
-            control_image=shapes.resize(size, Image.Resampling.LANCZOS),
+            control_image=_scaled(shapes.resize(size, Image.Resampling.LANCZOS), edges),
             controlnet_conditioning_scale=self.strength,
             **arguments,
         ).images
@@ -100,6 +102,18 @@ class Sd3ControlNet(DiffusionStage):
             return made
         mask = decode_image(row["mask"], f"mask of {row[ID]}").convert("L").resize(source.size)
         return Image.composite(made, source, mask.point(lambda value: 255 * (value > 127)))
+
+
+def _scaled(shapes: Image.Image, edges: bool) -> Any:
+    """(1, 3, h, w) float32, a torch tensor: what the ControlNet is given, as it was in training.
+
+    -1 to 1, but edges 0.5 to 128: so Stability's own code (sd3_infer.py, vae_encode) gives them to
+    its model. A pipeline that is given pictures makes -1 to 1 of them, whatever they are.
+    """
+    import torch
+
+    pixels = np.asarray(shapes, np.float32).transpose(2, 0, 1)[None] / 255
+    return torch.from_numpy(pixels * 127.5 + 0.5 if edges else pixels * 2 - 1)
 
 
 def find_edges(picture: Image.Image) -> Image.Image:
@@ -112,6 +126,8 @@ def find_edges(picture: Image.Image) -> Image.Image:
 
 def show_depth(data: bytes) -> Image.Image:
     """RGB, white where the picture is nearest and black where it is farthest, even in 1 / depth.
+
+    So are the maps of MiDaS. We found no word of Stability's on the maps that its model wants.
 
     Args:
       data: a PNG file of millimetres, as `Depth` writes it.

@@ -1,12 +1,6 @@
-"""Embedded edits need OpenCV and the photographs: without the extra none of these tests runs."""
-
-import importlib.util
+"""Photographs, for tests that need OpenCV: a module of these is skipped where it is missing."""
 
 import pytest
-
-PACKAGES = ("cv2", "skimage", "sklearn", "matplotlib")
-MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-collect_ignore_glob = ["test_*.py"] if MISSING else []
 
 
 @pytest.fixture(scope="session")

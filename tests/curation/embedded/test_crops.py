@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("cv2", reason="needs the extra [curation]")
+
 from step1x_jax.curation.embedded.crops import RARE, draw_name, photograph, random_crop
 from step1x_jax.curation.embedded.descriptions import read_descriptions
+
+pytestmark = pytest.mark.curation
 
 # Red rises from left to right, green from top to bottom: a crop says where it was cut.
 RAMPS = np.zeros((200, 300, 3), np.uint8)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("cv2", reason="needs the extra [curation]")
+
 from step1x_jax.curation.categories import Category
 from step1x_jax.curation.embedded import gates
 from step1x_jax.curation.embedded.photographs import find_file

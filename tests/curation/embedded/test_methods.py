@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("cv2", reason="needs the extra [curation]")
+
 from step1x_jax.curation.categories import Category
 from step1x_jax.curation.embedded import gates, painting, templates
 from step1x_jax.curation.embedded.color import region_hue, rotate_hue

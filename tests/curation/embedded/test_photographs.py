@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("cv2", reason="needs the extra [curation]")
+
 from step1x_jax.curation.embedded import photographs
 from step1x_jax.curation.embedded.descriptions import FOLDER, read_descriptions
 from step1x_jax.errors import UserError

@@ -3,11 +3,15 @@ import itertools
 import numpy as np
 import pytest
 
+pytest.importorskip("cv2", reason="needs the extra [curation]")
+
 from step1x_jax.curation.embedded import painting, plain, weather
 from step1x_jax.curation.embedded.crops import WHOLE, photograph, random_crop
 from step1x_jax.curation.embedded.plain import PLAIN
 from step1x_jax.curation.embedded.plain_texts import PLAIN_TEMPLATES
 from step1x_jax.quickstart.report import psnr
+
+pytestmark = pytest.mark.curation
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
 

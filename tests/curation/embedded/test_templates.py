@@ -5,6 +5,8 @@ import collections
 import numpy as np
 import pytest
 
+pytest.importorskip("cv2", reason="needs the extra [curation]")
+
 from step1x_jax.curation.categories import Category
 from step1x_jax.curation.embedded import words
 from step1x_jax.curation.embedded.human import ACTIONS as RETOUCHES

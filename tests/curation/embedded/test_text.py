@@ -3,6 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+pytest.importorskip("cv2", reason="needs the extra [curation]")
+
 from step1x_jax.curation.embedded import gates, text
 from step1x_jax.curation.embedded.descriptions import SignData
 

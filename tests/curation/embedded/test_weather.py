@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("cv2", reason="needs the extra [curation]")
+
 from step1x_jax.curation.embedded import weather
 
 pytestmark = pytest.mark.curation

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import ClassVar
 
 import pytest
 
@@ -166,6 +167,19 @@ def test_failures_are_of_a_row(tmp_path):
     assert (failed["id"], failed["stage"], failed["reason"]) == ("n0004", "square", "ValueError")
     assert failed["detail"] == "no square of 4"
     assert Workdir(tmp_path / "run").parts("square")["000001"].failed == {"ValueError": 1}
+
+
+@dataclasses.dataclass
+class Batched(Square):
+    batch: ClassVar = 3
+
+
+def test_a_row_that_fails_harms_none_beside_it(tmp_path):
+    drive(toy(stages={"square": Batched(fails=(4,))}, max_error_rate=0.1), tmp_path / "run")
+    squares = {
+        row["id"]: row["square"] for row in rows_of(tmp_path / "run", "square", {"square": int})
+    }
+    assert squares == {f"n{i:04d}": None if i == 4 else i**2 for i in range(12)}
 
 
 def test_too_many_failures_end_the_stage_and_are_tried_again(tmp_path, noted):

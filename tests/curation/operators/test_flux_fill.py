@@ -72,12 +72,20 @@ def test_candidates(folder):
         assert made["method"] == "flux_fill"
     assert one["target"] != other["target"]
     # the same again, whatever else there is and however many
-    rows = [row(id="b", fill_prompt="a cat"), row(source=b"x"), row()]
+    rows = [row(fill_prompt="a cat"), row(source=b"x"), row()]
     prompted, bad, again = (list(made) for made in operator(rows, CONTEXT))
     assert again == [one, other]
     assert [made.reason for made in bad] == ["unreadable_picture"]
     assert prompted[0]["target"] != one["target"]
     assert [made["target"] for made in stage(folder).open()([row()], CONTEXT)[0]] == [one["target"]]
+
+
+def test_the_dtype(folder):
+    import torch
+
+    pipeline = FluxFill(model=str(folder)).load_pipeline("FluxFillPipeline")
+    parts = pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2
+    assert {part.dtype for part in parts} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(

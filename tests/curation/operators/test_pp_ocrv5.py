@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -51,7 +52,6 @@ def save(model, folder, settings):
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
     torch = pytest.importorskip("torch", reason="needs the extra [torch]")
-    pytest.importorskip("cv2", reason="needs the extra [curation]")
     from transformers import PPOCRV5ServerDetConfig, PPOCRV5ServerDetForObjectDetection
 
     block = {"reduce_channel": [1, 1, 0], "return_channel": [1, 1, 0]}
@@ -74,7 +74,6 @@ def detector(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     torch = pytest.importorskip("torch", reason="needs the extra [torch]")
-    pytest.importorskip("cv2", reason="needs the extra [curation]")
     from transformers import PPOCRV5ServerRecConfig, PPOCRV5ServerRecForTextRecognition
 
     strides = {"stem_strides": [2, 1, 1, 1, 1], "stage_downsample": [True] * 4}
@@ -118,22 +117,50 @@ def test_lines_are_read(reader):
 
 def test_boxes_of_probabilities():
     """A sure line, a doubtful one, a speck; the picture is twice as wide as what the model saw."""
-    cv2 = pytest.importorskip("cv2", reason="needs the extra [curation]")
+    import cv2
+
     found = np.zeros((100, 200), np.float32)
     found[20:31, 40:81] = 0.9  # corners are at whole pixels: 40 x 10
+    found[80:88, 0:31] = 0.8  # at the edge
     found[60:71, 40:81] = 0.5
     found[90:92, 10:12] = 0.9
     made = find_boxes(cv2, found, (400, 100))
     grown = 1.5 * 40 * 10 / 100
     left, right, top, bottom = 2 * (40 - grown), 2 * (80 + grown), 20 - grown, 30 + grown
-    (quad,) = made["quads"]
+    quad, other = made["quads"]
     expected = [[left, top], [right, top], [right, bottom], [left, bottom]]
     np.testing.assert_allclose(quad, expected, atol=1)
-    assert made["scores"] == pytest.approx([0.9], abs=1e-3)
+    assert made["scores"] == pytest.approx([0.9, 0.8], abs=1e-3)
+    assert [corner[0] for corner in other][::3] == [0, 0]  # it grows no further than the picture
+
+
+def test_what_the_detector_sees():
+    """Blue first, by the means in this order; sides are multiples of 32; nothing is enlarged."""
+    from PIL import Image
+
+    settings = types.SimpleNamespace(**SETTINGS | {"limit_side_len": 160})
+    seen = pp_ocrv5._seen_by_detector(Image.new("RGB", (400, 180), (255, 51, 0)), settings)
+    assert seen.shape == (3, 64, 160)
+    expected = [(0 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    np.testing.assert_allclose(seen[:, 0, 0], expected, atol=1e-5)
+    small = pp_ocrv5._seen_by_detector(Image.new("RGB", (100, 50)), settings)
+    assert small.shape == (3, 64, 96)
+
+
+def test_what_the_reader_sees():
+    """A height of 48, the line's shape, and grey beside short lines."""
+    settings = types.SimpleNamespace(**READING)
+    seen = pp_ocrv5._seen_by_reader(np.full((24, 30, 3), 255, np.uint8), settings)
+    assert seen.shape == (3, 48, 96)
+    np.testing.assert_allclose(seen[:, :, :60], 1)
+    np.testing.assert_allclose(seen[:, :, 60:], 0)
+    long = pp_ocrv5._seen_by_reader(np.zeros((10, 500, 3), np.uint8), settings)
+    assert long.shape == (3, 48, 300)
 
 
 def test_a_line_is_cut_and_made_straight():
-    cv2 = pytest.importorskip("cv2", reason="needs the extra [curation]")
+    import cv2
+
     pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     line = cut_line(cv2, pixels, [[10, 20], [50, 20], [50, 30], [10, 30]])
     np.testing.assert_array_equal(line, pixels[20:30, 10:50])

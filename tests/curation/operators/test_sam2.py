@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from step1x_jax.curation.operators.sam2 import Masks
 from tests.curation.operators.tiny import check_batches, check_missing, decoded, encoded
@@ -63,29 +64,37 @@ def test_a_mask_for_each_box(folder):
     assert (masks[0] != masks[1]).any()
 
 
-def test_masks_are_those_of_the_model(folder):
-    """By the way of the model's own forward, from pixels, with a picture of its size."""
+@pytest.mark.parametrize("number", [0, 2])
+def test_masks_are_those_of_the_model(folder, number):
+    """By the way of the model's own forward, from pixels, with pictures of another shape, too."""
     import torch
     from transformers import Sam2Model
 
-    row = rows()[2]
+    row = rows()[number]
     (made,) = check_batches(Masks(model=str(folder)), [row])
-    pixels = torch.from_numpy(decoded(row["picture"]).copy()).permute(2, 0, 1)[None] / 255
+    picture = Image.fromarray(decoded(row["picture"]))
+    (width, height), (box, *_) = picture.size, row["boxes"]["boxes"]
+    seen = np.array(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    pixels = torch.from_numpy(seen).permute(2, 0, 1)[None] / 255
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
     deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    left, top, right, bottom = box
     model = Sam2Model.from_pretrained(folder).eval()
     with torch.inference_mode():
         out = model(
             pixel_values=(pixels - mean) / deviation,
-            input_boxes=torch.tensor([[[0.0, 0.0, 64.0, 64.0]]]),
+            input_boxes=torch.tensor(
+                [[[x * SIDE / width, y * SIDE / height] for x, y in ((left, top), (right, bottom))]]
+            ).view(1, 1, 4),
             multimask_output=False,
         )
-        large = torch.nn.functional.interpolate(out.pred_masks[0], (64, 64), mode="bilinear")[0, 0]
+        large = torch.nn.functional.interpolate(out.pred_masks[0], (height, width), mode="bilinear")
     mask = decoded(made["masks"][0]) > 0
     assert 0 < mask.mean() < 1
     # the rest are pixels at the edge, where the last bits decide
-    assert (mask == (large.numpy() > 0)).mean() > 0.999
-    assert made["mask_scores"]["scores"] == pytest.approx([float(out.iou_scores)], abs=1e-3)
+    assert (mask == (large[0, 0].numpy() > 0)).mean() > 0.999
+    score = made["mask_scores"]["scores"][0]
+    assert score == pytest.approx(float(out.iou_scores), abs=1e-3)
 
 
 def test_missing_weights(folder, tmp_path):

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from step1x_jax.conditioning.images import image_size
 from step1x_jax.curation.encoding import encode_mask, encode_png
 from step1x_jax.curation.operators.sd3_controlnet import Sd3ControlNet, find_edges, show_depth
 from step1x_jax.errors import UserError
@@ -19,7 +20,6 @@ def folders(tmp_path_factory):
     """Of the pipeline without its ControlNet, as it is published, and of that."""
     torch = pytest.importorskip("torch", reason="needs the extra [torch]")
     diffusers = pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
-    pytest.importorskip("cv2", reason="needs the extra [curation]")
     from tests.curation.operators.tiny_diffusion import (
         CLIP_WIDTH,
         autoencoder,
@@ -92,6 +92,46 @@ def test_the_control_counts(folders):
     assert (plain != flattened).any()
 
 
+def test_edges_are_given_as_the_model_knows_them(folders):
+    """As in the description of Stability's model: its own processor in a pipeline of diffusers."""
+    import torch
+    from diffusers import SD3ControlNetModel, StableDiffusion3ControlNetPipeline
+    from diffusers.image_processor import VaeImageProcessor
+    from PIL import Image
+
+    class Processor(VaeImageProcessor):
+        def __init__(self):
+            super().__init__(do_normalize=False)
+
+        def preprocess(self, image, **settings):
+            return super().preprocess(image, **settings) * 255 * 0.5 + 0.5
+
+        def postprocess(self, image, do_denormalize=None, **settings):
+            return super().postprocess(image, do_denormalize=[True] * len(image), **settings)
+
+    (made,) = next(iter(stage(folders).open()([row()], CONTEXT)))
+    base, controlnet = folders
+    pipeline = StableDiffusion3ControlNetPipeline.from_pretrained(
+        base, controlnet=SD3ControlNetModel.from_pretrained(controlnet)
+    )
+    pipeline.image_processor = Processor()
+    source = Image.fromarray(decoded(row()["source"]))
+    size = image_size(*SIZE, 64)
+    torch.manual_seed(int(made["seed"]))
+    (expected,) = pipeline(
+        row()["target_prompt"],
+        control_image=find_edges(source).resize(size, Image.Resampling.LANCZOS),
+        num_inference_steps=2,
+        guidance_scale=4.5,
+        width=size[0],
+        height=size[1],
+        generator=torch.Generator().manual_seed(int(made["seed"])),
+    ).images
+    np.testing.assert_array_equal(
+        decoded(made["target"]), expected.resize(SIZE, Image.Resampling.LANCZOS)
+    )
+
+
 def test_controls():
     depth = encode_png(np.array([[1000, 2000], [4000, 0]], np.uint16))
     near = np.asarray(show_depth(depth))[..., 0]
@@ -101,7 +141,6 @@ def test_controls():
 
 
 def test_edges():
-    pytest.importorskip("cv2", reason="needs the extra [curation]")
     from PIL import Image
 
     picture = Image.new("RGB", (40, 30))
