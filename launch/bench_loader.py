@@ -26,7 +26,7 @@ from step1x_jax.data.records import BF16, LATENT_CHANNELS, EditRecord
 from step1x_jax.models.config import step1x_edit_v1_1
 from step1x_jax.parallel.devices import PEAK
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.flops import step_flops
+from step1x_jax.training.monitoring.flops import step_flops
 
 _LOADER_PIXELS = define_number_list(
     "loader_pixels", [512, 1024], "Sides of the pictures.", lower=16, upper=8192

@@ -21,7 +21,7 @@ from step1x_jax.editing.editor import Editor
 from step1x_jax.files import replacing
 from step1x_jax.quickstart import report, report_picture
 from step1x_jax.quickstart.held_out import HeldOutEdit, read_held_out
-from step1x_jax.training.metrics import read_metrics
+from step1x_jax.training.monitoring.metrics import read_metrics
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run of launch.train; or quickstart, the model that ships.", required=True

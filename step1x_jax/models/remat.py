@@ -26,7 +26,7 @@ SAVED: dict[str, tuple[str, ...]] = {
     "attention_qkv_mlp": (ATTENTION, GATED, QKV, MLP),
 }
 OFFLOAD = "offload"  # as the last one, in the host's memory
-AUTO = "auto"  # the last of SAVED that fits: training/remat_choice.py
+AUTO = "auto"  # the last of SAVED that fits: training/step/remat_choice.py
 POLICIES = (AUTO, "none", *SAVED, OFFLOAD)
 
 

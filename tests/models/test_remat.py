@@ -12,7 +12,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.config import tiny
 from step1x_jax.models.remat import AUTO, OFFLOAD, POLICIES, SAVED, checkpointed, stored_widths
 from step1x_jax.models.step1x_edit import Step1XEdit
-from step1x_jax.training.flops import jaxpr_flops
+from step1x_jax.training.monitoring.flops import jaxpr_flops
 from tests.models.test_step1x_edit import inputs
 
 HERE = [policy for policy in POLICIES if policy != OFFLOAD]

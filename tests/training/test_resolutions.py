@@ -11,7 +11,7 @@ from step1x_jax.data.pipeline import make_batches
 from step1x_jax.models import step1x_edit
 from step1x_jax.training import loop
 from step1x_jax.training.loop import train
-from step1x_jax.training.metrics import read_metrics
+from step1x_jax.training.monitoring.metrics import read_metrics
 from tests.data.examples import make_record
 from tests.training.tiny import Toy, tiny_config
 

@@ -10,7 +10,7 @@ import pytest
 
 BUSY = """
 import ctypes, os, sys
-from step1x_jax.training.stop_signal import stop_signal
+from step1x_jax.training.failures.stop_signal import stop_signal
 
 with stop_signal() as asked:
     print("begun", flush=True)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from step1x_jax.training.loss import interpolate, rectified_flow_loss
+from step1x_jax.training.step.loss import interpolate, rectified_flow_loss
 
 KEY = jax.random.key(0)
 

@@ -11,7 +11,7 @@ from flax import nnx
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.loop import train
-from step1x_jax.training.step import abstract_state, make_train_step, new_state
+from step1x_jax.training.step.train_step import abstract_state, make_train_step, new_state
 from tests.training.tiny import make_batch, tiny_config
 
 pytestmark = pytest.mark.usefixtures("toy_model")

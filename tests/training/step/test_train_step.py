@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import batch_sharding
-from step1x_jax.training.step import (
+from step1x_jax.training.step.train_step import (
     TrainState,
     abstract_state,
     make_train_step,

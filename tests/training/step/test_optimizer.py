@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from step1x_jax.training.config import OptimizerConfig
-from step1x_jax.training.optimizer import learning_rate, make_optimizer
+from step1x_jax.training.step.optimizer import learning_rate, make_optimizer
 
 
 def test_constant_after_warm_up():

@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from step1x_jax.training import clock as module
-from step1x_jax.training.clock import Clock
+from step1x_jax.training.monitoring import clock as module
+from step1x_jax.training.monitoring.clock import Clock
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from step1x_jax.models.config import AutoencoderConfig
 from step1x_jax.parallel.mesh import make_mesh
 from step1x_jax.training import loop
 from step1x_jax.training.config import HeldOutConfig
-from step1x_jax.training.held_out import HeldOut
 from step1x_jax.training.loop import train
-from step1x_jax.training.loss import interpolate, rectified_flow_loss
-from step1x_jax.training.metrics import read_metrics
+from step1x_jax.training.monitoring.held_out import HeldOut
+from step1x_jax.training.monitoring.metrics import read_metrics
 from step1x_jax.training.parts import abstract_parts, random_trained, shardings_of
-from step1x_jax.training.randomness import stream
-from step1x_jax.training.step import abstract_state, make_train_step
+from step1x_jax.training.step.loss import interpolate, rectified_flow_loss
+from step1x_jax.training.step.randomness import stream
+from step1x_jax.training.step.train_step import abstract_state, make_train_step
 from step1x_jax.weights.save import save_autoencoder
 from tests.training.tiny import batches, make_batch, tiny_config
 

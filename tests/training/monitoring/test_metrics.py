@@ -7,7 +7,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from step1x_jax import files
 from step1x_jax.errors import UserError
-from step1x_jax.training.metrics import FILE, Metrics, read_metrics
+from step1x_jax.training.monitoring.metrics import FILE, Metrics, read_metrics
 
 VALUES = {"loss": 0.5, "grad_norm": 1.0, "learning_rate": 1e-3, "param_norm": 2.0}
 

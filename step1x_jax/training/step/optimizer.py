@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from step1x_jax.training.adafactor import scale_by_factored_rms
 from step1x_jax.training.config import OptimizerConfig
+from step1x_jax.training.step.adafactor import scale_by_factored_rms
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from step1x_jax.training.randomness import named
+from step1x_jax.training.step.randomness import named
 
 
 def in_float32(tree: Any) -> Any:

@@ -8,11 +8,11 @@ import pytest
 from step1x_jax.errors import UserError
 from step1x_jax.files import Growing
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import Checkpoints
+from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.loop import train
-from step1x_jax.training.metrics import read_metrics
-from step1x_jax.training.step import abstract_state, new_state
-from tests.training.test_checkpoint import assert_same, at_step, restore, run_params
+from step1x_jax.training.monitoring.metrics import read_metrics
+from step1x_jax.training.step.train_step import abstract_state, new_state
+from tests.training.checkpoint.test_checkpoints import assert_same, at_step, restore, run_params
 from tests.training.tiny import batches, tiny_config
 
 pytestmark = [

@@ -4,7 +4,7 @@ import pytest
 
 from step1x_jax.models.config import step1x_edit_v1_1
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.flops import BACKWARD, forward_flops, step_flops
+from step1x_jax.training.monitoring.flops import BACKWARD, forward_flops, step_flops
 
 WIDTH, CONNECTOR, TEXT, LAYERS = 3072, 4096, 640, 57
 

@@ -9,10 +9,10 @@ from flax import nnx
 
 from step1x_jax.models.config import PRESETS
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.adafactor import scale_by_factored_rms
 from step1x_jax.training.config import OptimizerConfig, TrainConfig
-from step1x_jax.training.optimizer import make_optimizer
-from step1x_jax.training.step import abstract_state
+from step1x_jax.training.step.adafactor import scale_by_factored_rms
+from step1x_jax.training.step.optimizer import make_optimizer
+from step1x_jax.training.step.train_step import abstract_state
 
 
 def gradients(shape, steps=4):

@@ -11,9 +11,9 @@ from flax import nnx
 from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import Checkpoints
+from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.config_file import from_json
-from step1x_jax.training.step import abstract_state, new_state
+from step1x_jax.training.step.train_step import abstract_state, new_state
 from step1x_jax.weights.run import description
 from step1x_jax.weights.run.reader import RunFolder
 from tests.training.tiny import tiny_config

@@ -26,8 +26,8 @@ from step1x_jax.files import find, is_remote
 from step1x_jax.json_files import as_json
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import from_json
-from step1x_jax.training.first_process import on_first_process
-from step1x_jax.training.step import TrainState
+from step1x_jax.training.failures.first_process import on_first_process
+from step1x_jax.training.step.train_step import TrainState
 from step1x_jax.weights.run.damage import DamagedError, why_not_written
 from step1x_jax.weights.run.description import (
     WEIGHTS,

@@ -14,10 +14,7 @@ from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.placement import placed_by
 from step1x_jax.parallel.compiler_options import compiler_options
 from step1x_jax.parallel.rules import batch_sharding, placement, replicated
-from step1x_jax.training.accumulation import value_and_gradient
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.loss import interpolate, rectified_flow_loss
-from step1x_jax.training.optimizer import learning_rate, make_optimizer
 from step1x_jax.training.parts import (
     abstract_frozen,
     abstract_parts,
@@ -25,10 +22,13 @@ from step1x_jax.training.parts import (
     random_trained,
     shardings_of,
 )
-from step1x_jax.training.precision import in_float32, kernels_in, lowered, stored_as
-from step1x_jax.training.randomness import named, stream
-from step1x_jax.training.remat_choice import with_remat
-from step1x_jax.training.timesteps import sample_timesteps
+from step1x_jax.training.step.accumulation import value_and_gradient
+from step1x_jax.training.step.loss import interpolate, rectified_flow_loss
+from step1x_jax.training.step.optimizer import learning_rate, make_optimizer
+from step1x_jax.training.step.precision import in_float32, kernels_in, lowered, stored_as
+from step1x_jax.training.step.randomness import named, stream
+from step1x_jax.training.step.remat_choice import with_remat
+from step1x_jax.training.step.timesteps import sample_timesteps
 
 Batch = dict[str, Any]  # target, source, text, text_lengths: see train_step
 Metrics = dict[str, jax.Array]

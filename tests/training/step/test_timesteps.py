@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from step1x_jax.training.timesteps import TimestepConfig, sample_timesteps
+from step1x_jax.training.step.timesteps import TimestepConfig, sample_timesteps
 
 KEY = jax.random.key(0)
 DRAWS = 20_000

@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from step1x_jax.training import lost_peer
-from step1x_jax.training.lost_peer import LOST, ending_without_peers
+from step1x_jax.training.failures import lost_peer
+from step1x_jax.training.failures.lost_peer import LOST, ending_without_peers
 
 
 class Ended(BaseException):

@@ -31,9 +31,9 @@ from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.sampler import Conditions, sample
 from step1x_jax.sampling.schedule import timesteps
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.loss import interpolate, rectified_flow_loss
 from step1x_jax.training.parts import abstract_parts
-from step1x_jax.training.randomness import stream
+from step1x_jax.training.step.loss import interpolate, rectified_flow_loss
+from step1x_jax.training.step.randomness import stream
 from step1x_jax.weights.load import load_autoencoder
 
 FOLDER = "pictures"

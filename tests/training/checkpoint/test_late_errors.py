@@ -1,7 +1,7 @@
 import sys
 from types import SimpleNamespace
 
-from step1x_jax.training.late_errors import without_late_errors
+from step1x_jax.training.checkpoint.late_errors import without_late_errors
 
 
 def test_one_kind_is_dropped_and_others_are_not(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import safetensors
 
 from step1x_jax.errors import UserError
-from step1x_jax.training.not_finite import check_finite
+from step1x_jax.training.failures.not_finite import check_finite
 
 
 def batch():
