@@ -19,9 +19,9 @@ import sys
 
 from absl import flags
 
-from launch import config_flag
-from launch.command import run
-from launch.config_flag import read_config
+from launch.shared import config_flag
+from launch.shared.command import run
+from launch.shared.config_flag import read_config
 from step1x_jax.models.lora import STORED
 from step1x_jax.parallel.mesh import parse_mesh
 from step1x_jax.planning.chips import parse_topology

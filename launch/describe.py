@@ -10,9 +10,9 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import config_flag
-from launch.command import run
-from launch.config_flag import read_config
+from launch.shared import config_flag
+from launch.shared.command import run
+from launch.shared.config_flag import read_config
 from step1x_jax.parallel.mesh import make_mesh
 from step1x_jax.training.describe import abstract_batch, parameter_counts, trace_train_step
 from step1x_jax.training.parts import abstract_frozen

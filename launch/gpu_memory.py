@@ -13,9 +13,9 @@ import json
 import jax
 from absl import flags
 
-from launch import config_flag
-from launch.command import run
-from launch.config_flag import read_config
+from launch.shared import config_flag
+from launch.shared.command import run
+from launch.shared.config_flag import read_config
 from step1x_jax.models.lora import STORED
 from step1x_jax.parallel.described_gpus import GPUS, gpu_devices
 from step1x_jax.planning.gpu_memory import (

@@ -15,7 +15,7 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from launch.command import run
+from launch.shared.command import run
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.editing.editor import Editor
 from step1x_jax.files import replacing

@@ -1172,7 +1172,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("any autoencoder", "if psnr >= LEAST_PSNR:", "if True:"),
         ("damage ends it", 'findings.append(Finding("model", DIFFERS, str(e)))', "raise"),
     ],
-    ("../launch/edit_check.py", "tests/launch/test_edit_check.py"): [
+    ("../launch/edits/check.py", "tests/launch/test_edit_check.py"): [
         ("differences are success", "        return 1\n", "        return 0\n"),
         ("nothing to report", "    if counts[DIFFERS]:", "    if False:"),
     ],
@@ -1429,13 +1429,13 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("lists lead anywhere", 'or ".." in pure.parts', "or False"),
         ("lists at the root", "or pure.is_absolute()", ""),
     ],
-    ("../launch/edit_rows.py", f"{LISTS} {REFUSED} {MANY}::test_all_pictures_of_a_folder"
+    ("../launch/edits/rows.py", f"{LISTS} {REFUSED} {MANY}::test_all_pictures_of_a_folder"
      f" {MANY}::test_rows_have_settings_of_their_own"): [
         ("the root ignored", "place.parent if root is None else", "place.parent if True else"),
         ("hidden pictures", '"[!.]*"', '"*"'),
         ("first instruction for all", "    if len(values) != count:", "    if False:"),
     ],
-    ("../launch/edit_plan.py", f"{LISTS} {REFUSED} {EDIT} {RESUMED} {MASKS}"
+    ("../launch/edits/plan.py", f"{LISTS} {REFUSED} {EDIT} {RESUMED} {MASKS}"
      f" {MANY}::test_rows_have_settings_of_their_own"): [
         ("results replaced unasked", "if others and not overwrite:", "if False:"),
         ("results of other settings stay", "            missing.append(job)\n        if different:",
@@ -1450,7 +1450,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("masks not noted", 'mask=noted_file(row.mask, "a mask") if row.mask else None',
          "mask=None"),
     ],
-    ("../launch/edit_making.py", f"{FAILING} {MASKS} {MANY}::test_like_makes_the_same_picture"): [
+    ("../launch/edits/making.py", f"{FAILING} {MASKS} {MANY}::test_like_makes_the_same_picture"): [
         ("one failure ends all", "                if report is None:\n                    raise",
          "                raise"),
         ("failures are success", "return SOME_FAILED", "return 0"),
@@ -1458,7 +1458,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("mask not given on", "mask=job.row.mask,\n", "mask=None,\n"),
         ("truncation not given on", "        truncate=recipe.truncate,\n", ""),
     ],
-    ("../launch/edit_report.py", f"{FAILING} {RESUMED}"): [
+    ("../launch/edits/report.py", f"{FAILING} {RESUMED}"): [
         ("reports forget", "        if is_file(self.path):", "        if False:"),
         ("reports of the last alone", "for one in self._lines.values())",
          "for one in [*self._lines.values()][-1:])"),

@@ -11,7 +11,7 @@ def without_late_errors() -> Iterator[None]:
 
     On a full disk Orbax gives up at the first array that cannot be written, and closes the event
     loop of that save. Tensorstore's threads then have nowhere to report the errors of the other
-    arrays, and print dozens of tracebacks around the one sentence that tells (checkpoint.py).
+    arrays, and print dozens of tracebacks around the one sentence that tells (checkpoints.py).
     """
     before = sys.unraisablehook
 

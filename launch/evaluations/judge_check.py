@@ -16,7 +16,7 @@ from typing import cast, get_args
 from absl import flags
 from etils import epath
 
-from launch import judge_flags
+from launch.evaluations import judge_flags
 from step1x_jax.evaluation.judging.tally import Tally, describe_plan
 from step1x_jax.evaluation.names import check_name
 from step1x_jax.evaluation.pairwise.check_tables import to_json, to_markdown

@@ -15,7 +15,7 @@ import dataclasses
 from absl import flags
 from tqdm import tqdm
 
-from launch import benchmark_flags
+from launch.evaluations import benchmark_flags
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.datasets import find_source, read_samples
 from step1x_jax.evaluation.method_pictures import find_pictures, method_folder

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from launch.edit_rows import Row
+from launch.edits.rows import Row
 from step1x_jax.conditioning.images import MOST_BYTES
 from step1x_jax.conditioning.input_files import check_protocol, read_input_file
 from step1x_jax.editing.output_files import check_format

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from launch.typed_config import define_config, read_typed
+from launch.shared.typed_config import define_config, read_typed
 from step1x_jax.curation.config import CurateConfig
 from step1x_jax.curation.sheet import MOST
 

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from launch.number_list import define_number_list
+from launch.shared.number_list import define_number_list
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.data.manifest import write_dataset
 from step1x_jax.data.pipeline import DataConfig, make_batches

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from absl import flags
 from tqdm import tqdm
 
-from launch import benchmark_flags
+from launch.evaluations import benchmark_flags
 from step1x_jax.data.paths import printable
 from step1x_jax.evaluation.datasets import find_source
 from step1x_jax.evaluation.deidentify.detectors import FaceDetector, PlateDetector, TextDetector

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import jax
 from absl import app, flags, logging
 
-from launch import interrupt
-from launch.usage import HELP, is_required, usage
+from launch.shared import interrupt
+from launch.shared.usage import HELP, is_required, usage
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.compile_cache import keep_compiled
 

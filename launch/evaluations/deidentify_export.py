@@ -15,7 +15,7 @@ import os
 from absl import flags
 from tqdm import tqdm
 
-from launch import deidentify_flags
+from launch.evaluations import deidentify_flags
 from step1x_jax.conditioning.input_files import read_input_file
 from step1x_jax.evaluation.dataset_files import WRITERS
 from step1x_jax.evaluation.deidentify.decisions import read_decisions

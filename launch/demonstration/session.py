@@ -7,7 +7,7 @@ import shutil
 
 from PIL import Image
 
-from launch.demo_queue import Job
+from launch.demonstration.queue import Job
 
 MOST_ENTRIES = 24  # the oldest make room
 VIEW = 1280  # pixels along the longer side of what the page shows; downloads are whole

@@ -11,7 +11,7 @@ the study if all methods have a picture of them.
 from absl import flags
 from tqdm import tqdm
 
-from launch import benchmark_flags
+from launch.evaluations import benchmark_flags
 from step1x_jax.evaluation.datasets import find_source
 from step1x_jax.evaluation.method_pictures import find_pictures, method_folder
 from step1x_jax.evaluation.study.build import build_study

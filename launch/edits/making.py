@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from launch.edit_plan import Job, recipe_of
-from launch.edit_report import Line, Report
+from launch.edits.plan import Job, recipe_of
+from launch.edits.report import Line, Report
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.conditioning.picture_row import picture_row
 from step1x_jax.data.paths import printable

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from launch import benchmark_flags, judge_against, judge_flags
+from launch.evaluations import benchmark_flags, judge_against, judge_flags
 from step1x_jax.data.paths import printable
 from step1x_jax.evaluation.datasets import find_source, read_samples
 from step1x_jax.evaluation.judgement_files import judge_folder

@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import weights_flags
+from launch.shared import weights_flags
 from step1x_jax.models.lora import STORED
 
 AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it is, if not with the model.")

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from launch.bench_clock import median_seconds
-from launch.number_list import define_number_list
+from launch.benches.clock import median_seconds
+from launch.shared.number_list import define_number_list
 from step1x_jax.errors import UserError
 from step1x_jax.kernels import attention_tpu, tuning
 from step1x_jax.kernels.attention import IMPLEMENTATIONS, attention, qk_norm_rope_attention

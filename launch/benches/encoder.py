@@ -13,8 +13,8 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from launch.bench_clock import median_seconds
-from launch.number_list import define_number_list
+from launch.benches.clock import median_seconds
+from launch.shared.number_list import define_number_list
 from step1x_jax.conditioning.encoder import LanguageModel
 from step1x_jax.conditioning.encoder_jax import JaxLanguageModel
 from step1x_jax.conditioning.encoder_torch import TorchLanguageModel

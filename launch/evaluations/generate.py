@@ -23,7 +23,8 @@ from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
-from launch import benchmark_flags, editor_flags, sampling_flags
+from launch.evaluations import benchmark_flags
+from launch.shared import editor_flags, sampling_flags
 from step1x_jax import __version__
 from step1x_jax.data.paths import printable
 from step1x_jax.editing.editor import Editor

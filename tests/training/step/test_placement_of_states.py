@@ -1,6 +1,6 @@
 """Where every array of a state lies after the compiled step: as its parameter does.
 
-That of AdamW and all parameters is looked at in test_step.py.
+That of AdamW and all parameters is looked at in test_train_step.py.
 """
 
 import jax

@@ -1,6 +1,6 @@
 """The flag --config of the commands that take a training config of configs/."""
 
-from launch.typed_config import define_config, read_typed
+from launch.shared.typed_config import define_config, read_typed
 from step1x_jax.training.config import TrainConfig
 
 _CONFIG = define_config(TrainConfig, "training.steps=100")

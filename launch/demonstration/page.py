@@ -17,8 +17,8 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from launch.demo_queue import Cancelled, EditQueue
-from launch.demo_session import Entry, Session
+from launch.demonstration.queue import Cancelled, EditQueue
+from launch.demonstration.session import Entry, Session
 from step1x_jax.conditioning.images import decode_image, read_image_bytes
 from step1x_jax.conditioning.prompt import check_instruction
 from step1x_jax.editing.editor import Editor

@@ -6,7 +6,7 @@ from typing import cast, get_args
 
 from absl import flags
 
-from launch import benchmark_flags, judge_flags
+from launch.evaluations import benchmark_flags, judge_flags
 from step1x_jax.evaluation.datasets import find_source
 from step1x_jax.evaluation.judging.tally import Tally, describe_plan
 from step1x_jax.evaluation.pairwise.judge_pairs import judge_pairs, plan_pairs, plan_run

@@ -10,8 +10,8 @@ import jax
 from etils import epath
 from tqdm import tqdm
 
-from launch.curate_flags import EACH, FIGURES, JSON, OUTPUT
-from launch.record_models import load_models
+from launch.curation.flags import EACH, FIGURES, JSON, OUTPUT
+from launch.shared.record_models import load_models
 from step1x_jax.curation import figures, review, sheet, stats
 from step1x_jax.curation.config import CurateConfig
 from step1x_jax.curation.engine.workdir import MANIFEST, Workdir

@@ -10,7 +10,7 @@ instructions, and download the decisions. The folder shows the private pictures:
 from absl import flags
 from tqdm import tqdm
 
-from launch import deidentify_flags
+from launch.evaluations import deidentify_flags
 from step1x_jax.evaluation.deidentify.findings import read_findings
 from step1x_jax.evaluation.deidentify.review import build_review
 from step1x_jax.files import user_path
