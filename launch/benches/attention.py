@@ -19,9 +19,10 @@ from absl import flags
 
 from launch.benches.clock import median_seconds
 from launch.shared.number_list import define_number_list
+from step1x_jax import choices
 from step1x_jax.errors import UserError
 from step1x_jax.kernels import attention_tpu, tuning
-from step1x_jax.kernels.attention import IMPLEMENTATIONS, attention, qk_norm_rope_attention
+from step1x_jax.kernels.attention import attention, qk_norm_rope_attention
 from step1x_jax.kernels.norm_rope import Norms
 
 _PIXELS = define_number_list(
@@ -144,7 +145,7 @@ def ours(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[], Any]]]
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, do = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
     scales, rope = jnp.ones((1, WIDTH)), jnp.ones((2, shape[1], WIDTH))
-    for name in IMPLEMENTATIONS:
+    for name in choices.ATTENTION:
         plain = partial(attention, implementation=name)
 
         def fused(q, k, v, name=name):

@@ -5,7 +5,7 @@ from typing import Any
 from absl import flags
 
 from launch.shared import weights_flags
-from step1x_jax.models.lora import STORED
+from step1x_jax import choices
 
 AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it is, if not with the model.")
 QWEN = flags.DEFINE_string("qwen", None, "The Qwen2.5-VL folder, if not with the model.")
@@ -20,7 +20,7 @@ MESH = flags.DEFINE_string(
 OFFLOAD = flags.DEFINE_bool(
     "offload", False, "Models wait in the host's memory and are on the devices while they work."
 )
-QUANTIZE = flags.DEFINE_enum("quantize", None, list(STORED), "Transformer in 8 bits.")
+QUANTIZE = flags.DEFINE_enum("quantize", None, list(choices.EIGHT_BITS), "Transformer in 8 bits.")
 flags.adopt_module_key_flags(weights_flags)
 
 

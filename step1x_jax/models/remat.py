@@ -27,7 +27,6 @@ SAVED: dict[str, tuple[str, ...]] = {
 }
 OFFLOAD = "offload"  # as the last one, in the host's memory
 AUTO = "auto"  # the last of SAVED that fits: training/step/remat_choice.py
-POLICIES = (AUTO, "none", *SAVED, OFFLOAD)
 
 
 def stored_widths(policy: str, *, double: bool) -> int:
@@ -37,7 +36,7 @@ def stored_widths(policy: str, *, double: bool) -> int:
 
 
 def checkpointed(layer: Callable, policy: str) -> Callable:
-    """`layer` with a policy of POLICIES ("none": all that the backward pass wants is stored).
+    """`layer` with a policy of choices.REMAT ("none": all that the backward pass wants is stored).
 
     Raises:
       UserError: "offload" where the devices cannot copy to the host within a program.

@@ -42,7 +42,8 @@ from step1x_jax.weights.run.fingerprints import described
 from step1x_jax.weights.run.folder import check_can_save, folder_of
 
 # From the first step wanted to the batches from there on, one after another: this process's rows
-# of target, source, text and text_lengths (see train_step.py) as numpy arrays; "ids" may name the edits.
+# of target, source, text and text_lengths (see step/train_step.py) as numpy arrays; "ids" may name
+# the edits.
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 LOCK = ".lock"  # in the run's folder, while a process trains there
 
