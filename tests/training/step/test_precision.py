@@ -12,10 +12,10 @@ from flax import nnx
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.config import OptimizerConfig
 from step1x_jax.training.loop import train
+from step1x_jax.training.step import train_step as step_module
 from step1x_jax.training.step.optimizer import make_optimizer
 from step1x_jax.training.step.precision import in_float32, kernels_in, stochastic_round, stored_as
 from step1x_jax.training.step.train_step import abstract_state, make_train_step, new_state
-from step1x_jax.training.step import train_step as step_module
 from tests.training.tiny import batches, make_batch, tiny_config
 
 pytestmark = pytest.mark.usefixtures("toy_model")

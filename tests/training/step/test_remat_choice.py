@@ -8,8 +8,8 @@ from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
 from step1x_jax.training.parts import abstract_frozen
-from step1x_jax.training.step.remat_choice import stored_bytes, with_remat
 from step1x_jax.training.step import remat_choice
+from step1x_jax.training.step.remat_choice import stored_bytes, with_remat
 from step1x_jax.training.step.train_step import abstract_state
 
 GIB = 2**30
