@@ -5,7 +5,7 @@ import math
 import re
 
 from step1x_jax.errors import UserError
-from step1x_jax.parallel.devices import HBM
+from step1x_jax.parallel.devices import HBM, PEAK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,6 @@ class Chip:
 
     Attributes:
       clock: Hz.
-      peak: bfloat16 operations a second.
       kind: as JAX names it.
       hbm_bandwidth: bytes a second.
       ici_bandwidth: bytes a second that all its links together bring in: 90 % of what is published.
@@ -27,7 +26,6 @@ class Chip:
     name: str
     kind: str
     clock: float
-    peak: float
     hbm_bandwidth: float
     ici_bandwidth: float
     ici_links: int
@@ -36,18 +34,22 @@ class Chip:
     mxu: int
 
     @property
+    def peak(self) -> float:
+        """Operations a second on bfloat16: operations a cycle at the clock."""
+        return PEAK[self.kind]
+
+    @property
     def hbm_bytes(self) -> float:
         """What a program may use."""
         return HBM[self.kind]
 
 
-# Operations a second are operations a cycle (262144, 131072, 524288) at the clock.
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5p", "TPU v5", 1.75e9, 459e12, 2765e9, 540e9, 6, 4, 2, 128),
-        Chip("v5e", "TPU v5 lite", 1.5e9, 197e12, 819e9, 180e9, 4, 16, 1, 128),
-        Chip("v6e", "TPU v6 lite", 1.75e9, 918e12, 1640e9, 360e9, 4, 16, 1, 256),
+        Chip("v5p", "TPU v5", 1.75e9, 2765e9, 540e9, 6, 4, 2, 128),
+        Chip("v5e", "TPU v5 lite", 1.5e9, 819e9, 180e9, 4, 16, 1, 128),
+        Chip("v6e", "TPU v6 lite", 1.75e9, 1640e9, 360e9, 4, 16, 1, 256),
     )
 }
 # Bytes a second that a chip's share of the data-centre network brings in, between slices: of 200
