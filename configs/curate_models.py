@@ -1,4 +1,4 @@
-"""Edits of a folder of photographs by models: found, cut out, painted over, scored, described.
+"""Edits of a folder of photographs by models: found, painted over, scored, described, judged.
 
     python -m launch.curate run --config=configs/curate_models.py --workdir=runs/models \
         --config.source.path=photographs
@@ -12,6 +12,7 @@ is computed besides: a GPU with 48 GB should do. The language model needs a GPU 
 from typing import Any
 
 from step1x_jax.curation.captions.caption import Caption
+from step1x_jax.curation.chat.verdict import Verdict
 from step1x_jax.curation.config import CurateConfig
 from step1x_jax.curation.operators.aesthetics import Aesthetics
 from step1x_jax.curation.operators.clip import ClipScores
@@ -19,6 +20,7 @@ from step1x_jax.curation.operators.fill_plans import PlanFills
 from step1x_jax.curation.operators.florence2 import Describe, Detect
 from step1x_jax.curation.operators.flux_fill import FluxFill
 from step1x_jax.curation.operators.limits import Limits
+from step1x_jax.curation.operators.nsfw import Nsfw, TargetNsfw
 from step1x_jax.curation.operators.sam2 import Masks
 from step1x_jax.curation.review import Review
 from step1x_jax.curation.sources.folder import ImageFolder
@@ -29,30 +31,38 @@ from step1x_jax.curation.stages.whole_filters import Duplicates, EditHashes
 # Models of the Hugging Face Hub, with the commit that is taken of each.
 CLIP: dict[str, Any] = {"model": "openai/clip-vit-large-patch14", "revision": ""}
 FLORENCE2: dict[str, Any] = {"model": "florence-community/Florence-2-large-ft", "revision": ""}
+NSFW: dict[str, Any] = {"model": "Falconsai/nsfw_image_detection", "revision": ""}
 SAM2: dict[str, Any] = {"model": "facebook/sam2.1-hiera-large", "revision": ""}
 FLUX_FILL: dict[str, Any] = {"model": "black-forest-labs/FLUX.1-Fill-dev", "revision": ""}
+LANGUAGE: dict[str, Any] = {
+    "endpoint": "http://localhost:8000/v1",
+    "model": "Qwen/Qwen2.5-VL-7B-Instruct",
+}
 
 
 def get_config() -> CurateConfig:
     config = CurateConfig(source=ImageFolder())
-    captions = Caption(endpoint="http://localhost:8000/v1", model="Qwen/Qwen2.5-VL-7B-Instruct")
     config.stages = {
+        "nsfw": Nsfw(**NSFW),
         "aesthetics": Aesthetics(**CLIP),  # its head: .head
-        "beautiful": Limits(),
+        "photographs": Limits(),
         "detect": Detect(**FLORENCE2),
         "masks": Masks(**SAM2),
         "plan": PlanFills(things=("a cat", "a potted plant", "a red suitcase", "a stack of books")),
         "edit": FluxFill(**FLUX_FILL, count=4),
         "unchanged": Unchanged(),
         "leak": Leak(),
+        "target_nsfw": TargetNsfw(**NSFW),
         "decontamination": Decontamination(),  # where a benchmark lies: .dataset
         "hashes": EditHashes(),
         "duplicates": Duplicates(),
         "describe": Describe(**FLORENCE2),
         "scores": ClipScores(**CLIP),
         "limits": Limits(),
-        "caption": captions,
+        "caption": Caption(**LANGUAGE),
         "languages": Languages(),
+        "verdict": Verdict(**LANGUAGE),
+        "good": Limits(),
         "review": Review(),
     }
     return config

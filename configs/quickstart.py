@@ -13,7 +13,7 @@ from step1x_jax.training.config import TrainConfig
 
 def get_config() -> TrainConfig:
     config = TrainConfig(model=quickstart())
-    config.data.path = "runs/quickstart/records"
+    config.data.path = "runs/quickstart/edits/export/train"
     config.data.batch_size = 12  # small batches: at this length, many steps are what counts
 
     config.optimizer.learning_rate = 1.5e-3
@@ -30,7 +30,7 @@ def get_config() -> TrainConfig:
     config.checkpoint.every = 250
     config.checkpoint.keep = 2
 
-    # What the records were made with (launch/quickstart.sh), and editing needs again.
+    # What the records were made with (configs/curate_quickstart.py), and editing needs again.
     config.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
     config.encoder.path = "step1x_jax/assets/quickstart/encoder"
     config.encoder.min_pixels = 4 * 28 * 28  # 25 tokens a picture; the release sees 256 and more

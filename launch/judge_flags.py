@@ -6,10 +6,10 @@ from typing import cast, get_args
 
 from absl import flags
 
+from step1x_jax.asking.ask import Limits
+from step1x_jax.asking.exchange import Respondent
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import Benchmark
-from step1x_jax.evaluation.judging.ask import Limits
-from step1x_jax.evaluation.judging.exchange import Judge
 from step1x_jax.evaluation.judging.judges import limits_for, open_judge, preset_of
 from step1x_jax.evaluation.judging.presets import DEFAULT, PRESETS, JudgePreset, Protocol
 from step1x_jax.evaluation.judging.prompts import Prompts, read_prompts
@@ -105,7 +105,7 @@ def prompts(benchmark: Benchmark) -> Prompts:
 
 
 @contextlib.contextmanager
-def judge(of: JudgePreset | None = None) -> Iterator[Judge]:
+def judge(of: JudgePreset | None = None) -> Iterator[Respondent]:
     """The judge of a preset; None: of the one that the flags name."""
     with open_judge(of or preset(), _TIMEOUT.value, _KEY_VARIABLE.value) as opened:
         yield opened

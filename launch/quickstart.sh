@@ -13,7 +13,6 @@ usage_if_asked launch/quickstart.sh "$@"
 need_environment no-torch quickstart
 
 run=runs/quickstart
-assets=step1x_jax/assets/quickstart
 mkdir -p "$run"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" HF_HUB_OFFLINE=1
 # Large pages for the arrays of every step, kept by the process: half as fast again on two cores,
@@ -21,10 +20,9 @@ export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" HF_HUB_OFFLINE=1
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=268435456}"
 started=$(date +%s)
 
-"$PYTHON" -m launch.quickstart_data --output="$run/pictures"
-"$PYTHON" -m launch.precompute --input="$run/pictures/triplets.jsonl" --output="$run/records" \
-  --qwen="$assets/encoder" --encoder_dtype=float32 --autoencoder="$assets/autoencoder" \
-  --size=128 --min_pixels=3136 --text_length=64
+for action in run export; do
+  "$PYTHON" -m launch.curate "$action" --config=configs/curate_quickstart.py --workdir="$run/edits"
+done
 "$PYTHON" -m launch.train --config=configs/quickstart.py --workdir="$run/train"
-"$PYTHON" -m launch.quickstart_report --pictures="$run/pictures" --workdir="$run/train" \
+"$PYTHON" -m launch.quickstart_report --edits="$run/edits/export/edits" --workdir="$run/train" \
   --output="$run" --started="$started"

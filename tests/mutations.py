@@ -1242,10 +1242,20 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("one number is enough", "if accept_single and len(scores) == 1:", "if len(scores) == 1:"),
         ("halves where there are none", "return not question.whole or", "return True or"),
         ("numbers in a mended reply alone", 'return f"[{value}]"', "return value"),
+    ],
+    ("asking/replies.py", "tests/asking/test_replies.py"): [
         ("the first thought counts", 'text.rpartition("</think>")[2]',
          'text.partition("</think>")[2]'),
+        ("objects in backticks are none", "_unfenced(strip_reasoning(text))",
+         "strip_reasoning(text)"),
     ],
-    ("evaluation/judging/cache.py", "tests/evaluation/judging/test_cache.py"): [
+    ("asking/cache.py", "tests/evaluation/judging/test_presets.py"): [
+        ("stored replies under other keys", "json.dumps(values, sort_keys=True, allow_nan=False)",
+         "json.dumps(values, sort_keys=True, allow_nan=False, ensure_ascii=False)"),
+    ],
+    ("asking/cache.py", "tests/asking/test_cache.py"): [
+        ("stored replies of another form", "line = _Line(key, id, asked, reply)",
+         "line = _Line(key, id, reply.model, reply)"),
         ("half a line stays", "os.ftruncate(descriptor, end)", "pass"),
         ("repeats are one question", '"repeat": ask.repeat,', ""),
         ("pictures are alike", '["picture", part.fingerprint]', '["picture"]'),
@@ -1254,7 +1264,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "with contextlib.nullcontext():"),
         ("late replies are written", "if self._descriptor is None:", "if False:"),
     ],
-    ("evaluation/judging/ask.py", "tests/evaluation/judging/test_ask.py"): [
+    ("asking/ask.py", "tests/asking/test_ask.py"): [
         ("kept replies are no attempts", "for number in range(len(kept), limits.max_attempts):",
          "for number in range(limits.max_attempts):"),
         ("equal questions are asked at once", "if key in twins:", "if False:"),
@@ -1264,16 +1274,16 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("the last kept reply decides", "for number in range(len(replies)):",
          "for number in range(len(replies))[-1:]:"),
     ],
-    ("evaluation/judging/pace.py", "tests/evaluation/judging/test_ask.py"): [
+    ("asking/pace.py", "tests/asking/test_ask.py"): [
         ("as fast as it goes", "self._next = slot + self._gap", "self._next = slot"),
         ("waits without bound", ", longest) * random", ", 1e9) * random"),
         ("waits a day", "if seconds > self._longest:", "if False:"),
     ],
-    ("evaluation/judging/pool.py", "tests/evaluation/judging/test_chat.py"): [
+    ("asking/pool.py", "tests/asking/test_chat.py"): [
         ("others begin after the end", "                self._stopping.set()  # nobody",
          "                pass  # nobody"),
     ],
-    ("evaluation/judging/chat.py", "tests/evaluation/judging/test_chat.py"): [
+    ("asking/chat.py", "tests/asking/test_chat.py"): [
         ("the key goes anywhere", 'if preset.endpoint == OPENAI else "")', 'if True else "")'),
         ("the key in a message", "return body.replace(self._key.encode(), b\"...\") if self._key",
          "return body if self._key"),
@@ -1281,7 +1291,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("filters speak for the model", "or end.lower() in _FILTERED", ""),
         ("the same seed again", "+ SEEDS_APART * ask.repeat + attempt", ""),
     ],
-    ("evaluation/judging/failures.py", "tests/evaluation/judging/test_chat.py"): [
+    ("asking/failures.py", "tests/asking/test_chat.py"): [
         ("no money, ask on", "if status == 402 or not set(failure.codes).isdisjoint(_NO_MONEY):",
          "if status == 402:"),
         ("parameters that are refused", "if status < 500 and failure.parameter in sent:",
@@ -1296,6 +1306,8 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("evaluation/judging/pictures.py", "tests/evaluation/judging/test_pictures.py"): [
         ("sides rounded", "return max(int(exact), 1)", "return max(round(exact), 1)"),
+    ],
+    ("asking/pictures.py", "tests/asking/test_pictures.py"): [
         ("smaller pictures grow", "min(LONGEST_SIDE / max(size), 1)", "LONGEST_SIDE / max(size)"),
         ("sizes are alike", 'how = f"{size[0]}x{size[1]} ', 'how = f"'),
     ],
@@ -1649,9 +1661,41 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("numbers of nothing", "if not all(1 <= number <= given for number in self.confirmed):",
          "if False:"),
     ],
-    ("curation/captions/prompts.py", "tests/curation/captions/test_rounds.py"): [
-        ("places in what models say", "lambda match: values[match[1]], prompt)",
-         "lambda match: values[match[1]].replace('{most}', '12'), prompt)"),
+    ("curation/chat/prompts.py", "tests/curation/captions/test_rounds.py"): [
+        ("places in what models say", "lambda match: values[match[1]], read_prompt(name))",
+         "lambda match: values[match[1]].replace('{most}', '12'), read_prompt(name))"),
+    ],
+    ("curation/chat/stage.py", "tests/curation/chat/test_plan_edits.py"): [
+        ("replies of another revision", "if revision:", "if False:"),
+        ("no reply is a rejection", 'elif answer.status == "failed":', "elif False:"),
+        ("requests not counted", '["requests"] += answer.paid', '["requests"] += 0'),
+    ],
+    ("curation/engine/stage.py", "tests/curation/chat/test_plan_edits.py"): [
+        ("a failure is many rows", "single = isinstance(made, Mapping | Rejected | Failed)",
+         "single = isinstance(made, Mapping | Rejected)"),
+    ],
+    ("curation/chat/plan_edits.py", "tests/curation/chat/test_plan_edits.py"): [
+        ("plans of any category", "edit.category in self.categories", "True"),
+        ("more edits than were asked for", "len(plan.edits) <= self.count and all(", "all("),
+        ("instructions in any language", "check_english(edit.instruction) or ", ""),
+        ("descriptions in any language", " or check_english(edit.target)", ""),
+        ("tags are not told", 'if tags else ""', 'if False else ""'),
+        ("other words, the same plans", '"prompts": digest_prompts(PROMPTS), ', ""),
+    ],
+    ("curation/chat/verdict.py", "tests/curation/chat/test_verdict.py"): [
+        ("an edit of eleven of ten", "Meta(ge=0, le=BEST)", "Meta(ge=0)"),
+        ("not done, and a success", "return not self.done and self.success > MOST_UNDONE",
+         "return False"),
+        ("the target is not shown", 'pictures: ClassVar = ("source", "target")',
+         'pictures: ClassVar = ("source", "source")'),
+    ],
+    ("curation/operators/limits.py", f"{OPERATORS}/test_limits.py"): [
+        ("limits from above", "row[name] < least:", "row[name] > least:"),
+        ("limits of other scores", '"clip_image": self.image,', '"clip_image": self.direction,'),
+        ("unsafe pictures pass", 'if row["nsfw"] is not None and row["nsfw"] > self.nsfw:',
+         "if False:"),
+        ("no score is a low one", "if row[name] is not None and row[name] < least:",
+         "if (row[name] or 0) < least:"),
     ],
     ("curation/sources/archives.py", "tests/curation/sources/test_archives.py"): [
         ("truncated pictures", "if end > size:", "if False:"),
@@ -1674,6 +1718,29 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("edits of both sides", "if len(inside) > 1:", "if False:"),
         ("nothing left to train on", "max(len(ordered) - 1, 0)", "len(ordered)"),
         ("held out by order", 'key=lambda group: _hash(f"{seed} {group}")', "key=str"),
+    ],
+    ("curation/export.py", "tests/curation/stages/test_plain_edits.py"): [
+        ("other groups held out", "set(config.held_out_groups) or", "set() or"),
+        ("groups that are not there", "if unknown := sorted(", "if False and sorted("),
+    ],
+    ("curation/stages/plain_edits.py", "tests/curation/stages/test_plain_edits.py"): [
+        ("masks of all", "changed if kind.local else", "changed if False else"),
+    ],
+    ("curation/sources/crops.py", "tests/curation/stages/test_plain_edits.py"): [
+        ("squares alone", "shapes[number % len(shapes)]", "shapes[0]"),
+        ("held out trained on", "if name not in self.apart]", "]"),
+        ("groups of crops", "group=name,", "group=row,"),
+    ],
+    ("curation/embedded/crops.py", "tests/curation/embedded/test_crops.py"): [
+        ("never mirrored", "if rng.random() < 0.5 else result", "if False else result"),
+        ("textures as often", "[RARE.get(name, 1.0) for name in names]", "[1.0 for name in names]"),
+        ("sizes by rounding", "image_size(across, down, size)", "image_size(*box, size)"),
+    ],
+    ("quickstart/report.py", "tests/quickstart/test_report.py"): [
+        ("orders of shapes", "[scores[i] for i in range(len(edits))]", "list(scores.values())"),
+    ],
+    ("quickstart/held_out.py", "tests/quickstart/test_held_out.py"): [
+        ("one language", "+ kinds.index(edit.kind)) % 2", ") % 2"),
     ],
     ("curation/sheet.py", "tests/curation/test_choices.py"): [
         ("one photograph after another", "queues.append(ids)", "queues.appendleft(ids)"),
@@ -1781,12 +1848,12 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("curation/operators/aesthetics.py", f"{OPERATORS}/test_models.py"): [
         ("no head at all", 'require(bool(self.head), "head"', 'require(True, "head"'),
     ],
-    ("curation/operators/limits.py", f"{OPERATORS}/test_models.py"): [
-        ("limits from above", "row[name] < least:", "row[name] > least:"),
-        ("scores that are not there are low", "row[name] is not None and row[name] < least:",
-         "(row[name] or 0) < least:"),
-        ("limits of other scores", "(self.image, self.direction, self.aesthetics)",
-         "(self.direction, self.image, self.aesthetics)"),
+    ("curation/operators/nsfw.py", f"{OPERATORS}/test_nsfw.py"): [
+        ("the first label", "place = labels.index(self.label)", "place = 0"),
+        ("labels that are none", "if labels.count(self.label) != 1:", "if False:"),
+        ("shares that do not add up", "softmax(-1)", "sigmoid()"),
+        ("photographs in place of targets", 'reads: ClassVar = {"target": bytes}',
+         'reads: ClassVar = {"picture": bytes}'),
     ],
     ("curation/operators/florence2.py", f"{OPERATORS}/test_florence2.py"): [
         ("boxes without area", "if box[0] < box[2] and box[1] < box[3] and", "if"),

@@ -13,9 +13,10 @@ FLOORS = (
     {"parallel"},
     {"weights"},
     {"conditioning"},
-    {"data", "sampling"},
+    {"data", "sampling", "asking"},
     {"training", "editing", "evaluation"},
-    {"quickstart", "planning", "curation"},
+    {"planning", "curation"},
+    {"quickstart"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -24,6 +24,7 @@ class ExportConfig:
 
     languages: tuple[str, ...] = LANGUAGES  # an edit is listed once in each
     held_out: Fraction = 0.05  # of the groups of photographs, with all edits of them
+    held_out_groups: tuple[str, ...] = ()  # these instead, by name
     # Records are made with these, as launch.precompute makes them; without them lists are all.
     size: Count = 512  # level: about size^2 pixels
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)

@@ -51,19 +51,24 @@ def export(
       manifest: digest of the run's manifest: what the folder is made of.
 
     Raises:
-      UserError: the folder exists and was made of something else, or cannot be written.
+      UserError: the folder exists and was made of something else, or cannot be written; or a group
+        to hold out is not there.
     """
     output = epath.Path(output)
     facts = {
         "manifest": manifest,
         "languages": list(config.languages),
-        "held_out": config.held_out,
+        "held_out": list(config.held_out_groups) or config.held_out,
         "seed": seed,
     }
     if output.exists():
         return _there(output, facts)
     groups = {group for row in results.accepted(_GROUPS) for group in groups_of(row)}
-    held_out = choose_held_out(groups, config.held_out, seed)
+    if unknown := sorted(set(config.held_out_groups) - groups):
+        raise UserError(
+            f"the run has no edits of {', '.join(unknown)}, which export.held_out_groups names."
+        )
+    held_out = set(config.held_out_groups) or choose_held_out(groups, config.held_out, seed)
     counts: collections.Counter[str] = collections.Counter()
     with making_folder(output) as folder:
         (folder / PICTURES).mkdir()

@@ -15,11 +15,15 @@ import numpy as np
 import optax
 from flax import nnx
 
+from step1x_jax.curation.embedded.crops import SMALLEST, WHOLE, draw_name, photograph, random_crop
+from step1x_jax.curation.embedded.descriptions import read_descriptions
+from step1x_jax.curation.embedded.plain import PLAIN
 from step1x_jax.models.autoencoder import Autoencoder
-from step1x_jax.quickstart import edits, photographs
 
-PICTURE = 128  # side of the quickstart's pictures in pixels
-EDITS = tuple(edits.KINDS.values())
+PICTURE = 128  # side of the crops that training cuts from, in pixels
+HELD_OUT = ("chelsea", "china")  # as in configs/curate_quickstart.py
+EDITS = tuple(PLAIN.values())
+GREY = ("brick", "camera", "coins", "grass", "gravel")  # full of texture; tinted at random
 
 
 @dataclasses.dataclass
@@ -61,9 +65,10 @@ def training_crop(size: int, rng: np.random.Generator) -> np.ndarray:
       (size, size, 3) uint8.
     """
     if rng.random() < 0.15:
-        image = recolour(photographs.random_crop(rng, PICTURE, photographs.GREY), rng)
+        image = recolour(_square(draw_name(GREY, rng), rng, SMALLEST), rng)
     else:
-        image = photographs.random_crop(rng, PICTURE)
+        coloured = [name for name in read_descriptions() if name not in (*HELD_OUT, *GREY)]
+        image = _square(draw_name(coloured, rng), rng, SMALLEST)
         choice = rng.random()
         if choice < 0.35:
             image = recolour(image, rng)
@@ -73,6 +78,10 @@ def training_crop(size: int, rng: np.random.Generator) -> np.ndarray:
         image = np.rot90(image, int(rng.integers(4)))
     top, left = rng.integers(PICTURE - size + 1, size=2)
     return image[top : top + size, left : left + size]
+
+
+def _square(name: str, rng: np.random.Generator, smallest: float) -> np.ndarray:
+    return random_crop(photograph(name), "1x1", PICTURE, rng, smallest)
 
 
 def batches(config: AutoencoderTraining) -> Iterator[np.ndarray]:
@@ -195,7 +204,9 @@ def psnr_held_out(model: Autoencoder) -> dict[str, float]:
     """Mean PSNR in dB of the reconstructed fixed crops, per photograph that no stage trains on."""
     reconstruct = nnx.jit(lambda model, x: model.decode(model.encode(x)))
     figures = {}
-    for name, images in photographs.held_out_crops(PICTURE).items():
+    for name in HELD_OUT:
+        rng = np.random.default_rng(0)  # the same crops in every evaluation
+        images = np.stack([_square(name, rng, WHOLE) for _ in range(4)])
         crops = images.astype(np.float32) / 127.5 - 1
         decoded = np.clip(np.asarray(reconstruct(model, crops)), -1, 1)
         mse = np.mean((decoded - crops) ** 2, axis=(1, 2, 3))

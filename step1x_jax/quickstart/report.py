@@ -1,9 +1,10 @@
 """How good the quickstart's edits are, next to what would be easy and what is possible.
 
 PSNR alone proves little: a model that ignores the picture gains decibels too. So each edit is
-compared with the untouched source (no edit), with the mean of all true edits of its kind (the edit
-without the photograph) and with the autoencoder's reconstruction of the true edit (the most that a
-model in its latents can reach), and it is asked which of all true edits it looks like.
+compared with the untouched source (no edit), with the mean of all true edits of its kind and shape
+(the edit without the photograph) and with the autoencoder's reconstruction of the true edit (the
+most that a model in its latents can reach), and it is asked which of all true edits of its shape it
+looks like.
 
 Legend: N edits, H height, W width.
 """
@@ -12,6 +13,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+
+from step1x_jax.quickstart.held_out import HeldOutEdit
 
 # Equal pictures would have an infinite PSNR, which is no number in JSON.
 HIGHEST_PSNR = 100.0
@@ -22,18 +25,18 @@ class Score:
     """One edit's figures. PSNRs are in dB and against the true edit.
 
     Attributes:
-      image: Id of the crop.
+      crop: Which was edited.
       kind: Name of the kind of edit.
       instruction: What was asked.
       psnr_source: Of the untouched source.
       psnr_edited: Of the model's output.
-      psnr_photo_blind: Of the mean of the kind's true edits, this one included.
+      psnr_photo_blind: Of the mean of the kind's true edits of this shape, this one included.
       psnr_autoencoder: Of the autoencoder's reconstruction of the true edit.
-      right_photo: Of all true edits, the nearest to the output is one of the same crop.
+      right_photo: Of all true edits of this shape, the nearest to the output is of the same crop.
       right_kind: The nearest is of the same kind.
     """
 
-    image: str
+    crop: str
     kind: str
     instruction: str
     psnr_source: float
@@ -63,7 +66,7 @@ def photo_blind(targets: np.ndarray, kinds: Sequence[str]) -> np.ndarray:
     """What is known about an edit without its photograph: the mean of the kind's true edits.
 
     Args:
-      targets: True edits (N, H, W, 3) uint8.
+      targets: True edits of one shape (N, H, W, 3) uint8.
       kinds: Of each.
 
     Returns:
@@ -91,47 +94,66 @@ def nearest(pictures: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def score(
-    rows: Sequence[dict[str, str]],
-    sources: np.ndarray,
-    targets: np.ndarray,
-    edited: np.ndarray,
-    reconstructed: np.ndarray,
+    edits: Sequence[HeldOutEdit],
+    sources: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
+    edited: Sequence[np.ndarray],
+    reconstructed: Sequence[np.ndarray],
 ) -> list[Score]:
     """Compares the model's outputs with the true edits.
 
     Args:
-      rows: What was asked, N dictionaries with image, kind and instruction.
-      sources: (N, H, W, 3) uint8.
-      targets: The true edits, likewise.
+      edits: What was asked, N.
+      sources: N pictures (H, W, 3) uint8; shapes may differ from edit to edit.
+      targets: The true edits, of the same shapes.
       edited: The model's outputs, likewise.
       reconstructed: The true edits through the autoencoder, likewise.
 
     Returns:
       N scores.
     """
-    kinds = [row["kind"] for row in rows]
+    scores: dict[int, Score] = {}
+    for shape in dict.fromkeys(picture.shape for picture in targets):
+        chosen = [i for i, picture in enumerate(targets) if picture.shape == shape]
+        of_shape = [
+            np.stack([pictures[i] for i in chosen])
+            for pictures in (sources, targets, edited, reconstructed)
+        ]
+        scores |= zip(chosen, _score_shape([edits[i] for i in chosen], *of_shape), strict=True)
+    return [scores[i] for i in range(len(edits))]
+
+
+def _score_shape(
+    edits: Sequence[HeldOutEdit],
+    sources: np.ndarray,
+    targets: np.ndarray,
+    edited: np.ndarray,
+    reconstructed: np.ndarray,
+) -> list[Score]:
+    """`score` of pictures (N, H, W, 3) of one shape."""
+    blind = photo_blind(targets, [edit.kind for edit in edits])
     figures = zip(
         psnr(sources, targets),
         psnr(edited, targets),
-        psnr(photo_blind(targets, kinds), targets),
+        psnr(blind, targets),
         psnr(reconstructed, targets),
         nearest(edited, targets),
         strict=True,
     )
     return [
         Score(
-            image=row["image"],
-            kind=row["kind"],
-            instruction=row["instruction"],
+            crop=edit.crop,
+            kind=edit.kind,
+            instruction=edit.instruction,
             psnr_source=float(of_source),
             psnr_edited=float(of_edited),
             psnr_photo_blind=float(of_blind),
             psnr_autoencoder=float(of_autoencoder),
-            right_photo=rows[match]["image"] == row["image"],
-            right_kind=rows[match]["kind"] == row["kind"],
+            right_photo=edits[match].crop == edit.crop,
+            right_kind=edits[match].kind == edit.kind,
         )
-        for row, (of_source, of_edited, of_blind, of_autoencoder, match) in zip(
-            rows, figures, strict=True
+        for edit, (of_source, of_edited, of_blind, of_autoencoder, match) in zip(
+            edits, figures, strict=True
         )
     ]
 
@@ -163,7 +185,7 @@ def table(scores: Sequence[Score]) -> str:
 
     `gain`, `photo-blind` and `ceiling` are in dB above the untouched source.
     """
-    head = f"{'kind':<12}{'source':>8}{'edited':>8}{'gain':>7}{'photo-blind':>13}{'ceiling':>9}"
+    head = f"{'kind':<14}{'source':>8}{'edited':>8}{'gain':>7}{'photo-blind':>13}{'ceiling':>9}"
     head += f"{'right photo':>13}{'right kind':>12}"
     kinds = list(dict.fromkeys(s.kind for s in scores))
     groups = [(kind, [s for s in scores if s.kind == kind]) for kind in kinds]
@@ -180,6 +202,6 @@ def _line(name: str, scores: Sequence[Score]) -> str:
     photo = f"{sum(s.right_photo for s in scores)}/{len(scores)}"
     kind = f"{sum(s.right_kind for s in scores)}/{len(scores)}"
     return (
-        f"{name:<12}{source:>8.1f}{edited:>8.1f}{edited - source:>+7.1f}{blind - source:>+13.1f}"
+        f"{name:<14}{source:>8.1f}{edited:>8.1f}{edited - source:>+7.1f}{blind - source:>+13.1f}"
         f"{ceiling - source:>+9.1f}{photo:>13}{kind:>12}"
     )

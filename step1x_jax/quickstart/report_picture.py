@@ -10,39 +10,40 @@ from typing import IO, Any
 import numpy as np
 
 from step1x_jax.errors import UserError
+from step1x_jax.quickstart.held_out import HeldOutEdit
 
 COLUMNS = ("source", "instruction", "edited", "true edit")
 SMOOTHED_OVER = 0.1  # of the curve's points: the loss of a batch says little by itself
 
 
-def examples(rows: Sequence[dict[str, str]], *, chinese: bool) -> list[int]:
+def examples(edits: Sequence[HeldOutEdit], *, chinese: bool) -> list[int]:
     """Chooses one edit of every kind, going round the crops.
 
     Args:
-      rows: All edits, dictionaries with kind and language.
+      edits: All edits.
       chinese: Every other kind is shown with a Chinese instruction, where there is one.
 
     Returns:
-      Indices into `rows`, one per kind in order of first appearance.
+      Indices into `edits`, one per kind in order of first appearance.
     """
     chosen = []
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    kinds = list(dict.fromkeys(edit.kind for edit in edits))
     for number, kind in enumerate(kinds):
-        own = [i for i, row in enumerate(rows) if row["kind"] == kind]
-        start = (5 * number) % len(own)  # of 2 x 4 crops: the photographs in turn
+        own = [i for i, edit in enumerate(edits) if edit.kind == kind]
+        start = (7 * number) % len(own)  # of 2 x 6 crops: photographs and shapes in turn
         turned = own[start:] + own[:start]
         language = "cn" if chinese and number % 2 else "en"
-        matching = [i for i in turned if rows[i]["language"] == language]
+        matching = [i for i in turned if edits[i].language == language]
         chosen.append((matching or turned)[0])
     return chosen
 
 
 def draw(
     file: IO[bytes],
-    rows: Sequence[dict[str, str]],
-    sources: np.ndarray,
-    targets: np.ndarray,
-    edited: np.ndarray,
+    edits: Sequence[HeldOutEdit],
+    sources: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
+    edited: Sequence[np.ndarray],
     curve: Sequence[dict[str, float]],
     title: str,
 ) -> str | None:
@@ -50,8 +51,8 @@ def draw(
 
     Args:
       file: Where the PNG goes.
-      rows: All N edits, dictionaries with kind, language and instruction.
-      sources: (N, H, W, 3) uint8.
+      edits: All N edits.
+      sources: N pictures (H, W, 3) uint8.
       targets: The true edits, likewise.
       edited: The model's outputs, likewise.
       curve: The run's metrics, dictionaries with step and loss; empty for no curve.
@@ -68,9 +69,9 @@ def draw(
         from matplotlib.font_manager import FontProperties
     except ImportError as e:
         raise UserError('the report needs matplotlib: pip install "step1x_jax[quickstart]"') from e
-    characters = {c for row in rows if row["language"] == "cn" for c in row["instruction"]}
+    characters = {c for edit in edits if edit.language == "cn" for c in edit.instruction}
     font = font_with(characters)
-    chosen = examples(rows, chinese=font is not None)
+    chosen = examples(edits, chinese=font is not None)
 
     half = (len(chosen) + 1) // 2
     width = 11.2 + (3.8 if curve else 0)
@@ -87,11 +88,11 @@ def draw(
         for line, i in zip(axes, group, strict=False):
             for axis, picture in zip(line[[0, 2, 3]], (sources, edited, targets), strict=True):
                 axis.imshow(picture[i])
-            in_chinese = rows[i]["language"] == "cn"
+            in_chinese = edits[i].language == "cn"
             if in_chinese and font is None:
-                text, properties = rows[i]["kind"].replace("_", " "), FontProperties()
+                text, properties = edits[i].kind.replace("_", " "), FontProperties()
             else:
-                text = textwrap.fill(rows[i]["instruction"], 8 if in_chinese else 15)
+                text = textwrap.fill(edits[i].instruction, 8 if in_chinese else 15)
                 properties = FontProperties(fname=font if in_chinese else None)
             line[1].set_box_aspect(1)  # as high as the pictures beside it
             line[1].text(

@@ -18,8 +18,8 @@ from etils import epath
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from step1x_jax.conditioning.prompt import CHAT_AFTER_INSTRUCTION, CHAT_BEFORE_IMAGE, CHAT_START
+from step1x_jax.curation.embedded.plain_texts import PLAIN_TEMPLATES
 from step1x_jax.models.mllm.config import mllm_from_json
-from step1x_jax.quickstart.edits import KINDS
 from step1x_jax.weights.files.safetensors_io import write_safetensors
 from step1x_jax.weights.layouts.qwen import mllm_table
 from step1x_jax.weights.readers import InMemory
@@ -113,10 +113,12 @@ def train_tokenizer() -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    phrasings = [text for kind in KINDS.values() for text in kind.english]
+    phrasings = [text for wordings in PLAIN_TEMPLATES.values() for text in wordings["en"]]
     # Chinese has no spaces between words. Cut into characters, each becomes a token and no phrase
     # does, so that other phrasings share tokens with these.
-    phrasings += [character for kind in KINDS.values() for character in "".join(kind.chinese)]
+    phrasings += [
+        character for wordings in PLAIN_TEMPLATES.values() for character in "".join(wordings["cn"])
+    ]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

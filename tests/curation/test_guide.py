@@ -7,10 +7,13 @@ import re
 import pytest
 
 from step1x_jax.curation.engine.workdir import Workdir
+from step1x_jax.curation.operators.models import ModelStage
+from step1x_jax.curation.operators.sd3_controlnet import Sd3ControlNet
 from step1x_jax.curation.results import Results
 from tests.curation.tiny_edits import as_pixels, tiny_config
 from tests.curation.toys import drive
 
+COMMIT = "0123456789" * 4
 GUIDE = pathlib.Path(__file__).parents[2] / "launch/guides/curate.md"
 
 
@@ -27,6 +30,16 @@ def test_the_config_with_captions():
     config = block_with("Caption(")["get_config"]()
     config.validate()
     assert config.stages["instructions"].model.startswith("Qwen/")
+
+
+def test_planned_edits_by_stable_diffusion():
+    config = block_with("Sd3ControlNet(")["get_config"]()
+    for stage in config.stages.values():
+        if isinstance(stage, ModelStage):
+            stage.revision = COMMIT
+    config.stages["edit"].controlnet_revision = COMMIT
+    config.validate()
+    assert isinstance(config.stages["edit"], Sd3ControlNet)
 
 
 @pytest.mark.parquet

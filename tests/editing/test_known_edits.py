@@ -4,14 +4,15 @@ import json
 
 import pytest
 
+from step1x_jax.curation.embedded.plain_texts import PLAIN_TEMPLATES
 from step1x_jax.editing.known_edits import read_known_edits
 from step1x_jax.editing.loading import QUICKSTART
 from step1x_jax.errors import UserError
-from step1x_jax.quickstart.edits import KINDS
 
 
 def test_the_list_is_what_the_model_was_trained_with():
-    assert read_known_edits(QUICKSTART) == [[*k.english, *k.chinese] for k in KINDS.values()]
+    edits = [[*wordings["en"], *wordings["cn"]] for wordings in PLAIN_TEMPLATES.values()]
+    assert read_known_edits(QUICKSTART) == edits
 
 
 def test_a_folder_may_say_nothing_and_a_damaged_list_is_refused(tmp_path):

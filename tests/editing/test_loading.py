@@ -136,7 +136,7 @@ def test_an_editor_says_what_was_loaded():
 
 def test_the_shipped_model_reads_the_label_it_was_trained_with():
     assert find_parts("quickstart").encoder == QUICKSTART / "encoder"
-    assert Editor.load("quickstart").encoder.config.picture_label is True
+    assert Editor.load("quickstart").encoder.config.picture_label is False
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import types
 
 from step1x_jax.evaluation.benchmarks import GEDIT
 from step1x_jax.evaluation.datasets import read_samples
-from tests.evaluation.judging.judge_server import serving
+from tests.asking.chat_server import serving
 from tests.evaluation.judging.test_judge_run import honest
 from tests.evaluation.toy import toy_rows, write_listed, write_results
 from tests.launch.evaluate_command import JUDGE, SHARED, evaluate

@@ -11,7 +11,7 @@ import pytest
 
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.judgement_files import judge_folder, read_judgements
-from tests.evaluation.judging.judge_server import completion, error, serving
+from tests.asking.chat_server import completion, error, serving
 from tests.evaluation.judging.test_judge_run import honest
 from tests.evaluation.toy import toy_rows, toy_samples, write_listed, write_results
 from tests.launch.evaluate_command import JUDGE, evaluate

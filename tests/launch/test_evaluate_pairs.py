@@ -9,7 +9,7 @@ from PIL import Image
 
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.pairwise.pair_files import read_pairs
-from tests.evaluation.judging.judge_server import completion, error, serving
+from tests.asking.chat_server import completion, error, serving
 from tests.evaluation.toy import picture, toy_rows, toy_samples, write_listed, write_results
 from tests.launch.evaluate_command import JUDGE, evaluate
 
@@ -84,7 +84,7 @@ def test_from_pictures_to_a_ranking(dataset, results, capsys):
     assert "the first picture wins 50.0 % of the decisive ones" in printed
     assert "these agree in 100.0 %" in printed
     assert "Published" not in printed
-    assert "served_model toy-judge" in printed
+    assert "served_model toy-model" in printed
     values = json.loads((output / "rank.json").read_text())
     assert [len(table["scores"]) for table in values["tables"]] == [3] * 4
     rows = list(csv.DictReader((output / "rank.csv").read_text().splitlines()))
@@ -199,7 +199,7 @@ def test_a_judge_is_checked_against_people(people, tmp_path, capsys):
     ]  # fmt: skip
     assert "| add | 3 | 50.0 % |" in text
     values = json.loads((folder / "check.json").read_text())
-    assert values["facts"]["served_model"] == "toy-judge"
+    assert values["facts"]["served_model"] == "toy-model"
     assert values["dimensions"][0]["orders"]["agreement"] == 0
 
 

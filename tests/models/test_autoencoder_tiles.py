@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 from step1x_jax.conditioning.images import to_array
 from step1x_jax.kernels.attention import attention
@@ -12,7 +13,6 @@ from step1x_jax.models import autoencoder as module
 from step1x_jax.models.autoencoder import Autoencoder, ResnetBlock, attend, group_norm
 from step1x_jax.models.autoencoder_tiles import decode_tiled, encode_tiled, in_strips
 from step1x_jax.models.config import AutoencoderConfig
-from step1x_jax.quickstart.photographs import HELD_OUT, load
 from step1x_jax.weights.load import load_autoencoder
 
 _encode, _decode = nnx.jit(Autoencoder.encode), nnx.jit(Autoencoder.decode)
@@ -63,8 +63,10 @@ def test_strips_give_what_the_whole_gives(ch_mult, blocks, shape, rows):
 
 @pytest.mark.quickstart
 def test_a_photograph_with_the_quickstarts_weights():
+    from step1x_jax.curation.embedded.crops import photograph  # needs the extra
+
     model = load_autoencoder("step1x_jax/assets/quickstart/autoencoder")
-    picture = load(HELD_OUT[0]).resize((192, 264))
+    picture = Image.fromarray(photograph("chelsea")).resize((192, 264))
     images = jnp.asarray(to_array(picture))[None]
     latents = _encode(model, images)
     np.testing.assert_allclose(_encode_tiled(model, images, rows=32), latents, atol=ATOL)

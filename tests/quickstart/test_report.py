@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from step1x_jax.quickstart import report
+from step1x_jax.quickstart.held_out import HeldOutEdit
 
 
 def flat(*levels):
@@ -48,13 +49,13 @@ def test_nearest():
 
 @pytest.fixture
 def scores():
-    rows = [
-        {"image": image, "kind": kind, "instruction": f"{kind} it"}
-        for image in ("cat", "house")
+    edits = [
+        HeldOutEdit(crop, kind, "en", f"{kind} it", "", "")
+        for crop in ("cat", "house")
         for kind in ("fog", "night")
     ]
     return report.score(
-        rows,
+        edits,
         sources=flat(100, 100, 150, 150),
         targets=flat(200, 20, 240, 60),
         edited=flat(205, 50, 210, 58),  # the second is nearest to the house's night
@@ -73,7 +74,7 @@ def test_scores(scores):
     for name, value in expected.items():
         np.testing.assert_allclose(first.pop(name), value, rtol=1e-12)
     assert first == {
-        "image": "cat",
+        "crop": "cat",
         "kind": "fog",
         "instruction": "fog it",
         "right_photo": True,
@@ -88,6 +89,27 @@ def test_scores(scores):
     ]
 
 
+def test_pictures_are_compared_with_those_of_their_shape():
+    """Four edits of two shapes in turn score as two and two do."""
+    edits = [
+        HeldOutEdit(crop, "fog", "en", "fog it", "", "") for crop in ("cat", "house", "dog", "tree")
+    ]
+    levels = ((100, 20, 50, 30), (200, 120, 210, 90), (180, 119, 190, 91), (201, 121, 211, 91))
+    shapes = ((2, 4, 3), (4, 2, 3)) * 2
+    pictures = [
+        [np.full(shape, level, np.uint8) for level, shape in zip(row, shapes, strict=True)]
+        for row in levels
+    ]
+    scores = report.score(edits, *pictures)
+    assert [s.crop for s in scores] == [e.crop for e in edits]
+    for chosen in ([0, 2], [1, 3]):
+        alone = report.score(
+            [edits[i] for i in chosen], *([p[i] for i in chosen] for p in pictures)
+        )
+        assert [scores[i] for i in chosen] == alone
+    np.testing.assert_allclose(scores[0].psnr_photo_blind, 20 * np.log10(255 / 5))  # 205 for 200
+
+
 def test_mean_gain(scores):
     errors = [(100, 5), (80, 30), (90, 30), (90, 2)]
     gain = np.mean([20 * np.log10(before / after) for before, after in errors])
@@ -100,7 +122,7 @@ def test_json_has_the_promised_form(scores):
     assert content["seconds"] == 12.5
     assert len(content["edits"]) == 4
     assert set(content["edits"][0]) == {
-        "image", "kind", "instruction", "psnr_source", "psnr_edited", "psnr_photo_blind",
+        "crop", "kind", "instruction", "psnr_source", "psnr_edited", "psnr_photo_blind",
         "psnr_autoencoder", "right_photo", "right_kind",
     }  # fmt: skip
 

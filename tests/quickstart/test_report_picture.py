@@ -5,21 +5,22 @@ import pytest
 from PIL import Image
 
 from step1x_jax.quickstart import report_picture
+from step1x_jax.quickstart.held_out import HeldOutEdit
 
 KINDS = ("fog", "night", "frame")
-ROWS = [
-    {"kind": kind, "language": language, "instruction": {"en": "make it", "cn": "改成"}[language]}
+EDITS = [
+    HeldOutEdit("cat", kind, language, {"en": "make it", "cn": "改成"}[language], "", "")
     for language in ("en", "cn", "en", "cn")
     for kind in KINDS
 ]
 
 
 def test_examples_show_every_kind_once():
-    english = report_picture.examples(ROWS, chinese=False)
-    assert [ROWS[i]["kind"] for i in english] == list(KINDS)
-    assert {ROWS[i]["language"] for i in english} == {"en"}
-    both = report_picture.examples(ROWS, chinese=True)
-    assert [ROWS[i]["language"] for i in both] == ["en", "cn", "en"]
+    english = report_picture.examples(EDITS, chinese=False)
+    assert [EDITS[i].kind for i in english] == list(KINDS)
+    assert {EDITS[i].language for i in english} == {"en"}
+    both = report_picture.examples(EDITS, chinese=True)
+    assert [EDITS[i].language for i in both] == ["en", "cn", "en"]
 
 
 def test_smooth_is_the_mean_of_the_last_points():
@@ -38,10 +39,12 @@ def test_fonts():
 @pytest.mark.quickstart
 @pytest.mark.parametrize("with_curve", [True, False])
 def test_draw(with_curve):
-    pictures = np.random.default_rng(0).integers(0, 256, (3, len(ROWS), 16, 16, 3), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    shapes = [((16, 16, 3), (16, 24, 3), (24, 16, 3))[i % 3] for i in range(len(EDITS))]
+    pictures = [[rng.integers(0, 256, shape, np.uint8) for shape in shapes] for _ in range(3)]
     curve = [{"step": 25 * i, "loss": 1 / i} for i in range(1, 9)] if with_curve else []
     file = io.BytesIO()
-    missing = report_picture.draw(file, ROWS, *pictures, curve, "a title")
+    missing = report_picture.draw(file, EDITS, *pictures, curve, "a title")
     assert missing is None or "Chinese" in missing
     image = Image.open(file)
     assert image.format == "PNG"

@@ -15,11 +15,13 @@ from step1x_jax.conditioning.prompt import (
     Prompt,
 )
 from step1x_jax.conditioning.tokenizer import load_tokenizer
+from step1x_jax.curation.embedded.plain_texts import PLAIN_TEMPLATES
 from step1x_jax.quickstart import small_encoder
-from step1x_jax.quickstart.edits import KINDS
 
 SHIPPED = epath.Path(step1x_jax.__file__).parent / "assets" / "quickstart" / "encoder"
-PHRASINGS = [text for kind in KINDS.values() for text in kind.english + kind.chinese]
+PHRASINGS = [
+    text for wordings in PLAIN_TEMPLATES.values() for text in wordings["en"] + wordings["cn"]
+]
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +111,10 @@ def test_hidden_states_tell_kinds_apart():
         Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((128, 128))
         for _ in range(8)
     ]
-    texts = [text for kind in KINDS.values() for text in kind.english[:2] + kind.chinese[:1]]
-    labels = np.repeat(np.arange(len(KINDS)), 3)
+    texts = [
+        text for words in PLAIN_TEMPLATES.values() for text in words["en"][:2] + words["cn"][:1]
+    ]
+    labels = np.repeat(np.arange(len(PLAIN_TEMPLATES)), 3)
     means = []
     for picture in pictures:
         states, lengths = encoder.encode([picture] * len(texts), texts)
@@ -121,7 +125,7 @@ def test_hidden_states_tell_kinds_apart():
     assert np.abs(features[0] - features[1]).max() > 0.01
 
     fitted, new = features[:5].reshape(-1, small_encoder.HIDDEN), features[5:]
-    mean, truth = fitted.mean(axis=0), np.eye(len(KINDS))[np.tile(labels, 5)]
+    mean, truth = fitted.mean(axis=0), np.eye(len(PLAIN_TEMPLATES))[np.tile(labels, 5)]
     centred = fitted - mean
     ridge = 1e-3 * np.trace(centred.T @ centred) / small_encoder.HIDDEN
     weights = np.linalg.solve(

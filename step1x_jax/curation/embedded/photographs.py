@@ -135,7 +135,7 @@ def load_photographs() -> tuple[Photograph, ...]:
         whole = _read_whole(name, description)
         boxes: list[Box] = []
         for shape, (width, height) in SHAPES.items():
-            size = _largest_box(whole.pixels.shape[1], whole.pixels.shape[0], width / height)
+            size = largest_box(whole.pixels.shape[1], whole.pixels.shape[0], width / height)
             box = _centred(size, whole.pixels.shape, description.keep, _scale(description))
             if all(_overlap(box, other) < 0.95 for other in boxes):
                 boxes.append(box)
@@ -226,12 +226,15 @@ def find_file(package: str, file: str) -> epath.Path:
     )
 
 
-def _read_whole(name: str, description: Description) -> Photograph:
-    """A photograph with all mattes, at no more than LONGEST pixels."""
+def read_pixels(description: Description) -> np.ndarray:
+    """A photograph as (H, W, 3) uint8, read-only, at no more than LONGEST pixels.
+
+    Raises:
+      UserError: as `find_file`.
+    """
     path = find_file(description.package, description.file)
     with path.open("rb") as file, Image.open(file) as image:
         picture = image.convert("RGB")
-    whole = picture.size
     scale = _scale(description)
     if scale < 1:
         size = (round(picture.width * scale), round(picture.height * scale))
@@ -239,8 +242,16 @@ def _read_whole(name: str, description: Description) -> Photograph:
     pixels = np.asarray(picture)
     if description.tint != (1, 1, 1):
         pixels = to_uint8(to_float(pixels) * np.array(description.tint, np.float32))
-    pixels = _frozen(pixels)
-    mattes = functools.cache(lambda matte: _read_matte(matte, whole, picture.size))
+    return _frozen(pixels)
+
+
+def _read_whole(name: str, description: Description) -> Photograph:
+    """A photograph with all mattes, at no more than LONGEST pixels."""
+    pixels = read_pixels(description)
+    whole = _sizes(description.package, description.file)
+    scale = _scale(description)
+    size = (pixels.shape[1], pixels.shape[0])
+    mattes = functools.cache(lambda matte: _read_matte(matte, whole, size))
 
     def points(polygon: Polygon) -> Polygon:
         return [(x * scale, y * scale) for x, y in polygon]
@@ -268,7 +279,7 @@ def _read_whole(name: str, description: Description) -> Photograph:
         weights = smoothstep((region.width + HUE_EDGE - away) / HUE_EDGE)
         weights *= smoothstep((chroma - region.chroma + CHROMA_EDGE) / CHROMA_EDGE)
         if region.polygons:
-            parts = [fill_polygon(points(p), picture.size) for p in region.polygons]
+            parts = [fill_polygon(points(p), size) for p in region.polygons]
             weights = weights * np.max(parts, axis=0)
         if region.matte is not None:
             weights = weights * mattes(region.matte)
@@ -283,7 +294,7 @@ def _read_whole(name: str, description: Description) -> Photograph:
         for other in plane.without:
             alpha = alpha * (1 - mattes(other))
         for polygon in plane.off:
-            alpha = alpha * (1 - fill_polygon(points(polygon), picture.size))
+            alpha = alpha * (1 - fill_polygon(points(polygon), size))
         corners = np.array(points(plane.corners), np.float32)
         textures = tuple(plane.textures)
         planes.append(
@@ -363,7 +374,7 @@ def fill_polygon(polygon: Polygon, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(large.resize(size, Image.Resampling.BOX), np.float32) / 255
 
 
-def _largest_box(width: int, height: int, ratio: float) -> tuple[int, int]:
+def largest_box(width: int, height: int, ratio: float) -> tuple[int, int]:
     """Width and height of the largest box of a ratio."""
     if width > ratio * height:
         return round(ratio * height), height

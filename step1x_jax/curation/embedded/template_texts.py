@@ -4,11 +4,12 @@
 people's do.
 """
 
+from collections.abc import Mapping
+
 from step1x_jax.curation.categories import Category as C
+from step1x_jax.curation.embedded.plain_texts import PLAIN_TEMPLATES, Templates
 
-Templates = dict[str, tuple[str, ...]]  # by language
-
-TEMPLATES: dict[tuple[C, str], Templates] = {
+_OF_PHOTOGRAPHS: dict[tuple[C, str], Templates] = {
     (C.SUBJECT_ADD, "add"): {
         "en": (
             "Add {a} {where}.",
@@ -439,22 +440,6 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
             "换成日落时温暖的色调",
         ),
     },
-    (C.TONE_TRANSFER, "night"): {
-        "en": (
-            "Make it night.",
-            "Turn day into a dark blue night",
-            "Show this in the moonlight.",
-            "Change the time to midnight",
-            "Let it be dark, as at night",
-        ),
-        "cn": (
-            "把场景变成夜晚",
-            "改成深蓝色的夜景。",
-            "让画面像在月光下",
-            "把时间改成半夜",
-            "换成黑夜的色调",
-        ),
-    },
     (C.TONE_TRANSFER, "cool"): {
         "en": (
             "Give the picture a cold blue tone.",
@@ -674,3 +659,5 @@ TEMPLATES: dict[tuple[C, str], Templates] = {
         ),
     },
 }
+
+TEMPLATES: Mapping[tuple[C, str], Templates] = {**_OF_PHOTOGRAPHS, **PLAIN_TEMPLATES}

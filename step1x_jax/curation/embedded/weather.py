@@ -35,6 +35,14 @@ def fog(pixels: np.ndarray, disparity: np.ndarray, visibility: float) -> np.ndar
     return to_uint8(to_float(pixels) * left + AIR * (1 - left))
 
 
+def mist(pixels: np.ndarray) -> np.ndarray:
+    """Fog where no depth is known: dense at the top, which is far as a rule, thinner below."""
+    values = to_float(pixels)
+    density = (0.74 - 0.36 * _heights(pixels))[..., None]
+    faded = 0.5 * values + 0.5 * luminance(pixels)[..., None]
+    return to_uint8((1 - density) * faded + density * 0.82)
+
+
 def rain(pixels: np.ndarray, rng: np.random.Generator, density: float) -> np.ndarray:
     """Rain: bright streaks of one slant at two distances, under a dim grey sky.
 
@@ -109,6 +117,14 @@ def golden_hour(pixels: np.ndarray) -> np.ndarray:
     return to_uint8(values * (light * warm + (1 - light) * shadow) + 0.06 * light * warm)
 
 
+def sunset(pixels: np.ndarray) -> np.ndarray:
+    """Blue and green fade, orange glows from the top down to a violet ground."""
+    y = _heights(pixels)[..., None]
+    light = (1 - y) * np.array([1.15, 0.62, 0.16]) + y * np.array([0.92, 0.36, 0.34])
+    glow = (1 - y) * np.array([0.20, 0.08, 0.0]) + y * np.array([0.04, 0.0, 0.06])
+    return to_uint8(to_float(pixels) * light + glow)
+
+
 def night(pixels: np.ndarray) -> np.ndarray:
     """Dark and blue, as eyes and films see moonlight."""
     values = to_float(pixels)
@@ -160,6 +176,13 @@ def flat(pixels: np.ndarray) -> np.ndarray:
     lab[..., 0] = 52 + 0.36 * (lab[..., 0] - 50)
     lab[..., 1:] *= 0.5
     return from_lab(lab)
+
+
+def _heights(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) float32: how far down the middle of each pixel is, 0 to 1."""
+    height, width = pixels.shape[:2]
+    rows = (np.arange(height, dtype=np.float32) + 0.5) / height
+    return np.broadcast_to(rows[:, None], (height, width))
 
 
 def _linear(pixels: np.ndarray) -> np.ndarray:

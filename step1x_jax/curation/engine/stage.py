@@ -177,7 +177,8 @@ def outcomes_of(made: Any, many: bool) -> list[Outcome]:
     Raises:
       TypeError: it is no outcome.
     """
-    outcomes = list(made) if many and not isinstance(made, Mapping | Rejected) else [made]
+    single = isinstance(made, Mapping | Rejected | Failed)
+    outcomes = list(made) if many and not single else [made]
     for one in outcomes:
         if not isinstance(one, Mapping | Rejected | Failed):
             raise TypeError(f"the stage made {type(one).__name__} of a row")

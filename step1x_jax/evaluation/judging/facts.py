@@ -5,12 +5,14 @@ from typing import Any
 
 from etils import epath
 
+from step1x_jax.asking.cache import ReplyCache
+from step1x_jax.asking.exchange import Served
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.judging.cache import ReplyCache
-from step1x_jax.evaluation.judging.exchange import Served
 from step1x_jax.evaluation.judging.presets import JudgePreset
 from step1x_jax.files import is_file
 from step1x_jax.json_files import read_json, shown
+
+ANOTHER = "give another --judge_name"  # to judge in another folder
 
 
 def check_same_judge(
@@ -37,7 +39,7 @@ def check_same_judge(
         if there.get(name) != settings[name]:
             raise UserError(
                 f"{file.parent} has {what} with {name} {shown(there.get(name))}, and now it is"
-                f" {shown(settings[name])}; give another --judge_name, or remove that folder."
+                f" {shown(settings[name])}; {ANOTHER}, or remove that folder."
             )
     return there
 

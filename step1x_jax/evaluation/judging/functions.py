@@ -14,9 +14,9 @@ from typing import Any
 
 from PIL import Image
 
+from step1x_jax.asking.exchange import Ask, NoReply, Picture, Reply, Served
 from step1x_jax.conditioning.images import decode_image
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.judging.exchange import Ask, NoReply, Picture, Reply, Served
 from step1x_jax.json_files import SHOWN
 
 Scorer = Callable[[Image.Image, Image.Image, str], Mapping[str, Sequence[float]]]
@@ -64,7 +64,7 @@ class FunctionJudge:
         return Served()
 
     def answer(self, ask: Ask, attempt: int) -> Reply:
-        """See `Judge`; the reply's text is the function's result as JSON."""
+        """See `Respondent`; the reply's text is the function's result as JSON."""
         source, edited, instruction = ask.parts
         assert isinstance(source, Picture)
         assert isinstance(edited, Picture)

@@ -10,15 +10,15 @@ from typing import Any
 
 from etils import epath
 
+from step1x_jax.asking.ask import Answer, Limits, Plan, ask_all, plan_asking
+from step1x_jax.asking.cache import look_into_cache, open_cache
+from step1x_jax.asking.exchange import Ask, Respondent
 from step1x_jax.conditioning.images import read_image_bytes
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import Benchmark
 from step1x_jax.evaluation.judgement_files import JUDGE, ROWS, read_judgements, write_judgements
 from step1x_jax.evaluation.judgements import Judgement, Status
-from step1x_jax.evaluation.judging.ask import Answer, Limits, Plan, ask_all, plan_asking
-from step1x_jax.evaluation.judging.cache import look_into_cache, open_cache
-from step1x_jax.evaluation.judging.exchange import Ask, Judge
-from step1x_jax.evaluation.judging.facts import check_same_judge, judge_facts
+from step1x_jax.evaluation.judging.facts import ANOTHER, check_same_judge, judge_facts
 from step1x_jax.evaluation.judging.judges import is_function
 from step1x_jax.evaluation.judging.pictures import check_decodable
 from step1x_jax.evaluation.judging.presets import JudgePreset, Protocol
@@ -81,7 +81,7 @@ class JudgeRun:
             accept_single=self.accept_single,
         )
 
-    def settings(self, judge: Judge) -> dict[str, Any]:
+    def settings(self, judge: Respondent) -> dict[str, Any]:
         """SETTINGS, as values of JSON."""
         in_words = not is_function(self.preset.name)
         parameters = dict(judge.parameters)
@@ -99,7 +99,7 @@ class JudgeRun:
 
 
 def plan_judging(
-    run: JudgeRun, samples: Sequence[Sample], judge: Judge, limits: Limits
+    run: JudgeRun, samples: Sequence[Sample], judge: Respondent, limits: Limits
 ) -> tuple[Plan, dict[Status, int]]:
     """What `judge_pictures` would have to ask, and how many samples have no picture to ask about.
 
@@ -116,7 +116,7 @@ def plan_judging(
 
 
 def judge_pictures(
-    run: JudgeRun, samples: Sequence[Sample], judge: Judge, limits: Limits, tally: Tally
+    run: JudgeRun, samples: Sequence[Sample], judge: Respondent, limits: Limits, tally: Tally
 ) -> list[Judgement]:
     """Asks a judge about a method's pictures, and writes what it said.
 
@@ -144,7 +144,7 @@ def judge_pictures(
     calls = (run.questions.calls(sample.task) for sample, path in found.items() if path)
     total = sum(calls) * run.repeats
     answers: dict[tuple[SampleId, int], list[Answer[Scores]]] = collections.defaultdict(list)
-    with open_cache(run.folder) as cache:
+    with open_cache(run.folder, ANOTHER) as cache:
         earlier = _earlier(run, judge)  # as they are while no other process writes
         answered = ask_all(asks, judge, cache, limits, run.questions.parse)
         for answer in show_progress(answered, total, tally):
@@ -166,7 +166,7 @@ def judge_pictures(
     return judgements
 
 
-def _earlier(run: JudgeRun, judge: Judge) -> list[Judgement]:
+def _earlier(run: JudgeRun, judge: Respondent) -> list[Judgement]:
     """Judgements that are there; UserError if they were made otherwise."""
     check_same_judge(run.folder / JUDGE, run.settings(judge), SETTINGS, "judgements")
     return read_judgements(run.folder)[0] if is_file(run.folder / ROWS) else []

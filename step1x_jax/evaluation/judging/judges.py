@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
-from step1x_jax.evaluation.judging.ask import Limits
-from step1x_jax.evaluation.judging.chat import ChatJudge
-from step1x_jax.evaluation.judging.exchange import Judge
+from step1x_jax.asking.ask import Limits
+from step1x_jax.asking.chat import ChatClient
+from step1x_jax.asking.exchange import Respondent
 from step1x_jax.evaluation.judging.functions import FunctionJudge
 from step1x_jax.evaluation.judging.presets import IN_PROCESS, JudgePreset, find_preset
 from step1x_jax.evaluation.judging.transformers_judge import TransformersJudge
@@ -34,24 +34,24 @@ def preset_of(name: str, *, endpoint: str = "", model: str = "") -> JudgePreset:
 
 
 @contextlib.contextmanager
-def open_judge(preset: JudgePreset, timeout: float, key_variable: str = "") -> Iterator[Judge]:
+def open_judge(preset: JudgePreset, timeout: float, key_variable: str = "") -> Iterator[Respondent]:
     """A judge that can be asked.
 
     Args:
       preset: of `preset_of`.
       timeout: seconds for a reply of a server.
-      key_variable: see `ChatJudge`.
+      key_variable: see `ChatClient`.
 
     Raises:
       UserError: it cannot be made; see the judges.
     """
-    judge: ChatJudge | FunctionJudge | TransformersJudge
+    judge: ChatClient | FunctionJudge | TransformersJudge
     if is_function(preset.name):
         judge = FunctionJudge(preset.name, preset.model)
     elif preset.endpoint == IN_PROCESS:
         judge = TransformersJudge(preset)
     else:
-        judge = ChatJudge(preset, timeout, key_variable)
+        judge = ChatClient(preset, timeout, key_variable)
     with contextlib.closing(judge):
         yield judge
 

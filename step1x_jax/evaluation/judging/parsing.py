@@ -22,16 +22,6 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _WORDS = ("true", "false", "null")
 
 
-def strip_reasoning(text: str) -> str:
-    """What follows a model's reasoning: all behind the last </think>.
-
-    Models whose template opens the reasoning in the question close it only. Reasoning that was cut
-    off has nothing behind it.
-    """
-    after = text.rpartition("</think>")[2]  # all of it if there is none
-    return after.partition("<think>")[0].strip()
-
-
 def find_scores(reply: str) -> Any:
     """The value of "score" in a reply, as the published parser has it.
 

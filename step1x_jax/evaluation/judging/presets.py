@@ -8,10 +8,9 @@ ZhangqiJiang07/GEditBench_v2; the parameters that OpenAI's reasoning models refu
 import dataclasses
 from typing import Literal
 
+from step1x_jax.asking.preset import LOCAL, OPENAI, ChatPreset
 from step1x_jax.errors import UserError
 
-OPENAI = "https://api.openai.com/v1"
-LOCAL = "http://localhost:8000/v1"  # where vLLM serves if nothing else is said
 IN_PROCESS = "transformers"  # as an endpoint: no server
 
 # area512: each picture to about 512 x 512 pixels, in its own shape.  source_size: the result
@@ -19,39 +18,22 @@ IN_PROCESS = "transformers"  # as an endpoint: no server
 Protocol = Literal["area512", "source_size", "long1024"]
 
 
-@dataclasses.dataclass(frozen=True)
-class JudgePreset:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgePreset(ChatPreset):
     """How a judge is asked.
 
     Attributes:
       name: as given to --judge.
-      endpoint: the address that /chat/completions is appended to; IN_PROCESS: no server.
-      model: the id that a request carries; in process: a folder. "": there is no default.
-      token_limit: the name of the parameter that bounds a reply.
-      max_tokens: its value.
-      temperature: 0 is greedy; None: not sent, the server's default.
-      seed: of the first attempt, and one more for each further; None: not sent.
+      endpoint: see `ChatPreset`; IN_PROCESS: no server.
+      model: likewise; in process: a folder. "": there is no default.
       order: what comes first in a question, where the benchmark does not say.
-      picture_format: in which pictures are sent.
-      jpeg_quality: of Pillow, whose default is 75.
       protocol: how pictures are resized unless --protocol says otherwise.
-      structured: whether the form of the answer is sent along as a JSON schema, as the server's
-        response_format.
       strip_reasoning: whether <think>...</think> is taken away before a reply is read.
     """
 
     name: str
-    endpoint: str
-    model: str
-    max_tokens: int
-    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    temperature: float | None = None
-    seed: int | None = None
     order: Literal["pictures", "text"] = "pictures"
-    picture_format: Literal["PNG", "JPEG"] = "PNG"
-    jpeg_quality: int = 75
     protocol: Protocol = "area512"
-    structured: bool = False
     strip_reasoning: bool = False
 
 

@@ -5,19 +5,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from step1x_jax.asking.exchange import Ask, Picture
+from step1x_jax.asking.pictures import picture_to_send
+from step1x_jax.asking.replies import strip_reasoning
 from step1x_jax.evaluation.benchmarks import Benchmark, Question
-from step1x_jax.evaluation.judging.exchange import Ask, Picture
 from step1x_jax.evaluation.judging.judges import is_function
 from step1x_jax.evaluation.judging.parsing import (
     answer_schema,
     find_scores,
-    strip_reasoning,
     valid_numbers,
 )
 from step1x_jax.evaluation.judging.pictures import (
     Decodable,
     original,
-    picture_to_send,
     sent_size,
 )
 from step1x_jax.evaluation.judging.presets import JudgePreset, Protocol

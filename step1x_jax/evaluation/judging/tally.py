@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from step1x_jax.evaluation.judging.ask import Answer, Plan
+from step1x_jax.asking.ask import Answer, Plan
 
 T = TypeVar("T")
 MILLION = 1_000_000

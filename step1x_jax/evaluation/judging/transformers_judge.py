@@ -12,8 +12,8 @@ from typing import Any
 from etils import epath
 from PIL import Image
 
+from step1x_jax.asking.exchange import Ask, NoReply, Picture, Reply, Served
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.judging.exchange import Ask, NoReply, Picture, Reply, Served
 from step1x_jax.evaluation.judging.presets import JudgePreset
 from step1x_jax.files import fingerprint
 
@@ -62,7 +62,7 @@ class TransformersJudge:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """See `Judge`."""
+        """See `Respondent`."""
         return {"model": self.preset.model, "max_tokens": self.preset.max_tokens}
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class TransformersJudge:
         return Served(quantisation=str(getattr(method, "quant_method", method) or ""))
 
     def answer(self, ask: Ask, attempt: int) -> Reply:
-        """See `Judge`; greedy, so that further attempts would give the same."""
+        """See `Respondent`; greedy, so that further attempts would give the same."""
         begun = time.monotonic()
         inputs = self._prepare(ask)
         length = inputs["input_ids"].shape[1]

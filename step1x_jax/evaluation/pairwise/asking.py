@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from step1x_jax.evaluation.judging.ask import Answer, Limits, Plan, ask_all, plan_asking
-from step1x_jax.evaluation.judging.cache import ReplyCache
-from step1x_jax.evaluation.judging.exchange import Ask, Judge
+from step1x_jax.asking.ask import Answer, Limits, Plan, ask_all, plan_asking
+from step1x_jax.asking.cache import ReplyCache
+from step1x_jax.asking.exchange import Ask, Respondent
 from step1x_jax.evaluation.judging.tally import Tally, show_progress
 from step1x_jax.evaluation.pairwise.questions import parse
 from step1x_jax.evaluation.pairwise.verdicts import Failure, Verdict, Winner
@@ -14,14 +14,21 @@ from step1x_jax.evaluation.pairwise.verdicts import Failure, Verdict, Winner
 Questions = Iterable[tuple[Verdict, Ask | None]]
 
 
-def plan_verdicts(questions: Questions, judge: Judge, cache: ReplyCache, limits: Limits) -> Plan:
+def plan_verdicts(
+    questions: Questions, judge: Respondent, cache: ReplyCache, limits: Limits
+) -> Plan:
     """What `collect_verdicts` would have to ask; nothing is asked."""
     asks = (ask for _, ask in questions if ask is not None)
     return plan_asking(asks, judge, cache, limits, parse)
 
 
 def collect_verdicts(
-    questions: Questions, judge: Judge, cache: ReplyCache, limits: Limits, tally: Tally, total: int
+    questions: Questions,
+    judge: Respondent,
+    cache: ReplyCache,
+    limits: Limits,
+    tally: Tally,
+    total: int,
 ) -> list[Verdict]:
     """Asks a judge, with a progress bar.
 

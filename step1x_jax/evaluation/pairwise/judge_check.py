@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from step1x_jax.evaluation.judging.ask import Limits, Plan
-from step1x_jax.evaluation.judging.cache import look_into_cache, open_cache
-from step1x_jax.evaluation.judging.exchange import Ask, Judge
-from step1x_jax.evaluation.judging.facts import judge_facts
+from step1x_jax.asking.ask import Limits, Plan
+from step1x_jax.asking.cache import look_into_cache, open_cache
+from step1x_jax.asking.exchange import Ask, Respondent
+from step1x_jax.evaluation.judging.facts import ANOTHER, judge_facts
 from step1x_jax.evaluation.judging.presets import JudgePreset
 from step1x_jax.evaluation.judging.tally import Tally
 from step1x_jax.evaluation.pairwise.asking import collect_verdicts, plan_verdicts
@@ -85,7 +85,7 @@ def plan_check(
     pairs: Sequence[JudgedPair],
     folder: epath.Path,
     preset: JudgePreset,
-    judge: Judge,
+    judge: Respondent,
     limits: Limits,
     orders: Orders,
 ) -> Plan:
@@ -98,7 +98,7 @@ def check_judge(
     pairs: Sequence[JudgedPair],
     folder: epath.Path,
     preset: JudgePreset,
-    judge: Judge,
+    judge: Respondent,
     limits: Limits,
     orders: Orders,
     tally: Tally,
@@ -125,7 +125,7 @@ def check_judge(
     served = judge.describe()
     questions = _ask_about_all(pairs, preset, orders)
     total = len(pairs) * (2 if orders == "both" else 1)
-    with open_cache(folder) as cache:
+    with open_cache(folder, ANOTHER) as cache:
         verdicts = collect_verdicts(questions, judge, cache, limits, tally, total)
         prompts = prompts_for([QUESTIONS[name] for name in _dimensions(pairs)])
         facts: dict[str, Any] = {

@@ -11,13 +11,13 @@ from typing import Any
 
 from etils import epath
 
+from step1x_jax.asking.ask import Limits, Plan
+from step1x_jax.asking.cache import look_into_cache, open_cache
+from step1x_jax.asking.exchange import Ask, Respondent
 from step1x_jax.conditioning.images import read_image_bytes
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import Benchmark, Question
-from step1x_jax.evaluation.judging.ask import Limits, Plan
-from step1x_jax.evaluation.judging.cache import look_into_cache, open_cache
-from step1x_jax.evaluation.judging.exchange import Ask, Judge
-from step1x_jax.evaluation.judging.facts import check_same_judge, judge_facts
+from step1x_jax.evaluation.judging.facts import ANOTHER, check_same_judge, judge_facts
 from step1x_jax.evaluation.judging.presets import JudgePreset
 from step1x_jax.evaluation.judging.tally import Tally
 from step1x_jax.evaluation.method_pictures import find_pictures, method_folder
@@ -87,7 +87,7 @@ class PairRun:
         """Whether the methods' folders make a gallery, which may have a list."""
         return self.benchmark.layout == "flat"
 
-    def settings(self, judge: Judge) -> dict[str, Any]:
+    def settings(self, judge: Respondent) -> dict[str, Any]:
         """SETTINGS, as values of JSON."""
         return {
             "judge": self.preset.name,
@@ -152,7 +152,7 @@ def plan_run(
 
 
 def plan_pairs(
-    run: PairRun, samples: Sequence[Sample], judge: Judge, limits: Limits
+    run: PairRun, samples: Sequence[Sample], judge: Respondent, limits: Limits
 ) -> tuple[Plan, Without]:
     """What `judge_pairs` would have to ask, and which pictures it would not have.
 
@@ -168,7 +168,7 @@ def plan_pairs(
 
 
 def judge_pairs(
-    run: PairRun, samples: Sequence[Sample], judge: Judge, limits: Limits, tally: Tally
+    run: PairRun, samples: Sequence[Sample], judge: Respondent, limits: Limits, tally: Tally
 ) -> tuple[list[Verdict], Without]:
     """Asks a judge about pairs of pictures, and writes what it said.
 
@@ -192,7 +192,7 @@ def judge_pairs(
     _earlier(run, judge)
     served = judge.describe()
     asking = _Asking(run, samples)
-    with open_cache(run.folder) as cache:
+    with open_cache(run.folder, ANOTHER) as cache:
         earlier, facts = _earlier(run, judge)  # as they are while no other process writes
         verdicts = collect_verdicts(asking.every(), judge, cache, limits, tally, asking.total)
         judged = {frozenset(pair) for pair in run.pairs}
@@ -218,7 +218,7 @@ def judge_pairs(
     return verdicts, asking.without
 
 
-def _earlier(run: PairRun, judge: Judge) -> tuple[list[Verdict], dict[str, Any]]:
+def _earlier(run: PairRun, judge: Respondent) -> tuple[list[Verdict], dict[str, Any]]:
     """Verdicts and facts that are there; UserError if they were made otherwise."""
     there = check_same_judge(run.folder / JUDGE, run.settings(judge), SETTINGS, "verdicts")
     return read_pairs(run.folder) if there and is_file(run.folder / ROWS) else ([], there)

@@ -5,11 +5,12 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from step1x_jax.asking.exchange import Ask, Picture
+from step1x_jax.asking.pictures import picture_size, picture_to_send
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import GEDIT_V2, Question
-from step1x_jax.evaluation.judging.exchange import Ask, Picture
 from step1x_jax.evaluation.judging.judges import is_function
-from step1x_jax.evaluation.judging.pictures import picture_size, picture_to_send, sent_size
+from step1x_jax.evaluation.judging.pictures import sent_size
 from step1x_jax.evaluation.judging.presets import JudgePreset
 from step1x_jax.evaluation.judging.prompts import Prompts, read_prompts
 from step1x_jax.evaluation.pairwise.replies import SCHEMA, find_winner

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from step1x_jax.evaluation.judging.parsing import strip_reasoning
+from step1x_jax.asking.replies import strip_reasoning
 from step1x_jax.evaluation.pairwise.verdicts import Winner
 
 WINNER = "winner"

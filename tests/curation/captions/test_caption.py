@@ -7,17 +7,18 @@ import threading
 
 import pytest
 
-from step1x_jax.curation.captions.caption import MOST_ATTEMPTS, Caption
+from step1x_jax.curation.captions.caption import Caption
 from step1x_jax.curation.captions.examples import read_bank
 from step1x_jax.curation.captions.prompts import WRITE_SCHEMA
 from step1x_jax.curation.categories import Category
+from step1x_jax.curation.chat.stage import MOST_ATTEMPTS
 from step1x_jax.curation.engine.rows import StopError
 from step1x_jax.curation.engine.workdir import Workdir
 from step1x_jax.curation.results import Results
 from step1x_jax.errors import UserError
+from tests.asking.chat_server import completion, error, serving
 from tests.curation.tiny_edits import tiny_config
 from tests.curation.toys import drive
-from tests.evaluation.judging.judge_server import completion, error, serving
 
 pytestmark = pytest.mark.parquet
 

@@ -10,6 +10,7 @@ pytest.importorskip("cv2", reason="needs the extra [curation]")
 from step1x_jax.curation.categories import Category
 from step1x_jax.curation.embedded import words
 from step1x_jax.curation.embedded.human import ACTIONS as RETOUCHES
+from step1x_jax.curation.embedded.plain_texts import PLAIN_TEMPLATES
 from step1x_jax.curation.embedded.template_texts import TEMPLATES
 from step1x_jax.curation.embedded.templates import slots_of, write_instruction
 from step1x_jax.curation.embedded.text import ACTIONS as TEXT_ACTIONS
@@ -36,7 +37,11 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize("key", TEMPLATES, ids=lambda key: f"{key[0]}-{key[1]}")
+@pytest.mark.parametrize(
+    "key",
+    [key for key in TEMPLATES if key not in PLAIN_TEMPLATES],  # for those: test_plain.py
+    ids=lambda key: f"{key[0]}-{key[1]}",
+)
 def test_both_languages_have_as_many_wordings_and_their_script(key):
     templates = TEMPLATES[key]
     assert set(templates) == {"en", "cn"}
@@ -59,6 +64,7 @@ def test_every_action_of_every_maker_has_templates():
         if direction in ("back", "both"):
             actions.add((Category.TONE_TRANSFER, f"un_{name}"))
     mine = {Category.PS_HUMAN, Category.TEXT_CHANGE, Category.TONE_TRANSFER}
+    actions |= {key for key in PLAIN_TEMPLATES if key[0] in mine}
     assert {key for key in TEMPLATES if key[0] in mine} == actions
     assert {category for category, _ in TEMPLATES} == set(Category)
 

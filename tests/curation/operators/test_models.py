@@ -5,22 +5,10 @@ import types
 
 import pytest
 
-from step1x_jax.curation.engine.rows import Rejected
 from step1x_jax.curation.operators.aesthetics import Aesthetics
 from step1x_jax.curation.operators.clip import ClipScores
-from step1x_jax.curation.operators.limits import Limits
 from step1x_jax.curation.operators.models import import_library
 from step1x_jax.errors import UserError
-from tests.curation.operators.tiny import CONTEXT
-
-
-def test_limits():
-    look = Limits(image=0.5, direction=0.1, aesthetics=4.0).open()
-    fine = {"id": "a", "clip_image": 0.5, "clip_direction": None, "aesthetics": 4.5}
-    changes = [{}, {"clip_image": 0.4}, {"clip_direction": 0.0}, {"aesthetics": 3.9}]
-    made = look([fine | change for change in changes], CONTEXT)
-    reasons = [one.reason if isinstance(one, Rejected) else "" for one in made]
-    assert reasons == ["", "low_clip_image", "low_clip_direction", "low_aesthetics"]
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,17 @@ import re
 
 import pytest
 
+from step1x_jax.asking.ask import Limits
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import GEDIT, IMGEDIT
 from step1x_jax.evaluation.judgement_files import judge_folder, read_judgements
-from step1x_jax.evaluation.judging.ask import Limits
 from step1x_jax.evaluation.judging.judge_run import JudgeRun, judge_pictures, plan_judging
 from step1x_jax.evaluation.judging.judges import limits_for, open_judge, preset_of
 from step1x_jax.evaluation.judging.prompts import read_prompts
 from step1x_jax.evaluation.judging.questions import source_column
 from step1x_jax.evaluation.judging.tally import Prices, Tally, describe_plan
 from step1x_jax.evaluation.samples import Sample, SampleId
-from tests.evaluation.judging.judge_server import Response, completion, error, serving
+from tests.asking.chat_server import Response, completion, error, serving
 from tests.evaluation.toy import picture, png, toy_samples, write_results
 
 LIMITS = Limits(max_attempts=3, concurrency=4, first_wait=0.001)
@@ -118,7 +118,7 @@ def test_what_is_written_comes_back_and_costs_nothing_again(method):
         "source": "input_image_raw",
         "protocol": "area512",
         "accept_single": False,
-        "served_model": "toy-judge",
+        "served_model": "toy-model",
         "endpoint": host,
         "provider": "vllm",
         "quantisation": "awq",

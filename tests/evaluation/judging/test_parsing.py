@@ -9,7 +9,6 @@ from step1x_jax.evaluation.judging.parsing import (
     LONGEST,
     answer_schema,
     find_scores,
-    strip_reasoning,
     valid_numbers,
 )
 
@@ -114,20 +113,6 @@ def test_whole_numbers_from_one_to_five():
     assert valid_numbers([1, 5, 3.0], EDIT) == (1.0, 5.0, 3.0)
     assert valid_numbers([1, 5, 3.5], EDIT) is None
     assert valid_numbers([0, 5, 3], EDIT) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "rest"),
-    [
-        ("plain", "plain"),
-        ("<think>[1, 2]</think>\n[3, 4]", "[3, 4]"),
-        ("opened by the template: [1, 2]</think>[3, 4]", "[3, 4]"),
-        ("<think>cut off: [1, 2]", ""),
-        ("<think>a</think>b<think>c</think>[3, 4]", "[3, 4]"),
-    ],
-)
-def test_reasoning_is_taken_away(text, rest):
-    assert strip_reasoning(text) == rest
 
 
 def test_schema_says_what_counts():

@@ -5,14 +5,14 @@ import json
 
 import pytest
 
+from step1x_jax.asking.ask import Limits
+from step1x_jax.asking.exchange import Ask, NoReply
+from step1x_jax.asking.pictures import picture_to_send
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import GEDIT
 from step1x_jax.evaluation.judgement_files import judge_folder, read_judgements
-from step1x_jax.evaluation.judging.ask import Limits
-from step1x_jax.evaluation.judging.exchange import Ask, NoReply
 from step1x_jax.evaluation.judging.judge_run import JudgeRun, judge_pictures
 from step1x_jax.evaluation.judging.judges import limits_for, open_judge, preset_of
-from step1x_jax.evaluation.judging.pictures import picture_to_send
 from step1x_jax.evaluation.judging.prompts import read_prompts
 from step1x_jax.evaluation.judging.tally import Prices, Tally
 from tests.conditioning.small_qwen import make_folder

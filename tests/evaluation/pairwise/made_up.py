@@ -3,7 +3,7 @@
 import json
 import threading
 
-from step1x_jax.evaluation.judging.exchange import Reply, Served
+from step1x_jax.asking.exchange import Reply, Served
 
 
 class MadeUp:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from step1x_jax.evaluation.judging.ask import Limits
+from step1x_jax.asking.ask import Limits
 from step1x_jax.evaluation.judging.presets import find_preset
 from step1x_jax.evaluation.judging.tally import Prices, Tally
 from step1x_jax.evaluation.pairwise.check_tables import to_json, to_markdown

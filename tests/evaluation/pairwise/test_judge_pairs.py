@@ -9,10 +9,10 @@ import time
 import pytest
 from PIL import Image
 
+from step1x_jax.asking.ask import Limits
+from step1x_jax.asking.exchange import NoReply, Picture
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import GEDIT, GEDIT_V2
-from step1x_jax.evaluation.judging.ask import Limits
-from step1x_jax.evaluation.judging.exchange import NoReply, Picture
 from step1x_jax.evaluation.judging.presets import find_preset
 from step1x_jax.evaluation.judging.tally import Prices, Tally
 from step1x_jax.evaluation.pairwise.gallery import METADATA, read_gallery

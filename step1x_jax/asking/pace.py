@@ -5,8 +5,8 @@ import random
 import threading
 import time
 
+from step1x_jax.asking.pool import Stopping
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.judging.pool import Stopping
 
 _SPREAD = 0.5  # seconds over which those who were held together go on
 
@@ -63,7 +63,7 @@ class Pace:
         """
         if seconds > self._longest:
             raise UserError(
-                f"the judge's server wants a wait of {seconds:.0f} s ({reason}); run this again"
+                f"the server wants a wait of {seconds:.0f} s ({reason}); run this again"
                 " then: the replies so far are kept."
             )
         with self._lock:

@@ -1,7 +1,7 @@
-"""Asking a judge many questions: bounded attempts, nothing paid twice, every reply kept.
+"""Asking a model many questions: bounded attempts, nothing paid twice, every reply kept.
 
-What is asked, and of whom, is not known here: a benchmark makes the questions (`Ask`), a judge
-answers one of them once (`Judge`), `parse` says whether its reply counts.
+What is asked, and of whom, is not known here: the caller makes the questions (`Ask`), a
+`Respondent` answers one of them once, `parse` says whether its reply counts.
 """
 
 import dataclasses
@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Literal, TypeVar
 
+from step1x_jax.asking.cache import ReplyCache, cache_key
+from step1x_jax.asking.exchange import Ask, NoReply, Picture, Reply, Respondent
+from step1x_jax.asking.pace import Pace, backoff
+from step1x_jax.asking.pool import Pool, Stopping
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.judging.cache import ReplyCache, cache_key
-from step1x_jax.evaluation.judging.exchange import Ask, Judge, NoReply, Picture, Reply
-from step1x_jax.evaluation.judging.pace import Pace, backoff
-from step1x_jax.evaluation.judging.pool import Pool, Stopping
 from step1x_jax.json_files import SHOWN
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Answer(Generic[T]):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How a judge is asked, over a network that fails.
+    """How a model is asked, over a network that fails.
 
     Attributes:
       max_attempts: of each question, whatever became of them; kept replies count.
@@ -76,7 +76,7 @@ class Limits:
 
 def ask_all(
     questions: Iterable[Ask],
-    judge: Judge,
+    respondent: Respondent,
     cache: ReplyCache,
     limits: Limits,
     parse: Callable[[Ask, str], T | None],
@@ -85,7 +85,7 @@ def ask_all(
 
     Args:
       questions: taken one by one as they are needed.
-      judge: whom.
+      respondent: whom.
       cache: open; every reply is added.
       limits: how often and how fast.
       parse: makes a value of a reply's text, or None if it does not count; raises nothing.
@@ -102,7 +102,7 @@ def ask_all(
     silent = 0  # questions in a row that had no reply
 
     def attempt(ask: Ask, stopping: Stopping) -> Answer[T]:
-        return _attempt_all(ask, judge, cache, limits, parse, pace, stopping)
+        return _attempt_all(ask, respondent, cache, limits, parse, pace, stopping)
 
     with Pool(attempt, limits.concurrency) as pool:
 
@@ -113,10 +113,10 @@ def ask_all(
             if silent >= MOST_SILENT:
                 raise UserError(
                     f"{silent} questions in a row got no reply, the last one for this reason:"
-                    f" {answer.reason}; look at the judge's server, then run this again."
+                    f" {answer.reason}; look at the server, then run this again."
                 )
             yield answer
-            key = cache_key(answer.ask, judge.parameters)
+            key = cache_key(answer.ask, respondent.parameters)
             while twins[key]:
                 known = _known(twins[key][0], key, cache, limits, parse)
                 if known is None:  # there was no reply: the next one has its own attempts
@@ -127,7 +127,7 @@ def ask_all(
             del twins[key]
 
         for ask in questions:
-            key = cache_key(ask, judge.parameters)
+            key = cache_key(ask, respondent.parameters)
             if key in twins:
                 twins[key].append(ask)
             elif (known := _known(ask, key, cache, limits, parse)) is not None:
@@ -146,7 +146,7 @@ class Plan:
     """What `ask_all` would have to ask, if each question is answered at its first attempt.
 
     Attributes:
-      calls: requests to the judge.
+      calls: requests to the model.
       kept: questions whose answer is known.
       input_tokens: of these calls, about.
       output_tokens: of these calls, about.
@@ -160,7 +160,7 @@ class Plan:
 
 def plan_asking(
     questions: Iterable[Ask],
-    judge: Judge,
+    respondent: Respondent,
     cache: ReplyCache,
     limits: Limits,
     parse: Callable[[Ask, str], T | None],
@@ -172,7 +172,7 @@ def plan_asking(
     keys = set()
     kept = guessed = 0
     for ask in questions:
-        key = cache_key(ask, judge.parameters)
+        key = cache_key(ask, respondent.parameters)
         if key in keys or _known(ask, key, cache, limits, parse) is not None:
             kept += 1
         else:
@@ -207,13 +207,13 @@ def _known(
     """The answer that kept replies give; None if there are attempts left to get one."""
     replies = cache.replies(key)
     for number in range(len(replies)):
-        answer = _judge_reply(ask, replies[: number + 1], parse)
+        answer = _answer_by(ask, replies[: number + 1], parse)
         if answer.status == "ok":
             return answer
     return answer if len(replies) >= limits.max_attempts else None
 
 
-def _judge_reply(
+def _answer_by(
     ask: Ask, replies: tuple[Reply, ...], parse: Callable[[Ask, str], T | None], paid: int = 0
 ) -> Answer[T]:
     """The answer if the last reply is to decide."""
@@ -228,7 +228,7 @@ def _judge_reply(
 
 def _attempt_all(
     ask: Ask,
-    judge: Judge,
+    respondent: Respondent,
     cache: ReplyCache,
     limits: Limits,
     parse: Callable[[Ask, str], T | None],
@@ -236,13 +236,13 @@ def _attempt_all(
     stopping: Stopping,
 ) -> Answer[T]:
     """Asks until a reply counts or the attempts are used up; kept replies were attempts, too."""
-    key = cache_key(ask, judge.parameters)
+    key = cache_key(ask, respondent.parameters)
     kept = replies = cache.replies(key)
     failures = 0
     for number in range(len(kept), limits.max_attempts):
         pace.wait(stopping)
         try:
-            reply = judge.answer(ask, number)
+            reply = respondent.answer(ask, number)
         except NoReply as e:
             paid = len(replies) - len(kept)
             answer: Answer[T] = Answer(ask, "failed", None, str(e), replies, paid)
@@ -254,9 +254,9 @@ def _attempt_all(
                 stopping.sleep(backoff(failures, limits.first_wait, limits.longest_wait))
             failures += 1
             continue
-        reply = cache.append(key, ask.id, judge.parameters["model"], reply)
+        reply = cache.append(key, ask.id, respondent.parameters["model"], reply)
         replies = (*replies, reply)
-        answer = _judge_reply(ask, replies, parse, len(replies) - len(kept))
+        answer = _answer_by(ask, replies, parse, len(replies) - len(kept))
         if answer.status == "ok":
             break
     return answer

@@ -4,23 +4,24 @@ import time
 
 import pytest
 
-from step1x_jax.errors import UserError
-from step1x_jax.evaluation.judging.ask import (
+from step1x_jax.asking.ask import (
     MOST_SILENT,
     Limits,
     ask_all,
     guess_tokens,
     plan_asking,
 )
-from step1x_jax.evaluation.judging.cache import open_cache
-from step1x_jax.evaluation.judging.exchange import Ask, NoReply, Picture, Reply, Served
-from step1x_jax.evaluation.judging.pace import Pace, backoff
-from step1x_jax.evaluation.judging.pool import Stopped, Stopping
+from step1x_jax.asking.cache import open_cache
+from step1x_jax.asking.exchange import Ask, NoReply, Picture, Reply, Served
+from step1x_jax.asking.pace import Pace, backoff
+from step1x_jax.asking.pool import Stopped, Stopping
+from step1x_jax.errors import UserError
 
+OTHERWISE = "ask in another folder"
 QUICK = Limits(max_attempts=3, concurrency=4, first_wait=0.001)
 
 
-class ScriptedJudge:
+class ScriptedModel:
     """Replies as a script says: from a question and the number of the call to it."""
 
     def __init__(self, script):
@@ -59,9 +60,9 @@ def asks(*ids):
     return [Ask(name, (f"about {name}",)) for name in ids]
 
 
-def run(folder, judge, questions, limits=QUICK):
-    with open_cache(folder) as cache:
-        answers = list(ask_all(questions, judge, cache, limits, parse))
+def run(folder, model, questions, limits=QUICK):
+    with open_cache(folder, OTHERWISE) as cache:
+        answers = list(ask_all(questions, model, cache, limits, parse))
     assert len(answers) == len(questions)
     return {(answer.id, answer.ask.repeat): answer for answer in answers}
 
@@ -71,15 +72,15 @@ def statuses(answers):
 
 
 def test_every_question_is_answered_once_and_never_again(tmp_path):
-    judge = ScriptedJudge(lambda ask, number: time.sleep(0.005) or ask.id)
+    model = ScriptedModel(lambda ask, number: time.sleep(0.005) or ask.id)
     questions = asks(*map(str, range(30)))
-    answers = run(tmp_path, judge, questions)
+    answers = run(tmp_path, model, questions)
     assert {answer.value for answer in answers.values()} == set(range(30))
-    assert judge.calls.total() == 30
-    assert 1 < judge.most <= QUICK.concurrency
+    assert model.calls.total() == 30
+    assert 1 < model.most <= QUICK.concurrency
     assert all(answer.paid == 1 for answer in answers.values())
-    again = run(tmp_path, judge, questions)
-    assert judge.calls.total() == 30
+    again = run(tmp_path, model, questions)
+    assert model.calls.total() == 30
     assert all(answer.paid == 0 for answer in again.values())
     assert {name: one.value for name, one in again.items()} == {
         name: one.value for name, one in answers.items()
@@ -98,8 +99,8 @@ def test_what_does_not_count_is_asked_again_up_to_the_limit(tmp_path):
         "shaky": [NoReply("down", again=True), "hm", "4"],
         "last down": ["hm", "hm", NoReply("down", again=True)],
     }
-    judge = ScriptedJudge(lambda ask, number: scripts[ask.id][number])
-    answers = run(tmp_path, judge, asks(*scripts))
+    model = ScriptedModel(lambda ask, number: scripts[ask.id][number])
+    answers = run(tmp_path, model, asks(*scripts))
     assert statuses(answers) == {
         "good": "ok",
         "later": "ok",
@@ -111,7 +112,7 @@ def test_what_does_not_count_is_asked_again_up_to_the_limit(tmp_path):
         "shaky": "ok",
         "last down": "failed",
     }
-    assert judge.calls == {
+    assert model.calls == {
         "good": 1,
         "later": 2,
         "never": 3,
@@ -126,48 +127,48 @@ def test_what_does_not_count_is_asked_again_up_to_the_limit(tmp_path):
     assert answers["never", 0].reason == "hm"
     assert answers["down", 0].reason == "down"
     # Kept replies were attempts: only what had none, or had one attempt without any, is asked.
-    judge.calls.clear()
-    run(tmp_path, judge, asks(*scripts))
-    assert judge.calls == {"down": 3, "broken": 1, "last down": 1}
+    model.calls.clear()
+    run(tmp_path, model, asks(*scripts))
+    assert model.calls == {"down": 3, "broken": 1, "last down": 1}
 
 
 def test_more_attempts_go_on_from_the_kept_replies(tmp_path):
-    judge = ScriptedJudge(lambda ask, number: ["a", "b", "3", "d"][number])
-    assert statuses(run(tmp_path, judge, asks("x"), Limits(max_attempts=2))) == {"x": "unparsable"}
-    answers = run(tmp_path, judge, asks("x"), Limits(max_attempts=4))
-    assert judge.attempts == [0, 1, 2]
+    model = ScriptedModel(lambda ask, number: ["a", "b", "3", "d"][number])
+    assert statuses(run(tmp_path, model, asks("x"), Limits(max_attempts=2))) == {"x": "unparsable"}
+    answers = run(tmp_path, model, asks("x"), Limits(max_attempts=4))
+    assert model.attempts == [0, 1, 2]
     assert answers["x", 0].value == 3
     assert [reply.text for reply in answers["x", 0].replies] == ["a", "b", "3"]
     assert answers["x", 0].paid == 1
 
 
 def test_kept_replies_are_read_anew_and_the_first_that_counts_decides(tmp_path):
-    judge = ScriptedJudge(lambda ask, number: ["a 5", "b", "c"][number])
-    assert statuses(run(tmp_path, judge, asks("x"))) == {"x": "unparsable"}
-    with open_cache(tmp_path) as cache:
-        (answer,) = ask_all(asks("x"), judge, cache, QUICK, lambda ask, text: parse(ask, text[-1]))
+    model = ScriptedModel(lambda ask, number: ["a 5", "b", "c"][number])
+    assert statuses(run(tmp_path, model, asks("x"))) == {"x": "unparsable"}
+    with open_cache(tmp_path, OTHERWISE) as cache:
+        (answer,) = ask_all(asks("x"), model, cache, QUICK, lambda ask, text: parse(ask, text[-1]))
     assert (answer.status, answer.value, len(answer.replies)) == ("ok", 5, 1)
-    assert judge.calls.total() == 3
+    assert model.calls.total() == 3
 
 
 def test_repeats_are_questions_of_their_own_and_equal_questions_are_one(tmp_path):
-    judge = ScriptedJudge(lambda ask, number: time.sleep(0.02) or str(number))
+    model = ScriptedModel(lambda ask, number: time.sleep(0.02) or str(number))
     same = [Ask(f"q{i}", ("the same",)) for i in range(5)]
     repeats = [Ask("r", ("the same",), repeat=n) for n in range(1, 4)]
-    answers = run(tmp_path, judge, same + repeats)
-    assert judge.calls.total() == 4
+    answers = run(tmp_path, model, same + repeats)
+    assert model.calls.total() == 4
     assert sum(answer.paid for answer in answers.values()) == 4
     assert set(statuses(answers).values()) == {"ok"}
 
 
 def test_equal_questions_of_which_the_first_got_no_reply(tmp_path):
     def script(ask, number):
-        return NoReply("down", again=False) if judge.calls.total() == 1 else "5"
+        return NoReply("down", again=False) if model.calls.total() == 1 else "5"
 
-    judge = ScriptedJudge(script)
-    answers = run(tmp_path, judge, [Ask(f"q{i}", ("the same",)) for i in range(3)])
+    model = ScriptedModel(script)
+    answers = run(tmp_path, model, [Ask(f"q{i}", ("the same",)) for i in range(3)])
     assert sorted(statuses(answers).values()) == ["failed", "ok", "ok"]
-    assert judge.calls.total() == 2
+    assert model.calls.total() == 2
 
 
 def test_the_run_stops_at_once_and_keeps_what_came(tmp_path):
@@ -176,21 +177,21 @@ def test_the_run_stops_at_once_and_keeps_what_came(tmp_path):
             raise UserError("no money left; pay.")
         return "1"
 
-    judge = ScriptedJudge(script)
+    model = ScriptedModel(script)
     with pytest.raises(UserError, match="no money"):
-        run(tmp_path, judge, asks(*map(str, range(500))))
-    assert judge.calls.total() <= 2 + 3 * QUICK.concurrency
-    done = judge.calls.total() - 1
-    judge.script = lambda ask, number: "1"
-    run(tmp_path, judge, asks(*map(str, range(500))))
-    assert judge.calls.total() == done + 1 + 500 - done
+        run(tmp_path, model, asks(*map(str, range(500))))
+    assert model.calls.total() <= 2 + 3 * QUICK.concurrency
+    done = model.calls.total() - 1
+    model.script = lambda ask, number: "1"
+    run(tmp_path, model, asks(*map(str, range(500))))
+    assert model.calls.total() == done + 1 + 500 - done
 
 
-def test_a_judge_that_is_not_there_ends_the_run(tmp_path):
-    judge = ScriptedJudge(lambda ask, number: NoReply("refused to connect", again=True))
+def test_a_model_that_is_not_there_ends_the_run(tmp_path):
+    model = ScriptedModel(lambda ask, number: NoReply("refused to connect", again=True))
     with pytest.raises(UserError, match=rf"{MOST_SILENT} questions in a row .* refused to connect"):
-        run(tmp_path, judge, asks(*map(str, range(500))))
-    assert len(judge.calls) <= MOST_SILENT + 2 * QUICK.concurrency
+        run(tmp_path, model, asks(*map(str, range(500))))
+    assert len(model.calls) <= MOST_SILENT + 2 * QUICK.concurrency
 
 
 def test_single_failures_do_not(tmp_path):
@@ -200,15 +201,15 @@ def test_single_failures_do_not(tmp_path):
         return NoReply("too large", again=False) if ask.id in bad else "1"
 
     one_by_one = Limits(concurrency=1)
-    answers = run(tmp_path, ScriptedJudge(script), asks(*map(str, range(500))), one_by_one)
+    answers = run(tmp_path, ScriptedModel(script), asks(*map(str, range(500))), one_by_one)
     assert collections.Counter(statuses(answers).values()) == {"ok": 50, "failed": 450}
 
 
 def test_another_model_ends_the_run_and_is_not_kept(tmp_path):
-    judge = ScriptedJudge(lambda ask, number: Reply("1", model="m" if int(ask.id) < 10 else "n"))
+    model = ScriptedModel(lambda ask, number: Reply("1", model="m" if int(ask.id) < 10 else "n"))
     with pytest.raises(UserError, match=r"as 'n', and as 'm' before"):
-        run(tmp_path, judge, asks(*map(str, range(100))))
-    with open_cache(tmp_path) as cache:
+        run(tmp_path, model, asks(*map(str, range(100))))
+    with open_cache(tmp_path, OTHERWISE) as cache:
         assert {reply.model for reply in cache.every()} == {"m"}
         assert 10 - QUICK.concurrency <= len(cache.every()) <= 10
 
@@ -220,19 +221,19 @@ def test_a_wait_that_the_server_wants_holds_everybody(tmp_path):
         times.append(time.monotonic())
         return NoReply("busy", again=True, wait=0.3) if len(times) == 1 else "1"
 
-    run(tmp_path, ScriptedJudge(script), asks("0", "1", "2"), Limits(concurrency=1, first_wait=0))
+    run(tmp_path, ScriptedModel(script), asks("0", "1", "2"), Limits(concurrency=1, first_wait=0))
     assert times[1] - times[0] >= 0.3
     assert times[3] - times[1] < 0.55  # it held once, not three times
     with pytest.raises(UserError, match="wants a wait of 86400 s"):
         run(
             tmp_path,
-            ScriptedJudge(lambda ask, number: NoReply("busy", again=True, wait=86400)),
+            ScriptedModel(lambda ask, number: NoReply("busy", again=True, wait=86400)),
             asks("late"),
         )
 
 
-def test_a_hanging_judge_does_not_hold_up_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("step1x_jax.evaluation.judging.pool.GRACE", 0.2)
+def test_a_hanging_model_does_not_hold_up_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("step1x_jax.asking.pool.GRACE", 0.2)
     gone = threading.Event()
 
     def script(ask, number):
@@ -244,11 +245,13 @@ def test_a_hanging_judge_does_not_hold_up_the_end(tmp_path, monkeypatch):
 
     begun = time.monotonic()
     with pytest.raises(UserError, match="wrong key"):
-        run(tmp_path, ScriptedJudge(script), asks("hangs", "wrong"))
+        run(tmp_path, ScriptedModel(script), asks("hangs", "wrong"))
     assert time.monotonic() - begun < 15
     gone.set()
     time.sleep(0.05)
-    with open_cache(tmp_path) as cache:  # what came too late is not written into another's file
+    with open_cache(
+        tmp_path, OTHERWISE
+    ) as cache:  # what came too late is not written into another's file
         assert cache.every() == []
 
 
@@ -291,17 +294,17 @@ def test_waits_grow_to_a_bound_and_are_spread():
 
 
 def test_a_plan_counts_what_would_be_asked(tmp_path):
-    judge = ScriptedJudge(
+    model = ScriptedModel(
         lambda ask, number: Reply("1", model="m", input_tokens=70, output_tokens=7)
     )
     picture = Picture("p", bytes, pixels=28 * 28 * 10)
     questions = [Ask(f"q{i}", ("x" * 40 + str(i), picture)) for i in range(10)]
     assert guess_tokens(questions[0]) == 20
-    with open_cache(tmp_path) as cache:
-        plan = plan_asking(questions + questions[:2], judge, cache, QUICK, parse)
+    with open_cache(tmp_path, OTHERWISE) as cache:
+        plan = plan_asking(questions + questions[:2], model, cache, QUICK, parse)
         assert (plan.calls, plan.kept, plan.input_tokens) == (10, 2, 200)
-        assert len(list(ask_all(questions[:4], judge, cache, QUICK, parse))) == 4
-        plan = plan_asking(questions, judge, cache, QUICK, parse)
+        assert len(list(ask_all(questions[:4], model, cache, QUICK, parse))) == 4
+        plan = plan_asking(questions, model, cache, QUICK, parse)
         assert (plan.calls, plan.kept) == (6, 4)
         assert (plan.input_tokens, plan.output_tokens) == (420, 42)  # as replies so far
-    assert judge.calls.total() == 4
+    assert model.calls.total() == 4

@@ -7,15 +7,18 @@ import time
 
 import pytest
 
+from step1x_jax.asking.ask import Limits, ask_all
+from step1x_jax.asking.cache import open_cache
+from step1x_jax.asking.chat import ChatClient
+from step1x_jax.asking.exchange import Ask, Picture, Served
+from step1x_jax.asking.failures import read_failure, read_retry_after
+from step1x_jax.asking.preset import LOCAL, OPENAI, ChatPreset
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.judging.ask import Limits, ask_all
-from step1x_jax.evaluation.judging.cache import open_cache
-from step1x_jax.evaluation.judging.chat import ChatJudge
-from step1x_jax.evaluation.judging.exchange import Ask, Picture, Served
-from step1x_jax.evaluation.judging.failures import read_failure, read_retry_after
-from step1x_jax.evaluation.judging.presets import GPT_4_1, GPT_5, PVC_JUDGE, QWEN_2_5_VL_72B
-from tests.evaluation.judging.judge_server import Response, completion, error, serving
+from tests.asking.chat_server import Response, completion, error, serving
 
+OTHERWISE = "ask in another folder"
+PRESET = ChatPreset(endpoint=LOCAL, model="toy-1", max_tokens=512, temperature=0)
+OF_OPENAI = dataclasses.replace(PRESET, endpoint=OPENAI)
 LIMITS = Limits(max_attempts=3, concurrency=2, first_wait=0.001)
 GOOD = completion('{"score": [7, 8]}')
 KEY = "secret-key-of-a-test"
@@ -25,13 +28,13 @@ def parse(ask, text):
     return text if text.startswith('{"score": [') and text.endswith("]}") else None
 
 
-def asked(folder, server, questions=("q",), preset=QWEN_2_5_VL_72B, timeout=5.0, **more):
+def asked(folder, server, questions=("q",), preset=PRESET, timeout=5.0, **more):
     """Asks questions of a server; gives status by question."""
-    judge = ChatJudge(dataclasses.replace(preset, endpoint=server.url), timeout, **more)
+    client = ChatClient(dataclasses.replace(preset, endpoint=server.url), timeout, **more)
     asks = [Ask(name, (name,)) for name in questions]
-    with open_cache(folder) as cache:
-        answers = {one.id: one for one in ask_all(asks, judge, cache, LIMITS, parse)}
-    judge.close()
+    with open_cache(folder, OTHERWISE) as cache:
+        answers = {one.id: one for one in ask_all(asks, client, cache, LIMITS, parse)}
+    client.close()
     return answers
 
 
@@ -98,22 +101,22 @@ def test_what_becomes_of_a_question_and_how_many_calls_it_takes(tmp_path, respon
 @pytest.mark.parametrize(
     ("response", "words"),
     [
-        (error(401, "invalid_api_key"), "check the key"),
+        (error(401, "invalid_api_key"), "check the key, which the setting key_variable names"),
         (error(403), "check the key"),
         (error(402), "pay"),
         (error(429, "insufficient_quota", "You exceeded your current quota"), "exceeded .* pay"),
-        (error(404, "model_not_found"), "--model"),
+        (error(404, "model_not_found"), "settings endpoint and model"),
         (Response(404, {"message": "The model `x` does not exist.", "code": 404}), "not exist"),
-        (error(400, "model_not_found"), "--model"),
-        (Response(404, b"not found"), "--endpoint"),
+        (error(400, "model_not_found"), "settings endpoint and model"),
+        (Response(404, b"not found"), "settings endpoint and model"),
         (Response(301, b"", {"Location": "https://elsewhere/v1"}), "elsewhere"),
         (
             Response(400, {"error": {"param": "max_tokens", "code": "unsupported_parameter"}}),
-            "another --judge",
+            "all requests have max_tokens",
         ),
         (
             Response(400, {"error": {"param": "temperature", "code": "unsupported_value"}}),
-            "another --judge",
+            "all requests have temperature",
         ),
     ],
 )
@@ -158,11 +161,11 @@ def test_a_server_that_hangs_or_drips_is_left_in_time(tmp_path, slow):
 def test_a_server_that_is_not_there(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    preset = dataclasses.replace(QWEN_2_5_VL_72B, endpoint=f"http://127.0.0.1:{port}/v1")
-    judge = ChatJudge(preset, 5)
-    assert judge.describe() == Served()
-    with open_cache(tmp_path) as cache:
-        (answer,) = ask_all([Ask("q", ("q",))], judge, cache, LIMITS, parse)
+    preset = dataclasses.replace(PRESET, endpoint=f"http://127.0.0.1:{port}/v1")
+    client = ChatClient(preset, 5)
+    assert client.describe() == Served()
+    with open_cache(tmp_path, OTHERWISE) as cache:
+        (answer,) = ask_all([Ask("q", ("q",))], client, cache, LIMITS, parse)
     assert answer.status == "failed"
     assert "ConnectError" in answer.reason
 
@@ -176,14 +179,31 @@ def test_the_served_model_changes(tmp_path):
             asked(tmp_path, server, ["three"])
 
 
-def test_the_request_is_as_the_preset_says(tmp_path):
+def test_the_request_is_as_the_preset_says():
     data = b"bytes of a picture"
     schema = {"type": "object"}
-    for preset in (QWEN_2_5_VL_72B, GPT_4_1, GPT_5, PVC_JUDGE):
+    answer = {"name": "answer", "strict": True, "schema": schema}
+    bare = {"model": "toy-1", "max_tokens": 512}
+    cases = [
+        ({"temperature": None}, bare),
+        ({}, bare | {"temperature": 0}),
+        ({"temperature": 0.7, "seed": 42}, bare | {"temperature": 0.7, "seed": 42 + 2000 + 1}),
+        ({"picture_format": "JPEG"}, bare | {"temperature": 0}),
+        (
+            {"token_limit": "max_completion_tokens", "temperature": None, "structured": True},
+            {
+                "model": "toy-1",
+                "max_completion_tokens": 512,
+                "response_format": {"type": "json_schema", "json_schema": answer},
+            },
+        ),
+    ]
+    for change, expected in cases:
+        preset = dataclasses.replace(PRESET, **change)
         with serving(lambda request: GOOD) as server:
-            judge = ChatJudge(dataclasses.replace(preset, endpoint=server.url), 5)
+            client = ChatClient(dataclasses.replace(preset, endpoint=server.url), 5)
             parts = ("look:", Picture("x", lambda: data), "well?")
-            judge.answer(Ask("q", parts, system="be fair", schema=schema, repeat=2), attempt=1)
+            client.answer(Ask("q", parts, system="be fair", schema=schema, repeat=2), attempt=1)
             body = server.questions[0].body
         picture = {
             "type": "image_url",
@@ -197,29 +217,7 @@ def test_the_request_is_as_the_preset_says(tmp_path):
             {"role": "system", "content": "be fair"},
             {"role": "user", "content": [texts[0], picture, texts[1]]},
         ]
-        expected = {
-            "qwen2.5-vl-72b": {
-                "model": "Qwen/Qwen2.5-VL-72B-Instruct-AWQ",
-                "max_tokens": 512,
-                "temperature": 0,
-            },
-            "gpt-4.1": {"model": "gpt-4.1-2025-04-14", "max_tokens": 1400},
-            "gpt-5-family": {
-                "model": "gpt-5.1-2025-11-13",
-                "max_completion_tokens": 4096,
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": {"name": "answer", "strict": True, "schema": schema},
-                },
-            },
-            "pvc-judge": {
-                "model": "PVC-Judge",
-                "max_tokens": 2048,
-                "temperature": 0.7,
-                "seed": 42 + 2000 + 1,
-            },
-        }
-        assert body == expected[preset.name]
+        assert body == expected
 
 
 def test_what_is_kept_of_a_reply(tmp_path):
@@ -242,7 +240,7 @@ def test_a_reply_of_any_signs_can_be_kept(tmp_path):
     text = "\x00" * 150_000 + "三" * 10_000
     answer, calls = one_after_another(tmp_path, completion(text), GOOD)
     assert (answer.status, calls) == ("ok", 2)
-    with open_cache(tmp_path) as cache:
+    with open_cache(tmp_path, OTHERWISE) as cache:
         assert [reply.text for reply in cache.every()] == [text, '{"score": [7, 8]}']
 
 
@@ -268,14 +266,14 @@ def test_a_key_is_sent_where_it_belongs_and_is_in_no_message(tmp_path, monkeypat
         assert server.requests[-1].key == ""
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
-        ChatJudge(GPT_4_1, 5).describe()
+        ChatClient(OF_OPENAI, 5).describe()
     monkeypatch.setenv("TOY_KEY", "two\nlines")
     with pytest.raises(UserError, match="TOY_KEY holds no key"):
-        ChatJudge(GPT_4_1, 5, "TOY_KEY")
+        ChatClient(OF_OPENAI, 5, "TOY_KEY")
 
 
 def test_what_the_server_says_of_its_model():
-    model = {"id": QWEN_2_5_VL_72B.model, "owned_by": "vllm", "quantization": "awq"}
+    model = {"id": PRESET.model, "owned_by": "vllm", "quantization": "awq"}
     others = {"id": "other", "owned_by": "x"}
     cases = [
         (Response(404), Served()),
@@ -293,12 +291,12 @@ def test_what_the_server_says_of_its_model():
     ]
     for response, expected in cases:
         with serving(lambda request: GOOD, models=response) as server:
-            judge = ChatJudge(dataclasses.replace(QWEN_2_5_VL_72B, endpoint=server.url), 5)
-            assert judge.describe() == expected
+            client = ChatClient(dataclasses.replace(PRESET, endpoint=server.url), 5)
+            assert client.describe() == expected
     with serving(lambda request: GOOD, models=error(401)) as server:
-        judge = ChatJudge(dataclasses.replace(QWEN_2_5_VL_72B, endpoint=server.url), 5)
+        client = ChatClient(dataclasses.replace(PRESET, endpoint=server.url), 5)
         with pytest.raises(UserError, match="check the key"):
-            judge.describe()
+            client.describe()
 
 
 def test_errors_of_any_form_are_read():
@@ -312,4 +310,4 @@ def test_errors_of_any_form_are_read():
 
 def test_no_address():
     with pytest.raises(UserError, match="is no address"):
-        ChatJudge(dataclasses.replace(QWEN_2_5_VL_72B, endpoint="http://a b:port"), 5)
+        ChatClient(dataclasses.replace(PRESET, endpoint="http://a b:port"), 5)

@@ -1,4 +1,4 @@
-"""A judge's server on this machine whose replies, and failures, are scripted."""
+"""A model's server on this machine whose replies, and failures, are scripted."""
 
 import contextlib
 import dataclasses
@@ -42,7 +42,7 @@ class Response:
     drip: float = 0  # seconds between single bytes
 
 
-def completion(text, model="toy-judge", end="stop", **message):
+def completion(text, model="toy-model", end="stop", **message):
     """A completion as servers give it, of 100 tokens in and 10 out."""
     message = {"role": "assistant", "content": text} | message
     return Response(
@@ -61,7 +61,7 @@ def error(status, code=None, message="no", headers=None, **more):
 
 
 @dataclasses.dataclass
-class JudgeServer:
+class ChatServer:
     """The requests that came, and what is answered to them."""
 
     script: Callable[[Request], Response]
@@ -83,7 +83,7 @@ def serving(script, models=None):
       script: from a question to its response.
       models: the response to GET /models; None: the server has no such address.
     """
-    server = JudgeServer(script, models or Response(404, {"error": "nothing here"}))
+    server = ChatServer(script, models or Response(404, {"error": "nothing here"}))
     lock = threading.Lock()
 
     class Handler(http.server.BaseHTTPRequestHandler):

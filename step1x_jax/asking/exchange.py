@@ -1,4 +1,4 @@
-"""What goes to a judge, what comes back, and what a judge is."""
+"""What a model is asked, what comes back, and who can be asked."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -26,11 +26,11 @@ class Ask:
 
     Attributes:
       id: what it is about, for people who read the cache; unique in a run but for repeats.
-      parts: texts and pictures in the order in which the judge gets them.
+      parts: texts and pictures in the order in which they are sent.
       system: what stands before all, as the system's message; "" for none.
-      schema: JSON schema of the answer, for judges that are given one.
-      repeat: 0 and up: the same question asked again, to measure the judge's own noise.
-      subject: whatever the caller knows it by; no judge gets it, and no reply depends on it.
+      schema: JSON schema of the answer, for those that are given one.
+      repeat: 0 and up: the same question asked again, to measure the model's own noise.
+      subject: whatever the caller knows it by; it is not sent, and no reply depends on it.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Reply:
     """One reply, as it is kept.
 
     Attributes:
-      text: all that the judge said.
+      text: all that the model said.
       finish_reason: why it ended, in the server's word; "" if that says nothing.
       refused: whether a content filter held back question or reply.
       model: the name that the server gives its model.
@@ -71,7 +71,7 @@ class Reply:
 
 
 class NoReply(Exception):
-    """The judge gave no reply; its message says why, in a few words.
+    """There was no reply; its message says why, in a few words.
 
     Attributes:
       again: whether another attempt may do better.
@@ -99,8 +99,8 @@ class Served:
     shutdown_date: str = ""
 
 
-class Judge(Protocol):
-    """Answers one question, once."""
+class Respondent(Protocol):
+    """Who answers one question, once: a model on a server, in this process, or a function."""
 
     @property
     def parameters(self) -> Mapping[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from step1x_jax.asking.exchange import NoReply
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.judging.exchange import NoReply
 
 LONGEST = 300  # characters of a server's words
 _FILTERED = (
@@ -99,13 +99,16 @@ def no_reply(
     if status == 402 or not set(failure.codes).isdisjoint(_NO_MONEY):
         raise UserError(f"{why}; pay for more, then run this again: the replies so far are kept.")
     if status in (401, 403):
-        raise UserError(f"{why}; check the key, which --key_variable names.")
+        raise UserError(f"{why}; check the key, which the setting key_variable names.")
     if status == 404 or not set(failure.codes).isdisjoint(_NO_MODEL):
-        raise UserError(f"{why}; check --endpoint and --model.")
+        raise UserError(f"{why}; check the settings endpoint and model.")
     if 300 <= status < 400:
         raise UserError(f"{why}; it leads to {headers.get('location', 'nowhere')!r:.200}.")
     if status < 500 and failure.parameter in sent:
-        raise UserError(f"{why}; take another --judge, whose requests are as this model wants.")
+        raise UserError(
+            f"{why}; all requests have {failure.parameter}, which this model does not take so:"
+            " choose another model, or a preset that is made for it."
+        )
     again = status >= 500 or status in _ANOTHER_TIME
     return NoReply(
         f"status {status}: {failure.message}",

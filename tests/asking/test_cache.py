@@ -3,17 +3,18 @@ import json
 
 import pytest
 
+from step1x_jax.asking.cache import NAME, cache_key, look_into_cache, open_cache
+from step1x_jax.asking.exchange import Ask, Picture, Reply
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.judging.cache import NAME, cache_key, look_into_cache, open_cache
-from step1x_jax.evaluation.judging.exchange import Ask, Picture, Reply
 
+OTHERWISE = "ask in another folder"
 PARAMETERS = {"model": "m", "max_tokens": 5}
 ASK = Ask("one", ("text", Picture("abc", bytes)))
 
 
 def test_replies_come_back_as_they_were(tmp_path):
     first = Reply("line\nand „quotes“ 三", model="m1", input_tokens=3, seconds=0.5)
-    with open_cache(tmp_path) as cache:
+    with open_cache(tmp_path, OTHERWISE) as cache:
         kept = cache.append("k", "id", "m", first)
         assert cache.append("k", "id", "m", first).text == first.text
         cache.append("other", "id", "m", Reply("x", model="m1"))
@@ -26,12 +27,41 @@ def test_replies_come_back_as_they_were(tmp_path):
 
 
 def _opened(folder):
-    with open_cache(folder) as cache:
+    with open_cache(folder, OTHERWISE) as cache:
         yield cache
 
 
+# A line as files have it since there are any.
+STORED = (
+    r'{"key": "42e107", "id": "a sample", "asked": "toy/model", "reply": {"text":'
+    r' "{\"score\": [7]} „三“", "finish_reason": "stop", "refused": false, "model": "served-1",'
+    r' "provider": "vllm", "host": "127.0.0.1:8000", "input_tokens": 100, "output_tokens": 10,'
+    r' "seconds": 0.5, "time": "2026-11-30T08:54:44+00:00"}}'
+)
+
+
+def test_the_form_of_the_file_stays(tmp_path):
+    (tmp_path / "replies.jsonl").write_text(f"{STORED}\n")
+    (reply,) = look_into_cache(tmp_path).replies("42e107")
+    assert reply == Reply(
+        text='{"score": [7]} „三“',
+        finish_reason="stop",
+        model="served-1",
+        provider="vllm",
+        host="127.0.0.1:8000",
+        input_tokens=100,
+        output_tokens=10,
+        seconds=0.5,
+        time="2026-11-30T08:54:44+00:00",
+    )
+    with open_cache(tmp_path / "new", OTHERWISE) as cache:
+        kept = cache.append("42e107", "a sample", "toy/model", reply)
+    line = (tmp_path / "new/replies.jsonl").read_text()
+    assert line == STORED.replace(reply.time, kept.time) + "\n"
+
+
 def test_a_line_that_was_cut_off_is_dropped_and_the_next_is_whole(tmp_path):
-    with open_cache(tmp_path) as cache:
+    with open_cache(tmp_path, OTHERWISE) as cache:
         for text in ("a", "b"):
             cache.append(text, "id", "m", Reply(text))
     path = tmp_path / NAME
@@ -40,7 +70,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_the_next_is_whole(tmp_path):
         path.write_bytes(whole[:cut])
         before = look_into_cache(tmp_path)
         assert path.read_bytes() == whole[:cut]  # looking changes nothing
-        with open_cache(tmp_path) as cache:
+        with open_cache(tmp_path, OTHERWISE) as cache:
             for one in (before, cache):
                 assert [r.text for key in "ab" for r in one.replies(key)] == ["a"]
             cache.append("c", "id", "m", Reply("c"))
@@ -48,39 +78,42 @@ def test_a_line_that_was_cut_off_is_dropped_and_the_next_is_whole(tmp_path):
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path):
-    with open_cache(tmp_path) as cache:
+    with open_cache(tmp_path, OTHERWISE) as cache:
         cache.append("a", "id", "m", Reply("a"))
     path = tmp_path / NAME
     line = path.read_bytes()
     for damaged in (b"{}\n", b"nonsense\n", line.replace(b'"seconds": 0.0', b'"seconds": "x"')):
         path.write_bytes(line + damaged + line)
-        with pytest.raises(UserError, match="line 2"), open_cache(tmp_path):
+        with pytest.raises(UserError, match="line 2"), open_cache(tmp_path, OTHERWISE):
             pass
 
 
 def test_two_processes_do_not_share_a_file(tmp_path):
-    with open_cache(tmp_path):
-        with pytest.raises(UserError, match="another process"), open_cache(tmp_path):
+    with open_cache(tmp_path, OTHERWISE):
+        with (
+            pytest.raises(UserError, match=r"another process .* or ask in another folder"),
+            open_cache(tmp_path, OTHERWISE),
+        ):
             pass
         assert look_into_cache(tmp_path).every() == []
-    with open_cache(tmp_path):
+    with open_cache(tmp_path, OTHERWISE):
         pass
 
 
 def test_another_model_is_not_mixed_in(tmp_path):
-    with open_cache(tmp_path) as cache:
+    with open_cache(tmp_path, OTHERWISE) as cache:
         cache.append("a", "id", "m", Reply("a", model="m-1"))
         cache.append("b", "id", "m", Reply("refused", refused=True))  # nobody's name
         cache.append("c", "id", "another", Reply("c", model="n-1"))  # it was asked for
-    with open_cache(tmp_path) as cache:
+    with open_cache(tmp_path, OTHERWISE) as cache:
         cache.append("d", "id", "m", Reply("d", model="m-1"))
-        with pytest.raises(UserError, match=r"'m-2', and as 'm-1'"):
+        with pytest.raises(UserError, match=r"'m-2', and as 'm-1'.* or ask in another folder"):
             cache.append("e", "id", "m", Reply("e", model="m-2"))
     assert len(look_into_cache(tmp_path).every()) == 4
 
 
 def test_nothing_is_added_after_closing(tmp_path):
-    with open_cache(tmp_path) as cache:
+    with open_cache(tmp_path, OTHERWISE) as cache:
         pass
     cache.append("a", "id", "m", Reply("late"))
     assert look_into_cache(tmp_path).every() == []
@@ -111,5 +144,8 @@ def test_the_key_covers_all_that_a_reply_depends_on():
 
 
 def test_an_object_store_is_refused():
-    with pytest.raises(UserError, match="object store"), open_cache("gs://bucket/results"):
+    with (
+        pytest.raises(UserError, match="object store"),
+        open_cache("gs://bucket/results", OTHERWISE),
+    ):
         pass

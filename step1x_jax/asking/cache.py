@@ -1,4 +1,4 @@
-"""replies.jsonl: every reply of a judge, so that nothing is paid twice.
+"""replies.jsonl: every reply of a model, so that nothing is paid twice.
 
 A line for each, only ever appended. What a killed process wrote of its last line is cut off when
 the file is opened again.
@@ -16,8 +16,8 @@ from typing import IO, Any
 
 from etils import epath
 
+from step1x_jax.asking.exchange import Ask, Reply
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.judging.exchange import Ask, Reply
 from step1x_jax.files import check_local, exclusive, is_file, reason
 from step1x_jax.json_files import build, parse_json
 
@@ -43,11 +43,11 @@ class _Line:
 
 
 def cache_key(ask: Ask, parameters: Mapping[str, Any]) -> str:
-    """The question's and the judge's fingerprint: equal exactly where a reply may be used again.
+    """The question's and the model's fingerprint: equal exactly where a reply may be used again.
 
     Args:
-      ask: texts, pictures, repeat, and the schema if the judge is given it; not the id.
-      parameters: of the judge, see `Judge`.
+      ask: texts, pictures, repeat, and the schema if it is sent; not the id.
+      parameters: of who is asked, see `Respondent`.
     """
     values = {
         "parameters": dict(parameters),
@@ -70,8 +70,15 @@ def _now() -> str:
 class ReplyCache:
     """The replies of one file, and appending to it; `open_cache` makes it."""
 
-    def __init__(self, descriptor: int | None, lines: list[_Line], path: epath.Path):
+    def __init__(
+        self,
+        descriptor: int | None,
+        lines: list[_Line],
+        path: epath.Path,
+        otherwise: str = "",
+    ):
         self.path = path
+        self._otherwise = otherwise
         self._descriptor = descriptor
         self._lock = threading.Lock()
         self._replies: dict[str, tuple[Reply, ...]] = {}
@@ -118,8 +125,8 @@ class ReplyCache:
             before = self._served.get(asked, reply.model)
             if reply.model and reply.model != before:
                 raise UserError(
-                    f"the judge's server replied as {reply.model!r}, and as {before!r} before; one"
-                    f" table needs one judge: remove {self.path} or give another --judge_name."
+                    f"the server replied as {reply.model!r}, and as {before!r} before; replies of"
+                    f" two models are not mixed: remove {self.path}, or {self._otherwise}."
                 )
             data = (text + "\n").encode(errors="replace")
             try:
@@ -142,11 +149,12 @@ class ReplyCache:
 
 
 @contextlib.contextmanager
-def open_cache(folder: epath.PathLike) -> Iterator[ReplyCache]:
+def open_cache(folder: epath.PathLike, otherwise: str) -> Iterator[ReplyCache]:
     """The replies in a folder, for this process alone.
 
     Args:
-      folder: of a method and a judge, on a disk: an object store has no appending; made if need be.
+      folder: on a disk: an object store has no appending; made if need be.
+      otherwise: how the user can have another folder, for errors: "give another --workdir".
 
     Yields:
       The cache.
@@ -156,7 +164,7 @@ def open_cache(folder: epath.PathLike) -> Iterator[ReplyCache]:
     """
     check_local(folder)
     path = epath.Path(folder) / NAME
-    message = f"another process judges in {folder}; wait for it, or give another --judge_name."
+    message = f"another process asks in {folder}; wait for it, or {otherwise}."
     with exclusive(path.parent / f"{NAME}.lock", message):
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -167,7 +175,7 @@ def open_cache(folder: epath.PathLike) -> Iterator[ReplyCache]:
             with os.fdopen(os.dup(descriptor), "rb") as f:
                 lines, end = _read_lines(f, path)
             os.ftruncate(descriptor, end)
-            cache = ReplyCache(descriptor, lines, path)
+            cache = ReplyCache(descriptor, lines, path, otherwise)
             yield cache
         finally:
             cache.close() if cache else os.close(descriptor)

@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible address: POST /chat/completions, one request a call.
+"""A model behind an OpenAI-compatible address: POST /chat/completions, one request a call.
 
 By httpx2 (requirements.txt; transformers brings it along) and not by the package openai: that one
 repeats requests by itself, waits by its own rules, and checks the form of requests that other
@@ -17,10 +17,10 @@ from typing import Any
 import httpx2
 import msgspec
 
+from step1x_jax.asking.exchange import Ask, NoReply, Picture, Reply, Served
+from step1x_jax.asking.failures import no_reply, read_failure
+from step1x_jax.asking.preset import LOCAL, OPENAI, ChatPreset
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.judging.exchange import Ask, NoReply, Picture, Reply, Served
-from step1x_jax.evaluation.judging.failures import no_reply, read_failure
-from step1x_jax.evaluation.judging.presets import OPENAI, JudgePreset
 from step1x_jax.json_files import SHOWN
 
 LARGEST = 1 << 20  # bytes of a server's answer, of which a cache's line can hold every sign
@@ -66,10 +66,10 @@ class _Models(msgspec.Struct):
     data: list[_Model]
 
 
-class ChatJudge:
-    """A judge on a server; usable from several threads."""
+class ChatClient:
+    """A model on a server; usable from several threads."""
 
-    def __init__(self, preset: JudgePreset, timeout: float, key_variable: str = ""):
+    def __init__(self, preset: ChatPreset, timeout: float, key_variable: str = ""):
         """Opens no connection yet.
 
         Args:
@@ -95,7 +95,9 @@ class ChatJudge:
                 limits=httpx2.Limits(),  # none: so many threads as ask at a time
             )
         except (httpx2.InvalidURL, ValueError) as e:
-            raise UserError(f"--endpoint={preset.endpoint} is no address ({e}).") from e
+            raise UserError(
+                f"the endpoint {preset.endpoint} is no address ({e}); give one such as {LOCAL}."
+            ) from e
 
     def close(self) -> None:
         """Closes its connections."""
@@ -103,7 +105,7 @@ class ChatJudge:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """See `Judge`."""
+        """See `Respondent`."""
         sent = {
             "model": self.preset.model,
             self.preset.token_limit: self.preset.max_tokens,
@@ -114,7 +116,7 @@ class ChatJudge:
         return {name: value for name, value in sent.items() if value is not None}
 
     def answer(self, ask: Ask, attempt: int) -> Reply:
-        """See `Judge`."""
+        """See `Respondent`."""
         begun = time.monotonic()
         request = self._request(ask, attempt)
         status, headers, body = self._send("POST", "/chat/completions", request)

@@ -1,0 +1,83 @@
+"""The edits that the quickstart is scored on: those of photographs that no training saw.
+
+They are the list held_out.jsonl that launch.curate export writes for configs/curate_quickstart.py.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from step1x_jax.errors import UserError
+from step1x_jax.json_files import build, parse_json
+
+FILE = "held_out.jsonl"
+LANGUAGES = ("en", "cn")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutEdit:
+    """One edit.
+
+    Attributes:
+      crop: which crop of a photograph it changes: its digest.
+      kind: name of the plain edit (curation/embedded/plain.py).
+      language: "en" or "cn".
+      instruction: in that language.
+      source: path of the crop.
+      target: path of the true edit.
+    """
+
+    crop: str
+    kind: str
+    language: str
+    instruction: str
+    source: str
+    target: str
+
+
+def read_held_out(folder: epath.PathLike) -> list[HeldOutEdit]:
+    """The edits of a list in order, each in one language: these alternate over crops and kinds.
+
+    Args:
+      folder: with FILE and the pictures that it names.
+
+    Raises:
+      UserError: there is no list, or a line of it is not as launch.curate writes it.
+    """
+    folder = epath.Path(folder)
+    path = folder / FILE
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing: run python -m launch.curate export"
+            " --config=configs/curate_quickstart.py first."
+        )
+    edits = list(_read_lines(path))
+    crops = list(dict.fromkeys(edit.crop for edit in edits))
+    kinds = list(dict.fromkeys(edit.kind for edit in edits))
+    return [
+        dataclasses.replace(
+            edit, source=str(folder / edit.source), target=str(folder / edit.target)
+        )
+        for edit in edits
+        if edit.language == LANGUAGES[(crops.index(edit.crop) + kinds.index(edit.kind)) % 2]
+    ]
+
+
+def _read_lines(path: epath.Path) -> Iterator[HeldOutEdit]:
+    for number, line in enumerate(path.read_bytes().decode().splitlines(), 1):
+        where = f"{path} line {number}"
+        row = build(dict[str, Any], parse_json(line, where), where)
+        try:
+            values = {
+                "crop": row["photograph_sha256"],
+                "kind": row["method"].removeprefix("plain/"),
+                **{name: row[name] for name in ("language", "instruction", "source", "target")},
+            }
+        except (KeyError, AttributeError) as e:
+            raise UserError(
+                f"{where} is not as launch.curate export writes it ({e}); remove the folder, and"
+                " export again."
+            ) from e
+        yield build(HeldOutEdit, values, where)
