@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("cv2", reason="needs the extra [curation]")
+
 from step1x_jax.curation.embedded.crops import RARE, draw_name, photograph, random_crop
 from step1x_jax.curation.embedded.descriptions import read_descriptions
 

@@ -3,6 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
+pytest.importorskip("cv2", reason="needs the extra [curation]")
+
 from step1x_jax.curation.embedded import painting, plain, weather
 from step1x_jax.curation.embedded.crops import WHOLE, photograph, random_crop
 from step1x_jax.curation.embedded.plain import PLAIN
