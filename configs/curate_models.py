@@ -4,9 +4,9 @@
         --config.source.path=photographs
 
 Give each model's commit below (its page on the Hub lists them under Files, History), and where the
-aesthetics head and the language model are. It was never run with published weights. One stage's
-models are in memory at a time; of the largest, FLUX.1 Fill, weights in bfloat16 are 33.7 GB: a GPU
-with 48 GB should do. The language model needs a GPU of its own.
+aesthetics head and the language model are. It was never run with the published weights. One stage's
+models are in memory at a time; the largest, FLUX.1 Fill in bfloat16, are 33.7 GB of weights, and
+what is computed besides: a GPU with 48 GB should do. The language model needs a GPU of its own.
 """
 
 from typing import Any

@@ -1,5 +1,5 @@
 """Commands: flags, printing, files. Run them as `python -m launch.NAME` from the root."""
 
-from launch.interrupt import install_if_command
+from launch.shared.interrupt import install_if_command
 
 install_if_command()

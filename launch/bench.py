@@ -14,8 +14,10 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import bench_attention, bench_encoder, bench_loader
-from launch.command import run
+from launch.benches import attention as bench_attention
+from launch.benches import encoder as bench_encoder
+from launch.benches import loader as bench_loader
+from launch.shared.command import run
 from step1x_jax.files import replacing
 
 _JSON = flags.DEFINE_string("json", None, "Writes the figures to this file, too.")

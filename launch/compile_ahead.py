@@ -19,10 +19,10 @@ import sys
 
 from absl import flags
 
-from launch import config_flag
-from launch.command import run
-from launch.config_flag import read_config
-from step1x_jax.models.lora import STORED
+from launch.shared import config_flag
+from launch.shared.command import run
+from launch.shared.config_flag import read_config
+from step1x_jax import choices
 from step1x_jax.parallel.mesh import parse_mesh
 from step1x_jax.planning.chips import parse_topology
 from step1x_jax.planning.compilation import prepare_environment
@@ -43,7 +43,10 @@ _SIZE = flags.DEFINE_integer(
 )
 _EXAMPLES = flags.DEFINE_integer("examples", 1, "For each part of the batch.", lower_bound=1)
 _QUANTIZE = flags.DEFINE_enum(
-    "quantize", None, list(STORED), "Of an edit: stores the transformer's blocks in 8 bits."
+    "quantize",
+    None,
+    list(choices.EIGHT_BITS),
+    "Of an edit: stores the transformer's blocks in 8 bits.",
 )
 _JSON = flags.DEFINE_bool("json", False, "One JSON object (with --search a list) on stdout.")
 _SEARCH = flags.DEFINE_bool(

@@ -24,8 +24,8 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from launch import weights_flags
-from launch.command import run
+from launch.shared import weights_flags
+from launch.shared.command import run
 from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.editing.loading import model_path
 from step1x_jax.editing.settings import encoder_of, sampling_of, settings_json

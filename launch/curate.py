@@ -14,10 +14,11 @@ import sys
 from absl import flags
 from tqdm import tqdm
 
-from launch import curate_flags, curate_results
-from launch.command import run
-from launch.curate_editor import give_editors
-from launch.curate_flags import ACTORS, ADDRESS, ENGINE, WORKDIR, read_config
+from launch.curation import flags as curate_flags
+from launch.curation import results as curate_results
+from launch.curation.editor import give_editors
+from launch.curation.flags import ACTORS, ADDRESS, ENGINE, WORKDIR, read_config
+from launch.shared.command import run
 from step1x_jax.curation.config import CurateConfig
 from step1x_jax.curation.engine import driver
 from step1x_jax.curation.engine.driver import Plan

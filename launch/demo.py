@@ -19,9 +19,9 @@ import threading
 
 from absl import flags
 
-from launch import editor_flags
-from launch.command import run
-from launch.demo_queue import EditQueue
+from launch.demonstration.queue import EditQueue
+from launch.shared import editor_flags
+from launch.shared.command import run
 from step1x_jax.editing.editor import Editor
 from step1x_jax.errors import UserError
 
@@ -51,7 +51,7 @@ def main() -> None:
         os.environ["GRADIO_TEMP_DIR"] = str(root / "uploads")
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         try:
-            from launch.demo_page import Page, serve
+            from launch.demonstration.page import Page, serve
         except ModuleNotFoundError as e:
             if e.name != "gradio":
                 raise

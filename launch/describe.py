@@ -10,13 +10,13 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import config_flag
-from launch.command import run
-from launch.config_flag import read_config
+from launch.shared import config_flag
+from launch.shared.command import run
+from launch.shared.config_flag import read_config
 from step1x_jax.parallel.mesh import make_mesh
 from step1x_jax.training.describe import abstract_batch, parameter_counts, trace_train_step
 from step1x_jax.training.parts import abstract_frozen
-from step1x_jax.training.step import abstract_state
+from step1x_jax.training.step.train_step import abstract_state
 from step1x_jax.weights.run.fingerprints import name_arrays
 
 flags.adopt_module_key_flags(config_flag)

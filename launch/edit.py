@@ -30,11 +30,9 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from launch import editor_flags, sampling_flags, weights_flags
-from launch.command import run
-from launch.edit_check import print_findings, print_progress
-from launch.edit_making import Extras, make_all
-from launch.edit_plan import (
+from launch.edits.check import print_findings, print_progress
+from launch.edits.making import Extras, make_all
+from launch.edits.plan import (
     Job,
     Output,
     check_places,
@@ -43,8 +41,10 @@ from launch.edit_plan import (
     recipe_of,
     still_to_make,
 )
-from launch.edit_report import Report
-from launch.edit_rows import Row, is_folder, read_rows, rows_of_flags
+from launch.edits.report import Report
+from launch.edits.rows import Row, is_folder, read_rows, rows_of_flags
+from launch.shared import editor_flags, sampling_flags, weights_flags
+from launch.shared.command import run
 from step1x_jax import __version__
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.conditioning.prompt import check_instruction

@@ -21,10 +21,10 @@ import sys
 
 from absl import flags
 
-from launch.command import run
+from launch.shared.command import run
 
 COMMANDS = {
-    name: f"launch.evaluate_{re.sub('[- ]', '_', name)}"
+    name: f"launch.evaluations.{re.sub('[- ]', '_', name)}"
     for name in (
         "generate", "judge", "report", "compare", "rank", "judge-check", "study build",
         "study score", "deidentify scan", "deidentify review", "deidentify export", "reference",

@@ -13,10 +13,10 @@ import json
 import jax
 from absl import flags
 
-from launch import config_flag
-from launch.command import run
-from launch.config_flag import read_config
-from step1x_jax.models.lora import STORED
+from launch.shared import config_flag
+from launch.shared.command import run
+from launch.shared.config_flag import read_config
+from step1x_jax import choices
 from step1x_jax.parallel.described_gpus import GPUS, gpu_devices
 from step1x_jax.planning.gpu_memory import (
     edit_in_words,
@@ -34,7 +34,10 @@ _SIZE = flags.DEFINE_integer(
 )
 _EXAMPLES = flags.DEFINE_integer("examples", 1, "For each part of the batch.", lower_bound=1)
 _QUANTIZE = flags.DEFINE_enum(
-    "quantize", None, list(STORED), "Of an edit: stores the transformer's blocks in 8 bits."
+    "quantize",
+    None,
+    list(choices.EIGHT_BITS),
+    "Of an edit: stores the transformer's blocks in 8 bits.",
 )
 _JSON = flags.DEFINE_bool("json", False, "One JSON object on stdout.")
 

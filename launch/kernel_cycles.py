@@ -11,7 +11,7 @@ import tempfile
 
 from absl import flags
 
-from launch.command import run
+from launch.shared.command import run
 from step1x_jax.errors import UserError
 from step1x_jax.planning.compilation import prepare_environment
 

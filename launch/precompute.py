@@ -19,8 +19,8 @@ from etils import epath
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from launch.command import run
-from launch.record_models import load_models
+from launch.shared.command import run
+from launch.shared.record_models import load_models
 from step1x_jax.conditioning.encoder import DTYPES, IMPLEMENTATIONS, EncoderConfig
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.conditioning.prompt import QUOTINGS

@@ -6,7 +6,7 @@ python -m launch.quickstart_encoder --output=step1x_jax/assets/quickstart/encode
 from absl import flags
 from etils import epath
 
-from launch.command import run
+from launch.shared.command import run
 from step1x_jax.files import file_size
 from step1x_jax.quickstart import small_encoder
 

@@ -15,13 +15,13 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from launch.command import run
+from launch.shared.command import run
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.editing.editor import Editor
 from step1x_jax.files import replacing
 from step1x_jax.quickstart import report, report_picture
 from step1x_jax.quickstart.held_out import HeldOutEdit, read_held_out
-from step1x_jax.training.metrics import read_metrics
+from step1x_jax.training.monitoring.metrics import read_metrics
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run of launch.train; or quickstart, the model that ships.", required=True

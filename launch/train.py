@@ -16,9 +16,9 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from launch import config_flag
-from launch.command import run
-from launch.config_flag import read_config
+from launch.shared import config_flag
+from launch.shared.command import run
+from launch.shared.config_flag import read_config
 from step1x_jax.data.manifest import MANIFEST, read_manifest, records_fingerprint
 from step1x_jax.data.pipeline import DataConfig, data_folders, make_batches
 from step1x_jax.errors import UserError

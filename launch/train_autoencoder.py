@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from launch.command import run
+from launch.shared.command import run
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import quickstart_autoencoder
 from step1x_jax.quickstart.autoencoder import (

@@ -139,7 +139,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("table for any number of keys", "TPU_TABLE.get((device_kind, length)) if length == size",
          "TPU_TABLE.get((device_kind, length)) if True"),
     ],
-    ("models/layers.py", "tests/training/test_step.py"): [
+    ("models/layers.py", "tests/training/step/test_train_step.py"): [
         ("batch gathered", "x = jax.tree.map(split_activation, x)", "x = x"),
     ],
     ("models/remat.py", "tests/models/test_remat.py tests/models/test_layers.py"): [
@@ -148,7 +148,10 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("one gated value for all", "2 if double else 1", "1"),
         ("offload on CPUs", 'if platform() == "cpu":', "if False:"),
     ],
-    ("models/placement.py", "tests/models/test_placement.py tests/training/test_step.py"): [
+    (
+        "models/placement.py",
+        "tests/models/test_placement.py tests/training/step/test_train_step.py",
+    ): [
         ("pinned without a mesh", "names is None or alone:", "names is None:"),
         ("gradient not cast back", "stored).astype(stored_dtype),)", "stored),)"),
     ],
@@ -297,7 +300,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("one core", "-(-heads // chip.cores)", "heads"),
         ("wide units are full", "min(1.0, width / chip.mxu)", "1.0"),
     ],
-    ("training/flops.py", "tests/training/test_flops.py"): [
+    ("training/monitoring/flops.py", "tests/training/monitoring/test_flops.py"): [
         ("layers counted once", 'equation.params["length"] if', "1 if"),
     ],
     ("planning/chips.py", "tests/launch/test_compile_ahead.py"): [
@@ -324,7 +327,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "math.gcd(len(devices) // slices // math.prod(sizes[2:]), WIDEST_FSDP)",
          "len(devices) // slices // math.prod(sizes[2:])"),
     ],
-    ("training/remat_choice.py", "tests/training/test_remat_choice.py"): [
+    ("training/step/remat_choice.py", "tests/training/step/test_remat_choice.py"): [
         ("state forgotten", "available - taken - ", "available - "),
         ("least that fits", "fitting[-1]", "fitting[0]"),
     ],
@@ -580,7 +583,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          'fingerprint_of(block, [0], array["shape"])'),
         ("a full disk as a crash", "if (reason := why_not_written(e)) is None:", "if True:"),
     ],
-    ("training/checkpoint.py", "tests/weights/run/test_writer.py"): [
+    ("training/checkpoint/checkpoints.py", "tests/weights/run/test_writer.py"): [
         ("weights taken for a run", "if WEIGHTS in about.arrays:", "if False:"),
     ],
     ("weights/run/reader.py", "tests/weights/run/test_reader.py"): [
@@ -1178,7 +1181,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("any autoencoder", "if psnr >= LEAST_PSNR:", "if True:"),
         ("damage ends it", 'findings.append(Finding("model", DIFFERS, str(e)))', "raise"),
     ],
-    ("../launch/edit_check.py", "tests/launch/test_edit_check.py"): [
+    ("../launch/edits/check.py", "tests/launch/test_edit_check.py"): [
         ("differences are success", "        return 1\n", "        return 0\n"),
         ("nothing to report", "    if counts[DIFFERS]:", "    if False:"),
     ],
@@ -1435,13 +1438,13 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("lists lead anywhere", 'or ".." in pure.parts', "or False"),
         ("lists at the root", "or pure.is_absolute()", ""),
     ],
-    ("../launch/edit_rows.py", f"{LISTS} {REFUSED} {MANY}::test_all_pictures_of_a_folder"
+    ("../launch/edits/rows.py", f"{LISTS} {REFUSED} {MANY}::test_all_pictures_of_a_folder"
      f" {MANY}::test_rows_have_settings_of_their_own"): [
         ("the root ignored", "place.parent if root is None else", "place.parent if True else"),
         ("hidden pictures", '"[!.]*"', '"*"'),
         ("first instruction for all", "    if len(values) != count:", "    if False:"),
     ],
-    ("../launch/edit_plan.py", f"{LISTS} {REFUSED} {EDIT} {RESUMED} {MASKS}"
+    ("../launch/edits/plan.py", f"{LISTS} {REFUSED} {EDIT} {RESUMED} {MASKS}"
      f" {MANY}::test_rows_have_settings_of_their_own"): [
         ("results replaced unasked", "if others and not overwrite:", "if False:"),
         ("results of other settings stay", "            missing.append(job)\n        if different:",
@@ -1456,7 +1459,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("masks not noted", 'mask=noted_file(row.mask, "a mask") if row.mask else None',
          "mask=None"),
     ],
-    ("../launch/edit_making.py", f"{FAILING} {MASKS} {MANY}::test_like_makes_the_same_picture"): [
+    ("../launch/edits/making.py", f"{FAILING} {MASKS} {MANY}::test_like_makes_the_same_picture"): [
         ("one failure ends all", "                if report is None:\n                    raise",
          "                raise"),
         ("failures are success", "return SOME_FAILED", "return 0"),
@@ -1464,7 +1467,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("mask not given on", "mask=job.row.mask,\n", "mask=None,\n"),
         ("truncation not given on", "        truncate=recipe.truncate,\n", ""),
     ],
-    ("../launch/edit_report.py", f"{FAILING} {RESUMED}"): [
+    ("../launch/edits/report.py", f"{FAILING} {RESUMED}"): [
         ("reports forget", "        if is_file(self.path):", "        if False:"),
         ("reports of the last alone", "for one in self._lines.values())",
          "for one in [*self._lines.values()][-1:])"),
@@ -1535,21 +1538,21 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("editing/known_edits.py", "tests/editing"): [
         ("letters and signs", "re.findall(r\"\\w+\", text.casefold())", "[text]"),
     ],
-    ("training/loss.py", "tests/training/test_loss.py"): [
+    ("training/step/loss.py", "tests/training/step/test_loss.py"): [
         ("target turned", "(noise - clean)))", "(clean - noise)))"),
         ("interpolation turned", "(1 - t) * clean + t * noise", "t * clean + (1 - t) * noise"),
     ],
-    ("training/timesteps.py", "tests/training/test_timesteps.py"): [
+    ("training/step/timesteps.py", "tests/training/step/test_timesteps.py"): [
         ("times not shifted", "return time_shift(t, num_tokens, config.shift)", "return t"),
         ("std ignored", "config.std * normal", "normal"),
     ],
-    ("training/optimizer.py", "tests/training/test_optimizer.py"): [
+    ("training/step/optimizer.py", "tests/training/step/test_optimizer.py"): [
         ("no clipping", "if config.clip_norm else", "if False else"),
         ("no weight decay", "weight_decay=config.weight_decay", "weight_decay=0.0"),
         ("warm-up from 0", "(step + 1) / max", "step / max"),
         ("fall from the start", "/ (steps - flat_steps)", "/ steps"),
     ],
-    ("training/precision.py", "tests/training/test_precision.py"): [
+    ("training/step/precision.py", "tests/training/step/test_precision.py"): [
         ("rounded to nearest",
          "return stochastic_round(now, named(key, jax.tree_util.keystr(path)))",
          "return now.astype(before.dtype)"),
@@ -1559,7 +1562,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("arrays rounded alike", "named(key, jax.tree_util.keystr(path))", 'named(key, "")'),
         ("norms cast, too", "x.astype(dtype) if is_kernel else x", "x.astype(dtype)"),
     ],
-    ("training/accumulation.py", "tests/training/test_accumulation.py"): [
+    ("training/step/accumulation.py", "tests/training/step/test_accumulation.py"): [
         ("sum not mean", "lambda g: g / parts, gradient", "lambda g: g, gradient"),
         ("loss of the parts added up", "return value / parts,", "return value,"),
         ("last part counts", "lambda a, g: a + g.astype", "lambda a, g: g.astype"),
@@ -1567,7 +1570,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "jnp.swapaxes(x.reshape(len(x) // parts, parts, *x.shape[1:]), 0, 1)",
          "x.reshape(parts, len(x) // parts, *x.shape[1:])"),
     ],
-    ("training/adafactor.py", "tests/training/test_adafactor.py"): [
+    ("training/step/adafactor.py", "tests/training/step/test_adafactor.py"): [
         ("layers mixed", 'if name != "layers"]', "if True]"),
         ("layers clipped together", 'enumerate(names) if name != "layers")', "enumerate(names))"),
         ("rows not normalised", "rsqrt(r / r.mean(small, keepdims=True))", "rsqrt(r)"),
@@ -1576,12 +1579,12 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("training/parts.py", f"{LORA}::test_on_eight_devices_all_is_split_as_the_kernels_are"): [
         ("all is trained", "nnx.LoRAParam if config.lora.rank else nnx.Param", "nnx.Param"),
     ],
-    ("training/step.py", "tests/training/test_precision.py"): [
+    ("training/step/train_step.py", "tests/training/step/test_precision.py"): [
         ("moments kept in float32", "opt_state=lowered(opt_state, config.optimizer.moment_dtype)",
          "opt_state=opt_state"),
         ("average in bfloat16", "jnp.copy(x.astype(jnp.float32))", "jnp.copy(x)"),
     ],
-    ("training/step.py", "tests/training/test_step_draws.py"): [
+    ("training/step/train_step.py", "tests/training/step/test_step_draws.py"): [
         ("average turned", "decay * a + (1 - decay) * p", "decay * p + (1 - decay) * a"),
         ("noise of step 0", 'stream(seed, "noise"), state.step', 'stream(seed, "noise"), 0'),
         ("times of step 0", 'stream(seed, "timesteps"), state.step',
@@ -1602,17 +1605,17 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("held-out records unseen", "    if config.held_out.path:\n        for",
          "    if False:\n        for"),
     ],
-    ("weights/run/restoring.py", "tests/training/test_checkpoint.py"): [
+    ("weights/run/restoring.py", "tests/training/checkpoint/test_checkpoints.py"): [
         ("fingerprint not compared", "if not same(saved[item][name], found):", "if False:"),
     ],
-    ("training/checkpoint.py", "tests/training/test_checkpoint.py"): [
+    ("training/checkpoint/checkpoints.py", "tests/training/checkpoint/test_checkpoints.py"): [
         ("step forgotten", 'items["optimizer"]["step"]', "jnp.zeros((), jnp.int32)"),
     ],
     ("training/config.py", f"{OTHER_BASE} {LORA}::test_no_base_is_a_mistake"): [
         ("adapters without base", "require(bool(self.training.start_from)", "require(True"),
         ("another base refused by name", "if config.lora.rank else ()", "if False else ()"),
     ],
-    ("training/checkpoint.py", OTHER_BASE): [
+    ("training/checkpoint/checkpoints.py", OTHER_BASE): [
         ("base not looked at on resume", "if base is not None and (name", "if False and (name"),
         ("base forgotten", "base,\n            None if records",
          "None,\n            None if records"),
@@ -1971,50 +1974,50 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("things become themselves", "if thing != label]", "]"),
         ("areas the wrong way round", "0 <= self.least_area <= self.most_area <= 1", "True"),
     ],
-    ("training/stop_signal.py", "tests/training/test_stop_signal.py"): [
+    ("training/failures/stop_signal.py", "tests/training/failures/test_stop_signal.py"): [
         ("nothing said", "os.write(1, SAID)", "pass"),
         ("a second signal waits", "os._exit(128 + number[0])", "pass"),
     ],
-    ("weights/run/description.py", "tests/training/test_checkpoint.py"): [
+    ("weights/run/description.py", "tests/training/checkpoint/test_checkpoints.py"): [
         ("dtype not compared", 'here = f"{x.dtype}{list(x.shape)}"',
          'here = summary(saved[name]) if name in saved else "here"'),
     ],
-    ("weights/run/folder.py", "tests/training/test_checkpoint_gcs.py"): [
+    ("weights/run/folder.py", "tests/training/checkpoint/test_checkpoint_gcs.py"): [
         ("steps by listing alone", 'steps |= set(_notes(folder).saved)', "pass"),
         ("what is not committed", "if (folder / str(step) / COMMITTED).exists()", "if step"),
         ("damage in a bucket forgotten", 'note(path.parent, "damaged", int(path.name))', "pass"),
         ("not listed is damaged", "not folder.is_dir() and (folder / file).exists()", "False"),
     ],
-    ("training/loop.py", "tests/training/test_checkpoint_gcs.py"): [
+    ("training/loop.py", "tests/training/checkpoint/test_checkpoint_gcs.py"): [
         ("rows after their checkpoint", "metrics.flush()", "pass"),
     ],
-    ("training/metrics.py", "tests/training/test_metrics.py"): [
+    ("training/monitoring/metrics.py", "tests/training/monitoring/test_metrics.py"): [
         ("later rows stay in a bucket", "raise self._not_written(e) from e\n        self.flush()",
          "raise self._not_written(e) from e"),
     ],
-    ("training/checkpoint.py", "tests/training/test_loop.py"): [
+    ("training/checkpoint/checkpoints.py", "tests/training/test_loop.py"): [
         ("optimizer forgotten", "params, opt_state, ema)",
          "params, jax.tree.map(jnp.zeros_like, opt_state), ema)"),
     ],
-    ("training/not_finite.py", "tests/training/test_not_finite.py"): [
+    ("training/failures/not_finite.py", "tests/training/failures/test_not_finite.py"): [
         ("NaN not noticed", "not np.isfinite(value)", "np.isinf(value)"),
         ("names of edits forgotten", 'batch.get("ids", ())', "()"),
     ],
-    ("training/held_out.py", "tests/training/test_held_out.py"): [
+    ("training/monitoring/held_out.py", "tests/training/monitoring/test_held_out.py"): [
         ("other noise for every batch", "stream(config.training.seed, \"held_out\"), number)",
          "stream(config.training.seed, \"held_out\"), 0)"),
         ("held-out loss at one time", "jnp.full(len(clean), time)", "jnp.full(len(clean), 0.5)"),
         ("pictures without negatives", "for dropped in (False, True)\n",
          "for dropped in (False, False)\n"),
     ],
-    ("training/clock.py", "tests/training/test_clock.py"): [
+    ("training/monitoring/clock.py", "tests/training/monitoring/test_clock.py"): [
         ("compiling counts as a step", "if size not in self._compiled:", "if False:"),
         ("compiling another size counts as a step", "if size not in self._compiled:",
          "if not self._compiled:"),
         ("operations of the last step alone", "self._flops += flops", "self._flops = flops"),
         ("MFU of one device", "* jax.device_count())", "* 1)"),
     ],
-    ("training/late_errors.py", "tests/training/test_late_errors.py"): [
+    ("training/checkpoint/late_errors.py", "tests/training/checkpoint/test_late_errors.py"): [
         ("all late errors dropped", 'and str(error) == "Event loop is closed"', ""),
         ("late errors dropped for good", "sys.unraisablehook = before", "pass"),
     ],
@@ -2025,7 +2028,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("two at once", "functools.partial(to_the_end.enter_context, lock)", "lambda: None"),
         ("signals ignored", "if stop:", "if False:"),
     ],
-    ("training/loop.py", "tests/training/test_held_out.py"): [
+    ("training/loop.py", "tests/training/monitoring/test_held_out.py"): [
         ("average not evaluated", "evaluated = state.ema\n", "evaluated = state.params\n"),
         ("pictures without the average", "evaluation.show(evaluated,",
          "evaluation.show(state.params,"),

@@ -43,11 +43,15 @@ def commands(text):
 
 def flags_of(module):
     """Names that a command and what it imports from launch/ define."""
-    source = (ROOT / "launch" / f"{module}.py").read_text()
+    source = (ROOT / "launch" / f"{module.replace('.', '/')}.py").read_text()
     found = set(re.findall(r'(?i)\bdefine_\w+\(\s*"(\w+)"', source))
-    for line in re.findall(r"^from launch(?:\.(\w+))? import (.+)$", source, re.MULTILINE):
-        for name in [line[0]] if line[0] else re.findall(r"\w+", line[1]):
-            found |= flags_of(name)
+    for place, names in re.findall(r"^from launch\.?([\w.]*) import (.+)$", source, re.MULTILINE):
+        folder = place.replace(".", "/")
+        if (ROOT / "launch" / folder).is_dir():  # names are modules
+            for name in re.findall(r"\w+", names.split(" as ")[0]):
+                found |= flags_of(f"{place}.{name}".lstrip("."))
+        else:
+            found |= flags_of(place)
     return found
 
 
@@ -96,7 +100,7 @@ def mistakes(words):
         module = f"{module} {command}"
         name = COMMANDS.get(command, command).removeprefix("launch.")
         words = words[count:]
-    if not (ROOT / "launch" / f"{name}.py").exists():
+    if not (ROOT / "launch" / f"{name.replace('.', '/')}.py").exists():
         yield f"no command {module}"
         return
     for word in words[3:]:

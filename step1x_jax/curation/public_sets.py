@@ -1,8 +1,8 @@
 """Sizes of public sets of edits, as the papers say them, or their authors beside the data.
 
 From the paper: UltraEdit, GPT-Image-Edit and NHR-Edit (version 2) in the abstract; AnyEdit's kinds
-in the text. From the pages of their authors: OmniEdit (1 202 797 rows), AnyEdit (2 504 683),
-ImgEdit (10 kinds of one turn and 3 of several) and Pico-Banana.
+in the text. From the authors' pages of the data or code: OmniEdit (1 202 797 rows), AnyEdit
+(2 504 683), ImgEdit (10 kinds of one turn and 3 of several) and Pico-Banana.
 """
 
 import dataclasses

@@ -21,6 +21,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 import step1x_jax
+from step1x_jax import choices
 from step1x_jax.conditioning.cache import CachedEncoder
 from step1x_jax.conditioning.encoder import (
     DTYPES,
@@ -36,7 +37,6 @@ from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import find, is_file, user_path
 from step1x_jax.json_files import shown
-from step1x_jax.models.lora import STORED
 from step1x_jax.parallel.compile_cache import keep_compiled
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
 from step1x_jax.weights.files.opening import MODEL_NAMES
@@ -83,8 +83,13 @@ def load_parts(
     keep_compiled()  # of notebooks, too: a first edit is as quick as the command's
     dtype = dtype or default_dtype()
     require(dtype in DTYPES, "dtype", dtype, f"use one of {', '.join(DTYPES)}")
-    kinds = ", ".join(STORED)
-    require(quantize is None or quantize in STORED, "quantize", quantize, f"use one of {kinds}")
+    kinds = ", ".join(choices.EIGHT_BITS)
+    require(
+        quantize is None or quantize in choices.EIGHT_BITS,
+        "quantize",
+        quantize,
+        f"use one of {kinds}",
+    )
     devices = _mesh(mesh)
     found = find_weights(path, base=base, loras=loras, ema=ema, text_encoder=text_encoder, vae=vae)
     weights, decoder = found.weights, found.autoencoder

@@ -5,6 +5,7 @@ import os
 import jax
 import jax.numpy as jnp
 
+from step1x_jax import choices
 from step1x_jax.errors import UserError
 from step1x_jax.kernels.attention_cudnn import attention_cudnn
 from step1x_jax.kernels.attention_xla import attention_xla
@@ -13,7 +14,6 @@ from step1x_jax.kernels.norm_rope import Norms, norm_rope
 from step1x_jax.kernels.platform import device_kind, platform
 from step1x_jax.kernels.tuning import padded_length
 
-IMPLEMENTATIONS = ("xla", "pallas_tpu", "pallas_gpu", "cudnn")
 HOPPER = ("H100", "H200", "H800", "H20")  # in the names of devices of compute capability 9.0
 VARIABLE = "STEP1X_ATTENTION"  # names the implementation where no caller does
 
@@ -41,8 +41,8 @@ def attention(
       segment_ids: (B, L) int32; a query sees the keys of its own segment only (S = L).
       key_mask: (B, S) bool; no query sees a key where it is False. Slower than the others: in plain
         JAX only.
-      implementation: a name in IMPLEMENTATIONS; None takes what the environment's STEP1X_ATTENTION
-        names, or else the best that runs here, where these support the arguments.
+      implementation: one of choices.ATTENTION; None takes what the environment's
+        STEP1X_ATTENTION names, or else the best that runs here, where these support the arguments.
 
     Returns:
       (B, L, H, K) in q's dtype.
@@ -149,8 +149,8 @@ def choose(
     if preferred is None:
         # pallas_gpu has been compiled for Hopper GPUs, but not run on one: by name only until then
         preferred = {"tpu": "pallas_tpu", "gpu": "cudnn"}.get(platform(), "xla")
-    elif preferred not in IMPLEMENTATIONS:
-        names = ", ".join(IMPLEMENTATIONS)
+    elif preferred not in choices.ATTENTION:
+        names = ", ".join(choices.ATTENTION)
         raise UserError(f"attention implementation {preferred!r} is unknown; use one of {names}.")
     reason = _reason_against(preferred, q, causal, segments)
     if reason is None:

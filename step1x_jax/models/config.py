@@ -6,12 +6,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from step1x_jax import choices
 from step1x_jax.bounds import Layers, Positive, Tokens, Width
 from step1x_jax.errors import UserError, require
 from step1x_jax.json_files import check_fields
-from step1x_jax.kernels.attention import IMPLEMENTATIONS
-from step1x_jax.models.lora import STORED
-from step1x_jax.models.remat import POLICIES
 
 VERSIONS = ("v1.0", "v1.1")
 Multiplier = Annotated[int, Meta(ge=1, le=64)]
@@ -39,7 +37,7 @@ class ModelConfig:
     start (published: 0) and the bias of q and k (with a low `theta`, positive values make a query
     look at its own place in the reference from the first step on).
 
-    `remat` is what of a block's forward pass is stored for the backward pass (remat.py POLICIES).
+    `remat` is what of a block's forward pass is stored for the backward pass (choices.py REMAT).
 
     `attention` names one of kernels/attention.py's implementations; "auto" takes the best that runs
     where the model does.
@@ -92,9 +90,11 @@ class ModelConfig:
         check_fields(self, "the config", "model")
         if self.version not in VERSIONS:
             raise UserError(f"model.version is {self.version!r}; use one of {', '.join(VERSIONS)}.")
-        if self.remat not in POLICIES:
-            raise UserError(f"model.remat is {self.remat!r}; use one of {', '.join(POLICIES)}.")
-        names = "auto", *IMPLEMENTATIONS
+        if self.remat not in choices.REMAT:
+            raise UserError(
+                f"model.remat is {self.remat!r}; use one of {', '.join(choices.REMAT)}."
+            )
+        names = "auto", *choices.ATTENTION
         advice = f"use one of {', '.join(names)}"
         require(self.attention in names, "model.attention", self.attention, advice)
         if self.hidden_size % self.num_heads:
@@ -139,7 +139,7 @@ class LoraConfig:
         require(self.rank >= 0, "lora.rank", self.rank, "use 0 (no adapters) or more")
         require(self.alpha > 0, "lora.alpha", self.alpha, "use a positive number")
         require(bool(self.targets), "lora.targets", self.targets, "name at least one pattern")
-        names = ("none", *STORED)
+        names = ("none", *choices.EIGHT_BITS)
         advice = f"use one of {', '.join(names)}"
         require(self.quantize in names, "lora.quantize", self.quantize, advice)
         for field in ("quantize", "start_from"):

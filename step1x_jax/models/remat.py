@@ -26,8 +26,7 @@ SAVED: dict[str, tuple[str, ...]] = {
     "attention_qkv_mlp": (ATTENTION, GATED, QKV, MLP),
 }
 OFFLOAD = "offload"  # as the last one, in the host's memory
-AUTO = "auto"  # the last of SAVED that fits: training/remat_choice.py
-POLICIES = (AUTO, "none", *SAVED, OFFLOAD)
+AUTO = "auto"  # the last of SAVED that fits: training/step/remat_choice.py
 
 
 def stored_widths(policy: str, *, double: bool) -> int:
@@ -37,7 +36,7 @@ def stored_widths(policy: str, *, double: bool) -> int:
 
 
 def checkpointed(layer: Callable, policy: str) -> Callable:
-    """`layer` with a policy of POLICIES ("none": all that the backward pass wants is stored).
+    """`layer` with a policy of choices.REMAT ("none": all that the backward pass wants is stored).
 
     Raises:
       UserError: "offload" where the devices cannot copy to the host within a program.

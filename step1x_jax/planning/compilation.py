@@ -32,7 +32,7 @@ from step1x_jax.sampling.sampler import Conditions, scan_steps
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
 from step1x_jax.training.parts import abstract_frozen, placed
-from step1x_jax.training.step import abstract_state, make_train_step
+from step1x_jax.training.step.train_step import abstract_state, make_train_step
 from step1x_jax.weights.quantizing import abstract_quantized
 
 LONGEST_PROMPT = 860  # tokens of the language model: the release's picture, prompt and instruction

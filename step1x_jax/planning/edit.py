@@ -27,7 +27,7 @@ from step1x_jax.planning.edit_memory import AT_WORK, peak_gib, weights_gib
 from step1x_jax.planning.estimate import Estimate, estimate
 from step1x_jax.planning.kernel_cycles import kernel_time
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.flops import forward_flops
+from step1x_jax.training.monitoring.flops import forward_flops
 
 RUNS = {"read": 2, "sample": 1, "decode": 1}  # how often an edit runs each program
 # Bytes a second from the host's memory to each chip, while all are served. An assumption: PCIe

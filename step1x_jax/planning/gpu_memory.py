@@ -25,8 +25,8 @@ from step1x_jax.planning.edit_memory import peak_gib, weights_gib
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
 from step1x_jax.training.parts import abstract_frozen
-from step1x_jax.training.remat_choice import with_remat
-from step1x_jax.training.step import abstract_state
+from step1x_jax.training.step.remat_choice import with_remat
+from step1x_jax.training.step.train_step import abstract_state
 
 # MiB of the smallest cards that are sold as so many GB: L4 and A10, L40S, H100 (its driver's count)
 CARDS = {24: 23028, 48: 46068, 80: 81041}

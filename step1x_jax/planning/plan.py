@@ -23,10 +23,10 @@ from step1x_jax.planning.estimate import Estimate, estimate
 from step1x_jax.planning.kernel_cycles import kernel_time
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
-from step1x_jax.training.flops import step_flops
+from step1x_jax.training.monitoring.flops import step_flops
 from step1x_jax.training.parts import abstract_frozen
-from step1x_jax.training.remat_choice import with_remat
-from step1x_jax.training.step import abstract_state
+from step1x_jax.training.step.remat_choice import with_remat
+from step1x_jax.training.step.train_step import abstract_state
 
 PROGRAMS = ("train", "sample")
 

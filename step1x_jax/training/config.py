@@ -22,7 +22,7 @@ from step1x_jax.json_files import check_fields
 from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.sampling.config import SamplingConfig
-from step1x_jax.training.timesteps import TimestepConfig
+from step1x_jax.training.step.timesteps import TimestepConfig
 
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("constant", "linear")

@@ -13,7 +13,7 @@ from step1x_jax.data.records import LATENT_CHANNELS
 from step1x_jax.parallel.rules import batch_sharding
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.parts import abstract_frozen
-from step1x_jax.training.step import Batch, TrainState, make_train_step
+from step1x_jax.training.step.train_step import Batch, TrainState, make_train_step
 
 
 def parameter_counts(params: nnx.State) -> dict[str, int]:

@@ -16,28 +16,34 @@ from step1x_jax.errors import UserError
 from step1x_jax.files import exclusive, user_path
 from step1x_jax.parallel.devices import peak_of
 from step1x_jax.parallel.mesh import check_batch_size, make_mesh
-from step1x_jax.training.checkpoint import Checkpoints
-from step1x_jax.training.clock import Clock
+from step1x_jax.training.checkpoint.checkpoints import Checkpoints
+from step1x_jax.training.checkpoint.late_errors import without_late_errors
 from step1x_jax.training.config import TrainConfig, check_same_run
 from step1x_jax.training.config_file import save_config
-from step1x_jax.training.first_process import on_first_process
-from step1x_jax.training.flops import step_flops
-from step1x_jax.training.held_out import HeldOut, HeldOutBatches, check_width, put
-from step1x_jax.training.late_errors import without_late_errors
-from step1x_jax.training.lost_peer import ending_without_peers
-from step1x_jax.training.metrics import Metrics
-from step1x_jax.training.not_finite import check_finite
+from step1x_jax.training.failures.first_process import on_first_process
+from step1x_jax.training.failures.lost_peer import ending_without_peers
+from step1x_jax.training.failures.not_finite import check_finite
+from step1x_jax.training.failures.stop_signal import stop_signal
+from step1x_jax.training.monitoring.clock import Clock
+from step1x_jax.training.monitoring.flops import step_flops
+from step1x_jax.training.monitoring.held_out import HeldOut, HeldOutBatches, check_width, put
+from step1x_jax.training.monitoring.metrics import Metrics
+from step1x_jax.training.monitoring.profile import profiler
 from step1x_jax.training.parts import abstract_base, freezing
-from step1x_jax.training.profile import profiler
 from step1x_jax.training.starting import load_first_adapters, open_start
-from step1x_jax.training.step import TrainState, abstract_state, make_train_step, new_state
-from step1x_jax.training.stop_signal import stop_signal
+from step1x_jax.training.step.train_step import (
+    TrainState,
+    abstract_state,
+    make_train_step,
+    new_state,
+)
 from step1x_jax.weights.load import load_parameters
 from step1x_jax.weights.run.fingerprints import described
 from step1x_jax.weights.run.folder import check_can_save, folder_of
 
 # From the first step wanted to the batches from there on, one after another: this process's rows
-# of target, source, text and text_lengths (see step.py) as numpy arrays; "ids" may name the edits.
+# of target, source, text and text_lengths (see step/train_step.py) as numpy arrays; "ids" may name
+# the edits.
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 LOCK = ".lock"  # in the run's folder, while a process trains there
 

@@ -11,7 +11,7 @@ from step1x_jax.models import step1x_edit
 from step1x_jax.models.layers import abstract
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.randomness import stream
+from step1x_jax.training.step.randomness import stream
 from step1x_jax.weights.filling import Keep, at
 from step1x_jax.weights.lora.adapters import add_adapters
 from step1x_jax.weights.quantizing import quantizing

@@ -17,7 +17,7 @@ def abstract_quantized(config: ModelConfig, stored: str | None) -> tuple[nnx.Gra
 
     Args:
       config: of the model.
-      stored: a key of models/lora.py's STORED; None: they are stored as the others.
+      stored: one of choices.EIGHT_BITS; None: they are stored as the others.
     """
     if stored is None:
         return step1x_edit.abstract_model(config)
@@ -37,7 +37,7 @@ def quantizing(config: ModelConfig, stored: str, places: nnx.State | None) -> Ke
 
     Args:
       config: of the model.
-      stored: a key of models/lora.py's STORED.
+      stored: one of choices.EIGHT_BITS.
       places: the shardings of what is made (adapters among them are passed over); None: the device
         on which a kernel lies.
 

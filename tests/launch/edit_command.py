@@ -8,14 +8,16 @@ import sys
 from absl import flags
 from flax import nnx
 
-import launch
 from step1x_jax.editing.editor import Editor
 from step1x_jax.models.autoencoder import Autoencoder
 from tests.editing.test_editor import AUTOENCODER, SAMPLING, Words, random_model
 
 MODULES = (  # which define flags
-    "launch.edit", "launch.editor_flags", "launch.sampling_flags", "launch.weights_flags",
-)  # fmt: skip
+    "launch.edit",
+    "launch.shared.editor_flags",
+    "launch.shared.sampling_flags",
+    "launch.shared.weights_flags",
+)
 
 
 @contextlib.contextmanager
@@ -33,12 +35,14 @@ def alone(modules=MODULES):
             _forget(name)
         for name, module in others.items():
             sys.modules[name] = module
-            setattr(launch, name.removeprefix("launch."), module)
+            folder, _, last = name.rpartition(".")
+            setattr(sys.modules[folder], last, module)
 
 
 def _forget(name):
     """Takes a module out, so that the next import of it runs it again."""
-    delattr(launch, name.removeprefix("launch."))
+    folder, _, last = name.rpartition(".")
+    delattr(sys.modules[folder], last)
     return sys.modules.pop(name)
 
 

@@ -7,9 +7,17 @@ from absl import flags
 from tests.launch.edit_command import alone
 
 # Which define flags: the command first.
-SHARED = ("launch.benchmark_flags", "launch.editor_flags", "launch.sampling_flags",
-          "launch.weights_flags")  # fmt: skip
-JUDGE = ("launch.benchmark_flags", "launch.judge_flags", "launch.judge_against")
+SHARED = (
+    "launch.evaluations.benchmark_flags",
+    "launch.shared.editor_flags",
+    "launch.shared.sampling_flags",
+    "launch.shared.weights_flags",
+)
+JUDGE = (
+    "launch.evaluations.benchmark_flags",
+    "launch.evaluations.judge_flags",
+    "launch.evaluations.judge_against",
+)
 
 
 @contextlib.contextmanager
@@ -20,7 +28,7 @@ def evaluate(name, shared=()):
       name: of the command, as report.
       shared: modules with flags that it imports.
     """
-    with alone((f"launch.evaluate_{name}", *shared)) as module:
+    with alone((f"launch.evaluations.{name}", *shared)) as module:
 
         def call(*arguments):
             for flag in flags.FLAGS:

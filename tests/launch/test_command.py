@@ -9,8 +9,8 @@ import jax
 import pytest
 from absl import flags
 
-from launch.command import run
-from launch.interrupt import INTERRUPTED, end_at_once
+from launch.shared.command import run
+from launch.shared.interrupt import INTERRUPTED, end_at_once
 from step1x_jax.errors import UserError
 
 
@@ -22,7 +22,7 @@ def without_flags(monkeypatch):
         flags.FLAGS.mark_as_parsed()
         return list(argv)
 
-    monkeypatch.setattr("launch.command._parse_flags", parse)
+    monkeypatch.setattr("launch.shared.command._parse_flags", parse)
     yield
     flags.FLAGS.unparse_flags()
 
@@ -73,7 +73,7 @@ def test_help_has_the_needed_flags_first_and_is_no_error(flag):
     for name in ("model", "image", "instruction"):
         assert f"--{name}: " in needed
     assert others.index("--output") < others.index("--seed") < others.index("--cache")
-    for name in ("lora", "lora_scale", "[no]ema"):  # those of launch/weights_flags.py, too
+    for name in ("lora", "lora_scale", "[no]ema"):  # those of launch/shared/weights_flags.py, too
         assert f"--{name}: " in others
 
 

@@ -1,4 +1,4 @@
-"""launch.curate_editor: the real editor, with a tiny random model, makes a stage's candidates."""
+"""launch.curation.editor: the real editor, with a tiny random model, makes a stage's candidates."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from launch import curate_editor
+from launch.curation import editor as curate_editor
 from step1x_jax.curation.config import CurateConfig
 from step1x_jax.curation.engine.rows import Context
 from step1x_jax.curation.operators.own_editor import OwnEditor

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from launch.demo_queue import MOST_WAITING, Cancelled, EditQueue
-from launch.demo_session import MOST_ENTRIES, Session
+from launch.demonstration.queue import MOST_WAITING, Cancelled, EditQueue
+from launch.demonstration.session import MOST_ENTRIES, Session
 from step1x_jax.editing.progress import Step
 from step1x_jax.errors import UserError
 from step1x_jax.sampling.config import SamplingConfig
@@ -252,7 +252,7 @@ def free_port():
 def serving(editor, folder, **options):
     """The page at an address."""
     pytest.importorskip("gradio", reason="needs the extra [demo]")
-    from launch.demo_page import Page, serve
+    from launch.demonstration.page import Page, serve
 
     edits = EditQueue()
     page = Page(editor, edits, folder / "pictures")
@@ -423,7 +423,7 @@ def test_a_port_that_is_taken_is_one_sentence(server):
 @pytest.mark.demo
 def test_strokes_of_the_brush_as_a_mask():
     pytest.importorskip("gradio", reason="needs the extra [demo]")
-    from launch.demo_page import painted_mask
+    from launch.demonstration.page import painted_mask
 
     layer = np.zeros((40, 60, 4), np.uint8)
     assert painted_mask(None, (120, 80)) is None

@@ -27,8 +27,8 @@ from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import Checkpoints
-from step1x_jax.training.step import abstract_state, new_state
+from step1x_jax.training.checkpoint.checkpoints import Checkpoints
+from step1x_jax.training.step.train_step import abstract_state, new_state
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.adapters import Adapters, abstract_adapters
 from step1x_jax.weights.lora.writers import save_kohya

@@ -12,7 +12,10 @@ from tests.launch.evaluate_command import JUDGE, SHARED, evaluate
 from tests.launch.test_evaluate_generate import Loading
 from tests.launch.test_evaluate_judge import QUICK
 
-BENCHMARK, DEIDENTIFY = ("launch.benchmark_flags",), ("launch.deidentify_flags",)
+BENCHMARK, DEIDENTIFY = (
+    ("launch.evaluations.benchmark_flags",),
+    ("launch.evaluations.deidentify_flags",),
+)
 
 
 def test_from_a_data_set_without_faces_to_tables_and_a_study(tmp_path, monkeypatch, capsys):

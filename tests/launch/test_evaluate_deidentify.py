@@ -23,7 +23,10 @@ from tests.evaluation.deidentify.private import SIZE, Finds, private_samples
 from tests.evaluation.toy import picture, toy_rows, write_listed
 from tests.launch.evaluate_command import evaluate
 
-BENCHMARK, DEIDENTIFY = ("launch.benchmark_flags",), ("launch.deidentify_flags",)
+BENCHMARK, DEIDENTIFY = (
+    ("launch.evaluations.benchmark_flags",),
+    ("launch.evaluations.deidentify_flags",),
+)
 
 
 def page_data(path):

@@ -29,7 +29,7 @@ def rank(*arguments):
 
 
 def check(*arguments):
-    with evaluate("judge_check", ("launch.judge_flags",)) as (call, _):
+    with evaluate("judge_check", ("launch.evaluations.judge_flags",)) as (call, _):
         return call(*arguments)
 
 

@@ -23,7 +23,7 @@ def test_methods_are_measured_against_target_and_source(tmp_path, capsys):
         row["edited"] = {"bytes": made, "path": None}
     rows[0]["edited"] = {"bytes": png(picture("elsewhere")), "path": None}
     write_listed(tmp_path / "data", rows)
-    with evaluate("reference", ("launch.benchmark_flags",)) as (reference, _):
+    with evaluate("reference", ("launch.evaluations.benchmark_flags",)) as (reference, _):
         arguments = [
             f"--dataset={tmp_path}/data", f"--results={tmp_path}/results",
             "--methods=right,wrong", "--target=edited",

@@ -18,7 +18,7 @@ def test_built_answered_and_scored(tmp_path, capsys):
     write_listed(tmp_path / "data", toy_rows())
     for method in ("mine", "theirs"):
         write_results(tmp_path / "results" / method, toy_samples(), method)
-    with evaluate("study_build", ("launch.benchmark_flags",)) as (build, _):
+    with evaluate("study_build", ("launch.evaluations.benchmark_flags",)) as (build, _):
         build(
             f"--dataset={tmp_path}/data", f"--results={tmp_path}/results",
             "--methods=mine,theirs", "--participants=4", "--samples_each=22",

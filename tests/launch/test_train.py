@@ -16,7 +16,7 @@ from flax import nnx
 
 from step1x_jax.data.manifest import write_dataset
 from step1x_jax.models.step1x_edit import abstract_model
-from step1x_jax.training.metrics import read_metrics
+from step1x_jax.training.monitoring.metrics import read_metrics
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.open import open_weights
 from tests.data.examples import make_record

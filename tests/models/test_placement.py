@@ -13,7 +13,7 @@ from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import batch_sharding, placement, shardings
 from step1x_jax.planning import hlo
 from step1x_jax.planning.estimate import COLLECTIVES
-from step1x_jax.training.step import abstract_state, make_train_step
+from step1x_jax.training.step.train_step import abstract_state, make_train_step
 from tests.kernels.test_tpu_compilation import tpu_mesh
 from tests.models.test_step1x_edit import inputs
 from tests.training.tiny import tiny_config

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from step1x_jax.choices import REMAT
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import tiny
-from step1x_jax.models.remat import AUTO, OFFLOAD, POLICIES, SAVED, checkpointed, stored_widths
+from step1x_jax.models.remat import AUTO, OFFLOAD, SAVED, checkpointed, stored_widths
 from step1x_jax.models.step1x_edit import Step1XEdit
-from step1x_jax.training.flops import jaxpr_flops
+from step1x_jax.training.monitoring.flops import jaxpr_flops
 from tests.models.test_step1x_edit import inputs
 
-HERE = [policy for policy in POLICIES if policy != OFFLOAD]
+HERE = [policy for policy in REMAT if policy != OFFLOAD]
 
 
 def gradient_of(policy, implementation="auto"):

@@ -15,7 +15,7 @@ from step1x_jax.planning.edit import HOST_BANDWIDTH, edit_meshes, put_together
 from step1x_jax.planning.edit_memory import peak_gib, weights_gib
 from step1x_jax.planning.plan import candidates, request
 from step1x_jax.planning.report import line, words, worst_last
-from step1x_jax.training.flops import forward_flops
+from step1x_jax.training.monitoring.flops import forward_flops
 from tests.training.tiny import tiny_config
 
 GIB = 2**30

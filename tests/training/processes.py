@@ -4,7 +4,7 @@ import concurrent.futures
 import time
 from typing import NamedTuple
 
-from step1x_jax.training.metrics import read_metrics
+from step1x_jax.training.monitoring.metrics import read_metrics
 from tests.processes import start
 
 

@@ -7,7 +7,7 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch, parameter_counts, trace_train_step
-from step1x_jax.training.step import abstract_state
+from step1x_jax.training.step.train_step import abstract_state
 
 DIT, CONNECTOR = 11_891_178_560, 536_621_824
 

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from step1x_jax.data.manifest import write_dataset
+from step1x_jax.training.failures.lost_peer import LOST
 from step1x_jax.training.loop import train
-from step1x_jax.training.lost_peer import LOST
 from tests.data.examples import make_record
 from tests.training.processes import losses, run, run_all
 from tests.training.tiny import batches, tiny_config

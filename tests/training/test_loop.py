@@ -15,7 +15,7 @@ from step1x_jax.models import step1x_edit
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.training import loop
 from step1x_jax.training.loop import train
-from step1x_jax.training.metrics import read_metrics
+from step1x_jax.training.monitoring.metrics import read_metrics
 from tests.training.tiny import batches, load_config, make_batch, tiny_config
 from tests.weights.models import save_model
 

@@ -19,15 +19,15 @@ from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training import loop
-from step1x_jax.training.checkpoint import Checkpoints
+from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.config import HeldOutConfig
-from step1x_jax.training.held_out import HeldOut
 from step1x_jax.training.loop import train
-from step1x_jax.training.loss import rectified_flow_loss
-from step1x_jax.training.metrics import read_metrics
+from step1x_jax.training.monitoring.held_out import HeldOut
+from step1x_jax.training.monitoring.metrics import read_metrics
 from step1x_jax.training.parts import abstract_frozen, abstract_parts, freezing
 from step1x_jax.training.starting import load_first_adapters
-from step1x_jax.training.step import abstract_state, make_train_step, new_state
+from step1x_jax.training.step.loss import rectified_flow_loss
+from step1x_jax.training.step.train_step import abstract_state, make_train_step, new_state
 from step1x_jax.weights.filling import filled, kept
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model

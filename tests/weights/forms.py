@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import Checkpoints
-from step1x_jax.training.step import abstract_state, new_state
+from step1x_jax.training.checkpoint.checkpoints import Checkpoints
+from step1x_jax.training.step.train_step import abstract_state, new_state
 from step1x_jax.weights.layouts.diffusers import autoencoder_layout, transformer_layout
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model

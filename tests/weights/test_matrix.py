@@ -14,7 +14,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.config import AutoencoderConfig
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.starting import open_start
-from step1x_jax.training.step import abstract_state
+from step1x_jax.training.step.train_step import abstract_state
 from step1x_jax.weights import load
 from step1x_jax.weights import open as opening
 from step1x_jax.weights.info import describe_weights

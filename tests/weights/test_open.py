@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig, tiny
 from step1x_jax.parallel.mesh import make_mesh
-from step1x_jax.training.checkpoint import Checkpoints
-from step1x_jax.training.step import abstract_state
+from step1x_jax.training.checkpoint.checkpoints import Checkpoints
+from step1x_jax.training.step.train_step import abstract_state
 from step1x_jax.weights.files.fp8 import InFp8
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
 from step1x_jax.weights.layouts.official import by_parameter, model_table

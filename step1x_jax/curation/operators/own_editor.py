@@ -1,6 +1,6 @@
 """Our own editor as a generator: a trained model makes candidates for the next round of data.
 
-Curation does not import the editor: who runs the pipeline gives it (launch/curate_editor.py).
+Curation does not import the editor: who runs the pipeline gives it (launch/curation/editor.py).
 """
 
 import dataclasses

@@ -8,6 +8,8 @@ pytest.importorskip("cv2", reason="needs the extra [curation]")
 from step1x_jax.curation.embedded.crops import RARE, draw_name, photograph, random_crop
 from step1x_jax.curation.embedded.descriptions import read_descriptions
 
+pytestmark = pytest.mark.curation
+
 # Red rises from left to right, green from top to bottom: a crop says where it was cut.
 RAMPS = np.zeros((200, 300, 3), np.uint8)
 RAMPS[..., 0] = np.arange(300)[None, :] * 255 / 299

@@ -11,6 +11,8 @@ from step1x_jax.curation.embedded.plain import PLAIN
 from step1x_jax.curation.embedded.plain_texts import PLAIN_TEMPLATES
 from step1x_jax.quickstart.report import psnr
 
+pytestmark = pytest.mark.curation
+
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
 
 

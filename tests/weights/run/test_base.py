@@ -9,8 +9,8 @@ from flax import nnx
 
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import Checkpoints
-from step1x_jax.training.step import abstract_state, new_state
+from step1x_jax.training.checkpoint.checkpoints import Checkpoints
+from step1x_jax.training.step.train_step import abstract_state, new_state
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.run.base import describe_parameters

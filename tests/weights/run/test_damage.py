@@ -13,11 +13,11 @@ import pytest
 
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import Checkpoints
-from step1x_jax.training.step import abstract_state, new_state
+from step1x_jax.training.checkpoint.checkpoints import Checkpoints
+from step1x_jax.training.step.train_step import abstract_state, new_state
 from step1x_jax.weights.run import restoring
 from step1x_jax.weights.run.reader import RunFolder, RunTensors
-from tests.training.test_checkpoint import at_step, folders, run_params
+from tests.training.checkpoint.test_checkpoints import at_step, folders, run_params
 from tests.training.tiny import tiny_config
 
 pytestmark = [

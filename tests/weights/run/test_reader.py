@@ -9,8 +9,8 @@ from safetensors.numpy import load_file
 
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import Checkpoints
-from step1x_jax.training.step import abstract_state, new_state
+from step1x_jax.training.checkpoint.checkpoints import Checkpoints
+from step1x_jax.training.step.train_step import abstract_state, new_state
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.run import stored_arrays
 from step1x_jax.weights.run.description import WEIGHTS

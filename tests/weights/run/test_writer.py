@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.checkpoint import Checkpoints
+from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.parts import placed
-from step1x_jax.training.step import abstract_state
+from step1x_jax.training.step.train_step import abstract_state
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.open import open_weights

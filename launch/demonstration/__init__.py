@@ -1,0 +1,1 @@
+"""launch.demo: the page, and who waits for what."""

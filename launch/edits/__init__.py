@@ -1,0 +1,1 @@
+"""launch.edit: what is asked for, made, saved and told."""

@@ -1,0 +1,1 @@
+"""What several commands have in common: how they start and end, and flags."""

@@ -1,0 +1,123 @@
+"""What all commands share: how they start, and how they end when the user made a mistake."""
+
+import atexit
+import logging as python_logging
+import math
+import re
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import app, flags, logging
+
+from launch.shared import interrupt
+from launch.shared.usage import HELP, is_required, usage
+from step1x_jax.errors import UserError
+from step1x_jax.parallel.compile_cache import keep_compiled
+
+
+def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
+    """Parses flags and calls `main`, whose result is the exit code (None: 0).
+
+    With `operands`, the command takes one of them before its flags, and `main` is given it.
+
+    A UserError, and what else a user can correct, becomes one line on stderr and exit code 1. What
+    was compiled is kept on disk, so that a second run with the same shapes need not compile again.
+    """
+
+    def guarded(argv: Sequence[str]) -> int:
+        interrupt.give_back()
+        # Pillow's word on large pictures: ours have a limit and a sentence of their own.
+        warnings.filterwarnings("ignore", message=".*could be decompression bomb")
+        handler = logging.get_absl_handler()
+        handler.setFormatter(python_logging.Formatter("%(levelname)s: %(message)s"))
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # libraries tell much at INFO
+        if operands and (len(argv) != 2 or argv[1] not in operands):
+            return _say(f"give one of {', '.join(operands)}, then flags.")
+        if not operands and len(argv) > 1:
+            return _say(f"unexpected argument {argv[1]!r}; flags start with --.")
+        # What ends the process must not be interrupted halfway: all is done or undone by then.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        keep_compiled()
+        try:
+            return main(*argv[1:]) or 0
+        except UserError as e:
+            return _say(str(e))
+        except ImportError as e:
+            if "nstall " not in str(e) or e.name:  # other than fsspec's "Please install gcsfs ..."
+                raise
+            return _say(f"{e}; for gs://: pip install 'step1x_jax[gcs]'.")
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e):
+                raise
+            reason = str(e).splitlines()[0]
+            return _say(f"{reason}; take a smaller batch or size, or more devices (mesh.fsdp).")
+        except MemoryError:
+            return _say(
+                "the memory of this machine does not suffice; take a smaller batch or size."
+            )
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return interrupt.INTERRUPTED
+
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _check_given_once() -> None:
+    """Of a setting that is given again the last counts, and is told: scripts append their own.
+
+    Raises:
+      flags.Error: it is one that the command cannot do without, such as the picture to edit: then
+        nobody knows which was meant.
+    """
+    every = ((name, flags.FLAGS[name]) for name in flags.FLAGS)
+    for name, flag in every:
+        if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
+            if is_required(flag):
+                raise flags.Error(f"--{name} is given more than once; give it once.")
+            print(
+                f"warning: --{name} is given more than once; the last counts, {flag.value!r:.80}.",
+                file=sys.stderr,
+            )
+
+
+def _check_finite() -> None:
+    """Raises flags.Error for a number that is NaN or infinite: bounds of flags let NaN through."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        values = flag.value if isinstance(flag, flags.MultiFlag) else [flag.value]
+        if not all(math.isfinite(x) for x in values or [] if isinstance(x, float)):
+            raise flags.Error(f"flag --{name}={flag.value}: give a finite number")
+
+
+def _say(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses flags; a wrong one, or a wrong file of configs/, is one sentence and exit code 1."""
+    if any(argument in HELP for argument in argv[1:]):
+        print(usage(), end="")
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(argv)
+        _check_given_once()
+        _check_finite()
+        return rest
+    except flags.Error as e:
+        missing = re.search(r"Flag (--\S+) must have a value other than None", str(e))
+        message = f"{missing[1]} is missing; --help tells more." if missing else str(e)
+    except OSError as e:  # from ml_collections: a field is set, but --config cannot be opened
+        message = " ".join(str(e).split())
+    except KeyError as e:  # from ml_collections: --config.section.no_such_field=...
+        message = re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", str(e.args[0]))
+    except Exception as e:  # whatever the Python of a config file raises
+        frame = traceback.extract_tb(e.__traceback__)[-1]
+        where = (e.filename, e.lineno) if isinstance(e, SyntaxError) else (frame[0], frame[1])
+        message = f"--config: {where[0]}, line {where[1]}: {type(e).__name__}: {e}"
+    sys.exit(_say(message))

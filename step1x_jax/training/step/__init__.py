@@ -1,0 +1,1 @@
+"""The train step: loss, gradients, optimizer, precision."""

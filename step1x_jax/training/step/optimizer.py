@@ -1,0 +1,61 @@
+"""AdamW or Adafactor with a learning rate that is a function of the step alone."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from step1x_jax.training.config import OptimizerConfig
+from step1x_jax.training.step.adafactor import scale_by_factored_rms
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate of each step (0 is the first).
+
+    It rises linearly over `warmup_steps`. "constant" then stays; "linear" stays until the fraction
+    `flat_fraction` of all steps is done, then falls linearly and reaches zero after the last step.
+
+    Args:
+      config: the peak and the shape.
+      steps: how long the run is.
+
+    Returns:
+      A function from the step (integer) to a float32 scalar.
+    """
+    flat_steps = min(config.flat_fraction * steps, steps - 1)
+
+    def rate(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        scale = jnp.minimum(1.0, (step + 1) / max(config.warmup_steps, 1))
+        if config.schedule == "linear":
+            scale = jnp.minimum(scale, (steps - step) / (steps - flat_steps))
+        return config.learning_rate * jnp.maximum(scale, 0.0)
+
+    return rate
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW or Adafactor after clipping the gradient to a global norm. All of it is float32.
+
+    Args:
+      config: its settings.
+      steps: how long the run is, for the schedule.
+
+    Returns:
+      An optax transformation whose updates are added to the parameters. See precision.py for
+      parameters, gradients and moments that are kept in bfloat16.
+    """
+    rate = learning_rate(config, steps)
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    if config.name == "adafactor":
+        return optax.chain(
+            clip,
+            scale_by_factored_rms(),
+            optax.add_decayed_weights(config.weight_decay),
+            optax.scale_by_learning_rate(rate),
+        )
+    return optax.chain(
+        clip,
+        optax.adamw(
+            rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
+        ),
+    )

@@ -1,0 +1,45 @@
+"""A computation that fails for want of another process."""
+
+import jax
+import pytest
+
+from step1x_jax.training.failures import lost_peer
+from step1x_jax.training.failures.lost_peer import LOST, ending_without_peers
+
+
+class Ended(BaseException):
+    """In place of the end of the process."""
+
+
+@pytest.fixture
+def end(monkeypatch):
+    def stop(code):
+        raise Ended(code)
+
+    monkeypatch.setattr(lost_peer.os, "_exit", stop)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+
+def fail(message):
+    with ending_without_peers():
+        raise jax.errors.JaxRuntimeError(message)
+
+
+@pytest.mark.usefixtures("end")
+def test_the_process_ends_at_once_with_a_sentence(capsys):
+    with pytest.raises(Ended) as ended:
+        fail("UNKNOWN: Gloo all-reduce failed: Connection closed by peer\nmore")
+    assert ended.value.args == (LOST,)
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "Connection closed by peer); start all of them again" in sentence
+
+
+@pytest.mark.usefixtures("end")
+def test_too_little_memory_is_another_matter():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        fail("RESOURCE_EXHAUSTED: out of memory")
+
+
+def test_one_process_has_no_peers():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Gloo"):
+        fail("Gloo")
