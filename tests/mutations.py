@@ -1692,7 +1692,9 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("the target is not shown", 'pictures: ClassVar = ("source", "target")',
          'pictures: ClassVar = ("source", "source")'),
     ],
-    ("curation/operators/limits.py", "tests/curation/operators/test_limits.py"): [
+    ("curation/operators/limits.py", f"{OPERATORS}/test_limits.py"): [
+        ("limits from above", "row[name] < least:", "row[name] > least:"),
+        ("limits of other scores", '"clip_image": self.image,', '"clip_image": self.direction,'),
         ("unsafe pictures pass", 'if row["nsfw"] is not None and row["nsfw"] > self.nsfw:',
          "if False:"),
         ("no score is a low one", "if row[name] is not None and row[name] < least:",
@@ -1848,6 +1850,13 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("curation/operators/aesthetics.py", f"{OPERATORS}/test_models.py"): [
         ("no head at all", 'require(bool(self.head), "head"', 'require(True, "head"'),
+    ],
+    ("curation/operators/nsfw.py", f"{OPERATORS}/test_nsfw.py"): [
+        ("the first label", "place = labels.index(self.label)", "place = 0"),
+        ("labels that are none", "if labels.count(self.label) != 1:", "if False:"),
+        ("shares that do not add up", "softmax(-1)", "sigmoid()"),
+        ("photographs in place of targets", 'reads: ClassVar = {"target": bytes}',
+         'reads: ClassVar = {"picture": bytes}'),
     ],
     ("curation/operators/florence2.py", f"{OPERATORS}/test_florence2.py"): [
         ("boxes without area", "if box[0] < box[2] and box[1] < box[3] and", "if"),
