@@ -3,7 +3,9 @@
 import atexit
 import logging as python_logging
 import math
+import os
 import re
+import select
 import signal
 import sys
 import traceback
@@ -44,9 +46,15 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         keep_compiled()
         try:
-            return main(*argv[1:]) or 0
+            code = main(*argv[1:]) or 0
+            sys.stdout.flush()
+            return code
         except UserError as e:
             return _say(str(e))
+        except BrokenPipeError:
+            if not _reader_is_gone():
+                raise
+            return 128 + signal.SIGPIPE
         except ImportError as e:
             if "nstall " not in str(e) or e.name:  # other than fsspec's "Please install gcsfs ..."
                 raise
@@ -92,6 +100,16 @@ def _check_finite() -> None:
         values = flag.value if isinstance(flag, flags.MultiFlag) else [flag.value]
         if not all(math.isfinite(x) for x in values or [] if isinstance(x, float)):
             raise flags.Error(f"flag --{name}={flag.value}: give a finite number")
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads stdout any more, as behind `| head`; then nothing more is written."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return True
 
 
 def _say(message: str) -> int:

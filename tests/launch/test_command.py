@@ -157,3 +157,26 @@ def test_too_little_memory_is_one_line(monkeypatch, capsys):
     jax.config.update("jax_compilation_cache_dir", before)
     assert end.value.code == 1
     assert "the memory of this machine does not suffice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lines", [3, 100_000])  # less and more than a buffer
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path, lines):
+    program = tmp_path / "count.py"
+    program.write_text(
+        f"""
+import time
+from launch.shared.command import run
+
+def main():
+    time.sleep(0.5)  # the reader is gone by then
+    for i in range({lines}):
+        print(i)
+
+run(main)
+"""
+    )
+    python = f"PYTHONPATH={pathlib.Path(__file__).parents[2]} {sys.executable} {program}"
+    done = subprocess.run(
+        ["bash", "-c", f"{python} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True
+    )
+    assert (done.stderr, done.stdout) == ("", "141\n")
