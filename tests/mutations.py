@@ -1795,6 +1795,12 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "if (saved := None) is not None:"),
         ("two at once", "functools.partial(to_the_end.enter_context, lock)", "lambda: None"),
         ("signals ignored", "if stop:", "if False:"),
+        ("anything moves in a step", 'jax.transfer_guard("disallow")',
+         'jax.transfer_guard("allow")'),
+    ],
+    ("training/lost_peer.py", "tests/training/test_lost_peer.py"): [
+        ("what moved unasked is a lost peer", '("RESOURCE_EXHAUSTED", "Disallowed ")',
+         '("RESOURCE_EXHAUSTED",)'),
     ],
     ("training/loop.py", "tests/training/test_held_out.py"): [
         ("average not evaluated", "evaluated = state.ema\n", "evaluated = state.params\n"),
