@@ -1,8 +1,15 @@
 """What importing costs, and starting to edit: what is large is imported where it is used."""
 
+import ast
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import step1x_jax
 
 HEAVY = ("torch", "transformers", "ray", "matplotlib", "tensorboardX", "grain", "orbax", "pyarrow")
 # What an edit of safetensors on a CPU has no use for, beside the above: "orbax" alone is empty.
@@ -15,6 +22,7 @@ FOR_PICTURES = ("transformers", "torch", "scipy")
 # In an edit: those of encoder (2), autoencoder (2) and sampler, and the noise; then some of a
 # single operation on arrays, 9 to 12 in all with jax 0.10. Each takes 20 to 50 ms at least.
 MOST_PROGRAMS = 14
+SOURCE = Path(step1x_jax.__file__)
 
 EDIT = """
 import sys
@@ -47,6 +55,39 @@ def run(code, **environment):
 
 def test_the_package_itself_is_light():
     assert set(imported_by("import step1x_jax")) <= {"orbax"}  # flax brings it
+
+
+def test_exports_are_loaded_when_they_are_asked_for():
+    rooms = ("step1x_jax.editing", "step1x_jax.training", "step1x_jax.models")
+    assert imported_by("import step1x_jax", rooms) == []
+    assert imported_by("from step1x_jax import SamplingConfig", rooms) == []
+    assert "step1x_jax.editing" in imported_by("from step1x_jax import Editor", rooms)
+
+
+@pytest.mark.parametrize("name", step1x_jax.EXPORTS)
+def test_every_export_is_there(name):
+    assert getattr(step1x_jax, name).__module__ == f"step1x_jax.{step1x_jax.EXPORTS[name]}"
+    assert name in dir(step1x_jax)
+
+
+def test_other_names_are_not():
+    with pytest.raises(AttributeError, match="no attribute 'Editer'"):
+        _ = step1x_jax.Editer
+
+
+def test_type_checkers_see_the_exports():
+    """py.typed is installed with the package, and what they read is what there is."""
+    seen, _ = (node for node in ast.parse(SOURCE.read_text()).body if isinstance(node, ast.If))
+    imports = {
+        alias.asname: node.module.removeprefix("step1x_jax.")
+        for node in seen.body
+        for alias in node.names
+        if alias.asname == alias.name  # otherwise no export to them
+    }
+    assert imports == step1x_jax.EXPORTS
+    assert SOURCE.with_name("py.typed").is_file()
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["step1x_jax"]
 
 
 def test_models_conversion_and_sampling_need_no_torch():
