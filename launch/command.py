@@ -14,6 +14,7 @@ import jax
 from absl import app, flags, logging
 
 from launch import interrupt
+from launch.exit_codes import ERROR, INTERRUPTED
 from launch.usage import HELP, is_required, usage
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.compile_cache import keep_compiled
@@ -62,7 +63,7 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
             )
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            return interrupt.INTERRUPTED
+            return INTERRUPTED
 
     app.run(guarded, flags_parser=_parse_flags)
 
@@ -96,7 +97,7 @@ def _check_finite() -> None:
 
 def _say(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
-    return 1
+    return ERROR
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

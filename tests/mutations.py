@@ -1174,7 +1174,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("damage ends it", 'findings.append(Finding("model", DIFFERS, str(e)))', "raise"),
     ],
     ("../launch/edit_check.py", "tests/launch/test_edit_check.py"): [
-        ("differences are success", "        return 1\n", "        return 0\n"),
+        ("differences are success", "        return ERROR\n", "        return 0\n"),
         ("nothing to report", "    if counts[DIFFERS]:", "    if False:"),
     ],
     ("evaluation/tables.py", "tests/evaluation/test_datasets.py"): [
@@ -1801,6 +1801,9 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("signals ignored", "if stop:", "if False:"),
         ("anything moves in a step", 'jax.transfer_guard("disallow")',
          'jax.transfer_guard("allow")'),
+    ],
+    ("training/lost_peer.py", "tests/launch/test_exit_codes.py"): [
+        ("an exit code of which the guide says nothing", "LOST = 75", "LOST = 76"),
     ],
     ("training/lost_peer.py", "tests/training/test_lost_peer.py"): [
         ("what moved unasked is a lost peer", '("RESOURCE_EXHAUSTED", "Disallowed ")',

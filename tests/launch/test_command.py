@@ -10,7 +10,8 @@ import pytest
 from absl import flags
 
 from launch.command import run
-from launch.interrupt import INTERRUPTED, end_at_once
+from launch.exit_codes import INTERRUPTED
+from launch.interrupt import end_at_once
 from step1x_jax.errors import UserError
 
 
