@@ -1,7 +1,9 @@
 """What importing costs, and starting to edit: what is large is imported where it is used."""
 
 import ast
+import itertools
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -23,6 +25,8 @@ FOR_PICTURES = ("transformers", "torch", "scipy")
 # single operation on arrays, 9 to 12 in all with jax 0.10. Each takes 20 to 50 ms at least.
 MOST_PROGRAMS = 14
 SOURCE = Path(step1x_jax.__file__)
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 EDIT = """
 import sys
@@ -86,8 +90,21 @@ def test_type_checkers_see_the_exports():
     }
     assert imports == step1x_jax.EXPORTS
     assert SOURCE.with_name("py.typed").is_file()
-    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())
-    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["step1x_jax"]
+    assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["step1x_jax"]
+
+
+def test_requirements_are_those_of_the_package_and_of_its_tests():
+    """Also alone they set up all but the extras; who uses the package gets no test runner."""
+    dependencies, extras = (
+        PROJECT["project"][x] for x in ("dependencies", "optional-dependencies")
+    )
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    listed = [line for line in lines if not line.startswith("#")]
+    assert listed == [*dependencies, *extras["test"]]
+    assert not [line for line in dependencies if "pytest" in line]
+    others = [line for line in itertools.chain(*extras.values()) if "step1x_jax[" not in line]
+    assert [line for line in [*listed, *others] if not re.search("==|,<", line)] == []
+    assert extras["gpu"][0].replace("[cuda13]", "") in dependencies  # tests and plans: CUDA 13
 
 
 def test_models_conversion_and_sampling_need_no_torch():
