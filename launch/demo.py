@@ -22,11 +22,11 @@ from absl import flags
 from launch.demonstration.queue import EditQueue
 from launch.shared import editor_flags
 from launch.shared.command import run
+from launch.shared.exit_codes import TERMINATED
 from step1x_jax.editing.editor import Editor
 from step1x_jax.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-TERMINATED = 143  # what a shell reports for a process that ended on SIGTERM
 
 _MODEL = flags.DEFINE_string(
     "model", None, "quickstart, a run's folder, or a file or folder of weights.", required=True

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from launch.shared.command import run
+from launch.shared.exit_codes import SOME_FAILED
 from launch.shared.record_models import load_models
 from step1x_jax.conditioning.encoder import DTYPES, IMPLEMENTATIONS, EncoderConfig
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
@@ -91,7 +92,6 @@ _PROCESSES = flags.DEFINE_integer(
     "process_count", None, "Of all that work on the output, each on its share (default: JAX's)."
 )
 
-BAD_ROWS = 3
 TOLD = 20  # rows that are named on stderr; all are in the list of rejected rows
 
 
@@ -243,7 +243,7 @@ def tell(outcome: Outcome, output: epath.Path) -> int:
     if outcome.bad_rows:
         where = f"see {output}/{REJECTED}" if manifest else "see above"
         print(f"{len(outcome.bad_rows)} rows could not be used, {where}.", file=sys.stderr)
-        return BAD_ROWS
+        return SOME_FAILED
     return 0
 
 

@@ -15,7 +15,7 @@ workers=(-n auto --maxprocesses=4 --dist=loadfile)  # a file's tests share what 
 extras="torch or quickstart or parquet or gcs or demo or evaluation or deidentify or curation"
 quick="not (slow or $extras)"
 if [ "${1:-}" != --all ]; then
-  need_environment no-torch
+  need_environment no-torch test
   exec "$PYTHON" -m pytest "${workers[@]}" -m "$quick" "$@"
 fi
 
@@ -35,7 +35,7 @@ need_second_environment() {
 }
 
 shift
-need_environment torch diffusers quickstart parquet gcs demo evaluation deidentify curation tpu dev
+need_environment torch test diffusers quickstart parquet gcs demo evaluation deidentify curation tpu dev
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy

@@ -19,6 +19,7 @@ from etils import epath
 from launch.shared import config_flag
 from launch.shared.command import run
 from launch.shared.config_flag import read_config
+from launch.shared.exit_codes import TERMINATED
 from step1x_jax.data.manifest import MANIFEST, read_manifest, records_fingerprint
 from step1x_jax.data.pipeline import DataConfig, data_folders, make_batches
 from step1x_jax.errors import UserError
@@ -35,7 +36,6 @@ _DISTRIBUTED = flags.DEFINE_bool(
 )
 
 SILENCE = 60  # seconds after which a process counts as lost, and the others end
-STOPPED = 143  # what a shell reports for a process that ended on SIGTERM
 
 
 def main() -> int:
@@ -79,7 +79,7 @@ def main() -> int:
             " goes on from there.",
             file=sys.stderr,
         )
-        return STOPPED
+        return TERMINATED
     print_once(f"Done: {steps} steps. Checkpoints and metrics are in {workdir}.")
     return 0
 

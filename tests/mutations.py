@@ -73,6 +73,17 @@ class Mutation(NamedTuple):
 # (file, tests that should notice): (name, old, new), ...
 # fmt: off
 TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
+    ("data/manifest.py", "tests/test_changelog.py"): [
+        ("a form of which the changelog says nothing", "VERSION = 3", "VERSION = 4"),
+    ],
+    ("editing/editor.py", "tests/test_api_page.py"): [
+        ("the API page is of another docstring", "Makes pictures from text alone, which v1.1 can",
+         "Makes pictures from text, which v1.1 can"),
+    ],
+    ("__init__.py", "tests/test_package.py"): [
+        ("any name is looked for", "if name not in EXPORTS:", "if False:"),
+        ("type checkers miss an export", "import Editor as Editor", "import Editor"),
+    ],
     ("kernels/flash.py", "tests/models/test_remat.py"): [
         ("sums not stored", "checkpoint_name(lse, ATTENTION)", "lse"),
     ],
@@ -1182,7 +1193,7 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("damage ends it", 'findings.append(Finding("model", DIFFERS, str(e)))', "raise"),
     ],
     ("../launch/edits/check.py", "tests/launch/test_edit_check.py"): [
-        ("differences are success", "        return 1\n", "        return 0\n"),
+        ("differences are success", "        return ERROR\n", "        return 0\n"),
         ("nothing to report", "    if counts[DIFFERS]:", "    if False:"),
     ],
     ("evaluation/tables.py", "tests/evaluation/test_datasets.py"): [
@@ -2027,6 +2038,15 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
          "if (saved := None) is not None:"),
         ("two at once", "functools.partial(to_the_end.enter_context, lock)", "lambda: None"),
         ("signals ignored", "if stop:", "if False:"),
+        ("anything moves in a step", 'jax.transfer_guard("disallow")',
+         'jax.transfer_guard("allow")'),
+    ],
+    ("training/failures/lost_peer.py", "tests/launch/test_exit_codes.py"): [
+        ("an exit code of which the guide says nothing", "LOST = 75", "LOST = 76"),
+    ],
+    ("training/failures/lost_peer.py", "tests/training/failures/test_lost_peer.py"): [
+        ("what moved unasked is a lost peer", '("RESOURCE_EXHAUSTED", "Disallowed ")',
+         '("RESOURCE_EXHAUSTED",)'),
     ],
     ("training/loop.py", "tests/training/monitoring/test_held_out.py"): [
         ("average not evaluated", "evaluated = state.ema\n", "evaluated = state.params\n"),

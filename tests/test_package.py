@@ -1,8 +1,17 @@
 """What importing costs, and starting to edit: what is large is imported where it is used."""
 
+import ast
+import itertools
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import step1x_jax
 
 HEAVY = ("torch", "transformers", "ray", "matplotlib", "tensorboardX", "grain", "orbax", "pyarrow")
 # What an edit of safetensors on a CPU has no use for, beside the above: "orbax" alone is empty.
@@ -15,6 +24,9 @@ FOR_PICTURES = ("transformers", "torch", "scipy")
 # In an edit: those of encoder (2), autoencoder (2) and sampler, and the noise; then some of a
 # single operation on arrays, 9 to 12 in all with jax 0.10. Each takes 20 to 50 ms at least.
 MOST_PROGRAMS = 14
+SOURCE = Path(step1x_jax.__file__)
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 EDIT = """
 import sys
@@ -47,6 +59,52 @@ def run(code, **environment):
 
 def test_the_package_itself_is_light():
     assert set(imported_by("import step1x_jax")) <= {"orbax"}  # flax brings it
+
+
+def test_exports_are_loaded_when_they_are_asked_for():
+    rooms = ("step1x_jax.editing", "step1x_jax.training", "step1x_jax.models")
+    assert imported_by("import step1x_jax", rooms) == []
+    assert imported_by("from step1x_jax import SamplingConfig", rooms) == []
+    assert "step1x_jax.editing" in imported_by("from step1x_jax import Editor", rooms)
+
+
+@pytest.mark.parametrize("name", step1x_jax.EXPORTS)
+def test_every_export_is_there(name):
+    assert getattr(step1x_jax, name).__module__ == f"step1x_jax.{step1x_jax.EXPORTS[name]}"
+    assert name in dir(step1x_jax)
+
+
+def test_other_names_are_not():
+    with pytest.raises(AttributeError, match="no attribute 'Editer'"):
+        _ = step1x_jax.Editer
+
+
+def test_type_checkers_see_the_exports():
+    """py.typed is installed with the package, and what they read is what there is."""
+    seen, _ = (node for node in ast.parse(SOURCE.read_text()).body if isinstance(node, ast.If))
+    imports = {
+        alias.asname: node.module.removeprefix("step1x_jax.")
+        for node in seen.body
+        for alias in node.names
+        if alias.asname == alias.name  # otherwise no export to them
+    }
+    assert imports == step1x_jax.EXPORTS
+    assert SOURCE.with_name("py.typed").is_file()
+    assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["step1x_jax"]
+
+
+def test_requirements_are_those_of_the_package_and_of_its_tests():
+    """Also alone they set up all but the extras; who uses the package gets no test runner."""
+    dependencies, extras = (
+        PROJECT["project"][x] for x in ("dependencies", "optional-dependencies")
+    )
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    listed = [line for line in lines if not line.startswith("#")]
+    assert listed == [*dependencies, *extras["test"]]
+    assert not [line for line in dependencies if "pytest" in line]
+    others = [line for line in itertools.chain(*extras.values()) if "step1x_jax[" not in line]
+    assert [line for line in [*listed, *others] if not re.search("==|,<", line)] == []
+    assert extras["gpu"][0].replace("[cuda13]", "") in dependencies  # tests and plans: CUDA 13
 
 
 def test_models_conversion_and_sampling_need_no_torch():

@@ -11,6 +11,7 @@ from etils import epath
 from tqdm import tqdm
 
 from launch.curation.flags import EACH, FIGURES, JSON, OUTPUT
+from launch.shared.exit_codes import SOME_FAILED
 from launch.shared.record_models import load_models
 from step1x_jax.curation import figures, review, sheet, stats
 from step1x_jax.curation.config import CurateConfig
@@ -26,7 +27,6 @@ from step1x_jax.files import replacing, user_path
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 
 SHEET_EACH = 2  # edits of a category
-BAD_ROWS = 3  # exit code, as launch.precompute has it
 
 
 def tell_stats(config: CurateConfig, workdir: Workdir) -> int:
@@ -98,7 +98,7 @@ def export_all(config: CurateConfig, workdir: Workdir) -> int:
     for name in (TRAIN, HELD_OUT):
         if done.rows[name]:
             bad += make_records(config, folder / "edits" / f"{name}.jsonl", folder / name)
-    return BAD_ROWS if bad else 0
+    return SOME_FAILED if bad else 0
 
 
 def make_records(config: CurateConfig, edits: epath.Path, output: epath.Path) -> int:

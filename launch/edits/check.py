@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import jax
 
+from launch.shared.exit_codes import ERROR
 from step1x_jax import __version__
 from step1x_jax.editing.published import DIFFERS, NOT_COMPARED, OK, Finding
 
@@ -32,7 +33,7 @@ def print_findings(findings: Iterable[Finding]) -> int:
             " first line (versions and device), and the sha256 lines; and say where the files are"
             " from."
         )
-        return 1
+        return ERROR
     print("Nothing differs.")
     return 0
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from launch.edits.plan import Job, recipe_of
 from launch.edits.report import Line, Report
+from launch.shared.exit_codes import SOME_FAILED
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.conditioning.picture_row import picture_row
 from step1x_jax.data.paths import printable
@@ -23,8 +24,6 @@ from step1x_jax.editing.recipe import Recipe, to_note
 from step1x_jax.editing.registration import register
 from step1x_jax.editing.requests import OUTPUT_SIZES
 from step1x_jax.errors import UserError
-
-SOME_FAILED = 3  # exit code
 
 
 @dataclasses.dataclass(frozen=True)

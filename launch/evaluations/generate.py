@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from launch.evaluations import benchmark_flags
 from launch.shared import editor_flags, sampling_flags
+from launch.shared.exit_codes import SOME_FAILED
 from step1x_jax import __version__
 from step1x_jax.data.paths import printable
 from step1x_jax.editing.editor import Editor
@@ -37,8 +38,6 @@ from step1x_jax.evaluation.generate import generate, note_run, take_share
 from step1x_jax.evaluation.method_pictures import method_folder
 from step1x_jax.evaluation.samples import SampleId
 from step1x_jax.sampling.noise import SEED_BITS
-
-SOME_FAILED = 3  # exit code
 
 _RESULTS = flags.DEFINE_string("results", "results", "Folder of all methods.")
 _METHOD = flags.DEFINE_string("method", None, "Name of the method, a folder of it.", required=True)

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from launch.evaluations import benchmark_flags, judge_against, judge_flags
+from launch.shared.exit_codes import SOME_FAILED
 from step1x_jax.data.paths import printable
 from step1x_jax.evaluation.datasets import find_source, read_samples
 from step1x_jax.evaluation.judgement_files import judge_folder
@@ -34,7 +35,6 @@ from step1x_jax.evaluation.judging.tally import Tally, describe_plan
 from step1x_jax.evaluation.method_pictures import method_folder
 from step1x_jax.evaluation.statistics import measures_of
 
-SOME_FAILED = 3  # exit code
 LISTED = 20  # samples without a judgement that are listed
 STATUSES: tuple[Status, ...] = (
     "ok",

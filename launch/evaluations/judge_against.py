@@ -7,13 +7,12 @@ from typing import cast, get_args
 from absl import flags
 
 from launch.evaluations import benchmark_flags, judge_flags
+from launch.shared.exit_codes import SOME_FAILED
 from step1x_jax.evaluation.datasets import find_source
 from step1x_jax.evaluation.judging.tally import Tally, describe_plan
 from step1x_jax.evaluation.pairwise.judge_pairs import judge_pairs, plan_pairs, plan_run
 from step1x_jax.evaluation.pairwise.questions import QUESTIONS, Orders
 from step1x_jax.evaluation.pairwise.verdicts import Verdict
-
-SOME_FAILED = 3  # exit code
 
 AGAINST = flags.DEFINE_list(
     "against", [], "Methods whose pictures are compared with those of --method, pair by pair."

@@ -17,6 +17,7 @@ from absl import flags
 from etils import epath
 
 from launch.evaluations import judge_flags
+from launch.shared.exit_codes import SOME_FAILED
 from step1x_jax.evaluation.judging.tally import Tally, describe_plan
 from step1x_jax.evaluation.names import check_name
 from step1x_jax.evaluation.pairwise.check_tables import to_json, to_markdown
@@ -27,7 +28,6 @@ from step1x_jax.evaluation.pairwise.questions import Orders, check_can_compare, 
 from step1x_jax.files import replacing, user_path
 from step1x_jax.json_files import write_json
 
-SOME_FAILED = 3  # exit code
 FOLDER = "judge_checks"
 
 _DATASET = flags.DEFINE_string(

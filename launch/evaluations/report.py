@@ -18,6 +18,7 @@ import sys
 from absl import flags
 from etils import epath
 
+from launch.shared.exit_codes import SOME_FAILED
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import BENCHMARKS, GEDIT
 from step1x_jax.evaluation.chart import draw_radar
@@ -29,8 +30,6 @@ from step1x_jax.evaluation.score_csv import import_score_csv, write_score_csv
 from step1x_jax.evaluation.statistics import measures_of
 from step1x_jax.files import replacing, user_path
 from step1x_jax.json_files import write_json
-
-INCOMPLETE = 3  # exit code
 
 _RESULTS = flags.DEFINE_string("results", "results", "Folder of all methods.")
 _METHODS = flags.DEFINE_list("methods", None, "Names of methods, as a,b,c.", required=True)
@@ -73,7 +72,7 @@ def main() -> int:
         write_json(output / "report.json", to_json(report))
         if _CHART.value:
             draw_charts(report, output)
-    return INCOMPLETE if _REQUIRE_COMPLETE.value and report.incomplete else 0
+    return SOME_FAILED if _REQUIRE_COMPLETE.value and report.incomplete else 0
 
 
 def draw_charts(report: Report, output: epath.Path) -> None:

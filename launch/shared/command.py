@@ -16,6 +16,7 @@ import jax
 from absl import app, flags, logging
 
 from launch.shared import interrupt
+from launch.shared.exit_codes import ERROR, INTERRUPTED
 from launch.shared.usage import HELP, is_required, usage
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.compile_cache import keep_compiled
@@ -70,7 +71,7 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
             )
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            return interrupt.INTERRUPTED
+            return INTERRUPTED
 
     app.run(guarded, flags_parser=_parse_flags)
 
@@ -114,7 +115,7 @@ def _reader_is_gone() -> bool:
 
 def _say(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
-    return 1
+    return ERROR
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

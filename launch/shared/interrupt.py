@@ -5,7 +5,7 @@ import signal
 import sys
 from types import FrameType
 
-INTERRUPTED = 130  # what a shell reports for a process that ended on Ctrl-C
+from launch.shared.exit_codes import INTERRUPTED
 
 
 def end_at_once(number: int, frame: FrameType | None) -> None:

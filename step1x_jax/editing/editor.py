@@ -413,6 +413,9 @@ class Editor:
         )
 
 
+load_editor = Editor.load  # for those who look for a function
+
+
 def _is_large(width: int, height: int) -> bool:
     """Whether the autoencoder computes such a picture in strips."""
     return width * height > LARGEST_WHOLE_PIXELS

@@ -31,18 +31,14 @@ class MeshConfig:
     """How many devices lie along each axis; -1 (for one of them) takes all that are left.
 
     data=-1 and fsdp=-1 together: fsdp takes up to WIDEST_FSDP of them, data the others.
-
-    data: copies of the parameters, each with its part of the batch. Slices that only the slower
-      data-centre network joins lie along it: a multiple of their number.
-    fsdp: parameters and optimizer state are split over it, and the batch as well.
-    sequence: the tokens of an example are split over it, for fewer examples than devices.
-    tensor: heads and the MLPs' hidden width are split over it.
     """
 
+    # Copies of the parameters, each with its part of the batch. Slices that only the slower
+    # data-centre network joins lie along it: a multiple of their number.
     data: Devices = 1
-    fsdp: Devices = -1
-    sequence: Devices = 1
-    tensor: Devices = 1
+    fsdp: Devices = -1  # parameters, optimizer state and batch are split over it
+    sequence: Devices = 1  # an example's tokens are split over it, for fewer examples than devices
+    tensor: Devices = 1  # heads and the MLPs' hidden width are split over it
 
     def validate(self) -> None:
         """Raises UserError for sizes that no number of devices can satisfy."""

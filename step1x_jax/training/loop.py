@@ -171,7 +171,10 @@ def train(
                 if clock.is_new(size):
                     pixels = f"{width * PIXELS_PER_LATENT} x {height * PIXELS_PER_LATENT}"
                     metrics.say(f"compiling the step for {examples} pictures of {pixels} ...")
-                with clock.step(size, flops((height, width), examples)):
+                # Batches go to the devices by `put`, numbers come by device_get. That anything else
+                # moves, for which every step would wait, is a mistake in the code and an error.
+                guard = jax.transfer_guard("disallow")
+                with clock.step(size, flops((height, width), examples)), guard:
                     # this returns at once; while the devices work, the next batch is read and sent
                     state, values = train_step(state, batch, frozen)
                     done = rows

@@ -10,7 +10,8 @@ import pytest
 from absl import flags
 
 from launch.shared.command import run
-from launch.shared.interrupt import INTERRUPTED, end_at_once
+from launch.shared.exit_codes import INTERRUPTED
+from launch.shared.interrupt import end_at_once
 from step1x_jax.errors import UserError
 
 

@@ -16,7 +16,7 @@ from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.training import loop
 from step1x_jax.training.loop import train
 from step1x_jax.training.monitoring.metrics import read_metrics
-from tests.training.tiny import batches, load_config, make_batch, tiny_config
+from tests.training.tiny import batches, count_step, load_config, make_batch, tiny_config
 from tests.weights.models import save_model
 
 pytestmark = pytest.mark.usefixtures("toy_model")
@@ -113,6 +113,13 @@ def test_a_run_keeps_the_fingerprints_of_its_records(tmp_path):
     assert int(train(config, tmp_path, batches, records=["a", "b"]).step) == 4
 
 
+def test_what_a_step_moves_unasked_is_an_error(tmp_path, monkeypatch):
+    """Here the batch: as numpy arrays it would go to the devices with the call of the step."""
+    monkeypatch.setattr(loop, "put", lambda rows, mesh: rows)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        train(tiny_config(), tmp_path, batches)
+
+
 def test_one_at_a_time(tmp_path):
     def again(first_step):
         with pytest.raises(UserError, match=r"another process trains in .*run; wait for it"):
@@ -198,7 +205,7 @@ def no_learning(monkeypatch):
 
     def step(state, batch, frozen):
         values = dict.fromkeys(("loss", "grad_norm", "learning_rate", "param_norm"), 1.0)
-        return dataclasses.replace(state, step=state.step + 1), values
+        return dataclasses.replace(state, step=count_step(state.step)), values
 
     monkeypatch.setattr(loop, "make_train_step", lambda config, mesh, abstract: step)
 

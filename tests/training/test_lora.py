@@ -38,7 +38,7 @@ from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.run.description import read_description
 from step1x_jax.weights.run.reader import RunFolder
 from step1x_jax.weights.run.writer import write_adapters_folder
-from tests.training.tiny import Toy, batches, make_batch, tiny_config
+from tests.training.tiny import Toy, batches, count_step, make_batch, tiny_config
 from tests.weights.models import load_as, published, run_parameters, save_model
 
 STEPS = 3
@@ -74,7 +74,7 @@ def no_learning(monkeypatch):
 
     def step(state, batch, frozen):
         values = dict.fromkeys(("loss", "grad_norm", "learning_rate", "param_norm"), 1.0)
-        return dataclasses.replace(state, step=state.step + 1), values
+        return dataclasses.replace(state, step=count_step(state.step)), values
 
     monkeypatch.setattr(loop, "make_train_step", lambda *_: step)
 
@@ -248,7 +248,7 @@ def test_held_out_edits_are_evaluated_with_the_average_of_the_adapters(
 
     def step(state, batch, frozen):  # the adapters still add nothing
         values = dict.fromkeys(("loss", "grad_norm", "learning_rate", "param_norm"), 1.0)
-        return dataclasses.replace(state, step=state.step + 1, ema=average), values
+        return dataclasses.replace(state, step=count_step(state.step), ema=average), values
 
     monkeypatch.setattr(loop, "make_train_step", lambda *_: step)
     train(config, tmp_path, batches, lambda dropped: batches(100))

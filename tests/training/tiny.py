@@ -21,6 +21,9 @@ from step1x_jax.training.config_file import from_json
 
 BATCH = 8
 
+# Of a step's number, in steps that tests make up: eagerly, the 1 would be moved to the devices.
+count_step = jax.jit(lambda step: step + 1)
+
 
 def load_config(path) -> TrainConfig:
     """A config that was saved beside a run."""

@@ -9,6 +9,8 @@ import jax
 
 # As a shell reads it: try again (EX_TEMPFAIL of sysexits.h). launch/restarting.sh does.
 LOST = 75
+# Errors of a computation that the others have no part in: memory, and what loop.py forbids to move.
+NOT_LOST = ("RESOURCE_EXHAUSTED", "Disallowed ")
 
 
 @contextlib.contextmanager
@@ -23,7 +25,7 @@ def ending_without_peers() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as e:
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(e):
+        if jax.process_count() == 1 or any(words in str(e) for words in NOT_LOST):
             raise
         reason = str(e).splitlines()[0]
         print(

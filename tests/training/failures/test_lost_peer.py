@@ -1,6 +1,7 @@
 """A computation that fails for want of another process."""
 
 import jax
+import numpy as np
 import pytest
 
 from step1x_jax.training.failures import lost_peer
@@ -38,6 +39,13 @@ def test_the_process_ends_at_once_with_a_sentence(capsys):
 def test_too_little_memory_is_another_matter():
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         fail("RESOURCE_EXHAUSTED: out of memory")
+
+
+@pytest.mark.usefixtures("end")
+def test_neither_is_what_was_moved_unasked():
+    error = pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed")
+    with error, ending_without_peers(), jax.transfer_guard("disallow"):
+        jax.jit(lambda x: x)(np.ones(2))
 
 
 def test_one_process_has_no_peers():
