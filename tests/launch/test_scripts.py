@@ -3,11 +3,13 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 
@@ -108,6 +110,22 @@ SCRIPTS = sorted(
     for path in (ROOT / "launch").glob(pattern)
     if path.name not in ("environment.sh", "usage.sh")  # sourced by the others
 )
+
+
+def test_a_commit_is_checked_as_the_tests_check():
+    """.pre-commit-config.yaml has the linters of launch/test.sh, their options, and all files."""
+    yaml = pytest.importorskip("yaml", reason="needs the extra [dev]")
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = {hook["id"]: hook for hook in local["hooks"]}
+    entries = {hook["entry"].removeprefix(".venv/bin/") for hook in hooks.values()}
+    test = (ROOT / "launch/test.sh").read_text().replace('"$PYTHON" -m ', "")
+    lines = re.findall(r"^(?:\.venv/bin/)?((?:ruff|mypy|shellcheck).*)$", test, re.MULTILINE)
+    assert len(lines) == len(entries)
+    assert all(any(line.startswith(entry) for entry in entries) for line in lines)
+    scripts = [f"launch/{name}" for name in (*SCRIPTS, "environment.sh", "usage.sh")]
+    assert all(re.search(hooks["shellcheck"]["files"], name) for name in scripts)
+    folders = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["files"]
+    assert all(re.search(hooks["mypy"]["files"], f"{name}/a/b.py") for name in folders)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
