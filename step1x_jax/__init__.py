@@ -66,7 +66,7 @@ EXPORTS = {
     "TrainingConfig": "training.config",
     "CheckpointConfig": "training.config",
     "HeldOutConfig": "training.config",
-    "TimestepConfig": "training.timesteps",
+    "TimestepConfig": "training.step.timesteps",
     "DataConfig": "data.pipeline",
     "make_batches": "data.pipeline",
     "CurateConfig": "curation.config",
