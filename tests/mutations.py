@@ -2190,7 +2190,8 @@ def main(arguments: list[str]) -> int:
     survivors = 0
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder) / "tree"
-        shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        left_out = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__")
+        shutil.copytree(ROOT, root, ignore=left_out)
         named = {test for mutation in chosen for test in mutation.tests.split()}
         if HOPPER in named and not SECOND_LANE.exists():
             print(f"skipped: what {HOPPER} notices, because {SECOND_LANE} is not here")

@@ -1,4 +1,4 @@
-"""What README, guides and the notebook name is there: files, headings, commands, flags, extras."""
+"""What README, guides and notebook name is there: files, headings, commands, flags, extras."""
 
 import dataclasses
 import json
@@ -15,7 +15,8 @@ from launch.evaluate import COMMANDS
 from step1x_jax.training.config import TrainConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "launch/guides").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / ".github/CONTRIBUTING.md"]
+DOCUMENTS += sorted((ROOT / "launch/guides").glob("*.md"))
 DOCUMENTS += sorted((ROOT / "launch/notebooks").glob("*.ipynb"))
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 
