@@ -21,7 +21,7 @@ def examples(edits: Sequence[HeldOutEdit], *, chinese: bool) -> list[int]:
 
     Args:
       edits: All edits.
-      chinese: Every other kind is shown with a Chinese instruction, where there is one.
+      chinese: Two of four kinds are shown with a Chinese instruction, where there is one.
 
     Returns:
       Indices into `edits`, one per kind in order of first appearance.
@@ -32,7 +32,7 @@ def examples(edits: Sequence[HeldOutEdit], *, chinese: bool) -> list[int]:
         own = [i for i, edit in enumerate(edits) if edit.kind == kind]
         start = (7 * number) % len(own)  # of 2 x 6 crops: photographs and shapes in turn
         turned = own[start:] + own[:start]
-        language = "cn" if chinese and number % 2 else "en"
+        language = "cn" if chinese and number // 2 % 2 else "en"  # crops have both in turn
         matching = [i for i in turned if edits[i].language == language]
         chosen.append((matching or turned)[0])
     return chosen

@@ -20,7 +20,7 @@ def test_examples_show_every_kind_once():
     assert [EDITS[i].kind for i in english] == list(KINDS)
     assert {EDITS[i].language for i in english} == {"en"}
     both = report_picture.examples(EDITS, chinese=True)
-    assert [EDITS[i].language for i in both] == ["en", "cn", "en"]
+    assert [EDITS[i].language for i in both] == ["en", "en", "cn"]
 
 
 def test_smooth_is_the_mean_of_the_last_points():
