@@ -66,7 +66,7 @@ def test_nothing_differs_in_the_quickstart_as_it_ships():
     assert all(found[f"{part}: released sizes"].result == NOT_COMPARED for part in parts)
     assert found["tokens of pictures in the language model"].result == OK
     assert found["ids of prompts"].result == NOT_COMPARED
-    assert "picture_label True" in found["settings of reading"].what
+    assert "min_pixels 3136" in found["settings of reading"].what
     assert found["autoencoder: there and back"].result == OK
     assert found["language model: tokenizer.json"].result == OK
     assert " s on cpu" in found["time of a step at 128 px"].what
