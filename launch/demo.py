@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 
 from absl import flags
 
@@ -75,13 +76,38 @@ def main() -> None:
                 password=password,
                 upload_limit=_LIMIT.value,
             )
+            wait = _until_signalled()
             print(f"open {' or '.join(addresses)}", flush=True)
             if password is not None:
                 print(f"any name, password: {password}", flush=True)
-            threading.Event().wait()
+            wait()
         finally:
             page.blocks.close()
             queue.close()
+
+
+def _until_signalled() -> Callable[[], None]:
+    """A function that waits for Ctrl-C or SIGTERM, and raises what these do.
+
+    The signals' handlers only note them: what a handler raises is lost where it happens to run in a
+    callback of the garbage collector (JAX has one), and then nothing would end the page.
+    """
+    noted = threading.Event()
+    numbers: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        numbers.append(number)
+        noted.set()
+
+    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def wait() -> None:
+        noted.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)  # a second one ends what hangs
+        signal.raise_signal(numbers[0])
+
+    return wait
 
 
 def _password() -> str | None:

@@ -58,7 +58,7 @@ def test_attention_by_all_that_runs_here_and_the_rest_by_name(tmp_path):
 def test_the_search_prints_lines_of_the_table(tmp_path):
     """Two sizes only, interpreted; a process of its own for the flags."""
     program = (
-        "import sys; from launch import bench, bench_attention as b;"
+        "import sys; from launch import bench; from launch.benches import attention as b;"
         "b.tuning.CHUNKS = (384, 128); b.TEXT = 100;"
         "bench.run(bench.main, operands=tuple(bench.BENCHMARKS))"
     )
