@@ -3,7 +3,7 @@
     bash launch/quickstart.sh              # data, training, report; or, once the data is there:
     python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart/train
 
-Time and figure to expect: 7 minutes of training on 2 CPU cores, 9 for the script; mean gain over
+Time and figure to expect: 7 minutes of training on 2 CPU cores, 10 for the script; mean gain over
 the untouched source 12.0 dB on photographs that it has never seen.
 """
 
