@@ -12,14 +12,14 @@ from step1x_jax.curation.config import CurateConfig
 from step1x_jax.curation.sources.crops import EmbeddedCrops
 from step1x_jax.curation.stages.plain_edits import PlainEdits
 from step1x_jax.curation.stages.template_instructions import TemplateInstructions
+from step1x_jax.quickstart.held_out import PHOTOGRAPHS
 
 
 def get_config() -> CurateConfig:
-    held_out = ("chelsea", "china")  # no stage of training, the autoencoder's included, sees them
-    config = CurateConfig(source=EmbeddedCrops(count=200, apart=held_out))
+    config = CurateConfig(source=EmbeddedCrops(count=200, apart=PHOTOGRAPHS))
     config.stages = {"edit": PlainEdits(), "instructions": TemplateInstructions()}
 
-    config.export.held_out_groups = held_out
+    config.export.held_out_groups = PHOTOGRAPHS
     config.export.size = 128
     config.export.encoder.path = "step1x_jax/assets/quickstart/encoder"
     config.export.encoder.dtype = "float32"

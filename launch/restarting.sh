@@ -37,7 +37,7 @@ while true; do
   done
   trap - TERM INT
   case $code in
-    0 | 1 | 2 | 130 | 143) exit "$code" ;;
+    0 | 1 | 2 | 130 | 141 | 143) exit "$code" ;;
   esac
   ((SECONDS - started < 600)) || left=$tries
   left=$((left - 1))

@@ -16,7 +16,7 @@ import jax
 from absl import app, flags, logging
 
 from launch.shared import interrupt
-from launch.shared.exit_codes import ERROR, INTERRUPTED
+from launch.shared.exit_codes import ERROR, INTERRUPTED, READER_GONE
 from launch.shared.usage import HELP, is_required, usage
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.compile_cache import keep_compiled
@@ -55,7 +55,7 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
         except BrokenPipeError:
             if not _reader_is_gone():
                 raise
-            return 128 + signal.SIGPIPE
+            return READER_GONE
         except ImportError as e:
             if "nstall " not in str(e) or e.name:  # other than fsspec's "Please install gcsfs ..."
                 raise

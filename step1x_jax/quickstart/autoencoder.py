@@ -19,9 +19,9 @@ from step1x_jax.curation.embedded.crops import SMALLEST, WHOLE, draw_name, photo
 from step1x_jax.curation.embedded.descriptions import read_descriptions
 from step1x_jax.curation.embedded.plain import PLAIN
 from step1x_jax.models.autoencoder import Autoencoder
+from step1x_jax.quickstart import held_out
 
 PICTURE = 128  # side of the crops that training cuts from, in pixels
-HELD_OUT = ("chelsea", "china")  # as in configs/curate_quickstart.py
 EDITS = tuple(PLAIN.values())
 GREY = ("brick", "camera", "coins", "grass", "gravel")  # full of texture; tinted at random
 
@@ -67,7 +67,9 @@ def training_crop(size: int, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.15:
         image = recolour(_square(draw_name(GREY, rng), rng, SMALLEST), rng)
     else:
-        coloured = [name for name in read_descriptions() if name not in (*HELD_OUT, *GREY)]
+        coloured = [
+            name for name in read_descriptions() if name not in (*held_out.PHOTOGRAPHS, *GREY)
+        ]
         image = _square(draw_name(coloured, rng), rng, SMALLEST)
         choice = rng.random()
         if choice < 0.35:
@@ -204,7 +206,7 @@ def psnr_held_out(model: Autoencoder) -> dict[str, float]:
     """Mean PSNR in dB of the reconstructed fixed crops, per photograph that no stage trains on."""
     reconstruct = nnx.jit(lambda model, x: model.decode(model.encode(x)))
     figures = {}
-    for name in HELD_OUT:
+    for name in held_out.PHOTOGRAPHS:
         rng = np.random.default_rng(0)  # the same crops in every evaluation
         images = np.stack([_square(name, rng, WHOLE) for _ in range(4)])
         crops = images.astype(np.float32) / 127.5 - 1

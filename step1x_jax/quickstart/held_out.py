@@ -13,6 +13,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.json_files import build, parse_json
 
 FILE = "held_out.jsonl"
+PHOTOGRAPHS = ("chelsea", "china")  # no stage of training, the autoencoder's included, sees them
 LANGUAGES = ("en", "cn")
 
 

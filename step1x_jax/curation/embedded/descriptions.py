@@ -4,6 +4,8 @@ Coordinates are pixels of the whole photograph, x before y; a box is left, top, 
 """
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 
 from etils import epath
 
@@ -224,7 +226,8 @@ class Description:
     tint: tuple[float, float, float]
 
 
-def read_descriptions() -> dict[str, Description]:
-    """All photographs by name, in a fixed order."""
+@functools.cache
+def read_descriptions() -> Mapping[str, Description]:
+    """All photographs by name, in a fixed order; read once."""
     path = FOLDER / "photographs.json"
     return build(dict[str, Description], read_json(path), str(path))

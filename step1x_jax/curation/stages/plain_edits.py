@@ -36,15 +36,19 @@ class PlainEdits(Stage):
         from step1x_jax.curation.embedded.plain import PLAIN  # needs OpenCV
 
         def edit(row: Row, context: Context) -> Iterator[Outcome]:
-            pixels = np.asarray(decode_image(row["picture"], row["name"]).convert("RGB"))
+            pixels = np.asarray(decode_image(row["picture"], row["name"]))
+            source = encode_png(pixels)
             for name, kind in PLAIN.items():
-                yield _outcome(name, kind, pixels, row["group"])
+                made = _outcome(name, kind, pixels, row["group"])
+                yield made if isinstance(made, Rejected) else {**made, "source": source}
 
         return each(edit)
 
 
-def _outcome(name: str, kind: "PlainEdit", pixels: np.ndarray, group: str) -> Outcome:
-    """An edit as columns, if it passes the gates."""
+def _outcome(
+    name: str, kind: "PlainEdit", pixels: np.ndarray, group: str
+) -> dict[str, Any] | Rejected:
+    """An edit as columns but its source, which is the same for all, if it passes the gates."""
     from step1x_jax.curation.embedded.gates import check
     from step1x_jax.curation.embedded.types import Edit
 
@@ -62,7 +66,6 @@ def _outcome(name: str, kind: "PlainEdit", pixels: np.ndarray, group: str) -> Ou
     if not isinstance(made, Edit):
         return Rejected(made.reason, columns=columns)
     return columns | {
-        "source": encode_png(pixels),
         "target": encode_png(target),
         "mask": encode_mask(mask),
         "slots": {},
