@@ -13,13 +13,6 @@ from flax import nnx
 from launch.shared.command import run
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import quickstart_autoencoder
-from step1x_jax.quickstart.autoencoder import (
-    AutoencoderTraining,
-    batches,
-    psnr_held_out,
-    train,
-    whiten,
-)
 from step1x_jax.weights.load import load_autoencoder
 from step1x_jax.weights.save import save_autoencoder
 
@@ -50,6 +43,15 @@ _REPORT = flags.DEFINE_integer(
 
 def main() -> None:
     """Runs one stage, saving as it goes."""
+    # Here, because the crops need OpenCV: flags are checked, and its absence said, without it.
+    from step1x_jax.quickstart.autoencoder import (
+        AutoencoderTraining,
+        batches,
+        psnr_held_out,
+        train,
+        whiten,
+    )
+
     if _START.value:
         model = load_autoencoder(_START.value)
     else:

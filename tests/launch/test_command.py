@@ -116,6 +116,23 @@ def test_numbers_of_flags_are_finite(name, flags, wrong):
     assert result.stderr.endswith(": give a finite number\n")
 
 
+OF_EXTRAS = ("torch", "diffusers", "ray", "cv2", "pyarrow", "skimage", "sklearn", "matplotlib")
+
+
+def test_commands_show_their_flags_without_any_extra():
+    """What an extra brings is imported where it is used, so that its absence is one sentence."""
+    folder = pathlib.Path(__file__).parents[2] / "launch"
+    commands = sorted(f"launch.{file.stem}" for file in folder.glob("[a-z]*.py"))
+    assert len(commands) > 10
+    program = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({OF_EXTRAS!r}))\n"  # None: an ImportError
+        f"[importlib.import_module(name) for name in {commands!r}]"
+    )
+    result = command("-c", program)
+    assert result.returncode == 0, result.stderr
+
+
 def test_flags_of_several_values_may_be_given_several_times():
     result = command("-m", "launch.precompute", "--input=no", "--input=nope", "--output=x",
                      "--qwen=x", "--autoencoder=x")  # fmt: skip
