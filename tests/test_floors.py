@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     {"bounds", "choices", "errors", "files", "json_files"},
     {"kernels"},
-    {"models"},
     {"parallel"},
+    {"models"},
     {"weights"},
     {"conditioning"},
     {"data", "sampling", "asking"},

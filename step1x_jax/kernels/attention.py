@@ -4,13 +4,14 @@ import os
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from step1x_jax import choices
 from step1x_jax.errors import UserError
 from step1x_jax.kernels.attention_cudnn import attention_cudnn
 from step1x_jax.kernels.attention_xla import attention_xla
-from step1x_jax.kernels.flash import ATTENTION, Kernels, flash_attention, named, tokens_are_split
-from step1x_jax.kernels.norm_rope import Norms, norm_rope
+from step1x_jax.kernels.flash import ATTENTION, Kernels, flash_attention, tokens_are_split
+from step1x_jax.kernels.norm_rope import Norms, norm_rope, split_heads
 from step1x_jax.kernels.platform import device_kind, platform
 from step1x_jax.kernels.tuning import padded_length
 
@@ -23,6 +24,7 @@ def attention(
     k: jax.Array,
     v: jax.Array,
     *,
+    head_dim: int,
     kv_lengths: jax.Array | None = None,
     causal: bool = False,
     segment_ids: jax.Array | None = None,
@@ -32,9 +34,10 @@ def attention(
     """Scaled dot-product attention, scale 1/sqrt(K), float32 softmax.
 
     Args:
-      q: (B, L, H, K) float32 or bfloat16.
-      k: (B, S, N, K), H a multiple of N (grouped key/value heads).
-      v: (B, S, N, K).
+      q: (B, L, H * K) float32 or bfloat16, as a matmul writes it: head h is columns h K to (h+1) K.
+      k: (B, S, N * K), H a multiple of N (grouped key/value heads).
+      v: (B, S, N * K).
+      head_dim: K.
       kv_lengths: (B,) int32 in 1..S; keys and values behind an example's length are ignored. Every
         query row is computed. None: all S.
       causal: query i sees keys 0..i only (S = L).
@@ -45,23 +48,24 @@ def attention(
         STEP1X_ATTENTION names, or else the best that runs here, where these support the arguments.
 
     Returns:
-      (B, L, H, K) in q's dtype.
+      (B, L, H * K) in q's dtype.
 
     Raises:
       UserError: for an implementation that is unknown, or cannot do what is asked here.
       ValueError: for operands that do not fit together.
     """
-    _check_operands(q, k, v)
+    _check_operands(q, k, v, head_dim)
     masked = segment_ids is not None or key_mask is not None
-    name = choose(q, causal=causal, segments=masked, implementation=implementation)
+    name = choose(head_dim, q.dtype, causal=causal, segments=masked, implementation=implementation)
     if name in ("pallas_tpu", "pallas_gpu"):
-        return flash_attention(_kernels(name), q, k, v, kv_lengths)
+        return flash_attention(_kernels(name), head_dim, q, k, v, kv_lengths)
+    qh, kh, vh = (split_heads(x, head_dim) for x in (q, k, v))
     if name == "cudnn":
-        out = attention_cudnn(q, k, v, kv_lengths=kv_lengths, causal=causal)
+        out = attention_cudnn(qh, kh, vh, kv_lengths=kv_lengths, causal=causal)
     else:
         masks = {"segment_ids": segment_ids, "key_mask": key_mask}
-        out = attention_xla(q, k, v, kv_lengths=kv_lengths, causal=causal, **masks)
-    return named(out, ATTENTION)
+        out = attention_xla(qh, kh, vh, kv_lengths=kv_lengths, causal=causal, **masks)
+    return checkpoint_name(out.reshape(q.shape), ATTENTION)
 
 
 def qk_norm_rope_attention(
@@ -84,9 +88,9 @@ def qk_norm_rope_attention(
     for the tiles that stay; what travels past them is turned once before, in each pass.
 
     Args:
-      q: (B, L, H, K) as projected.
-      k: (B, L, H, K) as projected.
-      v: (B, L, H, K).
+      q: (B, L, H * K) as projected.
+      k: (B, L, H * K) as projected.
+      v: (B, L, H * K).
       q_scale: (M, K); M is 1, or 2 if the first `split` tokens have a norm of their own.
       k_scale: (M, K).
       rope: (2, L, K) float32 of `embeddings.rope_table`.
@@ -95,26 +99,29 @@ def qk_norm_rope_attention(
       implementation: as in `attention`.
 
     Returns:
-      (B, L, H, K) in v's dtype.
+      (B, L, H * K) in v's dtype.
 
     Raises:
       UserError: as `attention`.
       ValueError: as `attention`.
     """
-    _check_operands(q, k, v)
+    head_dim = rope.shape[-1]
+    _check_operands(q, k, v, head_dim)
     norms = Norms(*(jnp.asarray(x, jnp.float32) for x in (q_scale, k_scale, rope)))
-    name = choose(q, implementation=implementation)
+    name = choose(head_dim, q.dtype, implementation=implementation)
     if name in ("pallas_tpu", "pallas_gpu") and not tokens_are_split():
-        return flash_attention(_kernels(name), q, k, v, kv_lengths, norms, split)
+        return flash_attention(_kernels(name), head_dim, q, k, v, kv_lengths, norms, split)
     q, k = (
         norm_rope(x, scale, norms.rope, split).astype(v.dtype)
         for x, scale in ((q, norms.q_scale), (k, norms.k_scale))
     )
-    return attention(q, k, v, kv_lengths=kv_lengths, implementation=implementation)
+    return attention(
+        q, k, v, head_dim=head_dim, kv_lengths=kv_lengths, implementation=implementation
+    )
 
 
 def working_length(
-    length: int, width: int, dtype: jax.typing.DTypeLike, implementation: str | None = None
+    length: int, head_dim: int, dtype: jax.typing.DTypeLike, implementation: str | None = None
 ) -> int:
     """How many tokens `qk_norm_rope_attention` works on where it is given `length`.
 
@@ -123,18 +130,19 @@ def working_length(
 
     Args:
       length: tokens.
-      width: of a head.
+      head_dim: K.
       dtype: of q, k and v.
       implementation: as in `attention`.
     """
-    q = jax.ShapeDtypeStruct((1, length, 1, width), dtype)
-    if choose(q, implementation=implementation) != "pallas_tpu" or tokens_are_split():
+    name = choose(head_dim, dtype, implementation=implementation)
+    if name != "pallas_tpu" or tokens_are_split():
         return length
     return padded_length(device_kind(), length)
 
 
 def choose(
-    q: jax.Array | jax.ShapeDtypeStruct,
+    head_dim: int,
+    dtype: jax.typing.DTypeLike,
     *,
     causal: bool = False,
     segments: bool = False,
@@ -152,7 +160,7 @@ def choose(
     elif preferred not in choices.ATTENTION:
         names = ", ".join(choices.ATTENTION)
         raise UserError(f"attention implementation {preferred!r} is unknown; use one of {names}.")
-    reason = _reason_against(preferred, q, causal, segments)
+    reason = _reason_against(preferred, head_dim, jnp.dtype(dtype), causal, segments)
     if reason is None:
         return preferred
     if implementation is not None:
@@ -172,7 +180,7 @@ def _kernels(name: str) -> Kernels:
 
 
 def _reason_against(
-    name: str, q: jax.Array | jax.ShapeDtypeStruct, causal: bool, segments: bool
+    name: str, head_dim: int, dtype: jnp.dtype, causal: bool, segments: bool
 ) -> str | None:
     """Why an implementation cannot do it here, or None."""
     where = platform()
@@ -188,31 +196,38 @@ def _reason_against(
         if where == "tpu":
             from step1x_jax.kernels.attention_tpu import LANES
 
-            if q.shape[-1] % LANES:
-                return f"takes heads whose width is a multiple of {LANES}, not {q.shape[-1]}"
+            if head_dim % LANES:
+                return f"takes heads whose width is a multiple of {LANES}, not {head_dim}"
     if name == "pallas_gpu":
         if where == "tpu":
             return "runs on NVIDIA GPUs, and interpreted on CPUs"
         if where == "gpu" and not any(x in device_kind() for x in HOPPER):
             return f"runs on Hopper GPUs ({', '.join(HOPPER)}), not on {device_kind()}"
-        if q.dtype != jnp.bfloat16:
-            return f"takes bfloat16, not {q.dtype}"
-        if q.shape[-1] not in (64, 128):
-            return f"takes heads of 64 or 128, not {q.shape[-1]}"
+        if dtype != jnp.bfloat16:
+            return f"takes bfloat16, not {dtype}"
+        if head_dim not in (64, 128):
+            return f"takes heads of 64 or 128, not {head_dim}"
         if where == "cpu" and jax.__version_info__ < (0, 11):
             return f"is interpreted on CPUs by jax 0.11 and newer, not {jax.__version__}"
     if name == "cudnn":
         if where != "gpu":
             return "runs on NVIDIA GPUs"
-        if q.dtype == jnp.float32:
+        if dtype == jnp.float32:
             return "takes bfloat16, not float32"
-        if q.shape[-1] > 128 or q.shape[-1] % 8:
-            return f"takes heads of up to 128, in steps of 8, not {q.shape[-1]}"
+        if head_dim > 128 or head_dim % 8:
+            return f"takes heads of up to 128, in steps of 8, not {head_dim}"
     return None
 
 
-def _check_operands(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
-    if q.ndim != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"q {q.shape}, k {k.shape}, v {v.shape}: want (B, L, H, K), (B, S, N, K).")
+def _check_operands(q: jax.Array, k: jax.Array, v: jax.Array, head_dim: int) -> None:
+    wrong = q.ndim != 3 or k.shape != v.shape or q.shape[0] != k.shape[0]
+    if wrong or q.shape[2] % head_dim or k.shape[2] % head_dim:
+        raise ValueError(
+            f"q {q.shape}, k {k.shape}, v {v.shape}: want (B, L, H * {head_dim}),"
+            f" (B, S, N * {head_dim})."
+        )
     if q.shape[2] % k.shape[2]:
-        raise ValueError(f"{q.shape[2]} query heads are no multiple of {k.shape[2]} key heads.")
+        raise ValueError(
+            f"{q.shape[2] // head_dim} query heads are no multiple of"
+            f" {k.shape[2] // head_dim} key heads."
+        )

@@ -25,12 +25,13 @@ from step1x_jax.kernels import gpu
 from step1x_jax.kernels.attention_gpu_backward import backward
 from step1x_jax.kernels.flash import Kernels
 from step1x_jax.kernels.gpu import BY_ROW, GROUPS, ROWS, WGMMA, Ref
-from step1x_jax.kernels.norm_rope import LOG2E, Norms, is_bounded, norm_rope, pad
+from step1x_jax.kernels.norm_rope import LOG2E, Norms, is_bounded, norm_rope, pad, split_heads
 from step1x_jax.kernels.platform import device_kind, platform
 from step1x_jax.kernels.tuning import gpu_blocks
 
 
 def forward(
+    head_dim: int,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -41,6 +42,7 @@ def forward(
     """See flash.Kernels; bfloat16, K 64 or 128."""
     if norms is not None:
         k = norm_rope(k, norms.k_scale, norms.rope, split).astype(k.dtype)
+    q, k, v = (split_heads(x, head_dim) for x in (q, k, v))
     b, length, h, width = q.shape
     tuned = gpu_blocks(device_kind(), length, k.shape[1]).forward
     block = GROUPS * ROWS
@@ -76,7 +78,7 @@ def forward(
         grid_names=("head", "block", "batch"),
         scratch_types=scratch,
     )
-    return o[:, :length], lse[:, :, None, :length]
+    return o[:, :length].reshape(b, length, -1), lse[:, :, None, :length]
 
 
 def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None:

@@ -24,12 +24,13 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from step1x_jax.kernels import gpu
 from step1x_jax.kernels.gpu import BY_COLUMN, BY_ROW, GROUPS, ROWS, WGMMA, Ref
-from step1x_jax.kernels.norm_rope import LOG2E, Norms, norm_rope, pad
+from step1x_jax.kernels.norm_rope import LOG2E, Norms, norm_rope, pad, split_heads
 from step1x_jax.kernels.platform import device_kind, platform
 from step1x_jax.kernels.tuning import Tiles, gpu_blocks
 
 
 def backward(
+    head_dim: int,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -41,13 +42,16 @@ def backward(
     do: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
     """See flash.Kernels; bfloat16, K 64 or 128."""
-    length, size, width = q.shape[1], k.shape[1], q.shape[3]
+    length, size = q.shape[1], k.shape[1]
     tuned = gpu_blocks(device_kind(), length, size)
     turned_q, turned_k = q, k
     if norms is not None:
-        turned_q = norm_rope(q, norms.q_scale, norms.rope, split) * (LOG2E / math.sqrt(width))
+        turned_q = norm_rope(q, norms.q_scale, norms.rope, split) * (LOG2E / math.sqrt(head_dim))
         turned_q = turned_q.astype(q.dtype)
         turned_k = norm_rope(k, norms.k_scale, norms.rope, split).astype(k.dtype)
+    q, k, v, o, do, turned_q, turned_k = (
+        split_heads(x, head_dim) for x in (q, k, v, o, do, turned_q, turned_k)
+    )
     delta = jnp.sum(o.astype(jnp.float32) * do.astype(jnp.float32), axis=-1).swapaxes(1, 2)
     lse = lse[:, :, 0]
     run = functools.partial(_run, lengths=lengths, split=split)
@@ -62,6 +66,7 @@ def backward(
         _dkv_kernel, rows, others, tuned.dkv, norms and norms.k_scale, norms, results=2
     )
     scales = tuple(x.sum((0, 1, 2)) for x in (*of_q, *of_k))
+    dq, dk, dv = (x.reshape(*x.shape[:2], -1) for x in (dq, dk, dv))
     return dq[:, :length], dk[:, :size], dv[:, :size], scales
 
 

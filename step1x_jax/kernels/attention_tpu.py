@@ -1,7 +1,7 @@
 """Flash attention for TPUs (Mosaic): forward and backward, with QK-norm and RoPE inside if wanted.
 
-Arrays keep their heads side by side, (B, L, H K), as the matmuls around write and read them: a
-head is 128 columns of all rows, and nothing is transposed on the way.
+Arrays are (B, L, H K), as the matmuls around write and read them: a head is 128 columns of all
+rows, and nothing is transposed on the way.
 
 One head's keys and values lie in VMEM as a whole (2.2 MiB each at 8832 tokens in bfloat16), and a
 kernel step is a block of queries against all of them, chunk by chunk. What is computed once for a
@@ -351,16 +351,6 @@ def _call(kernel: Callable, grid: tuple, scalars: list, inputs: list, **specs: A
     )(*scalars, *inputs)
 
 
-def _joined(x: jax.Array, rows: int) -> jax.Array:
-    """(B, L, H, K) to (B, rows, H K), with zeros behind."""
-    return pad(x.reshape(*x.shape[:2], -1), 1, rows)
-
-
-def _apart(x: jax.Array, like: jax.Array) -> jax.Array:
-    """The inverse of `_joined`, with the rows, heads and width of `like`."""
-    return x[:, : like.shape[1]].reshape(like.shape)
-
-
 def _options(q: jax.Array, norms: Norms | None, split: int) -> dict[str, Any]:
     precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
     return {"fused": norms is not None, "split": split, "precision": precision}
@@ -375,6 +365,7 @@ def _check(length: int, size: int) -> None:
 
 
 def forward(
+    head_dim: int,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -383,12 +374,12 @@ def forward(
     split: int,
 ) -> tuple[jax.Array, jax.Array]:
     """See flash.Kernels."""
-    b, length, h, width = q.shape
-    size = k.shape[1]
+    (b, length, columns), size, width = q.shape, k.shape[1], head_dim
+    h = columns // width
     _check(length, size)
     block, chunk = tpu_blocks(device_kind(), length, size).forward
     queries, keys = -(-length // block) * block, -(-size // chunk) * chunk  # with padding
-    inputs = [_joined(q, queries), _joined(k, keys), _joined(v, keys)]
+    inputs = [pad(q, 1, queries), pad(k, 1, keys), pad(v, 1, keys)]
     in_specs = [_block(block, width), _head(keys, width), _head(keys, width)]
     scratch = [
         pltpu.VMEM((width, keys), q.dtype),  # values, transposed
@@ -417,10 +408,11 @@ def forward(
             jax.ShapeDtypeStruct((b, h, 1, queries), jnp.float32),
         ],
     )
-    return _apart(o, q), lse[..., :length]
+    return o[:, :length], lse[..., :length]
 
 
 def backward(
+    head_dim: int,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -432,12 +424,12 @@ def backward(
     do: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
     """See flash.Kernels."""
-    b, length, h, width = q.shape
-    size = k.shape[1]
+    (b, length, columns), size, width = q.shape, k.shape[1], head_dim
+    h = columns // width
     chunk, block = tpu_blocks(device_kind(), length, size).backward
     queries, keys = -(-length // chunk) * chunk, -(-size // block) * block  # with padding
-    rows = [_joined(x, queries) for x in (q, o, do)]  # do is 0 behind: no part of any gradient
-    others = [_joined(x, keys) for x in (k, v)]
+    rows = [pad(x, 1, queries) for x in (q, o, do)]  # do is 0 behind: no part of any gradient
+    others = [pad(x, 1, keys) for x in (k, v)]
     inputs = [rows[0], *others, *rows[1:], pad(lse, 3, queries)]
     in_specs = [
         _head(queries, width),
@@ -473,7 +465,7 @@ def backward(
         out_shape=out_shape,
     )
     summed = tuple(scale.sum((0, 1)) for scale in scales)
-    return _apart(dq, q), _apart(dk, k), _apart(dv, v), summed
+    return dq[:, :length], dk[:, :size], dv[:, :size], summed
 
 
 KERNELS = Kernels(forward, backward)

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
-from step1x_jax.kernels.norm_rope import Norms, pad
+from step1x_jax.kernels.norm_rope import Norms, pad, split_heads
 from step1x_jax.kernels.ring import ring_backward, ring_forward
 
 # Output and sums of the softmax have this name for jax.checkpoint: a policy that stores them saves
@@ -26,9 +26,9 @@ class Kernels(NamedTuple):
     """A platform's kernels. B batch, H heads, L queries, S keys, K head width.
 
     Attributes:
-      forward: from q (B, L, H, K), k and v (B, S, H, K), lengths (B,) int32, norms or None, split
-        (how many tokens take the first of two norms) to the output (B, L, H, K) and log2 of the
-        softmax's sums (B, H, 1, L) float32.
+      forward: from K, q (B, L, H * K), k and v (B, S, H * K), lengths (B,) int32, norms or None,
+        split (how many tokens take the first of two norms) to the output (B, L, H * K) and log2 of
+        the softmax's sums (B, H, 1, L) float32.
       backward: from the same, output, sums and the output's gradient to the gradients of q, k and
         v, and a tuple of those of q_scale and k_scale, empty without norms.
     """
@@ -39,6 +39,7 @@ class Kernels(NamedTuple):
 
 def flash_attention(
     kernels: Kernels,
+    head_dim: int,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -51,12 +52,12 @@ def flash_attention(
     Under a mesh, the batch is split over BATCH_AXES and heads over TENSOR_AXIS where they divide,
     and tokens over SEQUENCE_AXIS (ring.py; padded where they do not divide). A ring takes no norms.
     """
-    b, h, s = q.shape[0], q.shape[2], k.shape[1]
+    b, h, s = q.shape[0], q.shape[2] // head_dim, k.shape[1]
     if kv_lengths is None:
         kv_lengths = jnp.full((b,), s, jnp.int32)
-    if k.shape[2] != h:  # grouped heads
-        k, v = (jnp.repeat(x, h // x.shape[2], axis=2) for x in (k, v))
-    run = functools.partial(_flash, kernels, split)
+    if k.shape[2] != q.shape[2]:  # grouped heads
+        k, v = (_repeat_heads(x, h, head_dim) for x in (k, v))
+    run = functools.partial(_flash, kernels, head_dim, split)
     sizes = jax.sharding.get_abstract_mesh().shape
     if math.prod(sizes.values()) == 1:
         return run(q, k, v, kv_lengths, norms)
@@ -73,23 +74,21 @@ def flash_attention(
     if norms is not None:
         raise ValueError("ring attention takes q and k that are normalised and rotated already")
     padded = [pad(x, 1, x.shape[1] + -x.shape[1] % ring) for x in (q, k, v)]
-    run = functools.partial(_ring, kernels)
+    run = functools.partial(_ring, kernels, head_dim)
     split_up = jax.shard_map(
         run, in_specs=(spec, spec, spec, each), out_specs=spec, check_vma=False
     )
     return split_up(*padded, kv_lengths)[:, : q.shape[1]]
 
 
-def named(x: jax.Array, name: str) -> jax.Array:
-    """`checkpoint_name` of x (B, L, H, K), which is stored with its heads side by side.
-
-    As (B, L, H * K): so a matmul writes it and the TPU kernels read it, without a copy.
-    """
-    return checkpoint_name(x.reshape(*x.shape[:2], -1), name).reshape(x.shape)
+def _repeat_heads(x: jax.Array, heads: int, head_dim: int) -> jax.Array:
+    """(B, S, N * K) -> (B, S, heads * K), each head as often as needed."""
+    apart = split_heads(x, head_dim)
+    return jnp.repeat(apart, heads // apart.shape[2], axis=2).reshape(*x.shape[:2], -1)
 
 
 def _named(o: jax.Array, lse: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return named(o, ATTENTION), checkpoint_name(lse, ATTENTION)
+    return checkpoint_name(o, ATTENTION), checkpoint_name(lse, ATTENTION)
 
 
 def tokens_are_split() -> bool:
@@ -97,20 +96,20 @@ def tokens_are_split() -> bool:
     return jax.sharding.get_abstract_mesh().shape.get(SEQUENCE_AXIS, 1) > 1
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _flash(kernels, split, q, k, v, lengths, norms):
-    o, _ = kernels.forward(q, k, v, lengths, norms, split)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _flash(kernels, head_dim, split, q, k, v, lengths, norms):
+    o, _ = kernels.forward(head_dim, q, k, v, lengths, norms, split)
     return o
 
 
-def _flash_forward(kernels, split, q, k, v, lengths, norms):
-    o, lse = _named(*kernels.forward(q, k, v, lengths, norms, split))
+def _flash_forward(kernels, head_dim, split, q, k, v, lengths, norms):
+    o, lse = _named(*kernels.forward(head_dim, q, k, v, lengths, norms, split))
     return o, (q, k, v, lengths, norms, o, lse)
 
 
-def _flash_backward(kernels, split, residuals, do):
+def _flash_backward(kernels, head_dim, split, residuals, do):
     q, k, v, lengths, norms, o, lse = residuals
-    dq, dk, dv, scales = kernels.backward(q, k, v, lengths, norms, split, o, lse, do)
+    dq, dk, dv, scales = kernels.backward(head_dim, q, k, v, lengths, norms, split, o, lse, do)
     if norms is None:
         return dq, dk, dv, None, None
     q_scale, k_scale = scales
@@ -120,20 +119,20 @@ def _flash_backward(kernels, split, residuals, do):
 _flash.defvjp(_flash_forward, _flash_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _ring(kernels, q, k, v, lengths):
-    o, _ = ring_forward(kernels, SEQUENCE_AXIS, q, k, v, lengths)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _ring(kernels, head_dim, q, k, v, lengths):
+    o, _ = ring_forward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, lengths)
     return o
 
 
-def _ring_forward(kernels, q, k, v, lengths):
-    o, lse = _named(*ring_forward(kernels, SEQUENCE_AXIS, q, k, v, lengths))
+def _ring_forward(kernels, head_dim, q, k, v, lengths):
+    o, lse = _named(*ring_forward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, lengths))
     return o, (q, k, v, lengths, o, lse)
 
 
-def _ring_backward(kernels, residuals, do):
+def _ring_backward(kernels, head_dim, residuals, do):
     q, k, v, lengths, o, lse = residuals
-    gradients = ring_backward(kernels, SEQUENCE_AXIS, q, k, v, lengths, o, lse, do)
+    gradients = ring_backward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, lengths, o, lse, do)
     return *gradients, None
 
 

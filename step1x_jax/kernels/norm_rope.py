@@ -29,22 +29,28 @@ def norm_rope(x: jax.Array, scales: jax.Array, rope: jax.Array, split: int) -> j
     """RMSNorm over the width of a head, and RoPE in half-rotation form.
 
     Args:
-      x: (B, L, H, K).
+      x: (B, L, H * K).
       scales: (M, K) float32, see Norms.
       rope: (2, L, K) float32.
       split: how many tokens take the first of two scales.
 
     Returns:
-      (B, L, H, K) float32.
+      (B, L, H * K) float32.
     """
-    x = x.astype(jnp.float32)
+    shape = x.shape
+    x = split_heads(x, rope.shape[-1]).astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + QK_NORM_EPS)
     if len(scales) == 1:
         x = x * scales[0]
     else:
         x = jnp.concatenate([x[:, :split] * scales[0], x[:, split:] * scales[1]], axis=1)
     cos, sin = rope[:, :, None]
-    return x * cos + jnp.roll(x, x.shape[-1] // 2, axis=-1) * sin
+    return (x * cos + jnp.roll(x, x.shape[-1] // 2, axis=-1) * sin).reshape(shape)
+
+
+def split_heads(x: jax.Array, head_dim: int) -> jax.Array:
+    """(B, L, H * K) -> (B, L, H, K)."""
+    return x.reshape(*x.shape[:2], -1, head_dim)
 
 
 def is_bounded(norms: Norms | None, width: int) -> jax.Array:

@@ -14,6 +14,8 @@ The functions here run inside a shard_map over the axis. Legend as in flash.py, 
 import jax
 import jax.numpy as jnp
 
+from step1x_jax.kernels.norm_rope import split_heads
+
 
 def local_lengths(lengths: jax.Array, owner: jax.Array | int, size: int) -> jax.Array:
     """How many of a device's keys are valid: (B,) in 0..S, from lengths over all tokens."""
@@ -21,34 +23,28 @@ def local_lengths(lengths: jax.Array, owner: jax.Array | int, size: int) -> jax.
 
 
 def _turn(axis: str, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """Hands arrays (B, S, H, K) to the next device.
-
-    They travel with their heads side by side, as TPU kernels read them: else each would be
-    rearranged between its arrival and the kernel.
-    """
+    """Hands arrays (B, S, H * K) to the next device."""
     n = jax.lax.axis_size(axis)
     to = [(i, (i + 1) % n) for i in range(n)]
-
-    def hand_on(x: jax.Array) -> jax.Array:
-        joined = x.reshape(*x.shape[:2], -1)
-        return jax.lax.ppermute(joined, axis, to).reshape(x.shape)
-
-    return tuple(map(hand_on, arrays))
+    return tuple(jax.lax.ppermute(x, axis, to) for x in arrays)
 
 
-def ring_forward(kernels, axis: str, q, k, v, lengths) -> tuple[jax.Array, jax.Array]:
+def ring_forward(
+    kernels, axis: str, head_dim: int, q, k, v, lengths
+) -> tuple[jax.Array, jax.Array]:
     """As a kernel's forward pass, over the keys of all devices.
 
     Args:
       kernels: of flash.Kernels.
       axis: of the mesh.
-      q: (B, L, H, K), this device's queries.
-      k: (B, S, H, K), this device's keys.
-      v: (B, S, H, K).
+      head_dim: K.
+      q: (B, L, H * K), this device's queries.
+      k: (B, S, H * K), this device's keys.
+      v: (B, S, H * K).
       lengths: (B,) valid keys over all devices, in order of the axis.
 
     Returns:
-      Output (B, L, H, K), and log2 of the softmax's sums (B, H, 1, L) float32.
+      Output (B, L, H * K), and log2 of the softmax's sums (B, H, 1, L) float32.
     """
     n, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
 
@@ -56,16 +52,18 @@ def ring_forward(kernels, axis: str, q, k, v, lengths) -> tuple[jax.Array, jax.A
         total, lse, k, v = carry
         following = _turn(axis, (k, v))
         valid = local_lengths(lengths, (me - number) % n, k.shape[1])
-        o, new = kernels.forward(q, k, v, jnp.maximum(valid, 1), None, 0)
+        o, new = kernels.forward(head_dim, q, k, v, jnp.maximum(valid, 1), None, 0)
         new = jnp.where(valid[:, None, None, None] > 0, new, -jnp.inf)
         joined = jnp.logaddexp2(lse, new)
-        total = total * _weight(lse, joined) + o.astype(jnp.float32) * _weight(new, joined)
+        o = split_heads(o.astype(jnp.float32), head_dim)
+        total = total * _weight(lse, joined) + o * _weight(new, joined)
         return total, joined, *following
 
-    lse = jnp.full((q.shape[0], q.shape[2], 1, q.shape[1]), -jnp.inf)
-    start = jnp.zeros(q.shape, jnp.float32), lse, k, v
+    apart = split_heads(q, head_dim).shape
+    lse = jnp.full((apart[0], apart[2], 1, apart[1]), -jnp.inf)
+    start = jnp.zeros(apart, jnp.float32), lse, k, v
     total, lse, *_ = jax.lax.fori_loop(0, n, turn, start)
-    return total.astype(q.dtype), lse
+    return total.astype(q.dtype).reshape(q.shape), lse
 
 
 def _weight(lse: jax.Array, joined: jax.Array) -> jax.Array:
@@ -76,7 +74,7 @@ def _weight(lse: jax.Array, joined: jax.Array) -> jax.Array:
 
 
 def ring_backward(
-    kernels, axis: str, q, k, v, lengths, o, lse, do
+    kernels, axis: str, head_dim: int, q, k, v, lengths, o, lse, do
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As a kernel's backward pass: gradients of this device's q, k and v."""
     n, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
@@ -87,7 +85,8 @@ def ring_backward(
         # of the keys that are here now, from the device that had them before
         dk, dv = _turn(axis, tuple(sums))
         valid = local_lengths(lengths, (me - number) % n, k.shape[1])
-        new_dq, new_dk, new_dv, _ = kernels.backward(q, k, v, valid, None, 0, o, lse, do)
+        gradients = kernels.backward(head_dim, q, k, v, valid, None, 0, o, lse, do)
+        new_dq, new_dk, new_dv, _ = gradients
         return dq + new_dq, *following, dk + new_dk, dv + new_dv
 
     dq = jnp.zeros(q.shape, jnp.float32)

@@ -16,7 +16,7 @@ from jax.nn.initializers import lecun_normal
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.config import AutoencoderConfig
 from step1x_jax.models.layers import abstract
-from step1x_jax.models.projection import unless_abstract
+from step1x_jax.models.linear import unless_abstract
 
 # Queries whose logits lie in memory at once; those of all take 1 GiB at 1024 pixels, 16 at 2048.
 QUERIES = 1024
@@ -68,7 +68,7 @@ class AttentionBlock(nnx.Module):
         """(B, H, W, C) -> (B, H, W, C)."""
         b, h, w, c = x.shape
         normed = self.norm(x)
-        q, k, v = (f(normed).reshape(b, h * w, 1, c) for f in (self.q, self.k, self.v))
+        q, k, v = (f(normed).reshape(b, h * w, c) for f in (self.q, self.k, self.v))
         return x + self.proj_out(attend(q, k, v).reshape(b, h, w, c))
 
 
@@ -79,18 +79,18 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     the maps find no room (TPUs, 1024 pixels), or they take no float32 (GPUs).
 
     Args:
-      q: (B, L, 1, C) float32.
-      k: (B, L, 1, C).
-      v: (B, L, 1, C).
+      q: (B, L, C) float32; one head.
+      k: (B, L, C).
+      v: (B, L, C).
 
     Returns:
-      (B, L, 1, C).
+      (B, L, C).
     """
-    b, length, h, c = q.shape
+    b, length, c = q.shape
     queries = min(length, QUERIES)
-    q = jnp.pad(q, ((0, 0), (0, -length % queries), (0, 0), (0, 0)))
-    in_parts = q.reshape(b, -1, queries, h, c).swapaxes(0, 1)
-    out = jax.lax.map(lambda q: attention(q, k, v, implementation="xla"), in_parts)
+    q = jnp.pad(q, ((0, 0), (0, -length % queries), (0, 0)))
+    in_parts = q.reshape(b, -1, queries, c).swapaxes(0, 1)
+    out = jax.lax.map(lambda q: attention(q, k, v, head_dim=c, implementation="xla"), in_parts)
     return out.swapaxes(0, 1).reshape(q.shape)[:, :length]
 
 

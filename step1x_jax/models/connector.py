@@ -15,8 +15,8 @@ from jax.nn.initializers import constant
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.embeddings import timestep_embedding
-from step1x_jax.models.layers import Embedder, LayerNorm, modulation, scan, stack
-from step1x_jax.models.projection import Projection, param, qkv_projection
+from step1x_jax.models.layers import Embedder, LayerNorm, chunks_of, modulation, scan, stack
+from step1x_jax.models.linear import Linear, param
 from step1x_jax.models.remat import GATED, MLP, QKV
 
 MLP_RATIO = 4
@@ -24,27 +24,25 @@ SCALE_FACTOR = -0.91  # where the learned scalar of v1.0 starts
 
 
 def masked_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    lengths: jax.Array,
+    q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array, head_dim: int
 ) -> jax.Array:
     """Valid queries attend to valid keys; padded queries take the value of key 0, as published.
 
     Their output matters: the released DiT attends to all text tokens, padding included.
 
     Args:
-      q: (B, T, H, K), and k and v alike.
+      q: (B, T, H * K), and k and v alike.
       k: see q.
       v: see q.
       lengths: (B,) int32, valid tokens.
+      head_dim: K.
 
     Returns:
-      (B, T, H, K).
+      (B, T, H * K).
     """
-    valid = (jnp.arange(q.shape[1]) < lengths[:, None])[..., None, None]
+    valid = (jnp.arange(q.shape[1]) < lengths[:, None])[..., None]
     # the logits of a few hundred tokens are small: kernels would only cost time to compile
-    attended = attention(q, k, v, kv_lengths=lengths, implementation="xla")
+    attended = attention(q, k, v, head_dim=head_dim, kv_lengths=lengths, implementation="xla")
     return jnp.where(valid, attended, v[:, :1])
 
 
@@ -52,13 +50,12 @@ class RefinerBlock(nnx.Module):
     """Self-attention and SiLU MLP, each behind a gate made from timestep and mean text."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        d, h = config.connector_hidden_size, config.connector_heads
-        k, f = d // h, d * MLP_RATIO
-        self.heads = h
-        make = partial(Projection, config=config, rngs=rngs)
+        d = config.connector_hidden_size
+        self.head_dim, f = d // config.connector_heads, d * MLP_RATIO
+        make = partial(Linear, config=config, rngs=rngs)
         self.norm1 = LayerNorm(d, config=config, rngs=rngs)
-        self.qkv = qkv_projection(d, h, 0.0, config=config, rngs=rngs)
-        self.proj = make("bthk,hkd->btd", (h, k, d), ("heads", "head_dim", "embed"))
+        self.q, self.k, self.v = (make("btd,de->bte", (d, d), ("embed", "heads")) for _ in range(3))
+        self.proj = make("bte,ed->btd", (d, d), ("heads", "embed"))
         self.norm2 = LayerNorm(d, config=config, rngs=rngs)
         self.mlp_in = make("btd,df->btf", (d, f), ("embed", "mlp"))
         self.mlp_out = make("btf,fd->btd", (f, d), ("mlp", "embed"))
@@ -66,12 +63,10 @@ class RefinerBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, c: jax.Array, lengths: jax.Array) -> jax.Array:
         """x (B, T, D), c (B, D), lengths (B,) -> (B, T, D)."""
-        gate1, gate2 = self.adaLN_modulation(nnx.silu(c))[:, :, None]
-        q, k, v = (
-            checkpoint_name(part, QKV).reshape(*part.shape[:2], self.heads, -1)
-            for part in self.qkv(self.norm1(x))
-        )
-        attended = self.proj(masked_attention(q, k, v, lengths))
+        gate1, gate2 = chunks_of(self.adaLN_modulation, nnx.silu(c))[:, :, None]
+        normed = self.norm1(x)
+        q, k, v = (checkpoint_name(linear(normed), QKV) for linear in (self.q, self.k, self.v))
+        attended = self.proj(masked_attention(q, k, v, lengths, self.head_dim))
         x = x + gate1 * checkpoint_name(attended, GATED)
         hidden = nnx.silu(checkpoint_name(self.mlp_in(self.norm2(x)), MLP))
         return x + gate2 * checkpoint_name(self.mlp_out(hidden), GATED)
@@ -86,7 +81,7 @@ class Connector(nnx.Module):
         self.remat = "none" if config.remat == "none" else "attention_qkv_mlp"
         self.t_embedder = Embedder(256, d, config=config, rngs=rngs)
         self.c_embedder = Embedder(c_in, d, config=config, rngs=rngs)
-        make = partial(Projection, config=config, rngs=rngs)
+        make = partial(Linear, config=config, rngs=rngs)
         self.input_embedder = make("btc,cd->btd", (c_in, d), ("context", "embed"))
         self.blocks = stack(
             config.connector_depth, lambda rngs: RefinerBlock(config, rngs=rngs), rngs

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from step1x_jax.kernels.norm_rope import split_heads
+
 PATCH = 2  # latents per token along one side
 
 
@@ -72,14 +74,16 @@ def apply_rope(x: jax.Array, table: jax.Array | np.ndarray) -> jax.Array:
     The published pairs are (2i, 2i+1); the key table permutes q and k columns alike.
 
     Args:
-      x: (B, L, H, K) float32.
+      x: (B, L, H * K) float32.
       table: (2, L, K) of `rope_table`, or one for each example.
 
     Returns:
-      (B, L, H, K) float32.
+      (B, L, H * K) float32.
     """
     cos, sin = table[..., None, :]
-    return x * cos + jnp.roll(x, x.shape[-1] // 2, axis=-1) * sin
+    heads = split_heads(x, table.shape[-1])
+    turned = heads * cos + jnp.roll(heads, heads.shape[-1] // 2, axis=-1) * sin
+    return turned.reshape(x.shape)
 
 
 def timestep_embedding(timesteps: jax.Array, dim: int = 256) -> jax.Array:

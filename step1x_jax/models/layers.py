@@ -13,29 +13,16 @@ from flax import nnx
 from jax.nn.initializers import ones, zeros
 
 from step1x_jax.models.config import ModelConfig
-from step1x_jax.models.placement import split_activation, split_vectors
-from step1x_jax.models.projection import Projection, credited, param, without_numbers
+from step1x_jax.models.linear import Linear, param, without_numbers
+from step1x_jax.models.placement import split_activation
 from step1x_jax.models.remat import checkpointed
-
-
-class Modulation(Projection):
-    """A projection of vectors; over a mesh these travel, and the kernel stays where it is."""
-
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        down: nnx.LoRAParam | None = None,
-        up: nnx.LoRAParam | None = None,
-    ) -> jax.Array:
-        """(B, D) -> (chunks, B, D)."""
-        return split_vectors(partial(super().__call__, down=down, up=up))(x)
+from step1x_jax.models.xla_tpu import broadcast_vectors, materialize, with_matmul_gradient
 
 
 def modulation(
     chunks: int, width: int, *, gates: Sequence[int], config: ModelConfig, rngs: nnx.Rngs
-) -> Modulation:
-    """`chunks` vectors (B, D) from SiLU(vec), unpacked along the leading axis.
+) -> Linear:
+    """Linear from SiLU(vec) (B, D) to `chunks` vectors (B, chunks * D), see `chunks_of`.
 
     Zero at first, but for the gates (their places among the chunks), which start at
     config.gate_init.
@@ -43,17 +30,23 @@ def modulation(
 
     def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         is_gate = jnp.isin(jnp.arange(chunks), jnp.array(gates, int))
-        return jnp.broadcast_to(config.gate_init * is_gate[:, None], shape)
+        return jnp.repeat(config.gate_init * is_gate, width)
 
-    return Modulation(
-        "bd,dce->cbe",
-        (width, chunks, width),
-        ("vector", None, "modulation"),
+    return Linear(
+        "bd,de->be",
+        (width, chunks * width),
+        ("vector", "modulation"),
         config=config,
         rngs=rngs,
         kernel_init=zeros,
         bias_init=bias_init,
     )
+
+
+def chunks_of(linear: Linear, vec: jax.Array) -> jax.Array:
+    """The vectors (chunks, B, D) that a `modulation` makes of SiLU(vec) (B, D)."""
+    flat = broadcast_vectors(linear)(vec)
+    return flat.reshape(len(vec), -1, vec.shape[1]).swapaxes(0, 1)
 
 
 def layer_norm(x: jax.Array) -> jax.Array:
@@ -67,10 +60,7 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """(1 + scale) * LN(x) + shift in x's dtype; x (B, L, D), shift and scale (B, D)."""
     shift = shift[:, None]
     y = (1 + scale[:, None]) * layer_norm(x) + jax.lax.stop_gradient(shift)
-    y = credited(y.astype(x.dtype), shift)
-    # as arrays of their own, result and gradient: or else TPUs compute the norm in the matmuls
-    # around, which so take small tiles, for each of these again
-    return jax.lax.optimization_barrier(y)
+    return materialize(with_matmul_gradient(y.astype(x.dtype), shift))
 
 
 class LayerNorm(nnx.Module):
@@ -97,7 +87,7 @@ class Embedder(nnx.Module):
     """linear, SiLU, linear: the MLP in front of a conditioning vector."""
 
     def __init__(self, c_in: int, width: int, *, config: ModelConfig, rngs: nnx.Rngs):
-        make = partial(Projection, "bd,de->be", config=config, rngs=rngs)
+        make = partial(Linear, "bd,de->be", config=config, rngs=rngs)
         self.in_layer = make((c_in, width), ("vector", "embed"))
         self.out_layer = make((width, width), ("embed", "vector"))
 
@@ -150,13 +140,10 @@ def stack(depth: int, build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -
     return stacked(rngs)
 
 
-def of_all(blocks: nnx.Module, *args: Any) -> Any:
-    """What each part of a stack gives for the same arguments, with a leading axis of blocks.
-
-    For a part of the blocks whose input is known beforehand: one large matmul instead of many.
-    """
-    graph, params = nnx.split(blocks)
-    return jax.vmap(lambda params: nnx.merge(graph, params)(*args))(params)
+def all_chunks_of(linears: Linear, vec: jax.Array) -> jax.Array:
+    """As `chunks_of`, for a stack of modulations: (blocks, chunks, B, D), by one large matmul."""
+    graph, params = nnx.split(linears)
+    return jax.vmap(lambda params: chunks_of(nnx.merge(graph, params), vec))(params)
 
 
 def scan(

@@ -1,8 +1,8 @@
 """The DiT: double-stream blocks, single-stream blocks, final layer (after FLUX.1).
 
 Tokens run as [noise | reference | text]: attention does not care, and text padding is a suffix.
-Legend: B batch, I image tokens (noise, then reference), T text tokens, L = I + T, D width, H heads,
-K head width, F mlp width, V width of the global vector, C other widths.
+Legend: B batch, I image tokens (noise, then reference), T text tokens, L = I + T, D width, K head
+width, E = heads * K, F mlp width, V width of the global vector, C other widths.
 """
 
 from functools import partial
@@ -12,13 +12,22 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jax.nn.initializers import zeros
+from jax.nn.initializers import constant, zeros
 
 from step1x_jax.kernels.attention import qk_norm_rope_attention, working_length
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.embeddings import timestep_embedding
-from step1x_jax.models.layers import Embedder, HeadNorm, modulate, modulation, of_all, scan, stack
-from step1x_jax.models.projection import Projection, qkv_projection
+from step1x_jax.models.layers import (
+    Embedder,
+    HeadNorm,
+    all_chunks_of,
+    chunks_of,
+    modulate,
+    modulation,
+    scan,
+    stack,
+)
+from step1x_jax.models.linear import Linear
 from step1x_jax.models.remat import GATED, MLP, QKV
 
 
@@ -31,13 +40,20 @@ class SelfAttention(nnx.Module):
     """What lies around an attention: q, k, v and the scales of their norms, a projection after."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        d, h, k = config.hidden_size, config.num_heads, config.head_dim
-        self.qkv = qkv_projection(d, h, config.qk_bias_init, config=config, rngs=rngs)
+        d, k = config.hidden_size, config.head_dim
+        e = config.num_heads * k
+        make = partial(Linear, config=config, rngs=rngs)
+        into = partial(make, "bld,de->ble", (d, e), ("embed", "heads"))
+        self.q = into(bias_init=constant(config.qk_bias_init))
+        self.k = into(bias_init=constant(config.qk_bias_init))
+        self.v = into()
         self.query_norm = HeadNorm(k, config=config, rngs=rngs)
         self.key_norm = HeadNorm(k, config=config, rngs=rngs)
-        self.proj = Projection(
-            "blhk,hkd->bld", (h, k, d), ("heads", "head_dim", "embed"), config=config, rngs=rngs
-        )
+        self.proj = make("ble,ed->bld", (e, d), ("heads", "embed"))
+
+    def qkv(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x (B, L, D) -> queries, keys and values (B, L, E), the first two not yet normalised."""
+        return self.q(x), self.k(x), self.v(x)
 
     @property
     def scales(self) -> jax.Array:
@@ -48,14 +64,10 @@ class SelfAttention(nnx.Module):
 def attend(
     q: jax.Array, k: jax.Array, v: jax.Array, scales: jax.Array, rope: jax.Array, **options: Any
 ) -> jax.Array:
-    """`qk_norm_rope_attention` of arrays whose heads lie side by side, (B, L, H K).
-
-    So matmuls and the TPU kernels have them: apart, they would be rearranged at every turn.
-    """
-    q, k, v = (checkpoint_name(x, QKV).reshape(*x.shape[:2], -1, rope.shape[-1]) for x in (q, k, v))
+    """`qk_norm_rope_attention` of what a remat policy may save; scales (2, M, K)."""
+    q, k, v = (checkpoint_name(x, QKV) for x in (q, k, v))
     q_scale, k_scale = scales
-    attended = qk_norm_rope_attention(q, k, v, q_scale, k_scale, rope, **options)
-    return attended.reshape(*attended.shape[:2], -1)
+    return qk_norm_rope_attention(q, k, v, q_scale, k_scale, rope, **options)
 
 
 class Stream(nnx.Module):
@@ -63,19 +75,19 @@ class Stream(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d, f = config.hidden_size, config.mlp_dim
-        make = partial(Projection, config=config, rngs=rngs)
+        make = partial(Linear, config=config, rngs=rngs)
         self.mod = modulation(6, d, gates=(2, 5), config=config, rngs=rngs)
         self.attn = SelfAttention(config, rngs=rngs)
         self.mlp_in = make("bld,df->blf", (d, f), ("embed", "mlp"))
         self.mlp_out = make("blf,fd->bld", (f, d), ("mlp", "embed"))
 
     def heads(self, x: jax.Array, mod: jax.Array) -> tuple[jax.Array, ...]:
-        """x (B, l, D), mod (6, B, D) -> q, k, v (B, l, H K), not yet normalised."""
+        """x (B, l, D), mod (6, B, D) -> q, k, v (B, l, E), not yet normalised."""
         shift, scale = mod[:2]
         return self.attn.qkv(modulate(x, shift, scale))
 
     def update(self, x: jax.Array, mod: jax.Array, attended: jax.Array) -> jax.Array:
-        """x (B, l, D), mod (6, B, D), what was attended to (B, l, H K) -> (B, l, D)."""
+        """x (B, l, D), mod (6, B, D), what was attended to (B, l, E) -> (B, l, D)."""
         gate1, shift2, scale2, gate2 = mod[2:]
         x = x + gate1[:, None] * checkpoint_name(self.attn.proj(attended), GATED)
         hidden = gelu(checkpoint_name(self.mlp_in(modulate(x, shift2, scale2)), MLP))
@@ -118,14 +130,13 @@ class DoubleBlock(nnx.Module):
 class SingleBlock(nnx.Module):
     """Attention and MLP in parallel over all tokens, behind one gate.
 
-    The published linear1 is `attn.qkv` and `mlp_in` here, linear2 is `attn.proj` (with its bias)
-    and `mlp_out`: four matmuls without splits and concatenations. An adapter of linear1 has one
-    `lora_down` for both of its parts, one of linear2 one `lora_up`; the attention's part holds it.
+    The published linear1 is `attn.q`, `attn.k`, `attn.v` and `mlp_in` here, linear2 is `attn.proj`
+    (with its bias) and `mlp_out`: matmuls without splits and concatenations.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d, f = config.hidden_size, config.mlp_dim
-        make = partial(Projection, config=config, rngs=rngs)
+        make = partial(Linear, config=config, rngs=rngs)
         self.implementation = config.attention_implementation
         self.modulation = modulation(3, d, gates=(2,), config=config, rngs=rngs)
         self.attn = SelfAttention(config, rngs=rngs)
@@ -143,8 +154,8 @@ class SingleBlock(nnx.Module):
             q, k, v, self.attn.scales[:, None], rope,
             kv_lengths=kv_lengths, implementation=self.implementation,
         )  # fmt: skip
-        hidden = gelu(checkpoint_name(self.mlp_in(normed, down=self.attn.qkv.lora_down), MLP))
-        both = self.attn.proj(attended) + self.mlp_out(hidden, up=self.attn.proj.lora_up)
+        hidden = gelu(checkpoint_name(self.mlp_in(normed), MLP))
+        both = self.attn.proj(attended) + self.mlp_out(hidden)
         return x + gate[:, None] * checkpoint_name(both, GATED)
 
 
@@ -154,7 +165,7 @@ class FinalLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d, c = config.hidden_size, config.in_channels
         self.adaLN_modulation = modulation(2, d, gates=(), config=config, rngs=rngs)
-        self.linear = Projection(
+        self.linear = Linear(
             "bld,dc->blc",
             (d, c),
             ("embed", "channels"),
@@ -165,7 +176,7 @@ class FinalLayer(nnx.Module):
 
     def __call__(self, x: jax.Array, vec: jax.Array) -> jax.Array:
         """x (B, I, D), vec (B, D) -> (B, I, C)."""
-        shift, scale = self.adaLN_modulation(vec)
+        shift, scale = chunks_of(self.adaLN_modulation, vec)
         return self.linear(modulate(x, shift, scale))
 
 
@@ -174,7 +185,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d = config.hidden_size
-        make = partial(Projection, "blc,cd->bld", config=config, rngs=rngs)
+        make = partial(Linear, "blc,cd->bld", config=config, rngs=rngs)
         self.config = config
         self.img_in = make((config.in_channels, d), ("channels", "embed"))
         self.txt_in = make((config.context_in_dim, d), ("context", "embed"))
@@ -217,10 +228,10 @@ class Transformer(nnx.Module):
         # the modulations of all blocks at once: they depend on the conditioning alone
         double: Any = self.double_blocks
         single: Any = self.single_blocks
-        mods = of_all(double.img.mod, vec), of_all(double.txt.mod, vec)
+        mods = all_chunks_of(double.img.mod, vec), all_chunks_of(double.txt.mod, vec)
         image, text = run(double, (image, text), rope, kv_lengths, per_block=mods)
         x = jnp.concatenate([image, text], axis=1)
-        x = run(single, x, rope, kv_lengths, per_block=of_all(single.modulation, vec))
+        x = run(single, x, rope, kv_lengths, per_block=all_chunks_of(single.modulation, vec))
         return self.final_layer(x[:, : image.shape[1]], vec)
 
     def _padded(

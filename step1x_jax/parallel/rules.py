@@ -6,15 +6,13 @@ the model is laid out means changing this table and nothing else; results change
 most.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from step1x_jax.kernels.mesh_axes import BATCH_AXES, TENSOR_AXIS
-from step1x_jax.models.placement import Placement
 
 _, SHARDS = BATCH_AXES
 
@@ -37,9 +35,9 @@ RULES: dict[str, Rule] = {
     # the other side of those matrices: whole, or split for good over the tensor axis
     "mlp": Rule(TENSOR_AXIS, TENSOR_AXIS),
     "heads": Rule(TENSOR_AXIS, TENSOR_AXIS),
-    "head_dim": WHOLE,
+    "head_dim": WHOLE,  # scales of QK-norm
     # outputs of the modulations, a quarter of all parameters, which only see one vector of each
-    # example: they stay where they are stored and the vectors travel (models/placement.py)
+    # example: they stay where they are stored and the vectors travel (models/xla_tpu.py)
     "modulation": Rule(SHARDS, SHARDS),
     # ends of small matrices: timestep or global vector, text embeddings, channels of image tokens
     "vector": WHOLE,
@@ -53,7 +51,10 @@ RULES: dict[str, Rule] = {
 
 
 def partition_spec(
-    names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, column: str = "stored"
+    names: tuple[str | None, ...],
+    shape: tuple[int, ...],
+    mesh: Mesh | AbstractMesh,
+    column: str = "stored",
 ) -> PartitionSpec:
     """Maps the logical axis names of one array to the mesh.
 
@@ -63,7 +64,7 @@ def partition_spec(
     Args:
       names: one logical name, or None, per axis.
       shape: the array's shape.
-      mesh: with the axes of mesh.AXES.
+      mesh: an axis of mesh.AXES that it lacks has one device.
       column: of the table, "stored" or "used".
 
     Returns:
@@ -85,7 +86,8 @@ def partition_spec(
         raise ValueError(f"two of the axes {names} ask for the same mesh axis {used}")
 
     def divides(axis: str, size: int) -> bool:
-        return mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0
+        devices = mesh.shape.get(axis, 1)
+        return devices > 1 and size % devices == 0
 
     return PartitionSpec(
         *(
@@ -118,12 +120,6 @@ def shardings(abstract_state: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         place, logical, abstract_state, is_leaf=lambda x: isinstance(x, PartitionSpec)
     )
-
-
-def placement(mesh: Mesh) -> Placement:
-    """What a model has to know of the table while it is traced, for models/placement.py."""
-    spec = partial(partition_spec, mesh=mesh)
-    return Placement(stored=partial(spec, column="stored"), used=partial(spec, column="used"))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -22,11 +22,10 @@ from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.models.mllm.positions import Pictures, Prompts, padded_size
-from step1x_jax.models.placement import placed_by
 from step1x_jax.parallel.compiler_options import compiler_options
 from step1x_jax.parallel.devices import GIB, bytes_per_device
 from step1x_jax.parallel.mesh import batch_parts
-from step1x_jax.parallel.rules import batch_sharding, placement, replicated
+from step1x_jax.parallel.rules import batch_sharding, replicated
 from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.sampler import Conditions, scan_steps
 from step1x_jax.training.config import TrainConfig
@@ -126,8 +125,7 @@ def compile_sample(
     times = array(sampling.num_steps + 1)
 
     def sample(params: Any, conditions: Conditions, noise: jax.Array, times: jax.Array) -> Any:
-        with placed_by(placement(mesh)):
-            return scan_steps(model[0], guidance, params, conditions, noise, times)
+        return scan_steps(model[0], guidance, params, conditions, noise, times)
 
     program = jax.jit(sample, compiler_options=compiler_options(mesh.devices.flat[0]))
     with jax.set_mesh(mesh):

@@ -18,9 +18,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from step1x_jax.models.placement import placed_by
 from step1x_jax.parallel.compiler_options import compiler_options
-from step1x_jax.parallel.rules import placement
 from step1x_jax.sampling.guidance import Guidance, guide
 
 
@@ -123,7 +121,7 @@ def _on(mesh: Mesh | None, program: Callable[..., jax.Array], params: nnx.State)
     if mesh is None:
         yield jitted
         return
-    with jax.set_mesh(mesh), placed_by(placement(mesh)):
+    with jax.set_mesh(mesh):
         yield jitted
 
 

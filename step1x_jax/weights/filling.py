@@ -89,7 +89,7 @@ def our_blocks(table: Table, tensors: Tensors) -> Iterator[tuple[Part, np.ndarra
 
 
 def _in_our_order(part: Part, piece: np.ndarray) -> np.ndarray:
-    ours = in_order(part.to_ours(piece, tuple(map(range, part.shape)), len(piece)))
+    ours = in_order(part.to_ours(piece, tuple(map(range, part.shape))))
     return ours if part.layer is None else ours[None]
 
 
@@ -163,11 +163,11 @@ def _fill(
             if part.layer not in box[0]:
                 continue
             box, target = box[1:], target[part.layer - box[0].start, ...]
-        rows = piece.start + part.rows_of(box, len(piece))
+        rows = piece.start + part.rows_of(box)
         wanted.setdefault(rows.tobytes(), (rows, []))[1].append((box, target))
     for rows, targets in wanted.values():
         data = tensors.read(name, None if len(rows) == height else rows)[:, *columns]
         for box, target in targets:
-            put(target, part.to_ours(data, box, len(piece)))
+            put(target, part.to_ours(data, box))
             rounded |= target.dtype != data.dtype and target.dtype.itemsize <= data.dtype.itemsize
     return rounded

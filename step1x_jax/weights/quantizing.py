@@ -5,8 +5,8 @@ from flax import nnx
 
 from step1x_jax.models import step1x_edit
 from step1x_jax.models.config import ModelConfig
+from step1x_jax.models.eight_bits import quantize, quantize_kernel
 from step1x_jax.models.layers import abstract
-from step1x_jax.models.lora import module_at, quantize, quantized
 from step1x_jax.weights.filling import Keep, Path
 from step1x_jax.weights.layouts.official import dotted, flat
 from step1x_jax.weights.lora.adapters import quantized_paths
@@ -44,7 +44,6 @@ def quantizing(config: ModelConfig, stored: str, places: nnx.State | None) -> Ke
     Returns:
       A function for `load_parameters`; it takes over a parameter's buffers.
     """
-    model = nnx.merge(*step1x_edit.abstract_model(config))
     paths = set(quantized_paths(config))
     named = None if places is None else flat(places)
 
@@ -53,7 +52,7 @@ def quantizing(config: ModelConfig, stored: str, places: nnx.State | None) -> Ke
         if path[-1] != "kernel" or dotted(module) not in paths:
             return {path: parameter}
         kernel = parameter.get_value()
-        halves = quantized(module_at(model, dotted(module)), kernel, stored)
+        halves = quantize_kernel(parameter, stored)
         kept: dict[Path, nnx.Variable] = {}
         for name, half in zip(("kernel", "kernel_scale"), halves, strict=True):
             value = half.get_value()

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from step1x_jax.kernels import attention as kernels
+
 
 class Shape(NamedTuple):
     """B batch, H heads, N key/value heads, L queries, S keys, K head width."""
@@ -52,6 +54,19 @@ def operands(shape: Shape, dtype=np.float32, seed=0):
     k, v = draw(shape.n, shape.size), draw(shape.n, shape.size)
     lengths = None if shape.lengths is None else jnp.array(shape.lengths, jnp.int32)
     return [jnp.asarray(x, dtype) for x in (q, k, v, do)], lengths
+
+
+def attention(q, k, v, **options):
+    """The package's, of arrays with their heads apart: (B, L, H, K)."""
+    flat = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
+    return kernels.attention(*flat, head_dim=q.shape[-1], **options).reshape(q.shape)
+
+
+def qk_norm_rope_attention(q, k, v, q_scale, k_scale, rope, **options):
+    """The same of the fused entry."""
+    flat = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
+    out = kernels.qk_norm_rope_attention(*flat, q_scale, k_scale, rope, **options)
+    return out.reshape(q.shape)
 
 
 def norm_operands(shape: Shape, split: int, size: float, seed=1):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from step1x_jax.errors import UserError
-from step1x_jax.kernels.attention import attention
+from tests.kernels.checks import attention
 
 B, H, N, L, S, K = 2, 4, 2, 7, 9, 8
 

@@ -13,8 +13,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from step1x_jax.errors import UserError
-from step1x_jax.kernels.attention import attention, choose, qk_norm_rope_attention
+from step1x_jax.kernels.attention import choose
 from tests.kernels import gpus
+from tests.kernels.checks import attention, qk_norm_rope_attention
 
 HEADS, TOKENS, WIDTH = 24, 8832, 128
 MIB = 2**20
@@ -94,16 +95,15 @@ def test_forward_and_backward_assemble_for_hopper(entry, monkeypatch, capfd):
     ],
 )
 def test_what_cannot_run_says_why(kind, dtype, width, reason):
-    q = jax.ShapeDtypeStruct((1, 64, 1, width), dtype)
     with (
         jax.sharding.use_abstract_mesh(gpus.abstract_mesh(kind)),
         pytest.raises(UserError, match=f"pallas_gpu attention {reason}"),
     ):
-        choose(q, implementation="pallas_gpu")
+        choose(width, dtype, implementation="pallas_gpu")
 
 
 def test_gpus_take_what_was_measured_on_them():
     """cuDNN's until ours has run on one; plain JAX for float32."""
     with jax.sharding.use_abstract_mesh(gpus.abstract_mesh()):
-        assert choose(jax.ShapeDtypeStruct((1, 64, 1, 128), jnp.bfloat16)) == "cudnn"
-        assert choose(jax.ShapeDtypeStruct((1, 64, 1, 128), jnp.float32)) == "xla"
+        assert choose(128, jnp.bfloat16) == "cudnn"
+        assert choose(128, jnp.float32) == "xla"

@@ -10,9 +10,16 @@ import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from step1x_jax.kernels import norm_rope, tuning
-from step1x_jax.kernels.attention import attention, qk_norm_rope_attention
 from step1x_jax.kernels.tuning import GpuBlocks, Tiles
-from tests.kernels.checks import Shape, check, check_fused, norm_operands, operands
+from tests.kernels.checks import (
+    Shape,
+    attention,
+    check,
+    check_fused,
+    norm_operands,
+    operands,
+    qk_norm_rope_attention,
+)
 
 pytestmark = pytest.mark.skipif(
     jax.__version_info__ < (0, 11), reason="Mosaic GPU is interpreted by jax 0.11 and newer"

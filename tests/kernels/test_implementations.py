@@ -9,9 +9,18 @@ import pytest
 
 from step1x_jax.errors import UserError
 from step1x_jax.kernels import tuning
-from step1x_jax.kernels.attention import attention, choose, qk_norm_rope_attention
+from step1x_jax.kernels.attention import choose
 from step1x_jax.kernels.tuning import CHUNKS, Blocks, chunk_size
-from tests.kernels.checks import NORM_SHAPES, SHAPES, Shape, check, check_fused, operands
+from tests.kernels.checks import (
+    NORM_SHAPES,
+    SHAPES,
+    Shape,
+    attention,
+    check,
+    check_fused,
+    operands,
+    qk_norm_rope_attention,
+)
 
 HERE = ["xla", "pallas_tpu"]  # what runs on CPUs
 # float32: rounding of dot products of width 128 and of sums over 1000 keys; logits of several
@@ -108,11 +117,11 @@ def test_too_many_tokens_for_a_chip_are_refused():
 
 def test_the_environment_names_one_where_it_can(monkeypatch):
     x = jnp.zeros((1, 4, 1, 16))
-    assert choose(x) == "xla"
+    assert choose(16, x.dtype) == "xla"
     monkeypatch.setenv("STEP1X_ATTENTION", "pallas_tpu")
-    assert choose(x) == "pallas_tpu"
-    assert choose(x, causal=True) == "xla"
-    assert choose(x, implementation="xla") == "xla"
+    assert choose(16, x.dtype) == "pallas_tpu"
+    assert choose(16, x.dtype, causal=True) == "xla"
+    assert choose(16, x.dtype, implementation="xla") == "xla"
     monkeypatch.setenv("STEP1X_ATTENTION", "flash")
     with pytest.raises(UserError, match="'flash' is unknown"):
-        choose(x)
+        choose(16, x.dtype)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from step1x_jax.kernels.attention import qk_norm_rope_attention
-from tests.kernels.checks import Shape, norm_operands, operands
+from tests.kernels.checks import Shape, norm_operands, operands, qk_norm_rope_attention
 
 AXES = ("data", "fsdp", "sequence", "tensor")
 SPLIT = 11

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from step1x_jax.kernels.attention import attention, qk_norm_rope_attention
 from step1x_jax.kernels.attention_tpu import LONGEST
 from step1x_jax.parallel.compiler_options import compiler_options
+from tests.kernels.checks import attention, qk_norm_rope_attention
 
 AXES = ("data", "fsdp", "sequence", "tensor")
 HEADS, TOKENS, WIDTH = 24, 8832, 128  # 1024 px: 2 x 4096 tokens of pictures, 640 of text

@@ -124,8 +124,8 @@ def test_attention_in_parts(monkeypatch):
     monkeypatch.setattr(module, "QUERIES", 7)
     monkeypatch.setenv("STEP1X_ATTENTION", "pallas_tpu")  # whose keys would find no room
     random = np.random.default_rng(0)
-    q, k, v = (jnp.float32(random.normal(size=(2, 24, 1, 16))) for _ in range(3))
-    want = attention(q, k, v, implementation="xla")
+    q, k, v = (jnp.float32(random.normal(size=(2, 24, 16))) for _ in range(3))
+    want = attention(q, k, v, head_dim=16, implementation="xla")
     np.testing.assert_allclose(attend(q, k, v), want, atol=1e-6)
     program = str(jax.make_jaxpr(attend)(q, k, v))
     assert "pallas_call" not in program

@@ -10,9 +10,9 @@ from flax import nnx
 
 from step1x_jax.models.autoencoder import Autoencoder, abstract_autoencoder
 from step1x_jax.models.config import AutoencoderConfig, tiny
-from step1x_jax.models.layers import layer_norm, modulation
-from step1x_jax.models.projection import qkv_projection
+from step1x_jax.models.layers import chunks_of, layer_norm, modulation
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
+from step1x_jax.models.transformer import SelfAttention
 from tests.models.test_step1x_edit import inputs
 
 
@@ -20,9 +20,12 @@ def test_where_gates_and_query_biases_start():
     config = tiny()
     config.gate_init = 0.5
     mod = modulation(6, 4, gates=(2, 5), config=config, rngs=nnx.Rngs(0))
-    assert np.asarray(mod.bias[...])[:, 0].tolist() == [0, 0, 0.5, 0, 0, 0.5]
-    qkv = qkv_projection(8, 2, 1.0, config=config, rngs=nnx.Rngs(0))
-    assert np.asarray(qkv.bias[...]).max((1, 2)).tolist() == [1, 1, 0]
+    vectors = np.asarray(chunks_of(mod, jnp.ones((3, 4))))
+    assert vectors.shape == (6, 3, 4)
+    assert vectors[:, 0, 0].tolist() == [0, 0, 0.5, 0, 0, 0.5]
+    config.qk_bias_init = 1.0
+    attn = SelfAttention(config, rngs=nnx.Rngs(0))
+    assert [float(x.bias[...].max()) for x in (attn.q, attn.k, attn.v)] == [1, 1, 0]
 
 
 def test_layer_norm_has_an_eps_of_1e_6():

@@ -7,10 +7,9 @@ import pytest
 from flax import nnx
 
 from step1x_jax.models.config import tiny
-from step1x_jax.models.placement import placed_by
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.parallel.rules import batch_sharding, placement, shardings
+from step1x_jax.parallel.rules import batch_sharding, shardings
 from step1x_jax.planning import hlo
 from step1x_jax.planning.estimate import COLLECTIVES
 from step1x_jax.training.step.train_step import abstract_state, make_train_step
@@ -37,14 +36,10 @@ def gradients(mesh):
     if mesh is None:
         return jax.jit(jax.grad(loss))(params, *data)
 
-    def placed(params, *data):
-        with placed_by(placement(mesh)):
-            return loss(params, *data)
-
     params = jax.device_put(params, shardings(params, mesh))
     data = [jax.device_put(x, batch_sharding(mesh)) for x in data]
     with jax.set_mesh(mesh):
-        return jax.jit(jax.grad(placed), out_shardings=shardings(params, mesh))(params, *data)
+        return jax.jit(jax.grad(loss), out_shardings=shardings(params, mesh))(params, *data)
 
 
 @pytest.mark.parametrize(
@@ -58,16 +53,17 @@ def test_gradients_through_gathered_weights(config):
     """bfloat16 keeps 8 bits: each device rounds its part of a sum before it is added to the others.
 
     Eight roundings of 2^-9 add up to about 2^-9 sqrt(8) = 0.6 % of a gradient's size, on top of
-    activations that differ as much; 3 % of each array's norm is room for both.
+    activations that differ as much; 3 % of each array's norm is room for both. The connector's key
+    biases change no softmax: their gradients are rounding alone, of norm 1e-6.
     """
     alone, spread = jax.tree.leaves(gradients(None)), jax.tree.leaves(gradients(make_mesh(config)))
     for ours, theirs in zip(spread, alone, strict=True):
         ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-        assert np.linalg.norm(ours - theirs) <= 0.03 * np.linalg.norm(theirs) + 1e-6
+        assert np.linalg.norm(ours - theirs) <= 0.03 * np.linalg.norm(theirs) + 1e-5
 
 
 def test_without_a_mesh_nothing_is_pinned():
-    """The program of one device, traced under a placement, is the one traced without."""
+    """Nor on the mesh of one device; on others all that is said follows from the mesh alone."""
     config = tiny()
     graph, params = nnx.split(Step1XEdit(config, rngs=nnx.Rngs(0)))
 
@@ -75,9 +71,11 @@ def test_without_a_mesh_nothing_is_pinned():
         return str(jax.make_jaxpr(lambda p: nnx.merge(graph, p)(*inputs(config)))(params))
 
     plain = traced()
-    with placed_by(placement(make_mesh(MeshConfig(fsdp=8)))):
-        assert traced() == plain
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        assert "sharding_constraint" not in traced()
     assert "sharding_constraint" not in plain
+    with jax.set_mesh(make_mesh(MeshConfig(fsdp=8))):
+        assert traced().count("sharding_constraint") > 20
 
 
 @pytest.mark.slow
@@ -111,5 +109,5 @@ def test_on_tpus_weights_travel_in_bfloat16_and_modulations_stay(monkeypatch):
     weights = [(kind, a) for kind, a in found if a.bytes >= 2 * 512 * 512]
     assert len(weights) > 8
     assert {array.dtype for _, array in weights} == {"bf16"}
-    # no modulation, (512, 6, 512) or (512, 3, 512), is gathered or summed
-    assert not [a for _, a in found if sorted(a.sizes)[-2:] == [512, 512] and {3, 6} & set(a.sizes)]
+    # no modulation, (512, 6 * 512) or (512, 3 * 512), is gathered or summed
+    assert not [a for _, a in found if {512 * 6, 512 * 3} & set(a.sizes)]

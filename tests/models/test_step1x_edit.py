@@ -51,8 +51,7 @@ def test_every_parameter_has_its_logical_axes():
         assert len(axes[path]) == leaf.ndim, path
         stacked = "blocks" in path
         assert (axes[path][0] == "layers") == stacked, path
-    qkv = "transformer.single_blocks.attn.qkv.kernel"
-    assert axes[qkv] == ("layers", None, "embed", "heads", "head_dim")
+    assert axes["transformer.single_blocks.attn.q.kernel"] == ("layers", "embed", "heads")
 
 
 def test_masked_padding_equals_trimmed_text():
@@ -73,9 +72,9 @@ def test_the_releases_attend_to_padding():
 
 
 def test_padded_queries_of_the_connector_take_the_value_of_key_0():
-    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 1, 4))
-    out = masked_attention(q, k, v, jnp.array([3, 5]))
-    np.testing.assert_array_equal(out[0, 3:], np.broadcast_to(v[0, :1], (2, 1, 4)))
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 4))
+    out = masked_attention(q, k, v, jnp.array([3, 5]), 4)
+    np.testing.assert_array_equal(out[0, 3:], np.broadcast_to(v[0, :1], (2, 4)))
     assert np.abs(out[0, :3] - v[0, :1]).max() > 1e-3
 
 

@@ -9,7 +9,7 @@ from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.parallel.rules import batch_sharding, partition_spec, placement, shardings
+from step1x_jax.parallel.rules import batch_sharding, partition_spec, shardings
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +25,13 @@ def test_logical_names_become_mesh_axes(mesh):
 def test_where_a_matmul_sees_a_weight():
     """Gathered over fsdp, split for good over tensor; modulations stay where they are stored."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    mlp, modulation = (("embed", "mlp"), (8, 8)), (("vector", None, "modulation"), (8, 3, 8))
+    mlp, modulation = (("embed", "mlp"), (8, 8)), (("vector", "modulation"), (8, 24))
     assert partition_spec(*mlp, mesh) == P("fsdp", "tensor")
     assert partition_spec(*mlp, mesh, "used") == P(None, "tensor")
-    assert partition_spec(*modulation, mesh) == P(None, None, "fsdp")
-    assert partition_spec(*modulation, mesh, "used") == P(None, None, "fsdp")
-    assert placement(mesh).stored(*mlp) == P("fsdp", "tensor")
-    assert placement(mesh).used(*mlp) == P(None, "tensor")
+    assert partition_spec(*modulation, mesh) == P(None, "fsdp")
+    assert partition_spec(*modulation, mesh, "used") == P(None, "fsdp")
+    other = jax.make_mesh((2,), ("fsdp",), devices=jax.devices()[:2])
+    assert partition_spec(*mlp, other) == P("fsdp", None)  # which has no tensor axis
 
 
 def test_an_axis_that_does_not_divide_stays_whole(mesh):

@@ -150,7 +150,7 @@ def test_at_first_the_model_is_its_base_bit_for_bit(base, dtype):
     config.model.dtype, config.model.param_dtype = dtype, dtype
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     adapters = new_state(config, abstract_state(config, mesh)).params
-    downs = [x for name, x in rows_of(adapters).items() if "lora_down" in name]
+    downs = [x for name, x in rows_of(adapters).items() if "adapter.down" in name]
     assert all(np.abs(x).max() > 0 for x in downs)
     graph, _, frozen = parts_of(config)
     adapted = jax.jit(lambda *x: nnx.merge(graph, adapters, frozen)(*x))(*arguments())
@@ -178,28 +178,36 @@ def test_gradients_are_those_of_the_full_weights_by_the_chain_rule(base):
     blocks, gradient, given = (x["transformer"]["single_blocks"] for x in (full, ours, adapters))
     attn, given_attn = gradient["attn"], given["attn"]
     v = lambda x: np.float64(x.get_value())  # noqa: E731
-    qkv, mlp_in = v(blocks["attn"]["qkv"]["kernel"]), v(blocks["mlp_in"]["kernel"])
+    q, k, values = (v(blocks["attn"][name]["kernel"]) for name in "qkv")
+    mlp_in = v(blocks["mlp_in"]["kernel"])
     proj, mlp_out = v(blocks["attn"]["proj"]["kernel"]), v(blocks["mlp_out"]["kernel"])
-    qkv_up, mlp_in_up = v(given_attn["qkv"]["lora_up"]), v(given["mlp_in"]["lora_up"])
-    down = v(given_attn["qkv"]["lora_down"])
-    proj_down, mlp_out_down = v(given_attn["proj"]["lora_down"]), v(given["mlp_out"]["lora_down"])
-    up = v(given_attn["proj"]["lora_up"])
+    half = lambda module, name: v(module["adapter"][name])  # noqa: E731
+    of_linear1 = [  # our layers of it: kernel, up, gradient of the up
+        (kernel, half(layer, "up"), found["adapter"]["up"])
+        for kernel, layer, found in (
+            (q, given_attn["q"], attn["q"]),
+            (k, given_attn["k"], attn["k"]),
+            (values, given_attn["v"], attn["v"]),
+            (mlp_in, given["mlp_in"], gradient["mlp_in"]),
+        )
+    ]
+    down = half(given_attn["k"], "down")
+    proj_down, mlp_out_down = half(given_attn["proj"], "down"), half(given["mlp_out"], "down")
+    up = half(given_attn["proj"], "up")
     for found, wanted in (
-        # linear1 has one down for both of its parts, linear2 one up
+        # linear1 has one down for all of its parts, linear2 one up
         (
-            attn["qkv"]["lora_down"],
-            np.einsum("ncdhk,nrchk->ndr", qkv, qkv_up)
-            + np.einsum("ndf,nrf->ndr", mlp_in, mlp_in_up),
+            attn["k"]["adapter"]["down"],
+            sum(np.einsum("ndf,nrf->ndr", kernel, up) for kernel, up, _ in of_linear1),
         ),
-        (attn["qkv"]["lora_up"], np.einsum("ncdhk,ndr->nrchk", qkv, down)),
-        (gradient["mlp_in"]["lora_up"], np.einsum("ndf,ndr->nrf", mlp_in, down)),
+        *((found, np.einsum("ndf,ndr->nrf", kernel, down)) for kernel, _, found in of_linear1),
         (
-            attn["proj"]["lora_up"],
-            np.einsum("nhkd,nhkr->nrd", proj, proj_down)
+            attn["proj"]["adapter"]["up"],
+            np.einsum("ned,ner->nrd", proj, proj_down)
             + np.einsum("nfd,nfr->nrd", mlp_out, mlp_out_down),
         ),
-        (attn["proj"]["lora_down"], np.einsum("nhkd,nrd->nhkr", proj, up)),
-        (gradient["mlp_out"]["lora_down"], np.einsum("nfd,nrd->nfr", mlp_out, up)),
+        (attn["proj"]["adapter"]["down"], np.einsum("ned,nrd->ner", proj, up)),
+        (gradient["mlp_out"]["adapter"]["down"], np.einsum("nfd,nrd->nfr", mlp_out, up)),
     ):  # float32 through the whole model, twice
         wanted = scale * wanted
         np.testing.assert_allclose(v(found), wanted, atol=2e-5 * np.abs(wanted).max())
@@ -271,10 +279,10 @@ def test_held_out_edits_are_evaluated_with_the_average_of_the_adapters(
 def test_checkpoints_hold_adapters_and_nothing_else(base, whole_run):
     workdir, state = whole_run
     names = set(rows_of(state.params))
-    # halves: of 10 layers of a double block; of a single one 2 for its modulation, 3 for linear1
-    # (one down, two ups), 3 for linear2 (two downs, one up)
-    assert len(names) == 2 * 10 + 2 + 3 + 3
-    assert all("lora_" in name for name in names)
+    # halves: of a stream of a double block 4 for q, k and v (one down) and 2 for each of 4 others;
+    # of a single block 2 for its modulation, 5 for linear1 (one down), 3 for linear2 (one up)
+    assert len(names) == 2 * (4 + 2 * 4) + 2 + 5 + 3
+    assert all(".adapter." in name for name in names)
     about = read_description(workdir / "checkpoints" / "3")
     saved = about.arrays
     assert {name for item in saved.values() for name in item if "kernel" in name} == set()
@@ -374,7 +382,7 @@ def test_a_run_gives_full_weights_as_the_kohya_reader_merges_them(base, whole_ru
     for x, y, z in zip(*map(jax.tree.leaves, (ours, wanted, given)), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6)  # float32 sums in another order
         moved += np.abs(x - z).max() > 1e-3
-    assert moved == 15  # kernels: 10 of a double block; modulation, linear1 and linear2 in halves
+    assert moved == 21  # kernels: 7 of a stream of a double block, 7 of a single one
     read = published(config.model, wanted).read
     for name in model_table(config.model):
         np.testing.assert_array_equal(weights.tensors.read(name), read(name))
@@ -455,13 +463,13 @@ def test_on_eight_devices_all_is_split_as_the_kernels_are(base, monkeypatch):
     state, frozen = abstract_state(config, mesh), abstract_frozen(config, mesh)
     blocks = state.params["transformer"]["single_blocks"]
     spec = {
-        "qkv down": blocks["attn"]["qkv"]["lora_down"].get_value().sharding.spec,
-        "qkv up": blocks["attn"]["qkv"]["lora_up"].get_value().sharding.spec,
-        "proj up": blocks["attn"]["proj"]["lora_up"].get_value().sharding.spec,
+        "qkv down": blocks["attn"]["k"]["adapter"]["down"].get_value().sharding.spec,
+        "q up": blocks["attn"]["q"]["adapter"]["up"].get_value().sharding.spec,
+        "proj up": blocks["attn"]["proj"]["adapter"]["up"].get_value().sharding.spec,
     }
     assert spec == {
         "qkv down": jax.P(None, "fsdp", None),
-        "qkv up": jax.P(None, "fsdp", None, None, None),  # by the rank
+        "q up": jax.P(None, "fsdp", None),  # by the rank
         "proj up": jax.P(None, None, "fsdp"),
     }
     kernel = frozen["transformer"]["single_blocks"]["mlp_in"]["kernel"].get_value()
@@ -483,13 +491,13 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
     frozen = kept(given, freezing(config, mesh))
     assert jax.tree.structure(frozen) == jax.tree.structure(abstract_frozen(config, mesh))
 
-    qkv = frozen["transformer"]["single_blocks"]["attn"]["qkv"]
-    kernel, scale = qkv["kernel"].get_value(), qkv["kernel_scale"].get_value()
-    wanted = exact["transformer"]["single_blocks"]["attn"]["qkv"]["kernel"].get_value()
-    assert (kernel.dtype.itemsize, scale.shape) == (1, (2, 3, 2, 16))
+    q = frozen["transformer"]["single_blocks"]["attn"]["q"]
+    kernel, scale = q["kernel"].get_value(), q["kernel_scale"].get_value()
+    wanted = exact["transformer"]["single_blocks"]["attn"]["q"]["kernel"].get_value()
+    assert (kernel.dtype.itemsize, scale.shape) == (1, (2, 32))
     assert kernel.shape == wanted.shape
-    found = np.float32(kernel) * np.asarray(scale)[:, :, None]
-    largest = np.abs(wanted).max(axis=2, keepdims=True)
+    found = np.float32(kernel) * np.asarray(scale)[:, None]
+    largest = np.abs(wanted).max(axis=1, keepdims=True)
     step = largest / 127 / 2 if stored == "int8" else np.abs(wanted) / 16 + largest / 448 / 512
     assert (np.abs(found - wanted) <= step * 1.001).all()
 
@@ -501,8 +509,7 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
         value = leaf.get_value()
         if (*path[:-1], "kernel_scale") in flat and path[-1] == "kernel":
             s = np.asarray(flat[*path[:-1], "kernel_scale"].get_value())
-            s = s.reshape(_view(value.shape, s.shape))
-            value = np.float32(flat[path].get_value()) * s
+            value = np.float32(flat[path].get_value()) * s[..., None, :]
         plain[path] = leaf.replace(jnp.asarray(value))
     plain = nnx.from_flat_state(plain)
     trained = new_state(config, abstract_state(config, mesh)).params
@@ -517,15 +524,6 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
     scale = merged["connector"]["blocks"]["norm1"]["scale"].get_value()
     np.testing.assert_array_equal(scale, exact["connector"]["blocks"]["norm1"]["scale"].get_value())
     assert {x.dtype for x in jax.tree.leaves(merged)} == {jnp.dtype("float32")}
-
-
-def _view(shape, kept):
-    """Ones where the scale has no axis: its sizes in order, the first that fit."""
-    rest, view = list(kept), []
-    for size in shape:
-        view.append(rest.pop(0) if rest and rest[0] == size else 1)
-    assert not rest
-    return view
 
 
 def test_no_base_is_a_mistake():

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from step1x_jax.models.config import LoraConfig
-from step1x_jax.models.lora import quantize
+from step1x_jax.models.eight_bits import quantize
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.parts import abstract_base, abstract_frozen, freezing

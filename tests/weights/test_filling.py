@@ -65,8 +65,8 @@ def test_a_lora_is_merged_into_shards_of_bfloat16():
     )
     assert_same(split, whole, places)
     plain = nnx.state(load_as(MODEL, config))
-    qkv = lambda x: x["transformer"]["single_blocks"]["attn"]["qkv"]["kernel"][...]  # noqa: E731
-    assert np.abs(np.float32(qkv(plain)) - np.float32(qkv(split))).max() > 1e-2
+    q = lambda x: x["transformer"]["single_blocks"]["attn"]["q"]["kernel"][...]  # noqa: E731
+    assert np.abs(np.float32(q(plain)) - np.float32(q(split))).max() > 1e-2
 
 
 def test_adapters_and_the_language_model_are_split_alike():
@@ -83,9 +83,9 @@ def test_adapters_and_the_language_model_are_split_alike():
     assert_same(nnx.state(load_mllm(folder, shardings=places)), nnx.state(whole), places)
 
 
-@pytest.mark.parametrize("axis", range(5))
+@pytest.mark.parametrize("axis", range(3))
 def test_any_axis_may_be_split(axis):
-    """Layers, chunks, q, k and v, and the pairs that RoPE turns, too, where two divides them."""
+    """Layers, and the pairs that RoPE turns, too, where two divides them."""
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,),
                          devices=jax.devices()[:2])  # fmt: skip
     whole = load_model(MODEL)
@@ -135,8 +135,7 @@ def test_what_is_read(wide):
     mlp_in, mlp_out = "double_blocks.0.img_mlp.0.weight", "double_blocks.0.img_mlp.2.weight"
     assert of(mlp_in) == [(0, 2 * 4 * d * d)]
     assert of(mlp_out) == [(i * d * d, (i + 1) * d * d) for i in range(8)]
-    # three chunks, each split
-    assert len(of("single_blocks.1.modulation.lin.weight")) == 3 * 8
+    assert len(of("single_blocks.1.modulation.lin.weight")) == 8
 
 
 def largest_tensor(path):

@@ -3,7 +3,7 @@
 Module names are those of the published file.
 
 Legend: B batch, T tokens, D width, F mlp width, H query heads, G key/value heads, K head width,
-N layers, V size of the vocabulary.
+E = H K or G K, N layers, V size of the vocabulary.
 """
 
 from functools import partial
@@ -17,9 +17,9 @@ from jax.nn.initializers import normal
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.embeddings import apply_rope
 from step1x_jax.models.layers import scan, stack
+from step1x_jax.models.linear import Linear, param
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.layers import MLP, RMSNorm, frequencies, rotary_table
-from step1x_jax.models.projection import Projection, param
 
 
 class LanguageAttention(nnx.Module):
@@ -33,13 +33,12 @@ class LanguageAttention(nnx.Module):
         language = config.language
         d, k = language.hidden_size, language.head_dim
         h, g = language.num_attention_heads, language.num_key_value_heads
-        make = partial(Projection, config=config, rngs=rngs)
-        self.q_proj = make("btd,dhk->bthk", (d, h, k), ("embed", "heads", "head_dim"))
-        self.k_proj = make("btd,dgk->btgk", (d, g, k), ("embed", "heads", "head_dim"))
-        self.v_proj = make("btd,dgk->btgk", (d, g, k), ("embed", "heads", "head_dim"))
-        self.o_proj = make(
-            "bthk,hkd->btd", (h, k, d), ("heads", "head_dim", "embed"), bias_init=None
-        )
+        self.head_dim = k
+        make = partial(Linear, config=config, rngs=rngs)
+        self.q_proj = make("btd,de->bte", (d, h * k), ("embed", "heads"))
+        self.k_proj = make("btd,de->bte", (d, g * k), ("embed", "heads"))
+        self.v_proj = make("btd,de->bte", (d, g * k), ("embed", "heads"))
+        self.o_proj = make("bte,ed->btd", (h * k, d), ("heads", "embed"), bias_init=None)
 
     def __call__(
         self, x: jax.Array, rope: jax.Array, attended: jax.Array | None = None
@@ -47,7 +46,9 @@ class LanguageAttention(nnx.Module):
         """x (B, T, D), rope (2, B, T, K), attended (B, T) bool or None -> (B, T, D)."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         q, k = (apply_rope(a.astype(jnp.float32), rope).astype(v.dtype) for a in (q, k))
-        return self.o_proj(attention(q, k, v, causal=True, key_mask=attended))
+        return self.o_proj(
+            attention(q, k, v, head_dim=self.head_dim, causal=True, key_mask=attended)
+        )
 
 
 class LanguageLayer(nnx.Module):

@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 from jax.nn.initializers import ones, zeros
 
+from step1x_jax.models.linear import Linear, param
 from step1x_jax.models.mllm.config import MLLMConfig
-from step1x_jax.models.projection import Projection, param
 
 
 class RMSNorm(nnx.Module):
@@ -33,7 +33,7 @@ class MLP(nnx.Module):
     """SwiGLU: down(SiLU(gate(x)) * up(x))."""
 
     def __init__(self, d: int, f: int, *, bias: bool, config: MLLMConfig, rngs: nnx.Rngs):
-        make = partial(Projection, config=config, rngs=rngs, bias_init=zeros if bias else None)
+        make = partial(Linear, config=config, rngs=rngs, bias_init=zeros if bias else None)
         self.gate_proj = make("bld,df->blf", (d, f), ("embed", "mlp"))
         self.up_proj = make("bld,df->blf", (d, f), ("embed", "mlp"))
         self.down_proj = make("blf,fd->bld", (f, d), ("mlp", "embed"))

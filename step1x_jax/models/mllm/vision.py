@@ -4,8 +4,8 @@ Patches come in window order (positions.py). Most blocks attend within windows o
 few over the whole picture: the same block and the same scan, with another array of segment ids.
 Module names are those of the published file.
 
-Legend: B pictures, P patches, M = P / 4 merged tokens, C numbers in a patch, D width, H heads,
-K head width, N blocks, E width of the language model.
+Legend: B pictures, P patches, M = P / 4 merged tokens, C numbers in a patch, D width, K head
+width, E = heads * K, N blocks, E width of the language model.
 """
 
 from functools import partial
@@ -18,10 +18,10 @@ from flax import nnx
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.embeddings import apply_rope
 from step1x_jax.models.layers import scan, stack
+from step1x_jax.models.linear import Linear
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.layers import MLP, RMSNorm, frequencies, rotary_table
 from step1x_jax.models.mllm.positions import PADDING, Pictures
-from step1x_jax.models.projection import Projection
 
 EPS = 1e-6  # of all norms of the tower; config.json has none for them
 
@@ -30,16 +30,16 @@ class VisionAttention(nnx.Module):
     """Self-attention with 2-D rotary positions, within segments."""
 
     def __init__(self, config: MLLMConfig, *, rngs: nnx.Rngs):
-        d, h, k = config.vision.hidden_size, config.vision.num_heads, config.vision.head_dim
-        make = partial(Projection, config=config, rngs=rngs)
-        self.qkv = make("bpd,cdhk->cbphk", (3, d, h, k), (None, "embed", "heads", "head_dim"))
-        self.proj = make("bphk,hkd->bpd", (h, k, d), ("heads", "head_dim", "embed"))
+        d, self.head_dim = config.vision.hidden_size, config.vision.head_dim
+        make = partial(Linear, config=config, rngs=rngs)
+        self.q, self.k, self.v = (make("bpd,de->bpe", (d, d), ("embed", "heads")) for _ in range(3))
+        self.proj = make("bpe,ed->bpd", (d, d), ("heads", "embed"))
 
     def __call__(self, x: jax.Array, rope: jax.Array, segments: jax.Array) -> jax.Array:
         """x (B, P, D), rope (2, B, P, K), segments (B, P) -> (B, P, D)."""
-        q, k, v = self.qkv(x)
+        q, k, v = self.q(x), self.k(x), self.v(x)
         q, k = (apply_rope(a.astype(jnp.float32), rope).astype(v.dtype) for a in (q, k))
-        return self.proj(attention(q, k, v, segment_ids=segments))
+        return self.proj(attention(q, k, v, head_dim=self.head_dim, segment_ids=segments))
 
 
 class VisionBlock(nnx.Module):
@@ -69,7 +69,7 @@ class Merger(nnx.Module):
         vision = config.vision
         d, e = vision.hidden_size, vision.out_hidden_size
         joined = d * vision.merge_unit
-        make = partial(Projection, config=config, rngs=rngs)
+        make = partial(Linear, config=config, rngs=rngs)
         self.ln_q = RMSNorm(d, EPS, config=config, rngs=rngs)
         self.mlp_in = make("bmd,df->bmf", (joined, joined), ("embed", "mlp"))
         self.mlp_out = make("bmf,fe->bme", (joined, e), ("mlp", "embed"))
@@ -86,7 +86,7 @@ class VisionTower(nnx.Module):
     def __init__(self, config: MLLMConfig, *, rngs: nnx.Rngs):
         vision = config.vision
         self.config = vision
-        self.patch_embed = Projection(
+        self.patch_embed = Linear(
             "bpc,cd->bpd",
             (vision.patch_width, vision.hidden_size),
             ("channels", "embed"),

@@ -222,7 +222,7 @@ class Checkpoints:
                 _check_is_run(about, path)
                 if base is not None and (name := different_base(about, base)) is not None:
                     raise other_base(about, path, name)
-                items = load_items(path, about.arrays, _to_items(abstract))
+                items = load_items(path, about, _to_items(abstract))
             except DamagedError as e:
                 self._set_aside(step, e, say)
                 continue

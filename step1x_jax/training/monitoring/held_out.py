@@ -25,8 +25,7 @@ from step1x_jax.files import replacing
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.embeddings import PATCH
-from step1x_jax.models.placement import placed_by
-from step1x_jax.parallel.rules import batch_sharding, placement, replicated
+from step1x_jax.parallel.rules import batch_sharding, replicated
 from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.sampler import Conditions, sample
 from step1x_jax.sampling.schedule import timesteps
@@ -143,8 +142,7 @@ class HeldOut:
             config.sampling.guidance, config.sampling.truncate_for(config.model.version)
         )
         model: Any = nnx.merge(self._graph, params, frozen)
-        with placed_by(placement(self._mesh)):
-            edited = sample(model, conditions, noise, times, guidance)
+        edited = sample(model, conditions, noise, times, guidance)
         columns = batch["source"], edited, batch["target"]
         shown = multihost_utils.process_allgather(columns, tiled=True)
         if jax.process_index():
@@ -184,8 +182,7 @@ def _losses(
     def at(time: jax.Array) -> jax.Array:
         t = jnp.full(len(clean), time)
         noisy = interpolate(clean, noise, t)
-        with placed_by(placement(mesh)):
-            velocity = model(noisy, batch["source"], batch["text"], batch["text_lengths"], t)
+        velocity = model(noisy, batch["source"], batch["text"], batch["text_lengths"], t)
         return rectified_flow_loss(velocity, clean, noise)
 
     return jax.lax.map(at, jnp.array(config.held_out.times, jnp.float32))

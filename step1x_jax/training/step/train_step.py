@@ -11,9 +11,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.models.embeddings import PATCH
-from step1x_jax.models.placement import placed_by
 from step1x_jax.parallel.compiler_options import compiler_options
-from step1x_jax.parallel.rules import batch_sharding, placement, replicated
+from step1x_jax.parallel.rules import batch_sharding, replicated
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.parts import (
     abstract_frozen,
@@ -138,8 +137,7 @@ def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> ja
 
         def loss_fn(params: nnx.State, x: Batch) -> jax.Array:
             model = nnx.merge(graph, params, frozen)
-            with placed_by(placement(mesh)):
-                velocity = model(x["noisy"], x["source"], x["text"], x["text_lengths"], x["t"])
+            velocity = model(x["noisy"], x["source"], x["text"], x["text_lengths"], x["t"])
             return rectified_flow_loss(velocity, x["clean"], x["noise"])
 
         params = state.params

@@ -1,17 +1,16 @@
 """The one place that knows the published layout: a two-way table between its tensors and ours.
 
 An `Entry` is one tensor of the official file; its `parts` say which of our parameters hold it and
-how. A part is cut out along one axis, unfolded, permuted for RoPE and transposed: moves of numbers
-only, so both directions are exact to the bit. Values are never computed here.
+how. A part is cut out along one axis, its rows are permuted for RoPE, and it is transposed: moves
+of numbers only, so both directions are exact to the bit. Values are never computed here.
 
 Another layout of the same model would be another function from a config to a Table, beside
 `model_table`, or a list of moves between its tensors and the official ones (diffusers.py).
 
-Legend: D model width, F mlp width, H heads, K head width, C other widths.
+Legend: D model width, F mlp width, K head width, C other widths.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -26,70 +25,56 @@ Box = tuple[range, ...]  # a part of an array: what it takes of each axis, witho
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """How one of our parameters (or one layer of a stacked one) lies in an official tensor."""
+    """How one of our parameters (or one layer of a stacked one) is stored in an official tensor.
+
+    The official piece is transposed into ours. Where RoPE turns its rows, these are in another
+    order besides: a head has pairs side by side there (0, 1, 2, 3, ...), and in ours first the
+    first of each pair, then the second (0, 2, ..., 1, 3, ...).
+    """
 
     path: str  # of our parameter, joined by dots
     layer: int | None  # index along its leading "layers" axis
-    unfolded: tuple[int, ...]  # shape of the official piece, fused axes taken apart
-    order: tuple[int, ...]  # transposes the unfolded piece into our axes
-    rotated: int | None = None  # unfolded axis of head width that RoPE turns
-    fused_qkv: bool = False  # leading unfolded axis is q, k, v and RoPE leaves v alone
+    piece: tuple[int, ...]  # shape of the official piece
+    order: tuple[int, ...]  # transposes it into our axes
+    rotated: int | None = None  # head width, if its rows are those of heads that RoPE turns
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Our shape."""
-        return tuple(self.unfolded[i] for i in self.order)
+        return tuple(self.piece[i] for i in self.order)
 
-    def rows_of(self, box: Box, height: int) -> np.ndarray:
-        """Which of the `height` rows of the official piece a box of ours is made of, increasing."""
-        depth = self._row_axes(height)
-        within, _ = self._cuts(box)
-        return np.arange(height).reshape(self.unfolded[:depth])[within[:depth]].ravel()
+    def rows_of(self, box: Box) -> np.ndarray:
+        """Which rows of the official piece a box of ours is made of, increasing."""
+        return np.sort(self._rows(box))
 
-    def to_ours(self, rows: np.ndarray, box: Box, height: int) -> np.ndarray:
+    def to_ours(self, rows: np.ndarray, box: Box) -> np.ndarray:
         """A box of ours from those rows of the official piece that `rows_of` names."""
-        depth = self._row_axes(height)
-        within, rest = self._cuts(box)
-        sizes = [len(range(self.unfolded[axis])[within[axis]]) for axis in range(depth)]
-        x = rows.reshape(*sizes, *self.unfolded[depth:])
-        x = x[(slice(None),) * depth + within[depth:]]
-        return self._turn(x, inverse=False).transpose(self.order)[rest]
-
-    def _row_axes(self, height: int) -> int:
-        """How many of the unfolded axes make up the rows of the official piece."""
-        axes = range(1, len(self.unfolded) + 1)
-        return next(n for n in axes if math.prod(self.unfolded[:n]) == height)
-
-    def _cuts(self, box: Box) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """A box of ours as slices of the unfolded piece and, after RoPE's turn, of our axes.
-
-        The turn needs some axes whole.
-        """
-        whole = {self.rotated, 0 if self.fused_qkv else None}
-        within, rest = [slice(None)] * len(self.unfolded), [slice(None)] * len(self.order)
-        for ours, (axis, part) in enumerate(zip(self.order, box, strict=True)):
-            cut = slice(part.start, part.stop)
-            if axis in whole:
-                rest[ours] = cut
-            else:
-                within[axis] = cut
-        return tuple(within), tuple(rest)
+        x = rows.reshape(-1, *self.piece[1:])
+        if self.rotated is not None:
+            x = x.take(np.argsort(np.argsort(self._rows(box))), axis=0)
+        cuts = [slice(None)] * len(self.piece)
+        for axis, part in zip(self.order, box, strict=True):
+            if axis:
+                cuts[axis] = slice(part.start, part.stop)
+        return x[tuple(cuts)].transpose(self.order)
 
     def to_official(self, ours: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Our parameter as the official piece of `shape`."""
-        unfolded = ours.transpose(np.argsort(self.order))
-        if self.rotated is not None:  # whole rows are turned then, many times as fast
-            unfolded = in_order(unfolded)
-        return self._turn(unfolded, inverse=True).reshape(shape)
+        x = ours.transpose(np.argsort(self.order))
+        if self.rotated is not None:  # in memory's order, whole rows move: many times as fast
+            x = in_order(x).take(np.argsort(self._turned()), axis=0)
+        return x.reshape(shape)
 
-    def _turn(self, x: np.ndarray, inverse: bool) -> np.ndarray:
-        """Interleaved pairs (published) to halves (ours), or back."""
+    def _rows(self, box: Box) -> np.ndarray:
+        """The rows of the official piece in the order of ours."""
+        part = box[self.order.index(0)]
+        return self._turned()[part.start : part.stop]
+
+    def _turned(self) -> np.ndarray:
+        rows = np.arange(self.piece[0])
         if self.rotated is None:
-            return x
-        width = self.unfolded[self.rotated]
-        index = np.concatenate([np.arange(0, width, 2), np.arange(1, width, 2)])
-        turned = x.take(np.argsort(index) if inverse else index, axis=self.rotated)
-        return np.concatenate([turned[:2], x[2:]]) if self.fused_qkv else turned
+            return rows
+        return rows.reshape(-1, self.rotated // 2, 2).swapaxes(1, 2).ravel()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +88,9 @@ class Entry:
 
     def pieces(self) -> Iterator[tuple[Part, tuple[slice, ...], tuple[int, ...]]]:
         """Each part with its slice of the official tensor and that slice's shape."""
-        rest = math.prod(n for i, n in enumerate(self.shape) if i != self.axis)
         start = 0
         for part in self.parts:
-            stop = start + math.prod(part.unfolded) // rest
+            stop = start + part.piece[self.axis]
             where = [slice(None)] * len(self.shape)
             where[self.axis] = slice(start, stop)
             shape = tuple(stop - start if i == self.axis else n for i, n in enumerate(self.shape))
@@ -132,7 +116,7 @@ class _Builder:
 
     def head_norm(self, name: str, path: str, width: int, layer: int) -> None:
         """The scale of a QK-norm, in RoPE order."""
-        self.add(name, (width,), Part(path, layer, (width,), (0,), rotated=0))
+        self.add(name, (width,), Part(path, layer, (width,), (0,), rotated=width))
 
     def layer_norm(self, name: str, path: str, size: int, layer: int) -> None:
         self.vector(f"{name}.weight", f"{path}.scale", size, layer)
@@ -144,33 +128,19 @@ class _Builder:
         self.add(f"{name}.weight", (c_out, c_in), kernel)
         self.vector(f"{name}.bias", f"{path}.bias", c_out, layer)
 
-    def chunked(self, name: str, path: str, d: int, chunks: int, layer: int | None = None):
-        """A modulation: (chunks * D, D) <-> (D, chunks, D)."""
-        kernel = Part(f"{path}.kernel", layer, (chunks, d, d), (2, 0, 1))
-        self.add(f"{name}.weight", (chunks * d, d), kernel)
-        bias = Part(f"{path}.bias", layer, (chunks, d), (0, 1))
-        self.add(f"{name}.bias", (chunks * d,), bias)
-
-    def qkv(self, name: str, path: str, d: int, heads: int, layer: int, rope: bool) -> None:
-        """(3 * H * K, D) <-> (3, D, H, K)."""
-        kernel, bias = qkv_parts(path, d, heads, layer, rope)
-        self.add(f"{name}.weight", (3 * d, d), kernel)
-        self.add(f"{name}.bias", (3 * d,), bias)
-
-    def proj(self, name: str, path: str, d: int, heads: int, layer: int) -> None:
-        """(D, H * K) <-> (H, K, D)."""
-        kernel = Part(f"{path}.kernel", layer, (d, heads, d // heads), (1, 2, 0))
-        self.add(f"{name}.weight", (d, d), kernel)
-        self.vector(f"{name}.bias", f"{path}.bias", d, layer)
+    def qkv(self, name: str, path: str, d: int, layer: int, rotated: int | None) -> None:
+        """(3 * out, in) <-> `path`.q, .k and .v; `rotated` as of Part, for queries and keys."""
+        kernels, biases = qkv_parts(path, d, layer, rotated)
+        self.add(f"{name}.weight", (3 * d, d), *kernels)
+        self.add(f"{name}.bias", (3 * d,), *biases)
 
 
-def qkv_parts(path: str, d: int, heads: int, layer: int, rope: bool) -> tuple[Part, Part]:
-    """Kernel and bias of a fused query, key, value projection."""
-    rotated = 2 if rope else None
-    k = d // heads
+def qkv_parts(path: str, d: int, layer: int, rotated: int | None) -> tuple[list[Part], list[Part]]:
+    """Kernels and biases of q, k and v, of which the official tensors are made."""
+    turned = {"q": rotated, "k": rotated, "v": None}
     return (
-        Part(f"{path}.kernel", layer, (3, heads, k, d), (0, 3, 1, 2), rotated, fused_qkv=rope),
-        Part(f"{path}.bias", layer, (3, heads, k), (0, 1, 2), rotated, fused_qkv=rope),
+        [Part(f"{path}.{x}.kernel", layer, (d, d), (1, 0), turned[x]) for x in turned],
+        [Part(f"{path}.{x}.bias", layer, (d,), (0,), turned[x]) for x in turned],
     )
 
 
@@ -192,21 +162,20 @@ def _connector(b: _Builder, config: ModelConfig) -> None:
     for i in range(config.connector_depth):
         name = f"connector.S.individual_token_refiner.blocks.{i}"
         path = "connector.blocks"
-        heads = config.connector_heads
         b.layer_norm(f"{name}.norm1", f"{path}.norm1", d, i)
-        b.qkv(f"{name}.self_attn_qkv", f"{path}.qkv", d, heads, i, rope=False)
-        b.proj(f"{name}.self_attn_proj", f"{path}.proj", d, heads, i)
+        b.qkv(f"{name}.self_attn_qkv", path, d, i, rotated=None)
+        b.linear(f"{name}.self_attn_proj", f"{path}.proj", d, d, i)
         b.layer_norm(f"{name}.norm2", f"{path}.norm2", d, i)
         b.linear(f"{name}.mlp.fc1", f"{path}.mlp_in", d, 4 * d, i)
         b.linear(f"{name}.mlp.fc2", f"{path}.mlp_out", 4 * d, d, i)
-        b.chunked(f"{name}.adaLN_modulation.1", f"{path}.adaLN_modulation", d, 2, i)
+        b.linear(f"{name}.adaLN_modulation.1", f"{path}.adaLN_modulation", d, 2 * d, i)
     b.linear("connector.global_proj_out", "connector.global_proj_out", c_in, config.vec_in_dim)
     if config.version == "v1.0":
         b.vector("connector.scale_factor", "connector.scale_factor", 1)
 
 
 def _transformer(b: _Builder, config: ModelConfig) -> None:
-    d, f, heads, k = config.hidden_size, config.mlp_dim, config.num_heads, config.head_dim
+    d, f, k = config.hidden_size, config.mlp_dim, config.head_dim
     b.linear("img_in", "transformer.img_in", config.in_channels, d)
     b.linear("txt_in", "transformer.txt_in", config.context_in_dim, d)
     for name, c_in in (("time_in", 256), ("vector_in", config.vec_in_dim)):
@@ -217,30 +186,31 @@ def _transformer(b: _Builder, config: ModelConfig) -> None:
         for stream in ("img", "txt"):
             name = f"double_blocks.{i}.{stream}"
             path = f"transformer.double_blocks.{stream}"
-            b.chunked(f"{name}_mod.lin", f"{path}.mod", d, 6, i)
-            b.qkv(f"{name}_attn.qkv", f"{path}.attn.qkv", d, heads, i, rope=True)
+            b.linear(f"{name}_mod.lin", f"{path}.mod", d, 6 * d, i)
+            b.qkv(f"{name}_attn.qkv", f"{path}.attn", d, i, rotated=k)
             for norm in ("query_norm", "key_norm"):
                 b.head_norm(f"{name}_attn.norm.{norm}.scale", f"{path}.attn.{norm}.scale", k, i)
-            b.proj(f"{name}_attn.proj", f"{path}.attn.proj", d, heads, i)
+            b.linear(f"{name}_attn.proj", f"{path}.attn.proj", d, d, i)
             b.linear(f"{name}_mlp.0", f"{path}.mlp_in", d, f, i)
             b.linear(f"{name}_mlp.2", f"{path}.mlp_out", f, d, i)
 
     for i in range(config.depth_single_blocks):
         name, path = f"single_blocks.{i}", "transformer.single_blocks"
-        b.chunked(f"{name}.modulation.lin", f"{path}.modulation", d, 3, i)
-        qkv_kernel, qkv_bias = qkv_parts(f"{path}.attn.qkv", d, heads, i, rope=True)
+        b.linear(f"{name}.modulation.lin", f"{path}.modulation", d, 3 * d, i)
+        qkv_kernels, qkv_biases = qkv_parts(f"{path}.attn", d, i, rotated=k)
         mlp_kernel = Part(f"{path}.mlp_in.kernel", i, (f, d), (1, 0))
         mlp_bias = Part(f"{path}.mlp_in.bias", i, (f,), (0,))
-        b.add(f"{name}.linear1.weight", (3 * d + f, d), qkv_kernel, mlp_kernel)
-        b.add(f"{name}.linear1.bias", (3 * d + f,), qkv_bias, mlp_bias)
-        proj = Part(f"{path}.attn.proj.kernel", i, (d, heads, k), (1, 2, 0))
+        b.add(f"{name}.linear1.weight", (3 * d + f, d), *qkv_kernels, mlp_kernel)
+        b.add(f"{name}.linear1.bias", (3 * d + f,), *qkv_biases, mlp_bias)
+        proj = Part(f"{path}.attn.proj.kernel", i, (d, d), (1, 0))
         mlp_out = Part(f"{path}.mlp_out.kernel", i, (d, f), (1, 0))
         b.add(f"{name}.linear2.weight", (d, d + f), proj, mlp_out, axis=1)
         b.vector(f"{name}.linear2.bias", f"{path}.attn.proj.bias", d, i)
         for norm in ("query_norm", "key_norm"):
             b.head_norm(f"{name}.norm.{norm}.scale", f"{path}.attn.{norm}.scale", k, i)
 
-    b.chunked("final_layer.adaLN_modulation.1", "transformer.final_layer.adaLN_modulation", d, 2)
+    path = "transformer.final_layer.adaLN_modulation"
+    b.linear("final_layer.adaLN_modulation.1", path, d, 2 * d)
     b.linear("final_layer.linear", "transformer.final_layer.linear", d, config.in_channels)
 
 

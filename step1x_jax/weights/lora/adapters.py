@@ -7,7 +7,6 @@ from the table of layouts/official.py, so what it says of q and k's order, say, 
 
 import dataclasses
 import fnmatch
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -18,8 +17,9 @@ from flax import nnx
 
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig, ModelConfig
+from step1x_jax.models.eight_bits import quantize
 from step1x_jax.models.layers import abstract
-from step1x_jax.models.lora import Place, attach, quantize
+from step1x_jax.models.lora import Place, attach
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.weights.filling import filled
 from step1x_jax.weights.layouts.official import Entry, Part, Table, flat, model_table
@@ -96,9 +96,9 @@ def add_adapters(
 
 
 def quantized_paths(config: ModelConfig) -> list[str]:
-    """The projections whose kernels `quantize` stores in 8 bits: those of the blocks."""
+    """The linear layers whose kernels `quantize` stores in 8 bits: those of the blocks."""
     _, places = targeted(config, LoraConfig().targets)
-    return [path for place in places for path in place.projections]
+    return [path for place in places for path in place.linears]
 
 
 def lora_table(weights: Table, rank: int) -> Table:
@@ -114,37 +114,26 @@ def lora_table(weights: Table, rank: int) -> Table:
     table: Table = {}
     for name, weight in weights.items():
         out, c_in = weight.shape
-        downs, ups = zip(*(_halves(weight, part, rank) for part in weight.parts), strict=True)
-        if len(weight.parts) > 1 and weight.axis == 0:
-            downs = downs[:1]  # the parts have one input, and share what is done to it
+        downs = tuple(_half(part, "down", (rank, part.piece[1])) for part in weight.parts)
+        ups = tuple(_half(part, "up", (part.piece[0], rank)) for part in weight.parts)
+        if len(weight.parts) > 1 and weight.axis == 0:  # one input: the parts hold one down
+            downs = (_holder(downs),)
         if len(weight.parts) > 1 and weight.axis == 1:
-            ups = ups[:1]
+            ups = (_holder(ups),)
         table[name + DOWN] = Entry(name + DOWN, (rank, c_in), downs, axis=1)
         table[name + UP] = Entry(name + UP, (out, rank), ups, axis=0)
     return table
 
 
-def _halves(weight: Entry, kernel: Part, rank: int) -> tuple[Part, Part]:
-    """The down and the up of one kernel."""
-    # the unfolded axes of a kernel are first those of its outputs, then those of its inputs
-    outputs = weight.shape[0] if weight.axis else math.prod(kernel.unfolded) // weight.shape[1]
-    n = 1
-    while math.prod(kernel.unfolded[:n]) < outputs:
-        n += 1
-    path = kernel.path.removesuffix("kernel")
-    outer = [i for i in kernel.order if i < n]
-    inner = [i - n + 1 for i in kernel.order if i >= n]  # behind the rank's axis
-    turned = kernel.rotated is not None and kernel.rotated < n
-    down = Part(f"{path}lora_down", kernel.layer, (rank, *kernel.unfolded[n:]), (*inner, 0))
-    up = Part(
-        f"{path}lora_up",
-        kernel.layer,
-        (*kernel.unfolded[:n], rank),
-        (n, *outer),
-        rotated=kernel.rotated if turned else None,
-        fused_qkv=kernel.fused_qkv and turned,
-    )
-    return down, up
+def _half(kernel: Part, half: str, piece: tuple[int, int]) -> Part:
+    """The down or the up of the adapter of one kernel; an up has the rows of the kernel."""
+    path = f"{kernel.path.removesuffix('kernel')}adapter.{half}"
+    return Part(path, kernel.layer, piece, (1, 0), kernel.rotated if half == "up" else None)
+
+
+def _holder(halves: Sequence[Part]) -> Part:
+    """Of several places of one array that under which nnx has it: the first in its order."""
+    return min(halves, key=lambda half: half.path.split("."))
 
 
 class Adapters:

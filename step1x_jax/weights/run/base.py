@@ -13,6 +13,7 @@ from step1x_jax.models.config import ModelConfig
 from step1x_jax.weights.filling import our_block
 from step1x_jax.weights.layouts.official import by_parameter, model_table
 from step1x_jax.weights.readers import Tensors
+from step1x_jax.weights.run import earlier
 from step1x_jax.weights.run.description import different_base, other_base
 from step1x_jax.weights.run.fingerprints import About, add, fingerprint_of
 from step1x_jax.weights.run.folder import folder_of
@@ -51,14 +52,19 @@ def check_base(run: RunFolder, tensors: Tensors) -> None:
     if not description.base:
         return  # a LoRA of others does not say what it was trained on
     names = list(by_parameter(model_table(run.model)))
+    groups = {name: [name] for name in names}  # by the name under which the run has them
+    if description.is_earlier:
+        groups = earlier.group_names(names)
+    order = list(groups)
     # each at least one: a base that is a run is opened by all processes together
-    mine = names[jax.process_index() :: jax.process_count()] or names[:1]
-    found = different_base(description, describe_parameters(tensors, run.model, mine))
-    first = len(names) if found is None else names.index(found)
+    mine = order[jax.process_index() :: jax.process_count()] or order[:1]
+    here = [name for group in mine for name in groups[group]]
+    found = different_base(description, describe_parameters(tensors, run.model, here))
+    first = len(order) if found is None else order.index(found)
     if jax.process_count() > 1:
         first = int(np.min(multihost_utils.process_allgather(np.array(first))))
-    if first < len(names):
-        raise other_base(description, folder_of(run.workdir) / str(run.step), names[first])
+    if first < len(order):
+        raise other_base(description, folder_of(run.workdir) / str(run.step), order[first])
 
 
 def describe_parameters(tensors: Tensors, config: ModelConfig, names: Iterable[str]) -> About:

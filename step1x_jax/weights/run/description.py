@@ -15,13 +15,17 @@ import step1x_jax
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import build, parse_json
 from step1x_jax.models.config import LoraConfig, ModelConfig
+from step1x_jax.weights.run import earlier
 from step1x_jax.weights.run.damage import damage
 from step1x_jax.weights.run.fingerprints import About, Arrays, checksum, same, summary
 from step1x_jax.weights.run.folder import COMMITTED, check_listed
 
 DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's name for it
 WEIGHTS = "state"  # the one item of a checkpoint that is weights alone, so named by Orbax
-SCHEMA_VERSION = 3  # 2: fingerprints were one sum of bits; 1: other names of parameters
+# 3: other names and shapes, see earlier.py; 2: fingerprints were one sum of bits, besides; 1: other
+# names again.
+SCHEMA_VERSION = 4
+READ = (2, 3, SCHEMA_VERSION)
 # Of parameters, moments and counters, and of files that launch.convert wrote as checkpoints.
 DTYPES = (
     "float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2",
@@ -50,6 +54,7 @@ class Description:
       base: of adapters, the arrays of the weights to which they belong; None: not known.
       records: fingerprint of each data set of data.path (`records_fingerprint`); None: not known.
       package: the version of step1x_jax that wrote it; "": one that did not say so yet.
+      schema: how it names and shapes its arrays.
     """
 
     config: Mapping[str, Any]
@@ -57,6 +62,12 @@ class Description:
     base: About | None = None
     records: list[str] | None = None
     package: str = step1x_jax.__version__
+    schema: int = SCHEMA_VERSION
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether its arrays have the names and shapes of earlier.py."""
+        return self.schema <= earlier.LAST
 
     @functools.cached_property
     def model(self) -> ModelConfig:
@@ -87,7 +98,7 @@ class Description:
     def to_json(self) -> dict[str, Any]:
         """As JSON has it, with a checksum."""
         values: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": self.schema,
             "config": self.config,
             "arrays": self.arrays,
             "package_version": self.package,
@@ -118,7 +129,7 @@ def read_description(path: epath.Path) -> Description:
         if about.pop("checksum") != checksum(about):
             raise ValueError("its checksum is wrong")
         version = build(int, about.get("schema_version", 1), DESCRIPTION, "schema_version")
-        if version in (2, SCHEMA_VERSION):
+        if version in READ:
             config, arrays = about["config"], about["arrays"]
             base, records = about.get("base"), about.get("records")
             package = build(str, about.get("package_version", ""), DESCRIPTION, "package_version")
@@ -134,7 +145,7 @@ def read_description(path: epath.Path) -> Description:
                 raise ValueError("it describes no parameters")
             for one in (*arrays.values(), base or {}):
                 _check_dtypes(one)
-    if version not in (2, SCHEMA_VERSION):
+    if version not in READ:
         advice = "write it as .safetensors with that version's launch.convert, and start from that"
         advice += " file (training.start_from)"
         if version > SCHEMA_VERSION:
@@ -143,7 +154,7 @@ def read_description(path: epath.Path) -> Description:
             f"{path} was written by another version of step1x_jax (schema {version}, this one has"
             f" {SCHEMA_VERSION}); {advice}."
         )
-    result = Description(config, arrays, base, records, package)
+    result = Description(config, arrays, base, records, package, version)
     try:
         result.model.validate()
         result.lora.validate()
@@ -172,6 +183,8 @@ def different_base(description: Description, base: About) -> str | None:
       base: what is there now, or a part of it.
     """
     saved = description.base or {}
+    if description.is_earlier:
+        base = earlier.describe_earlier(base, saved)
     return next((n for n, x in base.items() if n not in saved or not same(saved[n], x)), None)
 
 

@@ -28,6 +28,7 @@ from step1x_jax.weights.layouts.official import by_parameter, model_table
 from step1x_jax.weights.lora.adapters import Adapters, abstract_adapters
 from step1x_jax.weights.published import Published
 from step1x_jax.weights.readers import Rows, Shape
+from step1x_jax.weights.run import earlier
 from step1x_jax.weights.run.damage import DamagedError, damage, why_not_done
 from step1x_jax.weights.run.description import Description, read_description
 from step1x_jax.weights.run.fingerprints import About, AboutArray, add, fingerprint_of, same
@@ -102,9 +103,7 @@ class RunFolder:
 
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         wanted = at(wanted, jax.tree.map(lambda x: x.sharding or one, wanted))
-        return self.from_newest(
-            lambda path, about, item: load_state(path, about.arrays, item, wanted)
-        )
+        return self.from_newest(lambda path, about, item: load_state(path, about, item, wanted))
 
     def check_adapters(self) -> None:
         """Raises UserError for a run of all parameters."""
@@ -176,9 +175,9 @@ class RunTensors:
     @functools.cached_property
     def dtypes(self) -> Mapping[str, np.dtype]:
         """The dtype of every official tensor."""
-        arrays = self.run.arrays
+        arrays, stored = self.run.arrays, _stored_names(self.run.description)
         table = model_table(self.run.model)
-        return {n: np.dtype(arrays[entry.parts[0].path]["dtype"]) for n, entry in table.items()}
+        return {n: np.dtype(arrays[stored(e.parts[0].path)]["dtype"]) for n, e in table.items()}
 
     def read(self, name: str, rows: Rows = None) -> np.ndarray:
         """One tensor, or some of its rows.
@@ -194,14 +193,22 @@ class RunTensors:
 
     def _opened(self, path: epath.Path, about: Description, item: str) -> Published:
         saved, table = about.arrays[item], model_table(self.run.model)
-        parameters = by_parameter(table)
-        _check_same_arrays(saved, parameters, path)
-        leaves: dict[str, Any] = {}
+        stored = _stored_names(about)
+        parts = {name: sources[0][0] for name, sources in by_parameter(table).items()}
+        stacked = {stored(name): part.layer is not None for name, part in parts.items()}
+        _check_same_arrays(saved, stacked, path)
+        arrays: dict[str, Any] = {}
         folder = _Folder(self._room, self.run.workdir)
         quiet = jax.process_index() > 0
-        for name in tqdm(parameters, desc=f"checking {path}", unit="array", disable=quiet):
-            stacked = parameters[name][0][0].layer is not None
-            leaves[name] = _checked(path, item, name, saved[name], folder if stacked else None)
+        for name in tqdm(stacked, desc=f"checking {path}", unit="array", disable=quiet):
+            room = folder if stacked[name] else None
+            arrays[name] = _checked(path, item, name, saved[name], room)
+        if not about.is_earlier:
+            return Published(table, arrays)
+        leaves = {}
+        for name, part in parts.items():
+            source = earlier.source_of(name)
+            leaves[name] = _Earlier(arrays[source.name], source, part.shape)
         return Published(table, leaves)
 
 
@@ -262,6 +269,21 @@ def _check_same_arrays(saved: About, parameters: Mapping[str, Any], path: epath.
     """Raises DamagedError unless a description is of the arrays that its config has."""
     if saved.keys() != parameters.keys():
         raise DamagedError(f"{path} describes other arrays than its config has")
+
+
+def _stored_names(about: Description) -> Callable[[str], str]:
+    """From the name of one of our parameters to that of the array in which it is stored."""
+    return (lambda name: earlier.source_of(name).name) if about.is_earlier else lambda name: name
+
+
+class _Earlier:
+    """One of our parameters in an array of an earlier schema; [layer] or [...] is read."""
+
+    def __init__(self, array: Any, source: earlier.Source, shape: tuple[int, ...]):
+        self._array, self._source, self._shape, self.dtype = array, source, shape, array.dtype
+
+    def __getitem__(self, layer: Any) -> np.ndarray:
+        return self._source.take(np.asarray(self._array[layer]), self._shape)
 
 
 class _Stored:

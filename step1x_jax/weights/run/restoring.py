@@ -1,7 +1,6 @@
 """Arrays of a checkpoint onto devices, each process its parts; every one is compared with what the
 checkpoint's description says of it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,61 +9,66 @@ from etils import epath
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
+from step1x_jax.weights.run import earlier
 from step1x_jax.weights.run.damage import DamagedError, damage
-from step1x_jax.weights.run.description import check_same_arrays
-from step1x_jax.weights.run.fingerprints import About, Arrays, describe, name_arrays, same
+from step1x_jax.weights.run.description import Description, check_same_arrays
+from step1x_jax.weights.run.fingerprints import Arrays, describe, name_arrays, same
 from step1x_jax.weights.run.folder import check_listed
 
 
 def load_items(
-    path: epath.Path, saved: Mapping[str, About], wanted: dict[str, Arrays]
+    path: epath.Path, about: Description, wanted: dict[str, Arrays]
 ) -> dict[str, Arrays]:
     """Loads and verifies items of one checkpoint.
 
     Args:
       path: WORKDIR/checkpoints/STEP.
-      saved: what its description says of each item's arrays.
+      about: its description.
       wanted: the items as abstract arrays with their shardings.
 
     Raises:
       DamagedError: anything but what was saved.
       UserError: it is whole, but of another model; or it cannot be read for now.
     """
-    for item, arrays in wanted.items():
-        check_same_arrays(saved.get(item, {}), arrays, path)
+    stored = wanted
+    if about.is_earlier:
+        stored = {
+            item: earlier.wanted_earlier(arrays, about.arrays.get(item, {}))
+            for item, arrays in wanted.items()
+        }
+    for item, arrays in stored.items():
+        check_same_arrays(about.arrays.get(item, {}), arrays, path)
         check_listed(path / item, "_METADATA")
     with damage(path, "its arrays cannot be read"):
-        loaded = ocp.load_checkpointables(path, wanted)
+        loaded = ocp.load_checkpointables(path, stored)
     for item, arrays in loaded.items():
         for name, found in describe(arrays).items():
-            if not same(saved[item][name], found):
+            if not same(about.arrays[item][name], found):
                 raise DamagedError(f"{item}.{name} does not match its fingerprint")
+    if about.is_earlier:
+        return {item: earlier.from_earlier(loaded[item], arrays) for item, arrays in wanted.items()}
     return loaded
 
 
-def load_state(
-    path: epath.Path, saved: Mapping[str, About], item: str, wanted: nnx.State
-) -> nnx.State:
+def load_state(path: epath.Path, about: Description, item: str, wanted: nnx.State) -> nnx.State:
     """One item in the dtypes that are wanted: float32 may start what is bfloat16.
 
     Args:
       path: WORKDIR/checkpoints/STEP.
-      saved: what its description says of each item's arrays.
+      about: its description.
       item: which.
       wanted: shapes, dtypes and shardings.
 
     Raises:
       DamagedError, UserError: see `load_items`.
     """
-    about = saved[item]
-    there = {
-        name: jax.ShapeDtypeStruct(
-            x.shape, jnp.dtype(about[name]["dtype"]) if name in about else x.dtype,
-            sharding=x.sharding,
-        )
-        for name, x in name_arrays(wanted).items()
-    }  # fmt: skip
-    arrays = load_items(path, saved, {item: there})[item]
+    saved = about.arrays[item]
+    there: Arrays = {}
+    for name, x in name_arrays(wanted).items():
+        stored = earlier.source_of(name).name if about.is_earlier else name
+        dtype = jnp.dtype(saved[stored]["dtype"]) if stored in saved else x.dtype
+        there[name] = jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
+    arrays = load_items(path, about, {item: there})[item]
     return jax.tree.map(lambda x, w: x.astype(w.dtype), fill(wanted, arrays), wanted)
 
 

@@ -64,7 +64,8 @@ def make_room(item: epath.Path, rooms: Mapping[str, Room]) -> dict[str, ts.Tenso
     for name, (shape, block, dtype) in rooms.items():
         layout = ts.ChunkLayout(chunk_shape=_cut(block, dtype.itemsize))
         coming[name] = ts.open(
-            _spec(item, name),
+            # or a block of zeros would be left out, which Orbax takes for one that is missing
+            _spec(item, name) | {"store_data_equal_to_fill_value": True},
             create=True,
             delete_existing=True,
             dtype=ts.dtype(dtype),

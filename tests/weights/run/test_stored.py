@@ -4,6 +4,7 @@ The numbers to compare with were written beside them by the same code, in files 
 """
 
 import json
+import re
 import shutil
 import tarfile
 import zlib
@@ -67,6 +68,38 @@ def unpacked(tmp_path_factory):
     return folder
 
 
+def today(arrays, name):
+    """Arrays of an earlier schema under the names and in the shapes that they would have now."""
+    if int(name.split("_")[1]) > 3:
+        return arrays
+    result = {}
+    for path, x in arrays.items():
+        if "qkv.lora_down" in path:
+            result[path.replace("qkv.lora_down", "k.adapter.down")] = x
+        elif "qkv.lora_up" in path:  # (layers, rank, 3, heads, width)
+            for i, letter in enumerate("qkv"):
+                name = path.replace("qkv.lora_up", f"{letter}.adapter.up")
+                result[name] = x[:, :, i].reshape(*x.shape[:2], -1)
+        elif "qkv" in path:  # (layers, 3, ..., heads, width)
+            for i, letter in enumerate("qkv"):
+                third = x[:, i]
+                result[path.replace("qkv", letter)] = third.reshape(*third.shape[:-2], -1)
+        else:
+            if "proj.kernel" in path or "proj.lora_down" in path:  # (layers, heads, width, other)
+                x = x.reshape(len(x), -1, x.shape[-1])
+            elif re.search(
+                r"(mod|odulation)\.(kernel|bias|lora_up)", path
+            ):  # (..., vectors, width)
+                x = x.reshape(*x.shape[:-2], -1)
+            result[path.replace("lora_", "adapter.")] = x
+    return result
+
+
+def arrays_then(file, name):
+    """What the code of then wrote beside its checkpoint."""
+    return today(dict(np.load(file)), name)
+
+
 def part(arrays, item):
     return {n.removeprefix(item): x for n, x in arrays.items() if n.startswith(item)}
 
@@ -90,12 +123,12 @@ def going_on(folder, name, config, monkeypatch):
 
 def test_every_schema_that_is_read_is_here():
     """Before SCHEMA_VERSION is raised, one more is made: stored/README.md."""
-    assert {FIRST, "schema_2", "schema_3", NEWEST} == set(NAMES)
+    assert {FIRST, "schema_2", "schema_3", "schema_4", NEWEST} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_and_moving_average(unpacked, name):
-    wanted = dict(np.load(unpacked / name / "run.npz"))
+    wanted = arrays_then(unpacked / name / "run.npz", name)
     for item, ema in (("params.", False), ("ema.", True)):
         assert_same(read(unpacked / name / "run", ema=ema), part(wanted, item))
 
@@ -109,14 +142,14 @@ def test_official_tensors(unpacked, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_goes_on_with_all_that_it_had(unpacked, monkeypatch, capsys, name):
     found = going_on(unpacked / name, "run", run_config(), monkeypatch)
-    assert_same(found, dict(np.load("run.npz")))
+    assert_same(found, arrays_then("run.npz", name))
     assert "damaged" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", WITH_ADAPTERS)
 def test_a_run_of_adapters_goes_on_on_its_base(unpacked, monkeypatch, capsys, name):
     found = going_on(unpacked / name, "lora", lora_config(), monkeypatch)
-    assert_same(found, dict(np.load("lora.npz")))
+    assert_same(found, arrays_then("lora.npz", name))
     assert "damaged" not in capsys.readouterr().out
 
 
@@ -146,7 +179,7 @@ def test_weights_alone(unpacked, name):
     wanted = load_file(folder / "run.safetensors")
     found = official(folder / "weights")
     assert_same(found, {n: x.astype(ml_dtypes.bfloat16) for n, x in wanted.items()})
-    wanted = part(dict(np.load(folder / "run.npz")), "params.")
+    wanted = part(arrays_then(folder / "run.npz", name), "params.")
     found = read(folder / "weights")
     assert_same(found, {n: x.astype(ml_dtypes.bfloat16) for n, x in wanted.items()})
 
@@ -154,7 +187,7 @@ def test_weights_alone(unpacked, name):
 @pytest.mark.parametrize("name", WITH_ADAPTERS)
 def test_adapters_alone(unpacked, name):
     found = read_adapters(unpacked / name / "adapters")
-    assert_same(found, part(dict(np.load(unpacked / name / "lora.npz")), "params."))
+    assert_same(found, part(arrays_then(unpacked / name / "lora.npz", name), "params."))
 
 
 @pytest.mark.parametrize("item", ["params", "optimizer", "ema"])

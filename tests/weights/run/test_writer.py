@@ -22,7 +22,7 @@ from step1x_jax.training.step.train_step import abstract_state
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.open import open_weights
-from step1x_jax.weights.readers import Cast
+from step1x_jax.weights.readers import Cast, InMemory
 from step1x_jax.weights.run import stored_arrays, writer
 from step1x_jax.weights.run.fingerprints import CHUNK
 from step1x_jax.weights.run.reader import RunFolder
@@ -71,6 +71,16 @@ def test_bfloat16_stays_and_starts_float32(tmp_path):
     kernel = state["transformer"]["img_in"]["kernel"][...]
     np.testing.assert_array_equal(kernel, want.T.astype(np.float32))
     assert kernel.dtype == jnp.float32
+
+
+def test_arrays_of_zeros_are_stored_too(tmp_path):
+    """Else Orbax takes their blocks for missing ones."""
+    weights = open_weights(GOLDEN)
+    tensors = {name: weights.tensors.read(name) for name in weights.tensors.shapes}
+    tensors["img_in.bias"] = np.zeros_like(tensors["img_in.bias"])
+    write_weights_folder(tmp_path / "weights", InMemory(tensors), weights.config, {})
+    state = RunFolder(tmp_path / "weights").restore(abstract_model(weights.config)[1])
+    assert not state["transformer"]["img_in"]["bias"][...].any()
 
 
 def test_it_is_no_run_to_go_on_with(folder):
