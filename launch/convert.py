@@ -2,7 +2,7 @@
 
     python -m launch.convert --input=runs/mine --output=out/mine.safetensors --dtype=bfloat16
     python -m launch.convert --input=runs/mine --to=diffusers --output=out/mine \
-        --autoencoder=vae.safetensors
+        --vae=vae.safetensors
     python -m launch.convert --input=runs/lora --to=kohya --output=out/lora.safetensors
     python -m launch.convert --input=weights.safetensors --info
 
@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from launch.shared import weights_flags
 from launch.shared.command import run
+from launch.shared.old_names import keep_old_name
 from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.editing.loading import model_path
 from step1x_jax.editing.settings import encoder_of, sampling_of, settings_json
@@ -62,8 +63,8 @@ _DTYPE = flags.DEFINE_enum(
     "Of the tensors (default: as they are; bfloat16 for what is in 8 bits).",
 )
 _INFO = flags.DEFINE_bool("info", False, "Say what the input is, and convert nothing.")
-_AUTOENCODER = flags.DEFINE_string(
-    "autoencoder", None, "Its file or folder, to be written as a part beside the model."
+_VAE = flags.DEFINE_string(
+    "vae", None, "The autoencoder's file or folder, to be written beside the model."
 )
 _IGNORE = flags.DEFINE_multi_enum(
     "ignore", [], [TEXT_ENCODER], "What to leave out of LoRAs: layers of a text encoder."
@@ -118,6 +119,7 @@ TARGETS: dict[str, tuple[Callable[[epath.Path, Parts], None], tuple[str, ...]]] 
 _LORA_ONLY = ("kohya", "peft")
 _TO = flags.DEFINE_enum("to", "official", [*TARGETS, *_LORA_ONLY], "The form to write.")
 flags.adopt_module_key_flags(weights_flags)
+keep_old_name("autoencoder", "vae")
 
 
 def main() -> None:
@@ -199,8 +201,8 @@ def _opened(source: epath.Path, output: epath.Path) -> dict[str, Weights]:
         return {"vae": weights}
     parts = {"transformer": weights}
     beside = places_of(source).autoencoder if source.is_dir() else None
-    if _AUTOENCODER.value:
-        parts["vae"] = open_autoencoder(model_path(_AUTOENCODER.value))
+    if _VAE.value:
+        parts["vae"] = open_autoencoder(model_path(_VAE.value))
     elif beside is not None and beside.exists():
         parts["vae"] = open_autoencoder(beside)
     return parts

@@ -204,15 +204,15 @@ def take_from(like: Recipe) -> None:
         "model": like.model.path,
         "base": like.base,
         "ema": like.ema,
-        "autoencoder": like.autoencoder.path or None,
-        "qwen": like.encoder.path or None,
+        "vae": like.autoencoder.path or None,
+        "text_encoder": like.encoder.path or None,
         "dtype": like.dtype,
         "quantize": like.quantize,
         "instruction": [like.instruction],
         "negative": [like.negative],
         "seed": int(like.seed),
         "steps": like.steps,
-        "guidance": like.guidance,
+        "guidance_scale": like.guidance,
         "truncate": like.truncate,
         "size": like.size,
         "output_size": like.output_size,
@@ -315,7 +315,7 @@ def common_recipe(loras: Sequence[tuple[str, float]], noise: str | None) -> Reci
       UserError: the weights or the noise cannot be used, or a setting is impossible.
     """
     model = _MODEL.value
-    autoencoder, encoder = editor_flags.AUTOENCODER.value, editor_flags.QWEN.value
+    autoencoder, encoder = editor_flags.VAE.value, editor_flags.TEXT_ENCODER.value
     found = find_weights(model, **editor_flags.opening())
     size = _OUTPUT_SIZE.value
     if size not in OUTPUT_SIZES and not re.fullmatch(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}", size):

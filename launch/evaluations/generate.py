@@ -122,8 +122,8 @@ def run_facts(found: Found, sampling: dict[str, Any]) -> tuple[dict[str, Any], d
     models = noted_models(
         found,
         _MODEL.value,
-        editor_flags.AUTOENCODER.value,
-        editor_flags.QWEN.value,
+        editor_flags.VAE.value,
+        editor_flags.TEXT_ENCODER.value,
         editor_flags.opening()["loras"],
     )
     loras = models.pop("loras")

@@ -17,6 +17,7 @@ from absl import app, flags, logging
 
 from launch.shared import interrupt
 from launch.shared.exit_codes import ERROR, INTERRUPTED, READER_GONE
+from launch.shared.old_names import is_old_name, say_new_names
 from launch.shared.usage import HELP, is_required, usage
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.compile_cache import keep_compiled
@@ -83,7 +84,7 @@ def _check_given_once() -> None:
       flags.Error: it is one that the command cannot do without, such as the picture to edit: then
         nobody knows which was meant.
     """
-    every = ((name, flags.FLAGS[name]) for name in flags.FLAGS)
+    every = ((name, flags.FLAGS[name]) for name in flags.FLAGS if not is_old_name(name))
     for name, flag in every:
         if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
             if is_required(flag):
@@ -98,6 +99,8 @@ def _check_finite() -> None:
     """Raises flags.Error for a number that is NaN or infinite: bounds of flags let NaN through."""
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
+        if is_old_name(name):
+            continue
         values = flag.value if isinstance(flag, flags.MultiFlag) else [flag.value]
         if not all(math.isfinite(x) for x in values or [] if isinstance(x, float)):
             raise flags.Error(f"flag --{name}={flag.value}: give a finite number")
@@ -125,6 +128,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
+        say_new_names()
         _check_given_once()
         _check_finite()
         return rest

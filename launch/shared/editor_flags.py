@@ -5,10 +5,13 @@ from typing import Any
 from absl import flags
 
 from launch.shared import weights_flags
+from launch.shared.old_names import keep_old_name
 from step1x_jax import choices
 
-AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Where it is, if not with the model.")
-QWEN = flags.DEFINE_string("qwen", None, "The Qwen2.5-VL folder, if not with the model.")
+VAE = flags.DEFINE_string("vae", None, "The autoencoder's file or folder, if not with the model.")
+TEXT_ENCODER = flags.DEFINE_string(
+    "text_encoder", None, "The Qwen2.5-VL folder, if not with the model."
+)
 BASE = flags.DEFINE_string("base", "", "Of a run of adapters: its base, if that has moved.")
 CACHE = flags.DEFINE_string("cache", None, "Keeps embeddings here, for the next edits.")
 DTYPE = flags.DEFINE_enum(
@@ -22,6 +25,8 @@ OFFLOAD = flags.DEFINE_bool(
 )
 QUANTIZE = flags.DEFINE_enum("quantize", None, list(choices.EIGHT_BITS), "Transformer in 8 bits.")
 flags.adopt_module_key_flags(weights_flags)
+keep_old_name("autoencoder", "vae")
+keep_old_name("qwen", "text_encoder")
 
 
 def loading() -> dict[str, Any]:
@@ -36,7 +41,7 @@ def opening() -> dict[str, Any]:
 
 def places() -> dict[str, Any]:
     """Those that say where parts are that are not with the model."""
-    return {"base": BASE.value or None, "text_encoder": QWEN.value, "vae": AUTOENCODER.value}
+    return {"base": BASE.value or None, "text_encoder": TEXT_ENCODER.value, "vae": VAE.value}
 
 
 def execution() -> dict[str, Any]:

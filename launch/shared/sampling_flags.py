@@ -1,9 +1,10 @@
-"""--steps, --guidance, --truncate, --size: how edits are sampled, if not as the model says."""
+"""--steps, --guidance_scale, --truncate, --size: how to sample where not as the model says."""
 
 from typing import Any, get_type_hints
 
 from absl import flags
 
+from launch.shared.old_names import keep_old_name
 from step1x_jax.editing.settings import sampling_of
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.sampling.config import SamplingConfig
@@ -20,8 +21,11 @@ def _bounds(field: str) -> dict[str, Any]:
 STEPS = flags.DEFINE_integer(
     "steps", None, "Euler steps (default: the model's).", **_bounds("num_steps")
 )
-GUIDANCE = flags.DEFINE_float(
-    "guidance", None, "Guidance scale (default: the model's).", **_bounds("guidance")
+GUIDANCE_SCALE = flags.DEFINE_float(
+    "guidance_scale",
+    None,
+    "How strongly the instruction counts (default: the model's).",
+    **_bounds("guidance"),
 )
 TRUNCATE = flags.DEFINE_float(
     "truncate", None, "Time above which it is damped (default: the model's).", lower_bound=0
@@ -32,6 +36,7 @@ SIZE = flags.DEFINE_integer(
     "Size level: about size^2 pixels are edited (default: the model's).",
     **_bounds("size"),
 )
+keep_old_name("guidance", "guidance_scale")
 
 
 def resolved(weights: Weights) -> dict[str, Any]:
@@ -44,7 +49,7 @@ def resolved(weights: Weights) -> dict[str, Any]:
     defaults = sampling_of(weights)
     values = {
         "steps": (STEPS.value, defaults.num_steps),
-        "guidance": (GUIDANCE.value, defaults.guidance),
+        "guidance": (GUIDANCE_SCALE.value, defaults.guidance),
         "truncate": (TRUNCATE.value, defaults.truncate_for(weights.config.version)),
         "size": (SIZE.value, defaults.size),
     }

@@ -195,7 +195,7 @@ def check_weights(
 
 def _missing(name: str, place: str) -> str:
     """Why a part cannot be looked at; "" if it can."""
-    flag = "--autoencoder" if name == "autoencoder" else "--qwen"
+    flag = "--vae" if name == "autoencoder" else "--text_encoder"
     if not place or not epath.Path(place).exists():
         return f"{place or 'nothing'} is not there; download it, or say where it is with {flag}"
     lacking = missing_files(place) if name == "language model" else []

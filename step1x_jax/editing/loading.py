@@ -244,16 +244,18 @@ def _check_all_there(weights: Weights, autoencoder: epath.Path | None, encoder: 
     """Raises UserError that names all that is missing beside the model."""
     missing = []
     if autoencoder is None:
-        missing.append("the autoencoder, of which the run's config says nothing (--autoencoder)")
+        missing.append("the autoencoder, of which the run's config says nothing (--vae)")
     elif not autoencoder.exists():
-        missing.append(f"{autoencoder} (the autoencoder: --autoencoder)")
+        missing.append(f"{autoencoder} (the autoencoder: --vae)")
     files = missing_files(encoder)
     if not encoder:
-        missing.append("the language model, of which the run's config says nothing (--qwen)")
+        missing.append(
+            "the language model, of which the run's config says nothing (--text_encoder)"
+        )
     elif not epath.Path(encoder).exists():
-        missing.append(f"{encoder} (the language model: --qwen)")
+        missing.append(f"{encoder} (the language model: --text_encoder)")
     elif files:
-        missing.append(f"{' and '.join(files)} (of the language model: --qwen)")
+        missing.append(f"{' and '.join(files)} (of the language model: --text_encoder)")
     if missing:
         raise UserError(
             f"{weights.path} needs what is not there: {'; '.join(missing)}. Download it, or say"

@@ -110,7 +110,7 @@ def test_it_goes_on_and_hosts_share(command, dataset, made, tmp_path, capsys):
     [
         ("--seed=8", "seed=7, now it is 8"),
         ("--steps=3", r"sampling\.steps=2, now it is 3"),
-        ("--guidance=2", r"sampling\.guidance="),
+        ("--guidance_scale=2", r"sampling\.guidance="),
         ("--source=input_image_raw", "source='input_image', now it is 'input_image_raw'"),
         ("--quantize=int8", "quantize=None, now it is 'int8'"),
     ],
