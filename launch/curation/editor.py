@@ -50,7 +50,7 @@ class MadeByEditor:
                 instruction,
                 seed=seed,
                 steps=stage.steps,
-                guidance=stage.guidance,
+                guidance_scale=stage.guidance,
                 size=stage.size,
             )
             return edited

@@ -250,7 +250,7 @@ class Page:
         painted: dict | None,
         keep: bool,
         steps: float,
-        guidance: float,
+        guidance_scale: float,
         size: float,
         seed: float,
     ) -> Iterator[dict]:
@@ -263,7 +263,7 @@ class Page:
                 negative=negative,
                 keep_unchanged=keep,
                 steps=int(steps),
-                guidance=float(guidance),
+                guidance_scale=float(guidance_scale),
                 size=int(size),
                 seed=int(seed),
             )

@@ -111,7 +111,7 @@ def _make(
         recipe.instruction,
         negative=recipe.negative,
         steps=recipe.steps,
-        guidance=recipe.guidance,
+        guidance_scale=recipe.guidance,
         seed=job.seed,
         size=recipe.size,
         truncate=recipe.truncate,

@@ -72,7 +72,15 @@ def main() -> int:
     )
 
     def edit(picture: Image.Image, instruction: str, seed: int) -> Image.Image:
-        (edited,) = editor.edit(picture, instruction, seed=seed, **sampling)
+        (edited,) = editor.edit(
+            picture,
+            instruction,
+            seed=seed,
+            steps=sampling["steps"],
+            guidance_scale=sampling["guidance"],
+            truncate=sampling["truncate"],
+            size=sampling["size"],
+        )
         return edited
 
     with tqdm(total=len(samples), desc="generating", unit="picture") as bar:

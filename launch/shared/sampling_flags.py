@@ -40,7 +40,9 @@ keep_old_name("guidance", "guidance_scale")
 
 
 def resolved(weights: Weights) -> dict[str, Any]:
-    """steps, guidance, truncate and size as `Editor.edit` takes them, the model's where not given.
+    """Return steps, guidance, truncate and size, the model's where no flag gives them.
+
+    The names are those that are stored, of a Recipe and of a run.json.
 
     Raises:
       UserError: the model's are impossible.

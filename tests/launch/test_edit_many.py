@@ -51,7 +51,7 @@ def test_pictures_and_seeds_are_loaded_for_once(command, photos, tmp_path, capsy
     # each as alone: of the seed in its name, whatever was made with it
     for name, image, seed in (("a-5.png", "a.png", 5), ("b-6.png", "b.jpg", 6)):
         (want,) = command.editor.edit(
-            str(photos / image), "make it night", seed=seed, size=64, steps=2, guidance=1.2,
+            str(photos / image), "make it night", seed=seed, size=64, steps=2, guidance_scale=1.2,
             truncate=1.0, on_step=lambda step: None,
         )  # fmt: skip
         np.testing.assert_array_equal(pixels(out / name), np.asarray(want))
