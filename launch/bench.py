@@ -20,7 +20,7 @@ from launch.benches import loader as bench_loader
 from launch.shared.command import run
 from step1x_jax.files import replacing
 
-_JSON = flags.DEFINE_string("json", None, "Writes the figures to this file, too.")
+_JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 BENCHMARKS = {
     "attention": bench_attention.rows,

@@ -1,4 +1,4 @@
-"""Counts the cycles of an attention kernel on a TPU that is not here, from the compiler's schedule.
+"""Count the cycles of a TPU attention kernel from the compiler's schedule, without a TPU.
 
     python -m launch.kernel_cycles --topology=v5p:2x2x1 --direction=forward --block=640 --chunk=640
 

@@ -1,4 +1,4 @@
-"""Turns edits (source, target, instruction) into training data: launch/guides/data.md.
+"""Turn edits (source, target, instruction) into training data: launch/guides/data.md.
 
 python -m launch.precompute --input=edits.jsonl --output=data/edits --size=512 \
     --text_encoder=Qwen2.5-VL-7B-Instruct --vae=vae.safetensors
@@ -62,24 +62,35 @@ _BATCH = flags.DEFINE_integer(
     "batch_size", 4, "Edits encoded at once, on each device.", lower_bound=1, upper_bound=100_000
 )
 _PART = flags.DEFINE_integer(
-    "part_size", 1024, "Edits that are done or not done as a whole.", lower_bound=1
+    "part_size",
+    1024,
+    "Edits in a chunk; an interrupted run repeats at most one chunk.",
+    lower_bound=1,
 )
 _MIN_KEPT = flags.DEFINE_float(
-    "min_kept", 0.7, "Smallest part of a picture that its crop may leave; other edits are left out."
+    "min_kept",
+    0.7,
+    "Smallest fraction of a picture that its crop may keep; other edits are left out.",
 )
 _NEGATIVES = flags.DEFINE_float(
-    "negatives", 1.0, "Fraction of the edits that get the empty instruction's embedding, too."
+    "negatives", 1.0, "Fraction of the edits that also get the embedding of the empty instruction."
 )
-_MIN_PIXELS = flags.DEFINE_integer("min_pixels", _DEFAULTS.min_pixels, "Fewest pixels it sees.")
-_MAX_PIXELS = flags.DEFINE_integer("max_pixels", _DEFAULTS.max_pixels, "Most; 28 x 28 are a token.")
+_MIN_PIXELS = flags.DEFINE_integer(
+    "min_pixels", _DEFAULTS.min_pixels, "Fewest pixels that the text encoder sees."
+)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", _DEFAULTS.max_pixels, "Most pixels; 28 x 28 are a token."
+)
 _TEXT_LENGTH = flags.DEFINE_integer(
     "text_length", _DEFAULTS.text_length, "Tokens kept of picture and instruction."
 )
 _QUOTING = flags.DEFINE_enum(
-    "quoting", _DEFAULTS.quoting, QUOTINGS, "The rule for quoted text; releases: published."
+    "quoting", _DEFAULTS.quoting, QUOTINGS, "Rule for quoted text; the releases use published."
 )
 _LABEL = flags.DEFINE_bool(
-    "picture_label", _DEFAULTS.picture_label, "'Picture 1: ' before the picture; releases: without."
+    "picture_label",
+    _DEFAULTS.picture_label,
+    "Put 'Picture 1: ' before the picture; the releases do not.",
 )
 _DTYPE = flags.DEFINE_enum(
     "text_encoder_dtype", _DEFAULTS.dtype, DTYPES, "Arithmetic of the text encoder."
@@ -91,11 +102,15 @@ _FSDP = flags.DEFINE_integer(
     lower_bound=-1,
 )
 _THREADS = flags.DEFINE_integer(
-    "threads", None, "That read pictures (default: one a core).", lower_bound=1, upper_bound=1000
+    "threads",
+    None,
+    "Threads that read pictures (default: one per core).",
+    lower_bound=1,
+    upper_bound=1000,
 )
-_PROCESS = flags.DEFINE_integer("process_index", None, "Of this process (default: JAX's).")
+_PROCESS = flags.DEFINE_integer("process_index", None, "Number of this process (default: JAX's).")
 _PROCESSES = flags.DEFINE_integer(
-    "process_count", None, "Of all that work on the output, each on its share (default: JAX's)."
+    "process_count", None, "Processes that share the work on the output (default: JAX's)."
 )
 keep_old_name("qwen", "text_encoder")
 keep_old_name("encoder", "text_encoder_implementation")

@@ -1,4 +1,4 @@
-"""Edits a benchmark's pictures: launch/guides/evaluate.md.
+"""Edit a benchmark's pictures: launch/guides/evaluate.md.
 
 python -m launch.evaluate generate --dataset=data/gedit --results=results --method=mine \
     --model=runs/mine --ema
@@ -45,9 +45,9 @@ _MODEL = flags.DEFINE_string(
     "model", None, "quickstart, a run's folder, or a file or folder of weights.", required=True
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Of all noise.", lower_bound=0, upper_bound=(1 << SEED_BITS) - 1
+    "seed", 0, "Seed of all noise.", lower_bound=0, upper_bound=(1 << SEED_BITS) - 1
 )
-_SHARD = flags.DEFINE_string("shard", "0/1", "Which share of the work, of how many.")
+_SHARD = flags.DEFINE_string("shard", "0/1", "Which share of the work, and of how many.")
 flags.adopt_module_key_flags(benchmark_flags)
 flags.adopt_module_key_flags(sampling_flags)
 flags.adopt_module_key_flags(editor_flags)

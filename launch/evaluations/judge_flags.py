@@ -58,7 +58,7 @@ _USD_OUTPUT = flags.DEFINE_float(
     "usd_per_million_output", None, "Price of a million tokens that are written.", lower_bound=0
 )
 SINGLE = ("protocol", "prompt_file", "accept_single", "repeats")  # not of pairs
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Says what would be asked, and asks nothing.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be asked, and ask nothing.")
 
 
 def check_for_pairs() -> None:

@@ -1,4 +1,4 @@
-"""Measures edited pictures against true edits and against sources: launch/guides/evaluate.md.
+"""Measure edited pictures against true edits and against sources: launch/guides/evaluate.md.
 
 python -m launch.evaluate reference --dataset=data/edits --benchmark=geditv2 --target=target_image \
     --results=results --methods=mine,others --output=reference.json

@@ -1,4 +1,4 @@
-"""Makes pages on which people rate pictures: launch/guides/evaluate.md.
+"""Make pages on which people rate pictures: launch/guides/evaluate.md.
 
 python -m launch.evaluate study build --dataset=data/gedit --results=results --methods=mine,others \
     --languages=en --limit=110 --participants=20 --samples_each=22 --output=study --key=key.json

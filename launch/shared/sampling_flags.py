@@ -12,7 +12,7 @@ from step1x_jax.weights.open import Weights
 
 
 def _bounds(field: str) -> dict[str, Any]:
-    """The limits of a field of SamplingConfig, for the flag that sets it."""
+    """Return the limits of a field of SamplingConfig, for the flag that sets it."""
     hints = get_type_hints(SamplingConfig, include_extras=True)
     (meta,) = hints[field].__metadata__
     return {"lower_bound": meta.ge, "upper_bound": meta.le}
@@ -28,7 +28,7 @@ GUIDANCE_SCALE = flags.DEFINE_float(
     **_bounds("guidance"),
 )
 TRUNCATE = flags.DEFINE_float(
-    "truncate", None, "Time above which it is damped (default: the model's).", lower_bound=0
+    "truncate", None, "Time above which guidance is damped (default: the model's).", lower_bound=0
 )
 SIZE = flags.DEFINE_integer(
     "size",

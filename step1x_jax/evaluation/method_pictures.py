@@ -50,7 +50,7 @@ def method_folder(results: str, method: str) -> epath.Path:
     """
     check_name(method, "the method's name")
     if method == PAIRS:
-        raise UserError(f"no method can be called {PAIRS}, for the verdicts on pairs lie there.")
+        raise UserError(f"no method can be called {PAIRS}, for the verdicts on pairs are there.")
     return epath.Path(user_path(results)) / method
 
 

@@ -135,7 +135,7 @@ def picture_reader(file: epath.Path, value: Any, item: int | None = None) -> Cal
       item: of a column of lists, which one of them, from 0.
 
     Raises:
-      UserError: there is none, or it lies outside of the data set's folder; the reason alone.
+      UserError: there is none, or it is outside of the data set's folder; the reason alone.
     """
     if isinstance(value, str) and file.suffix != ".jsonl":
         cell = parquet.parse_locator(value)
@@ -149,7 +149,7 @@ def picture_reader(file: epath.Path, value: Any, item: int | None = None) -> Cal
     if not isinstance(value, str):
         raise UserError(f"{shown(value)} is not the path of a picture")
     if not stays_inside(value):
-        raise UserError(f"{shown(value)} lies outside of the data set's folder")
+        raise UserError(f"{shown(value)} is outside of the data set's folder")
     return partial(read_image_bytes, file.parent / value)
 
 

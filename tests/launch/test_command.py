@@ -68,7 +68,7 @@ def test_help_has_the_needed_flags_first_and_is_no_error(flag):
     result = command("-m", "launch.edit", flag)
     assert (result.returncode, result.stderr) == (0, "")
     text = result.stdout
-    assert text.startswith("Edits pictures")
+    assert text.startswith("Edit pictures")
     assert '--instruction="make it night" \\\n    --output=night.png' in text
     needed, others = text.split("Others:")
     for name in ("model", "image", "instruction"):

@@ -92,11 +92,11 @@ def export_dataset(
 
     Raises:
       UserError: nothing was reviewed, the data set is not the one that was scanned, a place is
-        taken, or the log is broken or lies in the folder.
+        taken, or the log is broken or inside the folder.
     """
     check_new(folder, "output")
     if is_inside(audit, folder):
-        raise UserError(f"--audit={audit} lies in the folder that is given away; put it elsewhere.")
+        raise UserError(f"--audit={audit} is in the folder that is given away; put it elsewhere.")
     verify_log(audit)
     by_id = {sample.id: sample for sample in samples}
     by_request = {

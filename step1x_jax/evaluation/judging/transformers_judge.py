@@ -109,7 +109,7 @@ class TransformersJudge:
         )
         before, *rest = text.split(IMAGE)
         if len(rest) != len(pictures):
-            raise NoReply(f"{IMAGE} stands in the question itself", again=False)
+            raise NoReply(f"{IMAGE} is in the question itself", again=False)
         inputs: dict[str, Any] = {}
         if pictures:
             files = [Image.open(io.BytesIO(picture.encode())) for picture in pictures]
