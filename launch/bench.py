@@ -44,7 +44,7 @@ def main(name: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that matter, as installed."""
+    """Return the versions of the packages that matter, as installed."""
     found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
     return {name: found[name] for name in PACKAGES if name in found}
 

@@ -252,7 +252,7 @@ def tell_of(like: Recipe, now: Recipe) -> None:
 
 
 def rows_wanted() -> list[Row]:
-    """What to do to which pictures; those that a user has named one by one are looked at."""
+    """Return the edits to make; open pictures that the user has named one by one."""
     named = not _EDITS.value and not any(is_folder(user_path(path)) for path in _IMAGE.value)
     rows = (
         rows_of_list()
@@ -306,7 +306,7 @@ def check_new(job: Job) -> None:
 
 
 def common_recipe(loras: Sequence[tuple[str, float]], noise: str | None) -> Recipe:
-    """What all results have in common.
+    """Return the part of the recipe that all results share.
 
     Args:
       loras: paths and strengths.

@@ -78,7 +78,7 @@ def records(pixels: int, count: int) -> Iterator[EditRecord]:
 
 
 def edits_per_second(folder: epath.PathLike, threads: int) -> float:
-    """Of one process that takes whole batches."""
+    """Measure one process that takes whole batches."""
     config = DataConfig(path=str(folder), batch_size=BATCH, threads=threads)
     batches = make_batches(config, text_length=640, seed=0, start_step=0)
     for _ in range(2):

@@ -118,14 +118,14 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def run_facts(found: Found, sampling: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a picture depends on besides its sample, and what else is to be noted.
+    """Return what a picture depends on besides its sample, and what else is noted.
 
     Args:
       found: what is loaded.
       sampling: as of `sampling_flags.resolved`.
 
     Returns:
-      Both as values of JSON. Where files lie is only noted, what is in them counts.
+      Both as values of JSON. Paths of files are only noted, their contents count.
     """
     models = noted_models(
         found,

@@ -1,4 +1,4 @@
-"""Which judge, in which words, how fast and for how much: the flags of what asks judges."""
+"""Flags of commands that ask judges: which one, its prompts, its pace, its prices."""
 
 import contextlib
 from collections.abc import Iterator
@@ -94,7 +94,7 @@ def limits() -> Limits:
 
 
 def prices() -> Prices:
-    """What tokens cost."""
+    """Return the price of tokens."""
     return Prices(_USD_INPUT.value, _USD_OUTPUT.value)
 
 

@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def measures_wanted() -> tuple[list[Measure], list[TextMeasure]]:
-    """Those of pixels, and those for which there are weights."""
+    """Return the measures of pixels, and those for which there are weights."""
     measures: list[Measure] = [*PIXEL_MEASURES]
     text_measures: list[TextMeasure] = []
     if _CLIP.value or _DINO.value or _LPIPS.value:  # torch, where it is needed alone

@@ -1,4 +1,4 @@
-"""What all commands share: how they start, and how they end when the user made a mistake."""
+"""Start of all commands, and their end when the user made a mistake."""
 
 import atexit
 import logging as python_logging
@@ -78,7 +78,7 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
 
 
 def _check_given_once() -> None:
-    """Of a setting that is given again the last counts, and is told: scripts append their own.
+    """Warn of a setting that is given again, of which the last counts: scripts append their own.
 
     Raises:
       flags.Error: it is one that the command cannot do without, such as the picture to edit: then
@@ -107,7 +107,7 @@ def _check_finite() -> None:
 
 
 def _reader_is_gone() -> bool:
-    """Whether nobody reads stdout any more, as behind `| head`; then nothing more is written."""
+    """Return whether stdout has no reader any more, as with `| head`; if so, silence it."""
     poll = select.poll()
     poll.register(1, select.POLLOUT)
     if not any(event & select.POLLERR for _, event in poll.poll(0)):

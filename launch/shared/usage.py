@@ -1,4 +1,4 @@
-"""What --help prints: what the command does, then its flags, those that must be given first."""
+"""Text of --help: what the command does, then its flags, the required ones first."""
 
 import re
 import sys

@@ -96,7 +96,7 @@ class Part:
 
     @property
     def bytes(self) -> int:
-        """What the tensors take."""
+        """Bytes of all tensors."""
         return sum(nbytes(self.tensors, name) for name in self.tensors.shapes)
 
     @property
@@ -274,7 +274,7 @@ def _accounted(
     published: Published,
     count: str,
 ) -> list[Finding]:
-    """What tensors are there, part by part, and whether they are all that is needed.
+    """Report the tensors, part by part, and whether they are all that is needed.
 
     Args:
       name: of the model.

@@ -67,7 +67,7 @@ class Editor:
       autoencoder: from pictures to latents and back.
       encoder: of pictures with instructions.
       sampling: the defaults of what `edit` is not told.
-      mesh: on which the model lies; None: on one device.
+      mesh: on which the model is placed; None: on one device.
       on_host: the model is in the host's memory, and on the devices while it samples.
       known_edits: of a small model, what it was trained for; empty: not known.
       about: lines on what was loaded.
@@ -298,7 +298,7 @@ class Editor:
         previews: int,
         finishing: Finishing = Finishing(),  # noqa: B008 (frozen)
     ) -> list[Image.Image]:
-        """All results, batch by batch."""
+        """Make all results, batch by batch."""
         if not isinstance(previews, int) or previews < 0:
             raise UserError(f"previews is {previews!r:.40}; give a whole number, 0 for none.")
         groups = batches([(r.size, r.mask is not None) for r in requests], self.mesh)
@@ -390,7 +390,7 @@ class Editor:
     def _conditions(
         self, requests: Sequence[Request], smalls: Sequence[Image.Image | None], size_level: int
     ) -> Conditions:
-        """Of requests of one size, all of pictures, given resized, or all of text alone."""
+        """Make the conditions of requests of one size, all with resized pictures or all without."""
         texts, negatives, references, kept = [], [], [], []
         for request, small in zip(requests, smalls, strict=True):
             picture = Image.new("RGB", BLACK) if small is None else small

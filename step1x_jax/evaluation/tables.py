@@ -27,7 +27,7 @@ ENDINGS = (".parquet", ".arrow", ".jsonl")
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Which column of a table is what.
+    """The meaning of a table's columns.
 
     Attributes:
       fields: of a text or a flag: our name for it -> the column's.
@@ -111,7 +111,7 @@ def read_rows(file: epath.Path, find_columns: FindColumns) -> Iterator[tuple[str
     found: list[Columns] = []
 
     def split_columns(path: epath.Path, schema: Any) -> tuple[list[str], list[str]]:
-        """Those with pictures in cells, and all others with texts and flags."""
+        """Return the columns with pictures in cells, and all others with texts and flags."""
         found.append(find_columns(path, schema.names))
         text = {name for name in schema.names if parquet.holds_text(schema.field(name).type)}
         cells = [name for name in found[0].pictures.values() if name not in text]

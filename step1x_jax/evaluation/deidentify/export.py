@@ -1,4 +1,4 @@
-"""What was reviewed, as a benchmark that may be given away, and the audit log of it.
+"""Export of reviewed samples as a benchmark that may be given away, with an audit log.
 
 Nothing of a private file is copied: pictures are written anew from their pixels, with what was
 redacted burnt in, keys are replaced, instructions are those that a person has read.
@@ -42,7 +42,7 @@ ABOUT = (
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """What an export made.
+    """The result of an export.
 
     Attributes:
       rows: that were written.

@@ -72,7 +72,7 @@ def text_of(row: Mapping[str, Any], field: str, source: str) -> str:
 
 
 def read_gallery(folder: epath.PathLike) -> Gallery:
-    """What a gallery's list names. Whether the pictures are there is not looked at.
+    """Read what a gallery's list names, without looking for the pictures.
 
     Raises:
       UserError: there is no list, a row has another form or a key that has been there, or a path
