@@ -64,7 +64,7 @@ _BATCH = flags.DEFINE_integer(
 _PART = flags.DEFINE_integer(
     "part_size",
     1024,
-    "Edits in a chunk; an interrupted run repeats at most one chunk.",
+    "Edits that are done or not done as a whole.",
     lower_bound=1,
 )
 _MIN_KEPT = flags.DEFINE_float(
