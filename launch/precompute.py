@@ -62,10 +62,7 @@ _BATCH = flags.DEFINE_integer(
     "batch_size", 4, "Edits encoded at once, on each device.", lower_bound=1, upper_bound=100_000
 )
 _PART = flags.DEFINE_integer(
-    "part_size",
-    1024,
-    "Edits that are done or not done as a whole.",
-    lower_bound=1,
+    "part_size", 1024, "Edits that are done or not done as a whole.", lower_bound=1
 )
 _MIN_KEPT = flags.DEFINE_float(
     "min_kept",
