@@ -29,7 +29,7 @@ def get_config() -> CurateConfig:
         "size": Size(),
         "unchanged": Unchanged(),
         "leak": Leak(),
-        "decontamination": Decontamination(),  # where a benchmark lies: .dataset
+        "decontamination": Decontamination(),  # the benchmark's path: .dataset
         "hashes": EditHashes(),
         "duplicates": Duplicates(),
         "instructions": TemplateInstructions(),

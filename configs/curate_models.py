@@ -53,7 +53,7 @@ def get_config() -> CurateConfig:
         "unchanged": Unchanged(),
         "leak": Leak(),
         "target_nsfw": TargetNsfw(**NSFW),
-        "decontamination": Decontamination(),  # where a benchmark lies: .dataset
+        "decontamination": Decontamination(),  # the benchmark's path: .dataset
         "hashes": EditHashes(),
         "duplicates": Duplicates(),
         "describe": Describe(**FLORENCE2),

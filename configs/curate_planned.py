@@ -35,7 +35,7 @@ def get_config() -> CurateConfig:
         "edit": OwnEditor(count=4),  # which model: .model
         "unchanged": Unchanged(),
         "target_nsfw": TargetNsfw(**NSFW),
-        "decontamination": Decontamination(),  # where a benchmark lies: .dataset
+        "decontamination": Decontamination(),  # the benchmark's path: .dataset
         "hashes": EditHashes(),
         "duplicates": Duplicates(),
         "scores": ClipScores(**CLIP),

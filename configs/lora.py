@@ -4,7 +4,7 @@
 
 DATA comes from launch.precompute. The released files are looked for in the current folder; name
 other places with --config.training.start_from, .autoencoder and .encoder.path. 306,315,264
-parameters are trained in float32; the base lies frozen in bfloat16, 23 GiB, or in 12 GiB with
+parameters are trained in float32; the frozen base is in bfloat16, 23 GiB, or in 12 GiB with
 --config.lora.quantize=int8. One 80 GB GPU: 58.3 GiB at 1024 px, 36.7 at 512, one example, compiled
 for an H100 (`python -m launch.gpu_memory` with this config); 31.7 and 28.7 with
 --config.model.remat=full. Hours for 100 000 steps by `python -m launch.compile_ahead`, one edit a
@@ -27,7 +27,7 @@ def get_config() -> TrainConfig:
 
     config.lora.rank = 64
     config.lora.alpha = 32.0
-    # lora.targets: the linear layers of all blocks; "connector.*" may stand beside them
+    # lora.targets: the linear layers of all blocks; "connector.*" may be added
 
     config.mesh.data = config.mesh.fsdp = -1  # any number of devices, parameters over up to 64
     config.data.batch_size = 1  # one GPU; a multiple of the devices where there are more

@@ -20,7 +20,7 @@ from launch.benches import loader as bench_loader
 from launch.shared.command import run
 from step1x_jax.files import replacing
 
-_JSON = flags.DEFINE_string("json", None, "Writes the figures to this file, too.")
+_JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 BENCHMARKS = {
     "attention": bench_attention.rows,
@@ -44,7 +44,7 @@ def main(name: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that matter, as installed."""
+    """Return the versions of the packages that matter, as installed."""
     found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
     return {name: found[name] for name in PACKAGES if name in found}
 

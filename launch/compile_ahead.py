@@ -1,4 +1,4 @@
-"""Compiles a run's step, or an edit, for TPUs that are not here: does it fit, what may it take?
+"""Compile a run's step, or an edit, for TPUs that are not attached: does it fit, how fast is it?
 
     python -m launch.compile_ahead --config=configs/finetune_1024.py --topology=v5p:4x4x4
     python -m launch.compile_ahead --config=configs/finetune_1024.py --topology=v5e:2x2 \\

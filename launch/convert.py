@@ -1,8 +1,8 @@
-"""Weights from one form to another: launch/guides/weights.md.
+"""Convert weights from one format to another: launch/guides/weights.md.
 
     python -m launch.convert --input=runs/mine --output=out/mine.safetensors --dtype=bfloat16
     python -m launch.convert --input=runs/mine --to=diffusers --output=out/mine \
-        --autoencoder=vae.safetensors
+        --vae=vae.safetensors
     python -m launch.convert --input=runs/lora --to=kohya --output=out/lora.safetensors
     python -m launch.convert --input=weights.safetensors --info
 
@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from launch.shared import weights_flags
 from launch.shared.command import run
+from launch.shared.old_names import keep_old_name
 from step1x_jax.conditioning.encoder import READING, EncoderConfig
 from step1x_jax.editing.loading import model_path
 from step1x_jax.editing.settings import encoder_of, sampling_of, settings_json
@@ -59,11 +60,11 @@ _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16", *_EIGHT_BITS],
-    "Of the tensors (default: as they are; bfloat16 for what is in 8 bits).",
+    "Dtype of the tensors (default: as they are; bfloat16 for what is in 8 bits).",
 )
 _INFO = flags.DEFINE_bool("info", False, "Say what the input is, and convert nothing.")
-_AUTOENCODER = flags.DEFINE_string(
-    "autoencoder", None, "Its file or folder, to be written as a part beside the model."
+_VAE = flags.DEFINE_string(
+    "vae", None, "The autoencoder's file or folder, to be written beside the model."
 )
 _IGNORE = flags.DEFINE_multi_enum(
     "ignore", [], [TEXT_ENCODER], "What to leave out of LoRAs: layers of a text encoder."
@@ -71,18 +72,20 @@ _IGNORE = flags.DEFINE_multi_enum(
 _BASE = flags.DEFINE_string(
     "base",
     "",
-    "Of a run of adapters: its base, if that has moved. Of a LoRA: a model of the sizes that it is"
-    " for (default: those of a config.json beside it, or the release's).",
+    "For a run of adapters: its base, if that has moved. For a LoRA: a model of the sizes that it"
+    " fits (default: those of a config.json beside it, or the release's).",
 )
-_VERSION = flags.DEFINE_enum("version", "v1.1", VERSIONS, "Of a model that starts from FLUX.1.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of what FLUX.1 lacks and is drawn.")
+_VERSION = flags.DEFINE_enum(
+    "version", "v1.1", VERSIONS, "Version of a model that starts from FLUX.1."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of what FLUX.1 lacks and is drawn.")
 _FRESH_TEXT = flags.DEFINE_bool(
     "fresh_text", False, "Draw FLUX.1's txt_in and vector_in, too, instead of taking them."
 )
 
 
 def _write_orbax(path: epath.Path, parts: Parts) -> None:
-    """A folder for training.start_from, and for launch.edit."""
+    """Write a folder for training.start_from, and for launch.edit."""
     weights = parts["transformer"]
     assert isinstance(weights.config, ModelConfig)
     settings = {
@@ -93,7 +96,7 @@ def _write_orbax(path: epath.Path, parts: Parts) -> None:
 
 
 def _with_entries(parts: Parts) -> Parts:
-    """The parts with the settings of a run as entries of a config.json."""
+    """Return the components with a run's settings as entries of a config.json."""
     return {
         name: dataclasses.replace(weights, settings=settings_json(weights))
         for name, weights in parts.items()
@@ -108,7 +111,7 @@ def _write_diffusers(path: epath.Path, parts: Parts) -> None:
     write_diffusers(path, _with_entries(parts))
 
 
-# What may be asked for: how it is written, and which parts it can hold.
+# Format that --to names: how it is written, and which components it can hold.
 _DEFAULTS = sampling_to_json(SamplingConfig()) | {n: getattr(EncoderConfig(), n) for n in READING}
 TARGETS: dict[str, tuple[Callable[[epath.Path, Parts], None], tuple[str, ...]]] = {
     "official": (_write_official, ("transformer", "vae")),
@@ -116,12 +119,13 @@ TARGETS: dict[str, tuple[Callable[[epath.Path, Parts], None], tuple[str, ...]]] 
     "orbax": (_write_orbax, ("transformer",)),
 }
 _LORA_ONLY = ("kohya", "peft")
-_TO = flags.DEFINE_enum("to", "official", [*TARGETS, *_LORA_ONLY], "The form to write.")
+_TO = flags.DEFINE_enum("to", "official", [*TARGETS, *_LORA_ONLY], "The format to write.")
 flags.adopt_module_key_flags(weights_flags)
+keep_old_name("autoencoder", "vae")
 
 
 def main() -> None:
-    """Recognises, opens, checks, and only then writes."""
+    """Detect the format, open, check, and only then write."""
     source = model_path(_INPUT.value)
     if _INFO.value:
         print("\n".join(describe_weights(source, _sizes_for(source) if _BASE.value else None)))
@@ -164,7 +168,7 @@ def _convert_weights(source: epath.Path, output: epath.Path) -> None:
 
 
 def _check_output(output: epath.Path) -> None:
-    """Before long work: name, dtype and place fit the form, and nothing is there."""
+    """Check before long work that name, dtype and place fit the format, and nothing is there."""
     to = _TO.value
     if to in ("diffusers", "orbax") and output.suffix == SUFFIX:
         raise UserError(f"--to={to} writes a folder; give --output={output.stem}.")
@@ -181,7 +185,7 @@ def _check_output(output: epath.Path) -> None:
 
 
 def _opened(source: epath.Path, output: epath.Path) -> dict[str, Weights]:
-    """The parts of the input, with what the flags add to them."""
+    """Open the components of the input, with what the flags add to them."""
     loras = weights_flags.loras()
     weights = open_weights(
         source,
@@ -199,15 +203,15 @@ def _opened(source: epath.Path, output: epath.Path) -> dict[str, Weights]:
         return {"vae": weights}
     parts = {"transformer": weights}
     beside = places_of(source).autoencoder if source.is_dir() else None
-    if _AUTOENCODER.value:
-        parts["vae"] = open_autoencoder(model_path(_AUTOENCODER.value))
+    if _VAE.value:
+        parts["vae"] = open_autoencoder(model_path(_VAE.value))
     elif beside is not None and beside.exists():
         parts["vae"] = open_autoencoder(beside)
     return parts
 
 
 def _chosen(parts: Parts, can_hold: tuple[str, ...], output: epath.Path) -> dict[str, Weights]:
-    """The parts that the output can hold; says what it leaves out."""
+    """Return the components that the output can hold; print what is left out."""
     chosen = {name: weights for name, weights in parts.items() if name in can_hold}
     if output.suffix == SUFFIX and len(chosen) > 1:
         chosen = {"transformer": chosen["transformer"]}
@@ -221,19 +225,19 @@ def _chosen(parts: Parts, can_hold: tuple[str, ...], output: epath.Path) -> dict
 
 
 def _sizes_for(lora: epath.Path) -> ModelConfig:
-    """Of the model that a LoRA is for."""
+    """Return the sizes of the model that a LoRA is for."""
     return sizes_for(model_path(_BASE.value) if _BASE.value else lora)
 
 
 def _opened_lora(source: epath.Path) -> tuple[Lora, ModelConfig]:
-    """A run's adapters or a LoRA, and the sizes of the model that it is for."""
+    """Open a run's adapters or a LoRA; return it with the sizes of the model that it is for."""
     if is_run(source):
         adapters = RunFolder(source, ema=weights_flags.EMA.value)
         return adapters.adapters(), adapters.model
     if weights_flags.EMA.value:
         raise no_average(source)
     if kind_at(source).holds != "adapters":
-        raise UserError(f"{source} is no LoRA, and --to={_TO.value} is a form of LoRAs alone.")
+        raise UserError(f"{source} is no LoRA, and --to={_TO.value} is a format of LoRAs alone.")
     sizes = _sizes_for(source)
     return open_lora(source, sizes, _IGNORE.value, print), sizes
 
@@ -281,7 +285,7 @@ class _Counted:
 
 
 def _readings(tensors: Tensors, *, twice: bool) -> dict[str, int]:
-    """How often each tensor is read; what is scaled to 8 bits, twice."""
+    """Return how often each tensor is read: twice if it is scaled to 8 bits."""
     return {n: 1 + (twice and stored_in_fp8(n, shape)) for n, shape in tensors.shapes.items()}
 
 

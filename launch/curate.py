@@ -1,4 +1,4 @@
-"""Makes edits of photographs, from sources to lists and records: launch/guides/curate.md.
+"""Make edits of photographs, from sources to lists and records: launch/guides/curate.md.
 
 python -m launch.curate run --config=configs/curate_embedded.py --workdir=runs/curate
 python -m launch.curate stats --config=configs/curate_embedded.py --workdir=runs/curate

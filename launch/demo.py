@@ -1,12 +1,12 @@
-"""Edits pictures on a web page.
+"""Edit pictures on a web page.
 
 python -m launch.demo --model=quickstart
 python -m launch.demo --model=weights --share    # for others, too: prints an address and a password
 
 Needs the extra [demo]. The page is served to this machine alone, unless --host or --share says
 otherwise; then it asks for a password. It edits one picture at a time; others wait. Nothing is
-fetched from the web but with --share, which takes gradio's tunnel. --model, and the flags that say
-what is loaded and where it computes, are those of launch.edit.
+downloaded from the web, except by --share, which uses gradio's tunnel. --model, and the flags that
+say what is loaded and where it computes, are those of launch.edit.
 """
 
 import os
@@ -35,12 +35,14 @@ _MODEL = flags.DEFINE_string(
 _HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "Where the page is served: this machine alone; 0.0.0.0: its network."
 )
-_PORT = flags.DEFINE_integer("port", 7860, "And on which port.", lower_bound=1, upper_bound=65535)
+_PORT = flags.DEFINE_integer(
+    "port", 7860, "The port of the page.", lower_bound=1, upper_bound=65535
+)
 _SHARE = flags.DEFINE_bool("share", False, "Also at a public address, through gradio's tunnel.")
 _PASSWORD = flags.DEFINE_string(
-    "password", None, "That the page asks for (with --share or another --host: one is made)."
+    "password", None, "Password of the page (with --share or another --host: one is made)."
 )
-_LIMIT = flags.DEFINE_integer("upload_limit", 30, "MB of an uploaded file.", lower_bound=1)
+_LIMIT = flags.DEFINE_integer("upload_limit", 30, "Largest uploaded file, in MB.", lower_bound=1)
 flags.adopt_module_key_flags(editor_flags)
 
 
@@ -111,7 +113,7 @@ def _until_signalled() -> Callable[[], None]:
 
 
 def _password() -> str | None:
-    """What the page asks for: nothing, if it can be opened from this machine alone."""
+    """Return the page's password; None if it can be opened from this machine alone."""
     if _PASSWORD.value is not None:
         return _PASSWORD.value
     if _HOST.value in LOOPBACK and not _SHARE.value:

@@ -1,4 +1,4 @@
-"""Says what a config would train, without memory: parameters, shapes, the traced train step.
+"""Print what a config would train, without allocating it: parameters, shapes, the traced step.
 
 python -m launch.describe --config=configs/finetune_1024.py
 

@@ -1,4 +1,4 @@
-"""Edits pictures: launch/guides/edit.md.
+"""Edit pictures: launch/guides/edit.md.
 
 python -m launch.edit --model=quickstart --image=photo.jpg --instruction="make it night" \
     --output=night.png
@@ -76,7 +76,7 @@ _OUTPUT = flags.DEFINE_string(
     " {stem}-{seed}.png, or a name with these words in braces.",
 )
 _OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replaces results that are there and were made otherwise."
+    "overwrite", False, "Replace results that are there and were made otherwise."
 )
 _EDITS = flags.DEFINE_string(
     "edits",
@@ -87,40 +87,44 @@ _ROOT = flags.DEFINE_string(
     "root", None, "Folder where the paths in the list start (default: the folder of the list)."
 )
 _LIKE = flags.DEFINE_string(
-    "like", "", "A picture of this command: all that is not given is as it was for that."
+    "like", "", "A picture that this command made: take all settings that are not given from it."
 )
-_NEGATIVE = flags.DEFINE_multi_string("negative", [], "What is not wanted, likewise.")
+_NEGATIVE = flags.DEFINE_multi_string(
+    "negative", [], "What is not wanted: once for all pictures, or once for each --image."
+)
 _MASK = flags.DEFINE_multi_string(
-    "mask", [], "Picture of the same size, white where it may change, likewise."
+    "mask", [], "Picture of the same size, white where it may change: one for all, or one for each."
 )
 _KEEP = flags.DEFINE_bool(
-    "keep_unchanged", False, "Takes from the source what the edit has hardly changed."
+    "keep_unchanged", False, "Take from the source what the edit has hardly changed."
 )
 _ALIGN = flags.DEFINE_bool(
-    "align", False, "Corrects shift and colours of the result where nothing was edited."
+    "align", False, "Correct shift and colours of the result where nothing was edited."
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Of the first result.", lower_bound=0, upper_bound=(1 << SEED_BITS) - 1
+    "seed", 0, "Seed of the first result.", lower_bound=0, upper_bound=(1 << SEED_BITS) - 1
 )
 _NUM_IMAGES = flags.DEFINE_integer(
     "num_images",
     1,
-    "Results of each picture, of --seed and the seeds after it.",
+    "Results of each picture, with --seed and the seeds after it.",
     lower_bound=1,
     upper_bound=MOST_IMAGES,
 )
 _OUTPUT_SIZE = flags.DEFINE_string(
-    "output_size", "input", "Of the result: input, edited (as it was edited), or 800x600."
+    "output_size", "input", "Size of the result: input, edited (as it was edited), or 800x600."
 )
 _COMPARE = flags.DEFINE_bool(
-    "compare", False, "Also NAME-compare.png: source, instruction and result."
+    "compare", False, "Also write NAME-compare.png: source, instruction and result."
 )
 _PREVIEWS = flags.DEFINE_integer(
-    "previews", 0, "Also NAME-step04.png after every so many steps.", lower_bound=0
+    "previews", 0, "Also write NAME-step04.png after every so many steps.", lower_bound=0
 )
-_NOISE = flags.DEFINE_string("noise", None, "A .npy file (1, 16, h, w) instead of the seed.")
+_NOISE = flags.DEFINE_string(
+    "noise", None, "A .npy file with the noise (1, 16, h, w), instead of the seed."
+)
 _CHECK = flags.DEFINE_bool(
-    "check", False, "Edits nothing; compares the weights with what is published."
+    "check", False, "Edit nothing; compare the weights with what is published."
 )
 flags.adopt_module_key_flags(sampling_flags)
 flags.adopt_module_key_flags(editor_flags)
@@ -204,15 +208,15 @@ def take_from(like: Recipe) -> None:
         "model": like.model.path,
         "base": like.base,
         "ema": like.ema,
-        "autoencoder": like.autoencoder.path or None,
-        "qwen": like.encoder.path or None,
+        "vae": like.autoencoder.path or None,
+        "text_encoder": like.encoder.path or None,
         "dtype": like.dtype,
         "quantize": like.quantize,
         "instruction": [like.instruction],
         "negative": [like.negative],
         "seed": int(like.seed),
         "steps": like.steps,
-        "guidance": like.guidance,
+        "guidance_scale": like.guidance,
         "truncate": like.truncate,
         "size": like.size,
         "output_size": like.output_size,
@@ -248,7 +252,7 @@ def tell_of(like: Recipe, now: Recipe) -> None:
 
 
 def rows_wanted() -> list[Row]:
-    """What to do to which pictures; those that a user has named one by one are looked at."""
+    """Return the edits to make; open pictures that the user has named one by one."""
     named = not _EDITS.value and not any(is_folder(user_path(path)) for path in _IMAGE.value)
     rows = (
         rows_of_list()
@@ -302,7 +306,7 @@ def check_new(job: Job) -> None:
 
 
 def common_recipe(loras: Sequence[tuple[str, float]], noise: str | None) -> Recipe:
-    """What all results have in common.
+    """Return the part of the recipe that all results share.
 
     Args:
       loras: paths and strengths.
@@ -315,7 +319,7 @@ def common_recipe(loras: Sequence[tuple[str, float]], noise: str | None) -> Reci
       UserError: the weights or the noise cannot be used, or a setting is impossible.
     """
     model = _MODEL.value
-    autoencoder, encoder = editor_flags.AUTOENCODER.value, editor_flags.QWEN.value
+    autoencoder, encoder = editor_flags.VAE.value, editor_flags.TEXT_ENCODER.value
     found = find_weights(model, **editor_flags.opening())
     size = _OUTPUT_SIZE.value
     if size not in OUTPUT_SIZES and not re.fullmatch(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}", size):

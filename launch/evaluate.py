@@ -1,4 +1,4 @@
-"""Evaluates edited pictures: launch/guides/evaluate.md.
+"""Evaluate edited pictures: launch/guides/evaluate.md.
 
 python -m launch.evaluate generate --dataset=data/gedit --results=results --method=mine \
     --model=weights

@@ -1,4 +1,4 @@
-"""Says how much memory a training step or an edit needs on GPUs that are not attached.
+"""Print how much memory a training step or an edit needs on GPUs that are not attached.
 
     python -m launch.gpu_memory --config=configs/lora.py --gpu=h100 --size=1024
     python -m launch.gpu_memory --config=configs/finetune_1024.py --program=edit --quantize=int8

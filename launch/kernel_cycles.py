@@ -1,4 +1,4 @@
-"""Counts the cycles of an attention kernel on a TPU that is not here, from the compiler's schedule.
+"""Count the cycles of a TPU attention kernel from the compiler's schedule, without a TPU.
 
     python -m launch.kernel_cycles --topology=v5p:2x2x1 --direction=forward --block=640 --chunk=640
 
@@ -20,7 +20,7 @@ _DIRECTION = flags.DEFINE_enum("direction", "forward", ["forward", "backward"], 
 _BLOCK = flags.DEFINE_integer("block", 640, "Rows of a block: of queries, backward of keys.")
 _CHUNK = flags.DEFINE_integer("chunk", 640, "Rows of a chunk: of keys, backward of queries.")
 
-# So many that arrays lie in HBM, as they do in a model: a small one might be kept in VMEM, from
+# So many that arrays are in HBM, as they are in a model: a small one might be kept in VMEM, from
 # where the kernel would copy instead of letting it be sent.
 HEADS, WIDTH = 256, 128
 

@@ -1,7 +1,7 @@
-"""Turns edits (source, target, instruction) into training data: launch/guides/data.md.
+"""Turn edits (source, target, instruction) into training data: launch/guides/data.md.
 
 python -m launch.precompute --input=edits.jsonl --output=data/edits --size=512 \
-    --qwen=Qwen2.5-VL-7B-Instruct --autoencoder=vae.safetensors
+    --text_encoder=Qwen2.5-VL-7B-Instruct --vae=vae.safetensors
 
 May be interrupted and started again. Ends with exit code 3 if a row or picture could not be used.
 """
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from launch.shared.command import run
 from launch.shared.exit_codes import SOME_FAILED
+from launch.shared.old_names import keep_old_name
 from launch.shared.record_models import load_models
 from step1x_jax.conditioning.encoder import DTYPES, IMPLEMENTATIONS, EncoderConfig
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
@@ -46,11 +47,14 @@ _ROOT = flags.DEFINE_string(
     "root", None, "Folder where the paths in lists start (default: the folder of each list)."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.", required=True)
-_QWEN = flags.DEFINE_string("qwen", None, "Folder of Qwen2.5-VL.", required=True)
-_ENCODER = flags.DEFINE_enum(
-    "encoder", "jax", IMPLEMENTATIONS, "What runs it: ours, or transformers with PyTorch."
+_TEXT_ENCODER = flags.DEFINE_string("text_encoder", None, "The Qwen2.5-VL folder.", required=True)
+_IMPLEMENTATION = flags.DEFINE_enum(
+    "text_encoder_implementation",
+    "jax",
+    IMPLEMENTATIONS,
+    "What runs it: ours, or transformers with PyTorch.",
 )
-_AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Its file or folder.", required=True)
+_VAE = flags.DEFINE_string("vae", None, "The autoencoder's file or folder.", required=True)
 _SIZE = flags.DEFINE_integer(
     "size", 512, "Size level: about size^2 pixels.", lower_bound=32, upper_bound=LARGEST_SIZE
 )
@@ -61,36 +65,54 @@ _PART = flags.DEFINE_integer(
     "part_size", 1024, "Edits that are done or not done as a whole.", lower_bound=1
 )
 _MIN_KEPT = flags.DEFINE_float(
-    "min_kept", 0.7, "Smallest part of a picture that its crop may leave; other edits are left out."
+    "min_kept",
+    0.7,
+    "Smallest fraction of a picture that its crop may keep; other edits are left out.",
 )
 _NEGATIVES = flags.DEFINE_float(
-    "negatives", 1.0, "Fraction of the edits that get the empty instruction's embedding, too."
+    "negatives", 1.0, "Fraction of the edits that also get the embedding of the empty instruction."
 )
-_MIN_PIXELS = flags.DEFINE_integer("min_pixels", _DEFAULTS.min_pixels, "Fewest pixels it sees.")
-_MAX_PIXELS = flags.DEFINE_integer("max_pixels", _DEFAULTS.max_pixels, "Most; 28 x 28 are a token.")
+_MIN_PIXELS = flags.DEFINE_integer(
+    "min_pixels", _DEFAULTS.min_pixels, "Fewest pixels that the text encoder sees."
+)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", _DEFAULTS.max_pixels, "Most pixels; 28 x 28 are a token."
+)
 _TEXT_LENGTH = flags.DEFINE_integer(
     "text_length", _DEFAULTS.text_length, "Tokens kept of picture and instruction."
 )
 _QUOTING = flags.DEFINE_enum(
-    "quoting", _DEFAULTS.quoting, QUOTINGS, "The rule for quoted text; releases: published."
+    "quoting", _DEFAULTS.quoting, QUOTINGS, "Rule for quoted text; the releases use published."
 )
 _LABEL = flags.DEFINE_bool(
-    "picture_label", _DEFAULTS.picture_label, "'Picture 1: ' before the picture; releases: without."
+    "picture_label",
+    _DEFAULTS.picture_label,
+    "Put 'Picture 1: ' before the picture; the releases do not.",
 )
-_DTYPE = flags.DEFINE_enum("encoder_dtype", _DEFAULTS.dtype, DTYPES, "Arithmetic of the encoder.")
+_DTYPE = flags.DEFINE_enum(
+    "text_encoder_dtype", _DEFAULTS.dtype, DTYPES, "Arithmetic of the text encoder."
+)
 _FSDP = flags.DEFINE_integer(
     "fsdp",
     -1,
-    "Devices of this machine that share one copy of the encoder (-1: all).",
+    "Devices of this machine that share one copy of the text encoder (-1: all).",
     lower_bound=-1,
 )
 _THREADS = flags.DEFINE_integer(
-    "threads", None, "That read pictures (default: one a core).", lower_bound=1, upper_bound=1000
+    "threads",
+    None,
+    "Threads that read pictures (default: one per core).",
+    lower_bound=1,
+    upper_bound=1000,
 )
-_PROCESS = flags.DEFINE_integer("process_index", None, "Of this process (default: JAX's).")
+_PROCESS = flags.DEFINE_integer("process_index", None, "Number of this process (default: JAX's).")
 _PROCESSES = flags.DEFINE_integer(
-    "process_count", None, "Of all that work on the output, each on its share (default: JAX's)."
+    "process_count", None, "Processes that share the work on the output (default: JAX's)."
 )
+keep_old_name("qwen", "text_encoder")
+keep_old_name("encoder", "text_encoder_implementation")
+keep_old_name("encoder_dtype", "text_encoder_dtype")
+keep_old_name("autoencoder", "vae")
 
 TOLD = 20  # rows that are named on stderr; all are in the list of rejected rows
 
@@ -98,7 +120,7 @@ TOLD = 20  # rows that are named on stderr; all are in the list of rejected rows
 def main() -> int:
     """Reads the lists, makes the data set or this process's share, tells what was left out."""
     config = EncoderConfig(
-        path=user_path(_QWEN.value),
+        path=user_path(_TEXT_ENCODER.value),
         min_pixels=_MIN_PIXELS.value,
         max_pixels=_MAX_PIXELS.value,
         text_length=_TEXT_LENGTH.value,
@@ -109,7 +131,7 @@ def main() -> int:
     config.validate()
     index, count = which_process()
     output = epath.Path(user_path(_OUTPUT.value))
-    autoencoder = user_path(_AUTOENCODER.value)
+    autoencoder = user_path(_VAE.value)
     settings = make_settings(_SIZE.value, config, autoencoder, _NEGATIVES.value, _MIN_KEPT.value)
     devices = jax.local_devices()
     fsdp = len(devices) if _FSDP.value == -1 else _FSDP.value
@@ -134,7 +156,7 @@ def make(
     told = itertools.count(1)
 
     def load() -> Models:
-        return load_models(config, autoencoder, mesh, _ENCODER.value)
+        return load_models(config, autoencoder, mesh, _IMPLEMENTATION.value)
 
     with tqdm(total=sum(len(one.triplets) for one in inputs) // count, unit="edit") as bar:
 

@@ -1,4 +1,4 @@
-"""Makes the quickstart's small Qwen2.5-VL, random weights and all; its result ships in assets/.
+"""Make the quickstart's small Qwen2.5-VL with random weights; its result ships in assets/.
 
 python -m launch.quickstart_encoder --output=step1x_jax/assets/quickstart/encoder
 """

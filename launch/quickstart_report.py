@@ -1,4 +1,4 @@
-"""Edits the quickstart's held-out photographs and says how well.
+"""Edit the quickstart's held-out photographs and report how well.
 
 python -m launch.quickstart_report --workdir=runs/quickstart/train \
     --edits=runs/quickstart/edits/export/edits --output=runs/quickstart
@@ -30,7 +30,7 @@ _EDITS = flags.DEFINE_string(
     "edits", None, "Folder of lists that launch.curate export made.", required=True
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the report.", required=True)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise; edits differ in theirs.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise; each edit has its own.")
 _STARTED = flags.DEFINE_float(
     "started", None, "When the first step started (date +%s), for the report's seconds."
 )

@@ -1,4 +1,4 @@
-"""Trains the editor, or goes on with a run: launch/guides/training.md.
+"""Train the editor, or resume a run: launch/guides/training.md.
 
 python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart/train
 

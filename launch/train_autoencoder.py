@@ -1,4 +1,4 @@
-"""Trains the quickstart's small autoencoder; launch/guides/quickstart.md says how ours was made.
+"""Train the quickstart's small autoencoder; launch/guides/quickstart.md says how ours was made.
 
 python -m launch.train_autoencoder --output=runs/autoencoder/weights.safetensors --steps=5000
 """
@@ -17,8 +17,8 @@ from step1x_jax.weights.load import load_autoencoder
 from step1x_jax.weights.save import save_autoencoder
 
 _OUTPUT = flags.DEFINE_string("output", None, "The .safetensors file to write.", required=True)
-_START = flags.DEFINE_string("start_from", "", "A .safetensors file to go on from.")
-_WHITEN = flags.DEFINE_bool("whiten", False, "Make the latents white before this stage.")
+_START = flags.DEFINE_string("start_from", "", "A .safetensors file to continue from.")
+_WHITEN = flags.DEFINE_bool("whiten", False, "Whiten the latents before this stage.")
 _STEPS = flags.DEFINE_integer(
     "steps", 5000, "Steps of this stage; 0 only whitens or casts.", lower_bound=0
 )
@@ -34,8 +34,8 @@ _BATCH = flags.DEFINE_integer("batch_size", 16, "Crops in a batch.", lower_bound
 _SIZE = flags.DEFINE_integer(
     "size", 64, "Side of the crops in pixels.", lower_bound=32, upper_bound=512
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of weights and crops.", lower_bound=0)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the file.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of weights and crops.", lower_bound=0)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of the file.")
 _REPORT = flags.DEFINE_integer(
     "report_every", 250, "Steps between figures and saves.", lower_bound=1
 )

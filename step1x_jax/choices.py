@@ -1,6 +1,6 @@
 """Names that configs may give, of what files further up implement.
 
-They stand here so that a config, which has to know them, loads none of that.
+They are here so that a config, which has to know them, loads none of that.
 """
 
 # Of attention: kernels/attention.py.

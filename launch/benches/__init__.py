@@ -1,1 +1,1 @@
-"""What launch.bench measures."""
+"""The benchmarks of launch.bench."""

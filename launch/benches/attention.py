@@ -29,8 +29,8 @@ _PIXELS = define_number_list(
     "pixels", [512, 768, 1024], "Sides of the pictures.", lower=16, upper=8192
 )
 _ATTENTION_BATCHES = define_number_list("attention_batches", [1, 2], "Examples at once.")
-_TUNE = flags.DEFINE_bool("tune", False, "Searches block sizes of the kernels instead.")
-_HEADS = flags.DEFINE_integer("heads", 24, "Of the DiT.", lower_bound=1)
+_TUNE = flags.DEFINE_bool("tune", False, "Search the block sizes of the kernels instead.")
+_HEADS = flags.DEFINE_integer("heads", 24, "Attention heads.", lower_bound=1)
 
 WIDTH, TEXT = 128, 640
 BACKWARD = 2.5  # times the forward pass

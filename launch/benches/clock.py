@@ -10,7 +10,7 @@ REPEATS = 5
 
 
 def median_seconds(function: Callable[[], object]) -> float:
-    """Of REPEATS calls, after one that compiles."""
+    """Return the median time of REPEATS calls, after one that compiles."""
     jax.block_until_ready(function())
     times = []
     for _ in range(REPEATS):

@@ -85,7 +85,7 @@ def random_jax(config: MLLMConfig) -> LanguageModel:
 
 
 def random_torch(config: MLLMConfig) -> LanguageModel | None:
-    """That of transformers, with flash attention where it is installed, else torch's own."""
+    """Make transformers' model, with flash attention where it is installed, else torch's own."""
     try:
         import torch
         from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel

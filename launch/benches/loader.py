@@ -31,9 +31,13 @@ from step1x_jax.training.monitoring.flops import step_flops
 _LOADER_PIXELS = define_number_list(
     "loader_pixels", [512, 1024], "Sides of the pictures.", lower=16, upper=8192
 )
-_RECORDS = flags.DEFINE_integer("records", 256, "How many are written.", lower_bound=8)
+_RECORDS = flags.DEFINE_integer(
+    "records", 256, "How many records are written and read.", lower_bound=8
+)
 _THREADS = define_number_list("threads", [0, 2, 4], "Of the loader.", lower=0, upper=1024)
-_FOLDER = flags.DEFINE_string("folder", None, "Where; default a temporary folder.")
+_FOLDER = flags.DEFINE_string(
+    "folder", None, "Where they are written (default: a temporary folder)."
+)
 
 BATCH = 8
 HOSTS = {"TPU v5": 4, "TPU v6 lite": 4, "H200": 8}  # chips
@@ -74,7 +78,7 @@ def records(pixels: int, count: int) -> Iterator[EditRecord]:
 
 
 def edits_per_second(folder: epath.PathLike, threads: int) -> float:
-    """Of one process that takes whole batches."""
+    """Measure one process that takes whole batches."""
     config = DataConfig(path=str(folder), batch_size=BATCH, threads=threads)
     batches = make_batches(config, text_length=640, seed=0, start_step=0)
     for _ in range(2):

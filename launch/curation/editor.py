@@ -50,7 +50,7 @@ class MadeByEditor:
                 instruction,
                 seed=seed,
                 steps=stage.steps,
-                guidance=stage.guidance,
+                guidance_scale=stage.guidance,
                 size=stage.size,
             )
             return edited
@@ -60,7 +60,7 @@ class MadeByEditor:
 
 @functools.cache  # a run asks for it with every part
 def _digests(model: str, ema: bool, autoencoder: str, qwen: str) -> dict[str, Any]:
-    """Of the weights, and how the model samples if the stage does not say it."""
+    """Return fingerprints of the weights, and the model's sampling defaults."""
     found = find_weights(model, ema=ema, text_encoder=qwen or None, vae=autoencoder or None)
     models = noted_models(found, model, autoencoder or None, qwen or None, ())
     digests = {name: models[name].digest for name in ("model", "autoencoder", "encoder")}

@@ -15,9 +15,9 @@ ADDRESS = flags.DEFINE_string(
     "ray_address", "", "run: a Ray to join, auto or HOST:PORT (default: one is started here)."
 )
 ACTORS = flags.DEFINE_integer(
-    "actors", 0, "run: Ray's actors of a stage (default: all but one CPU).", lower_bound=0
+    "actors", 0, "run: Ray actors per stage (default: all but one CPU).", lower_bound=0
 )
-JSON = flags.DEFINE_bool("json", False, "stats: as JSON.")
+JSON = flags.DEFINE_bool("json", False, "stats: print JSON.")
 FIGURES = flags.DEFINE_string("figures", None, "stats: a folder for pictures of the figures.")
 OUTPUT = flags.DEFINE_string(
     "output",

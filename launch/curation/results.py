@@ -1,4 +1,4 @@
-"""What launch.curate makes of a run that is done: figures, sheets, lists, records."""
+"""Outputs of launch.curate for a finished run: figures, sheets, lists, records."""
 
 import dataclasses
 import hashlib

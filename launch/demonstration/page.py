@@ -250,7 +250,7 @@ class Page:
         painted: dict | None,
         keep: bool,
         steps: float,
-        guidance: float,
+        guidance_scale: float,
         size: float,
         seed: float,
     ) -> Iterator[dict]:
@@ -263,7 +263,7 @@ class Page:
                 negative=negative,
                 keep_unchanged=keep,
                 steps=int(steps),
-                guidance=float(guidance),
+                guidance_scale=float(guidance_scale),
                 size=int(size),
                 seed=int(seed),
             )
@@ -403,7 +403,7 @@ def serve(
 
 
 def painted_mask(painted: dict | None, size: tuple[int, int]) -> Image.Image | None:
-    """What was painted over, as a picture of `size` in black and white; None: nothing was.
+    """Return what was painted as a black and white mask of `size`; None if nothing was.
 
     Args:
       painted: a gr.ImageEditor's value: "layers" is a list of arrays (H, W, 4) uint8.
@@ -420,7 +420,7 @@ def painted_mask(painted: dict | None, size: tuple[int, int]) -> Image.Image | N
 
 
 def _theme() -> gr.themes.Base:
-    """With fonts that every machine has: others would be fetched from the web."""
+    """Return a theme with fonts that every machine has: others would be downloaded."""
     return gr.themes.Soft(
         primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"]
     )
@@ -434,7 +434,7 @@ def _unread(component: gr.Image, payload: Any) -> tuple[str, str] | None:
 
 
 def _canvas(entry: Entry | None) -> dict | None:
-    """What the brush paints on."""
+    """Return the picture that the brush paints on."""
     if entry is None:
         return None
     return {"background": str(entry.view), "layers": [], "composite": None}

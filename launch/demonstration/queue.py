@@ -95,7 +95,7 @@ class EditQueue:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Ends an edit, wherever it is; those behind it move up."""
+        """End an edit, wherever it is; those after it move up."""
         job.cancel()
         with self._lock:
             if job in self._jobs[1:]:

@@ -39,7 +39,7 @@ class Entry:
 
 
 class Session:
-    """What one person uploaded and made, the last of it; `source` is edited next."""
+    """The last pictures that one person uploaded and made; `source` is edited next."""
 
     def __init__(self, root: pathlib.Path) -> None:
         """Makes a folder below `root`, with a name that nobody guesses: the server gives its files

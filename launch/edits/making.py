@@ -28,7 +28,7 @@ from step1x_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Extras:
-    """What an edit takes and gives besides its recipe.
+    """Inputs and outputs of an edit besides its recipe.
 
     Attributes:
       compare: source and result are saved side by side, too.
@@ -111,7 +111,7 @@ def _make(
         recipe.instruction,
         negative=recipe.negative,
         steps=recipe.steps,
-        guidance=recipe.guidance,
+        guidance_scale=recipe.guidance,
         seed=job.seed,
         size=recipe.size,
         truncate=recipe.truncate,
@@ -134,7 +134,7 @@ def _make(
 
 
 def _drift(job: Job, source: Image.Image, edited: Image.Image) -> dict[str, Any]:
-    """How a result lies against its source, as fields of a Line."""
+    """Return shift and colour drift of a result against its source, as fields of a Line."""
     if edited.size != source.size:
         return {}
     mask = read_mask(job.row.mask, source.size, "the mask") if job.row.mask else None

@@ -1,4 +1,4 @@
-"""Which results launch.edit makes, how and where, and which of them are there already."""
+"""Plan of launch.edit: the results to make, how and where, and which exist already."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ from step1x_jax.sampling.noise import check_seed
 
 STEM, SEED = "{stem}", "{seed}"
 IN_FOLDER = f"{STEM}-{SEED}.png"
-COMPARED = "-compare"  # behind the name of a result
+COMPARED = "-compare"  # after the name of a result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Job:
 
     @property
     def compared(self) -> epath.Path:
-        """Where source and result stand side by side."""
+        """Path of the picture that shows source and result side by side."""
         return self.beside(COMPARED)
 
     def beside(self, word: str) -> epath.Path:
@@ -41,7 +41,7 @@ class Job:
 
 
 class Output:
-    """What --output means.
+    """The meaning of --output.
 
     A name that ends in .png, .jpg or .webp is the file of one result. A folder is one that is
     there, or a name that ends in a slash. A name with {stem} or {seed} is a pattern.
@@ -169,7 +169,7 @@ def still_to_make(
 
 
 def _what_differs(job: Job, recipe_of: Callable[[Job], Recipe]) -> str | None:
-    """In words; "": nothing, None: nobody can know."""
+    """Return in words how they differ; "": not at all; None: unknown."""
     try:
         wanted = recipe_of(job)
     except UserError:

@@ -16,14 +16,14 @@ NAME = "report.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """What became of a result.
+    """The outcome of one result.
 
     Attributes:
       output: its name in the folder.
       image: path of its source.
       seed: of its noise.
       seconds: that it took.
-      shift: pixels by which what was not edited lies further right and down; None: not measured.
+      shift: pixels by which what was not edited has moved right and down; None: not measured.
       colour: levels of 255 by which mid-grey has changed there, for R, G, B.
       error: why there is no result.
     """

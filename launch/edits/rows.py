@@ -1,4 +1,4 @@
-"""What launch.edit is asked for, as rows: one for each picture with its instruction."""
+"""The edits that launch.edit is asked for, as rows: one per picture and instruction."""
 
 import dataclasses
 import os
@@ -50,7 +50,7 @@ class Row(ListedRow):
     """A row with whole paths.
 
     Attributes:
-      stem: stands for {stem} in the names of results.
+      stem: replaces {stem} in the names of results.
     """
 
     stem: str = ""
@@ -151,7 +151,7 @@ def read_rows(path: str, root: str | None = None) -> list[Row]:
 
 
 def _values(path: epath.Path) -> list[tuple[str, Any]]:
-    """What a list has, by name."""
+    """Read the rows of a list, each with a name for messages."""
     data = read_input_file(path, "a list of edits", LARGEST)
     if path.suffix.lower() == ".jsonl":
         lines = [(f"line {i}", line) for i, line in enumerate(data.splitlines(), 1)]

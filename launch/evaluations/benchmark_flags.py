@@ -12,14 +12,14 @@ DATASET = flags.DEFINE_string(
     "Folder that save_to_disk wrote, or file or folder of arrow or parquet.",
     required=True,
 )
-BENCHMARK = flags.DEFINE_enum("benchmark", GEDIT.name, list(BENCHMARKS), "Which one it is.")
+BENCHMARK = flags.DEFINE_enum("benchmark", GEDIT.name, list(BENCHMARKS), "Which benchmark it is.")
 SOURCE = flags.DEFINE_string(
     "source", None, "Column of the source picture, as input_image_raw (default: the benchmark's)."
 )
 TASKS = flags.DEFINE_list("tasks", [], "Only these tasks.")
 LANGUAGES = flags.DEFINE_list("languages", [], "Only these languages: en, cn.")
 LIMIT = flags.DEFINE_integer(
-    "limit", None, "So many samples at most, spread over the tasks.", lower_bound=1
+    "limit", None, "At most so many samples, spread over the tasks.", lower_bound=1
 )
 
 

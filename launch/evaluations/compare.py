@@ -1,4 +1,4 @@
-"""One method against another on the same samples: launch/guides/evaluate.md.
+"""Compare two methods on the same samples: launch/guides/evaluate.md.
 
 python -m launch.evaluate compare --results=results --methods=mine,others --output=comparison \
     --dataset=data/gedit
@@ -29,7 +29,7 @@ SHOWN = 10  # disagreements
 _RESULTS = flags.DEFINE_string("results", "results", "Folder of all methods.")
 _METHODS = flags.DEFINE_list("methods", None, "Names of two methods, as a,b.", required=True)
 _JUDGE = flags.DEFINE_string("judge", None, "Name of the judge (default: the only one).")
-_BENCHMARK = flags.DEFINE_enum("benchmark", GEDIT.name, list(BENCHMARKS), "Which one it is.")
+_BENCHMARK = flags.DEFINE_enum("benchmark", GEDIT.name, list(BENCHMARKS), "Which benchmark it is.")
 _DATASET = flags.DEFINE_string("dataset", None, "The data set, for sources and instructions.")
 _SOURCE = flags.DEFINE_string(
     "source", None, "Column of the source picture (default: the benchmark's)."

@@ -1,4 +1,4 @@
-"""Writes what was reviewed as a benchmark without private pictures: launch/guides/evaluate.md.
+"""Write what was reviewed as a benchmark without private pictures: launch/guides/evaluate.md.
 
 python -m launch.evaluate deidentify export --dataset=private --public=public_pictures \
     --findings=work/findings.json --decisions=work/decisions-1a2b3c4d.json \

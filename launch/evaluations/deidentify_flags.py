@@ -17,14 +17,14 @@ PUBLIC = flags.DEFINE_string(
 
 
 def benchmark(findings: Findings) -> Benchmark:
-    """That of the data set."""
+    """Return the benchmark of the data set."""
     if findings.benchmark not in BENCHMARKS:
         raise UserError(f"{FINDINGS.value} is of no benchmark that is known here; scan again.")
     return BENCHMARKS[findings.benchmark]
 
 
 def samples(findings: Findings) -> list[Sample]:
-    """All of the data set."""
+    """Read all samples of the data set."""
     return read_samples(DATASET.value, benchmark(findings), findings.source)
 
 

@@ -1,4 +1,4 @@
-"""Makes the page on which a person decides about each picture: launch/guides/evaluate.md.
+"""Make the page on which a person decides about each picture: launch/guides/evaluate.md.
 
 python -m launch.evaluate deidentify review --dataset=private --public=public_pictures \
     --findings=work/findings.json --output=work/review

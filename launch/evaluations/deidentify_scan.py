@@ -1,4 +1,4 @@
-"""Looks for what identifies people in a data set's pictures: launch/guides/evaluate.md.
+"""Look for what identifies people in a data set's pictures: launch/guides/evaluate.md.
 
 python -m launch.evaluate deidentify scan --dataset=private --source=input_image_raw \
     --public=public_pictures --plates=my_plates:find --output=work/findings.json

@@ -1,4 +1,4 @@
-"""Edits a benchmark's pictures: launch/guides/evaluate.md.
+"""Edit a benchmark's pictures: launch/guides/evaluate.md.
 
 python -m launch.evaluate generate --dataset=data/gedit --results=results --method=mine \
     --model=runs/mine --ema
@@ -45,9 +45,9 @@ _MODEL = flags.DEFINE_string(
     "model", None, "quickstart, a run's folder, or a file or folder of weights.", required=True
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Of all noise.", lower_bound=0, upper_bound=(1 << SEED_BITS) - 1
+    "seed", 0, "Seed of all noise.", lower_bound=0, upper_bound=(1 << SEED_BITS) - 1
 )
-_SHARD = flags.DEFINE_string("shard", "0/1", "Which share of the work, of how many.")
+_SHARD = flags.DEFINE_string("shard", "0/1", "Which share of the work, and of how many.")
 flags.adopt_module_key_flags(benchmark_flags)
 flags.adopt_module_key_flags(sampling_flags)
 flags.adopt_module_key_flags(editor_flags)
@@ -72,7 +72,15 @@ def main() -> int:
     )
 
     def edit(picture: Image.Image, instruction: str, seed: int) -> Image.Image:
-        (edited,) = editor.edit(picture, instruction, seed=seed, **sampling)
+        (edited,) = editor.edit(
+            picture,
+            instruction,
+            seed=seed,
+            steps=sampling["steps"],
+            guidance_scale=sampling["guidance"],
+            truncate=sampling["truncate"],
+            size=sampling["size"],
+        )
         return edited
 
     with tqdm(total=len(samples), desc="generating", unit="picture") as bar:
@@ -110,20 +118,20 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def run_facts(found: Found, sampling: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a picture depends on besides its sample, and what else is to be noted.
+    """Return what a picture depends on besides its sample, and what else is noted.
 
     Args:
       found: what is loaded.
       sampling: as of `sampling_flags.resolved`.
 
     Returns:
-      Both as values of JSON. Where files lie is only noted, what is in them counts.
+      Both as values of JSON. Paths of files are only noted, their contents count.
     """
     models = noted_models(
         found,
         _MODEL.value,
-        editor_flags.AUTOENCODER.value,
-        editor_flags.QWEN.value,
+        editor_flags.VAE.value,
+        editor_flags.TEXT_ENCODER.value,
         editor_flags.opening()["loras"],
     )
     loras = models.pop("loras")

@@ -1,4 +1,4 @@
-"""Asks a judge about a method's pictures: launch/guides/evaluate.md.
+"""Ask a judge about a method's pictures: launch/guides/evaluate.md.
 
 python -m launch.evaluate judge --dataset=data/gedit --results=results --method=mine \
     --endpoint=http://localhost:8000/v1

@@ -1,4 +1,4 @@
-"""Checks a judge against people, on pairs that they have judged: launch/guides/evaluate.md.
+"""Check a judge against people, on pairs that they have judged: launch/guides/evaluate.md.
 
 python -m launch.evaluate judge-check --dataset=vcreward_bench --endpoint=http://localhost:8000/v1 \
     --judge=pvc-judge --dry_run
@@ -38,7 +38,9 @@ _DIMENSIONS = flags.DEFINE_list("dimensions", [], f"Only these of {', '.join(QUE
 _ORDERS = flags.DEFINE_enum(
     "orders", "both", get_args(Orders), "Each pair in both orders, or in one that chance chooses."
 )
-_LIMIT = flags.DEFINE_integer("limit", None, "So many pairs at most, drawn.", lower_bound=1)
+_LIMIT = flags.DEFINE_integer(
+    "limit", None, "At most so many pairs, drawn at random.", lower_bound=1
+)
 flags.adopt_module_key_flags(judge_flags)
 
 

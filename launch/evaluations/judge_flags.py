@@ -1,4 +1,4 @@
-"""Which judge, in which words, how fast and for how much: the flags of what asks judges."""
+"""Flags of commands that ask judges: which one, its prompts, its pace, its prices."""
 
 import contextlib
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ _USD_OUTPUT = flags.DEFINE_float(
     "usd_per_million_output", None, "Price of a million tokens that are written.", lower_bound=0
 )
 SINGLE = ("protocol", "prompt_file", "accept_single", "repeats")  # not of pairs
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Says what would be asked, and asks nothing.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be asked, and ask nothing.")
 
 
 def check_for_pairs() -> None:
@@ -94,7 +94,7 @@ def limits() -> Limits:
 
 
 def prices() -> Prices:
-    """What tokens cost."""
+    """Return the price of tokens."""
     return Prices(_USD_INPUT.value, _USD_OUTPUT.value)
 
 

@@ -1,4 +1,4 @@
-"""Ranks methods by verdicts on pairs of their pictures: launch/guides/evaluate.md.
+"""Rank methods by verdicts on pairs of their pictures: launch/guides/evaluate.md.
 
 python -m launch.evaluate rank --results=results
 python -m launch.evaluate rank --results=results --judge=gpt-4o,pvc-judge --output=ranking

@@ -1,4 +1,4 @@
-"""Measures edited pictures against true edits and against sources: launch/guides/evaluate.md.
+"""Measure edited pictures against true edits and against sources: launch/guides/evaluate.md.
 
 python -m launch.evaluate reference --dataset=data/edits --benchmark=geditv2 --target=target_image \
     --results=results --methods=mine,others --output=reference.json
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def measures_wanted() -> tuple[list[Measure], list[TextMeasure]]:
-    """Those of pixels, and those for which there are weights."""
+    """Return the measures of pixels, and those for which there are weights."""
     measures: list[Measure] = [*PIXEL_MEASURES]
     text_measures: list[TextMeasure] = []
     if _CLIP.value or _DINO.value or _LPIPS.value:  # torch, where it is needed alone

@@ -1,4 +1,4 @@
-"""Tables of what judges said of methods: launch/guides/evaluate.md.
+"""Print tables of what judges said of methods: launch/guides/evaluate.md.
 
 python -m launch.evaluate report --results=results --methods=mine,others --output=report
 python -m launch.evaluate report --results=results --methods=mine --judge=gpt-4.1,qwen2.5-vl-72b
@@ -34,7 +34,7 @@ from step1x_jax.json_files import write_json
 _RESULTS = flags.DEFINE_string("results", "results", "Folder of all methods.")
 _METHODS = flags.DEFINE_list("methods", None, "Names of methods, as a,b,c.", required=True)
 _JUDGE = flags.DEFINE_list("judge", [], "Names of judges, as a,b (default: all that there are).")
-_BENCHMARK = flags.DEFINE_enum("benchmark", GEDIT.name, list(BENCHMARKS), "Which one it is.")
+_BENCHMARK = flags.DEFINE_enum("benchmark", GEDIT.name, list(BENCHMARKS), "Which benchmark it is.")
 _COMMON = flags.DEFINE_bool(
     "common", False, "Instead of the intersection what all methods have pictures of."
 )

@@ -1,10 +1,10 @@
-"""Makes pages on which people rate pictures: launch/guides/evaluate.md.
+"""Make pages on which people rate pictures: launch/guides/evaluate.md.
 
 python -m launch.evaluate study build --dataset=data/gedit --results=results --methods=mine,others \
     --languages=en --limit=110 --participants=20 --samples_each=22 --output=study --key=key.json
 
 The folder has a page for each participant, study/p01.html and so on, which needs no server. It does
-not tell which method made what: that stands in the key, which must stay with you. Samples are in
+not tell which method made what: that is in the key, which must stay with you. Samples are in
 the study if all methods have a picture of them.
 """
 

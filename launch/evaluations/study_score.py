@@ -1,4 +1,4 @@
-"""Joins people's answers with a study's key: launch/guides/evaluate.md.
+"""Join people's answers with a study's key: launch/guides/evaluate.md.
 
 python -m launch.evaluate study score --key=key.json --answers=answers/ --output=study.json
 

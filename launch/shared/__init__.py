@@ -1,1 +1,1 @@
-"""What several commands have in common: how they start and end, and flags."""
+"""Code that several commands share: how they start and end, and flags."""

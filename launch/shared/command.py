@@ -1,4 +1,4 @@
-"""What all commands share: how they start, and how they end when the user made a mistake."""
+"""Start of all commands, and their end when the user made a mistake."""
 
 import atexit
 import logging as python_logging
@@ -17,6 +17,7 @@ from absl import app, flags, logging
 
 from launch.shared import interrupt
 from launch.shared.exit_codes import ERROR, INTERRUPTED, READER_GONE
+from launch.shared.old_names import is_old_name, say_new_names
 from launch.shared.usage import HELP, is_required, usage
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.compile_cache import keep_compiled
@@ -77,13 +78,13 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
 
 
 def _check_given_once() -> None:
-    """Of a setting that is given again the last counts, and is told: scripts append their own.
+    """Warn of a setting that is given again, of which the last counts: scripts append their own.
 
     Raises:
       flags.Error: it is one that the command cannot do without, such as the picture to edit: then
         nobody knows which was meant.
     """
-    every = ((name, flags.FLAGS[name]) for name in flags.FLAGS)
+    every = ((name, flags.FLAGS[name]) for name in flags.FLAGS if not is_old_name(name))
     for name, flag in every:
         if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
             if is_required(flag):
@@ -98,13 +99,15 @@ def _check_finite() -> None:
     """Raises flags.Error for a number that is NaN or infinite: bounds of flags let NaN through."""
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
+        if is_old_name(name):
+            continue
         values = flag.value if isinstance(flag, flags.MultiFlag) else [flag.value]
         if not all(math.isfinite(x) for x in values or [] if isinstance(x, float)):
             raise flags.Error(f"flag --{name}={flag.value}: give a finite number")
 
 
 def _reader_is_gone() -> bool:
-    """Whether nobody reads stdout any more, as behind `| head`; then nothing more is written."""
+    """Return whether stdout has no reader any more, as with `| head`; if so, silence it."""
     poll = select.poll()
     poll.register(1, select.POLLOUT)
     if not any(event & select.POLLERR for _, event in poll.poll(0)):
@@ -125,6 +128,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
+        say_new_names()
         _check_given_once()
         _check_finite()
         return rest

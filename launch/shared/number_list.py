@@ -18,7 +18,7 @@ class _NumberListParser(flags.ArgumentParser):
         return [self._number.parse(part) for part in parts]
 
     def flag_type(self) -> str:
-        """For --help."""
+        """Return the name of the type, for --help."""
         return "list of int"
 
 

@@ -1,9 +1,10 @@
-"""--steps, --guidance, --truncate, --size: how edits are sampled, if not as the model says."""
+"""--steps, --guidance_scale, --truncate, --size: how to sample where not as the model says."""
 
 from typing import Any, get_type_hints
 
 from absl import flags
 
+from launch.shared.old_names import keep_old_name
 from step1x_jax.editing.settings import sampling_of
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.sampling.config import SamplingConfig
@@ -11,7 +12,7 @@ from step1x_jax.weights.open import Weights
 
 
 def _bounds(field: str) -> dict[str, Any]:
-    """The limits of a field of SamplingConfig, for the flag that sets it."""
+    """Return the limits of a field of SamplingConfig, for the flag that sets it."""
     hints = get_type_hints(SamplingConfig, include_extras=True)
     (meta,) = hints[field].__metadata__
     return {"lower_bound": meta.ge, "upper_bound": meta.le}
@@ -20,11 +21,14 @@ def _bounds(field: str) -> dict[str, Any]:
 STEPS = flags.DEFINE_integer(
     "steps", None, "Euler steps (default: the model's).", **_bounds("num_steps")
 )
-GUIDANCE = flags.DEFINE_float(
-    "guidance", None, "Guidance scale (default: the model's).", **_bounds("guidance")
+GUIDANCE_SCALE = flags.DEFINE_float(
+    "guidance_scale",
+    None,
+    "How strongly the instruction counts (default: the model's).",
+    **_bounds("guidance"),
 )
 TRUNCATE = flags.DEFINE_float(
-    "truncate", None, "Time above which it is damped (default: the model's).", lower_bound=0
+    "truncate", None, "Time above which guidance is damped (default: the model's).", lower_bound=0
 )
 SIZE = flags.DEFINE_integer(
     "size",
@@ -32,10 +36,13 @@ SIZE = flags.DEFINE_integer(
     "Size level: about size^2 pixels are edited (default: the model's).",
     **_bounds("size"),
 )
+keep_old_name("guidance", "guidance_scale")
 
 
 def resolved(weights: Weights) -> dict[str, Any]:
-    """steps, guidance, truncate and size as `Editor.edit` takes them, the model's where not given.
+    """Return steps, guidance, truncate and size, the model's where no flag gives them.
+
+    The names are those that are stored, of a Recipe and of a run.json.
 
     Raises:
       UserError: the model's are impossible.
@@ -44,7 +51,7 @@ def resolved(weights: Weights) -> dict[str, Any]:
     defaults = sampling_of(weights)
     values = {
         "steps": (STEPS.value, defaults.num_steps),
-        "guidance": (GUIDANCE.value, defaults.guidance),
+        "guidance": (GUIDANCE_SCALE.value, defaults.guidance),
         "truncate": (TRUNCATE.value, defaults.truncate_for(weights.config.version)),
         "size": (SIZE.value, defaults.size),
     }

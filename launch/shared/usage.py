@@ -1,9 +1,11 @@
-"""What --help prints: what the command does, then its flags, those that must be given first."""
+"""Text of --help: what the command does, then its flags, the required ones first."""
 
 import re
 import sys
 
 from absl import flags
+
+from launch.shared.old_names import is_old_name
 
 HELP = ("-h", "--h", "-help", "--help")
 _REQUIRED = "must have a value other than None"
@@ -17,6 +19,7 @@ def usage() -> str:
     known = flags.FLAGS.get_flags_for_module(sys.argv[0])
     keys = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
     ordered = [*known, *(flag for flag in keys if flag not in known)]
+    ordered = [flag for flag in ordered if not is_old_name(flag.name)]
     needed = [flag for flag in ordered if is_required(flag)]
     others = [flag for flag in ordered if flag not in needed]
     sections = [text]

@@ -1,1 +1,1 @@
-"""What flows into the connector: pictures, prompts and the language model that reads both."""
+"""Inputs of the connector: pictures, prompts and the language model that reads both."""

@@ -118,7 +118,7 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _in_srgb(image: Image.Image, profile: object, name: str) -> Image.Image:
-    """As RGB, through the colour profile if there is one that fits; a copy."""
+    """Convert a copy to RGB, through the colour profile if there is one that fits."""
     if isinstance(profile, bytes) and profile and image.mode != "LAB":
         try:
             mode, transform = _transform(profile)

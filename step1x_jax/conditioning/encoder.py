@@ -77,7 +77,7 @@ def stored_reading(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Encoder(Protocol):
-    """What editing needs of an encoder. B examples, T tokens, C width."""
+    """The interface of a text encoder. B examples, T tokens, C width."""
 
     def encode(
         self, images: Sequence[Image.Image], instructions: Sequence[str]
@@ -89,7 +89,7 @@ class Encoder(Protocol):
           instructions: B texts; an empty one is legal.
 
         Returns:
-          Embeddings (B, T, C) in float32 or bfloat16, zero behind their lengths, and lengths (B,)
+          Embeddings (B, T, C) in float32 or bfloat16, zero past their lengths, and lengths (B,)
           int32.
 
         Raises:
@@ -207,7 +207,7 @@ class QwenEncoder:
 
 @functools.partial(jax.jit, static_argnames=("dropped", "limit"))
 def _kept(states: Array, lengths: Array, dropped: int, limit: int) -> jax.Array:
-    """(B, L, C) to (B, limit, C): without the first positions, zero behind the lengths."""
+    """(B, L, C) to (B, limit, C): without the first positions, zero past the lengths."""
     states = jnp.asarray(states)[:, dropped : dropped + limit]
     states = jnp.pad(states, ((0, 0), (0, limit - states.shape[1]), (0, 0)))
     is_text = jnp.arange(limit) < lengths[:, None]
@@ -225,7 +225,7 @@ def reading_folder(path: str) -> epath.Path:
 
 
 def missing_files(path: str, *, weights: bool = True) -> list[str]:
-    """What a folder lacks to be that of a language model, its weights included or not."""
+    """Return the files of a language model that a folder lacks, with or without its weights."""
     if not path:
         return ["a folder, and none is given"]
     folder, beside = epath.Path(path), reading_folder(path)

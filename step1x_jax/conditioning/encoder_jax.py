@@ -1,4 +1,4 @@
-"""Qwen2.5-VL on the devices that JAX has: our own forward pass behind the encoder."""
+"""Qwen2.5-VL on JAX's devices: the forward pass of our text encoder."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

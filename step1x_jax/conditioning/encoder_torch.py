@@ -73,8 +73,8 @@ def load_torch(folder: epath.PathLike, dtype: str) -> TorchLanguageModel:
         import torch
     except ImportError as e:
         raise UserError(
-            "the encoder of transformers needs PyTorch (pip install 'torch>=2.6'); without it take"
-            " --encoder=jax."
+            "the text encoder of transformers needs PyTorch (pip install 'torch>=2.6'); without it"
+            " take --text_encoder_implementation=jax."
         ) from e
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -88,13 +88,13 @@ def load_torch(folder: epath.PathLike, dtype: str) -> TorchLanguageModel:
         )
     except (MemoryError, torch.OutOfMemoryError) as e:
         raise UserError(
-            f"the memory does not suffice for the model in {folder} ({e}); take --encoder=jax over"
-            " several devices, or another machine."
+            f"the memory does not suffice for the model in {folder} ({e}); take"
+            " --text_encoder_implementation=jax over several devices, or another machine."
         ) from e
     except Exception as e:  # of many kinds, from config to weights
         raise UserError(
-            f"the model in {folder} cannot be loaded by transformers ({e}); --encoder=jax names the"
-            " file that is wrong."
+            f"the model in {folder} cannot be loaded by transformers ({e});"
+            " --text_encoder_implementation=jax names the file that is wrong."
         ) from e
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     wrong = sorted(str(name) for name in wrong if "lm_head" not in str(name))

@@ -49,7 +49,7 @@ def read_image_bytes(path: epath.PathLike) -> bytes:
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """As `open_image`, from bytes; `name` stands in error messages.
+    """Decode a picture from bytes, as `open_image` does; `name` is for error messages.
 
     Raises:
       UserError: not a picture of a format in FORMATS, or see `to_srgb`.
@@ -88,7 +88,7 @@ def read_picture(picture: Any, name: str) -> Image.Image:
     Args:
       picture: a PIL image, a path (see `open_image`), the bytes of a file, or pixels: uint8 of
         (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
-      name: stands in error messages, but for paths.
+      name: for error messages, except about paths.
 
     Raises:
       UserError: it is none of these, or see `to_srgb`.
@@ -117,7 +117,7 @@ def read_picture(picture: Any, name: str) -> Image.Image:
 def _frames(image: Image.Image) -> int:
     try:
         return 2 if getattr(image, "is_animated", False) else 1
-    except Exception:  # damaged behind the first: that one may be whole
+    except Exception:  # damaged after the first frame, which may be whole
         return 1
 
 

@@ -11,7 +11,7 @@ from step1x_jax.files import STORES, is_remote
 
 
 def read_input_file(path: epath.PathLike, what: str, limit: int) -> bytes:
-    """All bytes of a file, on a disk or an object store.
+    """Read all bytes of a file, on a disk or an object store.
 
     A pipe or a device is refused before it is opened: opening it may wait forever, and it may have
     no end.

@@ -51,13 +51,13 @@ _SUBFILE_TYPE, _REDUCED = 0xFE, 1
 
 
 def usable_formats() -> list[str]:
-    """Those of FORMATS that this build of Pillow can read."""
+    """Return those of FORMATS that this build of Pillow can read."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 def describe(data: bytes) -> tuple[str, str]:
-    """What bytes that are no readable picture seem to be, and what to do about it."""
+    """Return what unreadable bytes seem to be, and what to do about it."""
     if not data:
         return "an empty file", "copy or download it again"
     for offset, signature, what, advice in _SIGNATURES:

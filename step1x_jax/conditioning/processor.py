@@ -35,7 +35,7 @@ TRAINED_WITH: dict[str, Any] = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-KINDS = ("Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor")  # and with Fast, Pil behind
+KINDS = ("Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor")  # and with Fast, Pil appended
 
 
 class Picture(NamedTuple):

@@ -1,7 +1,7 @@
 """The published prompt: from an instruction to the token ids that the released weights expect.
 
 The language model sees one user turn of Qwen's chat template: prefix, picture, instruction. It is a
-fixed form, so it is written out here instead of rendering the template that lies beside each copy
+fixed form, so it is written out here instead of rendering the template beside each copy
 of the model. From <|vision_end|> on, quoted text is cut into single characters before it is
 tokenised, so that lettering is spelled out to the model. The release takes an apostrophe for a
 quote too and so spells out all that follows it; its weights expect that ("published" quoting). With
@@ -54,7 +54,7 @@ class Prompt:
     """Makes token ids with one vocabulary.
 
     Attributes:
-      image_id: the id that stands for each token of the picture.
+      image_id: the id of each token of the picture.
       unseen_id: the id of tokens that no token attends to; None if there are none such.
       dropped: how many leading positions of the hidden states the release throws away: those before
         the colon that ends the prefix, 217 with Qwen's own vocabulary.
@@ -66,7 +66,7 @@ class Prompt:
         Args:
           tokenize: text to ids.
           quoting: one of QUOTINGS.
-          picture_label: whether LABEL stands before the picture.
+          picture_label: whether LABEL is put before the picture.
 
         Raises:
           UserError: the vocabulary lacks Qwen's special tokens.
@@ -108,7 +108,7 @@ class Prompt:
         ]
 
     def ids_from_vision_end(self, instruction: str) -> list[int]:
-        """The part behind the picture, quoted text in single characters.
+        """Return the part after the picture, quoted text in single characters.
 
         Other special tokens in the instruction are read as such, as in the release.
 

@@ -25,7 +25,7 @@ PROBE = 'Give the girl\'s  HAT 12 "stars", and\n\twrite “夜” on it! é 😀
 
 
 def missing(folder: epath.PathLike) -> str | None:
-    """Which file a folder lacks to have a tokenizer, and how to make it of older ones; or None."""
+    """Return which tokenizer file a folder lacks, and how to make it of older ones; or None."""
     path = epath.Path(folder) / FILE
     if path.is_file():
         return None
@@ -108,7 +108,7 @@ def _check_kind(values: Any, path: epath.Path) -> None:
 
 
 def _patterns(part: Any) -> Iterator[str]:
-    """All regular expressions in a part of the file."""
+    """Find all regular expressions in a part of the file."""
     if isinstance(part, dict):
         for name, value in part.items():
             if name == "Regex":

@@ -1,4 +1,4 @@
-"""Which results are sampled together."""
+"""Groups of results that are sampled together."""
 
 from collections.abc import Sequence
 

@@ -96,7 +96,7 @@ class Part:
 
     @property
     def bytes(self) -> int:
-        """What the tensors take."""
+        """Bytes of all tensors."""
         return sum(nbytes(self.tensors, name) for name in self.tensors.shapes)
 
     @property
@@ -195,7 +195,7 @@ def check_weights(
 
 def _missing(name: str, place: str) -> str:
     """Why a part cannot be looked at; "" if it can."""
-    flag = "--autoencoder" if name == "autoencoder" else "--qwen"
+    flag = "--vae" if name == "autoencoder" else "--text_encoder"
     if not place or not epath.Path(place).exists():
         return f"{place or 'nothing'} is not there; download it, or say where it is with {flag}"
     lacking = missing_files(place) if name == "language model" else []
@@ -274,7 +274,7 @@ def _accounted(
     published: Published,
     count: str,
 ) -> list[Finding]:
-    """What tensors are there, part by part, and whether they are all that is needed.
+    """Report the tensors, part by part, and whether they are all that is needed.
 
     Args:
       name: of the model.

@@ -1,7 +1,7 @@
-"""What the sampler needs of pictures and instructions, made once and kept for the next edit.
+"""Inputs of the sampler made from pictures and instructions, kept for the next edit.
 
 Each picture and each of its texts is encoded alone: so an edit is the same to the bit whether
-something was kept or not, and whatever other edits stand beside it.
+something was kept or not, and whatever other edits are in the batch.
 """
 
 import collections
@@ -19,7 +19,7 @@ PICTURES = 16  # whose latents are kept: 1 MiB each at 1024 px
 TEXTS = 64  # embeddings that are kept: 4.4 MiB each in the release, in bfloat16
 
 Value = TypeVar("Value")
-Text = tuple[np.ndarray, np.ndarray]  # embeddings (1, T, C), zero behind their length (1,) int32
+Text = tuple[np.ndarray, np.ndarray]  # embeddings (1, T, C), zero past their length (1,) int32
 
 
 class Kept(Generic[Value]):

@@ -25,6 +25,7 @@ from step1x_jax.editing.known_edits import Edits, warn_of_unknown
 from step1x_jax.editing.loading import load_parts
 from step1x_jax.editing.masks import latent_mask
 from step1x_jax.editing.memory import memory_explained
+from step1x_jax.editing.old_names import rename_argument
 from step1x_jax.editing.progress import Step, expected
 from step1x_jax.editing.requests import Request, edit_requests, generate_requests
 from step1x_jax.errors import UserError
@@ -49,6 +50,8 @@ from step1x_jax.sampling.schedule import timesteps
 # Pillow's filters on the way in, as the two releases use them.
 RESAMPLING = {"v1.0": Image.Resampling.BICUBIC, "v1.1": Image.Resampling.LANCZOS}
 BLACK = (1024, 1024)  # the picture that the language model sees where there is none, as published
+# Argument of `Editor.edit` -> field of SamplingConfig, where that is called otherwise.
+_FIELDS = {"steps": "num_steps", "guidance_scale": "guidance"}
 
 _encode = nnx.jit(Autoencoder.encode)
 _decode = nnx.jit(Autoencoder.decode)
@@ -64,7 +67,7 @@ class Editor:
       autoencoder: from pictures to latents and back.
       encoder: of pictures with instructions.
       sampling: the defaults of what `edit` is not told.
-      mesh: on which the model lies; None: on one device.
+      mesh: on which the model is placed; None: on one device.
       on_host: the model is in the host's memory, and on the devices while it samples.
       known_edits: of a small model, what it was trained for; empty: not known.
       about: lines on what was loaded.
@@ -148,6 +151,7 @@ class Editor:
             )
         return cls(**parts)
 
+    @rename_argument("guidance", "guidance_scale")
     def edit(
         self,
         image: Any,
@@ -155,7 +159,7 @@ class Editor:
         *,
         negative: str | Sequence[str] = "",
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance_scale: float | None = None,
         seed: int | Sequence[int] = 0,
         size: int | None = None,
         truncate: float | None = None,
@@ -176,7 +180,7 @@ class Editor:
           instruction: what to do to it, one for each picture; an empty one is legal.
           negative: what is not wanted: one for all pictures, or one for each.
           steps: Euler steps; None, here and below, takes the model's default.
-          guidance: how strongly the instruction counts.
+          guidance_scale: how strongly the instruction counts.
           seed: 0 to 2^64 - 1, of the first result, the others have the next ones; or a list of one
             for each picture. The noise depends on nothing else.
           size: about size^2 pixels are edited.
@@ -205,7 +209,9 @@ class Editor:
           UserError: something of this is impossible (found before any model runs), the device's
             memory does not suffice, or a value on the way is not finite. The editor stays usable.
         """
-        sampling = self._sampling(steps=steps, guidance=guidance, size=size, truncate=truncate)
+        sampling = self._sampling(
+            steps=steps, guidance_scale=guidance_scale, size=size, truncate=truncate
+        )
         requests = edit_requests(
             image,
             instruction,
@@ -219,13 +225,14 @@ class Editor:
         finishing = Finishing(align, keep_unchanged)
         return self._make(requests, sampling, noise, on_step, previews, finishing)
 
+    @rename_argument("guidance", "guidance_scale")
     def generate(
         self,
         prompt: str | Sequence[str],
         *,
         negative: str | Sequence[str] = "",
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance_scale: float | None = None,
         seed: int | Sequence[int] = 0,
         size: int | tuple[int, int] | None = None,
         truncate: float | None = None,
@@ -245,7 +252,7 @@ class Editor:
         """
         if self.model.config.version == "v1.0":
             raise UserError("v1.0 makes no pictures from text alone; load v1.1.")
-        sampling = self._sampling(steps=steps, guidance=guidance, truncate=truncate)
+        sampling = self._sampling(steps=steps, guidance_scale=guidance_scale, truncate=truncate)
         requests = generate_requests(
             prompt,
             negative=negative,
@@ -278,7 +285,7 @@ class Editor:
         changes = {}
         for name, value in given.items():
             if value is not None:
-                field = "num_steps" if name == "steps" else name
+                field = _FIELDS.get(name, name)
                 changes[field] = build(hints[field], value, "edit", name)
         return dataclasses.replace(self.sampling, **changes)
 
@@ -291,7 +298,7 @@ class Editor:
         previews: int,
         finishing: Finishing = Finishing(),  # noqa: B008 (frozen)
     ) -> list[Image.Image]:
-        """All results, batch by batch."""
+        """Make all results, batch by batch."""
         if not isinstance(previews, int) or previews < 0:
             raise UserError(f"previews is {previews!r:.40}; give a whole number, 0 for none.")
         groups = batches([(r.size, r.mask is not None) for r in requests], self.mesh)
@@ -383,7 +390,7 @@ class Editor:
     def _conditions(
         self, requests: Sequence[Request], smalls: Sequence[Image.Image | None], size_level: int
     ) -> Conditions:
-        """Of requests of one size, all of pictures, given resized, or all of text alone."""
+        """Make the conditions of requests of one size, all with resized pictures or all without."""
         texts, negatives, references, kept = [], [], [], []
         for request, small in zip(requests, smalls, strict=True):
             picture = Image.new("RGB", BLACK) if small is None else small

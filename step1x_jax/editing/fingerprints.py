@@ -1,4 +1,4 @@
-"""Which weights an edit was made with."""
+"""Fingerprints of the weights that an edit was made with."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from step1x_jax.weights.run.reader import RunFolder
 
 
 def weights_fingerprint(path: epath.PathLike) -> str:
-    """Of weights of any form, see `fingerprint`; quick on large ones.
+    """Return the fingerprint of weights of any format, see `fingerprint`; quick on large ones.
 
     Of a run it is that of what its newest checkpoint says of itself: there are sums of all arrays.
 

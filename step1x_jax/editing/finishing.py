@@ -13,7 +13,7 @@ RESAMPLING_BACK = Image.Resampling.BICUBIC  # as both releases
 
 @dataclasses.dataclass(frozen=True)
 class Finishing:
-    """What is done with all results of a call, see `Editor.edit`."""
+    """Postprocessing of all results of a call, see `Editor.edit`."""
 
     align: bool = False
     keep_unchanged: bool = False

@@ -1,7 +1,7 @@
 """From a name or a path to an editor: its model, autoencoder and encoder.
 
-The path is of any form that `weights/open.py` understands; where the other parts lie beside the
-model says `weights/places.py`, or the config of a run. "quickstart" is the small model that ships
+The path is of any format that `weights/open.py` reads; `weights/places.py`, or the config of a run,
+says where the other components are. "quickstart" is the small model that ships
 with the package.
 """
 
@@ -112,7 +112,7 @@ def load_parts(
 
 
 def default_dtype() -> str:
-    """Of the arithmetic, on the devices that are there."""
+    """Return the default dtype of the arithmetic for the devices of this machine."""
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
@@ -125,7 +125,7 @@ def find_weights(
     text_encoder: str | None = None,
     vae: str | None = None,
 ) -> Found:
-    """What would be loaded; no number of it is read yet, but those of LoRAs.
+    """Find what would be loaded; of numbers, only those of LoRAs are read.
 
     Arguments and errors are those of `Editor.load`.
     """
@@ -175,13 +175,13 @@ def _place_in_words(mesh: Mesh | None, dtype: str, offload: bool) -> str:
 
 
 def model_path(given: str) -> epath.Path:
-    """A path as a user gives it; the name of the shipped model stands for its folder."""
+    """A path as a user gives it; the name of the shipped model means its folder."""
     given = os.fspath(given)
     return QUICKSTART if given == NAME else epath.Path(_checked(given, "a model"))
 
 
 def find_parts(path: str) -> Places:
-    """Where the parts of a model lie; looks at names alone.
+    """Find the paths of a model's components, by names alone.
 
     Raises:
       UserError: nothing is there that can be edited with; says what it is instead.
@@ -244,16 +244,18 @@ def _check_all_there(weights: Weights, autoencoder: epath.Path | None, encoder: 
     """Raises UserError that names all that is missing beside the model."""
     missing = []
     if autoencoder is None:
-        missing.append("the autoencoder, of which the run's config says nothing (--autoencoder)")
+        missing.append("the autoencoder, of which the run's config says nothing (--vae)")
     elif not autoencoder.exists():
-        missing.append(f"{autoencoder} (the autoencoder: --autoencoder)")
+        missing.append(f"{autoencoder} (the autoencoder: --vae)")
     files = missing_files(encoder)
     if not encoder:
-        missing.append("the language model, of which the run's config says nothing (--qwen)")
+        missing.append(
+            "the language model, of which the run's config says nothing (--text_encoder)"
+        )
     elif not epath.Path(encoder).exists():
-        missing.append(f"{encoder} (the language model: --qwen)")
+        missing.append(f"{encoder} (the language model: --text_encoder)")
     elif files:
-        missing.append(f"{' and '.join(files)} (of the language model: --qwen)")
+        missing.append(f"{' and '.join(files)} (of the language model: --text_encoder)")
     if missing:
         raise UserError(
             f"{weights.path} needs what is not there: {'; '.join(missing)}. Download it, or say"

@@ -1,4 +1,4 @@
-"""What of a picture may change: masks from people or from an edit, and what is done with them.
+"""Masks of what may change in a picture: given by people, or found from an edit.
 
 A mask is (H, W) bool at the size of its picture, True where the picture is edited.
 
@@ -45,7 +45,7 @@ def read_mask(
 ) -> np.ndarray:
     """A mask as people give it; white is edited, black stays, as for inpainting in diffusers.
 
-    White is what lies above half of the range: masks scaled down elsewhere have grey edges, and
+    White is what is above half of the range: masks scaled down elsewhere have grey edges, and
     every pixel is one or the other here (`composite` makes the soft edge).
 
     A picture with transparent pixels is taken for the layer of a brush, as web editors give it:
@@ -58,7 +58,7 @@ def read_mask(
         format that pictures may have; or an array (H, W) or (H, W, 1) of bool, uint8, or float from
         0 to 1.
       size: (width, height) of the picture to be edited, turned upright.
-      name: of the mask, in error messages; a path stands for itself.
+      name: of the mask, in error messages; a path is its own name.
 
     Returns:
       (H, W) bool, True where the picture is edited; never empty.
@@ -147,12 +147,12 @@ def _cover_rows(mask: np.ndarray, count: int) -> np.ndarray:
     rows = len(mask)
     i = np.arange(count)
     start, end = i * rows // count, -(-(i + 1) * rows // count)
-    padded = np.pad(mask, ((0, 1), (0, 0)))  # reduceat takes no end behind the last row
+    padded = np.pad(mask, ((0, 1), (0, 0)))  # reduceat takes no end past the last row
     return np.logical_or.reduceat(padded, np.stack([start, end], -1).ravel(), axis=0)[::2]
 
 
 def latent_mask(mask: np.ndarray, width: int, height: int, cell: int) -> np.ndarray:
-    """Which latents are sampled, for a picture that is edited at width x height pixels.
+    """Return which latents are sampled, for a picture edited at width x height pixels.
 
     The unit is the cell of one latent, not the token of 2x2: a sampler keeps the rest of a picture
     by replacing latents, one by one, and the model is told of no mask that would be in tokens. So

@@ -1,4 +1,4 @@
-"""What the models of an edit take of the devices' memory, and what helps where it is too much."""
+"""Device memory that the models of an edit need, and what helps where it is too much."""
 
 import contextlib
 import dataclasses
@@ -56,7 +56,7 @@ class Part:
 
     @property
     def line(self) -> str:
-        """What it is, in a line."""
+        """Return a description in one line."""
         return (
             f"  {self.name}: {self.kind}; {_in_words(self.count)} parameters,"
             f" {' and '.join(self.dtypes)}, {self.bytes_each / GIB:.2f} GiB"
@@ -114,7 +114,7 @@ def _part(
     bytes_each: float | None,
     in_8_bits: Mapping[str, str] | None = None,
 ) -> Part:
-    """Of a reader's tensors; without `bytes_each` a device holds them all."""
+    """Return the size of a reader's tensors; without `bytes_each` a device holds them all."""
     narrow = in_8_bits or {}
     counts = {tensor: math.prod(shape) for tensor, shape in tensors.shapes.items()}
     widths = {t: 1 if t in narrow else tensors.dtypes[t].itemsize for t in counts}
@@ -134,7 +134,7 @@ def _in_words(count: int) -> str:
 def check_memory(
     parts: Sequence[Part], mesh: Mesh | None, *, offload: bool, encoder_waits: bool
 ) -> None:
-    """Compares what is to lie in a device's memory at once with what it has.
+    """Compare what is to be in a device's memory at once with what it has.
 
     Args:
       parts: of `about_parts`.

@@ -1,4 +1,4 @@
-"""What `on_step` is told."""
+"""The argument of `on_step`."""
 
 import dataclasses
 

@@ -27,7 +27,7 @@ ROUNDING = 1e-6  # of times near 1 in float32: about 16 of its steps
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The result of one check.
 
     Attributes:
       name: of the check.
@@ -80,7 +80,7 @@ class KnownFile:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What is compared.
+    """The published values to compare with.
 
     Attributes:
       models: counts of the released sizes, of each version, "autoencoder" and "language model".
@@ -177,7 +177,7 @@ def check_prompts(published: Published, tokenize: Tokenize, vocabulary: int) -> 
             f"another vocabulary, of {vocabulary} ids; Qwen2.5's has {one.vocabulary} and more",
         )
     prompt = Prompt(tokenize)
-    tokens = 2  # of a picture; any number shows where they stand
+    tokens = 2  # of a picture; any number shows their positions
     cases: list[tuple[str, Any, Any]] = [
         ("positions thrown away", prompt.dropped, one.dropped),
         ("the id of a picture", prompt.image_id, one.picture),

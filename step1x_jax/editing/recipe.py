@@ -31,7 +31,7 @@ class File:
     """A file or folder that an edit was made with.
 
     Attributes:
-      path: as it was given; "": it was not, for it lies beside the model.
+      path: as it was given; "": it was not, for it is beside the model.
       digest: of a picture, a mask or noise the SHA-256 of its bytes; of weights their fingerprint.
     """
 
@@ -48,7 +48,7 @@ class MergedLora(File):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that an edit depends on, but for devices and versions; defaults are filled in.
+    """Everything that an edit depends on, except devices and versions; defaults are filled in.
 
     Fields are those of `Editor.load` and `Editor.edit`.
 
@@ -86,7 +86,7 @@ _NOT_COMPARED = ("base", "made_with")  # the model's digest is of what a base is
 
 
 def differences(first: Recipe, second: Recipe) -> list[str]:
-    """Fields in which two recipes differ; where files lie does not count, what is in them does."""
+    """Fields in which two recipes differ; paths of files do not count, their contents do."""
     return [
         field.name
         for field in dataclasses.fields(Recipe)
@@ -128,7 +128,7 @@ def from_note(text: str, source: str) -> Recipe:
     try:
         check_seed(int(recipe.seed))
         for path in _paths(recipe):
-            if is_remote(user_path(path)):  # only the user decides what is fetched
+            if is_remote(user_path(path)):  # only the user decides what is downloaded
                 raise UserError(f"{path:.300} is on the network; give the flag yourself.")
     except UserError as e:
         raise UserError(f"{source}: {e}") from e

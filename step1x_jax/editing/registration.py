@@ -46,12 +46,12 @@ Triple = tuple[float, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Registration:
-    """How an edit lies against its source, where it was not edited.
+    """Shift and colour drift of an edit against its source, where nothing was edited.
 
     Attributes:
       measured: whether the rest says anything; if not, it is no shift and no change.
-      dx: pixels by which things lie further right in the edit.
-      dy: pixels by which things lie further down in the edit.
+      dx: pixels by which things are further right in the edit.
+      dy: pixels by which things are further down in the edit.
       gain: per channel R, G, B: edited = gain * source + offset.
       offset: per channel, in levels of 255.
       share: of the pixels outside of the mask, how many fit this.

@@ -1,4 +1,4 @@
-"""What a user asks for, checked: one Request for each picture that is to be made.
+"""Checked arguments of an edit: one Request for each picture that is to be made.
 
 Everything that can be wrong in what was given is found here, before a model runs.
 """
@@ -130,7 +130,7 @@ def _texts(wanted: Any, unwanted: Any, count: int, what: str) -> tuple[list[str]
 
 
 def _each(values: Any, count: int, what: str) -> list[str]:
-    """A list of one text for each picture; a text by itself stands for one."""
+    """Return a list of one text per picture; a single string is a list of one."""
     values = [values] if isinstance(values, str) else _as_list(values, f"{what}s")
     for value in values:
         if not isinstance(value, str):

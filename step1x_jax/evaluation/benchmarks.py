@@ -14,7 +14,7 @@ Picture = Literal["source", "edited", "first", "second"]
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is asked of a judge.
+    """A question to a judge.
 
     Attributes:
       name: the score's name; for pairs the dimension's.
@@ -55,7 +55,7 @@ class Benchmark:
       tasks: in official order; empty: those of the data set.
       languages: in order; empty: the benchmark has none.
       questions: asked of each sample, or of each pair.
-      layout: where a method's pictures lie: "fullset" METHOD/fullset/TASK/LANG/KEY.png,
+      layout: of a method's folder: "fullset" METHOD/fullset/TASK/LANG/KEY.png,
         "flat" METHOD/KEY.png.
       score: how a sample's numbers become its scores: "viescore" SC = min, PQ = min,
         O = sqrt(SC PQ); "mean" of all numbers; "pairs": by pairwise comparison alone.

@@ -48,7 +48,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Of a language and a subset.
+    """The comparison for one language and subset.
 
     Attributes:
       tasks: in the benchmark's order.
@@ -64,7 +64,7 @@ class Comparison:
 def pair_samples(
     first: Sequence[SampleScores], second: Sequence[SampleScores]
 ) -> list[tuple[SampleScores, SampleScores]]:
-    """Those that both have scores of."""
+    """Return the samples that both have scores of."""
     others = {one.id: one for one in second if one.scores is not None}
     return [(one, others[one.id]) for one in first if one.scores is not None and one.id in others]
 
@@ -123,7 +123,10 @@ def _difference(
     resampled: np.ndarray | None,
     rank_correlation: float | None,
 ) -> Difference:
-    """Of differences (n, M), means (3, M) of first, second and difference, and (R, M) resampled."""
+    """Summarize differences (n, M) of scores.
+
+    `means` (3, M) are of first, second and difference; `resampled` is (R, M).
+    """
     rows: list[dict[str, float]] = [{}, {}, {}]
     if means is not None:
         rows = [dict(zip(measures, map(float, row), strict=True)) for row in means]
@@ -150,7 +153,7 @@ def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
 def largest_disagreements(
     pairs: Sequence[tuple[SampleScores, SampleScores]], count: int
 ) -> list[tuple[SampleScores, SampleScores]]:
-    """Those whose most important scores differ most, the most different first.
+    """Return the samples whose most important scores differ most, the most different first.
 
     Args:
       pairs: of `pair_samples`.

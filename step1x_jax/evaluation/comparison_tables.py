@@ -16,7 +16,7 @@ from step1x_jax.evaluation.markdown import (
 AVERAGE = "average"
 READING = """\
 All numbers are of samples that both have scores of. The difference is the first minus the second;
-[low, high] is its 95 % interval, samples drawn again in pairs within tasks: where 0 lies outside,
+[low, high] is its 95 % interval, samples drawn again in pairs within tasks: where 0 is outside,
 this benchmark tells them apart. Win, tie and loss count samples."""
 
 
@@ -60,7 +60,7 @@ def sections_to_markdown(
     measures: Sequence[str],
     judges: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> str:
-    """Of each section the average in all measures, then the most important one by task.
+    """Format for each section the average in all measures, then the most important one by task.
 
     Args:
       sections: in this order.
@@ -90,7 +90,7 @@ def sections_to_markdown(
 
 
 def sections_to_json(sections: Sequence[Section], first: str, second: str) -> dict[str, Any]:
-    """All of them as values of JSON."""
+    """Return all sections as values of JSON."""
     return {
         "first": first,
         "second": second,

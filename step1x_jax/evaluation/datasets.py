@@ -86,7 +86,7 @@ def find_source(benchmark: Benchmark, source: str | None) -> str:
 def _find(
     names: Sequence[str], wanted: Mapping[str, tuple[str, ...]]
 ) -> tuple[dict[str, str], list[str]]:
-    """Of each field the first of its columns that is there, and those of which none is."""
+    """Return for each field the first of its columns that exists, and the fields without any."""
     found = {field: [name for name in known if name in names] for field, known in wanted.items()}
     missing = [" or ".join(wanted[field]) for field, there in found.items() if not there]
     return {field: there[0] for field, there in found.items() if there}, missing
@@ -178,7 +178,7 @@ def _select(
     of: Callable[[Sample], str],
     path: epath.Path,
 ) -> list[Sample]:
-    """Those of the wanted tasks, or languages; all if none is named."""
+    """Return the samples of the wanted tasks, or languages; all if none is named."""
     if not wanted:
         return samples
     there = list(dict.fromkeys(map(of, samples)))

@@ -29,7 +29,7 @@ Edit = Callable[[Image.Image, str, int], Image.Image]
 
 
 class Counts(NamedTuple):
-    """What became of samples: made now, there already, failed."""
+    """Numbers of samples that were made now, existed already, failed."""
 
     made: int
     there: int
@@ -43,7 +43,7 @@ def sample_seed(seed: int, sample: SampleId) -> int:
 
 
 def take_share(samples: Sequence[Sample], host: int, hosts: int) -> list[Sample]:
-    """Those that one of several hosts makes: every sample is one host's, of all tasks a part.
+    """Return one host's samples: each is one host's, each host has some of every task.
 
     Args:
       samples: all.

@@ -1,4 +1,4 @@
-"""What is known of judges, in words: the footer of tables."""
+"""Facts about judges, in words: the footer of tables."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where judgements of a method's pictures lie: METHOD/judgements/JUDGE/, beside the pictures.
+"""Files of judgements of a method's pictures: METHOD/judgements/JUDGE/, beside the pictures.
 
 judgements.jsonl has a row for each judgement, judge.json what is to be known of the judge. Both are
 written whole, the rows first.
@@ -22,7 +22,7 @@ LARGEST = 1 << 30  # bytes of the rows
 
 
 def judge_folder(method_folder: epath.PathLike, judge: str) -> epath.Path:
-    """Where a judge's judgements of a method lie.
+    """Return the folder of a judge's judgements of a method.
 
     Raises:
       UserError: the judge's name is no name of a folder.
@@ -58,7 +58,7 @@ def write_judgements(
 
 
 def read_judgements(folder: epath.PathLike) -> tuple[list[Judgement], dict[str, Any]]:
-    """All judgements of a judge, and what is to be known of it.
+    """Read all judgements of a judge, and the facts about it.
 
     Raises:
       UserError: a file is missing or has other contents; names the line.

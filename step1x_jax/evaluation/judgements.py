@@ -1,4 +1,4 @@
-"""What a judge said of a method's pictures, one line of JSON for each sample."""
+"""Judgements of a method's pictures, one line of JSON for each sample."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Status = Literal["ok", "missing", "unreadable", "unparsable", "refused", "failed
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """Of one sample; `repeat` counts judgements of the same picture (--repeats).
+    """The judgement of one sample; `repeat` counts those of the same picture (--repeats).
 
     `reason` says in a few words why a status is not "ok".
     """

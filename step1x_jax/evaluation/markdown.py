@@ -1,4 +1,4 @@
-"""Tables in Markdown, and how numbers stand in them: rounded here alone."""
+"""Tables in Markdown, and the format of their numbers: rounded here alone."""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,7 +17,7 @@ def _cell(text: str) -> str:
 
 
 def format_number(number: float | None, *, sign: bool = False) -> str:
-    """With DECIMALS; with `sign` + or - before it."""
+    """Format a number with DECIMALS; with `sign`, + or - before it."""
     return NOTHING if number is None else f"{number:{'+' if sign else ''}.{DECIMALS}f}"
 
 

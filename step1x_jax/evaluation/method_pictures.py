@@ -1,7 +1,7 @@
-"""Where a method's pictures lie, and which of them are there.
+"""Paths of a method's pictures, and which of them exist.
 
 RESULTS/METHOD/fullset/TASK/LANG/KEY.png in the layout "fullset", RESULTS/METHOD/KEY.png in the flat
-one. Pictures of others may have any ending of a picture, and whatever else lies beside them.
+one. Pictures of others may have any ending of a picture, and any other files beside them.
 """
 
 import collections
@@ -46,16 +46,16 @@ def method_folder(results: str, method: str) -> epath.Path:
       method: its name.
 
     Raises:
-      UserError: the name is no name of a folder, or stands for something else.
+      UserError: the name is no name of a folder, or means something else.
     """
     check_name(method, "the method's name")
     if method == PAIRS:
-        raise UserError(f"no method can be called {PAIRS}, for the verdicts on pairs lie there.")
+        raise UserError(f"no method can be called {PAIRS}, for the verdicts on pairs are there.")
     return epath.Path(user_path(results)) / method
 
 
 def picture_path(folder: epath.PathLike, sample: SampleId, layout: Layout) -> epath.Path:
-    """Where we write a sample's picture.
+    """Return the path to which we write a sample's picture.
 
     Args:
       folder: of the method.
@@ -111,7 +111,7 @@ def look_at_pictures(
     layout: Layout,
     tell: Callable[[], object] = lambda: None,
 ) -> dict[SampleId, MethodPicture]:
-    """Which samples have a picture that can be read. All files are decoded.
+    """Find the samples that have a readable picture; decode all files.
 
     Args:
       folder: of the method.

@@ -8,7 +8,7 @@ import json
 from importlib import resources
 from typing import Any
 
-# Pictures lie beside the page; nothing else may be loaded, and nothing can be sent anywhere.
+# Pictures are beside the page; nothing else may be loaded, and nothing can be sent anywhere.
 _POLICY = (
     "default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline';"
     " script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

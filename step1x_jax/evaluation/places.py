@@ -1,4 +1,4 @@
-"""Where files may go: what is secret must not lie in what is given away."""
+"""Checks of output paths: what is secret must not be in what is given away."""
 
 import os
 

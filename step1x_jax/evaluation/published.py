@@ -1,6 +1,6 @@
 """Scores that others have published, from assets/evaluation/published.json.
 
-They stand apart from measured ones: judges drift, and protocols differ. A row that its publisher
+They are kept apart from measured ones: judges drift, and protocols differ. A row that its publisher
 has copied from another model's by mistake is not among them (FireRed's of "Step1X-Edit-v1.2", whose
 six numbers are those of Qwen-Image-Edit-2509).
 """
@@ -19,7 +19,7 @@ FILE = epath.Path(step1x_jax.__file__).parent / "assets" / "evaluation" / "publi
 
 @dataclasses.dataclass(frozen=True)
 class PublishedRow:
-    """What is published of a method.
+    """The published scores of a method.
 
     Attributes:
       benchmark: as --benchmark has it; or another one's name.
@@ -48,7 +48,7 @@ class PublishedRow:
 
 @functools.cache
 def read_published() -> tuple[PublishedRow, ...]:
-    """All rows, in the file's order.
+    """Read all rows, in the file's order.
 
     Raises:
       UserError: the file is damaged.

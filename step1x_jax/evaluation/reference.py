@@ -2,7 +2,7 @@
 
 They need data with true edits. Likeness to the target rewards one way of carrying out an
 instruction of many; likeness to the source rewards restraint, and most of all an editor that does
-nothing. So the two stand apart, and neither replaces a judge.
+nothing. So the two are kept apart, and neither replaces a judge.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ class Measure(Protocol):
 
     @property
     def name(self) -> str:
-        """As it stands in columns."""
+        """Name of the column."""
 
     def describe(self, picture: Image.Image) -> Any:
-        """What is compared of an RGB picture."""
+        """Return the features of an RGB picture that are compared."""
 
     def compare(self, edited: Any, other: Any) -> float:
         """The number, from what `describe` gave of both."""
@@ -42,7 +42,7 @@ class TextMeasure(Protocol):
 
     @property
     def name(self) -> str:
-        """As it stands in columns."""
+        """Name of the column."""
 
     def measure(self, picture: Image.Image, text: str) -> float:
         """The number."""
@@ -130,7 +130,7 @@ PIXEL_MEASURES = (
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What was measured of a sample.
+    """The measurements of a sample.
 
     Attributes:
       id: of the sample.

@@ -229,7 +229,7 @@ def _load(folder: epath.PathLike, flag: str) -> tuple[Any, Any]:
 
 
 def _unit(vector: Any) -> np.ndarray:
-    """As float64, of length 1."""
+    """Return the vector as float64, of length 1."""
     array = vector.double().cpu().numpy()
     return array / np.linalg.norm(array)
 

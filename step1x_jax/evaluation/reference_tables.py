@@ -55,7 +55,7 @@ def _table(rows: Sequence[ReferenceRow]) -> str:
 
 
 def _remarks(rows: Sequence[ReferenceRow]) -> list[str]:
-    """What the averages do not have in them."""
+    """Describe what the averages leave out."""
     remarks = []
     for row in rows:
         against = _against(row.column)

@@ -1,4 +1,4 @@
-"""What is reported of methods: their tables by judge, language and subset, and who agrees.
+"""Report on methods: tables by judge, language and subset, and agreement of judges.
 
 The tables as text are written by report_tables.py.
 """
@@ -63,7 +63,7 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All tables.
+    """All tables of a report.
 
     Attributes:
       benchmark: which.
@@ -90,7 +90,7 @@ class Report:
 def read_judged(
     results: str, methods: Sequence[str], judges: Sequence[str], benchmark: Benchmark
 ) -> dict[str, dict[str, Judged]]:
-    """What judges said of methods: judge -> method -> Judged.
+    """Read the judgements of methods: judge -> method -> Judged.
 
     Args:
       results: folder of all methods, as the user gave it.
@@ -129,7 +129,7 @@ def read_judged(
 def make_report(
     judged: Mapping[str, Mapping[str, Judged]], benchmark: Benchmark, *, common: bool
 ) -> Report:
-    """All tables of what judges said.
+    """Make all tables of judgements.
 
     Args:
       judged: of `read_judged`.
@@ -168,7 +168,7 @@ def make_report(
 
 
 def _languages(judged: Iterable[Judged], benchmark: Benchmark) -> list[str]:
-    """Those that there are samples of, in the benchmark's order."""
+    """Return the languages that have samples, in the benchmark's order."""
     there = {one.id.language for of in judged for one in of.samples}
     return [one for one in benchmark.languages if one in there] or sorted(there)
 

@@ -133,7 +133,7 @@ def _failures(report: Report) -> str:
 
 
 def published_rows(report: Report) -> list[PublishedRow]:
-    """Those of the report's benchmark, in its languages."""
+    """Return the published rows of the report's benchmark, in its languages."""
     languages = {table.language for table in report.tables}
     return [
         row
@@ -173,7 +173,7 @@ def _published_by_task(rows: Sequence[PublishedRow]) -> str:
 
 
 def _as_published(number: float | None) -> str:
-    """With three decimals, or the two that some publish."""
+    """Format with three decimals, or the two that some publish."""
     return NOTHING if number is None else f"{number:.3f}".removesuffix("0")
 
 
@@ -196,7 +196,7 @@ def to_csv(report: Report) -> str:
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """All of a report as values of JSON."""
+    """Return a report as values of JSON."""
     return {
         "benchmark": report.benchmark.name,
         "tables": [

@@ -1,4 +1,4 @@
-"""What a benchmark asks for: one edit of one picture, known by task, language and key."""
+"""Samples of a benchmark: one edit of one picture, identified by task, language and key."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

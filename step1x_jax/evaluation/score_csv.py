@@ -31,7 +31,7 @@ from step1x_jax.files import find, is_file, replacing
 from step1x_jax.json_files import shown
 
 LARGEST = 64 << 20  # bytes of a table
-SOURCE = "_SRCIMG.png"  # behind the key in the name of a saved source picture
+SOURCE = "_SRCIMG.png"  # after the key in the name of a saved source picture
 
 SCORES = ("sementics_score", "quality_score")  # the first is spelled so
 COMMON = ("edited_image", "instruction", *SCORES, "intersection_exist", "instruction_language")

@@ -19,7 +19,7 @@ from step1x_jax.evaluation.samples import SampleId
 
 RESAMPLES = 2000
 SEED = 0
-INTERVAL = (2.5, 97.5)  # percentiles: 95 % lie between
+INTERVAL = (2.5, 97.5)  # percentiles: 95 % are between
 WITHOUT_PICTURE: tuple[Status, ...] = ("missing", "unreadable")
 
 # What a sample is scored by, the measure last that methods are ranked by.
@@ -30,7 +30,7 @@ Interval = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class SampleScores:
-    """What a judge's replies, all repeats of them, say of a sample.
+    """Scores of a sample from a judge's replies, all repeats of them.
 
     Attributes:
       id: the sample.
@@ -61,7 +61,7 @@ class SampleScores:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What is said of some samples: of a task, or of all.
+    """Scores of some samples: of a task, or of all.
 
     Attributes:
       n: samples with scores.

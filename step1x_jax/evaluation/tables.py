@@ -27,7 +27,7 @@ ENDINGS = (".parquet", ".arrow", ".jsonl")
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Which column of a table is what.
+    """The meaning of a table's columns.
 
     Attributes:
       fields: of a text or a flag: our name for it -> the column's.
@@ -111,7 +111,7 @@ def read_rows(file: epath.Path, find_columns: FindColumns) -> Iterator[tuple[str
     found: list[Columns] = []
 
     def split_columns(path: epath.Path, schema: Any) -> tuple[list[str], list[str]]:
-        """Those with pictures in cells, and all others with texts and flags."""
+        """Return the columns with pictures in cells, and all others with texts and flags."""
         found.append(find_columns(path, schema.names))
         text = {name for name in schema.names if parquet.holds_text(schema.field(name).type)}
         cells = [name for name in found[0].pictures.values() if name not in text]
@@ -135,7 +135,7 @@ def picture_reader(file: epath.Path, value: Any, item: int | None = None) -> Cal
       item: of a column of lists, which one of them, from 0.
 
     Raises:
-      UserError: there is none, or it lies outside of the data set's folder; the reason alone.
+      UserError: there is none, or it is outside of the data set's folder; the reason alone.
     """
     if isinstance(value, str) and file.suffix != ".jsonl":
         cell = parquet.parse_locator(value)
@@ -149,7 +149,7 @@ def picture_reader(file: epath.Path, value: Any, item: int | None = None) -> Cal
     if not isinstance(value, str):
         raise UserError(f"{shown(value)} is not the path of a picture")
     if not stays_inside(value):
-        raise UserError(f"{shown(value)} lies outside of the data set's folder")
+        raise UserError(f"{shown(value)} is outside of the data set's folder")
     return partial(read_image_bytes, file.parent / value)
 
 

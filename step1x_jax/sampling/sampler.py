@@ -25,11 +25,11 @@ from step1x_jax.sampling.guidance import Guidance, guide
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """What an edit is made from. B edits, T text tokens, C width of the language model.
+    """The inputs of an edit. B edits, T text tokens, C width of the language model.
 
     Attributes:
       reference: (B, h', w', 16) latents of the source pictures; None for text-to-image.
-      text: (B, T, C) embeddings, zero behind their lengths.
+      text: (B, T, C) embeddings, zero past their lengths.
       text_lengths: (B,) int32.
       negative_text: like text, of the empty instruction (or of what is not wanted) with the same
         picture.
@@ -133,7 +133,7 @@ def sample(
     guidance: Guidance,
     mesh: Mesh | None = None,
 ) -> jax.Array:
-    """All steps as one program.
+    """Run all steps as one program.
 
     Args:
       model: gives the velocity, see Step1XEdit.
@@ -141,7 +141,7 @@ def sample(
       noise: (B, h, w, 16) float32.
       times: (steps + 1,) float32 from 1 to 0, see `timesteps`.
       guidance: of the run.
-      mesh: on which the model lies; None: on one device.
+      mesh: on which the model is placed; None: on one device.
 
     Returns:
       (B, h, w, 16) float32 latents.
@@ -160,7 +160,7 @@ def sample_with_progress(
     show: Callable[[int, jax.Array], object],
     mesh: Mesh | None = None,
 ) -> jax.Array:
-    """As `sample`, but the host calls `show(step, latents)` after steps 1, 2, ..."""
+    """Do the same as `sample`, but call `show(step, latents)` on the host after each step."""
     graph, params = nnx.split(model)
     latents = noise
     for i, (t, t_next) in enumerate(itertools.pairwise(times)):

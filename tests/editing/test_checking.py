@@ -156,7 +156,7 @@ def test_parts_that_are_missing_are_named_and_the_rest_is_checked(folder, tmp_pa
     found = by_name(check_weights(str(folder)))
     assert wrong(found.values()) == {}
     assert found["language model"].result == NOT_COMPARED
-    assert "--qwen" in found["language model"].what
+    assert "--text_encoder" in found["language model"].what
     assert "ids of prompts" not in found
     for part in ("model", "autoencoder"):
         assert found[f"{part}: tensors"].result == OK
@@ -166,7 +166,7 @@ def test_parts_that_are_missing_are_named_and_the_rest_is_checked(folder, tmp_pa
     assert found["time of a step"].result == NOT_COMPARED
     shutil.rmtree(folder / "autoencoder")
     found = by_name(check_weights(str(folder)))
-    assert "--autoencoder" in found["autoencoder"].what
+    assert "--vae" in found["autoencoder"].what
     vae = str(QUICKSTART / "autoencoder")
     assert by_name(check_weights(str(folder), vae=vae))["autoencoder: tensors"].result == OK
     with pytest.raises(UserError, match="does not exist"):

@@ -137,12 +137,25 @@ def test_settings_are_those_of_the_call(editor):
     (want,) = dataclasses.replace(editor, sampling=SamplingConfig(**changed, shift=1.5)).edit(
         source, "fog"
     )
-    (got,) = editor.edit(source, "fog", steps=2, guidance=1.5, size=96)
+    (got,) = editor.edit(source, "fog", steps=2, guidance_scale=1.5, size=96)
     np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
     assert editor.sampling == SAMPLING
-    for settings in ({"steps": 2}, {"guidance": 1.5}, {"size": 96}):
+    for settings in ({"steps": 2}, {"guidance_scale": 1.5}, {"size": 96}):
         (other,) = editor.edit(source, "fog", **settings)
         assert (np.asarray(other) != np.asarray(editor.edit(source, "fog")[0])).any(), settings
+
+
+def test_the_old_name_of_guidance_scale_is_taken_with_a_warning(editor):
+    source = picture((64, 64))
+    (want,) = editor.edit(source, "fog", guidance_scale=1.5)
+    with pytest.warns(
+        DeprecationWarning, match="guidance is now guidance_scale; .* in 0.4"
+    ) as seen:
+        (got,) = editor.edit(source, "fog", guidance=1.5)
+    assert seen[0].filename == __file__  # the caller's line
+    np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
+    with pytest.raises(TypeError, match="both guidance_scale and guidance, its old name"):
+        editor.edit(source, "fog", guidance=1.5, guidance_scale=1.5)
 
 
 def test_a_negative_takes_the_place_of_the_empty_instruction(editor):
@@ -439,7 +452,7 @@ def test_what_does_not_fit_together_is_refused_before_work(editor, images, instr
         ({"negative": "half \ud83d"}, "not valid Unicode"),
         ({"steps": 0}, "edit: steps is 0"),
         ({"steps": 2.5}, "edit: steps is 2.5"),
-        ({"guidance": float("nan")}, "edit: guidance is nan"),
+        ({"guidance_scale": float("nan")}, "edit: guidance_scale is nan"),
         ({"size": 10**6}, "edit: size is 1000000"),
         ({"truncate": -1}, "edit: truncate is -1"),
         ({"num_images": 0}, "num_images is 0"),

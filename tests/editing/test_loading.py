@@ -70,16 +70,17 @@ def test_all_that_is_missing_is_named_at_once_before_anything_is_read(nothing_is
     shutil.rmtree(parts / "encoder")
     with pytest.raises(UserError) as error:
         Editor.load(str(parts))
-    for part in (f"{parts}/autoencoder", "--autoencoder", f"{parts}/encoder", "--qwen"):
+    for part in (f"{parts}/autoencoder", "--vae", f"{parts}/encoder", "--text_encoder"):
         assert part in str(error.value)
 
     (parts / "encoder").mkdir()
     shutil.copy(QUICKSTART / "encoder" / "config.json", parts / "encoder")
     with pytest.raises(UserError) as error:
         Editor.load(str(parts), vae=str(QUICKSTART / "autoencoder"))
-    for part in ("preprocessor_config.json", "tokenizer.json", "model.safetensors", "--qwen"):
+    names = ("preprocessor_config.json", "tokenizer.json", "model.safetensors")
+    for part in (*names, "--text_encoder"):
         assert part in str(error.value)
-    assert "--autoencoder" not in str(error.value)
+    assert "--vae" not in str(error.value)
 
 
 def test_a_wrong_small_file_of_the_encoder_is_found_before_the_model_is_read(
@@ -96,8 +97,8 @@ def test_a_run_that_says_nothing_of_its_companions_names_the_flags(nothing_is_re
     write_weights_folder(tmp_path / "run", weights.tensors, weights.config, {"autoencoder": ""})
     with pytest.raises(UserError) as error:
         Editor.load(str(tmp_path / "run"))
-    assert "--autoencoder" in str(error.value)
-    assert "--qwen" in str(error.value)
+    assert "--vae" in str(error.value)
+    assert "--text_encoder" in str(error.value)
 
 
 def test_a_home_folder_is_found(monkeypatch, tmp_path, parts):

@@ -68,7 +68,7 @@ def test_help_has_the_needed_flags_first_and_is_no_error(flag):
     result = command("-m", "launch.edit", flag)
     assert (result.returncode, result.stderr) == (0, "")
     text = result.stdout
-    assert text.startswith("Edits pictures")
+    assert text.startswith("Edit pictures")
     assert '--instruction="make it night" \\\n    --output=night.png' in text
     needed, others = text.split("Others:")
     for name in ("model", "image", "instruction"):
@@ -98,13 +98,50 @@ def test_what_a_command_works_on_is_given_once_and_of_settings_the_last_counts()
     assert "nope.png cannot be read" in error
 
 
+RENAMED = {"guidance": "guidance_scale", "qwen": "text_encoder", "autoencoder": "vae"}
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_sets_the_new_flag_and_says_so(old, new):
+    """On one line; what is wrong with the value, or given twice, is said of the new name alone."""
+    needed = ("--image=nope.png", "--model=x", "--instruction=y")
+    result = command("-m", "launch.edit", *needed, f"--{old}=2")
+    note, error = result.stderr.splitlines()
+    assert note == f"--{old} is now --{new}; the old name goes away in 0.4"
+    assert "nope.png cannot be read" in error
+    result = command("-m", "launch.edit", *needed, f"--{old}=3", f"--{new}=4")
+    assert result.stderr.splitlines()[1].startswith(f"warning: --{new} is given more than once")
+
+
+def test_an_old_name_counts_as_the_needed_flag():
+    needed = ("--input=no", "--output=x", "--autoencoder=x")
+    old = command("-m", "launch.precompute", *needed, "--qwen=x", "--encoder=torch")
+    assert "--text_encoder_implementation=torch" in old.stderr
+    assert command("-m", "launch.precompute", *needed).stderr == (
+        "error: --text_encoder is missing; --help tells more.\n"
+    )
+    twice = command("-m", "launch.precompute", *needed, "--qwen=x", "--text_encoder=y")
+    assert twice.stderr.endswith("error: --text_encoder is given more than once; give it once.\n")
+    nan = command(
+        "-m", "launch.edit", "--model=x", "--image=x", "--instruction=y", "--guidance=nan"
+    )
+    assert nan.stderr.endswith("error: flag --guidance_scale=nan: give a finite number\n")
+
+
+def test_help_names_only_the_new_flag():
+    text = command("-m", "launch.edit", "--help").stdout
+    for old, new in RENAMED.items():
+        assert f"--{new}: " in text
+        assert f"--{old}" not in text.replace(f"--{new}", "")
+
+
 @pytest.mark.parametrize(
     ("name", "flags", "wrong"),
     [
-        ("edit", ["--model=x", "--image=x", "--instruction=y"], "--guidance=nan"),
+        ("edit", ["--model=x", "--image=x", "--instruction=y"], "--guidance_scale=nan"),
         ("convert", ["--input=x", "--output=y", "--lora=a", "--lora=b", "--lora_scale=1"],
          "--lora_scale=-inf"),
-        ("precompute", ["--input=x", "--output=y", "--qwen=z", "--autoencoder=z"],
+        ("precompute", ["--input=x", "--output=y", "--text_encoder=z", "--vae=z"],
          "--negatives=nan"),
         ("train_autoencoder", ["--output=x"], "--learning_rate=inf"),
     ],
@@ -138,7 +175,7 @@ def test_commands_show_their_flags_without_any_extra():
 
 def test_flags_of_several_values_may_be_given_several_times():
     result = command("-m", "launch.precompute", "--input=no", "--input=nope", "--output=x",
-                     "--qwen=x", "--autoencoder=x")  # fmt: skip
+                     "--text_encoder=x", "--vae=x")  # fmt: skip
     assert "more than once" not in result.stderr
 
 

@@ -43,7 +43,7 @@ def test_from_official_to_orbax_to_a_pipeline_and_back(tmp_path):
     """Every form in one chain; the numbers at its end are those of its beginning."""
     steps = [
         (VECTORS / "dit_v1_1", "run", "--to=orbax"),
-        (tmp_path / "run", "pipeline", "--to=diffusers", f"--autoencoder={VECTORS / 'vae'}"),
+        (tmp_path / "run", "pipeline", "--to=diffusers", f"--vae={VECTORS / 'vae'}"),
         (tmp_path / "pipeline", "parts"),
     ]
     for source, name, *more in steps:
@@ -214,7 +214,7 @@ def folders(tmp_path_factory):
         (["--input={dit}", "--output={new}", "--to=diffusers"], "writes a folder"),
         (["--input={tmp}/x.ckpt", "--output={new}"], "is a pickle"),
         (["--input={vae}", "--output={tmp}/run", "--to=orbax"], "is an autoencoder"),
-        (["--input={dit}", "--output={new}", "--autoencoder={dit}"],
+        (["--input={dit}", "--output={new}", "--vae={dit}"],
          "is Step1X-Edit, official, no autoencoder"),
         (["--input={lora}", "--output={new}"],
          "is a LoRA in kohya's form, no model; give the model, and this as --lora"),
@@ -475,7 +475,7 @@ def test_the_bar_is_full_at_the_end(tmp_path, own_flags, capsys, more):
 def test_a_pipeline_is_a_model(tmp_path, own_flags):
     """What launch.convert writes for diffusers is read where an official file is."""
     main_with(f"--input={VECTORS / 'dit_v1_1'}", f"--output={tmp_path / 'pipe'}", "--to=diffusers",
-              f"--autoencoder={VECTORS / 'vae'}")  # fmt: skip
+              f"--vae={VECTORS / 'vae'}")  # fmt: skip
     wanted = jax.tree.leaves(nnx.state(load_model(VECTORS / "dit_v1_1")))
     for path in (tmp_path / "pipe", tmp_path / "pipe" / "transformer"):
         for x, want in zip(jax.tree.leaves(nnx.state(load_model(path))), wanted, strict=True):

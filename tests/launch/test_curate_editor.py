@@ -47,7 +47,7 @@ def test_candidates_are_the_editors(monkeypatch):
     assert [one["candidate"] for one in made] == [0, 1]
     for one in made:
         (expected,) = editor.edit(
-            picture, "make it blue", seed=int(one["seed"]), size=64, steps=2, guidance=3.0
+            picture, "make it blue", seed=int(one["seed"]), size=64, steps=2, guidance_scale=3.0
         )
         got = np.asarray(Image.open(io.BytesIO(one["target"])))
         np.testing.assert_array_equal(got, np.asarray(expected))

@@ -323,7 +323,7 @@ def test_an_edit_by_the_client(server, photo):
     call = server.editor.calls[-1]
     np.testing.assert_array_equal(call.pop("image"), picture(3))
     assert call == {
-        "instruction": "Make it night", "negative": "blurry", "steps": 4, "guidance": 2.0,
+        "instruction": "Make it night", "negative": "blurry", "steps": 4, "guidance_scale": 2.0,
         "size": 64, "seed": 7, "mask": None, "keep_unchanged": True, "previews": 1,
     }  # fmt: skip
     assert history(outputs) == ["my photo.png", "Make it night · seed 7"]

@@ -112,7 +112,7 @@ def test_what_is_wrong_is_refused_before_anything_is_loaded(
         "--steps=1000000000": "--steps=1000000000",
         "--seed=-1": "--seed=-1",
         f"--seed={2**64}": "--seed=",
-        "--guidance=1e30": "--guidance=1e30",
+        "--guidance_scale=1e30": "--guidance_scale=1e30",
         "--truncate=-1": "--truncate=-1",
         "--num_images=0": "--num_images=0",
         "--quantize=int4": "--quantize=int4",

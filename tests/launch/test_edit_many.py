@@ -51,7 +51,7 @@ def test_pictures_and_seeds_are_loaded_for_once(command, photos, tmp_path, capsy
     # each as alone: of the seed in its name, whatever was made with it
     for name, image, seed in (("a-5.png", "a.png", 5), ("b-6.png", "b.jpg", 6)):
         (want,) = command.editor.edit(
-            str(photos / image), "make it night", seed=seed, size=64, steps=2, guidance=1.2,
+            str(photos / image), "make it night", seed=seed, size=64, steps=2, guidance_scale=1.2,
             truncate=1.0, on_step=lambda step: None,
         )  # fmt: skip
         np.testing.assert_array_equal(pixels(out / name), np.asarray(want))
@@ -141,7 +141,7 @@ def test_a_command_goes_on_where_it_was_interrupted(command, photos, tmp_path, m
     ("change", "word"),
     [
         (["--steps=3"], "steps"),
-        (["--guidance=2"], "guidance"),
+        (["--guidance_scale=2"], "guidance"),
         (["--truncate=0"], "truncate"),
         (["--negative=x"], "negative"),
         (["--keep_unchanged"], "keep_unchanged"),
@@ -234,8 +234,8 @@ def test_drift_is_reported(command, photos, tmp_path, monkeypatch):
 def test_like_makes_the_same_picture(command, photos, tmp_path, capsys):
     """To the bit, of settings that are none of the defaults; what is given as a flag counts."""
     out = tmp_path / "b.png"
-    flags = ["--steps=3", "--guidance=2.5", "--truncate=0.5", "--size=80", f"--seed={2**64 - 1}",
-             "--negative=blur", "--output_size=edited"]  # fmt: skip
+    flags = ["--steps=3", "--guidance_scale=2.5", "--truncate=0.5", "--size=80",
+             f"--seed={2**64 - 1}", "--negative=blur", "--output_size=edited"]  # fmt: skip
     assert command(f"--image={photos}/a.png", NIGHT, f"--output={out}", *flags) == 0
     again = tmp_path / "again.png"
     capsys.readouterr()

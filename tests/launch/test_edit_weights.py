@@ -41,7 +41,7 @@ from tests.weights import forms
 from tests.weights.models import published
 
 LORA = LoraConfig(rank=2, alpha=4.0)
-COMPANIONS = (f"--autoencoder={QUICKSTART}", f"--qwen={QUICKSTART / 'encoder'}")
+COMPANIONS = (f"--vae={QUICKSTART}", f"--text_encoder={QUICKSTART / 'encoder'}")
 
 
 def adapters(seed):

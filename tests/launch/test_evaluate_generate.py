@@ -70,6 +70,7 @@ def test_pictures_are_the_editor_s_with_seeds_of_samples(command, made):
     found = pictures(made)
     sampling = json.loads((made / "mine/run.json").read_text())["sampling"]
     del sampling["shift"]  # the model's
+    sampling["guidance_scale"] = sampling.pop("guidance")  # stored under its old name
     assert set(found) == {f"{'/'.join(sample.id)}.png" for sample in SAMPLES}
     for sample in SAMPLES:
         (expected,) = command[1].editor.edit(
@@ -110,7 +111,7 @@ def test_it_goes_on_and_hosts_share(command, dataset, made, tmp_path, capsys):
     [
         ("--seed=8", "seed=7, now it is 8"),
         ("--steps=3", r"sampling\.steps=2, now it is 3"),
-        ("--guidance=2", r"sampling\.guidance="),
+        ("--guidance_scale=2", r"sampling\.guidance="),
         ("--source=input_image_raw", "source='input_image', now it is 'input_image_raw'"),
         ("--quantize=int8", "quantize=None, now it is 'int8'"),
     ],

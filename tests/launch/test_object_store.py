@@ -103,7 +103,7 @@ def test_from_pictures_to_an_edit(server, folder):
     def precompute(place):
         launch(
             "precompute", f"--input={place}/edits.jsonl", f"--output={place}/records",
-            f"--qwen={place}/model/encoder", f"--autoencoder={place}/model/autoencoder",
+            f"--text_encoder={place}/model/encoder", f"--vae={place}/model/autoencoder",
             "--size=64", "--min_pixels=3136", "--text_length=64", "--part_size=2",
         )  # fmt: skip
 

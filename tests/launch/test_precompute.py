@@ -48,8 +48,8 @@ def command(folder, *flags):
     """The command line; `flags` take the place of those of the same names."""
     defaults = [
         f"--input={folder}/edits.jsonl", f"--output={folder}/out",
-        f"--qwen={folder}/qwen", f"--autoencoder={folder}/vae", "--size=48", "--part_size=3",
-        "--batch_size=1", "--min_pixels=3136", "--text_length=200", "--encoder_dtype=float32",
+        f"--text_encoder={folder}/qwen", f"--vae={folder}/vae", "--size=48", "--part_size=3",
+        "--batch_size=1", "--min_pixels=3136", "--text_length=200", "--text_encoder_dtype=float32",
     ]  # fmt: skip
     given = {flag.split("=")[0] for flag in flags}
     kept = [flag for flag in defaults if flag.split("=")[0] not in given]
@@ -102,14 +102,14 @@ def test_failures_leave_nothing_and_paths_are_those_of_the_shell(inputs):
     (inputs / "edits.jsonl").rename(inputs / "kept.jsonl")
     broken = inputs / "broken.safetensors"  # found out when it is loaded, after all checks
     broken.write_bytes(b"torn")
-    for flags in ([], [f"--input={inputs}/kept.jsonl", f"--autoencoder={broken}"]):
+    for flags in ([], [f"--input={inputs}/kept.jsonl", f"--vae={broken}"]):
         done = precompute(inputs, f"--output={inputs}/new/deep/out", *flags)
         assert done.returncode == 1, done.stderr
         assert len([line for line in done.stderr.splitlines() if "error: " in line]) == 1
         assert not (inputs / "new").exists()
     (inputs / "kept.jsonl").rename(inputs / "edits.jsonl")
     home = {**os.environ, "HOME": str(inputs)}
-    flags = ["--output=~/new/out/", "--input=~/", "--qwen=~/qwen/", "--autoencoder=~/vae/"]
+    flags = ["--output=~/new/out/", "--input=~/", "--text_encoder=~/qwen/", "--vae=~/vae/"]
     for _ in range(2):
         done = subprocess.run(
             command(inputs, *flags), cwd=ROOT, env=home, capture_output=True, text=True
@@ -204,7 +204,7 @@ def test_both_encoders_write_the_same_records(inputs):
     assert precompute(inputs).returncode == 0
     ours = records(inputs / "out")
     (inputs / "out").rename(inputs / "ours")
-    done = precompute(inputs, "--encoder=transformers")
+    done = precompute(inputs, "--text_encoder_implementation=transformers")
     assert done.returncode == 0, done.stderr
     for name, theirs in records(inputs / "out").items():
         np.testing.assert_array_equal(ours[name].source, theirs.source)

@@ -65,7 +65,7 @@ autoencoder             | autoencoder, official  | vae     | vae   | vae   | vae
 autoencoder, diffusers  | autoencoder, diffusers | vae     | vae   | vae   | vae   | yes      | yes       | part  | model | model
 """  # noqa: E501
 REFUSALS = {
-    "model": r"is no LoRA, and --to=\w+ is a form of LoRAs alone\.",
+    "model": r"is no LoRA, and --to=\w+ is a format of LoRAs alone\.",
     "all": r"trained all parameters: there are no adapters in it\.",
     "other": r"is Step1X-Edit v1\.0, and the adapters in .* were trained on v1\.1; give their base",
     "base?": r"holds adapters, and the weights to which they belong are not in it \(any more\);"

@@ -1,8 +1,8 @@
 """A log that only grows, each entry with the hash of the one before it.
 
 A line is a JSON object; its "previous" is the SHA-256 of the line before, of the first one zeros.
-Whoever changes, removes or inserts an entry has to change all behind it, and then the last hash is
-another one: it stands with what was exported.
+Whoever changes, removes or inserts an entry has to change all after it, and then the last hash is
+another one: it is noted with what was exported.
 """
 
 import contextlib

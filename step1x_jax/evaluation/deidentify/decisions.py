@@ -1,4 +1,4 @@
-"""What a person decided about each picture, as the page of `review` exports it."""
+"""Decisions of a person about each picture, as the page of `review` exports them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Decisions:
-    """What one person decided.
+    """The decisions of one person.
 
     Attributes:
       format: of this file.

@@ -147,7 +147,7 @@ def _import(module: str) -> Any:
 
 
 def _without_repeats(found: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
-    """Of boxes that are of one thing the surest."""
+    """Return for each thing the surest of its boxes."""
     kept: list[tuple[float, ...]] = []
     for box in sorted(found, key=lambda box: -box[4]):
         if all(_overlap(box, other) < SAME_FACE for other in kept):
@@ -165,7 +165,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def _to_boxes(kind: Kind, found: list[tuple[float, ...]], width: int, height: int) -> list[Box]:
-    """With a margin, in whole pixels, cut at the picture's edges; those outside are none."""
+    """Return boxes with a margin, in whole pixels, clipped to the picture; drop those outside."""
     boxes = []
     for x0, y0, x1, y1, score in found:
         across, down = MARGIN * abs(x1 - x0), MARGIN * abs(y1 - y0)

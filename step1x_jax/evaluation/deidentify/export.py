@@ -1,4 +1,4 @@
-"""What was reviewed, as a benchmark that may be given away, and the audit log of it.
+"""Export of reviewed samples as a benchmark that may be given away, with an audit log.
 
 Nothing of a private file is copied: pictures are written anew from their pixels, with what was
 redacted burnt in, keys are replaced, instructions are those that a person has read.
@@ -42,7 +42,7 @@ ABOUT = (
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """What an export made.
+    """The result of an export.
 
     Attributes:
       rows: that were written.
@@ -92,11 +92,11 @@ def export_dataset(
 
     Raises:
       UserError: nothing was reviewed, the data set is not the one that was scanned, a place is
-        taken, or the log is broken or lies in the folder.
+        taken, or the log is broken or inside the folder.
     """
     check_new(folder, "output")
     if is_inside(audit, folder):
-        raise UserError(f"--audit={audit} lies in the folder that is given away; put it elsewhere.")
+        raise UserError(f"--audit={audit} is in the folder that is given away; put it elsewhere.")
     verify_log(audit)
     by_id = {sample.id: sample for sample in samples}
     by_request = {

@@ -68,13 +68,13 @@ class Request:
 
     @property
     def id(self) -> SampleId:
-        """Of its sample."""
+        """The id of its sample."""
         return SampleId(self.task, self.language, self.key)
 
 
 @dataclasses.dataclass(frozen=True)
 class PictureFindings:
-    """What was found in a picture, and what it is used for.
+    """The findings in a picture, and the samples that use it.
 
     Attributes:
       digest: SHA-256 of its file, by which it is known.
@@ -97,7 +97,7 @@ class PictureFindings:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What a scan found.
+    """The findings of a scan.
 
     Attributes:
       format: of this file.

@@ -37,7 +37,7 @@ COUNT = 5  # look-alikes of a picture
 
 @dataclasses.dataclass(frozen=True)
 class Descriptor:
-    """What is compared of a picture.
+    """The features of a picture that are compared.
 
     Attributes:
       bits: (63,) bool, low frequencies that are above their median.

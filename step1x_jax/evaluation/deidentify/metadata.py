@@ -1,4 +1,4 @@
-"""What a picture's file tells besides its pixels."""
+"""Information in a picture's file besides its pixels."""
 
 from PIL import ExifTags, Image
 

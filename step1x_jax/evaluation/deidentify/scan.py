@@ -45,7 +45,7 @@ def scan_pictures(
       tell: is called for each sample.
 
     Returns:
-      What was found; samples with one picture, byte by byte, stand together.
+      What was found; samples with one picture, byte by byte, are together.
 
     Raises:
       UserError: a detector gives what it must not.

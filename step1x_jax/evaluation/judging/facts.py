@@ -1,4 +1,4 @@
-"""What judge.json says of a judge: how it was asked, and what else is to be known of it."""
+"""Contents of judge.json: how a judge was asked, and other facts about it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,8 +23,8 @@ def check_same_judge(
     Args:
       file: the judge.json of a folder; it need not be there.
       settings: how it is asked now.
-      names: of those in which all that lies in the folder has to agree.
-      what: lies there, for people.
+      names: of those in which everything in the folder has to agree.
+      what: is there, for people.
 
     Returns:
       What the file says; nothing if there is none.
@@ -47,7 +47,7 @@ def check_same_judge(
 def judge_facts(
     preset: JudgePreset, prompts: str, cache: ReplyCache, served: Served
 ) -> dict[str, Any]:
-    """What all its replies and its server say.
+    """Collect the facts from all its replies and its server.
 
     Args:
       preset: the judge's.

@@ -1,6 +1,6 @@
 """Judging a method's pictures: from samples and files to judgements.jsonl and judge.json.
 
-Beside them lies replies.jsonl, by which a run that was killed goes on where it was.
+Beside them is replies.jsonl, by which a run that was killed goes on where it was.
 """
 
 import collections
@@ -40,17 +40,17 @@ SETTINGS = (
     "prompt_hash",
     "accept_single",
 )
-# If a sample's questions end differently, the end that another run may mend is told.
+# If a sample's questions end differently, the end that another run may fix is reported.
 _TOLD_FIRST: tuple[Status, ...] = ("failed", "refused", "unparsable")
 
 
 @dataclasses.dataclass(frozen=True)
 class JudgeRun:
-    """What is judged, and how.
+    """The pictures to judge, and how.
 
     Attributes:
       benchmark: whose questions.
-      method_folder: where the method's pictures lie.
+      method_folder: of the method's pictures.
       folder: where judgements go, see `judge_folder`.
       preset: the judge's.
       prompts: its questions in words.
@@ -101,7 +101,7 @@ class JudgeRun:
 def plan_judging(
     run: JudgeRun, samples: Sequence[Sample], judge: Respondent, limits: Limits
 ) -> tuple[Plan, dict[Status, int]]:
-    """What `judge_pictures` would have to ask, and how many samples have no picture to ask about.
+    """Return what `judge_pictures` would ask, and how many samples have no picture to ask about.
 
     Nothing is asked, nothing is written.
 
@@ -120,7 +120,7 @@ def judge_pictures(
 ) -> list[Judgement]:
     """Asks a judge about a method's pictures, and writes what it said.
 
-    Judgements of other samples that lie there from earlier runs stay.
+    Judgements of other samples from earlier runs stay.
 
     Args:
       run: what and how.
@@ -185,7 +185,7 @@ def _ask_about_all(
     found: Mapping[SampleId, epath.Path | None],
     without: dict[SampleId, tuple[Status, str]],
 ) -> Iterator[Ask]:
-    """All questions, made one after another; samples without a picture go into `without`."""
+    """Make all questions, one after another; samples without a picture go into `without`."""
     questions = run.questions
     for sample in samples:
         path = found[sample.id]

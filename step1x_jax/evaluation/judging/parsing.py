@@ -25,7 +25,7 @@ _WORDS = ("true", "false", "null")
 def find_scores(reply: str) -> Any:
     """The value of "score" in a reply, as the published parser has it.
 
-    That is a list but for odd replies: what stands between its two delimiters, or else from the
+    That is a list but for odd replies: what is between its two delimiters, or else from the
     first brace to the last one, is read as JSON, if need be after quotes were put where they lack.
     Without braces a pair such as [4, 9] counts, or a whole number from 0 to 10 and nothing else.
 
@@ -99,7 +99,7 @@ def valid_numbers(
     Args:
       scores: what `find_scores` found.
       question: says how many numbers it takes, their bounds, and whether they must be whole.
-      accept_single: whether one number stands for all, as it does for the published harness.
+      accept_single: whether one number counts for all, as in the published harness.
 
     Returns:
       So many finite numbers within the bounds; None: these are none.

@@ -1,6 +1,6 @@
 """The judges that are known by name, each a small table of how it is asked.
 
-What differs between servers and models stands here, and nowhere else. Facts: the judges of
+What differs between servers and models is here, and nowhere else. Facts: the judges of
 GEdit-Bench from stepfun-ai/Step1X-Edit, GEdit-Bench/viescore; PVC-Judge from
 ZhangqiJiang07/GEditBench_v2; the parameters that OpenAI's reasoning models refuse from its API.
 """

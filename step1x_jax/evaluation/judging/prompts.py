@@ -54,7 +54,7 @@ class Prompts:
         instruction: str,
         extra: Mapping[str, str] | None = None,
     ) -> str:
-        """What a judge is asked.
+        """Return the text that a judge is asked.
 
         Args:
           question: of the benchmark.

@@ -69,7 +69,7 @@ class Questions:
         self._accept_single = accept_single
 
     def of_task(self, task: str) -> list[Question]:
-        """Those that samples of a task are asked."""
+        """Return the questions about samples of a task."""
         every = self._questions.values()
         return [question for question in every if not question.tasks or task in question.tasks]
 

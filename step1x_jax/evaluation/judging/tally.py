@@ -1,4 +1,4 @@
-"""What asking has cost and brought so far, and its progress bar."""
+"""Costs and results of asking so far, and its progress bar."""
 
 import collections
 import dataclasses
@@ -22,7 +22,7 @@ class Prices:
     output: float | None = None
 
     def dollars(self, input_tokens: int, output_tokens: int) -> float | None:
-        """What so many tokens cost."""
+        """Return the price of so many tokens."""
         if self.input is None and self.output is None:
             return None
         return (input_tokens * (self.input or 0) + output_tokens * (self.output or 0)) / MILLION
@@ -57,7 +57,7 @@ class Tally:
             self.output_tokens += reply.output_tokens
 
     def __str__(self) -> str:
-        """On one line: failures, replies paid, tokens, money."""
+        """Return one line: failures, replies paid, tokens, money."""
         bad = sum(count for status, count in self.statuses.items() if status != "ok")
         text = (
             f"{bad} failed, {self.calls} replies, {self.input_tokens} tokens in,"

@@ -94,7 +94,7 @@ class TransformersJudge:
         )
 
     def _prepare(self, ask: Ask) -> dict[str, Any]:
-        """What the model takes: tokens, in which each picture has its places, and patches."""
+        """Return the model's inputs: tokens, in which each picture has its places, and patches."""
         pictures = [part for part in ask.parts if isinstance(part, Picture)]
         content: list[dict[str, str]] = [
             {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
@@ -109,7 +109,7 @@ class TransformersJudge:
         )
         before, *rest = text.split(IMAGE)
         if len(rest) != len(pictures):
-            raise NoReply(f"{IMAGE} stands in the question itself", again=False)
+            raise NoReply(f"{IMAGE} is in the question itself", again=False)
         inputs: dict[str, Any] = {}
         if pictures:
             files = [Image.open(io.BytesIO(picture.encode())) for picture in pictures]

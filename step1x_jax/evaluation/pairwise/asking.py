@@ -17,7 +17,7 @@ Questions = Iterable[tuple[Verdict, Ask | None]]
 def plan_verdicts(
     questions: Questions, judge: Respondent, cache: ReplyCache, limits: Limits
 ) -> Plan:
-    """What `collect_verdicts` would have to ask; nothing is asked."""
+    """Return what `collect_verdicts` would ask, without asking."""
     asks = (ask for _, ask in questions if ask is not None)
     return plan_asking(asks, judge, cache, limits, parse)
 

@@ -16,13 +16,13 @@ HEADER = (
 READING = """\
 Accuracy: how often a verdict names the picture that people prefer, a tie being none; to be
 compared with accuracies from one order. Right, tied, wrong: pairs by both orders together, where
-verdicts that differ are a tie. First picture: how often the one that stands first wins; a judge
+verdicts that differ are a tie. First picture: how often the first one wins; a judge
 without position bias is at 50 %.
 """
 
 
 def to_markdown(tables: Sequence[CheckTable], judge: str, facts: Mapping[str, Any]) -> str:
-    """All tables, and what is known of the judge."""
+    """Format all tables, and the facts about the judge."""
     rows = [
         [
             table.dimension,
@@ -58,7 +58,7 @@ def _percent(share: Share | None) -> str:
 
 
 def to_json(tables: Sequence[CheckTable], judge: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """All of it as JSON values."""
+    """Return tables and facts as JSON values."""
     return {
         "judge": judge,
         "facts": dict(facts),

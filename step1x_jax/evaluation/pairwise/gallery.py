@@ -35,7 +35,7 @@ def path_inside(folder: epath.PathLike, relative: Any, source: str) -> epath.Pat
         raise UserError(f"{source} names {shown(relative)} as a picture; give a path.")
     if not stays_inside(relative):
         raise UserError(
-            f"{source} names {shown(relative)}, which lies outside of its folder; copy the picture"
+            f"{source} names {shown(relative)}, which is outside of its folder; copy the picture"
             " there and give the path from there."
         )
     return epath.Path(folder) / relative
@@ -72,7 +72,7 @@ def text_of(row: Mapping[str, Any], field: str, source: str) -> str:
 
 
 def read_gallery(folder: epath.PathLike) -> Gallery:
-    """What a gallery's list names. Whether the pictures are there is not looked at.
+    """Read what a gallery's list names, without looking for the pictures.
 
     Raises:
       UserError: there is no list, a row has another form or a key that has been there, or a path
@@ -109,7 +109,7 @@ def update_gallery(folder: epath.PathLike, method: str, pictures: Mapping[str, e
       pictures: key -> its picture, below the folder.
 
     Raises:
-      UserError: a picture lies elsewhere, the list that is there is none, or it cannot be written.
+      UserError: a picture is elsewhere, the list that is there is none, or it cannot be written.
     """
     images = {key: _relative(path, folder) for key, path in pictures.items()}
     path = epath.Path(folder) / METADATA
@@ -130,7 +130,7 @@ def _relative(path: epath.Path, folder: epath.PathLike) -> str:
     try:
         return path.relative_to(epath.Path(folder)).as_posix()
     except ValueError as e:
-        raise UserError(f"{path} does not lie in {folder}; copy it there.") from e
+        raise UserError(f"{path} is not in {folder}; copy it there.") from e
 
 
 def find_listed(

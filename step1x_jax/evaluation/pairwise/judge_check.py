@@ -89,7 +89,7 @@ def plan_check(
     limits: Limits,
     orders: Orders,
 ) -> Plan:
-    """What `check_judge` would have to ask. Nothing is asked, nothing is written."""
+    """Return what `check_judge` would ask, without asking or writing."""
     questions = _ask_about_all(pairs, preset, orders)
     return plan_verdicts(questions, judge, look_into_cache(folder), limits)
 
@@ -117,7 +117,7 @@ def check_judge(
       dataset: where the pairs are from, for judge.json.
 
     Returns:
-      The verdicts; in place of methods stand FIRST and SECOND.
+      The verdicts; in place of methods they name FIRST and SECOND.
 
     Raises:
       UserError: the judge cannot be asked, a picture cannot be read, or a file not be written.

@@ -1,6 +1,6 @@
 """Judging pairs of methods' pictures: from samples and files to verdicts.jsonl and judge.json.
 
-Beside them lies replies.jsonl, by which a run that was killed goes on where it was, and a method
+Beside them is replies.jsonl, by which a run that was killed goes on where it was, and a method
 that is added later pays for its own pairs alone.
 """
 
@@ -55,7 +55,7 @@ Found = Mapping[str, Mapping[SampleId, epath.Path | None]]  # method -> sample -
 
 @dataclasses.dataclass(frozen=True)
 class PairRun:
-    """What is compared, and how; `plan_run` makes it.
+    """A comparison of methods, and how it is made; `plan_run` makes it.
 
     Attributes:
       benchmark: whose samples.
@@ -79,7 +79,7 @@ class PairRun:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """All methods, each once."""
+        """Return all methods, each once."""
         return tuple(dict.fromkeys(itertools.chain.from_iterable(self.pairs)))
 
     @property
@@ -112,7 +112,7 @@ def plan_run(
     dimensions: Sequence[str] = (),
     orders: Orders = "both",
 ) -> PairRun:
-    """What it means to judge a method against others.
+    """Plan to judge a method against others.
 
     Args:
       benchmark: whose samples.
@@ -154,7 +154,7 @@ def plan_run(
 def plan_pairs(
     run: PairRun, samples: Sequence[Sample], judge: Respondent, limits: Limits
 ) -> tuple[Plan, Without]:
-    """What `judge_pairs` would have to ask, and which pictures it would not have.
+    """Return what `judge_pairs` would ask, and which pictures it would not have.
 
     Nothing is asked, nothing is written.
 
@@ -172,7 +172,7 @@ def judge_pairs(
 ) -> tuple[list[Verdict], Without]:
     """Asks a judge about pairs of pictures, and writes what it said.
 
-    Verdicts on other methods, dimensions and samples that lie there from earlier runs stay. A
+    Verdicts on other methods, dimensions and samples from earlier runs stay. A
     gallery's list gets the methods' pictures, for other programs.
 
     Args:
@@ -252,7 +252,7 @@ class _Asking:
         self.without: Without = {method: {"missing": 0, "unreadable": 0} for method in run.methods}
 
     def every(self) -> Iterator[tuple[Verdict, Ask | None]]:
-        """All verdicts that are open, or known unasked, with their questions."""
+        """Yield all verdicts that are open, or known unasked, with their questions."""
         prompts = prompts_for(self._run.questions)
         for sample in self._samples:
             pictures = self._pictures_of(sample.id)
@@ -273,7 +273,7 @@ class _Asking:
                 )
 
     def _pictures_of(self, sample: SampleId) -> dict[str, Shown]:
-        """Of each method that has one that can be read; the others are counted."""
+        """Return each method's picture if it can be read; count the others."""
         pictures = {}
         for method in self._run.methods:
             path = self.found[method][sample]
@@ -288,7 +288,7 @@ class _Asking:
 
 
 def _find(run: PairRun, ids: Sequence[SampleId]) -> Found:
-    """The files of all methods: what a gallery's list names comes before what lies in folders."""
+    """The files of all methods: what a gallery's list names comes before what is in folders."""
     found: dict[str, dict[SampleId, epath.Path | None]] = {}
     for method in run.methods:
         folder = method_folder(run.results, method)

@@ -9,7 +9,7 @@ EditReward-Bench is the name of two data sets. EditScore's (VectorSpaceLab/EditS
 has key (two), task_type, dimension, instruction, input_image and output_images, of which people
 preferred the first. TIGER's (TIGER-AI-Lab/EditReward, parquet) has id, instruction, source_image,
 candidate_1, candidate_2, comparison_type ("BvsC") and ranking ("C>B"); 2-, 3- and 4-way rankings
-stand there as pairs.
+are there as pairs.
 """
 
 import collections
@@ -89,18 +89,18 @@ class Layout:
 
     @property
     def pictures(self) -> dict[str, str]:
-        """Names of the pictures' columns; those of one list stand there once."""
+        """Names of the pictures' columns; those of one list are there once."""
         return {"source": self.source, "first": self.first[0], "second": self.second[0]}
 
     @property
     def columns(self) -> set[str]:
-        """All that a table must have."""
+        """Return all columns that a table must have."""
         named = {self.key, "instruction", self.task, *self.others, *self.pictures.values()}
         return named - {""}
 
 
 def _by_ranking(row: Mapping[str, Any]) -> Winner | None:
-    """As of TIGER's rows: the letters are those of the comparison, which is AvsB if not said."""
+    """Read TIGER's rows: the letters are those of the comparison, which is AvsB if not said."""
     of = COMPARISON.fullmatch(str(row.get("comparison_type") or "AvsB"))
     ranking = RANKING.fullmatch(str(row["ranking"]))
     if of is None or ranking is None or {of[1], of[2]} != {ranking[1], ranking[3]}:

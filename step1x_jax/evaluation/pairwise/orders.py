@@ -1,4 +1,4 @@
-"""What both orders of pairs tell of a judge: whether the place decides, and how often none wins."""
+"""Statistics of a judge from both orders of pairs: position bias, and how often none wins."""
 
 import collections
 import dataclasses

@@ -49,7 +49,7 @@ class Outcomes:
         return (rows @ self.by_key).reshape(*drawn.shape[:-1], *self.shape)
 
     def of_dimension(self, name: str) -> "Outcomes":
-        """Those of one dimension, with the methods that were compared in it; keys stay."""
+        """Return those of one dimension, with the methods that were compared in it; keys stay."""
         number = self.dimensions.index(name)
         size = len(self.first) * len(OUTCOMES)
         by_key = self.by_key[:, number * size : (number + 1) * size]

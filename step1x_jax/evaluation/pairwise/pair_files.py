@@ -1,4 +1,4 @@
-"""Where verdicts on pairs lie: RESULTS/pairs/JUDGE/, beside the methods' folders.
+"""Files of verdicts on pairs: RESULTS/pairs/JUDGE/, beside the methods' folders.
 
 verdicts.jsonl has a row for each question asked, judge.json what is to be known of the judge and of
 the methods' pictures. Both are written whole, the rows first.
@@ -21,7 +21,7 @@ PICTURES = "pictures"  # in judge.json: method -> how many are missing, and unre
 
 
 def pair_folder(results: str, judge: str) -> epath.Path:
-    """Where a judge's verdicts on pairs lie.
+    """Return the folder of a judge's verdicts on pairs.
 
     Args:
       results: folder of all methods, as the user gave it.
@@ -64,7 +64,7 @@ def find_pair_judges(results: str) -> list[str]:
 
 
 def read_pairs(folder: epath.PathLike) -> tuple[list[Verdict], dict[str, Any]]:
-    """All verdicts of a judge, and what is to be known of it.
+    """Read all verdicts of a judge, and the facts about it.
 
     Raises:
       UserError: a file is missing or has other contents.

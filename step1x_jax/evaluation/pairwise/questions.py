@@ -72,10 +72,10 @@ def prompts_for(questions: Sequence[Question]) -> Prompts:
 
 
 def ordered(sample: SampleId, dimension: str, one: str, other: str, orders: Orders) -> list[str]:
-    """Whose picture stands first, in each order in which a pair is shown.
+    """Return whose picture is first, in each order in which a pair is shown.
 
     Of one order, chance decides: a hash of the sample, the dimension and both names, so that it is
-    the same in every run, and no method stands first more often than another.
+    the same in every run, and no method is first more often than another.
     """
     names = sorted((one, other))
     if orders == "both":
@@ -93,7 +93,7 @@ def ask_about_pair(
     prompts: Prompts,
     orders: Orders,
 ) -> Iterator[tuple[Verdict, Ask | None]]:
-    """All questions about two pictures of a sample.
+    """Yield all questions about two pictures of a sample.
 
     Args:
       sample: which one.

@@ -18,7 +18,7 @@ def draw_ranking(path: epath.PathLike, tables: Sequence[Table]) -> None:
 
     Args:
       path: of the file.
-      tables: of `rank`; methods stand in the order of the last one, the joint table.
+      tables: of `rank`; methods are in the order of the last one, the joint table.
 
     Raises:
       UserError: matplotlib is missing, or the file cannot be written.
@@ -49,7 +49,7 @@ def _plain(name: str) -> str:
 
 
 def _new_figure(panels: int, rows: int) -> Any:
-    """A figure with no window behind it."""
+    """Make a figure without a window."""
     try:
         from matplotlib.figure import Figure
     except ImportError as e:

@@ -1,6 +1,6 @@
 """Rankings as markdown for people, as CSV for spreadsheets and as JSON for programs.
 
-Every dimension stands there, the joint score beside them, and published rows apart.
+Every dimension is there, the joint score beside them, and published rows apart.
 """
 
 import csv
@@ -30,7 +30,7 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """What is to be shown.
+    """The contents of the tables.
 
     Attributes:
       tables: of the dimensions, and jointly.
@@ -99,7 +99,7 @@ def _scores(table: Table, missing: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def describe_orders(orders: OrderStatistics) -> str:
-    """What a judge's verdicts are like, in words."""
+    """Describe a judge's verdicts in words."""
     why = ", ".join(f"{name} {count}" for name, count in sorted(orders.failures.items()))
     text = (
         f"Verdicts: {orders.verdicts}, of these ties: {_share(orders.ties, orders.verdicts)};"
@@ -163,7 +163,7 @@ def to_csv(ranking: Ranking) -> str:
 
 
 def to_json(ranking: Ranking) -> dict[str, Any]:
-    """All of it as JSON values."""
+    """Return the ranking as JSON values."""
     return {
         "tables": [
             {

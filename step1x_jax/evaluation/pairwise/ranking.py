@@ -56,7 +56,7 @@ class Score:
 
     @property
     def matches(self) -> int:
-        """Those with a verdict."""
+        """The number of matches with a verdict."""
         return self.wins + self.ties + self.losses
 
 

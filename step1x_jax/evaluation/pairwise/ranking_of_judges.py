@@ -17,7 +17,7 @@ from step1x_jax.evaluation.pairwise.verdicts import Verdict
 
 
 class Judged(NamedTuple):
-    """What a judge has left.
+    """The verdicts of a judge.
 
     Attributes:
       verdicts: all of them.
@@ -83,7 +83,7 @@ def _without_pictures(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _most_missing(
     judged: Mapping[str, Judged], methods: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    """Of each method the largest counts that a judge has noted: they looked at the same files."""
+    """Return for each method the largest counts of any judge: all looked at the same files."""
     missing: dict[str, dict[str, int]] = {}
     for one in judged.values():
         for method, counts in one.facts.get(PICTURES, {}).items():

@@ -14,7 +14,7 @@ from step1x_jax.asking.replies import strip_reasoning
 from step1x_jax.evaluation.pairwise.verdicts import Winner
 
 WINNER = "winner"
-LONGEST = 20_000  # characters of a reply behind its reasoning
+LONGEST = 20_000  # characters of a reply after its reasoning
 NAMES: dict[str, Winner] = {
     "imagea": "first",
     "a": "first",
@@ -53,7 +53,7 @@ def name_winner(value: Any) -> Winner | None:
 
 
 def _values(text: str) -> Iterator[Any]:
-    """What all objects in a text have as their winner; one with the field twice has two."""
+    """Yield the winners of all objects in a text; one with the field twice has two."""
     fields: list[list[tuple[str, Any]]] = []
     decoder = json.JSONDecoder(object_pairs_hook=fields.append)  # those within objects first
     position, last = text.find("{"), text.rfind(f'"{WINNER}"')

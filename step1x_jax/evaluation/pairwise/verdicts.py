@@ -1,4 +1,4 @@
-"""Which of two methods' pictures a judge prefers: one line of JSON for each question it was asked.
+"""Verdicts on pairs of methods' pictures: one line of JSON for each question to a judge.
 
 A pair is usually shown in both orders, for judges prefer a place. Verdicts that differ then make a
 tie: nothing but the place decided. A question without a verdict makes none: it is left out.
@@ -29,7 +29,7 @@ SWAPPED: dict[Winner | None, Winner | None] = {
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a judge said of two pictures, in the order in which it saw them.
+    """The verdict on two pictures, in the order in which the judge saw them.
 
     Attributes:
       dimension: the question's name.
@@ -125,7 +125,7 @@ def read_verdicts(path: epath.PathLike) -> list[Verdict]:
 
     Raises:
       UserError: it cannot be read, a line is no verdict, a method is compared with itself, or a
-        pair stands there twice in the same order; names the line.
+        pair is there twice in the same order; names the line.
     """
     verdicts: list[Verdict] = []
     lines: dict[tuple[Match, str], int] = {}

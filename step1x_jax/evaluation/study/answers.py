@@ -17,7 +17,7 @@ LARGEST = 4 << 20  # bytes of an export: room for 50000 ratings
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """What a page downloads.
+    """The file that a page lets download.
 
     Attributes:
       format: of this file.
@@ -36,7 +36,7 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class ExportNote:
-    """What became of a file.
+    """The outcome of reading a file.
 
     Attributes:
       file: its path.
@@ -57,7 +57,7 @@ class ExportNote:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What all participants said.
+    """The answers of all participants.
 
     Attributes:
       ratings: participant -> picture -> level.
@@ -122,7 +122,7 @@ def _read_export(path: epath.PathLike, key: StudyKey, dealt: dict[str, set[str]]
 
 
 def _latest(files: list[str], exports: dict[str, Export]) -> str:
-    """Of a participant's files the one that was exported last."""
+    """Return the file that a participant exported last."""
     last = max(files, key=lambda file: exports[file].exported)
     for file in files:
         one, other = exports[file], exports[last]

@@ -62,7 +62,7 @@ def build_study(
       The key.
 
     Raises:
-      UserError: a place is taken or not writable, the key would lie in the folder, a source picture
+      UserError: a place is taken or not writable, the key would be in the folder, a source picture
         is unreadable, no sample has pictures of all methods, or see `deal_samples`.
     """
     _check_places(epath.Path(folder), epath.Path(key_path))
@@ -129,7 +129,7 @@ def _check_places(folder: epath.Path, key_path: epath.Path) -> None:
     """Raises UserError unless both can be made, and the key outside of the folder."""
     if is_inside(key_path, folder):
         raise UserError(
-            f"--key={key_path} lies in the folder that participants get; put it elsewhere."
+            f"--key={key_path} is in the folder that participants get; put it elsewhere."
         )
     check_new(folder, "output")
     check_new(key_path, "key")

@@ -15,7 +15,7 @@ def deal_samples(
 ) -> list[list[SampleId]]:
     """Deals samples over participants.
 
-    The samples stand in a circle in which every task (of a language) is spread evenly, in random
+    The samples are put in a circle in which every task (of a language) is spread evenly, in random
     order; a participant takes the next `each` of it. So the numbers of people who rate a sample
     differ by at most one, as do the numbers of samples of a task that participants get, but for
     rounding.
@@ -53,7 +53,7 @@ def deal_samples(
 
 
 def _spread(ids: Sequence[SampleId], secret: Secret) -> list[SampleId]:
-    """All samples, those of a task at even distances from each other."""
+    """Order all samples so that those of a task are at even distances."""
     groups: dict[tuple[str, str], list[SampleId]] = defaultdict(list)
     for id in ids:
         groups[id.language, id.task].append(id)

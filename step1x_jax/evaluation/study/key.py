@@ -17,7 +17,7 @@ LEVELS = ("worst", "poor", "fair", "good", "excellent")  # rated 1 to 5
 
 @dataclasses.dataclass(frozen=True)
 class KeySample:
-    """What stands behind a sample's name.
+    """The sample and methods that a name in a study hides.
 
     Attributes:
       task: of the benchmark.
@@ -35,13 +35,13 @@ class KeySample:
 
     @property
     def id(self) -> SampleId:
-        """Of the sample."""
+        """The id of the sample."""
         return SampleId(self.task, self.language, self.key)
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyKey:
-    """All that the folder of a study does not tell.
+    """Everything that the folder of a study hides.
 
     Attributes:
       format: of this file.

@@ -91,7 +91,7 @@ def score_study(key: StudyKey, answers: Answers) -> list[StudyRow]:
 
 
 def _in_order(names: set[str], key: StudyKey, field: Literal["tasks", "languages"]) -> list[str]:
-    """Names in the benchmark's order, others behind them."""
+    """Sort names in the benchmark's order, others after them."""
     benchmark = BENCHMARKS.get(key.benchmark)
     official = list(getattr(benchmark, field)) if benchmark else []
     return [n for n in official if n in names] + sorted(names - set(official))

@@ -24,11 +24,11 @@ class Secret:
         self.seed = secrets.token_bytes(SECRET_BYTES) if seed is None else seed
 
     def name(self, *about: str) -> str:
-        """Of a thing that is described by words: TOKEN_CHARS hexadecimal digits."""
+        """Return TOKEN_CHARS hexadecimal digits for a thing that is described by words."""
         return self._digest(about).hex()[:TOKEN_CHARS]
 
     def fraction(self, *about: str) -> float:
-        """In [0, 1), evenly distributed."""
+        """Return a number in [0, 1), evenly distributed."""
         return int.from_bytes(self._digest(about)[:6]) / 2.0**48
 
     def shuffled(self, items: Iterable[Item], *about: str) -> list[Item]:
