@@ -171,7 +171,7 @@ def test_only_what_is_marked_is_written(toys):
     hours = RESULTS["hours"]("lora", "512")
     expected = page.replace("old", hours).replace("?", "512.0")
     assert write_markdown(page) == write_markdown(expected) == expected
-    config = '"""1.0\n\n    # hours lora 512\n{}    # end\n"""\nx = 1  # of it\n# end of all\n'
+    config = '"""1.0\n\n    # a list\n    # hours lora 512\n{}    # end\n"""\nx = 1  # of it\n'
     indented = "".join(f"    {line}\n" for line in hours.splitlines())
     for old in ("", "    old\n\n", indented):
         assert write_docstring(config.format(old)) == config.format(indented)
