@@ -6,10 +6,18 @@
 DATA comes from launch.precompute. The released files are looked for in the current folder; name
 other places with --config.training.start_from, .autoencoder and .encoder.path.
 
-Chips: v5p:2x2x1 and up; v6e:8x8 and up; v5e:16x16. Hours for 100 000 steps, one edit a chip, by
-`python -m launch.compile_ahead` (a model of the compiled program, not a measurement):
+Chips: v5p:2x2x1 and up; v6e:8x8 and up; v5e:16x16. Hours for 100 000 steps by `python -m
+launch.compile_ahead` (a model of the compiled program, not a measurement):
 
-    v5p:2x2x1 51    v5p:2x4x4 46    v5p:4x4x4 46    v5e:16x16 111    v6e:8x8 38    v6e:16x16 36
+    # hours finetune_1024 1024
+    slice       edits a chip   hours
+    v5p:2x2x1   1              51
+    v5p:2x4x4   1              46
+    v5p:4x4x4   1              46
+    v5e:16x16   1              111
+    v6e:8x8     1              38
+    v6e:16x16   1              36
+    # end
 
 data.batch_size is over all chips: give as many as there are. 12.4 billion parameters, all of them
 trained: 185 GiB of weights, gradients and moments, split over the chips. Loss to expect: not

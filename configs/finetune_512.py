@@ -8,7 +8,14 @@ follows the number of tokens. Chips as there. Hours for 100 000 steps by `python
 launch.compile_ahead --config=configs/finetune_512.py --size=512 --examples=N --topology=...` (a
 model of the compiled program, not a measurement), N edits a chip:
 
-    v5p:2x2x1 50 (N = 4)    v6e:8x8 36 (N = 4)    v5e:16x16 87 (N = 3)
+    # hours finetune_512 512
+    slice       edits a chip   hours
+    v5p:2x2x1   4              50
+    v5p:2x4x4   4              45
+    v5e:16x16   3              87
+    v6e:8x8     4              35
+    v6e:16x16   4              32
+    # end
 
 Loss to expect: not measured.
 """

@@ -7,9 +7,19 @@ other places with --config.training.start_from, .autoencoder and .encoder.path. 
 parameters are trained in float32; the frozen base is in bfloat16, 23 GiB, or in 12 GiB with
 --config.lora.quantize=int8. One 80 GB GPU: 58.3 GiB at 1024 px, 36.7 at 512, one example, compiled
 for an H100 (`python -m launch.gpu_memory` with this config); 31.7 and 28.7 with
---config.model.remat=full. Hours for 100 000 steps by `python -m launch.compile_ahead`, one edit a
-chip: v5p:2x2x1 44, v5p:2x4x4 42, v5e:16x16 106, v6e:16x16 35; on GPUs and loss: not measured yet.
-Then edit with the run, or write a LoRA file (kohya's form):
+--config.model.remat=full. Loss to expect, and time on GPUs: not measured. Hours for 100 000
+steps by `python -m launch.compile_ahead` (a model of the compiled program, not a measurement):
+
+    # hours lora 1024
+    slice       edits a chip   hours
+    v5p:2x2x1   1              44
+    v5p:2x4x4   1              42
+    v5e:16x16   1              106
+    v6e:8x8     1              36
+    v6e:16x16   1              35
+    # end
+
+Edit with the run, or write a LoRA file (kohya's form):
 
     python -m launch.edit --model=runs/lora --image=photo.jpg --instruction="..."
     python -m launch.convert --input=runs/lora --to=kohya --output=out/lora.safetensors

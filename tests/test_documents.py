@@ -140,6 +140,10 @@ def test_what_is_not_there_is_found():
     ]
 
 
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 110
+
+
 def headings(text):
     """Anchors, as GitHub makes them."""
     for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
