@@ -81,7 +81,7 @@ UNUSABLE = (
     ("Step1X-Edit v1p2", (r"^text_token_mapping\.",),
      "its prompts, positions and sampling are others: give v1.0 or v1.1"),
     ("Qwen2.5-VL, the language model", (r"(^|\.)visual\.blocks\.",),
-     "give its folder as --qwen, and the weights of Step1X-Edit as the model"),
+     "give its folder as --text_encoder, and the weights of Step1X-Edit as the model"),
     ("T5 or CLIP", (r"^(encoder\.block|text_model\.encoder\.layers)\.0\.",), _WRONG),
     ("Stable Diffusion", (r"(^|\.)input_blocks\.0\.",), _WRONG),
     ("Stable Diffusion", (r"^down_blocks\.0\.", r"^time_embedding\."), _WRONG),

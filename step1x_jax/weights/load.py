@@ -117,6 +117,6 @@ def open_autoencoder(path: epath.PathLike, *, exact: bool = False) -> Weights:
     if weights.kind.holds != "autoencoder":
         raise UserError(
             f"{path} is {weights.kind.title}, no autoencoder; give vae.safetensors, or diffusers'"
-            " vae/, as --autoencoder."
+            " vae/, as --vae."
         )
     return weights

@@ -176,7 +176,7 @@ def check_is_model(weights: Weights) -> None:
     """Raises UserError unless opened weights are connector and DiT; says what to do with others."""
     path, title = weights.path, weights.kind.title
     if weights.kind.holds == "autoencoder":
-        raise UserError(f"{path} is an {title}, no model; give it as --autoencoder.")
+        raise UserError(f"{path} is an {title}, no model; give it as --vae.")
     if weights.kind.holds == "flux":
         raise UserError(
             f"{path} is {title}, which does not know editing; make a model of it that can be"

@@ -458,7 +458,7 @@ def test_diffusers_autoencoder_is_loaded(tmp_path, own_flags):
 def test_what_is_no_model_is_told_what_it_is_and_what_to_do():
     for path, words in (
         (LORA, "is a LoRA in kohya's form, no model; give the model, and this as --lora"),
-        (VECTORS / "vae", "is an autoencoder, official, no model; give it as --autoencoder"),
+        (VECTORS / "vae", "is an autoencoder, official, no model; give it as --vae"),
     ):
         with pytest.raises(UserError, match=words):
             load_model(path)

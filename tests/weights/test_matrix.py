@@ -72,7 +72,7 @@ REFUSALS = {
     r" say where they are \(--base=",
     "flux": r"is FLUX\.1, .*, which does not know editing; make a model of it .* launch\.convert",
     "lora": r"is a LoRA in .* form, no model; give the model, and this as --lora",
-    "vae": r"is an autoencoder, .*, no model; give it as --autoencoder\.",
+    "vae": r"is an autoencoder, .*, no model; give it as --vae\.",
     "part": r"--to=orbax is for a model; .* is an autoencoder\.",
 }
 NO_WAY = {  # in every use
@@ -85,7 +85,7 @@ NO_WAY = {  # in every use
     "pickle": (forms.PICKLE, r"is a pickle, .* so it is not; .* make a \.safetensors file"),
     "Qwen2.5-VL": (
         forms.of_names("model.layers.0.mlp.up_proj.weight", "visual.blocks.0.norm1.weight"),
-        r"is of Qwen2\.5-VL, .*; give its folder as --qwen",
+        r"is of Qwen2\.5-VL, .*; give its folder as --text_encoder",
     ),
     "T5": (forms.of_names("encoder.block.0.layer.0.x.weight", "shared.weight"), "is of T5 or CLIP"),
     "Stable Diffusion": (
