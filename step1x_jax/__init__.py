@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # EXPORTS, as type checkers and editors read it
 # construction, because nothing in models/ knows a mesh.
 flax.config.update("flax_always_shard_variable", False)
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # Name -> the module that defines it; in the order of launch/guides/api.md.
 EXPORTS = {
