@@ -8,6 +8,7 @@ Prints a line for the table of step1x_jax/planning/kernel_cycles.py. Seconds to 
 import os
 import pathlib
 import tempfile
+from functools import partial
 
 from absl import flags
 
@@ -66,16 +67,17 @@ def compile_kernel() -> str:
         place = NamedSharding(mesh, PartitionSpec())
         return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
-    q, lengths = array(1, length, HEADS, WIDTH), array(1, dtype=jnp.int32)
+    q, lengths = array(1, length, HEADS * WIDTH), array(1, dtype=jnp.int32)
     scale = array(1, WIDTH, dtype=jnp.float32)
     norms = Norms(scale, scale, array(2, length, WIDTH, dtype=jnp.float32))
     sums = array(1, HEADS, 1, length, dtype=jnp.float32)
     with jax.set_mesh(mesh):
         if _DIRECTION.value == "forward":
-            step = jax.jit(lambda *x: KERNELS.forward(*x, 0))
+            step = jax.jit(lambda *x: KERNELS.forward(WIDTH, *x, 0))
             step.lower(q, q, q, lengths, norms).compile()
         else:
-            step = jax.jit(lambda q, k, v, n, norms, *x: KERNELS.backward(q, k, v, n, norms, 0, *x))
+            backward = partial(KERNELS.backward, WIDTH)
+            step = jax.jit(lambda q, k, v, n, norms, *x: backward(q, k, v, n, norms, 0, *x))
             step.lower(q, q, q, lengths, norms, q, sums, q).compile()
     return device.device_kind
 

@@ -16,5 +16,5 @@ REMAT = (
     "attention_qkv_mlp",
     "offload",
 )
-# Of weights in 8 bits: models/lora.py.
+# Of weights in 8 bits: models/eight_bits.py.
 EIGHT_BITS = ("int8", "fp8")

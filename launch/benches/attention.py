@@ -121,15 +121,16 @@ def kernel_pass(length: int, on_gpu: bool, backward: bool) -> Callable[[], Any]:
         from step1x_jax.kernels import attention_gpu
 
         kernels = attention_gpu.KERNELS
-    shape = (1, length, _HEADS.value, WIDTH)
+    shape = (1, length, _HEADS.value * WIDTH)
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, do = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
     scales, rope = jnp.ones((1, WIDTH)), jnp.ones((2, length, WIDTH))
-    inputs = (q, k, v, jnp.array([length]), Norms(scales, scales, rope), 0)
+    inputs = (WIDTH, q, k, v, jnp.array([length]), Norms(scales, scales, rope), 0)
+    static = (0, 6)
     if not backward:
-        return partial(jax.jit(lambda *x: kernels.forward(*x), static_argnums=5), *inputs)
+        return partial(jax.jit(lambda *x: kernels.forward(*x), static_argnums=static), *inputs)
     lse = jnp.full((1, _HEADS.value, 1, length), 10.0)
-    gradients = jax.jit(lambda *x: kernels.backward(*x), static_argnums=5)
+    gradients = jax.jit(lambda *x: kernels.backward(*x), static_argnums=static)
     return partial(gradients, *inputs, q, lse, do)
 
 
@@ -141,12 +142,13 @@ def matmul_peak() -> float:
 
 
 def ours(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[], Any]]]:
-    """Implementation, kind of work, and what does it."""
+    """Implementation, kind of work, and what does it; shape (B, L, H, K)."""
     keys = jax.random.split(jax.random.key(0), 4)
-    q, k, v, do = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
+    flat = *shape[:2], shape[2] * shape[3]
+    q, k, v, do = (jax.random.normal(key, flat, jnp.bfloat16) for key in keys)
     scales, rope = jnp.ones((1, WIDTH)), jnp.ones((2, shape[1], WIDTH))
     for name in choices.ATTENTION:
-        plain = partial(attention, implementation=name)
+        plain = partial(attention, head_dim=WIDTH, implementation=name)
 
         def fused(q, k, v, name=name):
             return qk_norm_rope_attention(q, k, v, scales, scales, rope, implementation=name)

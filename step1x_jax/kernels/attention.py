@@ -16,7 +16,7 @@ from step1x_jax.kernels.platform import device_kind, platform
 from step1x_jax.kernels.tuning import padded_length
 
 HOPPER = ("H100", "H200", "H800", "H20")  # in the names of devices of compute capability 9.0
-VARIABLE = "STEP1X_ATTENTION"  # names the implementation where no caller does
+VARIABLE = "STEP1X_ATTENTION"  # for experiments: names the implementation where "auto" is asked
 
 
 def attention(
@@ -29,7 +29,7 @@ def attention(
     causal: bool = False,
     segment_ids: jax.Array | None = None,
     key_mask: jax.Array | None = None,
-    implementation: str | None = None,
+    implementation: str = "auto",
 ) -> jax.Array:
     """Scaled dot-product attention, scale 1/sqrt(K), float32 softmax.
 
@@ -44,7 +44,7 @@ def attention(
       segment_ids: (B, L) int32; a query sees the keys of its own segment only (S = L).
       key_mask: (B, S) bool; no query sees a key where it is False. Slower than the others: in plain
         JAX only.
-      implementation: one of choices.ATTENTION; None takes what the environment's
+      implementation: one of choices.ATTENTION, or "auto", which takes what the environment's
         STEP1X_ATTENTION names, or else the best that runs here, where these support the arguments.
 
     Returns:
@@ -78,7 +78,7 @@ def qk_norm_rope_attention(
     *,
     split: int = 0,
     kv_lengths: jax.Array | None = None,
-    implementation: str | None = None,
+    implementation: str = "auto",
 ) -> jax.Array:
     """`attention` of queries and keys that are normalised and rotated on the way.
 
@@ -121,7 +121,7 @@ def qk_norm_rope_attention(
 
 
 def working_length(
-    length: int, head_dim: int, dtype: jax.typing.DTypeLike, implementation: str | None = None
+    length: int, head_dim: int, dtype: jax.typing.DTypeLike, implementation: str = "auto"
 ) -> int:
     """How many tokens `qk_norm_rope_attention` works on where it is given `length`.
 
@@ -146,15 +146,17 @@ def choose(
     *,
     causal: bool = False,
     segments: bool = False,
-    implementation: str | None = None,
+    implementation: str = "auto",
 ) -> str:
     """The implementation for these arguments; see `attention`.
 
     Raises:
       UserError: for one that is unknown, or was asked for by name and cannot do it.
     """
-    preferred = implementation or os.environ.get(VARIABLE)
-    if preferred is None:
+    preferred = implementation
+    if preferred == "auto":
+        preferred = os.environ.get(VARIABLE, "auto")
+    if preferred == "auto":
         # pallas_gpu has been compiled for Hopper GPUs, but not run on one: by name only until then
         preferred = {"tpu": "pallas_tpu", "gpu": "cudnn"}.get(platform(), "xla")
     elif preferred not in choices.ATTENTION:
@@ -163,7 +165,7 @@ def choose(
     reason = _reason_against(preferred, head_dim, jnp.dtype(dtype), causal, segments)
     if reason is None:
         return preferred
-    if implementation is not None:
+    if implementation != "auto":
         raise UserError(f"{implementation} attention {reason}; use 'xla', or leave the choice.")
     return "xla"
 

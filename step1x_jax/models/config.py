@@ -23,8 +23,8 @@ def _check_dtypes(config, *names: str) -> None:
 
 
 @dataclasses.dataclass(unsafe_hash=True)  # a model's graph holds a copy and is a jit key
-class ModelConfig:
-    """Connector and diffusion transformer (DiT). The defaults are the published sizes.
+class Architecture:
+    """What the weights are of: sizes of connector and diffusion transformer (DiT), as published.
 
     `version` decides what differs between the releases: v1.0 scales the connector's pooled text by
     a learned scalar and gives reference tokens the noise tokens' positions; v1.1 shifts them by one
@@ -32,15 +32,6 @@ class ModelConfig:
 
     `attend_to_padding` is how the releases were trained: the DiT sees all `text_length` text
     tokens. False masks the padding (a choice for training from scratch).
-
-    `gate_init` and `qk_bias_init` only shape random weights: the value at which the residual gates
-    start (published: 0) and the bias of q and k (with a low `theta`, positive values make a query
-    look at its own place in the reference from the first step on).
-
-    `remat` is what of a block's forward pass is stored for the backward pass (choices.py REMAT).
-
-    `attention` names one of kernels/attention.py's implementations; "auto" takes the best that runs
-    where the model does.
     """
 
     version: str = "v1.1"
@@ -60,17 +51,6 @@ class ModelConfig:
     connector_depth: Layers = 2
     text_length: Tokens = 640
     attend_to_padding: bool = True
-    gate_init: float = 0.0
-    qk_bias_init: float = 0.0
-    dtype: str = "bfloat16"
-    param_dtype: str = "float32"
-    remat: str = "none"
-    attention: str = "auto"
-
-    @property
-    def attention_implementation(self) -> str | None:
-        """For the functions of kernels/attention.py; None leaves the choice to them."""
-        return None if self.attention == "auto" else self.attention
 
     def __post_init__(self) -> None:
         self.axes_dim = tuple(self.axes_dim)  # JSON and notebooks give lists, which do not hash
@@ -84,6 +64,30 @@ class ModelConfig:
     def mlp_dim(self) -> int:
         """Hidden width of the DiT's MLPs."""
         return int(self.hidden_size * self.mlp_ratio)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class ModelConfig(Architecture):
+    """An architecture, and how its weights begin and are computed with.
+
+    `gate_init` and `qk_bias_init` only shape random weights: the value at which the residual gates
+    start (published: 0) and the bias of q and k (with a low `theta`, positive values make a query
+    look at its own place in the reference from the first step on).
+
+    `dtype` is that of the arithmetic, `param_dtype` that of the parameters.
+
+    `remat` is what of a block's forward pass is saved for the backward pass (choices.py REMAT).
+
+    `attention` is what computes it: one of choices.py ATTENTION, or "auto", which takes what the
+    environment's STEP1X_ATTENTION names, or else the best that runs where the model does.
+    """
+
+    gate_init: float = 0.0
+    qk_bias_init: float = 0.0
+    dtype: str = "bfloat16"
+    param_dtype: str = "float32"
+    remat: str = "none"
+    attention: str = "auto"
 
     def validate(self) -> None:
         """Raises UserError for sizes out of bounds, or that do not fit together."""

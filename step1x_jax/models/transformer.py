@@ -98,7 +98,7 @@ class DoubleBlock(nnx.Module):
     """Image and text with weights of their own and one joint attention."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.implementation = config.attention_implementation
+        self.implementation = config.attention
         self.img = Stream(config, rngs=rngs)
         self.txt = Stream(config, rngs=rngs)
 
@@ -137,7 +137,7 @@ class SingleBlock(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d, f = config.hidden_size, config.mlp_dim
         make = partial(Linear, config=config, rngs=rngs)
-        self.implementation = config.attention_implementation
+        self.implementation = config.attention
         self.modulation = modulation(3, d, gates=(2,), config=config, rngs=rngs)
         self.attn = SelfAttention(config, rngs=rngs)
         self.mlp_in = make("bld,df->blf", (d, f), ("embed", "mlp"))
@@ -239,9 +239,7 @@ class Transformer(nnx.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """Text, rope and lengths with as many tokens as the attention works on, at the end."""
         config, length = self.config, n + text.shape[1]
-        wanted = working_length(
-            length, config.head_dim, config.dtype, config.attention_implementation
-        )
+        wanted = working_length(length, config.head_dim, config.dtype, config.attention)
         if wanted == length:
             return text, rope, kv_lengths
         if kv_lengths is None:

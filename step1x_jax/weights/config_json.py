@@ -11,13 +11,12 @@ from etils import epath
 
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import build, read_json
-from step1x_jax.models.config import AutoencoderConfig, ModelConfig
+from step1x_jax.models.config import Architecture, AutoencoderConfig, ModelConfig
 
 Values = dict[str, Any]
 FILE = "config.json"
 
-# Fields of ModelConfig that are no matter of the weights, and those that old files may lack.
-NOT_IN_FILE = ("gate_init", "qk_bias_init", "dtype", "param_dtype", "remat", "attention")
+# Fields that old files may lack.
 MODEL_OPTIONAL = ("text_length", "attend_to_padding")
 AUTOENCODER_OPTIONAL = ("norm_groups",)
 
@@ -43,32 +42,28 @@ def model_from_json(values: Values, source: str) -> ModelConfig:
     Raises:
       UserError: a size is missing, of another type or out of bounds, or they do not fit together.
     """
-    return _from_json(ModelConfig, values, source, NOT_IN_FILE, MODEL_OPTIONAL)
+    return _from_json(ModelConfig, Architecture, values, source, MODEL_OPTIONAL)
 
 
 def autoencoder_from_json(values: Values, source: str) -> AutoencoderConfig:
     """The sizes of the autoencoder; arguments and errors as of `model_from_json`."""
-    return _from_json(AutoencoderConfig, values, source, (), AUTOENCODER_OPTIONAL)
+    return _from_json(AutoencoderConfig, AutoencoderConfig, values, source, AUTOENCODER_OPTIONAL)
 
 
 def to_json(config: ModelConfig | AutoencoderConfig) -> Values:
     """The entries that say a model's sizes, as JSON has them."""
-    values = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(config).items()
-        if name not in NOT_IN_FILE
-    }
-    return {"kind": "dit" if isinstance(config, ModelConfig) else "vae"} | values
+    is_model = isinstance(config, ModelConfig)
+    values: Values = {"kind": "dit" if is_model else "vae"}
+    for field in dataclasses.fields(Architecture if is_model else AutoencoderConfig):
+        value = getattr(config, field.name)
+        values[field.name] = list(value) if isinstance(value, tuple) else value
+    return values
 
 
 def _from_json(
-    config_class: Any,
-    values: Values,
-    source: str,
-    left_out: tuple[str, ...],
-    optional: tuple[str, ...],
+    config_class: Any, sizes: Any, values: Values, source: str, optional: tuple[str, ...]
 ) -> Any:
-    names = {field.name for field in dataclasses.fields(config_class)} - set(left_out)
+    names = {field.name for field in dataclasses.fields(sizes)}
     missing = sorted(names - set(optional) - set(values))
     if missing:
         raise UserError(f"{source} lacks {', '.join(missing)}; add the model's sizes to it.")

@@ -97,8 +97,9 @@ def test_heads_without_a_valid_key_get_gradients_of_zero():
     """As devices of a ring that hold only padding."""
     from step1x_jax.kernels.attention_gpu import KERNELS
 
-    (q, k, v, do), _ = operands(Shape(1, 1, 1, 64, 64, 64), jnp.bfloat16)
+    heads, _ = operands(Shape(1, 1, 1, 64, 64, 64), jnp.bfloat16)
+    q, k, v, do = (x.reshape(1, 64, 64) for x in heads)
     lse = jnp.zeros((1, 1, 1, 64))
-    gradients = KERNELS.backward(q, k, v, jnp.array([0]), None, 0, q, lse, do)[:3]
+    gradients = KERNELS.backward(64, q, k, v, jnp.array([0]), None, 0, q, lse, do)[:3]
     for gradient in gradients:
         np.testing.assert_array_equal(gradient.astype(float), 0)

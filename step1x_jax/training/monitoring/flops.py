@@ -1,5 +1,6 @@
 """What a model has to compute, whatever computes it: the numerator of MFU."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -55,7 +56,7 @@ def forward_flops(config: ModelConfig, latent_size: tuple[int, int]) -> float:
       config: of the model.
       latent_size: rows and columns of noise and reference.
     """
-    plain = ModelConfig(**{**vars(config), "remat": "none", "attention": "xla"})
+    plain = dataclasses.replace(config, remat="none", attention="xla")
     graph, params = step1x_edit.abstract_model(plain)
     latents = jax.ShapeDtypeStruct((1, *latent_size, LATENT_CHANNELS), jnp.float32)
     text = jax.ShapeDtypeStruct((1, config.text_length, config.connector_in_channels), jnp.float32)
