@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # EXPORTS, as type checkers and editors read it
     from step1x_jax.editing.editor import load_editor as load_editor
     from step1x_jax.editing.progress import Step as Step
     from step1x_jax.errors import UserError as UserError
+    from step1x_jax.models.config import Architecture as Architecture
     from step1x_jax.models.config import AutoencoderConfig as AutoencoderConfig
     from step1x_jax.models.config import LoraConfig as LoraConfig
     from step1x_jax.models.config import ModelConfig as ModelConfig
@@ -55,6 +56,7 @@ EXPORTS = {
     "Weights": "weights.open",
     "load_model": "weights.load",
     "load_autoencoder": "weights.load",
+    "Architecture": "models.config",
     "ModelConfig": "models.config",
     "LoraConfig": "models.config",
     "AutoencoderConfig": "models.config",
