@@ -1,4 +1,4 @@
-"""Parts through the frozen models and onto disk.
+"""Chunks through the frozen models and onto disk.
 
 Three things happen at once: threads read, decode and scale pictures, the devices run the models,
 and a thread writes records.
@@ -24,9 +24,9 @@ from step1x_jax.conditioning.encoder import QwenEncoder
 from step1x_jax.conditioning.images import decode_image
 from step1x_jax.conditioning.processor import Picture
 from step1x_jax.data.buckets import bucket_sizes, fit, kept_part, nearest_bucket
+from step1x_jax.data.chunks import Chunk, manifest_path, shard_prefix
 from step1x_jax.data.identity import describe, read_content
 from step1x_jax.data.manifest import BadRow, Manifest
-from step1x_jax.data.parts import Part, manifest_of
 from step1x_jax.data.records import EditRecord
 from step1x_jax.data.shards import ShardWriter, writing_shards
 from step1x_jax.data.sources import Triplet
@@ -81,7 +81,7 @@ class _Row:
 
 
 class PartMaker:
-    """Takes parts through the models and onto disk."""
+    """Takes chunks through the models and onto disk."""
 
     def __init__(
         self,
@@ -107,13 +107,13 @@ class PartMaker:
         """Seconds of `seconds` in which the devices had nothing to do."""
         return self._clock.idle
 
-    def make(self, parts: Sequence[tuple[Part, int]], on_row: OnRow) -> dict[str, Manifest]:
-        """Makes parts; each gets its names when it is complete, its manifest last.
+    def make(self, chunks: Sequence[tuple[Chunk, int]], on_row: OnRow) -> dict[str, Manifest]:
+        """Makes chunks; each gets its names when it is complete, its manifest last.
 
         `pictures`, `seconds` and `waited` tell how fast that goes.
 
         Args:
-          parts: to be made, and how often their pictures have changed.
+          chunks: to be made, and how often their pictures have changed.
           on_row: called once per edit.
 
         Returns:
@@ -122,7 +122,7 @@ class PartMaker:
         Raises:
           UserError: the disk is full.
         """
-        rows = [triplet for part, _ in parts for triplet in part.triplets]
+        rows = [triplet for chunk, _ in chunks for triplet in chunk.triplets]
         options = grain.ReadOptions(self._threads, max(self._threads, 2 * self._batch_size))
         edits = iter(grain.MapDataset.source(rows).map(self._load).to_iter_dataset(options))
         started = time.perf_counter()
@@ -132,17 +132,16 @@ class PartMaker:
             self.pictures += 0 if bad else 2
             on_row(bad)
 
-        made = {part.name: self._make_part(part, changes, edits, told) for part, changes in parts}
+        made = {
+            chunk.name: self._make_chunk(chunk, changes, edits, told) for chunk, changes in chunks
+        }
         self.seconds = time.perf_counter() - started
         return made
 
-    def _make_part(
-        self, part: Part, changes: int, edits: Iterator[_Row], on_row: OnRow
+    def _make_chunk(
+        self, chunk: Chunk, changes: int, edits: Iterator[_Row], on_row: OnRow
     ) -> Manifest:
         manifest, digests = Manifest(self._settings, []), list[str]()
-        # Of other pictures under the same names the shards have another name, too: while they are
-        # made, and if that is interrupted, the data set is still what its manifest says.
-        prefix = f"{part.name}-{changes}" if changes else part.name
 
         def done(edits: list[_Loaded], broken: list[BadRow]) -> None:
             manifest.bad_rows.extend(broken)
@@ -152,11 +151,11 @@ class PartMaker:
 
         waiting: dict[tuple[int, ...], list[_Loaded]] = {}  # by bucket
         with (
-            replacing(manifest_of(self._output, part)) as manifest_file,
-            writing_shards(self._output, prefix) as shards,
+            replacing(manifest_path(self._output, chunk)) as manifest_file,
+            writing_shards(self._output, shard_prefix(chunk, changes)) as shards,
             _Writing(done) as writing,
         ):
-            for _ in part.triplets:
+            for _ in chunk.triplets:
                 row = next(edits)
                 digests += row.digests
                 edit = row.edit
@@ -171,10 +170,10 @@ class PartMaker:
             for batch in waiting.values():
                 writing.submit(self._run(batch, shards))
             writing.finish()
-            order = {triplet.row: i for i, triplet in enumerate(part.triplets)}
+            order = {triplet.row: i for i, triplet in enumerate(chunk.triplets)}
             manifest.bad_rows.sort(key=lambda bad: order[bad.row])
             manifest.shards = shards.close()
-            manifest.pictures = describe(part.stamp, digests, changes)
+            manifest.pictures = describe(chunk.stamp, digests, changes)
             manifest_file.write_bytes(manifest.to_json().encode())
         return manifest
 
