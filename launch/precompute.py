@@ -25,9 +25,9 @@ from launch.shared.record_models import load_models
 from step1x_jax.conditioning.encoder import DTYPES, IMPLEMENTATIONS, EncoderConfig
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.conditioning.prompt import QUOTINGS
+from step1x_jax.data.batch_encoder import Models
 from step1x_jax.data.chunks import Input
 from step1x_jax.data.manifest import LARGEST_WEIGHT, MANIFEST, REJECTED, BadRow
-from step1x_jax.data.part_maker import Models
 from step1x_jax.data.paths import printable
 from step1x_jax.data.precompute import LARGEST_SIZE, Outcome, make_settings, precompute
 from step1x_jax.data.sources import read_triplets

@@ -9,11 +9,12 @@ from PIL import Image
 
 from step1x_jax.conditioning.encoder import EncoderConfig
 from step1x_jax.conditioning.images import open_image, to_array
-from step1x_jax.data import part_maker, shards
+from step1x_jax.data import shards
+from step1x_jax.data.batch_encoder import Models
 from step1x_jax.data.buckets import fit
 from step1x_jax.data.chunks import Input, split_chunks
+from step1x_jax.data.edit_loader import draw
 from step1x_jax.data.manifest import MANIFEST, BadRow, Source, read_manifest
-from step1x_jax.data.part_maker import Models, draw
 from step1x_jax.data.precompute import REJECTED, make_settings, precompute
 from step1x_jax.data.shards import ShardReader
 from step1x_jax.data.sources import read_triplets
@@ -381,45 +382,13 @@ def test_processes_share_the_chunks_and_the_last_one_writes_the_manifest(
     assert len(models.texts) == texts
 
 
-def test_what_is_remembered_of_sources_is_there_when_it_is_written(tmp_path, models, monkeypatch):
-    """More pictures than are remembered, each used again at once and later."""
-    monkeypatch.setattr(part_maker._Remembered, "LIMIT", 4)
-    rng = np.random.default_rng(0)
-    for i in range(12):
-        pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"p{i}.png")
-    order = [*(i // 2 for i in range(24)), *range(12)]
-    rows = [
-        {"source": f"p{n}.png", "target": f"p{n}.png", "instruction": f"{i}", "id": f"{i}"}
-        for i, n in enumerate(order)
-    ]
-    make(tmp_path, rows, models, chunk_size=10)
-    for i, record in read_all(tmp_path / "out").items():
-        mean = to_array(open_image(tmp_path / f"p{order[int(i)]}.png")).mean().astype(jnp.bfloat16)
-        assert (record.negative_text == mean).all()
-        assert (record.text == mean).all()
-        np.testing.assert_array_equal(record.source, record.target)
-
-
-def test_the_time_that_devices_wait_is_measured(monkeypatch):
-    now = iter([0.0, 3.0, 4.0, 6.0, 7.0, 9.0])
-    monkeypatch.setattr(part_maker.time, "perf_counter", lambda: next(now))
-    clock = part_maker._IdleClock()  # at 0
-    clock.start()  # at 3
-    clock.start()
-    clock.stop()  # at 4, one is still running
-    clock.stop()  # at 6
-    clock.start()  # at 7
-    assert clock.idle == 3 + 1
-
-
 def test_an_error_while_writing_one_record_ends_the_run(tmp_path, rows, models, monkeypatch):
-    def torn(self, record, write=part_maker.ShardWriter.write):
+    def torn(self, record, write=shards.ShardWriter.write):
         if record.id == "e0":  # in the first batch
             raise UserError("torn")
         write(self, record)
 
-    monkeypatch.setattr(part_maker.ShardWriter, "write", torn)
+    monkeypatch.setattr(shards.ShardWriter, "write", torn)
     with pytest.raises(UserError, match="torn"):
         make(tmp_path, rows, models)
     assert not list((tmp_path / "out").iterdir())
