@@ -26,9 +26,9 @@ from launch.shared.record_models import load_models
 from step1x_jax.conditioning.encoder import DTYPES, IMPLEMENTATIONS, EncoderConfig
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.conditioning.prompt import QUOTINGS
+from step1x_jax.data.batch_encoder import Models
+from step1x_jax.data.chunks import Input
 from step1x_jax.data.manifest import LARGEST_WEIGHT, MANIFEST, REJECTED, BadRow
-from step1x_jax.data.part_maker import Models
-from step1x_jax.data.parts import Input
 from step1x_jax.data.paths import printable
 from step1x_jax.data.precompute import LARGEST_SIZE, Outcome, make_settings, precompute
 from step1x_jax.data.sources import read_triplets
@@ -61,8 +61,8 @@ _SIZE = flags.DEFINE_integer(
 _BATCH = flags.DEFINE_integer(
     "batch_size", 4, "Edits encoded at once, on each device.", lower_bound=1, upper_bound=100_000
 )
-_PART = flags.DEFINE_integer(
-    "part_size", 1024, "Edits that are done or not done as a whole.", lower_bound=1
+_CHUNK = flags.DEFINE_integer(
+    "part_size", 1024, "Edits in a chunk, which is done or not done as a whole.", lower_bound=1
 )
 _MIN_KEPT = flags.DEFINE_float(
     "min_kept",
@@ -180,7 +180,7 @@ def make(
             output,
             settings,
             load,
-            part_size=_PART.value,
+            chunk_size=_CHUNK.value,
             batch_size=_BATCH.value * jax.local_device_count(),
             threads=_THREADS.value,
             process_index=index,
@@ -255,7 +255,7 @@ def tell(outcome: Outcome, output: epath.Path) -> int:
     manifest = outcome.manifest
     if manifest is None:
         print(
-            f"{output}: this share is done; {outcome.missing} parts of other processes are"
+            f"{output}: this share is done; {outcome.missing} chunks of other processes are"
             f" missing, the last one to end writes {MANIFEST}."
         )
     else:

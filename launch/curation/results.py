@@ -19,8 +19,8 @@ from step1x_jax.curation.engine.workdir import MANIFEST, Workdir
 from step1x_jax.curation.export import HELD_OUT, TRAIN, export
 from step1x_jax.curation.results import EDIT, Results
 from step1x_jax.curation.review import Review
+from step1x_jax.data.chunks import Input
 from step1x_jax.data.manifest import BadRow
-from step1x_jax.data.parts import Input
 from step1x_jax.data.precompute import make_settings, precompute
 from step1x_jax.data.sources import read_triplets
 from step1x_jax.files import replacing, user_path

@@ -5,7 +5,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.conditioning.encoder import EncoderConfig, load_encoder
-from step1x_jax.data.part_maker import Models
+from step1x_jax.data.batch_encoder import Models
 from step1x_jax.parallel.rules import batch_sharding, replicated
 from step1x_jax.weights.load import load_autoencoder
 

@@ -1,6 +1,6 @@
-"""Whether pictures are those that a part was made from: by content, asked only if files changed.
+"""Whether pictures are those that a chunk was made from: by content, asked only if files changed.
 
-A part notes a stamp of its files (sizes and times) and a digest of what was in them. While the
+A chunk notes a stamp of its files (sizes and times) and a digest of what was in them. While the
 stamp is the same nothing is read; after a move or a copy the digest decides.
 """
 

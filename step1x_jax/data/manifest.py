@@ -1,4 +1,4 @@
-"""Manifests: what a data set, or a part of one, consists of.
+"""Manifests: what a data set, or a chunk of one, consists of.
 
 A folder is a complete data set once it has dataset.json.
 """
@@ -56,12 +56,12 @@ class Source:
 
 @dataclasses.dataclass
 class Pictures:
-    """What a part notes of its pictures.
+    """What a chunk notes of its pictures.
 
     Attributes:
       stamp: of their files, see identity.py; "" if one could not be read.
       digest: of their contents.
-      changes: how often the part was made again because they had changed.
+      changes: how often the chunk was made again because they had changed.
     """
 
     stamp: str
@@ -76,9 +76,9 @@ class Manifest:
     Attributes:
       settings: how the records were made; free form.
       shards: the files.
-      bad_rows: what was left out; in a part's only, the data set's are a list of their own.
+      bad_rows: what was left out; in a chunk's only, the data set's are a list of their own.
       sources: what the shards' numbers of sources mean.
-      pictures: that it was made from; in a part's only, and not before version 3.
+      pictures: that it was made from; in a chunk's only, and not before version 3.
       version: of this file's form.
     """
 
@@ -120,11 +120,11 @@ def _check(shard: ShardInfo) -> str:
 
 
 class MissingError(UserError):
-    """There is no manifest: a data set or a part that is not complete."""
+    """There is no manifest: a data set or a chunk that is not complete."""
 
 
 def read_manifest(path: epath.PathLike) -> Manifest:
-    """Reads the manifest of a data set or a part.
+    """Reads the manifest of a data set or a chunk.
 
     Args:
       path: the JSON file.

@@ -1,7 +1,7 @@
 """Triplets to shards: everything that training would otherwise compute again at every step.
 
-The work is cut into parts (parts.py), which the processes share out and part_maker.py makes;
-dataset.json is written by the process that finds all parts there.
+The work is cut into chunks (chunks.py), which the processes share out and chunk_maker.py makes;
+dataset.json is written by the process that finds all chunks there.
 """
 
 import dataclasses
@@ -12,16 +12,18 @@ from typing import Any
 from etils import epath
 
 from step1x_jax.conditioning.encoder import EncoderConfig
-from step1x_jax.data.manifest import MANIFEST, REJECTED, BadRow, Manifest, write_manifest
-from step1x_jax.data.part_maker import Models, OnRow, PartMaker
-from step1x_jax.data.parts import (
+from step1x_jax.data.batch_encoder import Models
+from step1x_jax.data.chunk_maker import ChunkMaker, MadeChunks, OnRow
+from step1x_jax.data.chunks import (
+    Chunk,
     Input,
     check_pictures,
     check_settings,
-    find_part,
-    joined,
-    split_parts,
+    find_chunk,
+    join_manifests,
+    split_chunks,
 )
+from step1x_jax.data.manifest import MANIFEST, REJECTED, BadRow, Manifest, write_manifest
 from step1x_jax.errors import require
 from step1x_jax.files import exclusive, fingerprint, replacing
 
@@ -33,9 +35,9 @@ class Outcome:
     """What a run of `precompute` did.
 
     Attributes:
-      manifest: of the data set; None while parts of other processes are missing.
-      bad_rows: all that are not in it; those of this process, while parts are missing.
-      missing: how many parts are missing.
+      manifest: of the data set; None while chunks of other processes are missing.
+      bad_rows: all that are not in it; those of this process, while chunks are missing.
+      missing: how many chunks are missing.
       pictures: how many were encoded, not counting what was there already.
       seconds: that this took, without loading the models.
       waited: seconds of these in which the devices had nothing to do.
@@ -89,7 +91,7 @@ def precompute(
     settings: dict[str, Any],
     load_models: Callable[[], Models],
     *,
-    part_size: int = 1024,
+    chunk_size: int = 1024,
     batch_size: int = 8,
     threads: int | None = None,
     process_index: int = 0,
@@ -103,11 +105,11 @@ def precompute(
       output: folder to write to, the same for all processes.
       settings: see `make_settings`; noted, and compared with what the folder was made with.
       load_models: loads both models; not called if everything is done already.
-      part_size: edits in a part.
+      chunk_size: edits in a chunk.
       batch_size: edits that go through the models at once.
       threads: that read pictures; None: one for each core.
       process_index: of this process.
-      process_count: of all; each takes every process_count-th part.
+      process_count: of all; each takes every process_count-th chunk.
       on_row: called once per edit of this process, with its fault if it has one.
 
     Returns:
@@ -123,53 +125,53 @@ def precompute(
         f"another launch.precompute is at work on this share of {output}; wait for its end, or give"
         " each of several processes a --process_index of its own.",
     ):
-        return _precompute(
-            inputs, output, settings, load_models, part_size, batch_size, threads,
-            (process_index, process_count), on_row,
-        )  # fmt: skip
+        chunks = split_chunks(inputs, chunk_size)
+        check_pictures(inputs, chunks)
+        mine, todo = _find_done(output, chunks[process_index::process_count], on_row)
+        made = MadeChunks({})
+        if todo:
+            maker = ChunkMaker(output, settings, load_models(), batch_size, threads)
+            made = maker.make(todo, on_row)
+            mine |= made.manifests
+        speed = (made.pictures, made.seconds, made.waited)
+
+        found = [
+            mine.get(chunk.name) or find_chunk(output, chunk, mine=False).manifest
+            for chunk in chunks
+        ]
+        manifests = [manifest for manifest in found if manifest is not None]
+        if missing := len(chunks) - len(manifests):
+            bad_rows = [bad for manifest in mine.values() for bad in manifest.bad_rows]
+            return Outcome(None, bad_rows, missing, *speed)
+        manifest, bad_rows = join_manifests(inputs, chunks, manifests, settings)
+        _write_rejected(output, bad_rows)
+        write_manifest(output / MANIFEST, manifest)
+        return Outcome(manifest, bad_rows, 0, *speed)
 
 
-def _precompute(
-    inputs: Sequence[Input],
-    output: epath.Path,
-    settings: dict[str, Any],
-    load_models: Callable[[], Models],
-    part_size: int,
-    batch_size: int,
-    threads: int | None,
-    process: tuple[int, int],
-    on_row: OnRow,
-) -> Outcome:
-    process_index, process_count = process
-    parts = split_parts(inputs, part_size)
-    check_pictures(inputs, parts)
-    todo, made = [], {}
-    for part in parts[process_index::process_count]:
-        found = find_part(output, part, mine=True)
+def _find_done(
+    output: epath.Path, chunks: Sequence[Chunk], on_row: OnRow
+) -> tuple[dict[str, Manifest], list[tuple[Chunk, int]]]:
+    """Looks for this process's chunks; tells `on_row` of the edits of those that are there.
+
+    Returns:
+      The manifests of chunks that are there, by name; the others, and how often the pictures of
+      each have changed.
+    """
+    done, todo = {}, []
+    for chunk in chunks:
+        found = find_chunk(output, chunk, mine=True)
         if found.manifest is None:
-            todo.append((part, found.changes))
+            todo.append((chunk, found.changes))
             continue
-        made[part.name] = found.manifest
+        done[chunk.name] = found.manifest
         faults = {bad.row: bad for bad in found.manifest.bad_rows}
-        for triplet in part.triplets:
+        for triplet in chunk.triplets:
             on_row(faults.get(triplet.row))
-    maker = None
-    if todo:
-        maker = PartMaker(output, settings, load_models(), batch_size, threads)
-        made |= maker.make(todo, on_row)
-    figures = (maker.pictures, maker.seconds, maker.waited) if maker else (0, 0.0, 0.0)
+    return done, todo
 
-    there = {
-        part.name: made.get(part.name) or find_part(output, part, mine=False).manifest
-        for part in parts
-    }
-    manifests = [manifest for manifest in there.values() if manifest is not None]
-    if missing := len(parts) - len(manifests):
-        bad_rows = [bad for one in made.values() for bad in one.bad_rows]
-        return Outcome(None, bad_rows, missing, *figures)
-    manifest, bad_rows = joined(inputs, parts, manifests, settings)
+
+def _write_rejected(output: epath.Path, bad_rows: Sequence[BadRow]) -> None:
     with replacing(output / REJECTED) as temporary:
         rows = (json.dumps(vars(bad), ensure_ascii=False) + "\n" for bad in bad_rows)
         temporary.write_bytes("".join(rows).encode())
-    write_manifest(output / MANIFEST, manifest)
-    return Outcome(manifest, bad_rows, 0, *figures)

@@ -43,9 +43,9 @@ READERS: tuple[tuple[str, Callable[[epath.Path], Rows]], ...] = (
 )
 ENDINGS = ".jsonl, .json or .parquet"
 
-# What launch.precompute writes beside its shards.
-PART_NAME = re.compile(r"part-\d{2,}-\d{5,}-[0-9a-f]{12}\.json")
-OWN_NAMES = re.compile(f"{re.escape(MANIFEST)}|{re.escape(REJECTED)}|{PART_NAME.pattern}")
+# What launch.precompute writes beside its shards; the first are manifests of chunks.
+CHUNK_MANIFEST = re.compile(r"part-\d{2,}-\d{5,}-[0-9a-f]{12}\.json")
+OWN_NAMES = re.compile(f"{re.escape(MANIFEST)}|{re.escape(REJECTED)}|{CHUNK_MANIFEST.pattern}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # there may be millions
@@ -170,7 +170,7 @@ def _find_files(
 
 def _is_made(folder: epath.Path, names: list[str]) -> bool:
     """Whether launch.precompute wrote into a folder with files of these names."""
-    if any(PART_NAME.fullmatch(name) for name in names):
+    if any(CHUNK_MANIFEST.fullmatch(name) for name in names):
         return True
     try:
         return MANIFEST in names and bool(read_manifest(folder / MANIFEST))

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from step1x_jax.conditioning.encoder import READING, EncoderConfig, stored_reading
+from step1x_jax.data.chunks import check_settings
 from step1x_jax.data.manifest import MANIFEST, write_dataset
-from step1x_jax.data.parts import check_settings
 from step1x_jax.data.precompute import make_settings
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import as_json

@@ -39,7 +39,7 @@ def save(path, shade):
 
 @pytest.fixture
 def bitmaps(tmp_path):
-    """Three edits in parts of one edit each."""
+    """Three edits in chunks of one edit each."""
     for i in range(3):
         save(tmp_path / f"{i}_a.bmp", 10 * i)
         save(tmp_path / f"{i}_b.bmp", 100 + 10 * i)
@@ -51,7 +51,7 @@ def bitmaps(tmp_path):
 
 @pytest.mark.parametrize("times", ["new", "as before"])
 def test_a_target_of_the_same_size_is_made_again(tmp_path, bitmaps, models, times):
-    first = make(tmp_path, bitmaps, models, part_size=1)
+    first = make(tmp_path, bitmaps, models, chunk_size=1)
     before = contents(tmp_path / "out")
     target = tmp_path / "1_b.bmp"
     status = target.stat()
@@ -60,8 +60,8 @@ def test_a_target_of_the_same_size_is_made_again(tmp_path, bitmaps, models, time
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert target.stat().st_size == status.st_size
     done = len(models.texts)
-    second = make(tmp_path, bitmaps, models, part_size=1)
-    assert len(models.texts) == done + 2  # an instruction and a negative, of one part
+    second = make(tmp_path, bitmaps, models, chunk_size=1)
+    assert len(models.texts) == done + 2  # an instruction and a negative, of one chunk
     found = read_all(tmp_path / "out")["e1"].target
     wanted = models.encode_images(np.asarray(Image.open(target).resize((64, 64)))[None])[0]
     np.testing.assert_array_equal(found, wanted.astype(found.dtype))
@@ -70,7 +70,7 @@ def test_a_target_of_the_same_size_is_made_again(tmp_path, bitmaps, models, time
     for name, data in before.items():
         if name.endswith(".array_record"):
             assert (tmp_path / "out" / name).read_bytes() == data
-    again = make(tmp_path, bitmaps, models, part_size=1)
+    again = make(tmp_path, bitmaps, models, chunk_size=1)
     assert again == second
     assert len(models.texts) == done + 2
 

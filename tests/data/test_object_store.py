@@ -118,7 +118,7 @@ def test_a_data_set_is_made_and_finished_with_stale_listings(store, tmp_path, ro
 
     def run(output):
         return precompute(
-            inputs, output, SETTINGS, models.load, part_size=2, batch_size=BATCH, threads=1
+            inputs, output, SETTINGS, models.load, chunk_size=2, batch_size=BATCH, threads=1
         )
 
     store.freeze_listings()  # nothing that this test makes is ever listed
@@ -127,7 +127,8 @@ def test_a_data_set_is_made_and_finished_with_stale_listings(store, tmp_path, ro
         run(FOLDER)
     done = [name for name in store.names if name.endswith(".json")]
     assert 0 < len(done) < 4
-    for name in done:  # no manifest without its shards, and nothing of the part that was broken off
+    # No manifest without its shards, and nothing of the chunk that was broken off.
+    for name in done:
         for shard in read_manifest(f"gs://{name}").shards:
             assert f"bucket/data/{shard.file}" in store.names
     assert {n.split("-")[2] for n in store.names} == {n.split("-")[2] for n in done}

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from step1x_jax.data import parquet
-from step1x_jax.data.parts import Input
+from step1x_jax.data.chunks import Input
 from step1x_jax.data.precompute import precompute
 from step1x_jax.data.sources import picture_stamp, read_picture, read_triplets
 from step1x_jax.errors import UserError

@@ -9,11 +9,12 @@ from PIL import Image
 
 from step1x_jax.conditioning.encoder import EncoderConfig
 from step1x_jax.conditioning.images import open_image, to_array
-from step1x_jax.data import part_maker, shards
+from step1x_jax.data import shards
+from step1x_jax.data.batch_encoder import Models
 from step1x_jax.data.buckets import fit
+from step1x_jax.data.chunks import Input, split_chunks
+from step1x_jax.data.edit_loader import draw
 from step1x_jax.data.manifest import MANIFEST, BadRow, Source, read_manifest
-from step1x_jax.data.part_maker import Models, draw
-from step1x_jax.data.parts import Input, split_parts
 from step1x_jax.data.precompute import REJECTED, make_settings, precompute
 from step1x_jax.data.shards import ShardReader
 from step1x_jax.data.sources import read_triplets
@@ -89,9 +90,9 @@ def rows(tmp_path):
     ]
 
 
-def make(tmp_path, rows, models, settings=SETTINGS, part_size=4, **options):
+def make(tmp_path, rows, models, settings=SETTINGS, chunk_size=4, **options):
     """The data set's manifest, with the rows that are not in it."""
-    outcome = run(tmp_path, [listed(tmp_path, rows)], models, settings, part_size, **options)
+    outcome = run(tmp_path, [listed(tmp_path, rows)], models, settings, chunk_size, **options)
     manifest = outcome.manifest
     lines = (tmp_path / "out" / REJECTED).read_text().splitlines()
     assert [BadRow(**json.loads(line)) for line in lines] == outcome.bad_rows
@@ -105,10 +106,10 @@ def listed(tmp_path, rows, name="edits.json", weight=None):
     return Input(name, *read_triplets(path), weight)
 
 
-def run(tmp_path, inputs, models, settings=SETTINGS, part_size=4, **options):
+def run(tmp_path, inputs, models, settings=SETTINGS, chunk_size=4, **options):
     return precompute(
         inputs, tmp_path / "out", settings, models.load,
-        part_size=part_size, batch_size=BATCH, threads=2, **options,
+        chunk_size=chunk_size, batch_size=BATCH, threads=2, **options,
     )  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def test_records_hold_what_the_models_gave(tmp_path, rows, models):
 
 def test_negatives_are_made_once_per_picture_and_shapes_compile_once(tmp_path, rows, models):
     rows = [{**row, "instruction": row["id"]} for row in rows]
-    make(tmp_path, rows, models, part_size=100)
+    make(tmp_path, rows, models, chunk_size=100)
     assert models.texts.count("") == 3
     assert sorted(filter(None, models.texts)) == [row["id"] for row in rows]
     assert models.shapes == {(BATCH, 64, 64, 3), (BATCH, 48, 80, 3)}
@@ -169,15 +170,15 @@ def test_a_second_run_finds_everything_done(tmp_path, rows, models):
 
 
 def test_an_interrupted_run_goes_on_and_equals_a_whole_one(tmp_path, rows, models):
-    models.fail_after = 8  # in the second part
+    models.fail_after = 8  # in the second chunk
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, rows, models)
     out = tmp_path / "out"
     suffixes = [path.suffix for path in out.iterdir()]
     assert sorted(suffixes) == [".array_record", ".array_record", ".json"]
-    parts = split_parts([listed(tmp_path, rows)], 4)
+    chunks = split_chunks([listed(tmp_path, rows)], 4)
     leftover = (
-        out / f".{parts[1].name}-006x010.array_record.0123abcd.tmp"
+        out / f".{chunks[1].name}-006x010.array_record.0123abcd.tmp"
     )  # of a process that was killed
     leftover.touch()
     other = out / ".part-00-00007-abc-6x10.array_record.1.tmp"  # of one that is at work
@@ -209,7 +210,8 @@ def test_changed_rows_and_pictures_are_done_again_and_only_those(tmp_path, rows,
     assert first.shards[:2] == second.shards[:2]
     Image.new("RGB", (80, 80)).save(tmp_path / "s0.png")  # another size of file
     third = make(tmp_path, rows, models)
-    assert not {shard.file for shard in third.shards} & {shard.file for shard in second.shards}
+    hashes = [{shard.file.split("-")[3] for shard in one.shards} for one in (second, third)]
+    assert not hashes[0] & hashes[1]  # each chunk has an edit of that picture
     assert (read_all(tmp_path / "out")["e0"].text == -1).all()
 
 
@@ -311,7 +313,7 @@ def test_settings_follow_the_models_and_every_field_of_the_encoder(tmp_path):
         make_settings(64, encoder, autoencoder, 1.5)
 
 
-def test_a_part_is_noted_only_after_its_shards(tmp_path, rows, models):
+def test_a_chunk_is_noted_only_after_its_shards(tmp_path, rows, models):
     """A folder stands where a shard should go: its renaming fails, as in a crash between both."""
     (shard,) = make(tmp_path, rows[:1], models).shards
     for path in (tmp_path / "out").iterdir():
@@ -358,68 +360,36 @@ def test_several_inputs_with_weights(tmp_path, rows, models):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_processes_share_the_parts_and_the_last_one_writes_the_manifest(
+def test_processes_share_the_chunks_and_the_last_one_writes_the_manifest(
     tmp_path, rows, models, order
 ):
-    rows[5]["source"] = "nowhere.png"  # in the third part
+    rows[5]["source"] = "nowhere.png"  # in the third chunk
     one, told = listed(tmp_path, rows), []
     for index in order[:2]:
         outcome = run(
-            tmp_path, [one], models, part_size=2, process_index=index, process_count=3,
+            tmp_path, [one], models, chunk_size=2, process_index=index, process_count=3,
             on_row=told.append,
         )  # fmt: skip
         assert outcome.manifest is None
         assert not (tmp_path / "out" / MANIFEST).exists()
         assert len(outcome.bad_rows) == (index == 2)
-    last = run(tmp_path, [one], models, part_size=2, process_index=order[2], process_count=3)
+    last = run(tmp_path, [one], models, chunk_size=2, process_index=order[2], process_count=3)
     assert last.manifest.records == 6
     assert len(last.bad_rows) == 1
     assert last.missing == 0
     texts = len(models.texts)
-    again = run(tmp_path, [one], models, part_size=2)  # any other number of processes
+    again = run(tmp_path, [one], models, chunk_size=2)  # any other number of processes
     assert again.manifest == last.manifest
     assert len(models.texts) == texts
 
 
-def test_what_is_remembered_of_sources_is_there_when_it_is_written(tmp_path, models, monkeypatch):
-    """More pictures than are remembered, each used again at once and later."""
-    monkeypatch.setattr(part_maker._Remembered, "LIMIT", 4)
-    rng = np.random.default_rng(0)
-    for i in range(12):
-        pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"p{i}.png")
-    order = [*(i // 2 for i in range(24)), *range(12)]
-    rows = [
-        {"source": f"p{n}.png", "target": f"p{n}.png", "instruction": f"{i}", "id": f"{i}"}
-        for i, n in enumerate(order)
-    ]
-    make(tmp_path, rows, models, part_size=10)
-    for i, record in read_all(tmp_path / "out").items():
-        mean = to_array(open_image(tmp_path / f"p{order[int(i)]}.png")).mean().astype(jnp.bfloat16)
-        assert (record.negative_text == mean).all()
-        assert (record.text == mean).all()
-        np.testing.assert_array_equal(record.source, record.target)
-
-
-def test_the_time_that_devices_wait_is_measured(monkeypatch):
-    now = iter([0.0, 3.0, 4.0, 6.0, 7.0, 9.0])
-    monkeypatch.setattr(part_maker.time, "perf_counter", lambda: next(now))
-    clock = part_maker._IdleClock()  # at 0
-    clock.start()  # at 3
-    clock.start()
-    clock.stop()  # at 4, one is still running
-    clock.stop()  # at 6
-    clock.start()  # at 7
-    assert clock.idle == 3 + 1
-
-
 def test_an_error_while_writing_one_record_ends_the_run(tmp_path, rows, models, monkeypatch):
-    def torn(self, record, write=part_maker.ShardWriter.write):
+    def torn(self, record, write=shards.ShardWriter.write):
         if record.id == "e0":  # in the first batch
             raise UserError("torn")
         write(self, record)
 
-    monkeypatch.setattr(part_maker.ShardWriter, "write", torn)
+    monkeypatch.setattr(shards.ShardWriter, "write", torn)
     with pytest.raises(UserError, match="torn"):
         make(tmp_path, rows, models)
     assert not list((tmp_path / "out").iterdir())

@@ -160,7 +160,7 @@ def test_impossible_flags_are_one_sentence(inputs, flags, reason):
 
 @pytest.mark.slow
 def test_two_processes_share_the_work_and_equal_one(inputs):
-    """At the same time; parts of one edit each."""
+    """At the same time; chunks of one edit each."""
     shares = [
         subprocess.Popen(
             command(inputs, "--part_size=1", f"--process_index={i}", "--process_count=2"),
@@ -184,7 +184,7 @@ def test_a_killed_run_leaves_no_half_shard_and_is_finished_by_the_next(inputs):
     (inputs / "edits.jsonl").write_text("\n".join(rows))
     out = inputs / "out"
     running = subprocess.Popen(command(inputs), cwd=ROOT)
-    while not list(out.glob("part-*.json")):  # until the first part is there
+    while not list(out.glob("part-*.json")):  # until the first chunk is there
         assert running.poll() is None
         time.sleep(0.01)
     running.kill()

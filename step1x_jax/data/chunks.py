@@ -1,7 +1,8 @@
-"""Parts: the units in which a data set is made, by one process or many, once or after a break.
+"""Chunks: the units in which a data set is made, by one process or many, once or after a break.
 
-A part's shards and then its manifest get their names when the part is complete, so that a second
-run finds what is done. The name of a part holds a hash of its rows: changed rows make a new part.
+A chunk's shards and then its manifest get their names when the chunk is complete, so that a second
+run finds what is done. The name of a chunk holds a hash of its rows: changed rows make a new chunk.
+On disk and in the flag --part_size a chunk is called a part, as it always was.
 """
 
 import dataclasses
@@ -28,12 +29,12 @@ from step1x_jax.data.manifest import (
     write_manifest,
 )
 from step1x_jax.data.shards import DamagedShardError, check_size
-from step1x_jax.data.sources import PART_NAME, Triplet, picture_stamp
+from step1x_jax.data.sources import CHUNK_MANIFEST, Triplet, picture_stamp
 from step1x_jax.errors import UserError
 from step1x_jax.files import find
 
 ASKING = 32  # threads that ask for files' sizes: on mounted storage an answer takes a while
-NEW_SETTINGS = ("min_kept",)  # that data sets of before do not have; their parts stay as they are
+NEW_SETTINGS = ("min_kept",)  # that data sets of before do not have; their chunks stay as they are
 
 
 @dataclasses.dataclass
@@ -55,8 +56,8 @@ class Input:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """A run of an input's rows that is done as a whole.
+class Chunk:
+    """Consecutive rows of an input that are done as a whole.
 
     Attributes:
       name: holds its place and a hash of its rows.
@@ -75,7 +76,7 @@ class Part:
 
 @dataclasses.dataclass
 class Found:
-    """What there is of a part.
+    """What there is of a chunk.
 
     Attributes:
       manifest: None unless all of it is there, made from the pictures as they are.
@@ -86,26 +87,26 @@ class Found:
     changes: int = 0
 
 
-def split_parts(inputs: Sequence[Input], part_size: int) -> list[Part]:
-    """Cuts each input into parts of `part_size` rows, the last one shorter."""
-    parts = []
+def split_chunks(inputs: Sequence[Input], chunk_size: int) -> list[Chunk]:
+    """Cuts each input into chunks of `chunk_size` rows, the last one shorter."""
+    chunks = []
     with ThreadPoolExecutor(ASKING) as threads:
         for source, one in enumerate(inputs):
-            for number, start in enumerate(range(0, len(one.triplets), part_size)):
-                rows = one.triplets[start : start + part_size]
-                files = list(threads.map(_files, rows))
+            for number, start in enumerate(range(0, len(one.triplets), chunk_size)):
+                rows = one.triplets[start : start + chunk_size]
+                files = list(threads.map(_picture_stamps, rows))
                 sizes = [(before[0], after[0]) for before, after in files]
                 name = f"part-{source:02d}-{number:05d}-{_content_hash(rows, sizes)}"
                 stamp = combine(text for pair in files for _, text in pair)
                 missing = sum(size == -1 for pair in sizes for size in pair)
-                parts.append(Part(name, source, rows, stamp, missing))
-    return parts
+                chunks.append(Chunk(name, source, rows, stamp, missing))
+    return chunks
 
 
-def check_pictures(inputs: Sequence[Input], parts: Sequence[Part]) -> None:
+def check_pictures(inputs: Sequence[Input], chunks: Sequence[Chunk]) -> None:
     """Raises UserError if of all pictures of a list not one is there."""
     for source, one in enumerate(inputs):
-        missing = sum(part.missing for part in parts if part.source == source)
+        missing = sum(chunk.missing for chunk in chunks if chunk.source == source)
         if one.triplets and missing == 2 * len(one.triplets):
             raise UserError(
                 f"none of the pictures that {one.name} names is there, the first would be"
@@ -114,7 +115,7 @@ def check_pictures(inputs: Sequence[Input], parts: Sequence[Part]) -> None:
             )
 
 
-def _files(triplet: Triplet) -> tuple[tuple[int, str], tuple[int, str]]:
+def _picture_stamps(triplet: Triplet) -> tuple[tuple[int, str], tuple[int, str]]:
     return picture_stamp(triplet.source_path), picture_stamp(triplet.target_path)
 
 
@@ -131,7 +132,7 @@ def _content_hash(triplets: Sequence[Triplet], sizes: Sequence[tuple[int, int]])
 def check_settings(output: epath.Path, settings: dict[str, Any]) -> None:
     """Raises UserError, naming a setting, if what lies in a folder was made with other ones."""
     own = output / REJECTED
-    made = [path for path in find(output, "part-*.json") if PART_NAME.fullmatch(path.name)]
+    made = [path for path in find(output, "part-*.json") if CHUNK_MANIFEST.fullmatch(path.name)]
     made += find(output, MANIFEST)
     if own.exists() and not made:
         raise UserError(
@@ -154,28 +155,41 @@ def check_settings(output: epath.Path, settings: dict[str, Any]) -> None:
                 )
 
 
-def manifest_of(output: epath.Path, part: Part) -> epath.Path:
-    """Where the manifest of a part lies, when it is complete."""
-    return output / f"{part.name}.json"
+def manifest_path(output: epath.Path, chunk: Chunk) -> epath.Path:
+    """Where the manifest of a chunk is, once the chunk is complete."""
+    return output / f"{chunk.name}.json"
 
 
-def find_part(output: epath.Path, part: Part, *, mine: bool) -> Found:
-    """Looks for a part; reads its pictures if their files are not those that it was made from.
+def shard_prefix(chunk: Chunk, changes: int) -> str:
+    """What the names of a chunk's shards begin with.
+
+    Made again from other pictures under the same names, the shards get another name: while they are
+    made, and if that is interrupted, the data set is still what its manifest says.
+
+    Args:
+      chunk: whose shards they are.
+      changes: how often its pictures have changed.
+    """
+    return f"{chunk.name}-{changes}" if changes else chunk.name
+
+
+def find_chunk(output: epath.Path, chunk: Chunk, *, mine: bool) -> Found:
+    """Looks for a chunk; reads its pictures if their files are not those that it was made from.
 
     Args:
       output: folder of the data set.
-      part: to look for.
+      chunk: to look for.
       mine: whether to note that files which were moved or copied have the same pictures, so that
-        these need not be read again; it is the part of this process.
+        these need not be read again; it is a chunk of this process.
     """
-    path = manifest_of(output, part)
+    path = manifest_path(output, chunk)
     try:
         manifest = read_manifest(path)
     except MissingError:
         return Found(None)
-    pictures = manifest.pictures or Pictures(part.stamp, "")  # before version 3: as it was then
-    if pictures.stamp != part.stamp:
-        now = describe(part.stamp, digests_now(part.triplets), pictures.changes)
+    pictures = manifest.pictures or Pictures(chunk.stamp, "")  # before version 3: as it was then
+    if pictures.stamp != chunk.stamp:
+        now = describe(chunk.stamp, digests_now(chunk.triplets), pictures.changes)
         if now.digest != pictures.digest:
             return Found(None, pictures.changes + 1)
         if mine and now != pictures:
@@ -188,13 +202,13 @@ def find_part(output: epath.Path, part: Part, *, mine: bool) -> Found:
     return Found(manifest, pictures.changes)
 
 
-def joined(
-    inputs: Sequence[Input], parts: Sequence[Part], manifests: Sequence[Manifest], settings: Any
+def join_manifests(
+    inputs: Sequence[Input], chunks: Sequence[Chunk], manifests: Sequence[Manifest], settings: Any
 ) -> tuple[Manifest, list[BadRow]]:
-    """The manifest of the data set that all parts make, and all rows that are not in it."""
+    """The manifest of the data set that all chunks make, and all rows that are not in it."""
     shards = [
-        dataclasses.replace(shard, source=part.source)
-        for part, manifest in zip(parts, manifests, strict=True)
+        dataclasses.replace(shard, source=chunk.source)
+        for chunk, manifest in zip(chunks, manifests, strict=True)
         for shard in manifest.shards
     ]
     bad_rows = [bad for one in inputs for bad in one.bad_rows]
