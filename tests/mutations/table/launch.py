@@ -1,0 +1,56 @@
+"""Mutations of launch/."""
+
+from tests.mutations.suites import EDIT, FAILING, LISTS, MANY, MASKS, REFUSED, RESUMED
+from tests.mutations.table import Table
+
+# fmt: off
+TABLE: Table = {
+    ("launch/edits/check.py", "tests/launch/test_edit_check.py"): [
+        ("differences are success", "print_findings", "return ERROR", "return 0"),
+        ("nothing to report", "print_findings", "if counts[DIFFERS]:", "if False:"),
+    ],
+    ("launch/edits/rows.py",
+     f"{LISTS} {REFUSED} {MANY}::test_all_pictures_of_a_folder "
+     f"{MANY}::test_rows_have_settings_of_their_own"): [
+        ("the root ignored", "read_rows", "root is None", "True"),
+        ("hidden pictures", "pictures_in", "folder, '[!.]*'", "folder, '*'"),
+        ("first instruction for all", "_for_each", "if len(values) != count:", "if False:"),
+    ],
+    ("launch/edits/plan.py",
+     f"{LISTS} {REFUSED} {EDIT} {RESUMED} {MASKS} {MANY}::test_rows_have_settings_of_their_own"): [
+        ("results replaced unasked", "still_to_make", "if others and not overwrite:", "if False:"),
+        ("results of other settings stay", "still_to_make", "missing.append(job)", "pass"),
+        ("all made again", "still_to_make", "is_file(job.output)", "False"),
+        ("two results of one name", "plan", "if name in taken:", "if False:"),
+        ("sources overwritten", "check_places",
+         "if _identity(os.fspath(job.output)) in read:", "if False:"),
+        ("hard links overwritten", "_identity",
+         "(status.st_dev, status.st_ino)", "os.path.realpath(path)"),
+        ("row's steps ignored", "recipe_of",
+         "common.steps if row.steps is None else row.steps", "common.steps"),
+        ("masks not noted", "recipe_of",
+         "noted_file(row.mask, 'a mask') if row.mask else None", "None"),
+    ],
+    ("launch/edits/making.py", f"{FAILING} {MASKS} {MANY}::test_like_makes_the_same_picture"): [
+        ("one failure ends all", "make_all", "if report is None:\n    raise", "raise"),
+        ("failures are success", "make_all", "return SOME_FAILED", "return 0"),
+        ("settings not noted", "_make", "to_note(recipe)", ""),
+        ("mask not given on", "_make", "mask=job.row.mask", "mask=None"),
+        ("truncation not given on", "_make", "truncate=recipe.truncate", ""),
+    ],
+    ("launch/edits/report.py", f"{FAILING} {RESUMED}"): [
+        ("reports forget", "Report.__init__", "if is_file(self.path):", "if False:"),
+        ("reports of the last alone", "Report.add",
+         "self._lines.values()", "[*self._lines.values()][-1:]"),
+    ],
+    ("launch/edit.py",
+     f"{REFUSED} {RESUMED} {MANY}::test_like_makes_the_same_picture "
+     f"{MANY}::test_like_with_another_source_or_other_weights_is_said"): [
+        ("like over flags", "take_from", "if not flags.FLAGS[name].present:", "if True:"),
+        ("one file replaced unasked", "check_new",
+         "if is_file(place) and not _OVERWRITE.value:", "if False:"),
+        ("loaded for nothing", "main", "if not todo:\n    return 0", "pass"),
+        ("like's truncation forgotten", "take_from", "'truncate': like.truncate", ""),
+        ("other files unsaid", "tell_of", "name in FILES", "False"),
+    ],
+}

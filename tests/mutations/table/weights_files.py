@@ -1,0 +1,65 @@
+"""Mutations of step1x_jax/weights/files/."""
+
+from tests.mutations.table import Table
+
+# fmt: off
+TABLE: Table = {
+    ("step1x_jax/weights/files/fp8.py", "tests/weights/test_readers.py"): [
+        ("8 bits: all is read", "InFp8.read",
+         "self._source.read(name, rows)", "self._source.read(name)[... if rows is None else rows]"),
+        ("scale of some rows", "InFp8.read", "tensor if rows is None else None", "tensor"),
+    ],
+    ("step1x_jax/weights/files/fp8.py", "tests/weights/files/test_fp8.py"): [
+        ("rows of 8-bit tensors", "Fp8File.read", "name, rows", "name"),
+        ("scale of 8-bit weights left out", "Fp8File.read", "numbers * scale", "numbers * 1"),
+        ("scales of the first rows", "Fp8File.read",
+         "scale if rows is None else scale[rows]", "scale[: len(stored)]"),
+        ("8-bit weight without scale", "Fp8File.__init__", "name not in self._scales", "False"),
+        ("scale of no weight", "Fp8File._take",
+         "if weight not in self._stored:\n    raise UserError(...)",
+         "if weight not in self._stored: return"),
+        ("a scale for each block", "Fp8File._take", "math.prod(shape) != 1", "False"),
+        ("scale beside a wide weight", "Fp8File._take", "if (scale != 1).any():", "if False:"),
+        ("other formats in the header", "Fp8File.__init__", "self._in_header().items()", "()"),
+        ("other formats of a layer", "Fp8File._check_format",
+         "if not isinstance(stored, str) or stored not in STORED:\n    raise UserError(...)",
+         "if stored not in STORED: return"),
+        ("8-bit weights not divided", "rounded", "... / scale", "..."),
+        ("scale of e5m2", "InFp8._scale", "... / LARGEST", "... / 57344"),
+        ("too large for plain 8 bits", "InFp8.read",
+         "if (largest := _largest(name, tensor)) > LARGEST:", "if False:"),
+        ("not finite in 8 bits", "_largest", "if not math.isfinite(largest):", "if False:"),
+        ("looked up in the first piece only", "looked_up",
+         "range(0, len(index), LOOKED_UP_AT_ONCE)", "(0,)"),
+        ("all matrices in 8 bits", "stored_in_fp8",
+         "in_block and name.endswith(WEIGHT) and len(shape) == 2",
+         "name.endswith(WEIGHT) and len(shape) == 2"),
+    ],
+    ("step1x_jax/weights/files/shards.py",
+     "tests/weights/test_kinds.py tests/weights/layouts/test_diffusers.py"): [
+        ("index points anywhere", "_weight_map", "not _SHARD_NAME.fullmatch(name)", ""),
+        ("missing shard not named", "ShardedFile.__init__", "if missing := ...:", "if False:"),
+        ("twins over shards", "ShardedFile.__init__", "if name in self._file_of:", "if False:"),
+        ("index not compared", "ShardedFile.__init__",
+         "if where.get(name) != file_name:", "if False:"),
+        ("index promises more", "ShardedFile.__init__",
+         "if name not in self._file_of:", "if False:"),
+        ("shards without limit", "write_shards", "room -= nbytes(tensors, name)", "room -= 0"),
+    ],
+    ("step1x_jax/weights/files/opening.py", "tests/weights/test_kinds.py"): [
+        ("prefixes of other programs", "open_file", "WithoutPrefix(file, prefix)", "file"),
+        ("pickles by suffix", "refuse_pickle", "if path.suffix.lower() in PICKLES:", "if False:"),
+    ],
+    ("step1x_jax/weights/files/safetensors_io.py", "tests/weights/files/test_safetensors_io.py"): [
+        ("not finite when it is read", "SafetensorsFile.read",
+         "check_finite(array, name, self.path)", "pass"),
+        ("twins in a header", "_without_twins", "if len(result) < len(pairs):", "if False:"),
+        ("shapes of any numbers", "_info", "type(n) is not int", "int(n) != float(n)"),
+        ("order in the file", "write_safetensors", "(-RANK[np.dtype(dtypes[name])], name)", "name"),
+        ("truncation", "parse_header", "if end != data_bytes:", "if end < data_bytes:"),
+        ("each row by itself", "SafetensorsFile._array",
+         "np.flatnonzero(np.diff(rows) != 1) + 1", "np.arange(1, len(rows))"),
+        ("short readings", "SafetensorsFile._bytes",
+         "if len(data) != end - begin:", "if not data:"),
+    ],
+}
