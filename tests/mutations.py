@@ -953,34 +953,56 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("copied by every process", "fcntl.flock(file, fcntl.LOCK_EX)", "pass"),
         ("short copies taken", "if file_size(temporary) != shard.bytes:", "if False:"),
     ],
-    ("data/parts.py", "tests/data/test_object_store.py"): [
+    ("data/chunks.py", "tests/data/test_object_store.py"): [
         ("listed leftovers read", "except MissingError:  # an object",
          "except OSError:  # an object"),
     ],
-    ("data/parts.py", "tests/data/test_precompute.py"): [
+    ("data/chunks.py", "tests/data/test_precompute.py"): [
         ("hash without sizes", "json.dumps([row, lengths])", "json.dumps([row])"),
-        ("all of the first source", "dataclasses.replace(shard, source=part.source)", "shard"),
+        ("all of the first source", "dataclasses.replace(shard, source=chunk.source)", "shard"),
         ("shards not looked at", "check_size(output / shard.file, shard)", "pass"),
     ],
     ("data/precompute.py", "tests/data/test_precompute.py"): [
-        ("every process does all", "for part in parts[process_index::process_count]:",
-         "for part in parts:"),
-        ("manifest without the others' parts", "if missing := len(parts) - len(manifests):",
+        ("every process does all", "chunks[process_index::process_count], on_row",
+         "chunks, on_row"),
+        ("manifest without the others' chunks", "if missing := len(chunks) - len(manifests):",
          "if missing := 0:"),
     ],
-    ("data/part_maker.py", "tests/data/test_precompute.py"): [
+    ("data/chunk_maker.py", "tests/data/test_precompute.py"): [
         ("manifest before shards",
-         "replacing(manifest_of(self._output, part)) as manifest_file,\n"
-         "            writing_shards(self._output, prefix) as shards,",
-         "writing_shards(self._output, prefix) as shards,\n"
-         "            replacing(manifest_of(self._output, part)) as manifest_file,"),
+         "replacing(manifest_path(self._output, chunk)) as manifest_file,\n"
+         "            writing_shards(self._output, shard_prefix(chunk, changes)) as shards,",
+         "writing_shards(self._output, shard_prefix(chunk, changes)) as shards,\n"
+         "            replacing(manifest_path(self._output, chunk)) as manifest_file,"),
+        ("last batch lost", "yield from waiting.values()", "yield from ()"),
+    ],
+    ("data/edit_loader.py", "tests/data/test_precompute.py"): [
+        ("negatives for all", "draw(triplet) < self._negatives", "True"),
+    ],
+    ("data/batch_encoder.py", "tests/data/test_precompute.py"): [
         ("batches not filled up", "examples[-1:] * (self._batch_size - len(examples))", "[]"),
-        ("last batch lost", "for batch in waiting.values():", "for batch in ():"),
-        ("negatives for all", 'draw(triplet) < self._settings["negatives"]', "True"),
-        ("forgotten too early", "list(self._made)[: -self.LIMIT]", "list(self._made)[:-1]"),
+    ],
+    ("data/batch_encoder.py", "tests/data/test_batch_encoder.py"): [
+        ("negatives shifted", "None if edit.negative_prompt is None else next(rows)",
+         "next(rows, None)"),
+    ],
+    ("data/model_output.py", "tests/data/test_model_output.py"): [
+        ("texts not cut", "example[:length].astype", "example.astype"),
+        ("moved for every row", "if self._fetched is None:", "if True:"),
+    ],
+    ("data/source_cache.py", "tests/data/test_source_cache.py"): [
+        ("sources computed every time", "if e.source_hash not in self._values", "if True"),
+        ("forgotten too early", "list(self._values)[: -self.LIMIT]", "list(self._values)[:-1]"),
+        ("never forgotten", "list(self._values)[: -self.LIMIT]", "[]"),
+    ],
+    ("data/batch_writer.py", "tests/data/test_batch_writer.py"): [
+        ("errors of the writer lost", "self._waiting.popleft().result()",
+         "self._waiting.popleft() and []"),
+        ("devices idle while one writes", "leave=IN_FLIGHT - 1", "leave=0"),
+        ("clock stopped too early", "        batch.wait()\n", ""),
+    ],
+    ("data/idle_clock.py", "tests/data/test_idle_clock.py"): [
         ("idle while one runs", "if self._running == 0:", "if True:"),
-        ("errors of the writer lost", "self._done(job.edits, future.result())",
-         "self._done(job.edits, [])"),
     ],
     ("conditioning/encoder.py", "tests/conditioning/test_encoder.py"): [
         ("prefix not dropped", "jnp.asarray(states)[:, dropped : dropped + limit]",
@@ -1120,16 +1142,19 @@ TABLE: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("data/identity.py", "tests/data/test_changed_pictures.py"): [
         ("unreadable for ever", '"" if UNREADABLE in digests else stamp', "stamp"),
     ],
-    ("data/parts.py", "tests/data/test_changed_pictures.py"): [
+    ("data/chunks.py", "tests/data/test_changed_pictures.py"): [
         ("contents not compared", "if now.digest != pictures.digest:", "if False:"),
         ("copies made again", "if now.digest != pictures.digest:", "if True:"),
         ("copies read every time", "if mine and now != pictures:", "if False:"),
         ("all pictures gone", "missing == 2 * len(one.triplets):", "False:"),
+        ("shards replaced", 'f"{chunk.name}-{changes}" if changes else chunk.name', "chunk.name"),
     ],
-    ("data/part_maker.py", "tests/data/test_changed_pictures.py"): [
-        ("shards replaced", 'f"{part.name}-{changes}" if changes else part.name', "part.name"),
+    ("data/batch_writer.py", "tests/data/test_changed_pictures.py"): [
         ("NaN stored", "if problem := record.not_finite():", "if problem := None:"),
-        ("little kept", 'self._settings.get("min_kept", 0.0):', "0.0:"),
+    ],
+    ("data/edit_loader.py", "tests/data/test_changed_pictures.py"): [
+        ("little kept", "kept_part(image.size, bucket)) < self._min_kept:",
+         "kept_part(image.size, bucket)) < 0.0:"),
     ],
     ("conditioning/prompt.py", "tests/conditioning/test_prompt.py"): [
         ("always the label", "if picture_label else", "if True else"),
