@@ -11,8 +11,9 @@ TABLE: Table = {
     ("step1x_jax/kernels/flash.py", "tests/kernels"): [
         ("every device has the whole batch", "flash_attention",
          "BATCH_AXES if b % parts == 0 else None", "None"),
-        ("groups in another order", "flash_attention", "jnp.repeat(x, h // x.shape[2], axis=2)",
-         "jnp.concatenate([x] * (h // x.shape[2]), axis=2)"),
+        ("groups in another order", "_repeat_heads",
+         "jnp.repeat(apart, heads // apart.shape[2], axis=2)",
+         "jnp.concatenate([apart] * (heads // apart.shape[2]), axis=2)"),
     ],
     ("step1x_jax/kernels/attention.py", "tests/kernels"): [
         ("causal ignored", "_reason_against", "return 'has no causal mask'", "pass"),

@@ -5,7 +5,8 @@ from tests.mutations.table import Table
 # fmt: off
 TABLE: Table = {
     ("step1x_jax/parallel/rules.py", "tests/parallel/test_rules.py"): [
-        ("weights used as stored", "placement", "column='used'", ""),
+        ("weights used as stored", "partition_spec", "getattr(RULES[name], column)",
+         "RULES[name].stored"),
         ("modulations gathered", "", "SHARDS, SHARDS", "SHARDS"),
     ],
     ("step1x_jax/parallel/rules.py", "tests/parallel"): [

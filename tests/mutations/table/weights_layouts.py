@@ -18,18 +18,19 @@ TABLE: Table = {
          "'time_in.in_layer': 'time_embed.in_layer'", "'time_in.in_layer': 'time_embed.linear_1'"),
     ],
     ("step1x_jax/weights/layouts/qwen.py", MLLM): [
-        ("heads inside out", "_language", "kernel, TO_HEADS", "(k, heads, d), (2, 1, 0)"),
-        ("heads outside in", "_language", "kernel, FROM_HEADS", "(d, k, h), (2, 1, 0)"),
+        ("output read untransposed", "_Builder.part", "(1, 0) if len(piece) == 2 else (0,)",
+         "(1, 0) if len(piece) == 2 and 'o_proj' not in path else tuple(range(len(piece)))"),
+        ("values before keys", "_vision", "'qkv'", "'qvk'"),
     ],
     ("step1x_jax/weights/layouts/official.py", DIT): [
-        ("v turned too", "Part._turn", "x[2:]", "turned[2:]"),
-        ("turned the other way", "Part._turn",
-         "np.argsort(index) if inverse else index", "index if inverse else np.argsort(index)"),
-        ("linear1 order", "_transformer", "qkv_kernel, mlp_kernel", "mlp_kernel, qkv_kernel"),
+        ("v turned too", "qkv_parts", "'v': None", "'v': rotated"),
+        ("turned the other way", "Part._turned", "self.rotated // 2, 2", "2, self.rotated // 2"),
+        ("linear1 order", "_transformer", "*qkv_kernels, mlp_kernel", "mlp_kernel, *qkv_kernels"),
         ("linear2 order", "_transformer", "proj, mlp_out", "mlp_out, proj"),
-        ("QK-norms not turned", "_Builder.head_norm", "rotated=0", ""),
+        ("QK-norms not turned", "_Builder.head_norm", "rotated=width", ""),
     ],
     ("step1x_jax/weights/layouts/official.py", "tests/weights/test_filling.py"): [
-        ("pairs cut before RoPE's turn", "Part._cuts", "self.rotated", "None"),
+        ("rows in the file's order", "Part.to_ours",
+         "x.take(np.argsort(np.argsort(self._rows(box))), axis=0)", "x"),
     ],
 }

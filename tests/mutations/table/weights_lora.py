@@ -93,8 +93,8 @@ TABLE: Table = {
          "(DOWN, UP), (piece.down, piece.up)", "(UP, DOWN), (piece.up, piece.down)"),
     ],
     ("step1x_jax/weights/lora/adapters.py", f"{GOLDEN_LORA} tests/weights/lora/test_adapters.py"): [
-        ("adapters' rows not turned", "_halves", "kernel.rotated if turned else None", "None"),
-        ("v of adapters turned, too", "_halves", "kernel.fused_qkv and turned", "False"),
+        ("adapters' rows not turned", "_half", "kernel.rotated if half == 'up' else None", "None"),
+        ("another holder of a shared half", "_holder", "min", "max"),
         ("half of the layers", "targeted", "if place in left:", "if False:"),
         ("alpha of the file ignored", "load_adapters",
          "if (product.rank, product.alpha) != (lora.rank, lora.alpha):",
