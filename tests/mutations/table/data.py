@@ -89,7 +89,6 @@ TABLE: Table = {
         ("listed leftovers read", "check_settings", "except MissingError:", "except OSError:"),
     ],
     ("step1x_jax/data/parts.py", "tests/data/test_precompute.py"): [
-        ("hash without sizes", "_content_hash", "row, lengths", "row"),
         ("all of the first source", "joined",
          "dataclasses.replace(shard, source=part.source)", "shard"),
         ("shards not looked at", "find_part", "check_size(output / shard.file, shard)", "pass"),

@@ -52,11 +52,13 @@ TABLE: Table = {
     ],
     ("step1x_jax/models/projection.py", "tests/models/test_projection.py"): [
         ("size of random kernels", "Projection.__init__", "fan_in**-0.5", "fan_in**-1.0"),
-        ("start of q and k", "qkv_projection",
-         "jnp.zeros(shape).at[:2]", "jnp.zeros(shape).at[1:]"),
         ("biases summed token by token", "_plus", "addend.shape[1:] == (1, y.shape[2])", "False"),
         ("everyone's shift", "_credited_backward", "len(like) == len(dy)", "False"),
         ("biases of q for k and v", "QKV.__call__", "biases, ups", "biases[:1] * 3, ups"),
+    ],
+    ("step1x_jax/models/projection.py", "tests/models/test_layers.py"): [
+        ("start of q and k", "qkv_projection",
+         "jnp.zeros(shape).at[:2]", "jnp.zeros(shape).at[1:]"),
     ],
     ("step1x_jax/models/projection.py", f"{LORA}::test_a_base_in_8_bits"): [
         ("8 bits without scale", "Projection._project", "if scale is not None:", "if False:"),
