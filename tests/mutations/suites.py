@@ -4,7 +4,13 @@ OPERATORS = "tests/curation/operators"
 ENGINE = "tests/curation/engine"
 GATES = "tests/curation/embedded/test_gates.py"
 # These need extras: those torch, diffusers and curation.
-WITH_EXTRAS = (OPERATORS, f"{ENGINE}/test_driver.py", f"{ENGINE}/test_crashes.py", GATES)
+WITH_EXTRAS = (
+    OPERATORS,
+    f"{ENGINE}/test_driver.py",
+    f"{ENGINE}/test_crashes.py",
+    "tests/curation/embedded",
+    "tests/curation/stages/test_plain_edits.py",
+)
 
 DIT = "tests/test_golden.py::test_published_numbers[dit_v1_1]"
 DIT_0 = "tests/test_golden.py::test_published_numbers[dit_v1_0]"

@@ -85,10 +85,6 @@ TABLE: Table = {
         ("copied by every process", "_locked", "fcntl.flock(file, fcntl.LOCK_EX)", "pass"),
         ("short copies taken", "_fetch", "if file_size(temporary) != shard.bytes:", "if False:"),
     ],
-    ("step1x_jax/data/precompute.py", "tests/data/test_precompute.py"): [
-        ("every process does all", "_precompute", "parts[process_index::process_count]", "parts"),
-        ("manifest without the others' parts", "_precompute", "len(parts) - len(manifests)", "0"),
-    ],
     ("step1x_jax/data/forms.py", "tests/data/test_sources.py"): [
         ("half a form is enough", "find_form",
          "if not missing_fields(form, names):", "if len(missing_fields(form, names)) < 3:"),

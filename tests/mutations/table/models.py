@@ -1,6 +1,6 @@
 """Mutations of step1x_jax/models/."""
 
-from tests.mutations.suites import DIT, DIT_0, GOLDEN_LORA, LORA, MLLM, MODEL, VAE
+from tests.mutations.suites import DIT, DIT_0, LORA, MLLM, MODEL, VAE
 from tests.mutations.table import Table
 
 # fmt: off

@@ -284,6 +284,7 @@ def test_arrays_of_another_step_are_noticed(workdir, state, abstract):
 
 def test_another_version_asks_for_that_version(workdir, mesh, monkeypatch):
     monkeypatch.setattr(description, "SCHEMA_VERSION", 1000)
+    monkeypatch.setattr(description, "READ", (1000,))
     with pytest.raises(UserError, match=r"another version of step1x_jax .*launch\.convert"):
         restore(workdir, abstract_state(tiny_config(), mesh))
     assert folders(workdir) == ["2", "3"]  # none is taken for damaged

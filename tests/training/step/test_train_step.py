@@ -113,9 +113,12 @@ def test_a_mesh_changes_rounding_only(one_device, make, config):
         (state.params, state.opt_state[1][0].mu, one_device.states[0].params)
         for state in (here.states[-1], one_device.states[-1])
     ]
-    for ours, our_mu, theirs, their_mu, first in zip(
-        *(jax.tree.leaves(x) for x in (*trees[0][:2], *trees[1])), strict=True
+    names = jax.tree_util.tree_leaves_with_path(here.states[-1].params)
+    for (path, ours), our_mu, theirs, their_mu, first in zip(
+        names, *(jax.tree.leaves(x) for x in (trees[0][1], *trees[1])), strict=True
     ):
+        if "['connector']['blocks']['k']['bias']" in jax.tree_util.keystr(path):
+            continue  # it changes no softmax: its gradient is rounding alone
         assert np.linalg.norm(our_mu - their_mu) <= 1e-3 * np.linalg.norm(their_mu)
         assert np.linalg.norm(theirs - first) > 0
         assert np.linalg.norm(ours - theirs) <= 1e-2 * np.linalg.norm(theirs - first)
