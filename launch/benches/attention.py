@@ -24,6 +24,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.kernels import attention_tpu, tuning
 from step1x_jax.kernels.attention import attention, qk_norm_rope_attention
 from step1x_jax.kernels.norm_rope import Norms
+from step1x_jax.planning.chips import CHIPS
 
 _PIXELS = define_number_list(
     "pixels", [512, 768, 1024], "Sides of the pictures.", lower=16, upper=8192
@@ -35,9 +36,6 @@ _HEADS = flags.DEFINE_integer("heads", 24, "Attention heads.", lower_bound=1)
 WIDTH, TEXT = 128, 640
 BACKWARD = 2.5  # times the forward pass
 PEAK_SIDE = 8192  # of the matmul that is taken for the peak
-# TFLOP/s of bfloat16 matmuls and GB/s of memory, as published; v6e's units are 256 wide, and a head
-# of 128 fills half of one.
-CHIPS = {"v5e": (197, 819), "v5p": (459, 2765), "v6e": (918 / 2, 1640)}
 SDPA = ("FLASH_ATTENTION", "CUDNN_ATTENTION")
 
 
@@ -75,9 +73,11 @@ def rooflines() -> Iterator[dict[str, Any]]:
         length = 2 * (pixels // 16) ** 2 + TEXT
         work = 4 * _HEADS.value * length**2 * WIDTH / 1e12
         array = _HEADS.value * length * WIDTH * 2 / 1e9  # GB of q, k, v or the output
-        for chip, (speed, bandwidth) in CHIPS.items():
+        for name, chip in CHIPS.items():
+            speed = chip.peak / 1e12 * min(1, WIDTH / chip.mxu)  # of a head in a matmul unit
+            bandwidth = chip.hbm_bandwidth / 1e9
             yield {
-                "computed for": chip,
+                "computed for": name,
                 "px": pixels,
                 "L": length,
                 "batch": 1,
