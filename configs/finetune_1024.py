@@ -14,7 +14,7 @@ launch.compile_ahead` (a model of the compiled program, not a measurement):
     v5p:2x2x1   1              51
     v5p:2x4x4   1              46
     v5p:4x4x4   1              46
-    v5e:16x16   1              111
+    v5e:16x16   1              112
     v6e:8x8     1              38
     v6e:16x16   1              36
     # end
