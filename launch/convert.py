@@ -49,7 +49,7 @@ from step1x_jax.weights.readers import Cast, Rows, Tensors, nbytes
 from step1x_jax.weights.run.folder import is_run, no_average
 from step1x_jax.weights.run.reader import RunFolder
 from step1x_jax.weights.run.writer import write_adapters_folder, write_weights_folder
-from step1x_jax.weights.save import SUFFIX, Parts, write_diffusers, write_official
+from step1x_jax.weights.save import SUFFIX, Components, write_diffusers, write_official
 
 _INPUT = flags.DEFINE_string(
     "input", None, "A run's folder, a .safetensors file, or a folder with weights.", required=True
@@ -84,9 +84,9 @@ _FRESH_TEXT = flags.DEFINE_bool(
 )
 
 
-def _write_orbax(path: epath.Path, parts: Parts) -> None:
+def _write_orbax(path: epath.Path, components: Components) -> None:
     """Write a folder for training.start_from, and for launch.edit."""
-    weights = parts["transformer"]
+    weights = components["transformer"]
     assert isinstance(weights.config, ModelConfig)
     settings = {
         "sampling": as_json(sampling_of(weights)),
@@ -95,25 +95,25 @@ def _write_orbax(path: epath.Path, parts: Parts) -> None:
     write_weights_folder(path, weights.tensors, weights.config, settings)
 
 
-def _with_entries(parts: Parts) -> Parts:
+def _with_entries(components: Components) -> Components:
     """Return the components with a run's settings as entries of a config.json."""
     return {
         name: dataclasses.replace(weights, settings=settings_json(weights))
-        for name, weights in parts.items()
+        for name, weights in components.items()
     }
 
 
-def _write_official(path: epath.Path, parts: Parts) -> None:
-    write_official(path, _with_entries(parts), _DEFAULTS)
+def _write_official(path: epath.Path, components: Components) -> None:
+    write_official(path, _with_entries(components), _DEFAULTS)
 
 
-def _write_diffusers(path: epath.Path, parts: Parts) -> None:
-    write_diffusers(path, _with_entries(parts))
+def _write_diffusers(path: epath.Path, components: Components) -> None:
+    write_diffusers(path, _with_entries(components))
 
 
 # Format that --to names: how it is written, and which components it can hold.
 _DEFAULTS = sampling_to_json(SamplingConfig()) | {n: getattr(EncoderConfig(), n) for n in READING}
-TARGETS: dict[str, tuple[Callable[[epath.Path, Parts], None], tuple[str, ...]]] = {
+TARGETS: dict[str, tuple[Callable[[epath.Path, Components], None], tuple[str, ...]]] = {
     "official": (_write_official, ("transformer", "vae")),
     "diffusers": (_write_diffusers, ("transformer", "vae")),
     "orbax": (_write_orbax, ("transformer",)),
@@ -145,12 +145,14 @@ def main() -> None:
 def _convert_weights(source: epath.Path, output: epath.Path) -> None:
     write, can_hold = TARGETS[_TO.value]
     scaled = _EIGHT_BITS.get(_DTYPE.value or "")
-    parts = _chosen(_opened(source, output), can_hold, output)
+    components = _chosen(_opened(source, output), can_hold, output)
     check_writable(output)
-    readings = {n: _readings(w.tensors, twice=scaled is True) for n, w in parts.items()}
-    total = sum(nbytes(w.tensors, n) * k for m, w in parts.items() for n, k in readings[m].items())
+    readings = {n: _readings(w.tensors, twice=scaled is True) for n, w in components.items()}
+    total = sum(
+        nbytes(w.tensors, n) * k for m, w in components.items() for n, k in readings[m].items()
+    )
     with tqdm(total=total, unit="B", unit_scale=True, desc=_TO.value) as bar:
-        for name, weights in parts.items():
+        for name, weights in components.items():
             tensors: Tensors = _Counted(weights.tensors, readings[name], bar)
             dtype = None
             if scaled is not None and name == "transformer":
@@ -158,12 +160,12 @@ def _convert_weights(source: epath.Path, output: epath.Path) -> None:
             elif scaled is None and _DTYPE.value:
                 dtype = np.dtype(jnp.dtype(_DTYPE.value))
                 tensors = Cast(tensors, dtype)
-            parts[name] = _with(weights, tensors, dtype)
-        write(output, parts)
-    print(f"{output}: {', '.join(parts)}")
-    if _TO.value == "diffusers" and any(SCALE in w.tensors.shapes for w in parts.values()):
+            components[name] = _with(weights, tensors, dtype)
+        write(output, components)
+    print(f"{output}: {', '.join(components)}")
+    if _TO.value == "diffusers" and any(SCALE in w.tensors.shapes for w in components.values()):
         print(FOLDED)
-    if _TO.value == "diffusers" and len(parts) > 1:
+    if _TO.value == "diffusers" and len(components) > 1:
         print(f"Add Qwen2.5-VL as {output}/text_encoder and {output}/processor.")
 
 
@@ -201,25 +203,27 @@ def _opened(source: epath.Path, output: epath.Path) -> dict[str, Weights]:
     )
     if weights.kind.holds == "autoencoder":
         return {"vae": weights}
-    parts = {"transformer": weights}
+    components = {"transformer": weights}
     beside = places_of(source).autoencoder if source.is_dir() else None
     if _VAE.value:
-        parts["vae"] = open_autoencoder(model_path(_VAE.value))
+        components["vae"] = open_autoencoder(model_path(_VAE.value))
     elif beside is not None and beside.exists():
-        parts["vae"] = open_autoencoder(beside)
-    return parts
+        components["vae"] = open_autoencoder(beside)
+    return components
 
 
-def _chosen(parts: Parts, can_hold: tuple[str, ...], output: epath.Path) -> dict[str, Weights]:
+def _chosen(
+    components: Components, can_hold: tuple[str, ...], output: epath.Path
+) -> dict[str, Weights]:
     """Return the components that the output can hold; print what is left out."""
-    chosen = {name: weights for name, weights in parts.items() if name in can_hold}
+    chosen = {name: weights for name, weights in components.items() if name in can_hold}
     if output.suffix == SUFFIX and len(chosen) > 1:
         chosen = {"transformer": chosen["transformer"]}
     if _DTYPE.value in _EIGHT_BITS and "transformer" not in chosen:
         raise UserError(f"{_INPUT.value} is an autoencoder; only a model is written in 8 bits.")
     if not chosen:
         raise UserError(f"--to={_TO.value} is for a model; {_INPUT.value} is an autoencoder.")
-    if left := parts.keys() - chosen.keys():
+    if left := components.keys() - chosen.keys():
         print(f"left out: {', '.join(left)}; a folder as --output of official or diffusers has it.")
     return chosen
 

@@ -81,7 +81,7 @@ def _untold(file: str, read: int, size: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Component:
     """One of the models, opened.
 
     Attributes:
@@ -135,7 +135,7 @@ def check_weights(
     reading = EncoderConfig()
     encoder = user_path(text_encoder) if text_encoder else str(places.encoder or "")
     decoder = epath.Path(user_path(vae)) if vae else places.autoencoder
-    parts: list[Part] = []
+    components: list[Component] = []
     findings: list[Finding] = []
     weights: Weights | None = None
     try:
@@ -144,7 +144,7 @@ def check_weights(
         reading = encoder_of(weights)
         encoder = encoder or reading.path
         decoder = decoder or autoencoder_of_run(weights)
-        parts.append(Part("model", weights.tensors, _files(places.model)))
+        components.append(Component("model", weights.tensors, _files(places.model)))
         findings += _model(published, weights)
     except UserError as e:
         findings.append(Finding("model", DIFFERS, str(e)))
@@ -158,14 +158,14 @@ def check_weights(
             yield Finding(name, NOT_COMPARED, missing)
             continue
         try:
-            part, found = check(published, place)
+            component, found = check(published, place)
         except UserError as e:
             yield Finding(name, DIFFERS, str(e))
             continue
-        parts.append(part)
+        components.append(component)
         yield from found
-    for part in parts:
-        yield from _sums_of(published, part, tell)
+    for component in components:
+        yield from _sums_of(published, component, tell)
     if is_run(places.model):
         yield Finding("model: fingerprint", NOTED, weights_fingerprint(places.model))
     yield from check_rules(published)
@@ -173,22 +173,22 @@ def check_weights(
         yield from _reading(published, encoder)
     if weights is not None:
         yield _as_released(reading)
-    yield from _memory(parts)
-    if len(parts) < 3 or weights is None:
+    yield from _memory(components)
+    if len(components) < 3 or weights is None:
         why = "a part is missing or differs; the numbers are read, no model is run"
-        yield from _numbers_alone(parts, why)
+        yield from _numbers_alone(components, why)
         return
-    if jax.default_backend() == "cpu" and parts[0].parameters > LARGE:
+    if jax.default_backend() == "cpu" and components[0].parameters > LARGE:
         why = (
             "on a CPU it takes minutes for a model of this size: check where there is a GPU or TPU"
         )
-        yield from _numbers_alone(parts, why)
+        yield from _numbers_alone(components, why)
         return
     try:
         options = {"base": base, "text_encoder": text_encoder, "vae": vae, **loading}
         yield from _edits(Editor.load(path, **options), sampling_of(weights).size)
     except TooLittleMemory as e:
-        yield from _numbers_alone(parts, str(e))
+        yield from _numbers_alone(components, str(e))
     except UserError as e:
         yield Finding("an edit", DIFFERS, str(e))
 
@@ -221,19 +221,21 @@ def _model(published: Published, weights: Weights) -> list[Finding]:
     )
 
 
-def _autoencoder(published: Published, place: str) -> tuple[Part, list[Finding]]:
+def _autoencoder(published: Published, place: str) -> tuple[Component, list[Finding]]:
     weights = open_autoencoder(place)
     config = weights.config
     assert isinstance(config, AutoencoderConfig)
-    part = Part("autoencoder", weights.tensors, _files(weights.path))
+    component = Component("autoencoder", weights.tensors, _files(weights.path))
     ours = _numbers(abstract_autoencoder(config)[1])
     same = to_json(config) == to_json(AutoencoderConfig())
     shapes = official_shapes(config)
-    found = _accounted(part.name, part.tensors, shapes, ours, same, published, part.name)
-    return part, found
+    found = _accounted(
+        component.name, component.tensors, shapes, ours, same, published, component.name
+    )
+    return component, found
 
 
-def _language_model(published: Published, place: str) -> tuple[Part, list[Finding]]:
+def _language_model(published: Published, place: str) -> tuple[Component, list[Finding]]:
     check_encoder(place)
     folder = epath.Path(place)
     config, tensors = read_mllm_config(place), open_mllm(place)
@@ -243,17 +245,17 @@ def _language_model(published: Published, place: str) -> tuple[Part, list[Findin
     files = [stored.path]
     if is_index(stored.path):
         files = find(folder, "*.safetensors")
-    part = Part("language model", tensors, [*files, reading_folder(place) / TOKENIZER])
+    component = Component("language model", tensors, [*files, reading_folder(place) / TOKENIZER])
     ours = _numbers(abstract_mllm(config)[1])
     usual = MLLMConfig()
     same = (config.vision, config.language) == (usual.vision, usual.language)
     shapes = {name: entry.shape for name, entry in table.items()}
-    found = _accounted(part.name, tensors, shapes, ours, same, published, part.name)
+    found = _accounted(component.name, tensors, shapes, ours, same, published, component.name)
     unused = sorted(set(stored.shapes) - set(tensors.shapes))
     if unused:
         text = f"{', '.join(unused)}: only writing text needs it"
         found.append(Finding("language model: left out on purpose", NOTED, text))
-    return part, found
+    return component, found
 
 
 def _numbers(params: nnx.State) -> int:
@@ -318,10 +320,10 @@ def _accounted(
     return [*findings, compared(title, cases)]
 
 
-def _sums_of(published: Published, part: Part, tell: Tell) -> Iterator[Finding]:
-    """The SHA-256 of a part's files, as sha256sum and the pages of the hub show it."""
-    for file in part.files:
-        name = f"{part.name}: {file.name}"
+def _sums_of(published: Published, component: Component, tell: Tell) -> Iterator[Finding]:
+    """The SHA-256 of a component's files, as sha256sum and the pages of the hub show it."""
+    for file in component.files:
+        name = f"{component.name}: {file.name}"
         try:
             found, size = sha256_of(file, tell), file_size(file)
         except OSError as e:
@@ -382,9 +384,9 @@ def _as_released(reading: EncoderConfig) -> Finding:
     return Finding(name, OK, "as published")
 
 
-def _memory(parts: Sequence[Part]) -> Iterator[Finding]:
-    each = ", ".join(f"{part.name} {part.bytes / GIB:.2f}" for part in parts)
-    total = sum(part.bytes for part in parts) / GIB
+def _memory(components: Sequence[Component]) -> Iterator[Finding]:
+    each = ", ".join(f"{component.name} {component.bytes / GIB:.2f}" for component in components)
+    total = sum(component.bytes for component in components) / GIB
     yield Finding("memory of the weights", NOTED, f"{total:.2f} GiB ({each or 'none'})")
     device = jax.devices()[0]
     available = memory_of(device)
@@ -392,15 +394,15 @@ def _memory(parts: Sequence[Part]) -> Iterator[Finding]:
     yield Finding("memory of the device", NOTED, f"{device.device_kind} {has}")
 
 
-def _numbers_alone(parts: Sequence[Part], why: str) -> Iterator[Finding]:
+def _numbers_alone(components: Sequence[Component], why: str) -> Iterator[Finding]:
     """Reads all tensors where they are not loaded; readers refuse what is not finite."""
-    for part in parts:
+    for component in components:
         try:
-            for tensor in part.tensors.shapes:
-                part.tensors.read(tensor)
-            yield Finding(f"{part.name}: numbers", OK, "all are finite")
+            for tensor in component.tensors.shapes:
+                component.tensors.read(tensor)
+            yield Finding(f"{component.name}: numbers", OK, "all are finite")
         except UserError as e:
-            yield Finding(f"{part.name}: numbers", DIFFERS, str(e))
+            yield Finding(f"{component.name}: numbers", DIFFERS, str(e))
     yield Finding("time of a step", NOT_COMPARED, why)
 
 

@@ -32,7 +32,7 @@ from step1x_jax.conditioning.encoder import (
 )
 from step1x_jax.conditioning.input_files import check_protocol
 from step1x_jax.editing.known_edits import read_known_edits
-from step1x_jax.editing.memory import about_parts, check_memory
+from step1x_jax.editing.memory import check_memory, describe_components
 from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import find, is_file, user_path
@@ -94,7 +94,7 @@ def load_parts(
     found = find_weights(path, base=base, loras=loras, ema=ema, text_encoder=text_encoder, vae=vae)
     weights, decoder = found.weights, found.autoencoder
     config = dataclasses.replace(found.encoder, dtype=dtype)
-    parts = about_parts(weights, decoder, config.path, quantize, devices)
+    parts = describe_components(weights, decoder, config.path, quantize, devices)
     check_memory(parts, devices, offload=offload, encoder_waits=cache is not None)
     for part in parts:
         say(part.line)

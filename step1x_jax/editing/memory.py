@@ -37,7 +37,7 @@ class TooLittleMemory(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Component:
     """One model of an edit.
 
     Attributes:
@@ -63,13 +63,13 @@ class Part:
         )
 
 
-def about_parts(
+def describe_components(
     weights: Weights,
     autoencoder: epath.PathLike,
     encoder: str,
     quantize: str | None,
     mesh: Mesh | None,
-) -> list[Part]:
+) -> list[Component]:
     """The three models of an edit, of which no number has been read yet.
 
     Args:
@@ -113,7 +113,7 @@ def _part(
     tensors: Tensors,
     bytes_each: float | None,
     in_8_bits: Mapping[str, str] | None = None,
-) -> Part:
+) -> Component:
     """Return the size of a reader's tensors; without `bytes_each` a device holds them all."""
     narrow = in_8_bits or {}
     counts = {tensor: math.prod(shape) for tensor, shape in tensors.shapes.items()}
@@ -121,7 +121,7 @@ def _part(
     kinds = dict.fromkeys(narrow.get(tensor, str(tensors.dtypes[tensor])) for tensor in counts)
     size = float(sum(n * widths[tensor] for tensor, n in counts.items()))
     each = size if bytes_each is None else bytes_each
-    return Part(name, kind, sum(counts.values()), each, list(kinds))
+    return Component(name, kind, sum(counts.values()), each, list(kinds))
 
 
 def _in_words(count: int) -> str:
@@ -132,12 +132,12 @@ def _in_words(count: int) -> str:
 
 
 def check_memory(
-    parts: Sequence[Part], mesh: Mesh | None, *, offload: bool, encoder_waits: bool
+    components: Sequence[Component], mesh: Mesh | None, *, offload: bool, encoder_waits: bool
 ) -> None:
     """Compare what is to be in a device's memory at once with what it has.
 
     Args:
-      parts: of `about_parts`.
+      components: of `describe_components`.
       mesh: their devices; None: the default one.
       offload: the largest of model and language model is there at a time.
       encoder_waits: the language model may never be loaded.
@@ -147,14 +147,16 @@ def check_memory(
     """
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     available = memory_of(device)
-    sizes = {part.name: part.bytes_each for part in parts}
+    sizes = {component.name: component.bytes_each for component in components}
     if encoder_waits:
         del sizes["language model"]
     needed = sum(sizes.values())
     if offload:
         needed = sizes.pop("autoencoder") + max(sizes.values())
     if available is not None and needed > available:
-        each = ", ".join(f"{part.name} {part.bytes_each / GIB:.1f}" for part in parts)
+        each = ", ".join(
+            f"{component.name} {component.bytes_each / GIB:.1f}" for component in components
+        )
         raise TooLittleMemory(
             f"the weights need {needed / GIB:.1f} GiB of a device's memory ({each}), and"
             f" {device.device_kind} has {available / GIB:.1f}: {HELP}."

@@ -18,7 +18,7 @@ from step1x_jax.models.linear import Linear
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class LoraTarget:
     """A published linear layer that has an adapter."""
 
     linears: tuple[str, ...]  # ours that make it up: transformer.single_blocks.attn.q, say
@@ -52,7 +52,7 @@ def module_at(model: nnx.Module, path: str) -> Any:
 
 
 def attach(
-    model: nnx.Module, places: Sequence[Place], *, rank: int, alpha: float, rngs: nnx.Rngs
+    model: nnx.Module, places: Sequence[LoraTarget], *, rank: int, alpha: float, rngs: nnx.Rngs
 ) -> None:
     """Adds adapters, float32, to a model or to its abstract one.
 

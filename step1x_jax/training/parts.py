@@ -18,7 +18,7 @@ from step1x_jax.weights.quantizing import quantizing
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class TrainableSplit:
     """`nnx.merge(graph, trained, frozen)` is the model.
 
     trained: all parameters or, with adapters, these (nnx.LoRAParam).
@@ -30,10 +30,10 @@ class Parts:
     frozen: nnx.State
 
 
-def _split(graph: nnx.GraphDef, state: nnx.State, config: TrainConfig) -> Parts:
+def _split(graph: nnx.GraphDef, state: nnx.State, config: TrainConfig) -> TrainableSplit:
     kind: Any = nnx.LoRAParam if config.lora.rank else nnx.Param
     trained, frozen = nnx.split_state(state, kind, ...)
-    return Parts(graph, trained, frozen)
+    return TrainableSplit(graph, trained, frozen)
 
 
 def _build(config: TrainConfig, rngs: nnx.Rngs) -> nnx.Module:
@@ -48,7 +48,7 @@ def random_trained(config: TrainConfig) -> nnx.State:
     return _split(*nnx.split(_build(config, rngs)), config).trained
 
 
-def abstract_parts(config: TrainConfig) -> Parts:
+def abstract_split(config: TrainConfig) -> TrainableSplit:
     """Structure, and parameters as ShapeDtypeStructs with their logical axes."""
     return _split(*abstract(lambda rngs: _build(config, rngs)), config)
 
@@ -65,7 +65,7 @@ def shardings_of(abstract: Any) -> Any:
 
 def abstract_frozen(config: TrainConfig, mesh: Mesh) -> nnx.State:
     """The frozen part as ShapeDtypeStructs with their shardings; empty without adapters."""
-    return placed(abstract_parts(config).frozen, mesh)
+    return placed(abstract_split(config).frozen, mesh)
 
 
 def abstract_base(config: TrainConfig, mesh: Mesh) -> nnx.State:

@@ -11,14 +11,14 @@ from flax import nnx
 
 from step1x_jax.weights.copying import in_order, put
 from step1x_jax.weights.finite import check_finite
-from step1x_jax.weights.layouts.official import Box, Part, Table, by_parameter, dotted
+from step1x_jax.weights.layouts.official import Box, ParamSlice, Table, by_parameter, dotted
 from step1x_jax.weights.readers import Tensors
 
 KEPT = {np.dtype(jnp.bfloat16), np.dtype(np.float16), np.dtype(np.float32)}  # as parameters
 Path = tuple[str | int, ...]
 # What is kept of a parameter that has just been placed, by path.
 Keep = Callable[[Path, nnx.Variable], Mapping[Path, nnx.Variable]]
-Source = tuple[Part, str, tuple[slice, ...]]  # see by_parameter
+Source = tuple[ParamSlice, str, tuple[slice, ...]]  # see by_parameter
 
 
 def filled(
@@ -80,7 +80,7 @@ def our_block(source: Source, tensors: Tensors) -> np.ndarray:
     return _in_our_order(part, tensors.read(official)[where])
 
 
-def our_blocks(table: Table, tensors: Tensors) -> Iterator[tuple[Part, np.ndarray]]:
+def our_blocks(table: Table, tensors: Tensors) -> Iterator[tuple[ParamSlice, np.ndarray]]:
     """All of them, as `our_block`, in the order in which each tensor needs to be read once only."""
     for name, entry in table.items():
         tensor = tensors.read(name)
@@ -88,7 +88,7 @@ def our_blocks(table: Table, tensors: Tensors) -> Iterator[tuple[Part, np.ndarra
             yield part, _in_our_order(part, tensor[where])
 
 
-def _in_our_order(part: Part, piece: np.ndarray) -> np.ndarray:
+def _in_our_order(part: ParamSlice, piece: np.ndarray) -> np.ndarray:
     ours = in_order(part.to_ours(piece, tuple(map(range, part.shape))))
     return ours if part.layer is None else ours[None]
 
@@ -143,7 +143,7 @@ def _box(shape: tuple[int, ...], index: Any) -> Box:
 
 def _fill(
     boxes: Mapping[Box, np.ndarray],
-    part: Part,
+    part: ParamSlice,
     name: str,
     where: tuple[slice, ...],
     tensors: Tensors,

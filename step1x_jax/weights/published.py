@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from step1x_jax.weights.copying import in_order
-from step1x_jax.weights.layouts.official import Entry, Part, Table
+from step1x_jax.weights.layouts.official import Entry, ParamSlice, Table
 from step1x_jax.weights.readers import Rows
 
 
@@ -46,6 +46,6 @@ class Published:
                 pieces.append(self._piece(part, shape)[here])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _piece(self, part: Part, shape: tuple[int, ...]) -> np.ndarray:
+    def _piece(self, part: ParamSlice, shape: tuple[int, ...]) -> np.ndarray:
         ours = np.asarray(self._leaves[part.path][... if part.layer is None else part.layer])
         return in_order(part.to_official(ours, shape))

@@ -25,12 +25,12 @@ from step1x_jax.weights.open import Weights
 from step1x_jax.weights.published import Published
 from step1x_jax.weights.readers import Cast, Tensors
 
-Parts = Mapping[str, Weights]  # "transformer", "vae", or both
+Components = Mapping[str, Weights]  # "transformer", "vae", or both
 SUFFIX = ".safetensors"
 
 
 def write_official(
-    path: epath.Path, parts: Parts, defaults: Mapping[str, Any] | None = None
+    path: epath.Path, components: Components, defaults: Mapping[str, Any] | None = None
 ) -> None:
     """Writes one part as a .safetensors file, or all into transformer/ and autoencoder/.
 
@@ -43,18 +43,18 @@ def write_official(
       UserError: see `write_file`.
     """
     if path.suffix == SUFFIX:
-        part = parts.get("transformer") or parts["vae"]
+        part = components.get("transformer") or components["vae"]
         return write_file(path, part.tensors, part.config, part.settings, defaults)
     with making_folder(path) as temporary:
         for name, folder in (("transformer", "transformer"), ("vae", "autoencoder")):
-            if name in parts:
+            if name in components:
                 (temporary / folder).mkdir()
-                file, one = temporary / folder / "weights.safetensors", parts[name]
+                file, one = temporary / folder / "weights.safetensors", components[name]
                 write_file(file, one.tensors, one.config, one.settings)
     return None
 
 
-def write_diffusers(path: epath.Path, parts: Parts) -> None:
+def write_diffusers(path: epath.Path, components: Components) -> None:
     """Writes the folder of one model, or with two parts that of a pipeline.
 
     Args:
@@ -65,12 +65,12 @@ def write_diffusers(path: epath.Path, parts: Parts) -> None:
       UserError: the disk is full, or the place is not writable.
     """
     with making_folder(path) as temporary:
-        for name, part in parts.items():
-            folder = temporary / name if len(parts) > 1 else temporary
-            if len(parts) > 1:
+        for name, part in components.items():
+            folder = temporary / name if len(components) > 1 else temporary
+            if len(components) > 1:
                 folder.mkdir()
             write_folder(folder, part.tensors, part.config, part.settings)
-        if len(parts) > 1:
+        if len(components) > 1:
             write_pipeline_json(temporary)
 
 

@@ -13,7 +13,7 @@ from step1x_jax.editing import memory
 from step1x_jax.editing.batches import batches
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.loading import QUICKSTART
-from step1x_jax.editing.memory import Part, about_parts, check_memory
+from step1x_jax.editing.memory import Component, check_memory, describe_components
 from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.parallel.devices import GIB
@@ -118,7 +118,7 @@ def test_blocks_in_8_bits(stored):
 
 
 def part(name, gib):
-    return Part(name, "kind", 10**9, gib * GIB, ["bfloat16"])
+    return Component(name, "kind", 10**9, gib * GIB, ["bfloat16"])
 
 
 RELEASE = [part("model", 23.1), part("autoencoder", 0.3), part("language model", 14.4)]
@@ -152,7 +152,7 @@ def test_the_part_on_each_device_is_what_is_there(quantize):
     """By the arrays themselves: modulations, for one, are not split over the tensor axis."""
     editor = Editor.load("quickstart", mesh="fsdp=2,tensor=2", quantize=quantize)
     weights = open_weights(QUICKSTART)
-    parts = about_parts(
+    parts = describe_components(
         weights, QUICKSTART / "autoencoder", str(QUICKSTART / "encoder"), quantize, editor.mesh
     )
     there = sum(

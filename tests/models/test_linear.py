@@ -12,7 +12,7 @@ from step1x_jax.models.config import tiny
 from step1x_jax.models.eight_bits import EightBitLinear
 from step1x_jax.models.layers import modulate
 from step1x_jax.models.linear import Linear
-from step1x_jax.models.lora import Place, attach
+from step1x_jax.models.lora import LoraTarget, attach
 
 
 def linear(spec="bld,df->blf", shape=(8, 6), **options):
@@ -39,7 +39,7 @@ def test_8_bits_and_an_adapter_wrap_the_same_layer():
     layer.bias[...] = jnp.float32(rng.normal(size=6))
     holder = nnx.Module()
     holder.layer = layer
-    attach(holder, [Place(("layer",), None)], rank=3, alpha=1.5, rngs=nnx.Rngs(1))
+    attach(holder, [LoraTarget(("layer",), None)], rank=3, alpha=1.5, rngs=nnx.Rngs(1))
     layer.adapter.up[...] = jnp.float32(rng.normal(size=(3, 6)))
     small = EightBitLinear(layer, "int8")
     assert small.kernel.dtype == jnp.int8
@@ -62,7 +62,7 @@ def test_layers_of_one_published_layer_share_an_adapters_half():
 
     for shared, other in (("down", "up"), ("up", "down")):
         model = Two()
-        attach(model, [Place(("a", "b"), shared)], rank=2, alpha=2.0, rngs=nnx.Rngs(1))
+        attach(model, [LoraTarget(("a", "b"), shared)], rank=2, alpha=2.0, rngs=nnx.Rngs(1))
         assert getattr(model.a.adapter, shared) is getattr(model.b.adapter, shared)
         assert getattr(model.a.adapter, other) is not getattr(model.b.adapter, other)
         state = nnx.state(model, nnx.LoRAParam)

@@ -24,7 +24,7 @@ from step1x_jax.training.config import HeldOutConfig
 from step1x_jax.training.loop import train
 from step1x_jax.training.monitoring.held_out import HeldOut
 from step1x_jax.training.monitoring.metrics import read_metrics
-from step1x_jax.training.parts import abstract_frozen, abstract_parts, freezing
+from step1x_jax.training.parts import abstract_frozen, abstract_split, freezing
 from step1x_jax.training.starting import load_first_adapters
 from step1x_jax.training.step.loss import rectified_flow_loss
 from step1x_jax.training.step.train_step import abstract_state, make_train_step, new_state
@@ -101,7 +101,7 @@ def state_model(base):
 
 def parts_of(config, seed=1):
     """Graph, random adapters (ups, too) and base, on one device."""
-    parts = abstract_parts(config)
+    parts = abstract_split(config)
     rng = np.random.default_rng(seed)
     adapters = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(size=x.shape) / 5, x.dtype), parts.trained
@@ -415,7 +415,7 @@ def test_where_adapters_may_start(base, whole_run, tmp_path, form):
 def test_adapters_of_other_settings_are_no_start(base, whole_run, change, words):
     config = lora_config(base)
     config.lora = dataclasses.replace(config.lora, start_from=str(whole_run[0]), **change)
-    abstract = abstract_parts(config).trained
+    abstract = abstract_split(config).trained
     with pytest.raises(UserError, match=words):
         load_first_adapters(config, abstract, print)
 

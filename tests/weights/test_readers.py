@@ -11,7 +11,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.weights.files.fp8 import Fp8File, InFp8
 from step1x_jax.weights.files.opening import WithoutPrefix
 from step1x_jax.weights.finite import Finite
-from step1x_jax.weights.layouts.official import Entry, Part
+from step1x_jax.weights.layouts.official import Entry, ParamSlice
 from step1x_jax.weights.lora.file import Piece
 from step1x_jax.weights.lora.merging import Merged
 from step1x_jax.weights.published import Published
@@ -274,8 +274,8 @@ class CountingLeaf:
 def test_published():
     """w: (4, 3) of a above layer 1 of b; v: the same side by side."""
     a, b, read = numbers(3, 4), numbers(2, 3, 5, seed=1), []
-    parts = Part("a", None, (4, 3), (1, 0)), Part("b", 1, (5, 3), (1, 0))
-    sides = Part("c", None, (4, 3), (1, 0)), Part("d", 0, (4, 5), (0, 1))
+    parts = ParamSlice("a", None, (4, 3), (1, 0)), ParamSlice("b", 1, (5, 3), (1, 0))
+    sides = ParamSlice("c", None, (4, 3), (1, 0)), ParamSlice("d", 0, (4, 5), (0, 1))
     table = {"w": Entry("w", (9, 3), parts), "v": Entry("v", (4, 8), sides, axis=1)}
     c, d = numbers(3, 4, seed=2), numbers(2, 4, 5, seed=3)
     leaves = {"a": a, "b": CountingLeaf(b, read), "c": c, "d": d}

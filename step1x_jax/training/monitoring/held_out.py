@@ -30,7 +30,7 @@ from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.sampler import Conditions, sample
 from step1x_jax.sampling.schedule import timesteps
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.parts import abstract_parts
+from step1x_jax.training.parts import abstract_split
 from step1x_jax.training.step.loss import interpolate, rectified_flow_loss
 from step1x_jax.training.step.randomness import stream
 from step1x_jax.weights.load import load_autoencoder
@@ -88,7 +88,7 @@ class HeldOut:
     ):
         self._config = config
         self._mesh = mesh
-        self._graph = abstract_parts(config).graph
+        self._graph = abstract_split(config).graph
         self._batches = batches
         self._folder = epath.Path(workdir) / FOLDER
         self._losses = jax.jit(

@@ -16,7 +16,7 @@ from step1x_jax.parallel.rules import batch_sharding, replicated
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.parts import (
     abstract_frozen,
-    abstract_parts,
+    abstract_split,
     placed,
     random_trained,
     shardings_of,
@@ -133,7 +133,7 @@ def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> ja
 
         # --- loss and gradient of all that is trained, together
         chosen = with_remat(config.model, batch, abstract, abstract_frozen(config, mesh), mesh)
-        graph = abstract_parts(dataclasses.replace(config, model=chosen)).graph
+        graph = abstract_split(dataclasses.replace(config, model=chosen)).graph
 
         def loss_fn(params: nnx.State, x: Batch) -> jax.Array:
             model = nnx.merge(graph, params, frozen)

@@ -24,7 +24,7 @@ Box = tuple[range, ...]  # a part of an array: what it takes of each axis, witho
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ParamSlice:
     """How one of our parameters (or one layer of a stacked one) is stored in an official tensor.
 
     The official piece is transposed into ours. Where RoPE turns its rows, these are in another
@@ -83,10 +83,10 @@ class Entry:
 
     name: str
     shape: tuple[int, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[ParamSlice, ...]
     axis: int = 0
 
-    def pieces(self) -> Iterator[tuple[Part, tuple[slice, ...], tuple[int, ...]]]:
+    def pieces(self) -> Iterator[tuple[ParamSlice, tuple[slice, ...], tuple[int, ...]]]:
         """Each part with its slice of the official tensor and that slice's shape."""
         start = 0
         for part in self.parts:
@@ -107,16 +107,16 @@ class _Builder:
     def __init__(self) -> None:
         self.table: Table = {}
 
-    def add(self, name: str, shape: tuple[int, ...], *parts: Part, axis: int = 0) -> None:
+    def add(self, name: str, shape: tuple[int, ...], *parts: ParamSlice, axis: int = 0) -> None:
         self.table[name] = Entry(name, shape, parts, axis)
 
     def vector(self, name: str, path: str, size: int, layer: int | None = None) -> None:
         """A bias, a norm's scale, or another plain vector."""
-        self.add(name, (size,), Part(path, layer, (size,), (0,)))
+        self.add(name, (size,), ParamSlice(path, layer, (size,), (0,)))
 
     def head_norm(self, name: str, path: str, width: int, layer: int) -> None:
         """The scale of a QK-norm, in RoPE order."""
-        self.add(name, (width,), Part(path, layer, (width,), (0,), rotated=width))
+        self.add(name, (width,), ParamSlice(path, layer, (width,), (0,), rotated=width))
 
     def layer_norm(self, name: str, path: str, size: int, layer: int) -> None:
         self.vector(f"{name}.weight", f"{path}.scale", size, layer)
@@ -124,23 +124,25 @@ class _Builder:
 
     def linear(self, name: str, path: str, c_in: int, c_out: int, layer: int | None = None):
         """(out, in) <-> (in, out)."""
-        kernel = Part(f"{path}.kernel", layer, (c_out, c_in), (1, 0))
+        kernel = ParamSlice(f"{path}.kernel", layer, (c_out, c_in), (1, 0))
         self.add(f"{name}.weight", (c_out, c_in), kernel)
         self.vector(f"{name}.bias", f"{path}.bias", c_out, layer)
 
     def qkv(self, name: str, path: str, d: int, layer: int, rotated: int | None) -> None:
-        """(3 * out, in) <-> `path`.q, .k and .v; `rotated` as of Part, for queries and keys."""
+        """(3 * out, in) <-> `path`.q, .k and .v; `rotated` for queries and keys."""
         kernels, biases = qkv_parts(path, d, layer, rotated)
         self.add(f"{name}.weight", (3 * d, d), *kernels)
         self.add(f"{name}.bias", (3 * d,), *biases)
 
 
-def qkv_parts(path: str, d: int, layer: int, rotated: int | None) -> tuple[list[Part], list[Part]]:
+def qkv_parts(
+    path: str, d: int, layer: int, rotated: int | None
+) -> tuple[list[ParamSlice], list[ParamSlice]]:
     """Kernels and biases of q, k and v, of which the official tensors are made."""
     turned = {"q": rotated, "k": rotated, "v": None}
     return (
-        [Part(f"{path}.{x}.kernel", layer, (d, d), (1, 0), turned[x]) for x in turned],
-        [Part(f"{path}.{x}.bias", layer, (d,), (0,), turned[x]) for x in turned],
+        [ParamSlice(f"{path}.{x}.kernel", layer, (d, d), (1, 0), turned[x]) for x in turned],
+        [ParamSlice(f"{path}.{x}.bias", layer, (d,), (0,), turned[x]) for x in turned],
     )
 
 
@@ -198,12 +200,12 @@ def _transformer(b: _Builder, config: ModelConfig) -> None:
         name, path = f"single_blocks.{i}", "transformer.single_blocks"
         b.linear(f"{name}.modulation.lin", f"{path}.modulation", d, 3 * d, i)
         qkv_kernels, qkv_biases = qkv_parts(f"{path}.attn", d, i, rotated=k)
-        mlp_kernel = Part(f"{path}.mlp_in.kernel", i, (f, d), (1, 0))
-        mlp_bias = Part(f"{path}.mlp_in.bias", i, (f,), (0,))
+        mlp_kernel = ParamSlice(f"{path}.mlp_in.kernel", i, (f, d), (1, 0))
+        mlp_bias = ParamSlice(f"{path}.mlp_in.bias", i, (f,), (0,))
         b.add(f"{name}.linear1.weight", (3 * d + f, d), *qkv_kernels, mlp_kernel)
         b.add(f"{name}.linear1.bias", (3 * d + f,), *qkv_biases, mlp_bias)
-        proj = Part(f"{path}.attn.proj.kernel", i, (d, d), (1, 0))
-        mlp_out = Part(f"{path}.mlp_out.kernel", i, (d, f), (1, 0))
+        proj = ParamSlice(f"{path}.attn.proj.kernel", i, (d, d), (1, 0))
+        mlp_out = ParamSlice(f"{path}.mlp_out.kernel", i, (d, f), (1, 0))
         b.add(f"{name}.linear2.weight", (d, d + f), proj, mlp_out, axis=1)
         b.vector(f"{name}.linear2.bias", f"{path}.attn.proj.bias", d, i)
         for norm in ("query_norm", "key_norm"):
@@ -227,9 +229,9 @@ def autoencoder_table(abstract: nnx.State) -> Table:
         if len(leaf.shape) == 4:
             height, width, c_in, c_out = leaf.shape
             shape = (c_out, c_in, height, width)
-            b.add(name, shape, Part(path, None, shape, (2, 3, 1, 0)))
+            b.add(name, shape, ParamSlice(path, None, shape, (2, 3, 1, 0)))
         else:
-            b.add(name, leaf.shape, Part(path, None, leaf.shape, (0,)))
+            b.add(name, leaf.shape, ParamSlice(path, None, leaf.shape, (0,)))
     return b.table
 
 
@@ -244,9 +246,9 @@ def flat(state: nnx.State) -> dict[str, nnx.Variable]:
     return {dotted(path): leaf for path, leaf in leaves}
 
 
-def by_parameter(table: Table) -> dict[str, list[tuple[Part, str, tuple[slice, ...]]]]:
+def by_parameter(table: Table) -> dict[str, list[tuple[ParamSlice, str, tuple[slice, ...]]]]:
     """For each of our parameters the parts that fill it, with official name and slice."""
-    result: dict[str, list[tuple[Part, str, tuple[slice, ...]]]] = {}
+    result: dict[str, list[tuple[ParamSlice, str, tuple[slice, ...]]]] = {}
     for entry in table.values():
         for part, where, _ in entry.pieces():
             result.setdefault(part.path, []).append((part, entry.name, where))

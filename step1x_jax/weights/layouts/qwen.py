@@ -9,7 +9,7 @@ Legend: D width, F mlp width, H query heads, G key/value heads, K head width.
 import math
 
 from step1x_jax.models.mllm.config import MLLMConfig
-from step1x_jax.weights.layouts.official import Entry, Part, Table
+from step1x_jax.weights.layouts.official import Entry, ParamSlice, Table
 
 OLD_PREFIXES = ("model.", "visual.")  # of language model and vision tower
 NEW_PREFIXES = ("model.language_model.", "model.visual.")
@@ -30,12 +30,12 @@ class _Builder:
     def __init__(self, table: Table, prefix: str, our_prefix: str):
         self._table, self._prefix, self._ours = table, prefix, our_prefix
 
-    def add(self, name: str, shape: tuple[int, ...], *parts: Part) -> None:
+    def add(self, name: str, shape: tuple[int, ...], *parts: ParamSlice) -> None:
         self._table[self._prefix + name] = Entry(self._prefix + name, shape, parts)
 
-    def part(self, path: str, layer: int | None, piece: tuple[int, ...]) -> Part:
+    def part(self, path: str, layer: int | None, piece: tuple[int, ...]) -> ParamSlice:
         """Of matrices (out, in) ours are (in, out)."""
-        return Part(self._ours + path, layer, piece, (1, 0) if len(piece) == 2 else (0,))
+        return ParamSlice(self._ours + path, layer, piece, (1, 0) if len(piece) == 2 else (0,))
 
     def vector(self, name: str, path: str, size: int, layer: int | None = None) -> None:
         self.add(name, (size,), self.part(path, layer, (size,)))
@@ -54,7 +54,7 @@ def _language(b: _Builder, config: MLLMConfig) -> None:
     d, f, k = language.hidden_size, language.intermediate_size, language.head_dim
     h, g = language.num_attention_heads, language.num_key_value_heads
     vocabulary = language.vocab_size, d
-    embedding = Part("language_model.embed_tokens", None, vocabulary, (0, 1))
+    embedding = ParamSlice("language_model.embed_tokens", None, vocabulary, (0, 1))
     b.add("embed_tokens.weight", vocabulary, embedding)
     b.vector("norm.weight", "norm.scale", d)
     for i in range(language.num_hidden_layers):

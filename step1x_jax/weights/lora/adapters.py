@@ -19,26 +19,26 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.models.eight_bits import quantize
 from step1x_jax.models.layers import abstract
-from step1x_jax.models.lora import Place, attach
+from step1x_jax.models.lora import LoraTarget, attach
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.weights.filling import filled
-from step1x_jax.weights.layouts.official import Entry, Part, Table, flat, model_table
+from step1x_jax.weights.layouts.official import Entry, ParamSlice, Table, flat, model_table
 from step1x_jax.weights.lora.file import DOWN, UP, Lora, LoraFile, Piece, whole
 from step1x_jax.weights.lora.names import WEIGHT
 from step1x_jax.weights.published import Published
 from step1x_jax.weights.readers import Changed, InMemory
 
 
-def _linear(table: Table) -> Iterator[tuple[str, Entry, Place]]:
+def _linear(table: Table) -> Iterator[tuple[str, Entry, LoraTarget]]:
     """The published linear layers: name, weight, and the place in our model (all layers' alike)."""
     for name, entry in table.items():
         if name.endswith(WEIGHT) and len(entry.shape) == 2:
             paths = tuple(part.path.removesuffix(".kernel") for part in entry.parts)
             shared = None if len(paths) == 1 else "up" if entry.axis else "down"
-            yield name.removesuffix(WEIGHT), entry, Place(paths, shared)
+            yield name.removesuffix(WEIGHT), entry, LoraTarget(paths, shared)
 
 
-def targeted(config: ModelConfig, targets: Sequence[str]) -> tuple[Table, list[Place]]:
+def targeted(config: ModelConfig, targets: Sequence[str]) -> tuple[Table, list[LoraTarget]]:
     """What the patterns select: the published weights, and the places in our model.
 
     Args:
@@ -55,8 +55,8 @@ def targeted(config: ModelConfig, targets: Sequence[str]) -> tuple[Table, list[P
                 f"lora.targets: {pattern!r} selects no linear layer; names are like"
                 f" {rows[-3][0]} or double_blocks.*.img_attn.qkv."
             )
-    chosen: dict[Place, list[str]] = {}
-    left: dict[Place, list[str]] = {}
+    chosen: dict[LoraTarget, list[str]] = {}
+    left: dict[LoraTarget, list[str]] = {}
     weights: Table = {}
     for name, entry, place in rows:
         matched = any(fnmatch.fnmatchcase(name, pattern) for pattern in targets)
@@ -125,13 +125,13 @@ def lora_table(weights: Table, rank: int) -> Table:
     return table
 
 
-def _half(kernel: Part, half: str, piece: tuple[int, int]) -> Part:
+def _half(kernel: ParamSlice, half: str, piece: tuple[int, int]) -> ParamSlice:
     """The down or the up of the adapter of one kernel; an up has the rows of the kernel."""
     path = f"{kernel.path.removesuffix('kernel')}adapter.{half}"
-    return Part(path, kernel.layer, piece, (1, 0), kernel.rotated if half == "up" else None)
+    return ParamSlice(path, kernel.layer, piece, (1, 0), kernel.rotated if half == "up" else None)
 
 
-def _holder(halves: Sequence[Part]) -> Part:
+def _holder(halves: Sequence[ParamSlice]) -> ParamSlice:
     """Of several places of one array that under which nnx has it: the first in its order."""
     return min(halves, key=lambda half: half.path.split("."))
 

@@ -34,7 +34,7 @@ _FUSED = re.compile(r"\b(attn|connector\.blocks)\.([qkv])\.(kernel|bias|adapter\
 _SHARED = re.compile(r"\battn\.k\.adapter\.down$")  # by q, k and v (and mlp_in)
 
 
-class Source(NamedTuple):
+class Origin(NamedTuple):
     """The earlier array that one of today's is, or is a third of.
 
     Attributes:
@@ -52,7 +52,7 @@ class Source(NamedTuple):
         return (x if self.third is None else x.take(self.third, axis=self.axis)).reshape(shape)
 
 
-def source_of(name: str) -> Source:
+def source_of(name: str) -> Origin:
     """Where the array `name` was."""
     third, axis = None, 0
     if fused := _FUSED.search(name):
@@ -60,7 +60,7 @@ def source_of(name: str) -> Source:
         name = name[: fused.start(2)] + "qkv" + name[fused.end(2) :]
     elif shared := _SHARED.search(name):
         name = name[: shared.start()] + "attn.qkv.adapter.down"
-    return Source(re.sub(r"adapter\.(down|up)$", r"lora_\1", name), third, axis)
+    return Origin(re.sub(r"adapter\.(down|up)$", r"lora_\1", name), third, axis)
 
 
 def wanted_earlier(wanted: Arrays, saved: About) -> Arrays:
@@ -91,7 +91,7 @@ def wanted_earlier(wanted: Arrays, saved: About) -> Arrays:
     return result
 
 
-def _spread(place: Any, shape: Sequence[int], earlier: Sequence[int], source: Source) -> Any:
+def _spread(place: Any, shape: Sequence[int], earlier: Sequence[int], source: Origin) -> Any:
     """The sharding of an earlier array that splits it where today's is split, if that divides."""
     if not isinstance(place, NamedSharding):
         return place

@@ -279,7 +279,7 @@ def _stored_names(about: Description) -> Callable[[str], str]:
 class _Earlier:
     """One of our parameters in an array of an earlier schema; [layer] or [...] is read."""
 
-    def __init__(self, array: Any, source: earlier.Source, shape: tuple[int, ...]):
+    def __init__(self, array: Any, source: earlier.Origin, shape: tuple[int, ...]):
         self._array, self._source, self._shape, self.dtype = array, source, shape, array.dtype
 
     def __getitem__(self, layer: Any) -> np.ndarray:

@@ -87,7 +87,7 @@ TABLE: Table = {
         ("sums not compared", "_sums_of", "not known or ...", "True or ..."),
         ("sums of the first piece", "sha256_of",
          "while data := f.read(CHUNK):", "if data := f.read(CHUNK):"),
-        ("numbers not read", "_numbers_alone", "part.tensors.read(tensor)", "pass"),
+        ("numbers not read", "_numbers_alone", "component.tensors.read(tensor)", "pass"),
         ("a missing part ends it", "check_weights", "continue", "return", 1),
         ("compilation timed", "_edits", "min(...)", "max(...)"),
         ("any autoencoder", "_edits", "if psnr >= LEAST_PSNR:", "if True:"),

@@ -24,13 +24,14 @@ TABLE: Table = {
     ],
     ("step1x_jax/weights/layouts/official.py", DIT): [
         ("v turned too", "qkv_parts", "'v': None", "'v': rotated"),
-        ("turned the other way", "Part._turned", "self.rotated // 2, 2", "2, self.rotated // 2"),
+        ("turned the other way", "ParamSlice._turned",
+         "self.rotated // 2, 2", "2, self.rotated // 2"),
         ("linear1 order", "_transformer", "*qkv_kernels, mlp_kernel", "mlp_kernel, *qkv_kernels"),
         ("linear2 order", "_transformer", "proj, mlp_out", "mlp_out, proj"),
         ("QK-norms not turned", "_Builder.head_norm", "rotated=width", ""),
     ],
     ("step1x_jax/weights/layouts/official.py", "tests/weights/test_filling.py"): [
-        ("rows in the file's order", "Part.to_ours",
+        ("rows in the file's order", "ParamSlice.to_ours",
          "x.take(np.argsort(np.argsort(self._rows(box))), axis=0)", "x"),
     ],
 }

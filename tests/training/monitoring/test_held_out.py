@@ -18,7 +18,7 @@ from step1x_jax.training.config import HeldOutConfig
 from step1x_jax.training.loop import train
 from step1x_jax.training.monitoring.held_out import HeldOut
 from step1x_jax.training.monitoring.metrics import read_metrics
-from step1x_jax.training.parts import abstract_parts, random_trained, shardings_of
+from step1x_jax.training.parts import abstract_split, random_trained, shardings_of
 from step1x_jax.training.step.loss import interpolate, rectified_flow_loss
 from step1x_jax.training.step.randomness import stream
 from step1x_jax.training.step.train_step import abstract_state, make_train_step
@@ -46,7 +46,7 @@ def config_with(**fields):
 def test_the_loss_is_the_mean_at_each_time(tmp_path):
     config = config_with()
     mesh = make_mesh(config.mesh)
-    params, graph = random_trained(config), abstract_parts(config).graph
+    params, graph = random_trained(config), abstract_split(config).graph
     evaluation = HeldOut(config, mesh, held_out, tmp_path)
     with jax.set_mesh(mesh):
         found = evaluation.loss(params, NOTHING)
