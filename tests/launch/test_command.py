@@ -159,7 +159,8 @@ OF_EXTRAS = ("torch", "diffusers", "ray", "cv2", "pyarrow", "skimage", "sklearn"
 def test_commands_show_their_flags_without_any_extra():
     """What an extra brings is imported where it is used, so that its absence is one sentence."""
     folder = pathlib.Path(__file__).parents[2] / "launch"
-    commands = sorted(f"launch.{file.stem}" for file in folder.glob("[a-z]*.py"))
+    files = sorted(folder.glob("[a-z]*.py"))
+    commands = [f"launch.{file.stem}" for file in files if file.stem != "launch"]
     assert len(commands) > 10
     program = (
         "import importlib, sys\n"

@@ -32,7 +32,7 @@ def test_help_tells_of_commands_and_each_of_its_own_flags():
     assert all(f"{name.split()[0]}" in result.stdout for name in COMMANDS)
     result = command("report", "--help")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("Tables of what judges said")
+    assert result.stdout.startswith("Print tables of what judges said")
     needed, others = result.stdout.split("Others:")
     assert "--methods: " in needed
     assert "--[no]require_complete: " in others

@@ -144,7 +144,7 @@ def test_only_adapters_have_a_base_and_only_models_loras(run):
         UserError, match=r"no model \(autoencoder, official\), and LoRAs are for one"
     ):
         open_weights(VECTORS / "vae", loras=[(LORA, 1.0)])
-    with pytest.raises(UserError, match=r"is an autoencoder, .*no model; give it as --autoenc"):
+    with pytest.raises(UserError, match=r"is an autoencoder, .*no model; give it as --vae"):
         check_is_model(open_weights(VECTORS / "vae"))
 
 
