@@ -535,7 +535,7 @@ def test_in_a_browser(real, chromium, photo):
     person.says("Make it night · seed 0")
     person.pictures(2)
     assert real.editor.steps[-1] == [1, 2, 3]
-    assert person.tab.locator("#compare img").count() == 2
+    person.tab.wait_for_function("document.querySelectorAll('#compare img').length == 2")
     with person.tab.expect_download() as download:
         person.tab.click("#download")
     with Image.open(io.BytesIO(pathlib.Path(download.value.path()).read_bytes())) as result:
