@@ -68,8 +68,8 @@ def wanted_earlier(wanted: Arrays, saved: About) -> Arrays:
 
     Args:
       wanted: abstract arrays of today, with their dtypes and shardings.
-      saved: what the checkpoint says of its arrays; one of another size than is wanted keeps the
-        shape of today, so that whoever compares them with `saved` finds it.
+      saved: what the checkpoint says of its arrays; one whose axes are not those of an earlier one
+        keeps the shape of today, so that whoever compares them with `saved` finds it.
 
     Raises:
       UserError: the moments of Adafactor are among them.
@@ -84,34 +84,52 @@ def wanted_earlier(wanted: Arrays, saved: About) -> Arrays:
                 " its weights (training.start_from)."
             )
         shape = tuple(saved[source.name]["shape"]) if source.name in saved else x.shape
-        if math.prod(shape) != math.prod(x.shape) * (1 if source.third is None else 3):
-            shape = x.shape
-        place = _spread(x.sharding, x.shape, shape, source) if shape != x.shape else x.sharding
+        groups = _groups(x.shape, shape, source)
+        if groups is None:
+            shape, place = x.shape, x.sharding
+        else:
+            place = _spread(x.sharding, groups, source)
         result[source.name] = jax.ShapeDtypeStruct(shape, x.dtype, sharding=place)
     return result
 
 
-def _spread(place: Any, shape: Sequence[int], earlier: Sequence[int], source: Origin) -> Any:
+def _groups(shape: Sequence[int], earlier: Sequence[int], source: Origin) -> list[list[int]] | None:
+    """The sizes of the earlier axes that each of today's joins; None: it is no such array.
+
+    That of q, k and v is left out.
+    """
+    sizes = list(earlier)
+    if source.third is not None and (len(sizes) < -source.axis or sizes.pop(source.axis) != 3):
+        return None
+    groups: list[list[int]] = []
+    for size in shape:
+        group: list[int] = []
+        while sizes and (not group or math.prod(group) < size):
+            group.append(sizes.pop(0))
+        if not group or math.prod(group) != size:
+            return None
+        groups.append(group)
+    if math.prod(sizes) != 1:
+        return None
+    if sizes:  # heads of width 1
+        groups[-1] += sizes
+    return groups
+
+
+def _spread(place: Any, groups: Sequence[Sequence[int]], source: Origin) -> Any:
     """The sharding of an earlier array that splits it where today's is split, if that divides."""
     if not isinstance(place, NamedSharding):
         return place
     spec: list[Any] = []
-    sizes = list(earlier)
-    if source.third is not None:
-        sizes.pop(source.axis)
-    entries = [*place.spec, *[None] * (len(shape) - len(place.spec))]
-    for size, entry in zip(shape, entries, strict=True):
-        group = [sizes.pop(0)]
-        while math.prod(group) < size:
-            group.append(sizes.pop(0))
+    entries = [*place.spec, *[None] * (len(groups) - len(place.spec))]
+    for group, entry in zip(groups, entries, strict=True):
         axes = (entry,) if isinstance(entry, str) else (entry or ())
         devices = math.prod(place.mesh.shape[axis] for axis in axes)
         widest = group.index(max(group))
         split = group[widest] % devices == 0
         spec += [entry if split and i == widest else None for i in range(len(group))]
-    spec += [None] * len(sizes)
     if source.third is not None:
-        spec.insert(len(earlier) + source.axis, None)
+        spec.insert(len(spec) + 1 + source.axis, None)
     return NamedSharding(place.mesh, PartitionSpec(*spec))
 
 

@@ -96,6 +96,8 @@ TABLE: Table = {
         ("axis of an up as of a kernel", "source_of", "-4 if fused[3] == 'kernel' else -3", "-4"),
         ("shared halves under their old name", "source_of",
          "name[:shared.start()] + 'attn.qkv.adapter.down'", "name"),
+        ("axes cut elsewhere", "_groups", "not group or math.prod(group) != size", "not group"),
+        ("moments of another shape", "wanted_earlier", "if '.moments.' in name:", "if False:"),
         ("q alone", "describe_earlier", "before + sums[0]", "sums[0]"),
     ],
     ("step1x_jax/weights/run/stored_arrays.py", "tests/weights/run/test_writer.py"): [

@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import zlib
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from step1x_jax.training.loop import train
 from step1x_jax.weights.lora.adapters import abstract_adapters
 from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.run.description import DESCRIPTION, SCHEMA_VERSION
+from step1x_jax.weights.run.earlier import wanted_earlier
 from step1x_jax.weights.run.reader import RunFolder
 from step1x_jax.weights.run.stored_arrays import stored_array
 from tests.weights.run.make_stored import (
@@ -144,6 +146,23 @@ def test_a_run_goes_on_with_all_that_it_had(unpacked, monkeypatch, capsys, name)
     found = going_on(unpacked / name, "run", run_config(), monkeypatch)
     assert_same(found, arrays_then("run.npz", name))
     assert "damaged" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_model_of_as_many_numbers_is_refused(unpacked, name):
+    """No axis is cut elsewhere: numbers would come to other places without a word."""
+    abstract = abstract_model(run_config().model)[1]
+    kernel = abstract["transformer"]["img_in"]["kernel"]
+    wider = jax.ShapeDtypeStruct((32, 12), kernel.dtype)  # not (64, 6)
+    abstract["transformer"]["img_in"]["kernel"] = kernel.replace(wider)
+    with pytest.raises(UserError, match=r"img_in\.kernel is float32\[64, 6\] there"):
+        RunFolder(unpacked / name / "run").restore(abstract)
+
+
+def test_moments_of_adafactor_are_refused():
+    rows = jax.ShapeDtypeStruct((2, 6), np.float32)
+    with pytest.raises(UserError, match=r"Adafactor's moments .*training\.start_from"):
+        wanted_earlier({"1.moments.transformer.img_in.kernel.rows": rows}, {})
 
 
 @pytest.mark.parametrize("name", WITH_ADAPTERS)
