@@ -13,10 +13,31 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # newer ones do not know it
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+LEAST_SECONDS = 0.02  # a program that compiles in less is not worth a file
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
-# What loads an editor would keep the tests' programs in the home of whoever runs them.
-jax.config.update("jax_enable_compilation_cache", False)
+
+
+def pytest_configure(config):
+    """Compile each program once for all tests, the processes that they start, and the next run.
+
+    Not in the home of whoever runs the tests, where what loads an editor would keep them.
+    """
+    chosen = {
+        "jax_compilation_cache_dir": str(config.rootpath / ".pytest_cache" / "programs"),
+        "jax_persistent_cache_min_compile_time_secs": LEAST_SECONDS,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    for name, value in chosen.items():
+        os.environ.setdefault(name.upper(), str(value))
+        jax.config.update(name, value)
+
+
+@pytest.fixture
+def user_without_compile_cache(monkeypatch):
+    """For processes that a test starts: no folder for compiled programs is chosen."""
+    for name in [name for name in os.environ if "_CACHE_" in name and name.startswith("JAX_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -121,7 +121,9 @@ def test_the_command_imports_nothing_that_its_edit_does_not_use():
     assert imported_by("import launch.edit", NOT_FOR_EDITING) == []
 
 
-def test_an_edit_needs_few_programs_and_none_of_the_large_packages(tmp_path):
+def test_an_edit_needs_few_programs_and_none_of_the_large_packages(
+    tmp_path, user_without_compile_cache
+):
     unused = [name for name in NOT_FOR_EDITING if name not in FOR_PICTURES]
     report = f"print(*[m for m in {unused!r} if m in sys.modules])"
     programs, folder, *modules = run(EDIT + report, HOME=str(tmp_path)).split()

@@ -23,10 +23,7 @@ print(sum(found), jax.config.jax_compilation_cache_dir)
 
 
 @pytest.fixture
-def compile_one(tmp_path, monkeypatch):
-    for name in [name for name in os.environ if "COMPILATION_CACHE" in name]:
-        monkeypatch.delenv(name)
-
+def compile_one(tmp_path, user_without_compile_cache):
     def run(**environment):
         env = os.environ | {"HOME": str(tmp_path)} | environment
         command = [sys.executable, "-c", CODE]
