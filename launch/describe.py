@@ -15,8 +15,8 @@ from launch.shared.command import run
 from launch.shared.config_flag import read_config
 from step1x_jax.parallel.mesh import make_mesh
 from step1x_jax.training.describe import abstract_batch, parameter_counts, trace_train_step
-from step1x_jax.training.parts import abstract_frozen
 from step1x_jax.training.step.train_step import abstract_state
+from step1x_jax.training.trainable_split import abstract_frozen
 from step1x_jax.weights.run.fingerprints import name_arrays
 
 flags.adopt_module_key_flags(config_flag)

@@ -11,10 +11,10 @@ from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.planning.chips import parse_topology
 from step1x_jax.planning.compilation import compile_sample
-from step1x_jax.planning.edit import HOST_BANDWIDTH, edit_meshes, put_together
+from step1x_jax.planning.edit import HOST_BANDWIDTH, combine_programs, edit_meshes
 from step1x_jax.planning.edit_memory import peak_gib, weights_gib
-from step1x_jax.planning.plan import candidates, request
-from step1x_jax.planning.report import line, words, worst_last
+from step1x_jax.planning.plan import candidates, make_request
+from step1x_jax.planning.report import format_plan, ranking_key, summary_line
 from step1x_jax.training.monitoring.flops import forward_flops
 from tests.training.tiny import tiny_config
 
@@ -87,7 +87,7 @@ def test_an_edit_from_its_programs():
     config.sampling.num_steps = 4
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), jax.devices()[:4])
     parts = {"read": program(0.5), "sample": program(8.0), "decode": program(0.25, 3.0)}
-    plan = put_together(config, parse_topology("v5e:2x2"), mesh, 512, None, parts)
+    plan = combine_programs(config, parse_topology("v5e:2x2"), mesh, 512, None, parts)
     assert plan["estimated_edit_seconds"] == 2 * 0.5 + 8 + 0.25  # with the negative instruction
     assert plan["estimated_step_seconds"] == 2.0
     weights = plan["weights_gib"]
@@ -98,17 +98,17 @@ def test_an_edit_from_its_programs():
     assert plan["estimated_mfu"] * 8.0 * 4 * 197e12 == pytest.approx(work)
     assert plan["peak_gib"]["resident"] == pytest.approx(sum(weights.values()) + 3)
     assert plan["fits"] == {"resident": True, "offloaded": True}
-    said = words(plan)
+    said = format_plan(plan)
     assert "| language model | 3.86 |" in said
     assert "all models on the chips: 7.2 of 15.8 GiB: fits, 8.6 are left; --offload: 5.2 of" in said
     assert "9.2 s an edit (4 steps of 2000 ms)" in said
-    full = put_together(
+    full = combine_programs(
         config, parse_topology("v5e:2x2"), mesh, 512, None, parts | {"sample": program(None, 20.0)}
     )
     assert full["estimated_edit_seconds"] is None
     assert full["fits"] == {"resident": False, "offloaded": False}
-    assert line(full).startswith("fsdp=2,tensor=2: its time is not estimated")
-    assert sorted([full, plan], key=worst_last) == [plan, full]
+    assert summary_line(full).startswith("fsdp=2,tensor=2: its time is not estimated")
+    assert sorted([full, plan], key=ranking_key) == [plan, full]
 
 
 def test_what_is_sampled_is_one_picture_on_all_devices():
@@ -131,14 +131,14 @@ def test_requests_of_an_edit():
     config = get_config()
     topology = parse_topology("v5e:2x2")
     with pytest.raises(UserError, match="an edit is of one picture on one slice"):
-        request(config, topology, program="sample", size=64, examples=2)
-    with pytest.raises(UserError, match="--quantize=int8 is of an edit"):
-        request(config, topology, program="train", size=64, quantize="int8")
+        make_request(config, topology, program="sample", size=64, examples=2)
+    with pytest.raises(UserError, match="--quantize=int8 is for an edit"):
+        make_request(config, topology, program="train", size=64, quantize="int8")
 
 
 def test_the_search_tries_the_meshes(monkeypatch):
-    monkeypatch.setattr("step1x_jax.planning.plan.devices_of", lambda *_: jax.devices()[:4])
-    wanted = request(
+    monkeypatch.setattr("step1x_jax.planning.plan.topology_devices", lambda *_: jax.devices()[:4])
+    wanted = make_request(
         get_config(), parse_topology("v5e:2x2"), program="sample", size=64, quantize="fp8"
     )
     assert wanted.config.mesh == MeshConfig(data=1, fsdp=2, tensor=2)

@@ -7,8 +7,8 @@ from step1x_jax.errors import UserError
 from step1x_jax.parallel.described_gpus import gpu_devices
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.planning.gpu_memory import (
-    edit_in_words,
-    in_words,
+    format_gpu_edit_plan,
+    format_gpu_plan,
     plan_edit_memory,
     plan_gpu_memory,
     smallest_card,
@@ -22,8 +22,8 @@ PLAN = {
 
 
 def test_what_does_not_fit_is_said_in_words():
-    assert "90.0 GiB a GPU of 74.4: does not fit, 15.6 GiB are missing" in in_words(PLAN)
-    assert "of 74.4: fits (" in in_words(PLAN | {"peak_gib": 31.5, "fits": True})
+    assert "90.0 GiB a GPU of 74.4: does not fit, 15.6 GiB are missing" in format_gpu_plan(PLAN)
+    assert "of 74.4: fits (" in format_gpu_plan(PLAN | {"peak_gib": 31.5, "fits": True})
 
 
 def test_an_unknown_gpu_is_named():
@@ -39,7 +39,7 @@ def test_an_edit_is_said_in_words():
         "peak_gib": {"resident": 129.4, "offloaded": 15.2},
         "smallest_card_gb": {"resident": None, "offloaded": 24},
     }  # fmt: skip
-    words = edit_in_words(plan)
+    words = format_gpu_edit_plan(plan)
     assert "transformer 12.1, language model 14.4, autoencoder 0.3; beside them: read 0.5" in words
     assert "all models on the GPU: 129.4 GiB, does not fit one of 80 GB" in words
     assert "with --offload: 15.2 GiB, fits a card of 24 GB" in words

@@ -63,7 +63,7 @@ ENTRY %main (w: bf16[7,64,128]) -> bf16[7,64,128] {
 
 @pytest.fixture(scope="module")
 def program():
-    return hlo.read(textwrap.dedent(TEXT))
+    return hlo.parse_program(textwrap.dedent(TEXT))
 
 
 def test_computations_and_the_entry(program):
@@ -86,12 +86,12 @@ def test_trip_counts(program):
     loop = program.computations["main"].instructions["loop"]
     assert hlo.trip_count(program, loop) == 7
     known = loop.rest + ', backend_config={"known_trip_count":{"n":"12"}}'
-    assert hlo.trip_count(program, hlo.Instruction("l", "while", (), (), known)) == 12
+    assert hlo.trip_count(program, hlo.HloInstruction("l", "while", (), (), known)) == 12
 
 
 def test_a_collective_under_way_in_a_fusion_counts_nothing():
     """As TPUs write them: its part and the whole are operands and results of a matmul."""
-    program = hlo.read("""
+    program = hlo.parse_program("""
 %carrying (p0: bf16[8,64], p1: bf16[64,16], p2: bf16[16,4], p3: bf16[16,64]) -> (bf16[8,16]) {
   %p0 = bf16[8,64]{1,0} parameter(0)
   %p1 = bf16[64,16]{1,0} parameter(1)
@@ -164,7 +164,7 @@ def test_operations_of_matmuls(shapes, line, flops):
         f"ENTRY %m (l: f32[]) -> f32[] {{\n  %l = bf16[{left}] parameter(0)\n"
         f"  %r = bf16[{right}] parameter(1)\n  ROOT %x = {line}\n}}"
     )
-    computation = hlo.read(text).computations["m"]
+    computation = hlo.parse_program(text).computations["m"]
     assert hlo.matmul_flops(computation, computation.instructions["x"]) == flops
 
 
@@ -175,7 +175,7 @@ def test_a_compiled_scan_has_the_operations_of_its_steps():
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]
 
     compiled = jax.jit(run).lower(jnp.ones((21, 48)), jnp.ones((11, 48, 48))).compile()
-    program = hlo.read(compiled.as_text())
+    program = hlo.parse_program(compiled.as_text())
     total = 0.0
 
     def walk(computation, times):
@@ -195,5 +195,5 @@ def test_a_compiled_scan_has_the_operations_of_its_steps():
 
 
 def test_other_text_is_refused():
-    with pytest.raises(ValueError, match="no text of a compiled program"):
-        hlo.read("something else")
+    with pytest.raises(ValueError, match="not the text of a compiled program"):
+        hlo.parse_program("something else")

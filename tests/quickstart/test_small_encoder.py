@@ -91,7 +91,7 @@ def test_random_weights_have_the_promised_scales():
 
 
 def test_shipped_weights_are_the_ones_the_command_makes(tmp_path):
-    small_encoder.write(tmp_path / "encoder")
+    small_encoder.write_encoder(tmp_path / "encoder")
     made, shipped = (load_file(f / "model.safetensors") for f in (tmp_path / "encoder", SHIPPED))
     for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
         assert (tmp_path / "encoder" / name).read_text() == (SHIPPED / name).read_text()

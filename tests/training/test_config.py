@@ -262,7 +262,7 @@ def test_records_that_were_made_otherwise_are_refused(tmp_path):
     other = settings | {"min_pixels": 7}
     write_dataset(tmp_path / "held_out", [make_record(0)], other)
     config.held_out.path = str(tmp_path / "held_out")
-    with pytest.raises(UserError, match=r"held_out were made with 7 for encoder\.min_pixels"):
+    with pytest.raises(UserError, match=r"held_out were made with encoder\.min_pixels=7"):
         check_records(config)
     config.held_out.path = ""
     check_records(config)

@@ -32,7 +32,7 @@ def assert_goes_on_to_the_same_end(workdir, whole_run, processes):
     """From step 2, to the last bit; gives what was said."""
     again = run(workdir, 8, processes=processes)
     assert set(again.codes) == {0}, again.errors
-    assert "Going on from step 2 of 8" in again.said[0]
+    assert "Resuming from step 2 of 8" in again.said[0]
     wanted, result = whole_run(processes)
     assert losses(workdir) == wanted
     assert set(again.results) == {result}

@@ -98,7 +98,7 @@ def test_another_config_is_refused(whole_run):
     config.optimizer.learning_rate = 0.5
     with pytest.raises(UserError, match=r"optimizer\.learning_rate is 0\.5 but"):
         train(config, whole_run[0], batches)
-    with pytest.raises(UserError, match=r"has done 5 steps; training\.steps=4"):
+    with pytest.raises(UserError, match=r"has done 5 steps, more than training\.steps=4"):
         train(tiny_config(steps=4), whole_run[0], batches)
     assert load_config(whole_run[0] / "config.json").optimizer.learning_rate == 0.01
 
@@ -115,7 +115,7 @@ def test_a_run_keeps_the_fingerprints_of_its_records(tmp_path):
 
 def test_what_a_step_moves_unasked_is_an_error(tmp_path, monkeypatch):
     """Here the batch: as numpy arrays it would go to the devices with the call of the step."""
-    monkeypatch.setattr(loop, "put", lambda rows, mesh: rows)
+    monkeypatch.setattr(loop, "to_global_arrays", lambda rows, mesh: rows)
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
         train(tiny_config(), tmp_path, batches)
 
@@ -247,7 +247,7 @@ def test_starting_from_another_size(whole_run, tmp_path):
     config = tiny_config()
     config.model.hidden_size, config.model.axes_dim = 64, (8, 12, 12)
     config.training.start_from = str(whole_run[0])
-    wanted = r"is of another model: the sizes there are model\.hidden_size=32 \(here 64\)"
+    wanted = r"is of another model: its sizes are model\.hidden_size=32 \(here 64\)"
     with pytest.raises(UserError, match=wanted):
         train(config, tmp_path, batches)
 
@@ -259,7 +259,7 @@ def test_starting_from_a_file_of_another_size(tmp_path, monkeypatch):
     save_model(tmp_path / "base" / "weights.safetensors", model)
     config = tiny_config()
     config.model.depth, config.training.start_from = 2, str(tmp_path / "base")
-    with pytest.raises(UserError, match=r"the sizes there are model\.depth=1 \(here 2\)"):
+    with pytest.raises(UserError, match=r"its sizes are model\.depth=1 \(here 2\)"):
         train(config, tmp_path / "run", batches)
     (tmp_path / "base" / "config.json").unlink()
     with pytest.raises(UserError, match="does not fit the model's sizes"):

@@ -22,12 +22,12 @@ from step1x_jax.training import loop
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.config import HeldOutConfig
 from step1x_jax.training.loop import train
-from step1x_jax.training.monitoring.held_out import HeldOut
+from step1x_jax.training.monitoring.held_out import HeldOutEvaluator
 from step1x_jax.training.monitoring.metrics import read_metrics
-from step1x_jax.training.parts import abstract_frozen, abstract_split, freezing
 from step1x_jax.training.starting import load_first_adapters
 from step1x_jax.training.step.loss import rectified_flow_loss
-from step1x_jax.training.step.train_step import abstract_state, make_train_step, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state, make_train_step
+from step1x_jax.training.trainable_split import abstract_frozen, abstract_split, make_freezer
 from step1x_jax.weights.filling import filled, kept
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
@@ -149,7 +149,7 @@ def test_at_first_the_model_is_its_base_bit_for_bit(base, dtype):
     config = lora_config(base)
     config.model.dtype, config.model.param_dtype = dtype, dtype
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    adapters = new_state(config, abstract_state(config, mesh)).params
+    adapters = init_state(config, abstract_state(config, mesh)).params
     downs = [x for name, x in rows_of(adapters).items() if "adapter.down" in name]
     assert all(np.abs(x).max() > 0 for x in downs)
     graph, _, frozen = parts_of(config)
@@ -265,12 +265,12 @@ def test_held_out_edits_are_evaluated_with_the_average_of_the_adapters(
     assert row["held_out_ema_decay"] == 0.5
 
     full = dataclasses.replace(config, lora=LoraConfig())
-    evaluation = HeldOut(full, mesh, lambda dropped: batches(100), tmp_path)
+    evaluation = HeldOutEvaluator(full, mesh, lambda dropped: batches(100), tmp_path)
     with jax.set_mesh(mesh):
-        alone = evaluation.loss(weights, nnx.State({}))
+        alone = evaluation.compute_losses(weights, nnx.State({}))
     merged = jax.device_get(merged_into(weights, average, config))
     with jax.set_mesh(mesh):
-        found = evaluation.loss(merged, nnx.State({}))
+        found = evaluation.compute_losses(merged, nnx.State({}))
     # float32 sums in another order: 1e-6 is usual
     assert row["held_out_loss"] == pytest.approx(found["held_out_loss"], rel=1e-5)
     assert row["held_out_loss"] != pytest.approx(alone["held_out_loss"], rel=1e-3)
@@ -313,7 +313,7 @@ def test_the_base_is_not_touched(base):
     abstract = abstract_state(config, mesh)
     frozen = parts_of(config)[2]
     before = jax.device_get(frozen)
-    state = new_state(config, abstract)
+    state = init_state(config, abstract)
     first = jax.device_get(state.params)
     train_step = make_train_step(config, mesh, abstract)
     for number in range(2):  # the second step finds its base alive
@@ -359,7 +359,7 @@ def test_sums_are_rounded_once_to_the_dtype_that_is_wanted(tmp_path):
     )
     save_kohya(tmp_path / "lora.safetensors", Adapters(adapters, config.model, config.lora))
     with contextlib.closing(Checkpoints(tmp_path / "run", keep=1)) as checkpoints:
-        checkpoints.save(new_state(config, abstract, adapters), config)
+        checkpoints.save(init_state(config, abstract, adapters), config)
     in_float32 = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), abstract_model(config.model)[1]
     )
@@ -488,7 +488,7 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
     graph, _, given = parts_of(config)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     exact = jax.device_get(given)
-    frozen = kept(given, freezing(config, mesh))
+    frozen = kept(given, make_freezer(config, mesh))
     assert jax.tree.structure(frozen) == jax.tree.structure(abstract_frozen(config, mesh))
 
     q = frozen["transformer"]["single_blocks"]["attn"]["q"]
@@ -512,7 +512,7 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
             value = np.float32(flat[path].get_value()) * s[..., None, :]
         plain[path] = leaf.replace(jnp.asarray(value))
     plain = nnx.from_flat_state(plain)
-    trained = new_state(config, abstract_state(config, mesh)).params
+    trained = init_state(config, abstract_state(config, mesh)).params
     ours = jax.jit(lambda *x: nnx.merge(graph, trained, frozen)(*x))(*arguments())
     wanted = nnx.merge(abstract_model(config.model)[0], plain)(*arguments())
     np.testing.assert_allclose(ours, wanted, atol=2e-5 * np.abs(wanted).max())
@@ -551,7 +551,7 @@ def test_a_bfloat16_gradient_of_float32_parameters(base):
         config.optimizer.clip_norm = 0.0
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
         abstract = abstract_state(config, mesh)
-        state = new_state(config, abstract, nnx.state(load_as(base, config.model)))
+        state = init_state(config, abstract, nnx.state(load_as(base, config.model)))
         step = make_train_step(config, mesh, abstract)
         state, metrics = step(state, make_batch(0), nnx.State({}))
         found[dtype] = metrics["loss"], state.opt_state[1][0].mu

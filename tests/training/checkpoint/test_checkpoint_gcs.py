@@ -11,7 +11,7 @@ from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.loop import train
 from step1x_jax.training.monitoring.metrics import read_metrics
-from step1x_jax.training.step.train_step import abstract_state, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state
 from tests.training.checkpoint.test_checkpoints import assert_same, at_step, restore, run_params
 from tests.training.tiny import batches, tiny_config
 
@@ -32,7 +32,7 @@ def abstract(toy_model):
 
 @pytest.fixture(scope="module")
 def state(abstract):
-    return new_state(tiny_config(), abstract)
+    return init_state(tiny_config(), abstract)
 
 
 def save(state, *steps):

@@ -13,7 +13,7 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.config_file import from_json
-from step1x_jax.training.step.train_step import abstract_state, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state
 from step1x_jax.weights.run import description
 from step1x_jax.weights.run.reader import RunFolder
 from tests.training.tiny import tiny_config
@@ -34,7 +34,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def state(toy_model, mesh):
-    return new_state(tiny_config(), abstract_state(tiny_config(), mesh))
+    return init_state(tiny_config(), abstract_state(tiny_config(), mesh))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from flax import nnx
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.loop import train
-from step1x_jax.training.step.train_step import abstract_state, make_train_step, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state, make_train_step
 from tests.training.tiny import make_batch, tiny_config
 
 pytestmark = pytest.mark.usefixtures("toy_model")
@@ -43,7 +43,7 @@ def one_step(config, mesh):
     abstract = abstract_state(config, mesh)
     with jax.set_mesh(mesh):
         step = make_train_step(config, mesh, abstract)
-        state, metrics = step(new_state(config, abstract), big_batch(0), NOTHING)
+        state, metrics = step(init_state(config, abstract), big_batch(0), NOTHING)
     return jax.device_get(state), {name: float(x) for name, x in metrics.items()}
 
 

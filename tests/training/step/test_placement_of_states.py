@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.parts import abstract_frozen
 from step1x_jax.training.step import adafactor
 from step1x_jax.training.step.train_step import abstract_state, make_train_step
+from step1x_jax.training.trainable_split import abstract_frozen
 from step1x_jax.weights.run.fingerprints import name_arrays
 from tests.training.tiny import make_batch, tiny_config
 

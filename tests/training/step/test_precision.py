@@ -14,8 +14,13 @@ from step1x_jax.training.config import OptimizerConfig
 from step1x_jax.training.loop import train
 from step1x_jax.training.step import train_step as step_module
 from step1x_jax.training.step.optimizer import make_optimizer
-from step1x_jax.training.step.precision import in_float32, kernels_in, stochastic_round, stored_as
-from step1x_jax.training.step.train_step import abstract_state, make_train_step, new_state
+from step1x_jax.training.step.precision import (
+    cast_kernels,
+    round_to_stored_dtypes,
+    stochastic_round,
+    to_float32,
+)
+from step1x_jax.training.step.train_step import abstract_state, init_state, make_train_step
 from tests.training.tiny import batches, make_batch, tiny_config
 
 pytestmark = pytest.mark.usefixtures("toy_model")
@@ -54,8 +59,8 @@ def test_rounding_leaves_what_bfloat16_has_and_what_is_not_finite():
 def test_arrays_are_rounded_independently_of_each_other():
     value = jnp.full((1000,), 1 + 2.0**-9, jnp.float32)  # half-way would be 2^-8
     old = {"a": jnp.zeros(1000, jnp.bfloat16), "b": jnp.zeros(1000, jnp.bfloat16)}
-    new = stored_as(old, {"a": value, "b": value}, jax.random.key(0))
-    again = stored_as(old, {"a": value, "b": value}, jax.random.key(0))
+    new = round_to_stored_dtypes(old, {"a": value, "b": value}, jax.random.key(0))
+    again = round_to_stored_dtypes(old, {"a": value, "b": value}, jax.random.key(0))
     np.testing.assert_array_equal(new["a"], again["a"])
     assert 300 < np.sum(np.asarray(new["a"] != new["b"])) < 450  # 2 * 1/4 * 3/4 of 1000
 
@@ -64,13 +69,15 @@ def test_parameters_move_at_the_learning_rate_of_fine_tuning():
     """1e-5 is 1/400 of a bfloat16 step at 1: to nearest, nothing would ever move."""
     params = {"w": jnp.ones((200, 50), jnp.bfloat16)}
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-5, clip_norm=0.0), steps=100)
-    state = optimizer.init(in_float32(params))
+    state = optimizer.init(to_float32(params))
 
     @jax.jit
     def step(params, state, key):
-        gradient = in_float32(jax.tree.map(jnp.ones_like, params))
-        updates, state = optimizer.update(gradient, state, in_float32(params))
-        return stored_as(params, optax.apply_updates(in_float32(params), updates), key), state
+        gradient = to_float32(jax.tree.map(jnp.ones_like, params))
+        updates, state = optimizer.update(gradient, state, to_float32(params))
+        return round_to_stored_dtypes(
+            params, optax.apply_updates(to_float32(params), updates), key
+        ), state
 
     for i in range(100):
         params, state = step(params, state, jax.random.key(i))
@@ -91,8 +98,8 @@ def test_bfloat16_moments_decay_and_follow_the_float32_ones():
     def both(exact, low, scale, key):
         gradient = {"w": scale * jnp.ones(20_000)}
         _, exact = optimizer.update(gradient, exact, params)
-        _, new = optimizer.update(gradient, in_float32(low), params)
-        return exact, stored_as(low, new, key)
+        _, new = optimizer.update(gradient, to_float32(low), params)
+        return exact, round_to_stored_dtypes(low, new, key)
 
     for i in range(1001):
         exact, low = both(exact, low, 1.0 if i == 0 else 0.0, jax.random.key(i))
@@ -127,7 +134,7 @@ def test_kernels_alone_are_cast():
         "kernel_scale": jnp.ones(3),
     }
     cast = {jax.tree_util.keystr(p) for p, x in jax.tree_util.tree_leaves_with_path(
-        kernels_in(state, "bfloat16")) if x.dtype == jnp.bfloat16}  # fmt: skip
+        cast_kernels(state, "bfloat16")) if x.dtype == jnp.bfloat16}  # fmt: skip
     assert cast == {"['proj']['kernel']"}
 
 
@@ -156,7 +163,7 @@ def test_a_run_in_bfloat16_learns(tmp_path):
     def losses(config):
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
         abstract = abstract_state(config, mesh)
-        state, step = new_state(config, abstract), make_train_step(config, mesh, abstract)
+        state, step = init_state(config, abstract), make_train_step(config, mesh, abstract)
         found = []
         for _ in range(40):
             state, metrics = step(state, make_batch(0), NOTHING)
@@ -172,7 +179,7 @@ def test_a_run_in_bfloat16_learns(tmp_path):
 def gradient_seen(config, mesh, monkeypatch):
     """dtypes and places of the gradient that the optimizer is given, from the compiled step."""
     seen = {}
-    real = step_module.in_float32
+    real = step_module.to_float32
 
     def witness(tree):
         if "gradient" not in seen:  # the first thing that the update looks at
@@ -182,7 +189,7 @@ def gradient_seen(config, mesh, monkeypatch):
                 jax.debug.inspect_array_sharding(x, callback=seen["places"].append)
         return real(tree)
 
-    monkeypatch.setattr(step_module, "in_float32", witness)
+    monkeypatch.setattr(step_module, "to_float32", witness)
     state = abstract_state(config, mesh)
     seen.clear()
     with jax.set_mesh(mesh):

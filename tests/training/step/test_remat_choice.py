@@ -7,10 +7,10 @@ from step1x_jax.models.config import step1x_edit_v1_1
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
-from step1x_jax.training.parts import abstract_frozen
 from step1x_jax.training.step import remat_choice
-from step1x_jax.training.step.remat_choice import stored_bytes, with_remat
+from step1x_jax.training.step.remat_choice import resolve_remat, saved_bytes
 from step1x_jax.training.step.train_step import abstract_state
+from step1x_jax.training.trainable_split import abstract_frozen
 
 GIB = 2**30
 
@@ -26,7 +26,7 @@ def case():
 
 def chosen(case, gib, monkeypatch):
     monkeypatch.setattr(remat_choice, "memory_of", lambda device: gib and gib * GIB)
-    return with_remat(*case).remat
+    return resolve_remat(*case).remat
 
 
 def test_more_memory_stores_more(case, monkeypatch):
@@ -57,17 +57,17 @@ def test_a_frozen_base_takes_memory_too(case, monkeypatch):
     """As much again as the state: what is stored has to be less."""
     model, batch, state, _, mesh = case
     monkeypatch.setattr(remat_choice, "memory_of", lambda device: 64 * GIB)
-    assert with_remat(model, batch, state, state, mesh).remat != "attention_qkv_mlp"
+    assert resolve_remat(model, batch, state, state, mesh).remat != "attention_qkv_mlp"
 
 
 def test_a_named_policy_stays(case):
     config = step1x_edit_v1_1()
-    assert with_remat(config, *case[1:]) is config
+    assert resolve_remat(config, *case[1:]) is config
 
 
 def test_bytes_of_the_release():
     """Written out: 19 double blocks of 11 and 38 single ones of 10 times 3072 bfloat16 a token."""
     config = step1x_edit_v1_1()
-    found = stored_bytes(config, "attention_qkv_mlp", 8832)
+    found = saved_bytes(config, "attention_qkv_mlp", 8832)
     assert found == 8832 * 3072 * 2 * (19 * 11 + 38 * 10)
     assert jax.devices()[0].platform == "cpu"

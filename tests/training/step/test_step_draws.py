@@ -10,7 +10,7 @@ from flax import nnx
 
 from step1x_jax.models import step1x_edit
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.step.train_step import abstract_state, make_train_step, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state, make_train_step
 from tests.training.tiny import make_batch, tiny_config
 
 
@@ -34,7 +34,7 @@ def test_the_step_draws_anew_and_follows_its_closed_form(monkeypatch):
     config.timesteps.std, config.optimizer.ema_decay, config.optimizer.clip_norm = 1e-4, 0.9, 1e-3
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     abstract = abstract_state(config, mesh)
-    train_step, state = make_train_step(config, mesh, abstract), new_state(config, abstract)
+    train_step, state = make_train_step(config, mesh, abstract), init_state(config, abstract)
     batch = make_batch(0)
     clean = np.float64(batch["target"])
     mu = 0.5 + 0.65 * (2 * 3 - 256) / (4096 - 256)  # 2 x 3 tokens

@@ -16,10 +16,10 @@ from step1x_jax.parallel.rules import batch_sharding
 from step1x_jax.training.step.train_step import (
     TrainState,
     abstract_state,
+    init_state,
     make_train_step,
-    new_state,
+    rng_stream,
     shardings_of,
-    stream,
 )
 from tests.parallel.test_mesh import Chip
 from tests.training.tiny import make_batch, tiny_config
@@ -49,7 +49,7 @@ def stirred(state):
 
 
 def fresh(mesh):
-    return new_state(tiny_config(), abstract_state(tiny_config(), mesh))
+    return init_state(tiny_config(), abstract_state(tiny_config(), mesh))
 
 
 def place(state, mesh):
@@ -184,7 +184,7 @@ def test_the_loss_falls_on_one_batch(one_device):
 def test_given_parameters_start_at_step_zero(one_device):
     params = one_device.states[2].params
     abstract = abstract_state(tiny_config(), ONE)
-    state = new_state(tiny_config(), abstract, jax.device_put(params))
+    state = init_state(tiny_config(), abstract, jax.device_put(params))
     for tree in (state.params, state.ema):
         for x, y in zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True):
             np.testing.assert_array_equal(x, y)
@@ -200,5 +200,5 @@ def test_abstract_state_is_the_state(one_device):
 
 
 def test_streams_differ():
-    keys = {str(jax.random.key_data(stream(*args))) for args in [(0, "a"), (0, "b"), (1, "a")]}
+    keys = {str(jax.random.key_data(rng_stream(*args))) for args in [(0, "a"), (0, "b"), (1, "a")]}
     assert len(keys) == 3

@@ -10,7 +10,7 @@ from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.eight_bits import quantize
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.parts import abstract_base, abstract_frozen, freezing
+from step1x_jax.training.trainable_split import abstract_base, abstract_frozen, make_freezer
 from step1x_jax.weights.filling import kept
 from step1x_jax.weights.layouts.official import flat
 from step1x_jax.weights.load import load_parameters
@@ -53,7 +53,7 @@ def test_it_is_what_the_loaded_weights_give(files, sizes, stored):
     path, model = files["tiny"]
     config = run_config(model, stored)
     mesh = make_mesh(MeshConfig(**sizes), jax.devices()[: np.prod(list(sizes.values()))])
-    about, keep = described(freezing(config, mesh))
+    about, keep = described(make_freezer(config, mesh))
     frozen = load_parameters(open_weights(path, sizes=model), abstract_base(config, mesh), keep)
 
     wanted = abstract_frozen(config, mesh)
@@ -79,7 +79,7 @@ def test_devices_never_hold_the_weights(files):
     mesh = make_mesh(MeshConfig(fsdp=8))
     before = {id(x): x for x in jax.live_arrays()}  # kept alive, so that no new one gets their ids
     in_use = lambda: sum(x.nbytes for x in jax.live_arrays() if id(x) not in before)  # noqa: E731
-    freeze, most = freezing(config, mesh), 0
+    freeze, most = make_freezer(config, mesh), 0
 
     def keep(place, parameter):
         nonlocal most
