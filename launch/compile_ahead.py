@@ -26,7 +26,7 @@ from step1x_jax import choices
 from step1x_jax.parallel.mesh import parse_mesh
 from step1x_jax.planning.chips import parse_topology
 from step1x_jax.planning.compilation import prepare_environment
-from step1x_jax.planning.plan import PROGRAMS, candidates, make_plan, make_request
+from step1x_jax.planning.plan import PROGRAMS, make_plan, make_request, search_requests
 from step1x_jax.planning.report import format_plan, ranking_key, summary_line
 
 flags.adopt_module_key_flags(config_flag)
@@ -71,7 +71,7 @@ def main() -> None:
         print(json.dumps(plan) if _JSON.value else format_plan(plan))
         return
     plans = []
-    for number, candidate in enumerate(tried := list(candidates(wanted)), start=1):
+    for number, candidate in enumerate(tried := list(search_requests(wanted)), start=1):
         plan = make_plan(candidate)
         plans.append(plan)
         print(f"{number}/{len(tried)}  {summary_line(plan)}", file=sys.stderr, flush=True)

@@ -124,10 +124,10 @@ def compile_sample(
       quantize: 8-bit format of the blocks, see `load_model`; None: no quantization.
     """
     model = abstract_inference_model(config.model, quantize)
-    whole, side = replicated(mesh), size // PIXELS_PER_LATENT
+    sharding, side = replicated(mesh), size // PIXELS_PER_LATENT
 
     def array(*shape: int, dtype: Any = jnp.float32) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     latents = array(1, side, side, LATENT_CHANNELS)
     text = array(1, config.model.text_length, config.model.connector_in_channels, dtype="bfloat16")
@@ -174,10 +174,10 @@ def compile_language_model(mesh: Mesh) -> CompiledProgram:
 def compile_decode(examples: int, size: int, mesh: Mesh) -> CompiledProgram:
     """Compile the release's decoder, from latents to square pictures of `size` pixels."""
     graph, params = abstract_autoencoder(AutoencoderConfig())
-    whole, side = replicated(mesh), size // PIXELS_PER_LATENT
+    sharding, side = replicated(mesh), size // PIXELS_PER_LATENT
 
     def array(shape: tuple[int, ...]) -> Any:
-        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=whole)
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
 
     params = jax.tree.map(lambda x: array(x.shape), params)
     program = jax.jit(lambda params, latents: nnx.merge(graph, params).decode(latents))

@@ -36,10 +36,10 @@ def weights_gib(config: ModelConfig, mesh: Mesh, quantize: str | None) -> dict[s
         "language_model": abstract_mllm(MLLMConfig(param_dtype="bfloat16"))[1],
     }
     sizes = {name: bytes_per_device(with_shardings(params, mesh)) for name, params in split.items()}
-    alone = mesh.devices.flat[:1].reshape((1,) * mesh.devices.ndim)
-    whole = Mesh(alone, mesh.axis_names, axis_types=mesh.axis_types)
+    first_device = mesh.devices.flat[:1].reshape((1,) * mesh.devices.ndim)
+    single = Mesh(first_device, mesh.axis_names, axis_types=mesh.axis_types)
     sizes[ALWAYS_RESIDENT] = bytes_per_device(
-        with_shardings(abstract_autoencoder(AutoencoderConfig())[1], whole)
+        with_shardings(abstract_autoencoder(AutoencoderConfig())[1], single)
     )
     return {name: size / GIB for name, size in sizes.items()}
 

@@ -121,7 +121,7 @@ def estimate(
         tuple(
             (category, source, seconds)
             for (category, source), seconds in sorted(
-                walk.by_source.items(), key=lambda row: -row[1]
+                walk.by_op_name.items(), key=lambda row: -row[1]
             )
         )[:LARGEST_ENTRIES],
     )
@@ -143,7 +143,7 @@ class _ScheduleWalk:
         self.collectives: dict[str, Collective] = {}
         self.matmul_flops = self.kernel_flops = self.hbm_bytes = 0.0
         self.unknown: set[str] = set()
-        self.by_source: dict[tuple[str, str], float] = defaultdict(float)
+        self.by_op_name: dict[tuple[str, str], float] = defaultdict(float)
 
     def run(self, computation: HloComputation, times: float) -> float:
         """Add a computation that runs `times` times; return the seconds of one run."""
@@ -157,21 +157,21 @@ class _ScheduleWalk:
                 now += trips * self.run(body, times * trips)
             elif x.operation in ("call", "conditional"):
                 now += max((self.run(c, times) for c in self._branches(x)), default=0.0)
-            elif found := self._starts(x):
+            elif found := self._find_starts(x):
                 for kind, instruction, key in found:
-                    wire = self._wire(kind, instruction, times, hidden=True)
+                    wire = self._count_collective(kind, instruction, times, hidden=True)
                     link_free = max(now, link_free) + wire
                     in_flight[key] = link_free, kind
-            elif (key := self._ends(x)) in in_flight:
+            elif (key := self._find_done(x)) in in_flight:
                 done, kind = in_flight.pop(key)
-                now = self._expose(kind, now, done, times)
-            elif plain := self._plain(x):
-                kind, instruction = plain
-                wire = self._wire(kind, instruction, times, hidden=False)
+                now = self._wait(kind, now, done, times)
+            elif synchronous := self._find_synchronous(x):
+                kind, instruction = synchronous
+                wire = self._count_collective(kind, instruction, times, hidden=False)
                 link_free = max(now, link_free) + wire
-                now = self._expose(kind, now, link_free, times)
+                now = self._wait(kind, now, link_free, times)
             else:
-                now += self._compute(computation, x, times)
+                now += self._add_compute(computation, x, times)
         return now
 
     def _branches(self, x: HloInstruction) -> list[HloComputation]:
@@ -182,22 +182,24 @@ class _ScheduleWalk:
 
     # ------------------------------------------------------------ collectives
 
-    def _starts(self, x: HloInstruction) -> list[tuple[str, HloInstruction, str]]:
+    def _find_starts(self, x: HloInstruction) -> list[tuple[str, HloInstruction, str]]:
         """Return the asynchronous collectives that start here, with the key of their done."""
         if x.operation.endswith("-start"):
             kind = x.operation.removesuffix("-start")
             if kind in COLLECTIVES:
                 return [(kind, x, x.name)]
-            inner = [i for _, i in self.program.inside(x) if i.operation in COLLECTIVES]
+            inner = [
+                i for _, i in self.program.nested_instructions(x) if i.operation in COLLECTIVES
+            ]
             return [(i.operation, i, x.name) for i in inner]
         if x.operation != "fusion":
             return []
-        inside = [i for _, i in self.program.inside(x)]
+        inside = [i for _, i in self.program.nested_instructions(x)]
         if not any('custom_call_target="AsyncCollectiveStart"' in i.rest for i in inside):
             return []
         return [(i.operation, i, _chain(i)) for i in inside if i.operation in COLLECTIVES]
 
-    def _plain(self, x: HloInstruction) -> tuple[str, HloInstruction] | None:
+    def _find_synchronous(self, x: HloInstruction) -> tuple[str, HloInstruction] | None:
         """Return a synchronous collective, either by itself or in a fusion.
 
         Collectives with a chain belong to an asynchronous one that started earlier. XLA:TPU emits
@@ -207,7 +209,7 @@ class _ScheduleWalk:
             return x.operation, x
         if x.operation != "fusion":
             return None
-        inside = [i for _, i in self.program.inside(x)]
+        inside = [i for _, i in self.program.nested_instructions(x)]
         for i in inside:
             if i.operation in COLLECTIVES and not _chain(i):
                 sliced = any("dynamic-slice" in other.operation for other in inside)
@@ -215,18 +217,18 @@ class _ScheduleWalk:
                 return ("reduce-scatter" if scatters else i.operation), i
         return None
 
-    def _ends(self, x: HloInstruction) -> str:
+    def _find_done(self, x: HloInstruction) -> str:
         """Return the key of the asynchronous collective that is done here; "" if none is."""
         if x.operation.endswith("-done") and x.operands:
             return x.operands[0]
         if x.operation != "fusion":
             return ""
-        inside = [i for _, i in self.program.inside(x)]
+        inside = [i for _, i in self.program.nested_instructions(x)]
         if not any('custom_call_target="AsyncCollectiveDone"' in i.rest for i in inside):
             return ""
         return next((_chain(i) for i in inside if i.operation in COLLECTIVES), "")
 
-    def _wire(self, kind: str, x: HloInstruction, times: float, hidden: bool) -> float:
+    def _count_collective(self, kind: str, x: HloInstruction, times: float, hidden: bool) -> float:
         """Count a collective; return its seconds on the wire."""
         size = _group_size(x, self.topology.chips)
         # The result of a start holds operand and result: the largest array is the full one.
@@ -247,7 +249,7 @@ class _ScheduleWalk:
         counted.seconds += seconds * times
         return seconds
 
-    def _expose(self, kind: str, now: float, done: float, times: float) -> float:
+    def _wait(self, kind: str, now: float, done: float, times: float) -> float:
         """Wait for a collective from `now` until `done`; return the time after it."""
         wait = max(0.0, done - now)
         self.collectives[kind].exposed_seconds += wait * times
@@ -256,7 +258,7 @@ class _ScheduleWalk:
 
     # ------------------------------------------------------------ work
 
-    def _compute(self, computation: HloComputation, x: HloInstruction, times: float) -> float:
+    def _add_compute(self, computation: HloComputation, x: HloInstruction, times: float) -> float:
         """Add an instruction that is no collective; return its seconds."""
         if x.operation == "copy-start":  # destination and source; the copy itself is hidden
             self.hbm_bytes += times * sum(a.bytes for a in x.result[:2] if a.in_hbm)
@@ -278,13 +280,13 @@ class _ScheduleWalk:
         else:
             flops = matmul_flops(computation, x)
             if x.operation == "fusion":
-                flops = sum(matmul_flops(c, i) for c, i in self.program.inside(x))
+                flops = sum(matmul_flops(c, i) for c, i in self.program.nested_instructions(x))
             if flops:
                 category = "matmuls"
                 self.matmul_flops += flops * times
         seconds = max(estimated or 0.0, least, flops / self.chip.peak)
         self.seconds[category] += seconds * times
-        self.by_source[category, x.source or x.name] += seconds * times
+        self.by_op_name[category, x.op_name or x.name] += seconds * times
         return seconds
 
 

@@ -113,7 +113,7 @@ def plan_edit_memory(
         "decode": compile_decode(1, size, mesh),
     }
     weights = weights_gib(config.model, mesh, quantize)
-    working = {name: _temporaries(compiled) for name, compiled in programs.items()}
+    working = {name: _temporaries_gib(compiled) for name, compiled in programs.items()}
     peaks = {
         "resident": peak_gib(weights, working, offload=False),
         "offloaded": peak_gib(weights, working, offload=True),
@@ -135,7 +135,7 @@ def smallest_card(gib: float) -> int | None:
     return next((gb for gb, mib in CARD_MIB.items() if gib * 1024 <= USABLE * mib), None)
 
 
-def _temporaries(compiled: CompiledProgram) -> float:
+def _temporaries_gib(compiled: CompiledProgram) -> float:
     if compiled.program is None:
         return compiled.needed_gib - compiled.arguments_gib
     memory: Any = compiled.program.memory_analysis()

@@ -76,7 +76,7 @@ class HloInstruction:
         return int(match[1]) if match else 0
 
     @property
-    def source(self) -> str:
+    def op_name(self) -> str:
         """JAX's op_name: where in the model the instruction comes from."""
         match = re.search(r'op_name="([^"]*)"', self.rest)
         return match[1] if match else ""
@@ -97,22 +97,22 @@ class HloProgram:
     computations: dict[str, HloComputation]
     entry: str
 
-    def called(self, instruction: HloInstruction) -> HloComputation | None:
+    def called_computation(self, instruction: HloInstruction) -> HloComputation | None:
         """Return the computation that a fusion, async start or call runs; None for others."""
         name = instruction.attribute("calls") or instruction.attribute("to_apply")
         return self.computations.get(name or "")
 
-    def inside(
+    def nested_instructions(
         self, instruction: HloInstruction
     ) -> Iterator[tuple[HloComputation, HloInstruction]]:
         """Yield (computation, instruction) for all instructions that an instruction runs."""
-        below = self.called(instruction)
+        below = self.called_computation(instruction)
         if below is None:
             return
         for inner in below.instructions.values():
             yield below, inner
             if inner.operation in ("fusion", "call"):
-                yield from self.inside(inner)
+                yield from self.nested_instructions(inner)
 
 
 def parse_program(text: str) -> HloProgram:
@@ -130,14 +130,14 @@ def parse_program(text: str) -> HloProgram:
             if match:
                 here = computations[match[2]] = HloComputation(match[2], {})
                 entry = match[2] if match[1] else entry
-        elif here is not None and (instruction := _instruction(line)):
+        elif here is not None and (instruction := _parse_instruction(line)):
             here.instructions[instruction.name] = instruction
     if not entry:
         raise ValueError("not the text of a compiled program")
     return HloProgram(computations, entry)
 
 
-def _instruction(line: str) -> HloInstruction | None:
+def _parse_instruction(line: str) -> HloInstruction | None:
     start = _INSTRUCTION.match(line)
     if not start:
         return None
@@ -215,7 +215,7 @@ def matmul_flops(computation: HloComputation, instruction: HloInstruction) -> fl
         raise ValueError(f"{instruction.name}: dim_labels {labels!r}")
     of_left, of_right, of_out = match.groups()
     work = 2.0 * out[of_out.index("b")] * out[of_out.index("f")] * right[of_right.index("i")]
-    window = _window(instruction.rest, sum(c.isdigit() for c in of_out))
+    window = _parse_window(instruction.rest, sum(c.isdigit() for c in of_out))
     for i, dimension in enumerate(c for c in sorted(of_out) if c.isdigit()):
         work *= _window_positions(
             size=left[of_left.index(dimension)],
@@ -225,7 +225,7 @@ def matmul_flops(computation: HloComputation, instruction: HloInstruction) -> fl
     return work
 
 
-def _window(rest: str, dimensions: int) -> dict[str, list[int]]:
+def _parse_window(rest: str, dimensions: int) -> dict[str, list[int]]:
     """Parse a convolution's window into the arguments of `_window_positions`, per dimension."""
     match = re.search(r"window=\{([^}]*)\}", rest)
     given = dict(part.split("=", 1) for part in match[1].split()) if match else {}
@@ -263,7 +263,7 @@ def hbm_bytes(
     """
     if instruction.operation in ("bitcast", "tuple", "get-tuple-element", "parameter", "constant"):
         return 0.0
-    fused = program.called(instruction) if instruction.operation == "fusion" else None
+    fused = program.called_computation(instruction) if instruction.operation == "fusion" else None
     if fused is None:
         read_from = [computation.instructions.get(name) for name in instruction.operands]
         if instruction.operation == "dynamic-update-slice":

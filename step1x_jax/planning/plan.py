@@ -81,7 +81,7 @@ def make_request(
                 "an edit is of one picture on one slice; leave out --slices and --examples."
             )
         config.mesh = mesh or edit_meshes(topology.chips)[0]
-        _mesh(config, topology)
+        _make_mesh(config, topology)
         return PlanRequest(config, topology, program, size, quantize)
     if quantize:
         raise UserError(
@@ -89,7 +89,7 @@ def make_request(
             " to quantize the base of adapters."
         )
     config.mesh = mesh or config.mesh
-    parts = batch_parts(_mesh(config, topology))
+    parts = batch_parts(_make_mesh(config, topology))
     config.data.batch_size = examples * parts
     return PlanRequest(config, topology, program, size)
 
@@ -104,7 +104,7 @@ def make_plan(wanted: PlanRequest) -> dict[str, Any]:
       UserError: the topology is unknown, or the config does not fit it.
     """
     config, topology = wanted.config, wanted.topology
-    mesh = _mesh(config, topology)
+    mesh = _make_mesh(config, topology)
     if wanted.program == "sample":
         return plan_edit(config, topology, mesh, wanted.size, wanted.quantize)
     compiled = compile_train(config, wanted.size, mesh)
@@ -117,7 +117,7 @@ def make_plan(wanted: PlanRequest) -> dict[str, Any]:
         "mesh": dict(mesh.shape),
         "program": wanted.program,
         "size": wanted.size,
-        "remat": _remat(config, wanted, mesh),
+        "remat": _resolve_remat(config, wanted, mesh),
         "examples": config.data.batch_size,
         "model_tflop_per_example": flops / 1e12,
     }
@@ -132,7 +132,7 @@ def make_plan(wanted: PlanRequest) -> dict[str, Any]:
     return about | _memory_fields(compiled, topology) | _time_fields(found, flops, config, topology)
 
 
-def candidates(wanted: PlanRequest) -> Iterator[PlanRequest]:
+def search_requests(wanted: PlanRequest) -> Iterator[PlanRequest]:
     """Yield the requests of a search.
 
     For a training step: copies of the parameters x batch size x the remat policies that may fit.
@@ -155,7 +155,7 @@ def candidates(wanted: PlanRequest) -> Iterator[PlanRequest]:
                 mesh=mesh, examples=examples,
             )  # fmt: skip
             tried.config.model.remat = AUTO
-            best = _remat(tried.config, tried, _mesh(tried.config, topology))
+            best = _resolve_remat(tried.config, tried, _make_mesh(tried.config, topology))
             if best == "full" and examples > 1:
                 continue  # a larger batch gains nothing if everything is rematerialized
             order = list(SAVED)
@@ -165,11 +165,11 @@ def candidates(wanted: PlanRequest) -> Iterator[PlanRequest]:
                 yield dataclasses.replace(tried, config=one)
 
 
-def _mesh(config: TrainConfig, topology: Topology):
+def _make_mesh(config: TrainConfig, topology: Topology):
     return make_mesh(config.mesh, topology_devices(topology.name, topology.slices))
 
 
-def _remat(config: TrainConfig, wanted: PlanRequest, mesh) -> str:
+def _resolve_remat(config: TrainConfig, wanted: PlanRequest, mesh) -> str:
     batch = abstract_batch(config, wanted.size, mesh)
     state, frozen = abstract_state(config, mesh), abstract_frozen(config, mesh)
     return resolve_remat(config.model, batch, state, frozen, mesh).remat

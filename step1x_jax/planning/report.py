@@ -15,7 +15,7 @@ def summary_line(plan: dict[str, Any]) -> str:
     """Format a plan as one line."""
     mesh = ",".join(f"{axis}={size}" for axis, size in plan["mesh"].items() if size > 1)
     if plan["program"] == "sample":
-        return f"{mesh or 'one chip'}: {_seconds(plan)}; {_verdict(plan)}"
+        return f"{mesh or 'one chip'}: {_format_seconds(plan)}; {_format_fit(plan)}"
     about = f"{mesh or 'one chip'}  {plan['examples']} examples  {plan['remat']}"
     if not plan["fits"]:
         return f"{about}: does not fit, {plan['missing_gib']:.1f} GiB a chip are missing"
@@ -96,11 +96,11 @@ def format_edit_plan(plan: dict[str, Any]) -> str:
         seconds = part["estimated_seconds"]
         took = "unknown" if seconds is None else f"{seconds:.3g}"
         rows.append(f"| {name} | {part['working_gib']:.2f} | {took} |")
-    rows += ["", _verdict(plan), f"{_seconds(plan)} (a model of time, not a measurement)"]
+    rows += ["", _format_fit(plan), f"{_format_seconds(plan)} (a model of time, not a measurement)"]
     return "\n".join(rows)
 
 
-def _verdict(plan: dict[str, Any]) -> str:
+def _format_fit(plan: dict[str, Any]) -> str:
     """Format whether an edit fits, and by how much."""
     said = []
     for where, title in (("resident", "all models on the chips"), ("offloaded", "--offload")):
@@ -113,7 +113,7 @@ def _verdict(plan: dict[str, Any]) -> str:
     return "; ".join(said)
 
 
-def _seconds(plan: dict[str, Any]) -> str:
+def _format_seconds(plan: dict[str, Any]) -> str:
     """Format the estimated time of an edit."""
     total, steps = plan["estimated_edit_seconds"], plan["steps"]
     if total is None:

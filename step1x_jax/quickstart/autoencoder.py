@@ -81,12 +81,12 @@ def training_crop(size: int, rng: np.random.Generator) -> np.ndarray:
       (size, size, 3) uint8.
     """
     if rng.random() < 0.15:
-        image = recolour(_square(draw_name(GREY, rng), rng, SMALLEST), rng)
+        image = recolour(_crop_square(draw_name(GREY, rng), rng, SMALLEST), rng)
     else:
         coloured = [
             name for name in read_descriptions() if name not in (*held_out.PHOTOGRAPHS, *GREY)
         ]
-        image = _square(draw_name(coloured, rng), rng, SMALLEST)
+        image = _crop_square(draw_name(coloured, rng), rng, SMALLEST)
         choice = rng.random()
         if choice < 0.35:
             image = recolour(image, rng)
@@ -98,7 +98,7 @@ def training_crop(size: int, rng: np.random.Generator) -> np.ndarray:
     return image[top : top + size, left : left + size]
 
 
-def _square(name: str, rng: np.random.Generator, smallest: float) -> np.ndarray:
+def _crop_square(name: str, rng: np.random.Generator, smallest: float) -> np.ndarray:
     return random_crop(photograph(name), "1x1", PICTURE, rng, smallest)
 
 
@@ -228,7 +228,7 @@ def evaluate_psnr(model: Autoencoder) -> dict[str, float]:
     figures = {}
     for name in held_out.PHOTOGRAPHS:
         rng = np.random.default_rng(0)  # the same crops in every evaluation
-        images = np.stack([_square(name, rng, WHOLE) for _ in range(4)])
+        images = np.stack([_crop_square(name, rng, WHOLE) for _ in range(4)])
         crops = images.astype(np.float32) / 127.5 - 1
         decoded = np.clip(np.asarray(reconstruct(model, crops)), -1, 1)
         mse = np.mean((decoded - crops) ** 2, axis=(1, 2, 3))

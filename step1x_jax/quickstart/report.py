@@ -119,11 +119,11 @@ def score_edits(
             np.stack([pictures[i] for i in chosen])
             for pictures in (sources, targets, edited, reconstructed)
         ]
-        scores |= zip(chosen, _score_shape([edits[i] for i in chosen], *of_shape), strict=True)
+        scores |= zip(chosen, _score_same_shape([edits[i] for i in chosen], *of_shape), strict=True)
     return [scores[i] for i in range(len(edits))]
 
 
-def _score_shape(
+def _score_same_shape(
     edits: Sequence[HeldOutEdit],
     sources: np.ndarray,
     targets: np.ndarray,
@@ -189,11 +189,11 @@ def format_table(scores: Sequence[EditScore]) -> str:
     head += f"{'right photo':>13}{'right kind':>12}"
     kinds = list(dict.fromkeys(s.kind for s in scores))
     groups = [(kind, [s for s in scores if s.kind == kind]) for kind in kinds]
-    lines = [_line(name, group) for name, group in [*groups, ("all", scores)]]
+    lines = [_format_line(name, group) for name, group in [*groups, ("all", scores)]]
     return "\n".join([head, *lines[:-1], "-" * len(head), lines[-1]])
 
 
-def _line(name: str, scores: Sequence[EditScore]) -> str:
+def _format_line(name: str, scores: Sequence[EditScore]) -> str:
     """Format one line of the table."""
     source = np.mean([s.psnr_source for s in scores])
     edited = np.mean([s.psnr_edited for s in scores])

@@ -259,15 +259,15 @@ def expand_paths(config: TrainConfig) -> None:
     Raises:
       UserError: a path cannot be used in a file system or stored in JSON.
     """
-    config.data.path = _expanded(config.data.path)
-    config.held_out.path = _expanded(config.held_out.path)
-    config.training.start_from = _expanded(config.training.start_from)
-    config.lora.start_from = _expanded(config.lora.start_from)
-    config.autoencoder = _expanded(config.autoencoder)
-    config.encoder.path = _expanded(config.encoder.path)
+    config.data.path = _expand(config.data.path)
+    config.held_out.path = _expand(config.held_out.path)
+    config.training.start_from = _expand(config.training.start_from)
+    config.lora.start_from = _expand(config.lora.start_from)
+    config.autoencoder = _expand(config.autoencoder)
+    config.encoder.path = _expand(config.encoder.path)
 
 
-def _expanded(paths: str) -> str:
+def _expand(paths: str) -> str:
     return ",".join(user_path(path.strip(), stored=True) for path in paths.split(","))
 
 

@@ -16,7 +16,7 @@ from step1x_jax.training.step.train_step import Batch, TrainState, make_train_st
 from step1x_jax.training.trainable_split import abstract_frozen
 
 
-def parameter_counts(params: nnx.State) -> dict[str, int]:
+def count_parameters(params: nnx.State) -> dict[str, int]:
     """Count the parameters of connector and transformer, and their total, from shapes alone."""
     counts = {
         str(name): sum(math.prod(x.shape) for x in jax.tree.leaves(params[name])) for name in params

@@ -1,4 +1,4 @@
-"""Seconds of hand-written schedules, computed by hand beside them."""
+"""Estimates of hand-written schedules against times computed by hand."""
 
 import pytest
 
@@ -153,7 +153,7 @@ def test_loops_count_as_often_as_they_run():
 
 
 def test_no_total_below_all_bytes_at_the_bandwidth():
-    """Copies hide behind work, but they use the memory: here 4 GB into VMEM beside 0.5 ms."""
+    """Copies overlap with work but use memory bandwidth: 4 GB to VMEM beside 0.5 ms of work."""
     copied = "(f32[1000000000]{0:S(1)}, f32[1000000000], u32[])"
     lines = [f"%c = {copied} copy-start(%p)", f"%a = f32[8] add(%x, %x), {HALF}"]
     lines.append("%d = f32[1000000000]{0:S(1)} copy-done(%c)")
@@ -185,7 +185,7 @@ def test_kernels_by_the_table():
     assert kernel_time(kernel("forward_kernel.1", shape), CHIP).flops == found.flops / 2.5
     assert kernel_time(kernel("another.1", shape), CHIP) is None
     assert kernel_time(kernel("forward_kernel.1", "1,1000,512", heads=4), CHIP).seconds is None
-    # a head of 128 fills half of a unit of v6e
+    # A head of width 128 uses half of an MXU of v6e.
     half = kernel_time(kernel("forward_kernel.1", shape), CHIPS["v6e"])
     assert half.lower_bound == pytest.approx(half.flops / 459e12)
 
@@ -207,13 +207,13 @@ def test_loops_are_read_from_a_schedule():
    0xc LB: >> { attend, with a maximum }
    0xd PF: > { after }
 """
-    # without the chunk that has a mask, which is one of the chunks
+    # Without the masked chunk, which is counted as a chunk.
     assert count_loop_bundles(schedule, "forward") == LoopBundles(chunk=3, block=6, head=2)
     schedule += """
    0xe LB: >> { finish }
    0xf   : > { end }
 """
-    # all that stands outside, without what belongs to the gradients with a mask
+    # All bundles outside of loops but those of the masked gradients.
     assert count_loop_bundles(schedule, "backward") == LoopBundles(chunk=3, block=8, head=3)
     schedule = schedule.replace(">> { finish", "> { finish")
     with pytest.raises(ValueError, match="backward: loops"):

@@ -1,4 +1,4 @@
-"""What a step and an edit take of GPUs that are not attached."""
+"""Memory of a step and an edit on GPUs that are not attached."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_an_edit_is_said_in_words():
 
 
 def test_the_smallest_card():
-    """An L4 says that it has 23034 MiB, an A10 23028: of these JAX uses 94 %, 21.1 GiB."""
+    """An L4 reports 23034 MiB, an A10 23028, of which JAX uses 94 %: 21.1 GiB."""
     assert [smallest_card(gib) for gib in (21.1, 21.2, 42.2, 42.4, 74.3, 74.5)] == [
         24, 48, 48, 80, 80, None,
     ]  # fmt: skip
@@ -59,10 +59,10 @@ def test_an_edit_is_of_one_gpu():
 
 @pytest.mark.slow
 def test_the_memory_of_an_edit():
-    """Weights by the released models' counts of parameters."""
+    """Compare weights with the released models' parameter counts."""
     pytest.importorskip("jax_cuda13_plugin", reason="needs JAX's CUDA plugin and nvidia-cuda-nvcc")
     plan = plan_edit_memory(get_config(), gpu_devices("h100", 1), "h100", 256)
-    qwen = 8_292_166_656 - 152_064 * 3584  # all of it but the head over the vocabulary
+    qwen = 8_292_166_656 - 152_064 * 3584  # without the output head
     expected = {
         "transformer": 2 * 12_427_800_384,
         "language_model": 2 * qwen,
@@ -82,7 +82,7 @@ def test_the_memory_of_an_edit():
 
 @pytest.mark.slow
 def test_a_small_step_on_two_gpus():
-    """Half of the state on each: parameters, two moments, moving average."""
+    """Each GPU holds half of the state: parameters, two moments, moving average."""
     pytest.importorskip("jax_cuda13_plugin", reason="needs JAX's CUDA plugin and nvidia-cuda-nvcc")
     config = tiny_config()
     config.model.hidden_size, config.model.num_heads, config.model.axes_dim = 512, 4, (16, 56, 56)
@@ -95,6 +95,6 @@ def test_a_small_step_on_two_gpus():
     assert two["gpu"] == "NVIDIA H200"
     assert two["mesh"]["fsdp"] == 2
     assert one["fits"]
-    assert one["remat"] == "attention_qkv_mlp"  # there is room for all of it
+    assert one["remat"] == "attention_qkv_mlp"  # everything fits
     assert two["arguments_gib"] == pytest.approx(one["arguments_gib"] / 2, rel=0.1)
     assert one["peak_gib"] > one["arguments_gib"]

@@ -9,7 +9,7 @@ from step1x_jax.quickstart.held_out import HeldOutEdit
 
 
 def flat(*levels):
-    """Pictures of one grey level each: (N, 2, 4, 3) uint8."""
+    """Make pictures of one grey level each: (N, 2, 4, 3) uint8."""
     return np.stack([np.full((2, 4, 3), level, np.uint8) for level in levels])
 
 
@@ -90,7 +90,7 @@ def test_scores(scores):
 
 
 def test_pictures_are_compared_with_those_of_their_shape():
-    """Four edits of two shapes in turn score as two and two do."""
+    """Four edits of two alternating shapes score like two and two."""
     edits = [
         HeldOutEdit(crop, "fog", "en", "fog it", "", "") for crop in ("cat", "house", "dog", "tree")
     ]

@@ -67,7 +67,7 @@ class HeldOutEvaluator:
         self._batches = batches
         self._folder = epath.Path(workdir) / FOLDER
         self._losses = jax.jit(
-            partial(_losses, self._graph, config, mesh),
+            partial(_compute_losses, self._graph, config, mesh),
             in_shardings=(None, None, batch_sharding(mesh), None),
             out_shardings=replicated(mesh),
         )
@@ -137,12 +137,14 @@ class HeldOutEvaluator:
         if jax.process_index():
             return None
         path = self._folder / f"step-{step}.png"
-        grid = self._grid([np.asarray(x[: config.held_out.pictures], np.float32) for x in shown])
+        grid = self._decode_grid(
+            [np.asarray(x[: config.held_out.pictures], np.float32) for x in shown]
+        )
         with replacing(path) as temporary, temporary.open("wb") as f:
             grid.save(f, "PNG")
         return path
 
-    def _grid(self, columns: list[np.ndarray]) -> Image.Image:
+    def _decode_grid(self, columns: list[np.ndarray]) -> Image.Image:
         """Decode columns of latents (n, h, w, 16) to a picture with n rows."""
         autoencoder: Any = self._autoencoder
 
@@ -153,7 +155,7 @@ class HeldOutEvaluator:
         return from_array(np.concatenate(decoded, axis=2)[0])
 
 
-def _losses(
+def _compute_losses(
     graph: nnx.GraphDef,
     config: TrainConfig,
     mesh: Mesh,

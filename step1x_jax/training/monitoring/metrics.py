@@ -48,11 +48,11 @@ class MetricsWriter:
         self._file = self._files.local / FILE
         rows = [row for row in read_metrics(workdir) if row["step"] <= first_step]
         with replacing(self._file) as temporary:
-            temporary.write_text("".join(map(_line, rows)))
+            temporary.write_text("".join(map(_format_line, rows)))
         try:
             self._tensorboard = _TensorBoard(self._files.local / "tensorboard", first_step)
         except OSError as e:
-            raise self._not_written(e) from e
+            raise self._write_error(e) from e
         self.flush()
         self._bar = tqdm(
             total=steps,
@@ -96,15 +96,15 @@ class MetricsWriter:
         if self._timed is not None and step > self._timed[0]:
             speed = (step - self._timed[0]) / (now - self._timed[1])
             row["steps_per_second"] = round(speed, 4)
-            left = f"  {speed:.3g} steps/s  {_clock((self._steps - step) / speed)} left"
+            left = f"  {speed:.3g} steps/s  {_format_duration((self._steps - step) / speed)} left"
         self._timed = step, now
         try:
             with self._file.open("a") as f:
-                f.write(_line(row))
+                f.write(_format_line(row))
             self._tensorboard.write(row)
             self._files.put()
         except OSError as e:
-            raise self._not_written(e) from e
+            raise self._write_error(e) from e
         self.print_line(
             f"step {step:>{len(str(self._steps))}}/{self._steps}  loss {values['loss']:.4f}"
             f"  gradient norm {values['grad_norm']:.3g}  learning rate"
@@ -121,7 +121,7 @@ class MetricsWriter:
             try:
                 self._files.put(now=True)
             except OSError as e:
-                raise self._not_written(e) from e
+                raise self._write_error(e) from e
 
     def close(self) -> None:
         """Close the progress bar and the files."""
@@ -132,7 +132,7 @@ class MetricsWriter:
             with contextlib.suppress(OSError):
                 self._files.close()
 
-    def _not_written(self, e: OSError) -> UserError:
+    def _write_error(self, e: OSError) -> UserError:
         return UserError(
             f"{self._path} could not be written ({reason(e)}); free space, or make it and the"
             " tensorboard/ folder beside it writable, and run the command again: it resumes from"
@@ -160,13 +160,13 @@ def read_metrics(workdir: epath.PathLike) -> list[Row]:
     return rows
 
 
-def _line(row: Row) -> str:
+def _format_line(row: Row) -> str:
     """Format a row as a line of JSON; numbers that are not finite become null."""
     numbers = {k: v if v is not None and math.isfinite(v) else None for k, v in row.items()}
     return json.dumps(numbers) + "\n"
 
 
-def _clock(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     """4000 -> "1:06:40"."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)

@@ -8,7 +8,7 @@ from step1x_jax.training.config import OptimizerConfig
 from step1x_jax.training.step.adafactor import scale_by_factored_rms
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Make the learning rate schedule; the first step is 0.
 
     The rate rises linearly over `warmup_steps` and then stays constant. The schedule "linear" keeps
@@ -45,7 +45,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
       An optax transformation whose updates are added to the parameters. See precision.py for
       parameters, gradients and moments stored in bfloat16.
     """
-    rate = learning_rate(config, steps)
+    rate = make_schedule(config, steps)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.name == "adafactor":
         return optax.chain(

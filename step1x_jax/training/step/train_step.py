@@ -16,7 +16,7 @@ from step1x_jax.parallel.rules import batch_sharding, replicated
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.step.accumulation import accumulate_value_and_grad
 from step1x_jax.training.step.loss import interpolate, rectified_flow_loss
-from step1x_jax.training.step.optimizer import learning_rate, make_optimizer
+from step1x_jax.training.step.optimizer import make_optimizer, make_schedule
 from step1x_jax.training.step.precision import (
     cast_float32,
     cast_kernels,
@@ -108,7 +108,7 @@ def make_train_step(config: TrainConfig, mesh: Mesh, abstract: TrainState) -> ja
       those of the frozen part, and compiles once per batch shape (aspect bucket).
     """
     optimizer = make_optimizer(config.optimizer, config.training.steps)
-    rate = learning_rate(config.optimizer, config.training.steps)
+    rate = make_schedule(config.optimizer, config.training.steps)
     seed = config.training.seed
     gradient_dtype = config.optimizer.gradient_dtype
     state_shardings = shardings_of(abstract)

@@ -59,8 +59,8 @@ TABLE: Table = {
          "... if config.clip_norm else optax.identity()", "... if False else optax.identity()"),
         ("no weight decay", "make_optimizer",
          "weight_decay=config.weight_decay", "weight_decay=0.0"),
-        ("warm-up from 0", "learning_rate", "step + 1", "step"),
-        ("fall from the start", "learning_rate", "steps - flat_steps", "steps"),
+        ("warm-up from 0", "make_schedule", "step + 1", "step"),
+        ("fall from the start", "make_schedule", "steps - flat_steps", "steps"),
     ],
     ("step1x_jax/training/step/precision.py", "tests/training/step/test_precision.py"): [
         ("rounded to nearest", "round_to_stored_dtypes",
@@ -161,9 +161,9 @@ TABLE: Table = {
         ("names of edits forgotten", "check_finite", "batch.get('ids', ())", "()"),
     ],
     ("step1x_jax/training/monitoring/held_out.py", "tests/training/monitoring/test_held_out.py"): [
-        ("other noise for every batch", "_losses",
+        ("other noise for every batch", "_compute_losses",
          "jax.random.fold_in(..., number)", "jax.random.fold_in(..., 0)"),
-        ("held-out loss at one time", "_losses", "len(clean), time", "len(clean), 0.5"),
+        ("held-out loss at one time", "_compute_losses", "len(clean), time", "len(clean), 0.5"),
         ("pictures without negatives", "HeldOutEvaluator.write_picture",
          "False, True", "False, False"),
     ],

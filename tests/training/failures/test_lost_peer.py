@@ -1,4 +1,4 @@
-"""A computation that fails for want of another process."""
+"""Computations that fail because another process was lost."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from step1x_jax.training.failures.lost_peer import LOST, exit_on_lost_peer
 
 
 class Ended(BaseException):
-    """In place of the end of the process."""
+    """Raised instead of ending the process."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_the_process_ends_at_once_with_a_sentence(capsys):
         fail("UNKNOWN: Gloo all-reduce failed: Connection closed by peer\nmore")
     assert ended.value.args == (LOST,)
     (sentence,) = capsys.readouterr().err.splitlines()
-    assert "Connection closed by peer); start all of them again" in sentence
+    assert "Connection closed by peer); start all processes again" in sentence
 
 
 @pytest.mark.usefixtures("end")

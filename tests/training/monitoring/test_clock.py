@@ -1,4 +1,4 @@
-"""Where the time goes, by a clock that is set by hand."""
+"""Step time, data time and goodput with a clock that is set by hand."""
 
 import jax
 import pytest

@@ -1,4 +1,4 @@
-"""The loss and the pictures of edits that are not trained on."""
+"""Loss and pictures of held-out edits."""
 
 from functools import partial
 
@@ -31,7 +31,7 @@ TIMES = (0.25, 0.75)
 
 
 def held_out(dropped):
-    """Other edits than those that are trained on; without captions, other texts."""
+    """Yield edits that differ from the training edits; without instructions, other texts."""
     for number in range(100, 110):
         batch = make_batch(number)
         yield batch | {"text": batch["text"] * (0.1 if dropped else 1.0)}
@@ -96,13 +96,13 @@ def test_a_run_looks_at_them_and_learns_nothing_from_it(tmp_path, autoencoder, c
 
 
 def picture(path):
-    """The edited column of the picture of one edit, as signed numbers."""
+    """Return the sampled column of a picture with one edit, as signed integers."""
     return np.asarray(Image.open(path), np.int16)[:, 48:96]
 
 
 @pytest.fixture
 def evaluations(monkeypatch):
-    """What runs evaluate with."""
+    """Collect the evaluators that runs create."""
     made = []
     monkeypatch.setattr(
         loop, "HeldOutEvaluator", lambda *args: made.append(HeldOutEvaluator(*args)) or made[-1]
@@ -121,7 +121,7 @@ def averaged_config(autoencoder, decay):
 def test_a_run_with_a_moving_average_evaluates_it(
     tmp_path, autoencoder, evaluations, monkeypatch, capsys
 ):
-    """Against the mean of the parameters after each step, taken here; the last ones differ."""
+    """Compare with an average computed here; the last parameters give other results."""
     config = averaged_config(autoencoder, 0.8)
     mesh, after = make_mesh(config.mesh), [jax.device_get(init_trained(config))]
 
@@ -161,16 +161,16 @@ def test_a_run_with_a_moving_average_evaluates_it(
                 for i, x in enumerate((here, last))
             )
         for name, value in found.items():
-            assert rows[step][name] == pytest.approx(value, rel=1e-5)  # the mean's rounding
+            assert rows[step][name] == pytest.approx(value, rel=1e-5)  # rounding of the mean
             assert rows[step][name] != pytest.approx(of_last[name], rel=1e-3)
         of_run = picture(tmp_path / "pictures" / f"step-{step}.png")
-        assert np.abs(of_run - shown).max() <= 1  # a level of 255: that rounding, too
+        assert np.abs(of_run - shown).max() <= 1  # one of 255 levels, by the same rounding
         assert np.abs(of_run - shown_of_last).max() > 10
-    assert evaluation._losses._cache_size() == 1  # the average is no other program
+    assert evaluation._losses._cache_size() == 1  # the average runs the same program
 
 
 def weighted_mean(parts, *arrays):
-    """In float64, as float32."""
+    """Compute the mean in float64 and round it to float32."""
     return np.average(arrays, axis=0, weights=parts).astype(np.float32)
 
 
@@ -187,7 +187,7 @@ def test_a_run_without_one_evaluates_its_parameters(tmp_path, autoencoder, evalu
 
 
 def test_pictures_see_the_empty_instruction(tmp_path, autoencoder):
-    """Guidance is by the captions' absence: other negatives, other pictures."""
+    """Guidance uses the dropped instruction: other negatives give other pictures."""
     config = config_with(pictures=1)
     config.autoencoder = str(autoencoder)
     config.sampling.num_steps, config.sampling.guidance = 2, 3.0

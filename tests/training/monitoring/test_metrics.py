@@ -63,7 +63,7 @@ def test_tensorboard(tmp_path):
     scalars = {(e.step, v.tag): v.simple_value for e in first for v in e.summary.value}
     assert scalars[2, "loss"] == 2
     assert scalars[1, "grad_norm"] == 1
-    # the second process tells TensorBoard to forget what the first wrote from step 2 on
+    # The second process makes TensorBoard discard what the first wrote from step 2 on.
     starts = [e.step for e in second if e.session_log.status == SessionLog.START]
     assert starts == [2]
 
@@ -83,19 +83,19 @@ def test_on_an_object_store_rows_are_put_before_a_checkpoint_and_at_the_end(stor
     store.freeze_listings()
     for step in (1, 2):
         metrics.write(step, VALUES)
-    assert read_metrics(workdir) == []  # a store takes about one change of an object a second
+    assert read_metrics(workdir) == []  # a store accepts about one change of an object per second
     metrics.flush()
     metrics.write(3, VALUES)
     assert [row["step"] for row in read_metrics(workdir)] == [1, 2]
     metrics.close()
     assert [row["step"] for row in read_metrics(workdir)] == [1, 2, 3]
 
-    metrics = MetricsWriter(workdir, 1, 100)  # goes on from a checkpoint of step 1
+    metrics = MetricsWriter(workdir, 1, 100)  # resumes from a checkpoint of step 1
     assert [row["step"] for row in read_metrics(workdir)] == [1]
     with monkeypatch.context() as patch:
         patch.setattr(files, "BETWEEN_PUTS", -1.0)
         metrics.write(2, VALUES)
-    # killed here: what was put is there
+    # Killed here: what was uploaded is there.
     assert [row["step"] for row in read_metrics(workdir)] == [1, 2]
     (first, second) = (name for name in store.names if "tensorboard/events.out" in name)
     read = [[(e.step, v.tag) for e in events(store.get(name)[1]) for v in e.summary.value]

@@ -1,4 +1,4 @@
-"""bfloat16 parameters, gradients and moments: what rounding to nearest would break."""
+"""bfloat16 parameters, gradients and moments, which rounding to nearest would break."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def test_rounding_goes_to_a_neighbour_and_is_right_on_average():
     step = 2.0 ** (np.floor(np.log2(np.abs(x.astype(np.float64)))) - 7)
     away = np.abs(rounded) - np.abs(down[:, None])
     assert np.isin(np.round(away / step[:, None], 6), (0, 1)).all()
-    # a Bernoulli mean over 10000 draws: five standard errors
+    # The mean of 10000 Bernoulli draws: five standard errors.
     error = (rounded.mean(1) - x) / step
     assert np.abs(error).max() < 5 * 0.5 / 100
     assert 0.2 < (away > 0).mean() < 0.8
@@ -66,7 +66,7 @@ def test_arrays_are_rounded_independently_of_each_other():
 
 
 def test_parameters_move_at_the_learning_rate_of_fine_tuning():
-    """1e-5 is 1/400 of a bfloat16 step at 1: to nearest, nothing would ever move."""
+    """1e-5 is 1/400 of a bfloat16 step at 1: with rounding to nearest nothing would move."""
     params = {"w": jnp.ones((200, 50), jnp.bfloat16)}
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-5, clip_norm=0.0), steps=100)
     state = optimizer.init(to_float32(params))
@@ -82,12 +82,12 @@ def test_parameters_move_at_the_learning_rate_of_fine_tuning():
     for i in range(100):
         params, state = step(params, state, jax.random.key(i))
     moved = 1 - np.asarray(params["w"], np.float64).mean()
-    # 100 steps of 1e-5 each; the spread of 10^4 parameters that each jump by 2^-8 now and then
+    # 100 steps of 1e-5; the standard error of 10^4 parameters that rarely jump by 2^-8.
     assert moved == pytest.approx(1e-3, abs=5 * (1e-3 * 2**-8 / 1e4) ** 0.5)
 
 
 def test_bfloat16_moments_decay_and_follow_the_float32_ones():
-    """With v of 0.999 v to nearest, v would stay for ever."""
+    """Rounded to nearest, 0.999 v is v, and v would never decay."""
     config = bf16_config(moment_dtype="bfloat16", clip_norm=0.0)
     optimizer = make_optimizer(config.optimizer, 10)
     params = {"w": jnp.ones(20_000)}
@@ -158,7 +158,7 @@ def test_resuming_is_bit_for_bit(config, tmp_path):
 
 
 def test_a_run_in_bfloat16_learns(tmp_path):
-    """Not only moves: the loss of one batch falls as in float32."""
+    """The loss of one batch falls as in float32."""
 
     def losses(config):
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -177,12 +177,12 @@ def test_a_run_in_bfloat16_learns(tmp_path):
 
 
 def gradient_seen(config, mesh, monkeypatch):
-    """dtypes and places of the gradient that the optimizer is given, from the compiled step."""
+    """Return dtypes and shardings of the gradient in the compiled step."""
     seen = {}
     real = step_module.to_float32
 
     def witness(tree):
-        if "gradient" not in seen:  # the first thing that the update looks at
+        if "gradient" not in seen:  # the first argument of the update
             seen["gradient"] = [x.dtype.name for x in jax.tree.leaves(tree)]
             seen["places"] = []
             for x in jax.tree.leaves(tree):

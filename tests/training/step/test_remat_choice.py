@@ -1,4 +1,4 @@
-"""Which policy "auto" takes, for the release on chips whose memory is known."""
+"""Which policy "auto" chooses for the release on chips of known memory."""
 
 import jax
 import pytest
@@ -30,18 +30,18 @@ def chosen(case, gib, monkeypatch):
 
 
 def test_more_memory_stores_more(case, monkeypatch):
-    """On 8 chips: 17.4 GiB of state, 5.8 of gradients; 3 GiB of block inputs, 30 for everything."""
+    """On 8 chips: 17.4 GiB state, 5.8 gradients; saved: 3 (block inputs) to 30 GiB (all)."""
     order = [chosen(case, gib, monkeypatch) for gib in (24, 30, 40, 48, 51, 64)]
     assert order[0] == "full"
     assert order[-1] == "attention_qkv_mlp"
     ranks = [list(remat_choice.SAVED).index(policy) for policy in order]
     assert ranks == sorted(ranks)
     assert len(set(order)) >= 4
-    assert chosen(case, None, monkeypatch) == "full"  # nobody knows
+    assert chosen(case, None, monkeypatch) == "full"  # unknown memory
 
 
 def test_small_pictures_take_what_their_tokens_take(case, monkeypatch):
-    """Three of 512 px are fewer tokens than one of 1024, so nowhere is less stored."""
+    """Three pictures of 512 px have fewer tokens than one of 1024, so no less is saved."""
     model, _, state, frozen, mesh = case
     config = TrainConfig(model=model)
     config.data.batch_size = 24
@@ -54,7 +54,7 @@ def test_small_pictures_take_what_their_tokens_take(case, monkeypatch):
 
 
 def test_a_frozen_base_takes_memory_too(case, monkeypatch):
-    """As much again as the state: what is stored has to be less."""
+    """A frozen part as large as the state leaves less memory to save intermediates."""
     model, batch, state, _, mesh = case
     monkeypatch.setattr(remat_choice, "memory_of", lambda device: 64 * GIB)
     assert resolve_remat(model, batch, state, state, mesh).remat != "attention_qkv_mlp"
@@ -66,7 +66,7 @@ def test_a_named_policy_stays(case):
 
 
 def test_bytes_of_the_release():
-    """Written out: 19 double blocks of 11 and 38 single ones of 10 times 3072 bfloat16 a token."""
+    """Per token: 19 double blocks of 11 and 38 single blocks of 10 times 3072 bfloat16."""
     config = step1x_edit_v1_1()
     found = saved_bytes(config, "attention_qkv_mlp", 8832)
     assert found == 8832 * 3072 * 2 * (19 * 11 + 38 * 10)
