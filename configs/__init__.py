@@ -1,1 +1,1 @@
-"""One file per experiment; each has get_config()."""
+"""One file per experiment, each with get_config()."""

@@ -1,9 +1,9 @@
-"""Edits of 14 photographs that ship in packages: CPU, no downloads, no model; 11 kinds of edits.
+"""Curate 11 kinds of edits of 14 photographs from Python packages: CPU only, no download, no model.
 
     python -m launch.curate run --config=configs/curate_embedded.py --workdir=runs/curate
     python -m launch.curate stats --config=configs/curate_embedded.py --workdir=runs/curate
 
-then sheet, review and export likewise. Time and figures to expect on 2 CPU cores, with no
+Then run sheet, review and export in the same way. Expected time and results on 2 CPU cores, without
 portraits:
 
     # curated curate_embedded
@@ -34,21 +34,23 @@ def get_config() -> CurateConfig:
         "size": Size(),
         "unchanged": Unchanged(),
         "leak": Leak(),
-        "decontamination": Decontamination(),  # the benchmark's path: .dataset
+        "decontamination": Decontamination(),  # .dataset: path of the benchmark
         "hashes": EditHashes(),
         "duplicates": Duplicates(),
         "instructions": TemplateInstructions(),
         "languages": Languages(),
         "template_share": TemplateShare(),
-        "review": Review(),  # the file that the page of `review` saves: .verdicts
+        "review": Review(),  # .verdicts: file saved by the page of `review`
         "few_sources": FewSources(),
     }
-    # Records for the quickstart's small models; released ones are named in the same two places.
+    # Records for the quickstart's small models; set the two paths for the released ones.
     config.export.held_out = 0.15
     config.export.size = 128
     config.export.encoder.path = "step1x_jax/assets/quickstart/encoder"
     config.export.encoder.dtype = "float32"
     config.export.encoder.min_pixels = 4 * 28 * 28
-    config.export.encoder.text_length = 128  # the longest instruction and its picture have 115
+    config.export.encoder.text_length = (
+        128  # the longest instruction with its picture has 115 tokens
+    )
     config.export.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
     return config

@@ -1,12 +1,13 @@
-"""Edits of a folder of photographs by models: found, painted over, scored, described, judged.
+"""Curate edits of a folder of photographs with models: detect, inpaint, score, caption, judge.
 
     python -m launch.curate run --config=configs/curate_models.py --workdir=runs/models \
         --config.source.path=photographs
 
-Give each model's commit below (its page on the Hub lists them under Files, History), and where the
-aesthetics head and the language model are. It was never run with the published weights. One stage's
-models are in memory at a time; the largest, FLUX.1 Fill in bfloat16, are 33.7 GB of weights, and
-what is computed besides: a GPU with 48 GB should do. The language model needs a GPU of its own.
+Set each model's commit below (listed on its Hub page under Files, History), the path of the
+aesthetics head and the address of the language model. This config was never run with the published
+weights. Only one stage's models are in memory at a time. The largest, FLUX.1 Fill in bfloat16, has
+33.7 GB of weights, so with its activations a GPU with 48 GB should suffice. The language model
+needs its own GPU.
 """
 
 from typing import Any
@@ -28,7 +29,7 @@ from step1x_jax.curation.stages.decontamination import Decontamination
 from step1x_jax.curation.stages.filters import Languages, Leak, Unchanged
 from step1x_jax.curation.stages.whole_filters import Duplicates, EditHashes
 
-# Models of the Hugging Face Hub, with the commit that is taken of each.
+# Models on the Hugging Face Hub and their commits.
 CLIP: dict[str, Any] = {"model": "openai/clip-vit-large-patch14", "revision": ""}
 FLORENCE2: dict[str, Any] = {"model": "florence-community/Florence-2-large-ft", "revision": ""}
 NSFW: dict[str, Any] = {"model": "Falconsai/nsfw_image_detection", "revision": ""}
@@ -44,7 +45,7 @@ def get_config() -> CurateConfig:
     config = CurateConfig(source=ImageFolder())
     config.stages = {
         "nsfw": Nsfw(**NSFW),
-        "aesthetics": Aesthetics(**CLIP),  # its head: .head
+        "aesthetics": Aesthetics(**CLIP),  # .head: path of its head
         "photographs": Limits(),
         "detect": Detect(**FLORENCE2),
         "masks": Masks(**SAM2),
@@ -53,7 +54,7 @@ def get_config() -> CurateConfig:
         "unchanged": Unchanged(),
         "leak": Leak(),
         "target_nsfw": TargetNsfw(**NSFW),
-        "decontamination": Decontamination(),  # the benchmark's path: .dataset
+        "decontamination": Decontamination(),  # .dataset: path of the benchmark
         "hashes": EditHashes(),
         "duplicates": Duplicates(),
         "describe": Describe(**FLORENCE2),

@@ -1,11 +1,12 @@
-"""Edits that a language model plans for a folder of photographs, made by a model of ours.
+"""Curate edits of a folder of photographs that a language model plans and our editor makes.
 
     python -m launch.curate run --config=configs/curate_planned.py --workdir=runs/planned \
         --config.source.path=photographs --config.stages.edit.model=runs/mine
 
-The language model is at the address below, and the commits of the others are to be given, as in
-configs/curate_models.py. The stage "edit" may be any that takes an instruction or a description of
-the target: launch/guides/curate.md has it with Stable Diffusion 3.5 and a ControlNet.
+Set the address of the language model and the commits of the other models as in
+configs/curate_models.py. The stage "edit" may be any stage that takes an instruction or a
+description of the target; launch/guides/curate.md shows one with Stable Diffusion 3.5 and a
+ControlNet.
 """
 
 from configs.curate_models import CLIP, FLORENCE2, LANGUAGE, NSFW
@@ -30,18 +31,18 @@ def get_config() -> CurateConfig:
     config.stages = {
         "nsfw": Nsfw(**NSFW),
         "photographs": Limits(),
-        "detect": Detect(**FLORENCE2),  # the tags that the planner is told
+        "detect": Detect(**FLORENCE2),  # tags for the planner
         "plan": PlanEdits(**LANGUAGE),
-        "edit": OwnEditor(count=4),  # which model: .model
+        "edit": OwnEditor(count=4),  # .model: the model
         "unchanged": Unchanged(),
         "target_nsfw": TargetNsfw(**NSFW),
-        "decontamination": Decontamination(),  # the benchmark's path: .dataset
+        "decontamination": Decontamination(),  # .dataset: path of the benchmark
         "hashes": EditHashes(),
         "duplicates": Duplicates(),
         "scores": ClipScores(**CLIP),
-        "verdict": Verdict(**LANGUAGE),  # of the instruction as it was planned
+        "verdict": Verdict(**LANGUAGE),  # judges the planned instruction
         "limits": Limits(),
-        "caption": Caption(**LANGUAGE),  # then of what was made: both languages
+        "caption": Caption(**LANGUAGE),  # captions the result, in both languages
         "languages": Languages(),
         "review": Review(),
     }

@@ -1,11 +1,11 @@
-"""The quickstart's data set: ten plain edits of crops of the photographs that ship in packages.
+"""Curate the quickstart's data set: ten plain edits of crops of photographs from Python packages.
 
     for action in run export; do
         python -m launch.curate $action --config=configs/curate_quickstart.py --workdir=runs/edits
     done
 
-Time and figure to expect: a minute and a half on 2 CPU cores. For your own photographs, set the
-source to ImageFolder(path=...) (curation/sources/folder.py).
+Expected time: a minute and a half on 2 CPU cores. For your own photographs, set the source to
+ImageFolder(path=...) (curation/sources/folder.py).
 """
 
 from step1x_jax.curation.config import CurateConfig
@@ -23,7 +23,7 @@ def get_config() -> CurateConfig:
     config.export.size = 128
     config.export.encoder.path = "step1x_jax/assets/quickstart/encoder"
     config.export.encoder.dtype = "float32"
-    config.export.encoder.min_pixels = 4 * 28 * 28  # 25 tokens a picture
+    config.export.encoder.min_pixels = 4 * 28 * 28  # 25 tokens per picture
     config.export.encoder.text_length = 64
     config.export.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
     return config

@@ -1,13 +1,13 @@
-"""Fine-tunes the released v1.1 weights on your own edits, 1024 px.
+"""Fine-tune the released v1.1 weights on your own edits at 1024 px.
 
     python -m launch.train --config=configs/finetune_1024.py --workdir=runs/finetune \\
         --config.data.path=DATA
 
-DATA comes from launch.precompute. The released files are looked for in the current folder; name
-other places with --config.training.start_from, .autoencoder and .encoder.path.
+DATA is written by launch.precompute. The released files are expected in the current folder; set
+other paths with --config.training.start_from, --config.autoencoder and --config.encoder.path.
 
-Chips: v5p:2x2x1 and up; v6e:8x8 and up; v5e:16x16. Hours for 100 000 steps by `python -m
-launch.compile_ahead` (a model of the compiled program, not a measurement):
+Chips: v5p:2x2x1 or larger, v6e:8x8 or larger, v5e:16x16. Hours for 100 000 steps, estimated by
+`python -m launch.compile_ahead` (a model of the compiled program, not a measurement):
 
     # hours finetune_1024 1024
     slice       edits a chip   hours
@@ -19,9 +19,10 @@ launch.compile_ahead` (a model of the compiled program, not a measurement):
     v6e:16x16   1              36
     # end
 
-data.batch_size is over all chips: give as many as there are. 12.4 billion parameters, all of them
-trained: 185 GiB of weights, gradients and moments, split over the chips. Loss to expect: not
-measured. `python -m launch.describe` with this config shows its shapes without any memory.
+data.batch_size is the global batch size: set it to the number of chips or a multiple. All 12.4
+billion parameters are trained: weights, gradients and moments need 185 GiB, sharded over the chips.
+The loss to expect was not measured. `python -m launch.describe` with this config prints its shapes
+without allocating memory.
 """
 
 from step1x_jax.models.config import step1x_edit_v1_1
@@ -30,11 +31,13 @@ from step1x_jax.training.config import TrainConfig
 
 def get_config() -> TrainConfig:
     config = TrainConfig(model=step1x_edit_v1_1())
-    config.model.dtype = "bfloat16"  # of the computation; parameters and optimizer stay float32
-    config.model.remat = "auto"  # stores as much of the forward pass as the devices can hold
+    config.model.dtype = "bfloat16"  # compute dtype; parameters and optimizer state stay float32
+    config.model.remat = "auto"  # saves as many intermediates as fit
 
     config.data.batch_size = 8
-    config.mesh.data = config.mesh.fsdp = -1  # any number of devices, parameters over up to 64
+    config.mesh.data = (
+        config.mesh.fsdp
+    ) = -1  # any number of devices; parameters are sharded over up to 64
 
     config.optimizer.learning_rate = 1e-5  # constant, as in the paper
 
@@ -43,7 +46,7 @@ def get_config() -> TrainConfig:
     config.checkpoint.every = 500
     config.checkpoint.keep = 2  # 150 GB each
 
-    # what the records were made with, for launch.edit
+    # The models with which the records were encoded, for launch.edit.
     config.autoencoder = "vae.safetensors"
     config.encoder.path = "Qwen2.5-VL-7B-Instruct"
     return config

@@ -1,12 +1,12 @@
-"""Fine-tunes the released v1.1 weights on your own edits at 512 px: four times the edits a step.
+"""Fine-tune the released v1.1 weights on your own edits at 512 px, with four times the batch size.
 
     python -m launch.train --config=configs/finetune_512.py --workdir=runs/finetune_512 \\
         --config.data.path=DATA
 
-As finetune_1024.py, for records made with `launch.precompute --size=512`; the shift of the times
-follows the number of tokens. Chips as there. Hours for 100 000 steps by `python -m
-launch.compile_ahead --config=configs/finetune_512.py --size=512 --examples=N --topology=...` (a
-model of the compiled program, not a measurement), N edits a chip:
+Like finetune_1024.py, for records made with `launch.precompute --size=512`. The timestep shift
+depends on the number of tokens. The same chips are supported. Hours for 100 000 steps, estimated by
+`python -m launch.compile_ahead --config=configs/finetune_512.py --size=512 --examples=N
+--topology=...` (a model of the compiled program, not a measurement), with N edits a chip:
 
     # hours finetune_512 512
     slice       edits a chip   hours
@@ -17,7 +17,7 @@ model of the compiled program, not a measurement), N edits a chip:
     v6e:16x16   4              32
     # end
 
-Loss to expect: not measured.
+The loss to expect was not measured.
 """
 
 from configs.finetune_1024 import get_config as at_1024

@@ -1,14 +1,15 @@
-"""Trains a LoRA of the released v1.1 weights on your own edits, with the published settings.
+"""Train a LoRA for the released v1.1 weights on your own edits, with the published settings.
 
     python -m launch.train --config=configs/lora.py --workdir=runs/lora --config.data.path=DATA
 
-DATA comes from launch.precompute. The released files are looked for in the current folder; name
-other places with --config.training.start_from, .autoencoder and .encoder.path. 306,315,264
-parameters are trained in float32; the frozen base is in bfloat16, 23 GiB, or in 12 GiB with
---config.lora.quantize=int8. One 80 GB GPU: 58.3 GiB at 1024 px, 36.7 at 512, one example, compiled
-for an H100 (`python -m launch.gpu_memory` with this config); 31.7 and 28.7 with
---config.model.remat=full. Loss to expect, and time on GPUs: not measured. Hours for 100 000
-steps by `python -m launch.compile_ahead` (a model of the compiled program, not a measurement):
+DATA is written by launch.precompute. The released files are expected in the current folder; set
+other paths with --config.training.start_from, --config.autoencoder and --config.encoder.path.
+306,315,264 parameters are trained in float32. The frozen base needs 23 GiB in bfloat16, or 12 GiB
+with --config.lora.quantize=int8. One 80 GB GPU is enough for one example: 58.3 GiB at 1024 px and
+36.7 GiB at 512 px, compiled for an H100 (`python -m launch.gpu_memory` with this config); 31.7 and
+28.7 GiB with --config.model.remat=full. The loss to expect and the time on GPUs were not measured.
+Hours for 100 000 steps, estimated by `python -m launch.compile_ahead` (a model of the compiled
+program, not a measurement):
 
     # hours lora 1024
     slice       edits a chip   hours
@@ -19,7 +20,7 @@ steps by `python -m launch.compile_ahead` (a model of the compiled program, not 
     v6e:16x16   1              35
     # end
 
-Edit with the run, or write a LoRA file (kohya's form):
+Edit with the run, or write a LoRA file in kohya's format:
 
     python -m launch.edit --model=runs/lora --image=photo.jpg --instruction="..."
     python -m launch.convert --input=runs/lora --to=kohya --output=out/lora.safetensors
@@ -31,20 +32,22 @@ from step1x_jax.training.config import TrainConfig
 
 def get_config() -> TrainConfig:
     config = TrainConfig(model=step1x_edit_v1_1())
-    config.model.dtype = "bfloat16"  # of the computation
-    config.model.param_dtype = "bfloat16"  # of the frozen base; adapters are always float32
-    config.model.remat = "auto"  # stores as much of the forward pass as the devices can hold
+    config.model.dtype = "bfloat16"  # compute dtype
+    config.model.param_dtype = "bfloat16"  # dtype of the frozen base; adapters are always float32
+    config.model.remat = "auto"  # saves as many intermediates as fit
 
     config.lora.rank = 64
     config.lora.alpha = 32.0
-    # lora.targets: the linear layers of all blocks; "connector.*" may be added
+    # lora.targets defaults to the linear layers of all blocks; "connector.*" may be added.
 
-    config.mesh.data = config.mesh.fsdp = -1  # any number of devices, parameters over up to 64
-    config.data.batch_size = 1  # one GPU; a multiple of the devices where there are more
+    config.mesh.data = (
+        config.mesh.fsdp
+    ) = -1  # any number of devices; parameters are sharded over up to 64
+    config.data.batch_size = 1  # for one GPU; otherwise a multiple of the number of devices
 
     config.optimizer.learning_rate = 1e-4  # constant, as published
 
-    # t = sigmoid(N(0, 1)), shifted: as published
+    # Timesteps sigmoid(N(0, 1)) with the published shift.
     config.timesteps.shift = 3.1582
 
     config.training.start_from = "step1x-edit-v1p1-official.safetensors"
@@ -52,7 +55,7 @@ def get_config() -> TrainConfig:
     config.checkpoint.every = 500
     config.checkpoint.keep = 2  # 3.7 GB each: adapters and two moments
 
-    # what the records were made with, for launch.edit
+    # The models with which the records were encoded, for launch.edit.
     config.autoencoder = "vae.safetensors"
     config.encoder.path = "Qwen2.5-VL-7B-Instruct"
     return config

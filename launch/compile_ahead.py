@@ -26,8 +26,8 @@ from step1x_jax import choices
 from step1x_jax.parallel.mesh import parse_mesh
 from step1x_jax.planning.chips import parse_topology
 from step1x_jax.planning.compilation import prepare_environment
-from step1x_jax.planning.plan import PROGRAMS, candidates, make_plan, request
-from step1x_jax.planning.report import line, words, worst_last
+from step1x_jax.planning.plan import PROGRAMS, make_plan, make_request, search_requests
+from step1x_jax.planning.report import format_plan, ranking_key, summary_line
 
 flags.adopt_module_key_flags(config_flag)
 _TOPOLOGY = flags.DEFINE_string(
@@ -57,7 +57,7 @@ _SEARCH = flags.DEFINE_bool(
 def main() -> None:
     """Plans what the flags say."""
     prepare_environment()
-    wanted = request(
+    wanted = make_request(
         read_config(),
         parse_topology(_TOPOLOGY.value, _SLICES.value),
         program=_PROGRAM.value,
@@ -68,15 +68,15 @@ def main() -> None:
     )
     if not _SEARCH.value:
         plan = make_plan(wanted)
-        print(json.dumps(plan) if _JSON.value else words(plan))
+        print(json.dumps(plan) if _JSON.value else format_plan(plan))
         return
     plans = []
-    for number, candidate in enumerate(tried := list(candidates(wanted)), start=1):
+    for number, candidate in enumerate(tried := list(search_requests(wanted)), start=1):
         plan = make_plan(candidate)
         plans.append(plan)
-        print(f"{number}/{len(tried)}  {line(plan)}", file=sys.stderr, flush=True)
-    plans.sort(key=worst_last)
-    print(json.dumps(plans) if _JSON.value else "\n".join(map(line, plans)))
+        print(f"{number}/{len(tried)}  {summary_line(plan)}", file=sys.stderr, flush=True)
+    plans.sort(key=ranking_key)
+    print(json.dumps(plans) if _JSON.value else "\n".join(map(summary_line, plans)))
 
 
 if __name__ == "__main__":

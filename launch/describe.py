@@ -14,9 +14,9 @@ from launch.shared import config_flag
 from launch.shared.command import run
 from launch.shared.config_flag import read_config
 from step1x_jax.parallel.mesh import make_mesh
-from step1x_jax.training.describe import abstract_batch, parameter_counts, trace_train_step
-from step1x_jax.training.parts import abstract_frozen
+from step1x_jax.training.describe import abstract_batch, count_parameters, trace_train_step
 from step1x_jax.training.step.train_step import abstract_state
+from step1x_jax.training.trainable_split import abstract_frozen
 from step1x_jax.weights.run.fingerprints import name_arrays
 
 flags.adopt_module_key_flags(config_flag)
@@ -40,10 +40,10 @@ def main() -> None:
         print_arrays(frozen)
     print("Batch:")
     print_arrays(batch)
-    for part, count in parameter_counts(state.params).items():
+    for part, count in count_parameters(state.params).items():
         print(f"{part}: {count:,} parameters")
     if jax.tree.leaves(frozen):
-        print(f"frozen: {parameter_counts(frozen)['total']:,} parameters")
+        print(f"frozen: {count_parameters(frozen)['total']:,} parameters")
     _, seconds = trace_train_step(config, mesh, state, batch)
     print(f"Train step traced in {seconds['trace']:.1f} s, lowered in {seconds['lower']:.1f} s.")
 

@@ -19,8 +19,8 @@ from launch.shared.config_flag import read_config
 from step1x_jax import choices
 from step1x_jax.parallel.described_gpus import GPUS, gpu_devices
 from step1x_jax.planning.gpu_memory import (
-    edit_in_words,
-    in_words,
+    format_gpu_edit_plan,
+    format_gpu_plan,
     plan_edit_memory,
     plan_gpu_memory,
 )
@@ -50,10 +50,10 @@ def main() -> None:
     devices = gpu_devices(_GPU.value, _GPUS.value)
     if _PROGRAM.value == "edit":
         plan = plan_edit_memory(config, devices, _GPU.value, _SIZE.value, _QUANTIZE.value)
-        words = edit_in_words
+        words = format_gpu_edit_plan
     else:
         plan = plan_gpu_memory(config, devices, _GPU.value, _SIZE.value, _EXAMPLES.value)
-        words = in_words
+        words = format_gpu_plan
     print(json.dumps(plan) if _JSON.value else words(plan))
 
 

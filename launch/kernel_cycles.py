@@ -38,9 +38,9 @@ def main() -> None:
         schedules = [path for path in found if "analysis" not in path.name]
         if not schedules:
             raise UserError("the compiler wrote no schedule; this libtpu has another flag for it.")
-        from step1x_jax.planning.kernel_cycles import read_loops
+        from step1x_jax.planning.kernel_cycles import count_loop_bundles
 
-        loops = read_loops(schedules[-1].read_text(), _DIRECTION.value)
+        loops = count_loop_bundles(schedules[-1].read_text(), _DIRECTION.value)
     chip = _TOPOLOGY.value.split(":")[0]
     key = chip, _DIRECTION.value, _BLOCK.value, _CHUNK.value
     print(f"    {key}: {loops},  # {device}".replace("'", '"'))
@@ -55,9 +55,9 @@ def compile_kernel() -> str:
     from step1x_jax.kernels import tuning
     from step1x_jax.kernels.attention_tpu import KERNELS
     from step1x_jax.kernels.norm_rope import Norms
-    from step1x_jax.planning.compilation import devices_of
+    from step1x_jax.planning.compilation import topology_devices
 
-    device = devices_of(_TOPOLOGY.value)[0]
+    device = topology_devices(_TOPOLOGY.value)[0]
     mesh = Mesh([device], ("data",), axis_types=(AxisType.Auto,))
     length = _BLOCK.value * _CHUNK.value // 128  # a multiple of both, and of a tile
     pair = _BLOCK.value, _CHUNK.value

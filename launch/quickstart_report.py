@@ -48,19 +48,19 @@ def main() -> None:
     edited, reconstructed = _edit(editor, edits, sources, targets)
 
     before, after, ours = _arrays(sources), _arrays(targets), _arrays(edited)
-    scores = report.score(edits, before, after, ours, _arrays(reconstructed))
+    scores = report.score_edits(edits, before, after, ours, _arrays(reconstructed))
     gain = report.mean_gain(scores)
     output = epath.Path(_OUTPUT.value)
     with replacing(output / "report.png") as temporary, temporary.open("wb") as file:
         title = f"Photographs that no stage of training has seen: {gain:+.1f} dB on average"
         curve = read_metrics(_WORKDIR.value)
-        missing = report_picture.draw(file, edits, before, after, ours, curve, title)
+        missing = report_picture.draw_report(file, edits, before, after, ours, curve, title)
     seconds = time.time() - started
     with replacing(output / "report.json") as temporary:
         content = report.to_json(scores, round(seconds, 1))
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
-    print(report.table(scores))
+    print(report.format_table(scores))
     print("PSNR to the true edit in dB; gain, photo-blind and ceiling: above the untouched source.")
     if missing:
         print(f"({missing})")

@@ -46,9 +46,9 @@ def main() -> None:
     # Here, because the crops need OpenCV: flags are checked, and its absence said, without it.
     from step1x_jax.quickstart.autoencoder import (
         AutoencoderTraining,
-        batches,
-        psnr_held_out,
-        train,
+        crop_batches,
+        evaluate_psnr,
+        train_autoencoder,
         whiten,
     )
 
@@ -66,7 +66,7 @@ def main() -> None:
     )
     if _WHITEN.value:
         sample = AutoencoderTraining(steps=1, batch_size=256, size=128, seed=_SEED.value + 1)
-        whiten(model, next(batches(sample)))
+        whiten(model, next(crop_batches(sample)))
     graph, params = nnx.split(model)
     started = time.time()
     errors: list[float] = []
@@ -74,7 +74,7 @@ def main() -> None:
     def save(step: int, params: nnx.State) -> None:
         current = nnx.merge(graph, jax.tree.map(np.asarray, params))
         save_autoencoder(_OUTPUT.value, current, dtype=_DTYPE.value)
-        held_out = ", ".join(f"{k} {v:.2f}" for k, v in psnr_held_out(current).items())
+        held_out = ", ".join(f"{k} {v:.2f}" for k, v in evaluate_psnr(current).items())
         trained = f"{10 * np.log10(4 / np.mean(errors)):.2f} dB; " if errors else ""
         minutes = (time.time() - started) / 60
         print(f"step {step}: {trained}held out: {held_out} dB; {minutes:.1f} min", flush=True)
@@ -85,7 +85,7 @@ def main() -> None:
         if step % _REPORT.value == 0 and step < config.steps:
             save(step, params)
 
-    save(config.steps, train(model, config, report) if config.steps else params)
+    save(config.steps, train_autoencoder(model, config, report) if config.steps else params)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def rooflines() -> Iterator[dict[str, Any]]:
         work = 4 * _HEADS.value * length**2 * WIDTH / 1e12
         array = _HEADS.value * length * WIDTH * 2 / 1e9  # GB of q, k, v or the output
         for name, chip in CHIPS.items():
-            speed = chip.peak / 1e12 * min(1, WIDTH / chip.mxu)  # of a head in a matmul unit
+            speed = chip.peak / 1e12 * min(1, WIDTH / chip.mxu_width)  # of a head in a matmul unit
             bandwidth = chip.hbm_bandwidth / 1e9
             yield {
                 "computed for": name,

@@ -1,1 +1,1 @@
-"""What a step will need and take on chips that are not here, from its compiled program."""
+"""Memory and time on devices that are not attached, from ahead-of-time compiled programs."""

@@ -1,4 +1,4 @@
-"""The TPUs that can be planned for: what their makers say of them, and how they are joined."""
+"""The supported TPUs: published figures and the topology of their links."""
 
 import dataclasses
 import math
@@ -10,17 +10,18 @@ from step1x_jax.parallel.devices import HBM, PEAK
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One chip. Cores that JAX shows as one device count together.
+    """One TPU chip. Cores that JAX shows as one device count as one chip.
 
     Attributes:
+      name: "v5p" and so on.
+      kind: JAX's device_kind.
       clock: Hz.
-      kind: as JAX names it.
-      hbm_bandwidth: bytes a second.
-      ici_bandwidth: bytes a second that all its links together bring in: 90 % of what is published.
-      ici_links: how many these are.
-      closed_from: a torus dimension of this size or more is closed to a ring.
-      cores: that share out the heads of a kernel.
-      mxu: width of a matmul unit.
+      hbm_bandwidth: bytes per second.
+      ici_bandwidth: bytes per second received over all links: 90 % of the published figure.
+      ici_links: number of links.
+      wraps_from: torus dimensions of this size or more are rings (have wraparound links).
+      cores: number of cores, over which the heads of a kernel are divided.
+      mxu_width: width of a matrix unit (MXU).
     """
 
     name: str
@@ -29,18 +30,18 @@ class Chip:
     hbm_bandwidth: float
     ici_bandwidth: float
     ici_links: int
-    closed_from: int
+    wraps_from: int
     cores: int
-    mxu: int
+    mxu_width: int
 
     @property
     def peak(self) -> float:
-        """Operations a second on bfloat16: operations a cycle at the clock."""
+        """Peak FLOP/s in bfloat16."""
         return PEAK[self.kind]
 
     @property
     def hbm_bytes(self) -> float:
-        """What a program may use."""
+        """Bytes of HBM that a program may use."""
         return HBM[self.kind]
 
 
@@ -52,14 +53,14 @@ CHIPS = {
         Chip("v6e", "TPU v6 lite", 1.75e9, 1640e9, 360e9, 4, 16, 1, 256),
     )
 }
-# Bytes a second that a chip's share of the data-centre network brings in, between slices: of 200
-# Gbit/s for a host of four chips. An assumption: it differs from place to place.
+# Bytes per second that a chip receives over the data-center network between slices: a quarter of
+# 200 Gbit/s, for a host with four chips. An assumption; it depends on the data center.
 DCN_BANDWIDTH = 6.25e9
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice, as "v5p:4x4x4" names it, or several of them."""
+    """One slice, for example "v5p:4x4x4", or several equal slices."""
 
     name: str
     chip: Chip
@@ -68,33 +69,33 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        """How many there are in all slices."""
+        """Number of chips in all slices."""
         return math.prod(self.sizes) * self.slices
 
     def bandwidth(self, extent: tuple[int, ...]) -> float:
-        """Bytes a second that arrive at a chip from a group of this extent on the torus.
+        """Return the bytes per second a chip receives within a group of this extent on the torus.
 
-        Two links along a ring, one along a line; a dimension that the group does not span gives
-        none.
+        A dimension contributes two links if the group spans a ring, one if it spans a line, and
+        none if the group does not extend along it.
         """
         links = 0
         for reach, size in zip(extent, self.sizes, strict=True):
             if reach > 1:
-                links += 2 if reach == size and size >= self.chip.closed_from else 1
+                links += 2 if reach == size and size >= self.chip.wraps_from else 1
         return self.chip.ici_bandwidth * max(links, 1) / self.chip.ici_links
 
 
 def parse_topology(name: str, slices: int = 1) -> Topology:
-    """A topology by its name.
+    """Parse a topology such as "v5p:4x4x4".
 
     Raises:
-      UserError: for a name that says no chip and sizes, or a chip that is not in CHIPS.
+      UserError: the name has another form, or its chip is not in CHIPS.
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
     if not match or match[1] not in CHIPS:
         raise UserError(
-            f"--topology={name} is none that can be planned for; name a chip"
-            f" ({', '.join(CHIPS)}) and its slice, as in v5p:4x4x4 or v6e:16x16."
+            f"--topology={name} is not supported; give a chip ({', '.join(CHIPS)}) and its slice,"
+            " as in v5p:4x4x4 or v6e:16x16."
         )
     chip, sizes = CHIPS[match[1]], tuple(int(size) for size in match[2].split("x"))
     wanted = chip.ici_links // 2

@@ -1,4 +1,4 @@
-"""Compiles the real programs for TPUs that are not here."""
+"""Ahead-of-time compilation of the real programs for TPUs that are not attached."""
 
 import dataclasses
 import math
@@ -30,43 +30,54 @@ from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.sampler import Conditions, scan_steps
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
-from step1x_jax.training.parts import abstract_frozen, placed
 from step1x_jax.training.step.train_step import abstract_state, make_train_step
+from step1x_jax.training.trainable_split import abstract_frozen, with_shardings
 from step1x_jax.weights.quantizing import abstract_quantized
 
-LONGEST_PROMPT = 860  # tokens of the language model: the release's picture, prompt and instruction
+# Language model tokens of the longest prompt: the release's picture, template and instruction.
+LONGEST_PROMPT_TOKENS = 860
 
 
-class Compiled(NamedTuple):
-    """A compiled program and the seconds that it took; GiB where it does not fit."""
+class CompiledProgram(NamedTuple):
+    """A compiled program and its compile time, or the memory it needs if it does not fit.
+
+    Attributes:
+      program: None if it does not fit.
+      lower_seconds: seconds for tracing and lowering.
+      compile_seconds: seconds for compiling.
+      arguments_gib: GiB of the arguments on each device.
+      needed_gib: GiB needed on each device, if there is no program.
+      available_gib: GiB available on each device, if there is no program.
+    """
 
     program: jax.stages.Compiled | None
     lower_seconds: float
     compile_seconds: float
-    arguments_gib: float  # on each device
-    needed_gib: float = 0.0  # if there is no program: what it would have needed
+    arguments_gib: float
+    needed_gib: float = 0.0
     available_gib: float = 0.0
 
 
 def prepare_environment() -> None:
-    """Makes this process one that compiles for TPUs without having one.
+    """Set up this process to compile for TPUs that are not attached.
 
-    Before any device of JAX is asked for. XLA_FLAGS go: libtpu ends the process for one that it
-    does not know. The cache of compiled programs is off: nothing would be compiled, or timed.
+    Must be called before JAX initializes its devices. XLA_FLAGS is removed, because libtpu aborts
+    on flags that it does not know. The compilation cache is turned off, because a cached program
+    would not be compiled and timed.
     """
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # no machine of a TPU cloud, nobody to ask
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU here that one process has to own
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # this is not a TPU VM with a metadata server
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU that one process has to own
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.pop("XLA_FLAGS", None)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)
 
 
-def devices_of(topology: str, slices: int = 1) -> list[jax.Device]:
-    """The chips of a topology, which can be compiled for and nothing else.
+def topology_devices(topology: str, slices: int = 1) -> list[jax.Device]:
+    """Return the devices of a topology, for compilation only.
 
     Raises:
-      UserError: libtpu is not installed, or knows no such topology.
+      UserError: libtpu is not installed, or does not know the topology.
     """
     try:
         import libtpu  # noqa: F401
@@ -76,19 +87,21 @@ def devices_of(topology: str, slices: int = 1) -> list[jax.Device]:
         ) from e
     from jax.experimental import topologies
 
-    more: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if math.prod(int(size) for size in re.findall(r"\d+", topology.partition(":")[2])) == 1:
-        more["chips_per_host_bounds"] = (1, 1, 1)  # else a host has 2 x 2
+        options["chips_per_host_bounds"] = (1, 1, 1)  # the default is a host of 2 x 2
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)
-    except Exception as e:  # of several kinds, by version
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+    except Exception as e:  # its type depends on the version
         reason = str(e).splitlines()[0]
-        raise UserError(f"libtpu knows no topology {topology} ({reason}); try another.") from e
+        raise UserError(
+            f"libtpu does not know the topology {topology} ({reason}); choose another."
+        ) from e
     return list(found.devices)
 
 
-def compile_train(config: TrainConfig, size: int, mesh: Mesh) -> Compiled:
-    """Compiles the train step for square pictures of `size` pixels."""
+def compile_train(config: TrainConfig, size: int, mesh: Mesh) -> CompiledProgram:
+    """Compile the train step for square pictures with sides of `size` pixels."""
     state = abstract_state(config, mesh)
     batch = abstract_batch(config, size, mesh)
     with jax.set_mesh(mesh):
@@ -98,23 +111,23 @@ def compile_train(config: TrainConfig, size: int, mesh: Mesh) -> Compiled:
 
 def compile_sample(
     config: TrainConfig, size: int, mesh: Mesh, quantize: str | None = None
-) -> Compiled:
-    """Compiles the sampler for one picture, all steps as one program.
+) -> CompiledProgram:
+    """Compile the sampler for one picture, with all steps in one program.
 
-    An Editor calls its one step again and again, which takes as much. The picture's arrays lie
-    whole on every chip; guidance makes a batch of 2 of them.
+    An Editor calls a program of one step repeatedly, which takes as long. The picture's arrays are
+    replicated over the chips; guidance makes a batch of 2.
 
     Args:
-      config: of the run; its model's sizes and its sampling settings count.
+      config: gives the model's sizes and the sampling settings.
       size: side of the picture in pixels.
-      mesh: on which the model lies, in bfloat16.
-      quantize: stores the blocks in 8 bits, see `load_model`.
+      mesh: mesh of the model, whose parameters are bfloat16.
+      quantize: 8-bit format of the blocks, see `load_model`; None: no quantization.
     """
-    model = abstract_editing(config.model, quantize)
-    whole, side = replicated(mesh), size // PIXELS_PER_LATENT
+    model = abstract_inference_model(config.model, quantize)
+    sharding, side = replicated(mesh), size // PIXELS_PER_LATENT
 
     def array(*shape: int, dtype: Any = jnp.float32) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     latents = array(1, side, side, LATENT_CHANNELS)
     text = array(1, config.model.text_length, config.model.connector_in_channels, dtype="bfloat16")
@@ -129,14 +142,14 @@ def compile_sample(
 
     program = jax.jit(sample, compiler_options=compiler_options(mesh.devices.flat[0]))
     with jax.set_mesh(mesh):
-        return _compile(program, placed(model[1], mesh), conditions, latents, times)
+        return _compile(program, with_shardings(model[1], mesh), conditions, latents, times)
 
 
-def compile_read(mesh: Mesh) -> Compiled:
-    """Compiles the language model's pass over one picture with its instruction.
+def compile_language_model(mesh: Mesh) -> CompiledProgram:
+    """Compile the language model's forward pass over one picture with its instruction.
 
-    As conditioning/encoder_jax.py runs it: the longest prompt of the release, an example for each
-    part of the batch.
+    As in conditioning/encoder_jax.py, with the longest prompt of the release and one example per
+    batch shard.
     """
     config = MLLMConfig(param_dtype="bfloat16")
     graph, params = abstract_mllm(config)
@@ -146,7 +159,7 @@ def compile_read(mesh: Mesh) -> Compiled:
     def array(*shape: int, dtype: Any = jnp.int32) -> Any:
         return jax.ShapeDtypeStruct((b, *shape), dtype, sharding=split)
 
-    patches, tokens = PATCHES[-1], padded_size(LONGEST_PROMPT, (TOKENS,))
+    patches, tokens = PATCHES[-1], padded_size(LONGEST_PROMPT_TOKENS, (TOKENS,))
     pictures = Pictures(
         array(patches, config.vision.patch_width, dtype=jnp.float32),
         array(2, patches),
@@ -155,16 +168,16 @@ def compile_read(mesh: Mesh) -> Compiled:
     prompts = Prompts(array(tokens), array(3, tokens), array(tokens), array(tokens, dtype=bool))
     program = jax.jit(lambda params, *batch: nnx.merge(graph, params)(*batch))
     with jax.set_mesh(mesh):
-        return _compile(program, placed(params, mesh), pictures, prompts)
+        return _compile(program, with_shardings(params, mesh), pictures, prompts)
 
 
-def compile_decode(examples: int, size: int, mesh: Mesh) -> Compiled:
-    """Compiles the release's autoencoder from latents to square pictures of `size` pixels."""
+def compile_decode(examples: int, size: int, mesh: Mesh) -> CompiledProgram:
+    """Compile the release's decoder, from latents to square pictures of `size` pixels."""
     graph, params = abstract_autoencoder(AutoencoderConfig())
-    whole, side = replicated(mesh), size // PIXELS_PER_LATENT
+    sharding, side = replicated(mesh), size // PIXELS_PER_LATENT
 
     def array(shape: tuple[int, ...]) -> Any:
-        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=whole)
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
 
     params = jax.tree.map(lambda x: array(x.shape), params)
     program = jax.jit(lambda params, latents: nnx.merge(graph, params).decode(latents))
@@ -172,15 +185,15 @@ def compile_decode(examples: int, size: int, mesh: Mesh) -> Compiled:
         return _compile(program, params, array((examples, side, side, LATENT_CHANNELS)))
 
 
-def abstract_editing(
+def abstract_inference_model(
     config: ModelConfig, quantize: str | None = None
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """The model as the release stores it, in bfloat16, or its blocks in 8 bits."""
+    """Return graph and abstract parameters for inference, in bfloat16 or with 8-bit blocks."""
     config = dataclasses.replace(config, param_dtype="bfloat16", remat="none")
     return abstract_quantized(config, quantize)
 
 
-def _compile(program: jax.stages.Wrapped, *args: Any) -> Compiled:
+def _compile(program: jax.stages.Wrapped, *args: Any) -> CompiledProgram:
     start = time.monotonic()
     lowered = program.lower(*args)
     middle = time.monotonic()
@@ -191,14 +204,17 @@ def _compile(program: jax.stages.Wrapped, *args: Any) -> Compiled:
         found = _out_of_memory(str(e), arguments)
         if found is None:
             raise
-        return Compiled(None, middle - start, time.monotonic() - middle, arguments, *found)
-    return Compiled(compiled, middle - start, time.monotonic() - middle, arguments)
+        return CompiledProgram(None, middle - start, time.monotonic() - middle, arguments, *found)
+    return CompiledProgram(compiled, middle - start, time.monotonic() - middle, arguments)
 
 
 def _out_of_memory(message: str, arguments: float) -> tuple[float, float] | None:
-    """GiB needed and available, from what the compiler says of a program that does not fit.
+    """Parse the GiB needed and available from the compiler's out-of-memory error.
 
-    Where it gives up early it has counted temporaries alone: `arguments` GiB come on top.
+    If the compiler gives up early, it counts only temporaries, and `arguments` GiB are added.
+
+    Returns:
+      (needed, available), or None if the message is another error.
     """
     unit = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2.0**10}
     size = r"([\d.]+)([KMGT])"
@@ -212,10 +228,15 @@ def _out_of_memory(message: str, arguments: float) -> tuple[float, float] | None
 
 
 def group_extent(mesh: Mesh, dimensions: int, size: int) -> tuple[tuple[int, ...], bool]:
-    """How far a group of so many devices reaches along the torus, and whether it spans slices.
+    """Return the extent of a group of devices on the torus, and whether it spans slices.
 
-    A group is taken to be the devices along the one axis of the mesh, or the fewest neighbouring
-    axes, that have as many; without such, all devices.
+    The group is assumed to lie along one mesh axis, or along the fewest neighbouring axes, with
+    that many devices; if there are none, it is all devices.
+
+    Args:
+      mesh: the mesh.
+      dimensions: number of dimensions of the torus.
+      size: number of devices in the group.
     """
     sizes = list(mesh.shape.values())
     devices = mesh.devices

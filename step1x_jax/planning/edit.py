@@ -1,9 +1,9 @@
-"""A plan of the edit of one picture: its programs compiled for TPUs, their memory and their time.
+"""Plan the edit of one picture: compile its programs for TPUs, report memory and estimated time.
 
-An edit reads the picture with the instruction and with the negative one (the language model), goes
-from noise to latents (the sampler: transformer and connector, over the same mesh) and decodes (the
-autoencoder, on the first chip). Encoding the picture, which is half of decoding, and the host's
-part are left out.
+An edit runs three programs: "read", the language model on the picture with the instruction and with
+the negative instruction; "sample", transformer and connector from noise to latents, on the same
+mesh; "decode", the autoencoder on the first chip. Encoding the picture, which costs half as much as
+decoding, and the work of the host are not included.
 """
 
 from collections.abc import Sequence
@@ -17,29 +17,30 @@ from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.planning import hlo
 from step1x_jax.planning.chips import Topology
 from step1x_jax.planning.compilation import (
-    Compiled,
+    CompiledProgram,
     compile_decode,
-    compile_read,
+    compile_language_model,
     compile_sample,
     group_extent,
 )
-from step1x_jax.planning.edit_memory import AT_WORK, peak_gib, weights_gib
+from step1x_jax.planning.edit_memory import ALWAYS_RESIDENT, MODEL_OF_PROGRAM, peak_gib, weights_gib
 from step1x_jax.planning.estimate import Estimate, estimate
 from step1x_jax.planning.kernel_cycles import kernel_time
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.monitoring.flops import forward_flops
 
-RUNS = {"read": 2, "sample": 1, "decode": 1}  # how often an edit runs each program
-# Bytes a second from the host's memory to each chip, while all are served. An assumption: PCIe
-# gives up to 16e9 or 32e9, and loaders that copy get less.
+RUNS_PER_EDIT = {"read": 2, "sample": 1, "decode": 1}  # how often an edit runs each program
+# Bytes per second from host memory to each chip while all chips load. An assumption: PCIe reaches
+# 16e9 or 32e9, and loaders that copy reach less.
 HOST_BANDWIDTH = 10e9
 
 
 def edit_meshes(chips: int) -> list[MeshConfig]:
-    """Meshes for the edit of one picture, first the one to take.
+    """Return useful meshes for the edit of one picture, the default first.
 
-    Guidance makes a batch of 2, so nothing is gained where data x fsdp is more. fsdp=2 takes its
-    halves apart and stores half of the weights; heads and MLPs are split over the other chips.
+    Guidance makes a batch of 2, so data x fsdp above 2 gains nothing. fsdp=2 runs the two halves of
+    the batch on separate chips and stores half of the weights on each. Heads and MLPs are split
+    over the remaining chips.
     """
     if chips == 1:
         return [MeshConfig(data=1, fsdp=1)]
@@ -57,56 +58,61 @@ def plan_edit(
     mesh: Mesh,
     size: int,
     quantize: str | None = None,
-    programs: Sequence[str] = tuple(AT_WORK),
+    programs: Sequence[str] = tuple(MODEL_OF_PROGRAM),
 ) -> dict[str, Any]:
-    """Compiles the programs of an edit.
+    """Compile the programs of an edit and plan it.
 
     Args:
-      config: its model's sizes and its sampling settings count.
+      config: gives the model's sizes and the sampling settings.
       topology: the chips.
-      mesh: of all of them, for transformer and language model.
+      mesh: mesh of all chips, for transformer and language model.
       size: side of the picture in pixels.
-      quantize: stores the transformer's blocks in 8 bits, see `load_model`.
-      programs: those of AT_WORK that are looked at.
+      quantize: 8-bit format of the transformer's blocks, see `load_model`; None: no quantization.
+      programs: names in MODEL_OF_PROGRAM to include.
 
     Returns:
-      A JSON object; times are None where the sampler does not fit.
+      A JSON object; times are None for a program that does not fit.
     """
     first = make_mesh(MeshConfig(data=1, fsdp=1), list(mesh.devices.flat[:1]))
-    found = {}
+    compiled = {}
     for name in programs:
         if name == "sample":
-            found[name] = compile_sample(config, size, mesh, quantize), mesh
+            compiled[name] = compile_sample(config, size, mesh, quantize), mesh
         elif name == "read":
-            found[name] = compile_read(mesh), mesh
+            compiled[name] = compile_language_model(mesh), mesh
         else:
-            found[name] = compile_decode(1, size, first), first
-    parts = {
-        name: about_program(compiled, topology, where) for name, (compiled, where) in found.items()
+            compiled[name] = compile_decode(1, size, first), first
+    described = {
+        name: describe_program(program, topology, where)
+        for name, (program, where) in compiled.items()
     }
-    return put_together(config, topology, mesh, size, quantize, parts)
+    return combine_programs(config, topology, mesh, size, quantize, described)
 
 
-def about_program(compiled: Compiled, topology: Topology, mesh: Mesh) -> dict[str, Any]:
-    """Memory and time of one program, as a JSON object."""
+def describe_program(compiled: CompiledProgram, topology: Topology, mesh: Mesh) -> dict[str, Any]:
+    """Describe memory and estimated time of one program as a JSON object."""
     about: dict[str, Any] = {
         "compile_seconds": compiled.compile_seconds,
         "arguments_gib": compiled.arguments_gib,
     }
     if compiled.program is None:
-        return about | {"working_gib": compiled.needed_gib - compiled.arguments_gib} | _time(None)
+        return (
+            about
+            | {"working_gib": compiled.needed_gib - compiled.arguments_gib}
+            | _time_fields(None)
+        )
     memory: Any = compiled.program.memory_analysis()
     working = memory.peak_memory_in_bytes - memory.argument_size_in_bytes
     found = estimate(
-        hlo.read(compiled.program.as_text() or ""),
+        hlo.parse_program(compiled.program.as_text() or ""),
         topology,
         lambda size: group_extent(mesh, len(topology.sizes), size),
         lambda x: kernel_time(x, topology.chip),
     )
-    return about | {"working_gib": max(working, 0) / GIB} | _time(found)
+    return about | {"working_gib": max(working, 0) / GIB} | _time_fields(found)
 
 
-def _time(found: Estimate | None) -> dict[str, Any]:
+def _time_fields(found: Estimate | None) -> dict[str, Any]:
     if found is None:
         names = (
             "estimated_seconds",
@@ -123,28 +129,39 @@ def _time(found: Estimate | None) -> dict[str, Any]:
     }
 
 
-def put_together(
+def combine_programs(
     config: TrainConfig,
     topology: Topology,
     mesh: Mesh,
     size: int,
     quantize: str | None,
-    parts: dict[str, dict[str, Any]],
+    programs: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """The plan of an edit from those of its programs; arguments as of `plan_edit`."""
+    """Combine the descriptions of an edit's programs to its plan.
+
+    Args:
+      config: see `plan_edit`.
+      topology: see `plan_edit`.
+      mesh: see `plan_edit`.
+      size: see `plan_edit`.
+      quantize: see `plan_edit`.
+      programs: `describe_program` of each program, by name.
+    """
     weights = weights_gib(config.model, mesh, quantize)
-    working = {name: part["working_gib"] for name, part in parts.items()}
+    working = {name: program["working_gib"] for name, program in programs.items()}
     available = topology.chip.hbm_bytes / GIB
     peaks = {
         where: peak_gib(weights, working, offload=where == "offloaded")
         for where in ("resident", "offloaded")
     }
-    seconds = {name: part["estimated_seconds"] for name, part in parts.items()}
+    seconds = {name: program["estimated_seconds"] for name, program in programs.items()}
     total = None
     if None not in seconds.values():
-        total = sum(RUNS[name] * taken for name, taken in seconds.items())
+        total = sum(RUNS_PER_EDIT[name] * taken for name, taken in seconds.items())
     moved = sum(
-        RUNS[name] * weights[AT_WORK[name]] for name in parts if AT_WORK[name] != "autoencoder"
+        RUNS_PER_EDIT[name] * weights[MODEL_OF_PROGRAM[name]]
+        for name in programs
+        if MODEL_OF_PROGRAM[name] != ALWAYS_RESIDENT
     )
     side, steps = size // PIXELS_PER_LATENT, config.sampling.num_steps
     sampling = seconds.get("sample")
@@ -158,11 +175,11 @@ def put_together(
         "quantize": quantize,
         "steps": steps,
         "weights_gib": weights,
-        "programs": parts,
+        "programs": programs,
         "peak_gib": peaks,
         "hbm_available_gib": available,
         "fits": {where: gib <= available for where, gib in peaks.items()},
-        "compile_seconds": sum(part["compile_seconds"] for part in parts.values()),
+        "compile_seconds": sum(program["compile_seconds"] for program in programs.values()),
         "estimated_step_seconds": sampling and sampling / steps,
         "estimated_edit_seconds": total,
         "estimated_offload_seconds": moved * GIB / HOST_BANDWIDTH,

@@ -1,29 +1,28 @@
-"""How long a compiled program will take on chips that are not here: a model of time, not a clock.
+"""Estimate the time of a compiled program on TPUs: a model, not a measurement.
 
-Every instruction of the schedule is walked through in order, loops as often as they run, and takes:
+The scheduled instructions are visited in order; a loop's body counts once per iteration. Costs:
 
-- matmuls (fusions with a dot or convolution): the compiler's cycle estimate, at least their
-  operations at the chip's peak, at least their bytes at its memory bandwidth;
-- attention kernels (Pallas; the compiler estimates nothing): the cycles of kernel_cycles.py's
-  table, at least their operations at the peak and their bytes at the bandwidth; without an entry in
-  the table that least, which is said;
-- collectives: bytes on the wire over the bandwidth of the links along the group's dimensions of the
-  torus (all-reduce: there and back), plus LATENCY for each link of the way. A plain one stops
-  everything. One with start and done runs beside what is scheduled between them, one after another
-  over the same links: what is not over when its done comes is exposed. Both are "exposed
-  collectives";
-- the rest (elementwise fusions, reductions, copies): cycle estimate, at least their bytes at the
-  bandwidth. Of a broadcast only the bytes: the compiler's estimate of them is ten times too high.
-  Asynchronous copies between HBM and VMEM count as hidden; their bytes count.
+- matmuls (fusions with a dot or convolution): the maximum of the compiler's cycle estimate, FLOPs
+  over the chip's peak and bytes over its memory bandwidth;
+- attention kernels (Pallas, for which the compiler has no estimate): the maximum of the cycles in
+  the table of kernel_cycles.py, FLOPs over the peak and bytes over the bandwidth. A kernel that is
+  not in the table costs the maximum of the last two, and is reported;
+- collectives: bytes on the wire over the bandwidth of the links along the group's torus dimensions
+  (an all-reduce counts twice), plus LATENCY per link of the path. A synchronous collective blocks
+  everything. An asynchronous one runs from its start to its done beside the instructions between
+  them; collectives on the same links run one after another. The time for which its done has to
+  wait is exposed. Both count as "exposed_collectives";
+- the rest (elementwise fusions, reductions, copies): the maximum of the cycle estimate and bytes
+  over the bandwidth. A broadcast counts its bytes only, because the compiler's estimate for it is
+  ten times too high. Asynchronous copies between HBM and VMEM are hidden, but their bytes count.
 
-The sum is no less than all bytes of the program at the memory bandwidth (the rest is raised to it).
+The total is at least all bytes of the program over the memory bandwidth ("rest" is raised if not).
 
-What this does not see: the data, the host and the start of a step; waiting for slower peers;
-matmuls that slow down because a collective runs beside them, on the same memory; cycles that the
-compiler guesses wrongly; stalls in the attention kernels; contention of several groups on one link,
-detours of groups that are not a ring, and the bisection of an all-to-all; copies to the host's
-memory (remat "offload"); clocks that fall under load. Real steps will take longer; how much is not
-known before one is measured.
+Not modeled: input data, the host and the launch of a step; waiting for slower peers; matmuls slowed
+down by collectives that use the same memory; errors of the compiler's cycle estimates; stalls in
+the attention kernels; contention of several groups on a link, detours of groups that are not a
+ring, and the bisection bandwidth of an all-to-all; copies to host memory (remat "offload"); clocks
+that drop under load. Real steps take longer. By how much is unknown until one is measured.
 """
 
 import dataclasses
@@ -35,119 +34,122 @@ from collections.abc import Callable
 from step1x_jax.planning.chips import DCN_BANDWIDTH, Topology
 from step1x_jax.planning.hlo import (
     COLLECTIVES,
-    Computation,
-    Instruction,
-    Program,
+    HloComputation,
+    HloInstruction,
+    HloProgram,
     hbm_bytes,
     matmul_flops,
     trip_count,
 )
 
-LATENCY = 1e-6  # seconds until a collective's first byte arrives, for each link of the way; assumed
-LARGEST = 16  # places in the model that an estimate names
-PARTS = ("matmuls", "attention_kernels", "exposed_collectives", "rest")
+LATENCY = 1e-6  # seconds per link of a collective's path; an assumption
+LARGEST_ENTRIES = 16  # operations that an estimate lists, most expensive first
+CATEGORIES = ("matmuls", "attention_kernels", "exposed_collectives", "rest")
 
-# An attention kernel's seconds and operations, from its instruction; None for another kernel.
-KernelCost = Callable[[Instruction], "KernelTime | None"]
-# From the number of devices in a group to its extent on the torus, and whether it spans slices.
+# From an instruction to the cost of an attention kernel; None for other kernels.
+KernelCost = Callable[[HloInstruction], "KernelTime | None"]
+# From the size of a device group to its extent on the torus, and whether it spans slices.
 GroupExtent = Callable[[int], tuple[tuple[int, ...], bool]]
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelTime:
-    """Of one run of a kernel.
+    """Cost of one run of a kernel.
 
     Attributes:
-      seconds: None where nobody counted its cycles.
-      flops: its operations.
-      least: seconds that these take at the best speed of the chip.
+      seconds: time by counted cycles; None if they are unknown.
+      flops: FLOPs.
+      lower_bound: seconds for these FLOPs at the chip's peak.
     """
 
     seconds: float | None
     flops: float
-    least: float
+    lower_bound: float
 
 
 @dataclasses.dataclass
 class Collective:
-    """What all collectives of a kind do in one run of the program."""
+    """Totals of all collectives of a kind in one run of the program."""
 
     count: float = 0.0
-    bytes: float = 0.0  # of the whole array that each gathers, reduces or sends, per chip
-    async_bytes: float = 0.0  # of these, beside other work
+    bytes: float = 0.0  # full arrays that are gathered, reduced or sent, per chip
+    async_bytes: float = 0.0  # the asynchronous part of these
     seconds: float = 0.0  # on the wire
     exposed_seconds: float = 0.0
 
 
 @dataclasses.dataclass
 class Estimate:
-    """Seconds of one run of a program, by part, and what it does."""
+    """Estimated seconds of one run of a program by category, and its totals."""
 
     seconds: dict[str, float]
     collectives: dict[str, Collective]
-    matmul_flops: float  # as compiled: with recomputation and padding
+    matmul_flops: float  # as compiled: with rematerialization and padding
     kernel_flops: float
     hbm_bytes: float
     unknown_kernels: tuple[str, ...]
-    largest: tuple[tuple[str, str, float], ...]  # part, where in the model, seconds
+    largest: tuple[tuple[str, str, float], ...]  # category, op name, seconds
 
     @property
     def total(self) -> float:
-        """Seconds of the whole."""
+        """Seconds of the whole program."""
         return sum(self.seconds.values())
 
 
 def estimate(
-    program: Program, topology: Topology, group_extent: GroupExtent, kernel_cost: KernelCost
+    program: HloProgram, topology: Topology, group_extent: GroupExtent, kernel_cost: KernelCost
 ) -> Estimate:
-    """Estimates one run of a program on every chip of a topology.
+    """Estimate one run of a program on all chips of a topology.
 
     Args:
-      program: of hlo.read; compiled for these chips.
+      program: the program, compiled for these chips.
       topology: the chips.
-      group_extent: how a collective's group of a size lies on them.
-      kernel_cost: of kernel_cycles.py.
+      group_extent: extent of a collective's device group on the torus.
+      kernel_cost: cost of an attention kernel, see kernel_cycles.py.
     """
-    walk = _Walk(program, topology, group_extent, kernel_cost)
+    walk = _ScheduleWalk(program, topology, group_extent, kernel_cost)
     walk.run(program.computations[program.entry], 1.0)
     least = walk.hbm_bytes / topology.chip.hbm_bandwidth
     walk.seconds["rest"] += max(0.0, least - sum(walk.seconds.values()))
     return Estimate(
-        {part: walk.seconds[part] for part in PARTS},
+        {category: walk.seconds[category] for category in CATEGORIES},
         walk.collectives,
         walk.matmul_flops,
         walk.kernel_flops,
         walk.hbm_bytes,
         tuple(sorted(walk.unknown)),
         tuple(
-            (part, source, seconds)
-            for (part, source), seconds in sorted(walk.by_source.items(), key=lambda row: -row[1])
-        )[:LARGEST],
+            (category, source, seconds)
+            for (category, source), seconds in sorted(
+                walk.by_op_name.items(), key=lambda row: -row[1]
+            )
+        )[:LARGEST_ENTRIES],
     )
 
 
-class _Walk:
-    """Goes through a schedule; see the top of the file."""
+class _ScheduleWalk:
+    """Visits a schedule and accumulates its costs; see the docstring of the module."""
 
     def __init__(
         self,
-        program: Program,
+        program: HloProgram,
         topology: Topology,
         group_extent: GroupExtent,
         kernel_cost: KernelCost,
     ):
         self.program, self.topology, self.chip = program, topology, topology.chip
         self.group_extent, self.kernel_cost = group_extent, kernel_cost
-        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(CATEGORIES, 0.0)
         self.collectives: dict[str, Collective] = {}
         self.matmul_flops = self.kernel_flops = self.hbm_bytes = 0.0
         self.unknown: set[str] = set()
-        self.by_source: dict[tuple[str, str], float] = defaultdict(float)
+        self.by_op_name: dict[tuple[str, str], float] = defaultdict(float)
 
-    def run(self, computation: Computation, times: float) -> float:
-        """Adds a computation that runs so often; gives the seconds of one run."""
+    def run(self, computation: HloComputation, times: float) -> float:
+        """Add a computation that runs `times` times; return the seconds of one run."""
         now, link_free = 0.0, 0.0
-        under_way: dict[str, tuple[float, str]] = {}  # chain or name -> when it is done, kind
+        # asynchronous collectives: chain or name -> (end, kind)
+        in_flight: dict[str, tuple[float, str]] = {}
         for x in computation.instructions.values():
             if x.operation == "while":
                 body = self.program.computations[x.attribute("body") or ""]
@@ -155,24 +157,24 @@ class _Walk:
                 now += trips * self.run(body, times * trips)
             elif x.operation in ("call", "conditional"):
                 now += max((self.run(c, times) for c in self._branches(x)), default=0.0)
-            elif found := self._starts(x):
+            elif found := self._find_starts(x):
                 for kind, instruction, key in found:
-                    wire = self._wire(kind, instruction, times, hidden=True)
+                    wire = self._count_collective(kind, instruction, times, hidden=True)
                     link_free = max(now, link_free) + wire
-                    under_way[key] = link_free, kind
-            elif (key := self._ends(x)) in under_way:
-                done, kind = under_way.pop(key)
-                now = self._expose(kind, now, done, times)
-            elif plain := self._plain(x):
-                kind, instruction = plain
-                wire = self._wire(kind, instruction, times, hidden=False)
+                    in_flight[key] = link_free, kind
+            elif (key := self._find_done(x)) in in_flight:
+                done, kind = in_flight.pop(key)
+                now = self._wait(kind, now, done, times)
+            elif synchronous := self._find_synchronous(x):
+                kind, instruction = synchronous
+                wire = self._count_collective(kind, instruction, times, hidden=False)
                 link_free = max(now, link_free) + wire
-                now = self._expose(kind, now, link_free, times)
+                now = self._wait(kind, now, link_free, times)
             else:
-                now += self._compute(computation, x, times)
+                now += self._add_compute(computation, x, times)
         return now
 
-    def _branches(self, x: Instruction) -> list[Computation]:
+    def _branches(self, x: HloInstruction) -> list[HloComputation]:
         names = re.findall(r"(?:to_apply|\w+_computation)=%?([\w.\-]+)", x.rest)
         listed = re.search(r"branch_computations=\{([^}]*)\}", x.rest)
         names += re.findall(r"[\w.\-]+", listed[1]) if listed else []
@@ -180,32 +182,34 @@ class _Walk:
 
     # ------------------------------------------------------------ collectives
 
-    def _starts(self, x: Instruction) -> list[tuple[str, Instruction, str]]:
-        """The collectives that begin here, each with the key that its end will have."""
+    def _find_starts(self, x: HloInstruction) -> list[tuple[str, HloInstruction, str]]:
+        """Return the asynchronous collectives that start here, with the key of their done."""
         if x.operation.endswith("-start"):
             kind = x.operation.removesuffix("-start")
             if kind in COLLECTIVES:
                 return [(kind, x, x.name)]
-            inner = [i for _, i in self.program.inside(x) if i.operation in COLLECTIVES]
+            inner = [
+                i for _, i in self.program.nested_instructions(x) if i.operation in COLLECTIVES
+            ]
             return [(i.operation, i, x.name) for i in inner]
         if x.operation != "fusion":
             return []
-        inside = [i for _, i in self.program.inside(x)]
+        inside = [i for _, i in self.program.nested_instructions(x)]
         if not any('custom_call_target="AsyncCollectiveStart"' in i.rest for i in inside):
             return []
         return [(i.operation, i, _chain(i)) for i in inside if i.operation in COLLECTIVES]
 
-    def _plain(self, x: Instruction) -> tuple[str, Instruction] | None:
-        """A collective that everything waits for: by itself, or alone in a fusion.
+    def _find_synchronous(self, x: HloInstruction) -> tuple[str, HloInstruction] | None:
+        """Return a synchronous collective, either by itself or in a fusion.
 
-        Fusions that carry a part of one that began before have its chain. A fusion of an all-reduce
-        and the slice that a device keeps is how TPUs write most reduce-scatters.
+        Collectives with a chain belong to an asynchronous one that started earlier. XLA:TPU emits
+        most reduce-scatters as a fusion of an all-reduce and the slice that the device keeps.
         """
         if x.operation in COLLECTIVES:
             return x.operation, x
         if x.operation != "fusion":
             return None
-        inside = [i for _, i in self.program.inside(x)]
+        inside = [i for _, i in self.program.nested_instructions(x)]
         for i in inside:
             if i.operation in COLLECTIVES and not _chain(i):
                 sliced = any("dynamic-slice" in other.operation for other in inside)
@@ -213,24 +217,25 @@ class _Walk:
                 return ("reduce-scatter" if scatters else i.operation), i
         return None
 
-    def _ends(self, x: Instruction) -> str:
+    def _find_done(self, x: HloInstruction) -> str:
+        """Return the key of the asynchronous collective that is done here; "" if none is."""
         if x.operation.endswith("-done") and x.operands:
             return x.operands[0]
         if x.operation != "fusion":
             return ""
-        inside = [i for _, i in self.program.inside(x)]
+        inside = [i for _, i in self.program.nested_instructions(x)]
         if not any('custom_call_target="AsyncCollectiveDone"' in i.rest for i in inside):
             return ""
         return next((_chain(i) for i in inside if i.operation in COLLECTIVES), "")
 
-    def _wire(self, kind: str, x: Instruction, times: float, hidden: bool) -> float:
-        """Counts a collective; gives its seconds on the wire."""
+    def _count_collective(self, kind: str, x: HloInstruction, times: float, hidden: bool) -> float:
+        """Count a collective; return its seconds on the wire."""
         size = _group_size(x, self.topology.chips)
-        # a start's result holds operand and result: the largest array is the whole one
+        # The result of a start holds operand and result: the largest array is the full one.
         whole = max((array.bytes for array in x.result), default=0.0)
         if not x.operation.endswith("-start"):
             whole = sum(array.bytes for array in x.result)
-        if x.operation == "reduce-scatter":  # its result is a part
+        if x.operation == "reduce-scatter":  # its result is one shard
             whole *= size
         extent, spans = self.group_extent(size)
         bandwidth = DCN_BANDWIDTH if spans else self.topology.bandwidth(extent)
@@ -244,7 +249,8 @@ class _Walk:
         counted.seconds += seconds * times
         return seconds
 
-    def _expose(self, kind: str, now: float, done: float, times: float) -> float:
+    def _wait(self, kind: str, now: float, done: float, times: float) -> float:
+        """Wait for a collective from `now` until `done`; return the time after it."""
         wait = max(0.0, done - now)
         self.collectives[kind].exposed_seconds += wait * times
         self.seconds["exposed_collectives"] += wait * times
@@ -252,8 +258,9 @@ class _Walk:
 
     # ------------------------------------------------------------ work
 
-    def _compute(self, computation: Computation, x: Instruction, times: float) -> float:
-        if x.operation == "copy-start":  # target and source; between HBM and VMEM it is hidden
+    def _add_compute(self, computation: HloComputation, x: HloInstruction, times: float) -> float:
+        """Add an instruction that is no collective; return its seconds."""
+        if x.operation == "copy-start":  # destination and source; the copy itself is hidden
             self.hbm_bytes += times * sum(a.bytes for a in x.result[:2] if a.in_hbm)
         if x.operation.endswith(("-start", "-done")):
             return 0.0
@@ -261,36 +268,36 @@ class _Walk:
         self.hbm_bytes += moved * times
         least = moved / self.chip.hbm_bandwidth
         cycles: float = 0 if x.operation == "broadcast" else x.cycles
-        part, flops = "rest", 0.0
+        category, flops = "rest", 0.0
         estimated: float | None = cycles / self.chip.clock
         if x.operation == "custom-call" and "tpu_custom_call" in x.rest:
-            part = "attention_kernels"
+            category = "attention_kernels"
             cost = self.kernel_cost(x) or KernelTime(None, 0.0, 0.0)
-            estimated, least = cost.seconds, max(least, cost.least)
+            estimated, least = cost.seconds, max(least, cost.lower_bound)
             self.kernel_flops += cost.flops * times
             if estimated is None:
                 self.unknown.add(x.name.split(".")[0])
         else:
             flops = matmul_flops(computation, x)
             if x.operation == "fusion":
-                flops = sum(matmul_flops(c, i) for c, i in self.program.inside(x))
+                flops = sum(matmul_flops(c, i) for c, i in self.program.nested_instructions(x))
             if flops:
-                part = "matmuls"
+                category = "matmuls"
                 self.matmul_flops += flops * times
         seconds = max(estimated or 0.0, least, flops / self.chip.peak)
-        self.seconds[part] += seconds * times
-        self.by_source[part, x.source or x.name] += seconds * times
+        self.seconds[category] += seconds * times
+        self.by_op_name[category, x.op_name or x.name] += seconds * times
         return seconds
 
 
-def _chain(x: Instruction) -> str:
-    """What the parts of one fused collective have in common."""
+def _chain(x: HloInstruction) -> str:
+    """Return the chain id that all pieces of a fused asynchronous collective share; "" if none."""
     match = re.search(r'chain_id="(\d+)"', x.rest)
     return f"chain {match[1]}" if match else ""
 
 
-def _group_size(x: Instruction, chips: int) -> int:
-    """How many devices take part in one group of a collective."""
+def _group_size(x: HloInstruction, chips: int) -> int:
+    """Return the number of devices in one group of a collective."""
     mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", x.rest)
     if mesh:
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}

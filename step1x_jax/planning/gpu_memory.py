@@ -1,7 +1,7 @@
-"""Memory of a run's step, and of an edit, on GPUs that are not attached.
+"""Memory of a training step or an edit on GPUs that are not attached.
 
-What is compiled are the real programs with our attention kernels (cuDNN's are built with the
-library's help, which needs a GPU); no time is estimated.
+The real programs are compiled with our attention kernels, because building cuDNN's needs a GPU.
+Time is not estimated.
 """
 
 import copy
@@ -15,34 +15,34 @@ from step1x_jax.parallel.described_gpus import GPUS, USABLE
 from step1x_jax.parallel.devices import GIB
 from step1x_jax.parallel.mesh import MeshConfig, batch_parts, make_mesh
 from step1x_jax.planning.compilation import (
-    Compiled,
+    CompiledProgram,
     compile_decode,
-    compile_read,
+    compile_language_model,
     compile_sample,
     compile_train,
 )
 from step1x_jax.planning.edit_memory import peak_gib, weights_gib
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
-from step1x_jax.training.parts import abstract_frozen
-from step1x_jax.training.step.remat_choice import with_remat
+from step1x_jax.training.step.remat_choice import resolve_remat
 from step1x_jax.training.step.train_step import abstract_state
+from step1x_jax.training.trainable_split import abstract_frozen
 
-# MiB of the smallest cards that are sold as so many GB: L4 and A10, L40S, H100 (its driver's count)
-CARDS = {24: 23028, 48: 46068, 80: 81041}
+# Nominal GB to the MiB that the driver reports, of the smallest such card: L4 and A10, L40S, H100.
+CARD_MIB = {24: 23028, 48: 46068, 80: 81041}
 
 
 def plan_gpu_memory(
     config: TrainConfig, devices: list[jax.Device], kind: str, size: int, examples: int
 ) -> dict[str, Any]:
-    """Compiles the train step and reads its memory.
+    """Compile the train step and report its memory.
 
     Args:
-      config: of the run.
-      devices: of `gpu_devices`.
-      kind: of GPUS.
+      config: the run's config.
+      devices: from `gpu_devices`.
+      kind: name in GPUS.
       size: side of the pictures in pixels.
-      examples: for each group of GPUs that the batch is split over.
+      examples: examples per batch shard.
 
     Returns:
       A JSON object.
@@ -68,7 +68,7 @@ def plan_gpu_memory(
         "mesh": dict(mesh.shape),
         "size": size,
         "examples": config.data.batch_size,
-        "remat": with_remat(config.model, batch, state, frozen, mesh).remat,
+        "remat": resolve_remat(config.model, batch, state, frozen, mesh).remat,
         "fits": needed <= available,
         "peak_gib": needed,
         "arguments_gib": arguments,
@@ -85,23 +85,22 @@ def plan_edit_memory(
     size: int,
     quantize: str | None = None,
 ) -> dict[str, Any]:
-    """What an edit takes: models, and what their programs need beside them.
+    """Compile the programs of an edit and report the memory of weights and temporaries.
 
-    What is compiled is what the named GPU would run; where attention is cuDNN's instead, or the
-    GPU another one, the temporaries differ by tenths of a GiB.
+    With cuDNN's attention or on another GPU the temporaries differ by a few tenths of a GiB.
 
     Args:
-      config: of the run; its model's sizes count.
-      devices: one, of `gpu_devices`.
-      kind: of GPUS.
+      config: gives the model's sizes and the sampling settings.
+      devices: one device from `gpu_devices`.
+      kind: name in GPUS.
       size: side of the picture in pixels.
-      quantize: stores the transformer's blocks in 8 bits, see `load_model`.
+      quantize: 8-bit format of the transformer's blocks, see `load_model`; None: no quantization.
 
     Returns:
       A JSON object.
 
     Raises:
-      UserError: it is more than one device.
+      UserError: there is more than one device.
     """
     if len(devices) > 1:
         raise UserError("an edit is planned for one GPU; give --gpus=1 with --program=edit.")
@@ -109,12 +108,12 @@ def plan_edit_memory(
     config.model.attention = "pallas_gpu"
     mesh = make_mesh(MeshConfig(), devices)
     programs = {
-        "read": compile_read(mesh),
+        "read": compile_language_model(mesh),
         "sample": compile_sample(config, size, mesh, quantize),
         "decode": compile_decode(1, size, mesh),
     }
     weights = weights_gib(config.model, mesh, quantize)
-    working = {name: _temporaries(compiled) for name, compiled in programs.items()}
+    working = {name: _temporaries_gib(compiled) for name, compiled in programs.items()}
     peaks = {
         "resident": peak_gib(weights, working, offload=False),
         "offloaded": peak_gib(weights, working, offload=True),
@@ -132,19 +131,19 @@ def plan_edit_memory(
 
 
 def smallest_card(gib: float) -> int | None:
-    """GB of the smallest of CARDS that JAX can use so much of; None: none of them."""
-    return next((gb for gb, mib in CARDS.items() if gib * 1024 <= USABLE * mib), None)
+    """Return the GB of the smallest card in CARD_MIB with enough memory; None if none has."""
+    return next((gb for gb, mib in CARD_MIB.items() if gib * 1024 <= USABLE * mib), None)
 
 
-def _temporaries(compiled: Compiled) -> float:
+def _temporaries_gib(compiled: CompiledProgram) -> float:
     if compiled.program is None:
         return compiled.needed_gib - compiled.arguments_gib
     memory: Any = compiled.program.memory_analysis()
     return memory.temp_size_in_bytes / GIB
 
 
-def edit_in_words(plan: dict[str, Any]) -> str:
-    """Such a plan of an edit as sentences."""
+def format_gpu_edit_plan(plan: dict[str, Any]) -> str:
+    """Format the result of `plan_edit_memory`."""
     weights = ", ".join(
         f"{name.replace('_', ' ')} {gib:.1f}" for name, gib in plan["weights_gib"].items()
     )
@@ -157,13 +156,13 @@ def edit_in_words(plan: dict[str, Any]) -> str:
     ]
     for where, title in (("resident", "all models on the GPU"), ("offloaded", "with --offload")):
         card = plan["smallest_card_gb"][where]
-        fits = f"fits a card of {card} GB" if card else f"does not fit one of {max(CARDS)} GB"
+        fits = f"fits a card of {card} GB" if card else f"does not fit one of {max(CARD_MIB)} GB"
         rows.append(f"{title}: {plan['peak_gib'][where]:.1f} GiB, {fits}")
     return "\n".join(rows)
 
 
-def in_words(plan: dict[str, Any]) -> str:
-    """Such a plan as a sentence."""
+def format_gpu_plan(plan: dict[str, Any]) -> str:
+    """Format the result of `plan_gpu_memory` as one line."""
     verdict = (
         "fits"
         if plan["fits"]

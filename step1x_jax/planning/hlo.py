@@ -1,6 +1,6 @@
-"""A compiled program as it is printed: its computations, and what each instruction moves.
+"""Parse the HLO text of a compiled program; count the FLOPs and HBM bytes of its instructions.
 
-`read(compiled.as_text())` parses the text; nothing here knows a chip.
+Nothing here depends on a chip.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ _OPERATION = re.compile(r"\s*([\w\-]+)\(")
 
 
 @dataclasses.dataclass(frozen=True)
-class Array:
-    """One array of a result: its element type, its sizes, and whether it lies in HBM."""
+class HloArray:
+    """One array of a result: element type, shape, and whether it is in HBM (not VMEM)."""
 
     dtype: str
     sizes: tuple[int, ...]
@@ -41,107 +41,111 @@ class Array:
 
     @property
     def bytes(self) -> float:
-        """Without padding."""
+        """Bytes without padding."""
         return math.prod(self.sizes) * ITEM_BYTES.get(self.dtype, 0)
 
 
 @dataclasses.dataclass
-class Instruction:
-    """One line of a computation.
+class HloInstruction:
+    """One instruction of a computation.
 
     Attributes:
-      operation: "fusion", "all-gather", ...
-      result: its arrays, one unless it is a tuple.
-      operands: names of instructions of the same computation.
-      rest: the line behind the operands: attributes, metadata, the backend's notes.
+      name: unique within the computation.
+      operation: opcode: "fusion", "all-gather", ...
+      result: the arrays of the result, one unless it is a tuple.
+      operands: names of instructions of the same computation; of a constant its value, of a
+        parameter its number.
+      rest: the line after the operands: attributes, metadata, backend config.
     """
 
     name: str
     operation: str
-    result: tuple[Array, ...]
+    result: tuple[HloArray, ...]
     operands: tuple[str, ...]
     rest: str
 
     def attribute(self, name: str) -> str | None:
-        """For example the computation that `calls=%...` names."""
+        """Return the value of an attribute, e.g. the computation named by `calls=%...`."""
         match = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
         return match and match[1]
 
     @property
     def cycles(self) -> int:
-        """The compiler's estimate; 0 where it gives none."""
+        """The compiler's cycle estimate; 0 if it gives none."""
         match = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
         return int(match[1]) if match else 0
 
     @property
-    def source(self) -> str:
-        """Where in the model it comes from, as JAX names it."""
+    def op_name(self) -> str:
+        """JAX's op_name: where in the model the instruction comes from."""
         match = re.search(r'op_name="([^"]*)"', self.rest)
         return match[1] if match else ""
 
 
 @dataclasses.dataclass
-class Computation:
-    """A function of the program: instructions in the order of the schedule."""
+class HloComputation:
+    """A function of the program, with its instructions in scheduled order."""
 
     name: str
-    instructions: dict[str, Instruction]
+    instructions: dict[str, HloInstruction]
 
 
 @dataclasses.dataclass
-class Program:
-    """All computations, and the name of the one that is the program."""
+class HloProgram:
+    """All computations of a program, and the name of the entry computation."""
 
-    computations: dict[str, Computation]
+    computations: dict[str, HloComputation]
     entry: str
 
-    def called(self, instruction: Instruction) -> Computation | None:
-        """What a fusion, an async start or a call runs."""
+    def called_computation(self, instruction: HloInstruction) -> HloComputation | None:
+        """Return the computation that a fusion, async start or call runs; None for others."""
         name = instruction.attribute("calls") or instruction.attribute("to_apply")
         return self.computations.get(name or "")
 
-    def inside(self, instruction: Instruction) -> Iterator[tuple[Computation, Instruction]]:
-        """An instruction's computation and those below it, instruction by instruction."""
-        below = self.called(instruction)
+    def nested_instructions(
+        self, instruction: HloInstruction
+    ) -> Iterator[tuple[HloComputation, HloInstruction]]:
+        """Yield (computation, instruction) for all instructions that an instruction runs."""
+        below = self.called_computation(instruction)
         if below is None:
             return
         for inner in below.instructions.values():
             yield below, inner
             if inner.operation in ("fusion", "call"):
-                yield from self.inside(inner)
+                yield from self.nested_instructions(inner)
 
 
-def read(text: str) -> Program:
-    """Parses what `Compiled.as_text()` gives.
+def parse_program(text: str) -> HloProgram:
+    """Parse the result of jax.stages.Compiled.as_text().
 
     Raises:
-      ValueError: the text holds no program.
+      ValueError: the text contains no program.
     """
-    computations: dict[str, Computation] = {}
+    computations: dict[str, HloComputation] = {}
     entry, here = "", None
     for line in text.splitlines():
         if line and not line[0].isspace():
             match = _COMPUTATION.match(line)
             here = None
             if match:
-                here = computations[match[2]] = Computation(match[2], {})
+                here = computations[match[2]] = HloComputation(match[2], {})
                 entry = match[2] if match[1] else entry
-        elif here is not None and (instruction := _instruction(line)):
+        elif here is not None and (instruction := _parse_instruction(line)):
             here.instructions[instruction.name] = instruction
     if not entry:
-        raise ValueError("this is no text of a compiled program")
-    return Program(computations, entry)
+        raise ValueError("not the text of a compiled program")
+    return HloProgram(computations, entry)
 
 
-def _instruction(line: str) -> Instruction | None:
+def _parse_instruction(line: str) -> HloInstruction | None:
     start = _INSTRUCTION.match(line)
     if not start:
         return None
     at = start.end()
-    end = _closing(line, at) if line[at] == "(" else line.index(" ", at)
-    # a tuple's arrays may be followed by comments; a space stands before the operation in any case
+    end = _after_bracket(line, at) if line[at] == "(" else line.index(" ", at)
+    # A tuple's arrays may be followed by comments. A space always precedes the operation.
     arrays = tuple(
-        Array(
+        HloArray(
             kind,
             tuple(int(size) for size in sizes.split(",") if size),
             in_hbm=not re.search(r"S\(\d+\)", layout or ""),
@@ -152,15 +156,15 @@ def _instruction(line: str) -> Instruction | None:
     if not operation:
         return None
     opening = operation.end() - 1
-    closing = _closing(line, opening)
+    closing = _after_bracket(line, opening)
     operands = tuple(re.findall(r"%([\w.\-]+)", line[opening:closing]))
     if operation[1] in ("constant", "parameter"):
-        operands = (line[opening + 1 : closing - 1],)  # its value, its number
-    return Instruction(start[1], operation[1], arrays, operands, line[closing:])
+        operands = (line[opening + 1 : closing - 1],)  # a constant's value, a parameter's number
+    return HloInstruction(start[1], operation[1], arrays, operands, line[closing:])
 
 
-def _closing(line: str, opening: int) -> int:
-    """The place behind the bracket that closes the one at `opening`."""
+def _after_bracket(line: str, opening: int) -> int:
+    """Return the index after the bracket that closes the one at `opening`."""
     depth = 0
     for i in range(opening, len(line)):
         depth += (line[i] == "(") - (line[i] == ")")
@@ -169,11 +173,13 @@ def _closing(line: str, opening: int) -> int:
     return len(line)
 
 
-def trip_count(program: Program, loop: Instruction) -> int:
-    """How often a while loop of `lax.scan` or `fori_loop` runs: the bound of its condition.
+def trip_count(program: HloProgram, loop: HloInstruction) -> int:
+    """Return the trip count of a while loop made by `lax.scan` or `fori_loop`.
+
+    It is the compiler's known_trip_count or the constant in the loop's condition.
 
     Raises:
-      ValueError: the condition is no comparison with a constant.
+      ValueError: the condition does not have exactly one integer constant.
     """
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
     if known:
@@ -185,15 +191,15 @@ def trip_count(program: Program, loop: Instruction) -> int:
         if x.operation == "constant" and x.result[0].dtype in ("s32", "u32", "s64")
     ]
     if len(found) != 1:
-        raise ValueError(f"the trip count of {loop.name} is not to be seen: constants {found}")
+        raise ValueError(f"the trip count of {loop.name} is unknown: constants {found}")
     return found[0]
 
 
-def matmul_flops(computation: Computation, instruction: Instruction) -> float:
-    """Operations of a dot or convolution, a multiplication and an addition each; else 0.
+def matmul_flops(computation: HloComputation, instruction: HloInstruction) -> float:
+    """Count the FLOPs of a dot or convolution, two per multiply-add; 0 for others.
 
-    A convolution is how TPUs write every matmul: positions of its window that fall on padding or
-    between dilated elements are no work and are not counted.
+    XLA:TPU writes every matmul as a convolution. Window positions on padding or between dilated
+    elements are not counted.
     """
     if instruction.operation not in ("dot", "convolution"):
         return 0.0
@@ -209,9 +215,9 @@ def matmul_flops(computation: Computation, instruction: Instruction) -> float:
         raise ValueError(f"{instruction.name}: dim_labels {labels!r}")
     of_left, of_right, of_out = match.groups()
     work = 2.0 * out[of_out.index("b")] * out[of_out.index("f")] * right[of_right.index("i")]
-    window = _window(instruction.rest, sum(c.isdigit() for c in of_out))
+    window = _parse_window(instruction.rest, sum(c.isdigit() for c in of_out))
     for i, dimension in enumerate(c for c in sorted(of_out) if c.isdigit()):
-        work *= _positions(
+        work *= _window_positions(
             size=left[of_left.index(dimension)],
             out=out[of_out.index(dimension)],
             **{name: values[i] for name, values in window.items()},
@@ -219,43 +225,46 @@ def matmul_flops(computation: Computation, instruction: Instruction) -> float:
     return work
 
 
-def _window(rest: str, dimensions: int) -> dict[str, list[int]]:
+def _parse_window(rest: str, dimensions: int) -> dict[str, list[int]]:
+    """Parse a convolution's window into the arguments of `_window_positions`, per dimension."""
     match = re.search(r"window=\{([^}]*)\}", rest)
     given = dict(part.split("=", 1) for part in match[1].split()) if match else {}
 
-    def of(name: str, default: int) -> list[int]:
+    def values(name: str, default: int) -> list[int]:
         text = given.get(name)
         return [int(x) for x in text.split("x")] if text else [default] * dimensions
 
     pads = given["pad"].split("x") if "pad" in given else ["0_0"] * dimensions
     return {
-        "taps": of("size", 1),
-        "stride": of("stride", 1),
+        "taps": values("size", 1),
+        "stride": values("stride", 1),
         "low": [int(pad.split("_")[0]) for pad in pads],
-        "dilation": of("rhs_dilate", 1),
-        "base": of("lhs_dilate", 1),
+        "dilation": values("rhs_dilate", 1),
+        "base": values("lhs_dilate", 1),
     }
 
 
-def _positions(
+def _window_positions(
     size: int, out: int, taps: int, stride: int, low: int, dilation: int, base: int
 ) -> int:
-    """Pairs of an output position and a tap that meet an element, along one dimension."""
+    """Count pairs of output position and tap that hit an element, along one dimension."""
     at = np.arange(out)[:, None] * stride + np.arange(taps)[None] * dilation - low
     return int(np.sum((at >= 0) & (at < (size - 1) * base + 1) & (at % base == 0)))
 
 
-def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
-    """Bytes that an instruction reads from and writes to HBM, at least.
+def hbm_bytes(
+    program: HloProgram, computation: HloComputation, instruction: HloInstruction
+) -> float:
+    """Count the bytes that an instruction must read from and write to HBM.
 
-    Of an array that a fusion only takes slices of, the slices count; of one that it updates in
-    place, the update, twice. What the compiler keeps in VMEM counts nothing, and neither do the
-    arrays of a collective that a fusion carries on for a while: they are handed through.
+    If a fusion only slices an operand, the slices count. If it updates an operand in place, the
+    update counts twice. Arrays in VMEM do not count, nor do arrays of an asynchronous collective
+    that a fusion merely passes through.
     """
     if instruction.operation in ("bitcast", "tuple", "get-tuple-element", "parameter", "constant"):
         return 0.0
-    below = program.called(instruction) if instruction.operation == "fusion" else None
-    if below is None:
+    fused = program.called_computation(instruction) if instruction.operation == "fusion" else None
+    if fused is None:
         read_from = [computation.instructions.get(name) for name in instruction.operands]
         if instruction.operation == "dynamic-update-slice":
             update = read_from[1]
@@ -264,8 +273,8 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
         sources = sum(_in_hbm(x.result) for x in read_from if x)
         return _in_hbm(instruction.result) * (2 - taken) + taken * sources
     total = 0.0
-    in_place: set[Array] = set()
-    operands, results = _handed_through(below)
+    in_place: set[HloArray] = set()
+    operands, results = _passed_through(fused)
     for number, name in enumerate(instruction.operands):
         source = computation.instructions.get(name)
         if source is None or not source.result or not source.result[0].in_hbm:
@@ -273,7 +282,7 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
         if number in operands:
             continue
         whole = source.result[0].bytes if len(source.result) == 1 else 0.0
-        used, updated = _use_of(below, number)
+        used, updated = _operand_use(fused, number)
         if updated:
             in_place.add(source.result[0])
         total += whole if used is None else min(used, whole)
@@ -287,9 +296,9 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
     return total
 
 
-def _handed_through(below: Computation) -> tuple[set[int], set[int]]:
-    """Numbers of a fusion's operands and results that belong to a collective under way."""
-    inside = below.instructions
+def _passed_through(fused: HloComputation) -> tuple[set[int], set[int]]:
+    """Return the indices of a fusion's operands and results that belong to a running collective."""
+    inside = fused.instructions
     collectives = {x.name for x in inside.values() if x.operation in COLLECTIVES}
     root = list(inside.values())[-1]
     if not collectives or root.operation != "tuple":
@@ -308,16 +317,16 @@ def _handed_through(below: Computation) -> tuple[set[int], set[int]]:
     return operands, results
 
 
-def _in_hbm(arrays: tuple[Array, ...]) -> float:
+def _in_hbm(arrays: tuple[HloArray, ...]) -> float:
     return sum(array.bytes for array in arrays if array.in_hbm)
 
 
-def _use_of(below: Computation, number: int) -> tuple[float | None, bool]:
-    """Bytes that a fusion takes of its operand (None: all), and whether it updates it in place."""
+def _operand_use(fused: HloComputation, number: int) -> tuple[float | None, bool]:
+    """Return the bytes used of an operand (None: all), and whether it is updated in place."""
     parameter = next(
         (
             x
-            for x in below.instructions.values()
+            for x in fused.instructions.values()
             if x.operation == "parameter" and x.operands == (str(number),)
         ),
         None,
@@ -326,7 +335,7 @@ def _use_of(below: Computation, number: int) -> tuple[float | None, bool]:
         return None, False
     total, updated = 0.0, False
     same = {parameter.name}
-    for x in below.instructions.values():
+    for x in fused.instructions.values():
         if not same & set(x.operands):
             continue
         if x.operation == "bitcast":
@@ -334,7 +343,7 @@ def _use_of(below: Computation, number: int) -> tuple[float | None, bool]:
         elif x.operation in ("dynamic-slice", "slice"):
             total += x.result[0].bytes
         elif x.operation == "dynamic-update-slice" and x.operands[0] in same:
-            update = below.instructions.get(x.operands[1])
+            update = fused.instructions.get(x.operands[1])
             total += 2 * update.result[0].bytes if update else 0.0
             updated = True
         else:

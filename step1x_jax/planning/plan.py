@@ -1,4 +1,4 @@
-"""A plan: a program compiled for a topology, its memory, and the estimate of its time."""
+"""Plan a program for a topology: compile it, report its memory and estimate its time."""
 
 import copy
 import dataclasses
@@ -13,10 +13,10 @@ from step1x_jax.parallel.mesh import MeshConfig, batch_parts, make_mesh
 from step1x_jax.planning import hlo
 from step1x_jax.planning.chips import Topology
 from step1x_jax.planning.compilation import (
-    Compiled,
+    CompiledProgram,
     compile_train,
-    devices_of,
     group_extent,
+    topology_devices,
 )
 from step1x_jax.planning.edit import edit_meshes, plan_edit
 from step1x_jax.planning.estimate import Estimate, estimate
@@ -24,23 +24,23 @@ from step1x_jax.planning.kernel_cycles import kernel_time
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
 from step1x_jax.training.monitoring.flops import step_flops
-from step1x_jax.training.parts import abstract_frozen
-from step1x_jax.training.step.remat_choice import with_remat
+from step1x_jax.training.step.remat_choice import resolve_remat
 from step1x_jax.training.step.train_step import abstract_state
+from step1x_jax.training.trainable_split import abstract_frozen
 
 PROGRAMS = ("train", "sample")
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """What to plan.
 
     Attributes:
-      config: of the run; its mesh, remat and batch size are those of the plan.
-      topology: to compile for.
-      program: of PROGRAMS: a training step, or the edit of one picture.
+      config: the run's config, with the plan's mesh, remat policy and batch size.
+      topology: the chips to compile for.
+      program: a name in PROGRAMS: "train", a training step, or "sample", the edit of one picture.
       size: side of the pictures in pixels.
-      quantize: of an edit: stores the transformer's blocks in 8 bits, see `load_model`.
+      quantize: for "sample", the 8-bit format of the transformer's blocks, see `load_model`.
     """
 
     config: TrainConfig
@@ -50,7 +50,7 @@ class Request:
     quantize: str | None = None
 
 
-def request(
+def make_request(
     config: TrainConfig,
     topology: Topology,
     *,
@@ -59,45 +59,52 @@ def request(
     mesh: MeshConfig | None = None,
     examples: int = 1,
     quantize: str | None = None,
-) -> Request:
-    """A request; a training step is of `examples` for each group of chips that has its own.
+) -> PlanRequest:
+    """Make a request from flags.
 
-    An edit is of one picture, by default on the first of `edit_meshes`.
+    Args:
+      config: the run's config; it is copied.
+      topology: the chips.
+      program: a name in PROGRAMS.
+      size: side of the pictures in pixels.
+      mesh: default: the config's mesh, and for an edit the first of `edit_meshes`.
+      examples: examples of a training step per batch shard.
+      quantize: see PlanRequest.
 
     Raises:
-      UserError: the mesh does not fit the topology, or the program cannot be had so.
+      UserError: the mesh does not fit the topology, or the program does not support an option.
     """
     config = copy.deepcopy(config)
     if program == "sample":
         if topology.slices > 1 or examples > 1:
             raise UserError(
-                "an edit is of one picture on one slice; leave --slices and --examples."
+                "an edit is of one picture on one slice; leave out --slices and --examples."
             )
         config.mesh = mesh or edit_meshes(topology.chips)[0]
-        _mesh(config, topology)
-        return Request(config, topology, program, size, quantize)
+        _make_mesh(config, topology)
+        return PlanRequest(config, topology, program, size, quantize)
     if quantize:
         raise UserError(
-            f"--quantize={quantize} is of an edit (--program=sample); the base of adapters is"
-            " stored so by --config.lora.quantize."
+            f"--quantize={quantize} is for an edit (--program=sample); use --config.lora.quantize"
+            " to quantize the base of adapters."
         )
     config.mesh = mesh or config.mesh
-    parts = batch_parts(_mesh(config, topology))
+    parts = batch_parts(_make_mesh(config, topology))
     config.data.batch_size = examples * parts
-    return Request(config, topology, program, size)
+    return PlanRequest(config, topology, program, size)
 
 
-def make_plan(wanted: Request) -> dict[str, Any]:
-    """Compiles, reads memory, estimates time.
+def make_plan(wanted: PlanRequest) -> dict[str, Any]:
+    """Compile the program, report its memory and estimate its time.
 
     Returns:
-      A JSON object; what is not known because the program does not fit is None.
+      A JSON object; values that are unknown because the program does not fit are None.
 
     Raises:
       UserError: the topology is unknown, or the config does not fit it.
     """
     config, topology = wanted.config, wanted.topology
-    mesh = _mesh(config, topology)
+    mesh = _make_mesh(config, topology)
     if wanted.program == "sample":
         return plan_edit(config, topology, mesh, wanted.size, wanted.quantize)
     compiled = compile_train(config, wanted.size, mesh)
@@ -110,25 +117,26 @@ def make_plan(wanted: Request) -> dict[str, Any]:
         "mesh": dict(mesh.shape),
         "program": wanted.program,
         "size": wanted.size,
-        "remat": _remat(config, wanted, mesh),
+        "remat": _resolve_remat(config, wanted, mesh),
         "examples": config.data.batch_size,
         "model_tflop_per_example": flops / 1e12,
     }
     found = None
     if compiled.program is not None:
         found = estimate(
-            hlo.read(compiled.program.as_text() or ""),
+            hlo.parse_program(compiled.program.as_text() or ""),
             topology,
             lambda size: group_extent(mesh, len(topology.sizes), size),
             lambda x: kernel_time(x, topology.chip),
         )
-    return about | _memory(compiled, topology) | _time(found, flops, config, topology)
+    return about | _memory_fields(compiled, topology) | _time_fields(found, flops, config, topology)
 
 
-def candidates(wanted: Request) -> Iterator[Request]:
-    """Plans worth a look: copies x batch x the policies that could fit, best first of each.
+def search_requests(wanted: PlanRequest) -> Iterator[PlanRequest]:
+    """Yield the requests of a search.
 
-    Of an edit, the meshes that make sense.
+    For a training step: copies of the parameters x batch size x the remat policies that may fit.
+    For an edit: the useful meshes.
     """
     topology = wanted.topology
     if wanted.program == "sample":
@@ -142,14 +150,14 @@ def candidates(wanted: Request) -> Iterator[Request]:
             continue
         for examples in (1, 2, 4):
             mesh = MeshConfig(data=copies, fsdp=topology.chips // copies)
-            tried = request(
+            tried = make_request(
                 wanted.config, topology, program=wanted.program, size=wanted.size,
                 mesh=mesh, examples=examples,
             )  # fmt: skip
             tried.config.model.remat = AUTO
-            best = _remat(tried.config, tried, _mesh(tried.config, topology))
+            best = _resolve_remat(tried.config, tried, _make_mesh(tried.config, topology))
             if best == "full" and examples > 1:
-                continue  # nothing of what a larger batch could gain is left
+                continue  # a larger batch gains nothing if everything is rematerialized
             order = list(SAVED)
             for policy in order[max(order.index(best) - 1, 0) : order.index(best) + 1]:
                 one = copy.deepcopy(tried.config)
@@ -157,17 +165,17 @@ def candidates(wanted: Request) -> Iterator[Request]:
                 yield dataclasses.replace(tried, config=one)
 
 
-def _mesh(config: TrainConfig, topology: Topology):
-    return make_mesh(config.mesh, devices_of(topology.name, topology.slices))
+def _make_mesh(config: TrainConfig, topology: Topology):
+    return make_mesh(config.mesh, topology_devices(topology.name, topology.slices))
 
 
-def _remat(config: TrainConfig, wanted: Request, mesh) -> str:
+def _resolve_remat(config: TrainConfig, wanted: PlanRequest, mesh) -> str:
     batch = abstract_batch(config, wanted.size, mesh)
     state, frozen = abstract_state(config, mesh), abstract_frozen(config, mesh)
-    return with_remat(config.model, batch, state, frozen, mesh).remat
+    return resolve_remat(config.model, batch, state, frozen, mesh).remat
 
 
-def _memory(compiled: Compiled, topology: Topology) -> dict[str, Any]:
+def _memory_fields(compiled: CompiledProgram, topology: Topology) -> dict[str, Any]:
     available = topology.chip.hbm_bytes / GIB
     needed: dict[str, Any]
     if compiled.program is None:
@@ -198,7 +206,7 @@ def _memory(compiled: Compiled, topology: Topology) -> dict[str, Any]:
     }
 
 
-def _time(
+def _time_fields(
     found: Estimate | None, flops: float, config: TrainConfig, topology: Topology
 ) -> dict[str, Any]:
     if found is None:

@@ -1,21 +1,21 @@
-"""A plan in words."""
+"""Format plans as text."""
 
 import math
 from typing import Any
 
 
-def worst_last(plan: dict[str, Any]) -> float:
-    """A key to sort plans of one program by."""
+def ranking_key(plan: dict[str, Any]) -> float:
+    """Return a sort key for plans of one program, best first; plans that do not fit are last."""
     if plan["program"] == "sample":
         return plan["estimated_edit_seconds"] or math.inf
     return -(plan["images_per_second_per_chip"] or 0.0)
 
 
-def line(plan: dict[str, Any]) -> str:
-    """A plan in one line."""
+def summary_line(plan: dict[str, Any]) -> str:
+    """Format a plan as one line."""
     mesh = ",".join(f"{axis}={size}" for axis, size in plan["mesh"].items() if size > 1)
     if plan["program"] == "sample":
-        return f"{mesh or 'one chip'}: {_seconds(plan)}; {_verdict(plan)}"
+        return f"{mesh or 'one chip'}: {_format_seconds(plan)}; {_format_fit(plan)}"
     about = f"{mesh or 'one chip'}  {plan['examples']} examples  {plan['remat']}"
     if not plan["fits"]:
         return f"{about}: does not fit, {plan['missing_gib']:.1f} GiB a chip are missing"
@@ -26,10 +26,10 @@ def line(plan: dict[str, Any]) -> str:
     )
 
 
-def words(plan: dict[str, Any]) -> str:
-    """A plan in full."""
+def format_plan(plan: dict[str, Any]) -> str:
+    """Format a plan in full."""
     if plan["program"] == "sample":
-        return edit_words(plan)
+        return format_edit_plan(plan)
     rows = [
         f"{plan['program']} at {plan['size']} px on {plan['slices']} x {plan['topology']}:"
         f" {plan['chips']} chips, mesh {plan['mesh']}",
@@ -41,7 +41,7 @@ def words(plan: dict[str, Any]) -> str:
         rows.append(
             f"Does not fit: a chip would need {used:.2f} GiB and has {there:.2f};"
             f" {plan['missing_gib']:.2f} GiB are missing. Take more chips, fewer --examples, or a"
-            " model.remat that stores less."
+            " model.remat that saves less."
         )
         return "\n".join(rows)
     rows += [
@@ -67,7 +67,7 @@ def words(plan: dict[str, Any]) -> str:
         f"| step | {1000 * plan['estimated_step_seconds']:.4g} |",
         "",
         f"estimated MFU {plan['estimated_mfu']:.1%},"
-        f" {plan['images_per_second_per_chip']:.3f} images a second and chip (a model of time, no"
+        f" {plan['images_per_second_per_chip']:.3f} images a second and chip (a model, not a"
         " measurement)",
     ]
     rows += ["", "| the largest | where | ms |", "|---|---|---|"]
@@ -75,12 +75,12 @@ def words(plan: dict[str, Any]) -> str:
         rows.append(f"| {part.replace('_', ' ')} | {source[-80:]} | {1000 * seconds:.3g} |")
     if plan["kernels_without_cycles"]:
         names = ", ".join(plan["kernels_without_cycles"])
-        rows.append(f"no cycles are known of {names}: counted at the chip's peak")
+        rows.append(f"the cycles of {names} are unknown: estimated at the chip's peak")
     return "\n".join(rows)
 
 
-def edit_words(plan: dict[str, Any]) -> str:
-    """The plan of an edit in full."""
+def format_edit_plan(plan: dict[str, Any]) -> str:
+    """Format the plan of an edit in full."""
     stored = f", blocks in {plan['quantize']}" if plan["quantize"] else ""
     rows = [
         f"an edit at {plan['size']} px on {plan['topology']}: {plan['chips']} chips, mesh"
@@ -96,12 +96,12 @@ def edit_words(plan: dict[str, Any]) -> str:
         seconds = part["estimated_seconds"]
         took = "unknown" if seconds is None else f"{seconds:.3g}"
         rows.append(f"| {name} | {part['working_gib']:.2f} | {took} |")
-    rows += ["", _verdict(plan), f"{_seconds(plan)} (a model of time, no measurement)"]
+    rows += ["", _format_fit(plan), f"{_format_seconds(plan)} (a model of time, not a measurement)"]
     return "\n".join(rows)
 
 
-def _verdict(plan: dict[str, Any]) -> str:
-    """Whether an edit fits, and by how much."""
+def _format_fit(plan: dict[str, Any]) -> str:
+    """Format whether an edit fits, and by how much."""
     said = []
     for where, title in (("resident", "all models on the chips"), ("offloaded", "--offload")):
         gib, available = plan["peak_gib"][where], plan["hbm_available_gib"]
@@ -113,13 +113,13 @@ def _verdict(plan: dict[str, Any]) -> str:
     return "; ".join(said)
 
 
-def _seconds(plan: dict[str, Any]) -> str:
-    """How long an edit may take."""
+def _format_seconds(plan: dict[str, Any]) -> str:
+    """Format the estimated time of an edit."""
     total, steps = plan["estimated_edit_seconds"], plan["steps"]
     if total is None:
         return "its time is not estimated: the sampler does not fit"
     each = 1000 * plan["estimated_step_seconds"]
     return (
         f"{total:.1f} s an edit ({steps} steps of {each:.0f} ms), with --offload"
-        f" {plan['estimated_offload_seconds']:.1f} s more for the weights' way to the chips"
+        f" {plan['estimated_offload_seconds']:.1f} s more to load weights to the chips"
     )

@@ -1,1 +1,1 @@
-"""The first five minutes: photographs, programmed edits, a small encoder and the report."""
+"""The quickstart: a small text encoder, a small autoencoder, held-out edits and the report."""

@@ -1,4 +1,4 @@
-"""How the quickstart's small autoencoder was trained: squared error and a little KL.
+"""Training of the quickstart's small autoencoder, with a squared error and a small KL term.
 
 Legend: B batch, S crop side in pixels, z latent channels.
 """
@@ -21,14 +21,30 @@ from step1x_jax.curation.embedded.plain import PLAIN
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.quickstart import held_out
 
-PICTURE = 128  # side of the crops that training cuts from, in pixels
+PICTURE = 128  # side in pixels of the pictures from which training crops are cut
 EDITS = tuple(PLAIN.values())
-GREY = ("brick", "camera", "coins", "grass", "gravel")  # full of texture; tinted at random
+GREY = (
+    "brick",
+    "camera",
+    "coins",
+    "grass",
+    "gravel",
+)  # grey photographs with much texture; recoloured at random
 
 
 @dataclasses.dataclass
 class AutoencoderTraining:
-    """One stage of training; the learning rate falls linearly to zero over the last `decay`."""
+    """Settings of one training stage.
+
+    Attributes:
+      steps: number of steps.
+      learning_rate: peak learning rate.
+      batch_size: crops in a batch.
+      size: side of the crops in pixels.
+      decay: last fraction of the steps, in which the learning rate falls linearly to zero.
+      kl_weight: weight of the KL term, see `loss_fn`.
+      seed: seed of the crops and of the sampled latents.
+    """
 
     steps: int
     learning_rate: float = 1e-3
@@ -40,11 +56,11 @@ class AutoencoderTraining:
 
 
 def recolour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random channel order, gain, offset and gamma: a dozen photographs are few colours.
+    """Apply random channel order, gain, offset and gamma: a dozen photographs have few colours.
 
     Args:
       image: (S, S, 3) uint8.
-      rng: decides.
+      rng: source of randomness.
 
     Returns:
       (S, S, 3) uint8.
@@ -55,22 +71,22 @@ def recolour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def training_crop(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A crop at the scale of the quickstart's pictures: plain, recoloured, or edited.
+    """Draw a crop at the scale of the quickstart's pictures: unchanged, recoloured or edited.
 
     Args:
-      size: side of the crop, at most PICTURE.
-      rng: decides.
+      size: side of the crop in pixels, at most PICTURE.
+      rng: source of randomness.
 
     Returns:
       (size, size, 3) uint8.
     """
     if rng.random() < 0.15:
-        image = recolour(_square(draw_name(GREY, rng), rng, SMALLEST), rng)
+        image = recolour(_crop_square(draw_name(GREY, rng), rng, SMALLEST), rng)
     else:
         coloured = [
             name for name in read_descriptions() if name not in (*held_out.PHOTOGRAPHS, *GREY)
         ]
-        image = _square(draw_name(coloured, rng), rng, SMALLEST)
+        image = _crop_square(draw_name(coloured, rng), rng, SMALLEST)
         choice = rng.random()
         if choice < 0.35:
             image = recolour(image, rng)
@@ -82,12 +98,15 @@ def training_crop(size: int, rng: np.random.Generator) -> np.ndarray:
     return image[top : top + size, left : left + size]
 
 
-def _square(name: str, rng: np.random.Generator, smallest: float) -> np.ndarray:
+def _crop_square(name: str, rng: np.random.Generator, smallest: float) -> np.ndarray:
     return random_crop(photograph(name), "1x1", PICTURE, rng, smallest)
 
 
-def batches(config: AutoencoderTraining) -> Iterator[np.ndarray]:
-    """Endless batches (B, S, S, 3) float32 in [-1, 1], made one ahead; n alone decides."""
+def crop_batches(config: AutoencoderTraining) -> Iterator[np.ndarray]:
+    """Yield batches (B, S, S, 3) float32 in [-1, 1] without end, prepared one ahead.
+
+    A batch depends only on config.seed and its number.
+    """
 
     def make(step: int) -> np.ndarray:
         rng = np.random.default_rng((config.seed, step))
@@ -104,16 +123,16 @@ def batches(config: AutoencoderTraining) -> Iterator[np.ndarray]:
 def loss_fn(
     params: nnx.State, graph: nnx.GraphDef, images: jax.Array, key: jax.Array, kl_weight: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean squared error of a decoded posterior sample plus the weighted KL to N(0, 1).
+    """Compute the squared error of a decoded posterior sample plus the weighted KL to N(0, 1).
 
-    The KL is what keeps latents small and the decoder calm about small errors of the DiT.
+    The KL term keeps latents small and makes the decoder robust to small errors of the transformer.
 
     Args:
-      params: of the autoencoder.
+      params: the autoencoder's parameters.
       graph: its graph definition.
       images: (B, S, S, 3) float32 in [-1, 1].
-      key: for the sample.
-      kl_weight: nats of a latent against squared error of a colour value.
+      key: random key of the sample.
+      kl_weight: weight of the KL per latent value (nats) to the squared error per colour value.
 
     Returns:
       The loss and the mean squared error, float32 scalars.
@@ -127,16 +146,16 @@ def loss_fn(
     return error + kl_weight * kl, error
 
 
-def train(
+def train_autoencoder(
     model: Autoencoder, config: AutoencoderTraining, report: Callable[[int, float, nnx.State], None]
 ) -> nnx.State:
-    """Runs one stage.
+    """Train for one stage.
 
     Args:
-      model: where to start.
+      model: the initial model.
       config: the stage.
-      report: called after every step with the step's number, its mean squared error and the
-        parameters.
+      report: called after every step with the number of completed steps, the mean squared error
+        and the parameters.
 
     Returns:
       The trained parameters.
@@ -162,21 +181,22 @@ def train(
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, error
 
-    stream = batches(config)
+    batches = crop_batches(config)
     for step in range(config.steps):
-        params, opt_state, error = step_fn(params, opt_state, next(stream), np.int32(step))
+        params, opt_state, error = step_fn(params, opt_state, next(batches), np.int32(step))
         report(step + 1, float(error), params)
     return params
 
 
 def whiten(model: Autoencoder, images: np.ndarray) -> None:
-    """Makes the latents of `images` white by a linear map that the convolutions beside take in.
+    """Whiten the latents of `images` by a linear map folded into the adjacent convolutions.
 
-    A DiT learns white latents several times faster. What the decoder sees is unchanged but at the
-    border, where its zero padding now stands for the mean; a short further stage mends that.
+    A transformer learns white latents several times faster. The decoder's input is unchanged
+    except at the border, where zero padding now represents the mean; a short further training
+    stage corrects that.
 
     Args:
-      model: changed in place.
+      model: modified in place.
       images: (B, S, S, 3) float32 in [-1, 1].
     """
     mean, _ = nnx.jit(Autoencoder.moments)(model, jnp.asarray(images))
@@ -189,7 +209,7 @@ def whiten(model: Autoencoder, images: np.ndarray) -> None:
 
     out, into = model.encoder.conv_out, model.decoder.conv_in
     assert out.bias is not None
-    assert into.bias is not None  # nnx.Conv could be without
+    assert into.bias is not None  # nnx.Conv may have no bias
     kernel, bias = np.array(out.kernel[...], np.float64), np.array(out.bias[...], np.float64)
     kernel[..., :z] = kernel[..., :z] @ forward
     bias[:z] = forward @ (bias[:z] - centre)
@@ -202,13 +222,13 @@ def whiten(model: Autoencoder, images: np.ndarray) -> None:
     into.bias[...] = jnp.float32(bias)
 
 
-def psnr_held_out(model: Autoencoder) -> dict[str, float]:
-    """Mean PSNR in dB of the reconstructed fixed crops, per photograph that no stage trains on."""
+def evaluate_psnr(model: Autoencoder) -> dict[str, float]:
+    """Compute the mean PSNR in dB of reconstructed crops, by held-out photograph."""
     reconstruct = nnx.jit(lambda model, x: model.decode(model.encode(x)))
     figures = {}
     for name in held_out.PHOTOGRAPHS:
         rng = np.random.default_rng(0)  # the same crops in every evaluation
-        images = np.stack([_square(name, rng, WHOLE) for _ in range(4)])
+        images = np.stack([_crop_square(name, rng, WHOLE) for _ in range(4)])
         crops = images.astype(np.float32) / 127.5 - 1
         decoded = np.clip(np.asarray(reconstruct(model, crops)), -1, 1)
         mse = np.mean((decoded - crops) ** 2, axis=(1, 2, 3))

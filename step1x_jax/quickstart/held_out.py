@@ -1,6 +1,6 @@
-"""The edits that the quickstart is scored on: those of photographs that no training saw.
+"""The held-out edits of the quickstart, made from photographs that are not trained on.
 
-They are the list held_out.jsonl that launch.curate export writes for configs/curate_quickstart.py.
+launch.curate export writes them as held_out.jsonl for configs/curate_quickstart.py.
 """
 
 import dataclasses
@@ -13,19 +13,19 @@ from step1x_jax.errors import UserError
 from step1x_jax.json_files import build, parse_json
 
 FILE = "held_out.jsonl"
-PHOTOGRAPHS = ("chelsea", "china")  # no stage of training, the autoencoder's included, sees them
+PHOTOGRAPHS = ("chelsea", "china")  # used in no training stage, including the autoencoder's
 LANGUAGES = ("en", "cn")
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutEdit:
-    """One edit.
+    """One held-out edit.
 
     Attributes:
-      crop: which crop of a photograph it changes: its digest.
+      crop: SHA-256 of the crop of a photograph that is edited.
       kind: name of the plain edit (curation/embedded/plain.py).
       language: "en" or "cn".
-      instruction: in that language.
+      instruction: the instruction in that language.
       source: path of the crop.
       target: path of the true edit.
     """
@@ -39,13 +39,13 @@ class HeldOutEdit:
 
 
 def read_held_out(folder: epath.PathLike) -> list[HeldOutEdit]:
-    """The edits of a list in order, each in one language: these alternate over crops and kinds.
+    """Read the edits of a list in order, each in one language, alternating by crop and kind.
 
     Args:
-      folder: with FILE and the pictures that it names.
+      folder: the folder of FILE and the pictures.
 
     Raises:
-      UserError: there is no list, or a line of it is not as launch.curate writes it.
+      UserError: there is no list, or a line does not have the format of launch.curate.
     """
     folder = epath.Path(folder)
     path = folder / FILE
@@ -78,7 +78,7 @@ def _read_lines(path: epath.Path) -> Iterator[HeldOutEdit]:
             }
         except (KeyError, AttributeError) as e:
             raise UserError(
-                f"{where} is not as launch.curate export writes it ({e}); remove the folder, and"
-                " export again."
+                f"{where} does not have the format of launch.curate export ({e}); remove the folder"
+                " and export again."
             ) from e
         yield build(HeldOutEdit, values, where)

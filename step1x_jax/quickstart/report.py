@@ -1,10 +1,9 @@
-"""How good the quickstart's edits are, next to what would be easy and what is possible.
+"""Score the quickstart's edits against baselines and an upper bound.
 
-PSNR alone proves little: a model that ignores the picture gains decibels too. So each edit is
-compared with the untouched source (no edit), with the mean of all true edits of its kind and shape
-(the edit without the photograph) and with the autoencoder's reconstruction of the true edit (the
-most that a model in its latents can reach), and it is asked which of all true edits of its shape it
-looks like.
+PSNR alone says little, because a model that ignores the picture also gains some decibels. Each edit
+is therefore compared with two baselines, the unedited source and the mean of all true edits of the
+same kind and shape ("photo-blind"), and with an upper bound, the autoencoder's reconstruction of
+the true edit. In addition the nearest of all true edits of its shape is determined.
 
 Legend: N edits, H height, W width.
 """
@@ -16,24 +15,25 @@ import numpy as np
 
 from step1x_jax.quickstart.held_out import HeldOutEdit
 
-# Equal pictures would have an infinite PSNR, which is no number in JSON.
+# Equal pictures have an infinite PSNR, which JSON cannot represent.
 HIGHEST_PSNR = 100.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
-    """One edit's figures. PSNRs are in dB and against the true edit.
+class EditScore:
+    """Scores of one edit. PSNRs are in dB against the true edit.
 
     Attributes:
-      crop: Which was edited.
-      kind: Name of the kind of edit.
-      instruction: What was asked.
-      psnr_source: Of the untouched source.
-      psnr_edited: Of the model's output.
-      psnr_photo_blind: Of the mean of the kind's true edits of this shape, this one included.
-      psnr_autoencoder: Of the autoencoder's reconstruction of the true edit.
-      right_photo: Of all true edits of this shape, the nearest to the output is of the same crop.
-      right_kind: The nearest is of the same kind.
+      crop: the edited crop.
+      kind: name of the kind of edit.
+      instruction: the instruction.
+      psnr_source: PSNR of the unedited source.
+      psnr_edited: PSNR of the model's output.
+      psnr_photo_blind: PSNR of the mean of the true edits of this kind and shape (this one
+        included).
+      psnr_autoencoder: PSNR of the autoencoder's reconstruction of the true edit.
+      right_photo: whether the true edit nearest to the output has the same crop.
+      right_kind: whether the true edit nearest to the output has the same kind.
     """
 
     crop: str
@@ -48,11 +48,11 @@ class Score:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio over height, width and colours.
+    """Compute the peak signal-to-noise ratio over height, width and colours.
 
     Args:
       a: (..., H, W, 3), values from 0 to 255.
-      b: Of the same shape.
+      b: the same shape and range.
 
     Returns:
       (...) float64 in dB, at most `HIGHEST_PSNR`.
@@ -63,11 +63,11 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def photo_blind(targets: np.ndarray, kinds: Sequence[str]) -> np.ndarray:
-    """What is known about an edit without its photograph: the mean of the kind's true edits.
+    """Average the true edits of each kind: the baseline that knows the kind but not the photograph.
 
     Args:
-      targets: True edits of one shape (N, H, W, 3) uint8.
-      kinds: Of each.
+      targets: true edits of one shape, (N, H, W, 3) uint8.
+      kinds: kind of each, N.
 
     Returns:
       (N, H, W, 3) float64, equal for edits of one kind.
@@ -77,8 +77,8 @@ def photo_blind(targets: np.ndarray, kinds: Sequence[str]) -> np.ndarray:
     return np.stack([means[kind] for kind in kinds])
 
 
-def nearest(pictures: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Which true edit each picture resembles most, by squared error.
+def find_nearest(pictures: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Find the true edit that is nearest to each picture by squared error.
 
     Args:
       pictures: (N, H, W, 3) uint8.
@@ -89,59 +89,59 @@ def nearest(pictures: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """
     a = pictures.reshape(len(pictures), -1).astype(np.float64)
     b = targets.reshape(len(targets), -1).astype(np.float64)
-    # |a - b|^2 without |a|^2, which is the same for all b. Exact: whole numbers below 2^53.
+    # |a - b|^2 without |a|^2, which is the same for all b. Exact: all integers are below 2^53.
     return np.argmin((b**2).sum(axis=1) - 2 * a @ b.T, axis=1)
 
 
-def score(
+def score_edits(
     edits: Sequence[HeldOutEdit],
     sources: Sequence[np.ndarray],
     targets: Sequence[np.ndarray],
     edited: Sequence[np.ndarray],
     reconstructed: Sequence[np.ndarray],
-) -> list[Score]:
-    """Compares the model's outputs with the true edits.
+) -> list[EditScore]:
+    """Score the model's outputs against the true edits.
 
     Args:
-      edits: What was asked, N.
-      sources: N pictures (H, W, 3) uint8; shapes may differ from edit to edit.
-      targets: The true edits, of the same shapes.
-      edited: The model's outputs, likewise.
-      reconstructed: The true edits through the autoencoder, likewise.
+      edits: the N edits.
+      sources: N pictures (H, W, 3) uint8; shapes may differ between edits.
+      targets: the true edits, with the same shapes.
+      edited: the model's outputs, with the same shapes.
+      reconstructed: the autoencoder's reconstructions of `targets`, with the same shapes.
 
     Returns:
       N scores.
     """
-    scores: dict[int, Score] = {}
+    scores: dict[int, EditScore] = {}
     for shape in dict.fromkeys(picture.shape for picture in targets):
         chosen = [i for i, picture in enumerate(targets) if picture.shape == shape]
         of_shape = [
             np.stack([pictures[i] for i in chosen])
             for pictures in (sources, targets, edited, reconstructed)
         ]
-        scores |= zip(chosen, _score_shape([edits[i] for i in chosen], *of_shape), strict=True)
+        scores |= zip(chosen, _score_same_shape([edits[i] for i in chosen], *of_shape), strict=True)
     return [scores[i] for i in range(len(edits))]
 
 
-def _score_shape(
+def _score_same_shape(
     edits: Sequence[HeldOutEdit],
     sources: np.ndarray,
     targets: np.ndarray,
     edited: np.ndarray,
     reconstructed: np.ndarray,
-) -> list[Score]:
-    """`score` of pictures (N, H, W, 3) of one shape."""
+) -> list[EditScore]:
+    """Score edits whose pictures (N, H, W, 3) have the same shape."""
     blind = photo_blind(targets, [edit.kind for edit in edits])
     figures = zip(
         psnr(sources, targets),
         psnr(edited, targets),
         psnr(blind, targets),
         psnr(reconstructed, targets),
-        nearest(edited, targets),
+        find_nearest(edited, targets),
         strict=True,
     )
     return [
-        Score(
+        EditScore(
             crop=edit.crop,
             kind=edit.kind,
             instruction=edit.instruction,
@@ -158,17 +158,17 @@ def _score_shape(
     ]
 
 
-def mean_gain(scores: Sequence[Score]) -> float:
-    """Mean over the edits of output's PSNR minus untouched source's, in dB."""
+def mean_gain(scores: Sequence[EditScore]) -> float:
+    """Compute the mean gain in dB: PSNR of the output minus PSNR of the unedited source."""
     return float(np.mean([s.psnr_edited - s.psnr_source for s in scores]))
 
 
-def to_json(scores: Sequence[Score], seconds: float) -> dict:
-    """The content of report.json.
+def to_json(scores: Sequence[EditScore], seconds: float) -> dict:
+    """Build the content of report.json.
 
     Args:
-      scores: Of all edits.
-      seconds: What the whole quickstart took, without installing packages.
+      scores: scores of all edits.
+      seconds: duration of the quickstart without installing packages.
 
     Returns:
       {"edits": [...], "mean_gain_db", "seconds"}.
@@ -180,21 +180,21 @@ def to_json(scores: Sequence[Score], seconds: float) -> dict:
     }
 
 
-def table(scores: Sequence[Score]) -> str:
-    """The scores as text: a line per kind, then the means.
+def format_table(scores: Sequence[EditScore]) -> str:
+    """Format the scores as text: a line per kind, then the mean over all edits.
 
-    `gain`, `photo-blind` and `ceiling` are in dB above the untouched source.
+    `gain`, `photo-blind` and `ceiling` are in dB above the unedited source.
     """
     head = f"{'kind':<14}{'source':>8}{'edited':>8}{'gain':>7}{'photo-blind':>13}{'ceiling':>9}"
     head += f"{'right photo':>13}{'right kind':>12}"
     kinds = list(dict.fromkeys(s.kind for s in scores))
     groups = [(kind, [s for s in scores if s.kind == kind]) for kind in kinds]
-    lines = [_line(name, group) for name, group in [*groups, ("all", scores)]]
+    lines = [_format_line(name, group) for name, group in [*groups, ("all", scores)]]
     return "\n".join([head, *lines[:-1], "-" * len(head), lines[-1]])
 
 
-def _line(name: str, scores: Sequence[Score]) -> str:
-    """One line of the table."""
+def _format_line(name: str, scores: Sequence[EditScore]) -> str:
+    """Format one line of the table."""
     source = np.mean([s.psnr_source for s in scores])
     edited = np.mean([s.psnr_edited for s in scores])
     blind = np.mean([s.psnr_photo_blind for s in scores])

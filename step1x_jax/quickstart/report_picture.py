@@ -1,6 +1,6 @@
-"""The quickstart's one picture: source, instruction, edited, true edit; and the loss curve.
+"""Draw the quickstart's report: source, instruction, edited, true edit; and the loss curve.
 
-matplotlib is imported here alone, and only when a picture is drawn.
+matplotlib is imported only here, and only when the report is drawn.
 """
 
 import textwrap
@@ -13,15 +13,15 @@ from step1x_jax.errors import UserError
 from step1x_jax.quickstart.held_out import HeldOutEdit
 
 COLUMNS = ("source", "instruction", "edited", "true edit")
-SMOOTHED_OVER = 0.1  # of the curve's points: the loss of a batch says little by itself
+SMOOTHED_OVER = 0.1  # fraction of the curve's points in the moving average
 
 
-def examples(edits: Sequence[HeldOutEdit], *, chinese: bool) -> list[int]:
-    """Chooses one edit of every kind, going round the crops.
+def choose_examples(edits: Sequence[HeldOutEdit], *, chinese: bool) -> list[int]:
+    """Choose one edit of each kind, rotating through the crops.
 
     Args:
-      edits: All edits.
-      chinese: Two of four kinds are shown with a Chinese instruction, where there is one.
+      edits: all edits.
+      chinese: show two of every four kinds with a Chinese instruction if there is one.
 
     Returns:
       Indices into `edits`, one per kind in order of first appearance.
@@ -30,15 +30,15 @@ def examples(edits: Sequence[HeldOutEdit], *, chinese: bool) -> list[int]:
     kinds = list(dict.fromkeys(edit.kind for edit in edits))
     for number, kind in enumerate(kinds):
         own = [i for i, edit in enumerate(edits) if edit.kind == kind]
-        start = (7 * number) % len(own)  # of 2 x 6 crops: photographs and shapes in turn
-        turned = own[start:] + own[:start]
-        language = "cn" if chinese and number // 2 % 2 else "en"  # crops have both in turn
-        matching = [i for i in turned if edits[i].language == language]
-        chosen.append((matching or turned)[0])
+        start = (7 * number) % len(own)  # of 2 x 6 crops: photographs and shapes alternate
+        rotated = own[start:] + own[:start]
+        language = "cn" if chinese and number // 2 % 2 else "en"  # crops alternate between both
+        matching = [i for i in rotated if edits[i].language == language]
+        chosen.append((matching or rotated)[0])
     return chosen
 
 
-def draw(
+def draw_report(
     file: IO[bytes],
     edits: Sequence[HeldOutEdit],
     sources: Sequence[np.ndarray],
@@ -47,19 +47,19 @@ def draw(
     curve: Sequence[dict[str, float]],
     title: str,
 ) -> str | None:
-    """Draws the picture.
+    """Draw the report as a PNG.
 
     Args:
-      file: Where the PNG goes.
-      edits: All N edits.
+      file: receives the PNG.
+      edits: all N edits.
       sources: N pictures (H, W, 3) uint8.
-      targets: The true edits, likewise.
-      edited: The model's outputs, likewise.
-      curve: The run's metrics, dictionaries with step and loss; empty for no curve.
-      title: One line above everything.
+      targets: the true edits, likewise.
+      edited: the model's outputs, likewise.
+      curve: the run's metrics, dictionaries with step and loss; empty: no curve.
+      title: one line at the top.
 
     Returns:
-      What the picture could not show, or None.
+      A note on what could not be shown, or None.
 
     Raises:
       UserError: matplotlib is missing.
@@ -70,17 +70,17 @@ def draw(
     except ImportError as e:
         raise UserError('the report needs matplotlib: pip install "step1x_jax[quickstart]"') from e
     characters = {c for edit in edits if edit.language == "cn" for c in edit.instruction}
-    font = font_with(characters)
-    chosen = examples(edits, chinese=font is not None)
+    font = find_font(characters)
+    chosen = choose_examples(edits, chinese=font is not None)
 
     half = (len(chosen) + 1) // 2
     width = 11.2 + (3.8 if curve else 0)
     figure = Figure(figsize=(width, 1.35 * half + 0.75), dpi=110, layout="constrained")
     figure.suptitle(title, fontsize=11)
     widths = [1, 1, 0.68] if curve else [1, 1]
-    parts = figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0]
-    for part, group in zip(parts, (chosen[:half], chosen[half:]), strict=False):
-        axes = part.subplots(half, len(COLUMNS), squeeze=False)
+    subfigures = figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0]
+    for subfigure, group in zip(subfigures, (chosen[:half], chosen[half:]), strict=False):
+        axes = subfigure.subplots(half, len(COLUMNS), squeeze=False)
         for axis in axes.flat:
             axis.axis("off")
         for axis, name in zip(axes[0], COLUMNS, strict=True):
@@ -99,32 +99,32 @@ def draw(
                 0.5, 0.5, text, ha="center", va="center", fontsize=9, fontproperties=properties
             )
     if curve:
-        _draw_curve(parts[2].subplots(), curve)
+        _draw_curve(subfigures[2].subplots(), curve)
     figure.savefig(file, format="png")
     if font is None and characters:
         return "no font with Chinese characters was found: the picture shows English instructions"
     return None
 
 
-def font_with(characters: set[str]) -> str | None:
-    """The file of an installed font that has all these characters, None if there is none."""
+def find_font(characters: set[str]) -> str | None:
+    """Find the file of an installed font with all these characters; None if there is none."""
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
     codes = {ord(c) for c in characters if not c.isspace()}
     for path in sorted({entry.fname for entry in font_manager.fontManager.ttflist}):
-        if "LastResort" in path:  # has all characters, as boxes
+        if "LastResort" in path:  # draws every character as a box
             continue
         try:
             if codes <= FT2Font(path).get_charmap().keys():
                 return path
-        except (OSError, RuntimeError):  # removed since matplotlib listed it, or damaged
+        except (OSError, RuntimeError):  # damaged, or removed after matplotlib listed it
             continue
     return None
 
 
-def smooth(losses: np.ndarray, points: int) -> np.ndarray:
-    """Mean over the last `points` values (fewer at the start): (N,) -> (N,)."""
+def trailing_mean(losses: np.ndarray, points: int) -> np.ndarray:
+    """Average the last `points` values (fewer at the start): (N,) -> (N,) float64."""
     sums = np.concatenate([[0.0], np.cumsum(losses, dtype=np.float64)])
     ends = np.arange(1, len(losses) + 1)
     starts = np.maximum(ends - points, 0)
@@ -132,14 +132,14 @@ def smooth(losses: np.ndarray, points: int) -> np.ndarray:
 
 
 def _draw_curve(axis: Any, curve: Sequence[dict[str, float]]) -> None:
-    """The loss, as logged and smoothed."""
+    """Draw the loss as logged and smoothed."""
     steps = [row["step"] for row in curve]
     losses = np.array([row["loss"] for row in curve])
     points = max(1, round(SMOOTHED_OVER * len(losses)))
     axis.plot(steps, losses, color="0.8", label="as logged")
-    axis.plot(steps, smooth(losses, points), color="C0", label="smoothed")
+    axis.plot(steps, trailing_mean(losses, points), color="C0", label="smoothed")
     axis.set(xlabel="step", title="training loss")
-    # The first losses are several times the rest and would flatten all that matters.
+    # The first losses are several times larger than the rest and would flatten the curve.
     axis.set_ylim(0.95 * losses.min(), 1.05 * np.quantile(losses, 0.97))
     axis.legend()
     axis.grid(alpha=0.3)

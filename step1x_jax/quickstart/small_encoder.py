@@ -1,9 +1,8 @@
-"""A small Qwen2.5-VL of the real class with random weights, for the quickstart.
+"""A small Qwen2.5-VL with random weights as the text encoder of the quickstart.
 
-It stands where the release has Qwen2.5-VL-7B: the same classes read the same prompt, but in a
-millisecond, and nothing was learned. That is enough for the quickstart's instructions, because
-random features still tell words apart; it is no language model and understands nothing else. What
-it cannot do is carry over from one phrasing to another that shares no words with it.
+It replaces the release's Qwen2.5-VL-7B: the same classes read the same prompt in a millisecond. Its
+weights are not trained. Random features distinguish words, which is enough for the quickstart's
+instructions. It does not generalize to a paraphrase that shares no words with them.
 
 The result is an ordinary Hugging Face folder.
 """
@@ -42,19 +41,19 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 
-# How Qwen cuts text before merging bytes: English contractions, a word with at most one mark before
-# it, single digits, runs of marks, line ends, spaces.
-PIECES = (
+# Qwen's pre-tokenizer: English contractions, a word with at most one leading punctuation mark,
+# single digits, runs of punctuation, line ends, spaces.
+PRE_TOKENIZER_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-VOCABULARY = 1400  # at most; training stops earlier when every word is one token
+VOCABULARY = 1400  # maximum; training ends earlier if every word is one token
 
 HIDDEN = 128
 PATCH = 14
 MERGE = 2
-MIN_PIXELS = 4 * 28 * 28  # a 128 px picture becomes 25 tokens; the release's limit would make 256
+MIN_PIXELS = 4 * 28 * 28  # a picture of 128 px has 25 tokens; with the release's limit 256
 MAX_PIXELS = 324 * 28 * 28
 
 TOKENIZER_CONFIG = {
@@ -76,46 +75,45 @@ PREPROCESSOR_CONFIG = {
 }
 
 SEED = 0
-# Scales of the random weights, relative to one over the square root of the fan-in. What a layer
-# adds is smaller than what it adds to, so that a word stays recognisable at its own place; large
-# queries and keys let attention choose; pictures differ less than instructions, of which the mean
-# over all tokens would otherwise show nothing.
+# Scales of the random weights relative to 1 / sqrt(fan-in). Small residual branches keep a word
+# recognizable at its position. Large queries and keys make attention selective. Small picture
+# features keep the mean over all tokens from being dominated by the picture.
 RESIDUAL_SCALE = 0.7
 QUERY_KEY_SCALE = 2.0
 PICTURE_SCALE = 0.1
 
 
 def template_texts() -> list[str]:
-    """The constant texts of the published prompt, without its special tokens.
+    """Return the constant texts of the published prompt, without its special tokens.
 
-    Also cut behind the prefix, where the first hidden states are dropped: no merge may span it.
+    They are also split after the prefix, whose hidden states are dropped: no merge may span it.
     """
-    parts = (
+    texts = (
         CHAT_START,
         CHAT_BEFORE_IMAGE.removeprefix(CHAT_START),
         CHAT_AFTER_INSTRUCTION,
     )
-    return [text for part in parts for text in re.split(r"<\|\w+\|>", part) if text]
+    return [piece for text in texts for piece in re.split(r"<\|\w+\|>", text) if piece]
 
 
 def train_tokenizer() -> Tokenizer:
-    """Byte-level BPE, as Qwen's, with merges for the prompt and the quickstart's instructions.
+    """Train a byte-level BPE tokenizer like Qwen's on the prompt and the quickstart's instructions.
 
-    Ids: bytes first (0 is "!", as in Qwen's vocabulary), then merges, then the special tokens.
-    Every call gives the same tokenizer.
+    Order of ids: bytes (0 is "!", as in Qwen's vocabulary), merges, special tokens. The result is
+    deterministic.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PRE_TOKENIZER_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     phrasings = [text for wordings in PLAIN_TEMPLATES.values() for text in wordings["en"]]
-    # Chinese has no spaces between words. Cut into characters, each becomes a token and no phrase
-    # does, so that other phrasings share tokens with these.
+    # Chinese has no spaces between words. Split into characters, no phrase becomes a single token,
+    # so that paraphrases share tokens.
     phrasings += [
         character for wordings in PLAIN_TEMPLATES.values() for character in "".join(wordings["cn"])
     ]
@@ -124,14 +122,14 @@ def train_tokenizer() -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Instructions count more: their words should be whole before the template's are.
+    # Instructions have a higher weight, so that their words become single tokens first.
     tokenizer.train_from_iterator(template_texts() * 2 + phrasings * 3, trainer)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer
 
 
 def model_config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of config.json: two language layers, two vision layers."""
+    """Build the content of config.json, with two language layers and two vision layers."""
     ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
@@ -174,24 +172,24 @@ def model_config(tokenizer: Tokenizer) -> dict[str, Any]:
         "video_token_id": ids["<|video_pad|>"],
         "vision_start_token_id": ids["<|vision_start|>"],
         "vision_end_token_id": ids["<|vision_end|>"],
-        "tie_word_embeddings": True,  # no text is generated, so the second table would be idle
+        "tie_word_embeddings": True,  # no text is generated, so an output head would be unused
     }
 
 
 def random_weight(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    """Random values for one parameter of the model.
+    """Draw random values for one parameter of the model.
 
     Args:
-      name: The parameter's name in the published file.
-      shape: Its shape; matrices are (out, in).
-      generator: Source of randomness.
+      name: the parameter's name in the published file.
+      shape: its shape; matrices are (out, in).
+      generator: source of randomness.
 
     Returns:
       float32 of that shape.
     """
     values = generator.standard_normal(shape, dtype=np.float32)
     if name.endswith(("embed_tokens.weight", "merger.mlp.2.bias")):
-        return values  # the bias is what all picture tokens share
+        return values  # the bias marks all picture tokens alike
     if name.endswith("bias"):
         return np.zeros(shape, np.float32)
     if len(shape) == 1:  # the scales of the norms
@@ -206,11 +204,11 @@ def random_weight(name: str, shape: tuple[int, ...], generator: np.random.Genera
     return values
 
 
-def write(folder: epath.PathLike) -> None:
-    """Makes the encoder and writes it as a Hugging Face folder, weights in bfloat16.
+def write_encoder(folder: epath.PathLike) -> None:
+    """Make the encoder and write it as a Hugging Face folder with weights in bfloat16.
 
     Args:
-      folder: Where to; one that exists is replaced when the new one is complete.
+      folder: the folder to write; an existing one is replaced once the new one is complete.
     """
     tokenizer = train_tokenizer()
     config = model_config(tokenizer)

@@ -1,8 +1,8 @@
-"""Everything one training run is made of, as plain dataclasses.
+"""The config of a training run as plain dataclasses.
 
-A file in configs/ returns a TrainConfig; command-line flags override its fields; `validate` checks
-the result (names and types by json_files.py, values by each section); config_file.py writes it
-beside the run and reads it back.
+A file in configs/ returns a TrainConfig and command-line flags override its fields. `validate`
+checks names and types (json_files.py) and the values of each section. config_file.py writes the
+config to the run's folder and reads it back.
 """
 
 import dataclasses
@@ -32,27 +32,28 @@ SCHEDULES = ("constant", "linear")
 class OptimizerConfig:
     """AdamW or Adafactor (see optimizer.py). The paper trains at a constant 1e-5.
 
-    Bytes a parameter: 4 for itself (2 with model.param_dtype "bfloat16"), 4 or 2 for the gradient,
-    8 or 4 for the moments of AdamW, next to none for those of Adafactor.
+    Bytes per parameter: 4 for the parameter (2 with model.param_dtype "bfloat16"), 4 or 2 for the
+    gradient, and 8 or 4 for AdamW's moments. Adafactor's moments need almost none.
     """
 
-    name: str = "adamw"  # or "adafactor", which has no first moment and factors the second
-    moment_dtype: str = "float32"  # of AdamW's; or "bfloat16", rounded by chance (precision.py)
-    # Of the gradient while it is held, and summed over microbatches; "bfloat16" halves it.
+    name: str = "adamw"  # or "adafactor": no first moment, factored second moment
+    # AdamW's moments: "float32", or "bfloat16" with stochastic rounding (step/precision.py).
+    moment_dtype: str = "float32"
+    # The gradient in memory and its sum over microbatches; "bfloat16" halves its size.
     gradient_dtype: str = "float32"
     learning_rate: Positive = 1e-5
     b1: Fraction = 0.9
     b2: Fraction = 0.999
     eps: Positive = 1e-8
-    weight_decay: NotNegative = 0.0  # of all parameters, times the learning rate
-    clip_norm: NotNegative = 1.0  # largest global norm of the gradient; 0: no clipping
-    schedule: str = "constant"  # or "linear": flat, then linearly down to zero
+    weight_decay: NotNegative = 0.0  # decoupled, on all parameters, scaled by the learning rate
+    clip_norm: NotNegative = 1.0  # maximum global gradient norm; 0: no clipping
+    schedule: str = "constant"  # or "linear": constant, then linear decay to zero
     warmup_steps: Count = 0
-    flat_fraction: Fraction = 0.0  # "linear": the part of all steps before the fall begins
-    # Moving average of what is trained, float32, kept beside it; held-out edits are evaluated with
-    # it. 0: none. Its first value is the start of the run; the decay has no warm-up. After n steps
-    # the start still has the weight ema_decay^n: with 0.999, 37 % after 1000 steps and 0.7 % after
-    # 5000. So take one for which 5 / (1 - ema_decay) is less than training.steps.
+    flat_fraction: Fraction = 0.0  # "linear": fraction of all steps before the decay begins
+    # Exponential moving average (EMA) of the trained parameters in float32, also used to evaluate
+    # the held-out edits. 0: no average. It starts at the initial parameters and has no warm-up, so
+    # after n steps these still have the weight ema_decay^n: with 0.999, 37 % after 1000 steps and
+    # 0.7 % after 5000. Choose a value with 5 / (1 - ema_decay) below training.steps.
     ema_decay: Fraction = 0.0
 
     def validate(self) -> None:
@@ -81,15 +82,15 @@ class OptimizerConfig:
 
 @dataclasses.dataclass
 class TrainingConfig:
-    """How long, from where, and how often to report."""
+    """Length, start and reporting of the run."""
 
     steps: Annotated[int, Meta(ge=0, lt=1 << 31)] = 10_000  # counted in int32
-    # Parts of data.batch_size that go through the model one after another.
+    # Number of microbatches into which data.batch_size is split (gradient accumulation).
     accumulate: Annotated[int, Meta(ge=1, le=1 << 16)] = 1
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
     log_every: Count = 10  # steps between two rows of metrics
-    profile_at: Count = 0  # the first of some steps that the profiler traces; 0: none
-    start_from: str = ""  # weights of any form, see weights/open.py; "": random weights
+    profile_at: Count = 0  # first of the steps that the profiler traces; 0: none
+    start_from: str = ""  # weights in any format, see weights/open.py; "": random weights
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
@@ -102,10 +103,10 @@ class TrainingConfig:
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """Checkpoints of parameters, optimizer state, step and config together."""
+    """How often checkpoints are written and how many are kept."""
 
-    every: Count = 1000  # steps between two checkpoints; the last step always has one
-    keep: Count = 3  # how many of the newest to keep
+    every: Count = 1000  # steps between checkpoints; the last step always gets one
+    keep: Count = 3  # number of newest checkpoints to keep
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
@@ -115,18 +116,17 @@ class CheckpointConfig:
 
 @dataclasses.dataclass
 class HeldOutConfig:
-    """Edits that are not trained on, looked at every so many steps; see held_out.py.
+    """Evaluation on edits that are not trained on; see monitoring/held_out.py.
 
-    With optimizer.ema_decay, loss and pictures are of the moving average, else of the parameters.
+    With optimizer.ema_decay the moving average is evaluated, otherwise the parameters.
     """
 
-    path: str = ""  # a folder that launch.precompute made; "": none
-    every: Count = 500  # steps
-    batches: Annotated[int, Meta(ge=0, le=1 << 20)] = (
-        4  # that the loss is taken of, as large as those of training
-    )
-    times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)  # between picture (0) and noise (1)
-    pictures: Annotated[int, Meta(ge=0, le=4096)] = 0  # edits sampled for a picture; 0: none
+    path: str = ""  # a folder written by launch.precompute; "": no evaluation
+    every: Count = 500  # steps between evaluations
+    # Batches, of the training batch size, over which the loss is averaged.
+    batches: Annotated[int, Meta(ge=0, le=1 << 20)] = 4
+    times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)  # timesteps; 0 is the picture, 1 is noise
+    pictures: Annotated[int, Meta(ge=0, le=4096)] = 0  # edits that are sampled; 0: none
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
@@ -134,7 +134,7 @@ class HeldOutConfig:
         for name, fine, advice in (
             ("every", self.every > 0, "use a positive number"),
             ("batches", self.batches > 0, "use a positive number"),
-            ("times", times, "use some numbers from above 0 to 1"),
+            ("times", times, "use one or more numbers above 0 and at most 1"),
             ("pictures", self.pictures >= 0, "use 0 (none) or more"),
         ):
             require(fine, f"held_out.{name}", getattr(self, name), advice)
@@ -142,11 +142,11 @@ class HeldOutConfig:
 
 @dataclasses.dataclass
 class TrainConfig:
-    """One training run: of all parameters or, with lora.rank, of adapters alone.
+    """One training run, of all parameters or, with lora.rank, of adapters only.
 
-    `sampling`, `autoencoder` (a file or folder) and `encoder` are not used while training: they
-    travel with the run, so that launch.edit needs its folder alone. They say what the data was made
-    with.
+    Training does not use `sampling`, `autoencoder` (a file or folder) and `encoder`. They are
+    stored with the run, so that launch.edit needs only its folder. `autoencoder` and `encoder` name
+    the models with which the data was encoded.
     """
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -163,7 +163,7 @@ class TrainConfig:
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for values that cannot be trained with."""
+        """Raises UserError, naming the field, for values that no run can use."""
         check_fields(self, "the config")
         for field in dataclasses.fields(self):
             section: Any = getattr(self, field.name)
@@ -171,15 +171,15 @@ class TrainConfig:
                 section.validate()
         if self.optimizer.gradient_dtype == "bfloat16":
             fine = self.model.dtype == "bfloat16"
-            advice = "it is the precision of the computation's: set model.dtype to 'bfloat16', too"
+            advice = "gradients are computed in model.dtype: set that to 'bfloat16' as well"
             require(fine, "optimizer.gradient_dtype", "bfloat16", advice)
         if self.lora.rank:
-            advice = "adapters need weights to be added to: name a run's folder or a released file"
+            advice = "adapters need base weights: give a run's folder or a released file"
             require(bool(self.training.start_from), "training.start_from", "", advice)
 
 
-# What may change when a run is resumed: how long and where it runs and what it tells, not what is
-# trained on what. (More steps stretch a "linear" schedule; the mesh changes rounding.)
+# Fields that may change when a run is resumed: its length, hardware and reporting, but not what is
+# trained on which data. (More steps stretch a "linear" schedule; the mesh changes rounding.)
 MAY_CHANGE = (
     "training.steps",
     "training.log_every",
@@ -197,12 +197,12 @@ MAY_CHANGE = (
 )
 
 
-# With adapters, moreover, where their base lies: its fingerprints are compared.
+# With adapters also the path of the base, because its fingerprints are compared.
 MAY_CHANGE_WITH_LORA = ("training.start_from",)
 
 
-# Settings that name places: what counts is where they lead, from the folder of the command.
-PLACES = ("data.path", "training.start_from", "lora.start_from")
+# Fields that hold paths. They are compared as absolute paths.
+PATH_FIELDS = ("data.path", "training.start_from", "lora.start_from")
 
 
 def check_same_run(
@@ -212,75 +212,79 @@ def check_same_run(
     records: Sequence[str] | None = None,
     saved_records: Sequence[str] | None = None,
 ) -> None:
-    """Compares a config with that of the run that it goes on with.
+    """Check that a config fits the run that it resumes.
 
     Args:
-      config: now.
-      saved: of the run.
-      workdir: its folder.
-      records: fingerprint of each data set of data.path now; None: not known.
-      saved_records: those of the run; where both are known, they count instead of data.path.
+      config: the current config.
+      saved: the config of the run.
+      workdir: the run's folder.
+      records: current fingerprint of each data set of data.path; None if unknown.
+      saved_records: fingerprints stored by the run. If both are known, they are compared instead
+        of data.path.
 
     Raises:
-      UserError: going on would train something else.
+      UserError: a field differs that must not change within a run.
     """
     may_change = MAY_CHANGE + (MAY_CHANGE_WITH_LORA if config.lora.rank else ())
     if records is not None and saved_records is not None:
         if list(records) != list(saved_records):
             raise UserError(
                 f"the records in {config.data.path} are not those that the run in {workdir} is"
-                f" trained on, which were in {saved.data.path}: some were added, removed or"
-                " changed, or are in another order; give those records, or another --workdir"
-                " (training.start_from can name this one)."
+                f" trained on, which were in {saved.data.path}: some were added, removed, changed"
+                " or reordered; give the same records, or another --workdir (training.start_from"
+                " can name this run)."
             )
         may_change += ("data.path",)
     before = dict(_flat_fields(saved))
     for field, value in _flat_fields(config):
-        same = _places if field in PLACES else _itself
+        same = _absolute_paths if field in PATH_FIELDS else _identity
         if same(value) != same(before[field]) and not field.startswith(may_change):
             raise UserError(
                 f"{field} is {value!r} but the run in {workdir} has {before[field]!r}; give the"
-                " same value, or another --workdir (training.start_from can name this one)."
+                " same value, or another --workdir (training.start_from can name this run)."
             )
 
 
-def _itself(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
-def _places(paths: str) -> list[str]:
+def _absolute_paths(paths: str) -> list[str]:
     return [str(absolute(path.strip())) if path.strip() else "" for path in paths.split(",")]
 
 
 def expand_paths(config: TrainConfig) -> None:
-    """Replaces ~ in all paths of a config.
+    """Expand ~ in all paths of a config, in place.
 
     Raises:
-      UserError: a path that no file system or no JSON file could hold.
+      UserError: a path cannot be used in a file system or stored in JSON.
     """
-    config.data.path = _expanded(config.data.path)
-    config.held_out.path = _expanded(config.held_out.path)
-    config.training.start_from = _expanded(config.training.start_from)
-    config.lora.start_from = _expanded(config.lora.start_from)
-    config.autoencoder = _expanded(config.autoencoder)
-    config.encoder.path = _expanded(config.encoder.path)
+    config.data.path = _expand(config.data.path)
+    config.held_out.path = _expand(config.held_out.path)
+    config.training.start_from = _expand(config.training.start_from)
+    config.lora.start_from = _expand(config.lora.start_from)
+    config.autoencoder = _expand(config.autoencoder)
+    config.encoder.path = _expand(config.encoder.path)
 
 
-def _expanded(paths: str) -> str:
+def _expand(paths: str) -> str:
     return ",".join(user_path(path.strip(), stored=True) for path in paths.split(","))
 
 
 def check_records(config: TrainConfig) -> None:
-    """Raises UserError if the records were made otherwise than editing with the run would read.
+    """Check that training and held-out records were encoded as the config says.
 
-    Compared is what dataset.json tells, of held-out records as well: how the encoder read, and both
-    models where they are there.
+    Compares the encoder's settings stored in dataset.json and, if their files exist, the
+    fingerprints of encoder and autoencoder.
+
+    Raises:
+      UserError: the records were encoded with other settings or models.
     """
     for folder in data_folders(config.data):
-        _check_records(config, folder, "make them again")
+        _check_records(config, folder, "encode them again")
     if config.held_out.path:
         for folder in data_folders(dataclasses.replace(config.data, path=config.held_out.path)):
-            _check_records(config, folder, f"make them as those in {config.data.path} were made")
+            _check_records(config, folder, f"encode them like those in {config.data.path}")
 
 
 def _check_records(config: TrainConfig, folder: epath.Path, again: str) -> None:
@@ -292,20 +296,20 @@ def _check_records(config: TrainConfig, folder: epath.Path, again: str) -> None:
         before = made.get(name, value)
         if before != value:
             raise UserError(
-                f"the records in {folder} were made with {before} for encoder.{name}, the"
-                f" config says {value}; set --config.encoder.{name}={before}, or {again}."
+                f"the records in {folder} were made with encoder.{name}={before}, but the config"
+                f" has {value}; set --config.encoder.{name}={before}, or {again}."
             )
     for name, path in models.items():
         there = bool(path) and epath.Path(path).exists()
         if name in made and there and not same_files(fingerprint(path), made[name]):
             raise UserError(
-                f"the records in {folder} were made with another {name} than {path}; give"
-                f" that one in the config, or {again}."
+                f"the records in {folder} were made with another {name} than {path}; give the"
+                f" original one in the config, or {again}."
             )
 
 
 def _flat_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields ("optimizer.b1", 0.9) and so on, leaf by leaf."""
+    """Yield (name, value) of every leaf field, for example ("optimizer.b1", 0.9)."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):

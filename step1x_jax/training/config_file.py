@@ -1,4 +1,4 @@
-"""A run's config as JSON: WORKDIR/config.json, and a copy inside every checkpoint."""
+"""A run's config as JSON: WORKDIR/config.json, and a copy in every checkpoint."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from step1x_jax.training.config import TrainConfig
 
 
 def from_json(values: Any, source: str) -> TrainConfig:
-    """Builds a config from what as_json gave. Fields that are not there take their defaults.
+    """Build a config from the result of `as_json`. Missing fields take their defaults.
 
     Args:
       values: a JSON object.
-      source: where it is from, for messages.
+      source: its origin, for error messages.
 
     Raises:
-      UserError: an unknown field, or a value of another type.
+      UserError: a field is unknown, or a value has the wrong type.
     """
     if isinstance(values, dict) and isinstance(values.get("encoder"), dict):
         encoder = values["encoder"]
@@ -26,5 +26,5 @@ def from_json(values: Any, source: str) -> TrainConfig:
 
 
 def save_config(config: TrainConfig, path: epath.PathLike) -> None:
-    """Writes the config as JSON, completely or not at all."""
+    """Write the config as JSON, atomically."""
     write_json(path, as_json(config))

@@ -1,4 +1,4 @@
-"""Where a run's first parameters come from: training.start_from and lora.start_from."""
+"""Initial parameters of a run, from training.start_from and lora.start_from."""
 
 from collections.abc import Callable
 
@@ -17,17 +17,18 @@ from step1x_jax.weights.run.folder import is_run
 from step1x_jax.weights.run.reader import RunFolder
 
 
-def open_start(config: TrainConfig, say: Callable[[str], None]) -> Weights:
-    """The weights that training.start_from names.
+def open_start_weights(config: TrainConfig, say: Callable[[str], None]) -> Weights:
+    """Open the weights that training.start_from names.
 
-    FLUX.1 is filled up with what it lacks, but not as a base: it must be there again later.
+    Tensors that FLUX.1 lacks are initialized at random, but not in a base of adapters, because the
+    base must be reproducible later.
 
     Args:
-      config: of the run.
-      say: prints a warning, and what is drawn.
+      config: the run's config.
+      say: prints warnings and which tensors are initialized at random.
 
     Raises:
-      UserError: there are none, or they are of another model.
+      UserError: there are no weights, or they belong to another model.
     """
     model = config.model
     weights = open_weights(
@@ -47,8 +48,8 @@ def open_start(config: TrainConfig, say: Callable[[str], None]) -> Weights:
             if value != here.get(name)
         )
         raise UserError(
-            f"{weights.path} is of another model: the sizes there are {sizes}; set these in the"
-            " config, or take one that has them (configs/quickstart.py for the model that ships)."
+            f"{weights.path} is of another model: its sizes are {sizes}; set these in the config,"
+            " or use a config that has them (configs/quickstart.py for the model that ships)."
         )
     return weights
 
@@ -56,15 +57,15 @@ def open_start(config: TrainConfig, say: Callable[[str], None]) -> Weights:
 def load_first_adapters(
     config: TrainConfig, wanted: nnx.State, say: Callable[[str], None]
 ) -> nnx.State:
-    """The adapters that lora.start_from names.
+    """Load the adapters that lora.start_from names.
 
     Args:
-      config: of the run.
-      wanted: shapes, dtypes and shardings.
+      config: the run's config.
+      wanted: shapes, dtypes and shardings of the adapters.
       say: prints a warning about a damaged checkpoint.
 
     Raises:
-      UserError: they are of another model, or of other settings than config.lora.
+      UserError: the adapters belong to another model, or their settings differ from config.lora.
     """
     source = config.lora.start_from
     if not is_run(source):
@@ -76,7 +77,7 @@ def load_first_adapters(
         if there != here:
             raise UserError(
                 f"the adapters in {source} have {field} {there:g}, the config {here:g}; set"
-                f" lora.{field} to it."
+                f" lora.{field}={there:g}."
             )
     check_same_arrays(run.arrays, name_arrays(wanted), run.workdir)
     return run.restore(wanted)

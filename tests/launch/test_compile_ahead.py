@@ -12,13 +12,13 @@ from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import MeshConfig, parse_mesh
 from step1x_jax.planning.chips import parse_topology
 from step1x_jax.planning.compilation import _out_of_memory
-from step1x_jax.planning.report import line, words
+from step1x_jax.planning.report import format_plan, summary_line
 
 KEYS = {
     "fits", "compile_seconds", "hbm_per_chip_gib", "estimated_step_seconds", "estimated_mfu",
     "images_per_second_per_chip", "collectives",
 }  # fmt: skip
-PARTS = {"matmuls", "attention_kernels", "exposed_collectives", "rest"}
+CATEGORIES = {"matmuls", "attention_kernels", "exposed_collectives", "rest"}
 
 
 def command(*flags):
@@ -50,7 +50,7 @@ def test_a_small_model():
     assert found["remat"] == "attention_qkv_mlp"  # so small that all fits
     assert 0 < found["hbm_arguments_gib"] < found["hbm_per_chip_gib"] < 1
     parts = found["estimated_parts_seconds"]
-    assert set(parts) == PARTS
+    assert set(parts) == CATEGORIES
     assert found["estimated_step_seconds"] == pytest.approx(sum(parts.values()))
     peak = parse_topology(topology).chip.peak
     work = found["model_tflop_per_example"] * 1e12
@@ -78,13 +78,13 @@ from step1x_jax.planning.compilation import prepare_environment
 prepare_environment()
 from step1x_jax.parallel.mesh import make_mesh
 from step1x_jax.planning.chips import parse_topology
-from step1x_jax.planning.compilation import devices_of
+from step1x_jax.planning.compilation import topology_devices
 from step1x_jax.planning.edit import edit_meshes, plan_edit
 from tests.planning.tiny_plan import get_config
 plans = []
 for name, quantize in (("v6e:2x2", None), ("v6e:1x1", "int8")):
     topology = parse_topology(name)
-    mesh = make_mesh(edit_meshes(topology.chips)[0], devices_of(name))
+    mesh = make_mesh(edit_meshes(topology.chips)[0], topology_devices(name))
     plans.append(plan_edit(get_config(), topology, mesh, 256, quantize, ["sample"]))
 print(json.dumps(plans))
 """
@@ -151,9 +151,11 @@ def test_what_does_not_fit_is_said_with_what_is_missing():
         "compile_seconds": 100.0, "hbm_per_chip_gib": 23.94, "hbm_available_gib": 15.75,
         "missing_gib": 8.19,
     }  # fmt: skip
-    said = words(plan)
+    said = format_plan(plan)
     assert "Does not fit: a chip would need 23.94 GiB and has 15.75; 8.19 GiB are missing" in said
-    assert line(plan) == "fsdp=16  16 examples  full: does not fit, 8.2 GiB a chip are missing"
+    assert (
+        summary_line(plan) == "fsdp=16  16 examples  full: does not fit, 8.2 GiB a chip are missing"
+    )
 
 
 def test_meshes_by_flag():

@@ -28,7 +28,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
-from step1x_jax.training.step.train_step import abstract_state, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.adapters import Adapters, abstract_adapters
 from step1x_jax.weights.lora.writers import save_kohya
@@ -63,7 +63,7 @@ def save_run(folder, lora, start_from):
     config.mesh = MeshConfig(fsdp=1)
     abstract = abstract_state(config, make_mesh(config.mesh, jax.devices()[:1]))
     base = nnx.state(load_model(QUICKSTART))
-    state = new_state(config, abstract, adapters(0) if lora.rank else base)
+    state = init_state(config, abstract, adapters(0) if lora.rank else base)
     state = dataclasses.replace(state, ema=jax.tree.map(lambda x: 0.9 * x, state.ema))
     saved = describe(name_arrays(nnx.state(load_model(QUICKSTART)))) if lora.rank else None
     checkpoints = Checkpoints(folder, keep=1)

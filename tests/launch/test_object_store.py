@@ -137,7 +137,7 @@ def test_from_pictures_to_an_edit(server, folder):
         and name.endswith("commit_success.txt")
     )  # fmt: skip
     steps = f"--config.training.steps={done + 3}"
-    assert f"Going on from step {done} of {done + 3}" in launch(*train, steps)
+    assert f"Resuming from step {done} of {done + 3}" in launch(*train, steps)
     launch("train", f"--config={folder}/local.py", f"--workdir={folder}/run", steps)
 
     rows = server.store.get("bucket/run/metrics.jsonl")[1].decode().splitlines()

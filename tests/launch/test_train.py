@@ -88,7 +88,7 @@ def test_train_and_go_on(folder):
     result = launch(folder, "train", *arguments, *moved)
     (folder / "moved").rename(folder / "records")
     assert result.returncode == 0, result.stderr
-    assert "Going on from step 2 of 3" in result.stdout
+    assert "Resuming from step 2 of 3" in result.stdout
     assert [row["step"] for row in read_metrics(folder / "run")] == [1, 2, 3]
     config = json.loads((folder / "run" / "config.json").read_text())
     assert config["training"]["steps"] == 3
@@ -156,7 +156,7 @@ def test_adapters_are_trained_written_and_found_again(folder, tmp_path):
     moved = [f"--config.training.start_from={tmp_path / 'moved'}", "--config.training.steps=3"]
     result = launch(folder, "train", *run, *lora, *moved)
     assert result.returncode == 0, result.stderr
-    assert "Going on from step 2 of 3" in result.stdout
+    assert "Resuming from step 2 of 3" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_on_tpus_weights_travel_in_bfloat16_and_modulations_stay(monkeypatch):
         text = text.compile().as_text()
     found = [
         (x.operation, array)
-        for computation in hlo.read(text).computations.values()
+        for computation in hlo.parse_program(text).computations.values()
         for x in computation.instructions.values()
         if x.operation in COLLECTIVES
         for array in x.result

@@ -18,10 +18,10 @@ from step1x_jax.models.transformer import SingleBlock
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.planning import hlo
 from step1x_jax.planning.chips import parse_topology
-from step1x_jax.planning.compilation import devices_of
+from step1x_jax.planning.compilation import topology_devices
 from step1x_jax.planning.estimate import estimate
 from step1x_jax.planning.kernel_cycles import kernel_time
-from step1x_jax.training.parts import placed
+from step1x_jax.training.trainable_split import with_shardings
 from tests.kernels.test_tpu_compilation import tpu_mesh
 
 pytestmark = pytest.mark.slow  # they compile for TPUs
@@ -31,7 +31,7 @@ WIDTH, HEADS, TOKENS = 3072, 24, 8832  # the release at 1024 px: narrower blocks
 def seconds():
     """Of two single blocks, forward and backward, on one v6e chip, by the planner's model."""
     topology = parse_topology("v6e:1x1")
-    mesh = make_mesh(MeshConfig(), devices_of(topology.name))
+    mesh = make_mesh(MeshConfig(), topology_devices(topology.name))
     config = ModelConfig(hidden_size=WIDTH, num_heads=HEADS, param_dtype="bfloat16")
     graph, params = abstract(
         lambda rngs: stack(2, lambda rngs: SingleBlock(config, rngs=rngs), rngs)
@@ -50,10 +50,15 @@ def seconds():
 
     with jax.set_mesh(mesh):
         program = jax.jit(jax.grad(loss, argnums=(0, 1)))
-        lowered = program.lower(placed(params, mesh), array(1, TOKENS, WIDTH), array(1, WIDTH))
+        lowered = program.lower(
+            with_shardings(params, mesh), array(1, TOKENS, WIDTH), array(1, WIDTH)
+        )
         text = lowered.compile().as_text()
     found = estimate(
-        hlo.read(text), topology, lambda size: (1,), lambda x: kernel_time(x, topology.chip)
+        hlo.parse_program(text),
+        topology,
+        lambda size: (1,),
+        lambda x: kernel_time(x, topology.chip),
     )
     return found.total
 
@@ -98,7 +103,7 @@ def test_without_the_step_between_vectors_take_an_all_to_all(monkeypatch):
     def has_all_to_all():
         with jax.set_mesh(mesh):
             program = jax.jit(lambda params, vec: chunks_of(nnx.merge(graph, params), vec))
-            text = program.lower(placed(params, mesh), vectors).compile().as_text()
+            text = program.lower(with_shardings(params, mesh), vectors).compile().as_text()
         return "all-to-all" in text
 
     assert not has_all_to_all()

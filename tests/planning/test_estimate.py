@@ -1,11 +1,11 @@
-"""Seconds of hand-written schedules, computed by hand beside them."""
+"""Estimates of hand-written schedules against times computed by hand."""
 
 import pytest
 
 from step1x_jax.planning import hlo
 from step1x_jax.planning.chips import CHIPS, parse_topology
 from step1x_jax.planning.estimate import LATENCY, KernelTime, estimate
-from step1x_jax.planning.kernel_cycles import TABLE, Loops, kernel_time, read_loops
+from step1x_jax.planning.kernel_cycles import TABLE, LoopBundles, count_loop_bundles, kernel_time
 
 TOPOLOGY = parse_topology("v5p:4x4x4")
 CHIP = TOPOLOGY.chip
@@ -43,7 +43,7 @@ def run(lines, others="", kernel=lambda x: None, spans=False):
     text = (
         f"{others}\nENTRY %main (p: {SHARD}) -> f32[] {{\n  %p = {SHARD} parameter(0)\n{body}\n}}"
     )
-    return estimate(hlo.read(text), TOPOLOGY, lambda size: (GROUP, spans), kernel)
+    return estimate(hlo.parse_program(text), TOPOLOGY, lambda size: (GROUP, spans), kernel)
 
 
 def test_cycles_bytes_and_the_peak_each_are_a_floor():
@@ -153,7 +153,7 @@ def test_loops_count_as_often_as_they_run():
 
 
 def test_no_total_below_all_bytes_at_the_bandwidth():
-    """Copies hide behind work, but they use the memory: here 4 GB into VMEM beside 0.5 ms."""
+    """Copies overlap with work but use memory bandwidth: 4 GB to VMEM beside 0.5 ms of work."""
     copied = "(f32[1000000000]{0:S(1)}, f32[1000000000], u32[])"
     lines = [f"%c = {copied} copy-start(%p)", f"%a = f32[8] add(%x, %x), {HALF}"]
     lines.append("%d = f32[1000000000]{0:S(1)} copy-done(%c)")
@@ -170,7 +170,7 @@ def test_a_kernel_without_cycles_is_named():
 def kernel(name, shape, heads=24):
     line = f"%{name} = (bf16[{shape}], f32[1,{heads},1,1]) custom-call(%p)"
     text = f"ENTRY %main (p: f32[]) -> f32[] {{\n  {line}\n}}"
-    return hlo.read(text).computations["main"].instructions[name]
+    return hlo.parse_program(text).computations["main"].instructions[name]
 
 
 def test_kernels_by_the_table():
@@ -181,13 +181,13 @@ def test_kernels_by_the_table():
     found = kernel_time(kernel("backward_kernel.3", shape), CHIP)
     assert found.seconds == pytest.approx(2 * 12 * one / 1.75e9)
     assert found.flops == 2 * 24 * 10 * 8960**2 * 128
-    assert found.least == pytest.approx(found.flops / 459e12)
+    assert found.lower_bound == pytest.approx(found.flops / 459e12)
     assert kernel_time(kernel("forward_kernel.1", shape), CHIP).flops == found.flops / 2.5
     assert kernel_time(kernel("another.1", shape), CHIP) is None
     assert kernel_time(kernel("forward_kernel.1", "1,1000,512", heads=4), CHIP).seconds is None
-    # a head of 128 fills half of a unit of v6e
+    # A head of width 128 uses half of an MXU of v6e.
     half = kernel_time(kernel("forward_kernel.1", shape), CHIPS["v6e"])
-    assert half.least == pytest.approx(half.flops / 459e12)
+    assert half.lower_bound == pytest.approx(half.flops / 459e12)
 
 
 def test_loops_are_read_from_a_schedule():
@@ -207,14 +207,14 @@ def test_loops_are_read_from_a_schedule():
    0xc LB: >> { attend, with a maximum }
    0xd PF: > { after }
 """
-    # without the chunk that has a mask, which is one of the chunks
-    assert read_loops(schedule, "forward") == Loops(chunk=3, block=6, head=2)
+    # Without the masked chunk, which is counted as a chunk.
+    assert count_loop_bundles(schedule, "forward") == LoopBundles(chunk=3, block=6, head=2)
     schedule += """
    0xe LB: >> { finish }
    0xf   : > { end }
 """
-    # all that stands outside, without what belongs to the gradients with a mask
-    assert read_loops(schedule, "backward") == Loops(chunk=3, block=8, head=3)
+    # All bundles outside of loops but those of the masked gradients.
+    assert count_loop_bundles(schedule, "backward") == LoopBundles(chunk=3, block=8, head=3)
     schedule = schedule.replace(">> { finish", "> { finish")
     with pytest.raises(ValueError, match="backward: loops"):
-        read_loops(schedule, "backward")
+        count_loop_bundles(schedule, "backward")

@@ -1,4 +1,4 @@
-"""What a step and an edit take of GPUs that are not attached."""
+"""Memory of a step and an edit on GPUs that are not attached."""
 
 import pytest
 
@@ -7,8 +7,8 @@ from step1x_jax.errors import UserError
 from step1x_jax.parallel.described_gpus import gpu_devices
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.planning.gpu_memory import (
-    edit_in_words,
-    in_words,
+    format_gpu_edit_plan,
+    format_gpu_plan,
     plan_edit_memory,
     plan_gpu_memory,
     smallest_card,
@@ -22,8 +22,8 @@ PLAN = {
 
 
 def test_what_does_not_fit_is_said_in_words():
-    assert "90.0 GiB a GPU of 74.4: does not fit, 15.6 GiB are missing" in in_words(PLAN)
-    assert "of 74.4: fits (" in in_words(PLAN | {"peak_gib": 31.5, "fits": True})
+    assert "90.0 GiB a GPU of 74.4: does not fit, 15.6 GiB are missing" in format_gpu_plan(PLAN)
+    assert "of 74.4: fits (" in format_gpu_plan(PLAN | {"peak_gib": 31.5, "fits": True})
 
 
 def test_an_unknown_gpu_is_named():
@@ -39,14 +39,14 @@ def test_an_edit_is_said_in_words():
         "peak_gib": {"resident": 129.4, "offloaded": 15.2},
         "smallest_card_gb": {"resident": None, "offloaded": 24},
     }  # fmt: skip
-    words = edit_in_words(plan)
+    words = format_gpu_edit_plan(plan)
     assert "transformer 12.1, language model 14.4, autoencoder 0.3; beside them: read 0.5" in words
     assert "all models on the GPU: 129.4 GiB, does not fit one of 80 GB" in words
     assert "with --offload: 15.2 GiB, fits a card of 24 GB" in words
 
 
 def test_the_smallest_card():
-    """An L4 says that it has 23034 MiB, an A10 23028: of these JAX uses 94 %, 21.1 GiB."""
+    """An L4 reports 23034 MiB, an A10 23028, of which JAX uses 94 %: 21.1 GiB."""
     assert [smallest_card(gib) for gib in (21.1, 21.2, 42.2, 42.4, 74.3, 74.5)] == [
         24, 48, 48, 80, 80, None,
     ]  # fmt: skip
@@ -59,10 +59,10 @@ def test_an_edit_is_of_one_gpu():
 
 @pytest.mark.slow
 def test_the_memory_of_an_edit():
-    """Weights by the released models' counts of parameters."""
+    """Compare weights with the released models' parameter counts."""
     pytest.importorskip("jax_cuda13_plugin", reason="needs JAX's CUDA plugin and nvidia-cuda-nvcc")
     plan = plan_edit_memory(get_config(), gpu_devices("h100", 1), "h100", 256)
-    qwen = 8_292_166_656 - 152_064 * 3584  # all of it but the head over the vocabulary
+    qwen = 8_292_166_656 - 152_064 * 3584  # without the output head
     expected = {
         "transformer": 2 * 12_427_800_384,
         "language_model": 2 * qwen,
@@ -82,7 +82,7 @@ def test_the_memory_of_an_edit():
 
 @pytest.mark.slow
 def test_a_small_step_on_two_gpus():
-    """Half of the state on each: parameters, two moments, moving average."""
+    """Each GPU holds half of the state: parameters, two moments, moving average."""
     pytest.importorskip("jax_cuda13_plugin", reason="needs JAX's CUDA plugin and nvidia-cuda-nvcc")
     config = tiny_config()
     config.model.hidden_size, config.model.num_heads, config.model.axes_dim = 512, 4, (16, 56, 56)
@@ -95,6 +95,6 @@ def test_a_small_step_on_two_gpus():
     assert two["gpu"] == "NVIDIA H200"
     assert two["mesh"]["fsdp"] == 2
     assert one["fits"]
-    assert one["remat"] == "attention_qkv_mlp"  # there is room for all of it
+    assert one["remat"] == "attention_qkv_mlp"  # everything fits
     assert two["arguments_gib"] == pytest.approx(one["arguments_gib"] / 2, rel=0.1)
     assert one["peak_gib"] > one["arguments_gib"]

@@ -1,4 +1,4 @@
-"""The parser on text written by hand, where every number is known, and on compiled programs."""
+"""Parse hand-written text, for which all numbers are known, and compiled programs."""
 
 import textwrap
 
@@ -63,7 +63,7 @@ ENTRY %main (w: bf16[7,64,128]) -> bf16[7,64,128] {
 
 @pytest.fixture(scope="module")
 def program():
-    return hlo.read(textwrap.dedent(TEXT))
+    return hlo.parse_program(textwrap.dedent(TEXT))
 
 
 def test_computations_and_the_entry(program):
@@ -72,8 +72,8 @@ def test_computations_and_the_entry(program):
     matmul = program.computations["body"].instructions["matmul"]
     assert (matmul.operation, matmul.operands) == ("fusion", ("ws", "i", "x"))
     assert matmul.cycles == 1000
-    assert matmul.source == "jit(f)/while/body/dot_general"
-    assert [i.name for _, i in program.inside(matmul)][-1] == "conv"
+    assert matmul.op_name == "jit(f)/while/body/dot_general"
+    assert [i.name for _, i in program.nested_instructions(matmul)][-1] == "conv"
 
 
 def test_tuples_and_memory_spaces(program):
@@ -86,12 +86,12 @@ def test_trip_counts(program):
     loop = program.computations["main"].instructions["loop"]
     assert hlo.trip_count(program, loop) == 7
     known = loop.rest + ', backend_config={"known_trip_count":{"n":"12"}}'
-    assert hlo.trip_count(program, hlo.Instruction("l", "while", (), (), known)) == 12
+    assert hlo.trip_count(program, hlo.HloInstruction("l", "while", (), (), known)) == 12
 
 
 def test_a_collective_under_way_in_a_fusion_counts_nothing():
-    """As TPUs write them: its part and the whole are operands and results of a matmul."""
-    program = hlo.read("""
+    """XLA:TPU passes its shard and its result through a fused matmul."""
+    program = hlo.parse_program("""
 %carrying (p0: bf16[8,64], p1: bf16[64,16], p2: bf16[16,4], p3: bf16[16,64]) -> (bf16[8,16]) {
   %p0 = bf16[8,64]{1,0} parameter(0)
   %p1 = bf16[64,16]{1,0} parameter(1)
@@ -119,9 +119,9 @@ calls=%carrying
 def test_a_slice_of_a_stack_counts_and_not_the_stack(program):
     body = program.computations["body"]
     matmul, stored = body.instructions["matmul"], body.instructions["stored"]
-    # one layer's weights and the output; the activations are in VMEM, the index is 4 bytes
+    # One layer's weights and the output; the activations are in VMEM, the index has 4 bytes.
     assert hlo.hbm_bytes(program, body, matmul) == 2 * 64 * 128 + 2 * 32 * 128 + 4
-    # the update is read, and read and written where it goes; not the other six layers
+    # The update is read, and its destination is read and written; not the other six layers.
     assert hlo.hbm_bytes(program, body, stored) == (1 + 2) * 2 * 32 * 128 + 4
 
 
@@ -164,18 +164,18 @@ def test_operations_of_matmuls(shapes, line, flops):
         f"ENTRY %m (l: f32[]) -> f32[] {{\n  %l = bf16[{left}] parameter(0)\n"
         f"  %r = bf16[{right}] parameter(1)\n  ROOT %x = {line}\n}}"
     )
-    computation = hlo.read(text).computations["m"]
+    computation = hlo.parse_program(text).computations["m"]
     assert hlo.matmul_flops(computation, computation.instructions["x"]) == flops
 
 
 def test_a_compiled_scan_has_the_operations_of_its_steps():
-    """21 x 48 by 48 x 48, eleven times, on whatever compiles here."""
+    """21 x 48 by 48 x 48, eleven times, compiled by the local backend."""
 
     def run(x, weights):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]
 
     compiled = jax.jit(run).lower(jnp.ones((21, 48)), jnp.ones((11, 48, 48))).compile()
-    program = hlo.read(compiled.as_text())
+    program = hlo.parse_program(compiled.as_text())
     total = 0.0
 
     def walk(computation, times):
@@ -186,14 +186,16 @@ def test_a_compiled_scan_has_the_operations_of_its_steps():
                 walk(program.computations[x.attribute("body")], times * trips)
             total += times * hlo.matmul_flops(computation, x)
             if x.operation == "fusion":
-                total += times * sum(hlo.matmul_flops(c, i) for c, i in program.inside(x))
+                total += times * sum(
+                    hlo.matmul_flops(c, i) for c, i in program.nested_instructions(x)
+                )
             if x.operation == "call":
-                walk(program.called(x), times)
+                walk(program.called_computation(x), times)
 
     walk(program.computations[program.entry], 1)
     assert total == 2 * 21 * 48 * 48 * 11
 
 
 def test_other_text_is_refused():
-    with pytest.raises(ValueError, match="no text of a compiled program"):
-        hlo.read("something else")
+    with pytest.raises(ValueError, match="not the text of a compiled program"):
+        hlo.parse_program("something else")

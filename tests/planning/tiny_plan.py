@@ -1,4 +1,4 @@
-"""A config file for the command: a small model with heads of 128, so that the kernels run."""
+"""A config for the command: a small model with heads of 128, which the kernels support."""
 
 from step1x_jax.training.config import TrainConfig
 from tests.training.tiny import tiny_config

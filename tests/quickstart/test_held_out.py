@@ -1,4 +1,4 @@
-"""Lists of held-out edits that are missing, or not as they are written."""
+"""Read lists of held-out edits: valid, missing and malformed."""
 
 import json
 

@@ -9,7 +9,7 @@ from step1x_jax.quickstart.held_out import HeldOutEdit
 
 
 def flat(*levels):
-    """Pictures of one grey level each: (N, 2, 4, 3) uint8."""
+    """Make pictures of one grey level each: (N, 2, 4, 3) uint8."""
     return np.stack([np.full((2, 4, 3), level, np.uint8) for level in levels])
 
 
@@ -40,11 +40,11 @@ def test_photo_blind_is_the_mean_per_kind():
 
 def test_nearest():
     targets = flat(0, 100, 200)
-    assert report.nearest(flat(10, 149, 151, 255, 49), targets).tolist() == [0, 1, 2, 2, 0]
+    assert report.find_nearest(flat(10, 149, 151, 255, 49), targets).tolist() == [0, 1, 2, 2, 0]
     generator = np.random.default_rng(0)
     a, b = (generator.integers(0, 256, (n, 5, 6, 3), dtype=np.uint8) for n in (7, 9))
     plain = [min(range(9), key=lambda j, x=x: np.sum((x.astype(int) - b[j]) ** 2)) for x in a]
-    assert report.nearest(a, b).tolist() == plain
+    assert report.find_nearest(a, b).tolist() == plain
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def scores():
         for crop in ("cat", "house")
         for kind in ("fog", "night")
     ]
-    return report.score(
+    return report.score_edits(
         edits,
         sources=flat(100, 100, 150, 150),
         targets=flat(200, 20, 240, 60),
@@ -90,7 +90,7 @@ def test_scores(scores):
 
 
 def test_pictures_are_compared_with_those_of_their_shape():
-    """Four edits of two shapes in turn score as two and two do."""
+    """Four edits of two alternating shapes score like two and two."""
     edits = [
         HeldOutEdit(crop, "fog", "en", "fog it", "", "") for crop in ("cat", "house", "dog", "tree")
     ]
@@ -100,10 +100,10 @@ def test_pictures_are_compared_with_those_of_their_shape():
         [np.full(shape, level, np.uint8) for level, shape in zip(row, shapes, strict=True)]
         for row in levels
     ]
-    scores = report.score(edits, *pictures)
+    scores = report.score_edits(edits, *pictures)
     assert [s.crop for s in scores] == [e.crop for e in edits]
     for chosen in ([0, 2], [1, 3]):
-        alone = report.score(
+        alone = report.score_edits(
             [edits[i] for i in chosen], *([p[i] for i in chosen] for p in pictures)
         )
         assert [scores[i] for i in chosen] == alone
@@ -128,7 +128,7 @@ def test_json_has_the_promised_form(scores):
 
 
 def test_table(scores):
-    head, fog, night, line, total = report.table(scores).splitlines()
+    head, fog, night, line, total = report.format_table(scores).splitlines()
     assert len({len(head), len(fog), len(night), len(line), len(total)}) == 1
     assert fog.split()[0] == "fog"
     assert fog.split()[-2:] == ["1/2", "2/2"]

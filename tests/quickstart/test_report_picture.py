@@ -16,10 +16,10 @@ EDITS = [
 
 
 def test_examples_show_every_kind_once():
-    english = report_picture.examples(EDITS, chinese=False)
+    english = report_picture.choose_examples(EDITS, chinese=False)
     assert [EDITS[i].kind for i in english] == list(KINDS)
     assert {EDITS[i].language for i in english} == {"en"}
-    both = report_picture.examples(EDITS, chinese=True)
+    both = report_picture.choose_examples(EDITS, chinese=True)
     assert [EDITS[i].language for i in both] == ["en", "en", "cn"]
 
 
@@ -27,13 +27,13 @@ def test_smooth_is_the_mean_of_the_last_points():
     losses = np.random.default_rng(0).random(20)
     expected = [losses[max(0, i - 3) : i + 1].mean() for i in range(20)]
     # A difference of sums of 20 numbers below 1: rounding of about 1e-15.
-    np.testing.assert_allclose(report_picture.smooth(losses, 4), expected, rtol=1e-12)
+    np.testing.assert_allclose(report_picture.trailing_mean(losses, 4), expected, rtol=1e-12)
 
 
 @pytest.mark.quickstart
 def test_fonts():
-    assert report_picture.font_with(set("make it night")) is not None
-    assert report_picture.font_with({"\U000e0001"}) is None  # a tag that only boxes stand for
+    assert report_picture.find_font(set("make it night")) is not None
+    assert report_picture.find_font({"\U000e0001"}) is None  # a tag that only boxes stand for
 
 
 @pytest.mark.quickstart
@@ -44,7 +44,7 @@ def test_draw(with_curve):
     pictures = [[rng.integers(0, 256, shape, np.uint8) for shape in shapes] for _ in range(3)]
     curve = [{"step": 25 * i, "loss": 1 / i} for i in range(1, 9)] if with_curve else []
     file = io.BytesIO()
-    missing = report_picture.draw(file, EDITS, *pictures, curve, "a title")
+    missing = report_picture.draw_report(file, EDITS, *pictures, curve, "a title")
     assert missing is None or "Chinese" in missing
     image = Image.open(file)
     assert image.format == "PNG"

@@ -91,7 +91,7 @@ def test_random_weights_have_the_promised_scales():
 
 
 def test_shipped_weights_are_the_ones_the_command_makes(tmp_path):
-    small_encoder.write(tmp_path / "encoder")
+    small_encoder.write_encoder(tmp_path / "encoder")
     made, shipped = (load_file(f / "model.safetensors") for f in (tmp_path / "encoder", SHIPPED))
     for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
         assert (tmp_path / "encoder" / name).read_text() == (SHIPPED / name).read_text()
@@ -101,13 +101,13 @@ def test_shipped_weights_are_the_ones_the_command_makes(tmp_path):
 
 
 def test_hidden_states_tell_kinds_apart():
-    """A linear readout of the mean hidden state names the kind, on pictures new to it."""
+    """A linear classifier on the mean hidden state predicts the kind for new pictures."""
     config = EncoderConfig(
         path=str(SHIPPED), min_pixels=small_encoder.MIN_PIXELS, text_length=64, dtype="float32"
     )
     encoder = load_encoder(config)
     generator = np.random.default_rng(0)
-    pictures = [  # smooth colours, eight of them
+    pictures = [  # eight pictures of smooth colours
         Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((128, 128))
         for _ in range(8)
     ]
@@ -121,7 +121,7 @@ def test_hidden_states_tell_kinds_apart():
         assert lengths.max() < 64  # nothing was cut
         means.append(np.asarray(states).sum(axis=1) / lengths[:, None])
     features = np.stack(means)  # pictures, texts, C
-    # The picture shows, too, or editing could not look at it.
+    # The states also depend on the picture; otherwise editing could not use it.
     assert np.abs(features[0] - features[1]).max() > 0.01
 
     fitted, new = features[:5].reshape(-1, small_encoder.HIDDEN), features[5:]

@@ -6,7 +6,7 @@ from tests.training.tiny import Toy
 
 @pytest.fixture(scope="module")
 def toy_model():
-    """Training uses the toy instead of the real model."""
+    """Replace the real model by the toy in training."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step1x_edit, "Step1XEdit", Toy)
         yield

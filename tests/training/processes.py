@@ -1,4 +1,4 @@
-"""Runs in real processes, joined by jax.distributed; each is tests/training/worker.py."""
+"""Distributed runs in real processes; each executes tests/training/worker.py."""
 
 import concurrent.futures
 import time
@@ -9,17 +9,17 @@ from tests.processes import start
 
 
 class Run(NamedTuple):
-    """How the processes of a run ended."""
+    """Results of the processes of a run."""
 
     codes: list[int]
     results: list[str]
     said: list[str]
     errors: list[str]
-    seconds: float  # from the end of the first process to that of the last
+    seconds: float  # between the ends of the first and the last process
 
 
 def run(workdir, steps, processes=2, devices=4, **environment) -> Run:
-    """Trains in several processes of some CPU devices each; see worker.py for the environment."""
+    """Train in several processes with CPU devices each; worker.py explains the environment."""
     started = start(
         "tests.training.worker", workdir, steps,
         processes=processes, devices=devices // processes, **environment,
@@ -38,7 +38,7 @@ def _end(process):
 
 
 def run_all(*args, **options) -> str:
-    """A run whose processes all succeed; their result, about which they agree."""
+    """Run processes that must all succeed with the same result; return it."""
     done = run(*args, **options)
     assert set(done.codes) == {0}, done.errors
     assert len(set(done.results)) == 1

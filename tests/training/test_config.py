@@ -164,7 +164,7 @@ def test_a_run_knows_its_records_wherever_they_are():
     config = tiny_config()
     config.data.path = "moved"
     check_same_run(config, tiny_config(), "run", ["a", "b"], ["a", "b"])
-    for now, before in ((None, ["a"]), (["a"], None)):  # runs of older versions, and notebooks
+    for now, before in ((None, ["a"]), (["a"], None)):  # runs of older versions and notebooks
         with pytest.raises(UserError, match=r"^data\.path is 'moved'"):
             check_same_run(config, tiny_config(), "run", now, before)
     for changed in (["a", "c"], ["b", "a"], ["a"]):
@@ -234,7 +234,7 @@ def test_every_number_has_to_be_finite(value):
 
 def test_a_field_that_does_not_exist_is_no_setting():
     config = tiny_config()
-    config.optimizer.learnin_rate = 1.0  # as a config file may say it
+    config.optimizer.learnin_rate = 1.0  # a typo in a config file
     with pytest.raises(UserError, match=r"optimizer\.learnin_rate.*did you mean learning_rate\?"):
         config.validate()
 
@@ -257,12 +257,12 @@ def test_records_that_were_made_otherwise_are_refused(tmp_path):
     autoencoder.write_bytes(b"two")
     with pytest.raises(UserError, match=r"another autoencoder than .*vae\.safetensors"):
         check_records(config)
-    # held-out records are looked at, too
+    # Held-out records are also checked.
     autoencoder.write_bytes(b"one")
     other = settings | {"min_pixels": 7}
     write_dataset(tmp_path / "held_out", [make_record(0)], other)
     config.held_out.path = str(tmp_path / "held_out")
-    with pytest.raises(UserError, match=r"held_out were made with 7 for encoder\.min_pixels"):
+    with pytest.raises(UserError, match=r"held_out were made with encoder\.min_pixels=7"):
         check_records(config)
     config.held_out.path = ""
     check_records(config)

@@ -1,4 +1,4 @@
-"""Full sizes without memory; the numbers are those of the released files."""
+"""Full-size models on abstract values; the counts are those of the released files."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from step1x_jax.models.config import PRESETS
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.describe import abstract_batch, parameter_counts, trace_train_step
+from step1x_jax.training.describe import abstract_batch, count_parameters, trace_train_step
 from step1x_jax.training.step.train_step import abstract_state
 
 DIT, CONNECTOR = 11_891_178_560, 536_621_824
@@ -14,7 +14,7 @@ DIT, CONNECTOR = 11_891_178_560, 536_621_824
 
 @pytest.mark.parametrize(("preset", "more"), [("step1x_edit_v1_0", 1), ("step1x_edit_v1_1", 0)])
 def test_parameter_counts(preset, more):
-    assert parameter_counts(abstract_model(PRESETS[preset]())[1]) == {
+    assert count_parameters(abstract_model(PRESETS[preset]())[1]) == {
         "connector": CONNECTOR + more,
         "transformer": DIT,
         "total": DIT + CONNECTOR + more,

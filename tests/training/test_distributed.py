@@ -1,4 +1,4 @@
-"""Real processes, joined by jax.distributed: they train as one, and survive what runs meet."""
+"""Real processes joined by jax.distributed: same results as one, signals and lost peers."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    """Four steps of two processes without interruption."""
+    """An uninterrupted run of four steps in two processes."""
     workdir = tmp_path_factory.mktemp("whole")
     return workdir, run_all(workdir, 4)
 
@@ -47,10 +47,10 @@ def test_sigterm_to_one_stops_both_and_resuming_is_bit_for_bit(whole_run, tmp_pa
 
 
 def test_a_lost_peer_ends_the_others_and_the_same_command_goes_on(whole_run, tmp_path):
-    """kill -9 while the third step runs; the checkpoint is of the second.
+    """kill -9 during the third step; the last checkpoint is of the second.
 
-    The other one waits for it within a sum over both, until the heartbeat is missed and JAX aborts;
-    or, if the sum began after the end of the connection, that is an error that ends it at once.
+    The other process waits in an all-reduce until JAX misses the heartbeat and aborts it. If the
+    all-reduce starts after the connection has closed, it fails and ends the process immediately.
     """
     lost = run(tmp_path, 4, KILL_AT="3")
     code, killed = lost.codes
@@ -58,7 +58,7 @@ def test_a_lost_peer_ends_the_others_and_the_same_command_goes_on(whole_run, tmp
     assert code in (-signal.SIGABRT, LOST)
     if code == -signal.SIGABRT:
         assert "This most likely indicates that another task died" in lost.errors[0]
-    assert lost.seconds < 60  # 10 of silence, and what JAX takes to tell
+    assert lost.seconds < 60  # 10 s until the heartbeat is missed, plus JAX's shutdown
     assert not lost.results
     assert run_all(tmp_path, 4) == whole_run[1]
     assert losses(tmp_path) == losses(whole_run[0])
@@ -66,14 +66,14 @@ def test_a_lost_peer_ends_the_others_and_the_same_command_goes_on(whole_run, tmp
 
 @pytest.mark.parametrize("processes", [1, 4])
 def test_going_on_with_another_number_of_processes(whole_run, tmp_path, processes):
-    """What a step gets depends on its number alone."""
+    """The data of a step depends only on its number."""
     run(tmp_path, 4, KILL_AT="3")
     run_all(tmp_path, 4, processes=processes)
     assert_close(tmp_path, whole_run[0])
 
 
 def test_kill_minus_nine_and_going_on_is_bit_for_bit(tmp_path):
-    """One process."""
+    """With one process."""
     whole = run_all(tmp_path / "whole", 4, processes=1)
     assert run(tmp_path / "run", 4, processes=1, KILL_AT="3").codes == [-signal.SIGKILL]
     assert run_all(tmp_path / "run", 4, processes=1) == whole
@@ -81,9 +81,9 @@ def test_kill_minus_nine_and_going_on_is_bit_for_bit(tmp_path):
 
 
 def fed(workdir, steps):
-    """The edits of each step that counts: of the last process that did it, and of all its peers.
+    """Return the edits of each step, from the last run that executed it, over all processes.
 
-    A run that goes on at step n has thrown away what the run before it did from there on.
+    A run that resumes at step n discards what the previous run did from there on.
     """
     found = {}
     for path in sorted(workdir.glob("fed-*"), key=lambda p: int(p.name.split("-")[1])):
@@ -95,10 +95,10 @@ def fed(workdir, steps):
 
 
 def test_an_epoch_holds_every_edit_once_whoever_dies_and_however_many_go_on(tmp_path):
-    """Three buckets in batches of 8, 16 and 16: 32 / 8, 64 / 16 and 32 / 16 are ten steps.
+    """Three buckets with batches of 8, 16 and 16: 32 / 8 + 64 / 16 + 32 / 16 = 10 steps.
 
-    Two processes until one is killed at step 4, four from the checkpoint of step 2 until step 8,
-    one from that of step 6 (or earlier, if the kill was quicker) to the end.
+    Two processes run until one is killed at step 4. Four resume from the checkpoint of step 2 until
+    step 8. One resumes from step 6 (or earlier, if the kill was quicker) and finishes.
     """
     counts = {(8, 8): 32, (4, 4): 64, (2, 8): 32}
     sizes = [size for size, count in counts.items() for _ in range(count)]
@@ -111,11 +111,11 @@ def test_an_epoch_holds_every_edit_once_whoever_dies_and_however_many_go_on(tmp_
     run_all(workdir, 10, processes=1, **data)
 
     starts = sorted({int(path.name.split("-")[1]) for path in workdir.glob("fed-*")})
-    assert len(starts) == 3  # each went on from a checkpoint of the one before
+    assert len(starts) == 3  # each resumed from a checkpoint of the previous one
     steps = fed(workdir, 10)
     assert sorted(map(len, steps)) == [8] * 4 + [16] * 6
     assert Counter(name for step in steps for name in step) == Counter(map(str, range(128)))
-    # what was done twice was done with the same edits, whatever the number of processes
+    # Repeated steps had the same edits, whatever the number of processes.
     again = [json.loads(line) for path in workdir.glob("fed-*") for line in path.open()]
     for step, names in again:
         assert set(names) <= set(steps[step]) or step >= 10

@@ -1,4 +1,4 @@
-"""Disks that fill up and checkpoints that go bad, met by real processes."""
+"""Full disks and damaged checkpoints with real processes."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    """Eight steps without interruption, of so many processes: losses by step, and the result."""
+    """Losses and result of an uninterrupted run of eight steps, by number of processes."""
 
     @functools.cache
     def whole(processes):
@@ -29,10 +29,10 @@ def checkpoints(workdir):
 
 
 def assert_goes_on_to_the_same_end(workdir, whole_run, processes):
-    """From step 2, to the last bit; gives what was said."""
+    """Resume from step 2 with bitwise equal results; return the output."""
     again = run(workdir, 8, processes=processes)
     assert set(again.codes) == {0}, again.errors
-    assert "Going on from step 2 of 8" in again.said[0]
+    assert "Resuming from step 2 of 8" in again.said[0]
     wanted, result = whole_run(processes)
     assert losses(workdir) == wanted
     assert set(again.results) == {result}
@@ -42,7 +42,7 @@ def assert_goes_on_to_the_same_end(workdir, whole_run, processes):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 2 MiB, where one may be mounted."""
+    """A file system of 2 MiB; skips if mounting is not permitted."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
@@ -57,7 +57,7 @@ def small_disk(tmp_path):
 
 
 def assert_stopped_cleanly(full, workdir):
-    """One sentence each, and nothing under a checkpoint's name that is not whole."""
+    """Each process prints one error message, and no incomplete checkpoint remains."""
     assert set(full.codes) == {1}, full.errors
     for error in full.errors:
         assert "Traceback" not in error
@@ -67,7 +67,7 @@ def assert_stopped_cleanly(full, workdir):
 
 
 def test_no_large_file_can_be_written(whole_run, tmp_path):
-    """The kernel refuses files over 4 KiB, from the third step on: its checkpoint cannot be."""
+    """From the third step on the kernel refuses files over 4 KiB."""
     workdir = tmp_path / "run"
     full = run(workdir, 8, processes=1, FULL_AT="3")
     assert_stopped_cleanly(full, workdir)
@@ -76,7 +76,7 @@ def test_no_large_file_can_be_written(whole_run, tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_full_disk(whole_run, small_disk, processes):
-    """A real one, filled while the third step runs; then space is freed."""
+    """A real small disk is filled during the third step; then space is freed."""
     (small_disk / "small").touch()
     workdir = small_disk / "run"
     full = run(workdir, 8, processes=processes, FULL_AT="3")
@@ -105,7 +105,7 @@ def truncate(folder):
 
 @pytest.mark.parametrize(("damage", "processes"), [(flip_a_bit, 2), (truncate, 1)])
 def test_a_damaged_newest_checkpoint(whole_run, tmp_path, damage, processes):
-    """It is named, the one before is used, and the end is that of an undisturbed run."""
+    """It is reported, the previous one is used, and the result is bitwise the same."""
     assert set(run(tmp_path, 4, processes=processes).codes) == {0}
     assert checkpoints(tmp_path) == ["2", "4"]
     damage(tmp_path / "checkpoints" / "4")

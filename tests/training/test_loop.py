@@ -1,4 +1,4 @@
-"""Whole runs of a toy model: start, stop, resume, and what ends them."""
+"""Whole runs of a toy model: start, stop, resume and errors."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ CLOCK = ("steps_per_second", "seconds_per_step", "data_seconds", "goodput")
 
 
 def rows(workdir):
-    """The metrics that do not depend on the clock."""
+    """Return the metrics that do not depend on time."""
     return [
         {name: value for name, value in row.items() if name not in CLOCK}
         for row in read_metrics(workdir)
@@ -44,7 +44,7 @@ def folders(workdir):
 
 @pytest.fixture(scope="module")
 def whole_run(toy_model, tmp_path_factory):
-    """Five steps without interruption: the folder and the last state."""
+    """An uninterrupted run of five steps: its folder and last state."""
     workdir = tmp_path_factory.mktemp("whole")
     return workdir, train(tiny_config(steps=5), workdir, batches)
 
@@ -56,7 +56,7 @@ def test_a_run_leaves_config_metrics_and_checkpoints(whole_run, capsys):
     assert folders(workdir) == ["2", "4", "5"]
     assert [row["step"] for row in rows(workdir)] == [1, 2, 3, 4, 5]
     assert all(row["loss"] > 0 for row in rows(workdir))
-    # all its steps are done: called again, it only says so
+    # All steps are done: a second call only reports that.
     again = train(tiny_config(steps=5), workdir, batches)
     assert_same(again, state)
     assert "All 5 steps in" in capsys.readouterr().out
@@ -74,7 +74,7 @@ def test_a_signal_saves_and_resuming_is_bit_for_bit(whole_run, tmp_path, number)
     stopped = train(tiny_config(steps=5), tmp_path, interrupted)
     assert int(stopped.step) == 3
     assert folders(tmp_path) == ["2", "3"]
-    assert signal.getsignal(number) is handler  # ours is gone again
+    assert signal.getsignal(number) is handler  # our handler was removed
 
     state = train(tiny_config(steps=5), tmp_path, batches)
     assert_same(state, whole_run[1])
@@ -82,7 +82,7 @@ def test_a_signal_saves_and_resuming_is_bit_for_bit(whole_run, tmp_path, number)
 
 
 def test_falling_back_repeats_the_lost_steps(whole_run, tmp_path, capsys):
-    """Steps may grow; the newest checkpoint is damaged; metrics are not doubled."""
+    """More steps, a damaged newest checkpoint; no metrics row is written twice."""
     train(tiny_config(steps=4), tmp_path, batches)
     (tmp_path / "checkpoints" / "4" / "_CHECKPOINT_METADATA").write_text("?")
     config = tiny_config(steps=5)
@@ -98,13 +98,15 @@ def test_another_config_is_refused(whole_run):
     config.optimizer.learning_rate = 0.5
     with pytest.raises(UserError, match=r"optimizer\.learning_rate is 0\.5 but"):
         train(config, whole_run[0], batches)
-    with pytest.raises(UserError, match=r"has done 5 steps; training\.steps=4"):
+    with pytest.raises(UserError, match=r"has done 5 steps, more than training\.steps=4"):
         train(tiny_config(steps=4), whole_run[0], batches)
     assert load_config(whole_run[0] / "config.json").optimizer.learning_rate == 0.01
 
 
 def test_a_run_keeps_the_fingerprints_of_its_records(tmp_path):
-    train(tiny_config(steps=2), tmp_path, batches)  # as one of an older version: none
+    train(
+        tiny_config(steps=2), tmp_path, batches
+    )  # like a run of an older version, without fingerprints
     train(tiny_config(steps=3), tmp_path, batches, records=["a", "b"])
     config = tiny_config(steps=4)
     with pytest.raises(UserError, match="are not those that the run"):
@@ -114,8 +116,8 @@ def test_a_run_keeps_the_fingerprints_of_its_records(tmp_path):
 
 
 def test_what_a_step_moves_unasked_is_an_error(tmp_path, monkeypatch):
-    """Here the batch: as numpy arrays it would go to the devices with the call of the step."""
-    monkeypatch.setattr(loop, "put", lambda rows, mesh: rows)
+    """The batch as numpy arrays would be transferred by the call of the step."""
+    monkeypatch.setattr(loop, "to_global_arrays", lambda rows, mesh: rows)
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
         train(tiny_config(), tmp_path, batches)
 
@@ -127,7 +129,7 @@ def test_one_at_a_time(tmp_path):
         return batches(first_step)
 
     train(tiny_config(steps=1), tmp_path / "run", again)
-    train(tiny_config(steps=2), tmp_path / "run", batches)  # it is free again
+    train(tiny_config(steps=2), tmp_path / "run", batches)  # the lock was released
     assert not list((tmp_path / "run").glob("*lock*"))
 
 
@@ -159,7 +161,7 @@ def test_a_file_in_place_of_the_folder(tmp_path):
 
 @pytest.mark.parametrize("damage", ["[" * 100_000, '{"model": 5}', None])
 def test_config_json_is_not_read_to_go_on(tmp_path, damage):
-    """The checkpoint has the config that counts; the file is written anew."""
+    """The config of the checkpoint is used, and the file is rewritten."""
     train(tiny_config(steps=1), tmp_path, batches)
     path = tmp_path / "config.json"
     path.unlink() if damage is None else path.write_text(damage)
@@ -201,7 +203,7 @@ def test_a_sentence_from_the_data_ends_the_run(tmp_path):
 
 @pytest.fixture
 def no_learning(monkeypatch):
-    """Steps are counted, but leave the parameters alone."""
+    """Steps are counted but do not change the parameters."""
 
     def step(state, batch, frozen):
         values = dict.fromkeys(("loss", "grad_norm", "learning_rate", "param_norm"), 1.0)
@@ -247,19 +249,19 @@ def test_starting_from_another_size(whole_run, tmp_path):
     config = tiny_config()
     config.model.hidden_size, config.model.axes_dim = 64, (8, 12, 12)
     config.training.start_from = str(whole_run[0])
-    wanted = r"is of another model: the sizes there are model\.hidden_size=32 \(here 64\)"
+    wanted = r"is of another model: its sizes are model\.hidden_size=32 \(here 64\)"
     with pytest.raises(UserError, match=wanted):
         train(config, tmp_path, batches)
 
 
 def test_starting_from_a_file_of_another_size(tmp_path, monkeypatch):
-    """config.json beside it says what differs."""
+    """config.json beside the weights tells which sizes differ."""
     monkeypatch.setattr(step1x_edit, "Step1XEdit", Step1XEdit)
     model = Step1XEdit(tiny_config().model, rngs=nnx.Rngs(0))
     save_model(tmp_path / "base" / "weights.safetensors", model)
     config = tiny_config()
     config.model.depth, config.training.start_from = 2, str(tmp_path / "base")
-    with pytest.raises(UserError, match=r"the sizes there are model\.depth=1 \(here 2\)"):
+    with pytest.raises(UserError, match=r"its sizes are model\.depth=1 \(here 2\)"):
         train(config, tmp_path / "run", batches)
     (tmp_path / "base" / "config.json").unlink()
     with pytest.raises(UserError, match="does not fit the model's sizes"):

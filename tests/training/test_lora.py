@@ -1,4 +1,4 @@
-"""Runs that train adapters alone, on random weights of the tiny model (the real one)."""
+"""Runs that train only adapters, on random weights of the real model in its tiny preset."""
 
 import contextlib
 import dataclasses
@@ -22,12 +22,12 @@ from step1x_jax.training import loop
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.config import HeldOutConfig
 from step1x_jax.training.loop import train
-from step1x_jax.training.monitoring.held_out import HeldOut
+from step1x_jax.training.monitoring.held_out import HeldOutEvaluator
 from step1x_jax.training.monitoring.metrics import read_metrics
-from step1x_jax.training.parts import abstract_frozen, abstract_split, freezing
 from step1x_jax.training.starting import load_first_adapters
 from step1x_jax.training.step.loss import rectified_flow_loss
-from step1x_jax.training.step.train_step import abstract_state, make_train_step, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state, make_train_step
+from step1x_jax.training.trainable_split import abstract_frozen, abstract_split, make_freezer
 from step1x_jax.weights.filling import filled, kept
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
@@ -45,7 +45,7 @@ STEPS = 3
 
 
 def random_weights(config, seed=0):
-    """No zeros anywhere: the tiny preset's gates and last layer let nothing through at first."""
+    """Make weights without zeros: initially the gates and the last layer output zero."""
     rng = np.random.default_rng(seed)
     graph, abstract = abstract_model(config)
     state = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) / 5, x.dtype), abstract)
@@ -54,7 +54,7 @@ def random_weights(config, seed=0):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """Steps of equal configs are one: the real model takes long to compile."""
+    """Compile equal configs only once, since the real model compiles slowly."""
     made = {}
 
     def make(config, mesh, abstract):
@@ -70,7 +70,7 @@ def compiled_once():
 
 @pytest.fixture
 def no_learning(monkeypatch):
-    """Steps are counted, but leave the parameters alone."""
+    """Steps are counted but do not change the parameters."""
 
     def step(state, batch, frozen):
         values = dict.fromkeys(("loss", "grad_norm", "learning_rate", "param_norm"), 1.0)
@@ -81,7 +81,7 @@ def no_learning(monkeypatch):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A file of weights."""
+    """A weight file."""
     path = tmp_path_factory.mktemp("base") / "weights.safetensors"
     save_model(path, random_weights(tiny_config().model))
     return path
@@ -100,7 +100,7 @@ def state_model(base):
 
 
 def parts_of(config, seed=1):
-    """Graph, random adapters (ups, too) and base, on one device."""
+    """Return graph, random adapters (including the up halves) and base on one device."""
     parts = abstract_split(config)
     rng = np.random.default_rng(seed)
     adapters = jax.tree.map(
@@ -110,13 +110,13 @@ def parts_of(config, seed=1):
 
 
 def adapters_of(run, **options):
-    """What a run has trained."""
+    """Read the adapters of a run."""
     opened = RunFolder(run, **options)
     return opened.restore(abstract_adapters(opened.model, opened.lora))
 
 
 def merged_into(base, adapters, config):
-    """Full weights, added in the published layout."""
+    """Merge adapters into the base in the published layout."""
     lora = Adapters(adapters, config.model, config.lora)
     tensors = Merged(published(config.model, base), [(lora, 1.0)])
     return filled(abstract_model(config.model)[1], model_table(config.model), tensors)
@@ -149,7 +149,7 @@ def test_at_first_the_model_is_its_base_bit_for_bit(base, dtype):
     config = lora_config(base)
     config.model.dtype, config.model.param_dtype = dtype, dtype
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    adapters = new_state(config, abstract_state(config, mesh)).params
+    adapters = init_state(config, abstract_state(config, mesh)).params
     downs = [x for name, x in rows_of(adapters).items() if "adapter.down" in name]
     assert all(np.abs(x).max() > 0 for x in downs)
     graph, _, frozen = parts_of(config)
@@ -160,7 +160,7 @@ def test_at_first_the_model_is_its_base_bit_for_bit(base, dtype):
 
 
 def test_gradients_are_those_of_the_full_weights_by_the_chain_rule(base):
-    """W = W0 + s down up: each half's gradient follows from W's, which the plain model gives."""
+    """W = W0 + s down up: each half's gradient follows from that of W in the plain model."""
     config = lora_config(base)
     graph, adapters, frozen = parts_of(config)
     merged = merged_into(frozen, adapters, config)
@@ -182,7 +182,7 @@ def test_gradients_are_those_of_the_full_weights_by_the_chain_rule(base):
     mlp_in = v(blocks["mlp_in"]["kernel"])
     proj, mlp_out = v(blocks["attn"]["proj"]["kernel"]), v(blocks["mlp_out"]["kernel"])
     half = lambda module, name: v(module["adapter"][name])  # noqa: E731
-    of_linear1 = [  # our layers of it: kernel, up, gradient of the up
+    of_linear1 = [  # our layers of linear1: kernel, up, gradients of the up
         (kernel, half(layer, "up"), found["adapter"]["up"])
         for kernel, layer, found in (
             (q, given_attn["q"], attn["q"]),
@@ -214,7 +214,7 @@ def test_gradients_are_those_of_the_full_weights_by_the_chain_rule(base):
 
 
 def test_no_gradient_of_the_base_is_computed(base):
-    """It would be a product of the kernel's shape; adapters' are. Checked on the whole program."""
+    """It would be a dot of the kernel's shape. The whole program is searched for one."""
 
     def shapes(config):
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -236,25 +236,25 @@ def test_no_gradient_of_the_base_is_computed(base):
         return found
 
     config = lora_config(base)
-    kernel, adapter = (32, 128), (3, 32)  # of mlp_in, and its down
+    kernel, adapter = (32, 128), (3, 32)  # mlp_in and its down half
     assert adapter in shapes(config)
     assert kernel not in shapes(config)
     config.lora = LoraConfig()
-    assert kernel in shapes(config)  # as it is when all is trained
+    assert kernel in shapes(config)  # as with all parameters trained
 
 
 @pytest.mark.slow
 def test_held_out_edits_are_evaluated_with_the_average_of_the_adapters(
     base, tmp_path, monkeypatch, capsys
 ):
-    """Against the loss of full weights, into which the average is merged."""
+    """Compare with the loss of full weights into which the average is merged."""
     config = lora_config(base)
     config.training.steps = 1
     config.held_out = HeldOutConfig(path="x", every=1, batches=1, times=(0.5,))
     mesh = make_mesh(config.mesh)
     _, average, weights = parts_of(config)
 
-    def step(state, batch, frozen):  # the adapters still add nothing
+    def step(state, batch, frozen):  # the adapters' product is still zero
         values = dict.fromkeys(("loss", "grad_norm", "learning_rate", "param_norm"), 1.0)
         return dataclasses.replace(state, step=count_step(state.step), ema=average), values
 
@@ -265,12 +265,12 @@ def test_held_out_edits_are_evaluated_with_the_average_of_the_adapters(
     assert row["held_out_ema_decay"] == 0.5
 
     full = dataclasses.replace(config, lora=LoraConfig())
-    evaluation = HeldOut(full, mesh, lambda dropped: batches(100), tmp_path)
+    evaluation = HeldOutEvaluator(full, mesh, lambda dropped: batches(100), tmp_path)
     with jax.set_mesh(mesh):
-        alone = evaluation.loss(weights, nnx.State({}))
+        alone = evaluation.compute_losses(weights, nnx.State({}))
     merged = jax.device_get(merged_into(weights, average, config))
     with jax.set_mesh(mesh):
-        found = evaluation.loss(merged, nnx.State({}))
+        found = evaluation.compute_losses(merged, nnx.State({}))
     # float32 sums in another order: 1e-6 is usual
     assert row["held_out_loss"] == pytest.approx(found["held_out_loss"], rel=1e-5)
     assert row["held_out_loss"] != pytest.approx(alone["held_out_loss"], rel=1e-3)
@@ -307,16 +307,16 @@ def test_resuming_is_bit_for_bit(base, whole_run, tmp_path):
 
 @pytest.mark.slow
 def test_the_base_is_not_touched(base):
-    """Adapters move; the frozen part's buffers are alive and as before."""
+    """Adapters change; the frozen part's buffers stay valid and unchanged."""
     config = lora_config(base)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     abstract = abstract_state(config, mesh)
     frozen = parts_of(config)[2]
     before = jax.device_get(frozen)
-    state = new_state(config, abstract)
+    state = init_state(config, abstract)
     first = jax.device_get(state.params)
     train_step = make_train_step(config, mesh, abstract)
-    for number in range(2):  # the second step finds its base alive
+    for number in range(2):  # the second step reuses the base's buffers
         state, metrics = train_step(state, make_batch(number), frozen)
     assert_same(frozen, before)
     assert float(metrics["grad_norm"]) > 0
@@ -335,7 +335,7 @@ def test_another_base_is_refused(base, whole_run, tmp_path):
     tensors = open_weights(whole_run[0], base=other).tensors
     with pytest.raises(UserError, match=r"were trained on other weights: .* differs; give those"):
         tensors.read("img_in.weight")
-    # that it lies elsewhere is no matter
+    # Another path of the same base is accepted.
     moved = tmp_path / "moved" / "weights.safetensors"
     save_model(moved, load_model(base))
     again, _ = run_parameters(whole_run[0], base=moved)
@@ -343,7 +343,7 @@ def test_another_base_is_refused(base, whole_run, tmp_path):
 
 
 def test_sums_are_rounded_once_to_the_dtype_that_is_wanted(tmp_path):
-    """A base in bfloat16, weights in float32: as of a file that has the same numbers in float32."""
+    """A bfloat16 base gives the same float32 weights as a float32 file with equal values."""
     base = tmp_path / "base" / "weights.safetensors"
     numbers = random_weights(tiny_config().model)
     given = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), nnx.state(numbers))
@@ -359,7 +359,7 @@ def test_sums_are_rounded_once_to_the_dtype_that_is_wanted(tmp_path):
     )
     save_kohya(tmp_path / "lora.safetensors", Adapters(adapters, config.model, config.lora))
     with contextlib.closing(Checkpoints(tmp_path / "run", keep=1)) as checkpoints:
-        checkpoints.save(new_state(config, abstract, adapters), config)
+        checkpoints.save(init_state(config, abstract, adapters), config)
     in_float32 = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), abstract_model(config.model)[1]
     )
@@ -370,7 +370,7 @@ def test_sums_are_rounded_once_to_the_dtype_that_is_wanted(tmp_path):
 
 
 def test_a_run_gives_full_weights_as_the_kohya_reader_merges_them(base, whole_run, tmp_path):
-    """Two ways: ours in our layout; a LoRA file merged in the published layout by numpy."""
+    """Compare merging in our layout with merging a LoRA file in the published layout."""
     config = lora_config(base)
     adapters = adapters_of(whole_run[0])
     save_kohya(tmp_path / "lora.safetensors", Adapters(adapters, config.model, config.lora))
@@ -391,7 +391,7 @@ def test_a_run_gives_full_weights_as_the_kohya_reader_merges_them(base, whole_ru
 @pytest.mark.usefixtures("no_learning")
 @pytest.mark.parametrize("form", ["kohya", "run", "folder"])
 def test_where_adapters_may_start(base, whole_run, tmp_path, form):
-    """A LoRA file, the run itself, and the folder that launch.convert makes of a LoRA."""
+    """A LoRA file, a run, and a folder that launch.convert makes from a LoRA."""
     config = lora_config(base)
     source = {"run": whole_run[0], "kohya": tmp_path / "lora.safetensors"}.get(form, tmp_path / "x")
     if form == "kohya":
@@ -469,7 +469,7 @@ def test_on_eight_devices_all_is_split_as_the_kernels_are(base, monkeypatch):
     }
     assert spec == {
         "qkv down": jax.P(None, "fsdp", None),
-        "q up": jax.P(None, "fsdp", None),  # by the rank
+        "q up": jax.P(None, "fsdp", None),  # sharded by rank
         "proj up": jax.P(None, None, "fsdp"),
     }
     kernel = frozen["transformer"]["single_blocks"]["mlp_in"]["kernel"].get_value()
@@ -483,12 +483,12 @@ def test_on_eight_devices_all_is_split_as_the_kernels_are(base, monkeypatch):
 @pytest.mark.usefixtures("no_learning")
 @pytest.mark.parametrize("stored", ["int8", pytest.param("fp8", marks=pytest.mark.slow)])
 def test_a_base_in_8_bits(base, stored, tmp_path):
-    """Each kernel is off by half a step of its channel's scale (fp8: by 2^-4 of itself)."""
+    """Each kernel differs by at most half a quantization step (fp8: by 2^-4 of its value)."""
     config = lora_config(base, quantize=stored)
     graph, _, given = parts_of(config)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     exact = jax.device_get(given)
-    frozen = kept(given, freezing(config, mesh))
+    frozen = kept(given, make_freezer(config, mesh))
     assert jax.tree.structure(frozen) == jax.tree.structure(abstract_frozen(config, mesh))
 
     q = frozen["transformer"]["single_blocks"]["attn"]["q"]
@@ -501,7 +501,7 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
     step = largest / 127 / 2 if stored == "int8" else np.abs(wanted) / 16 + largest / 448 / 512
     assert (np.abs(found - wanted) <= step * 1.001).all()
 
-    # the model computes with these numbers: dequantised by hand into the plain model, the same
+    # The model's output equals that of the plain model with dequantized kernels.
     by_hand = nnx.to_flat_state(exact)
     flat = dict(nnx.to_flat_state(frozen))
     plain = {}
@@ -512,12 +512,12 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
             value = np.float32(flat[path].get_value()) * s[..., None, :]
         plain[path] = leaf.replace(jnp.asarray(value))
     plain = nnx.from_flat_state(plain)
-    trained = new_state(config, abstract_state(config, mesh)).params
+    trained = init_state(config, abstract_state(config, mesh)).params
     ours = jax.jit(lambda *x: nnx.merge(graph, trained, frozen)(*x))(*arguments())
     wanted = nnx.merge(abstract_model(config.model)[0], plain)(*arguments())
     np.testing.assert_allclose(ours, wanted, atol=2e-5 * np.abs(wanted).max())
 
-    # what a run leaves is merged into the weights as they were
+    # A run's adapters are merged into the original weights.
     config.training.steps = 1
     train(config, tmp_path, batches)
     merged, _ = run_parameters(tmp_path)
@@ -529,7 +529,7 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
 def test_no_base_is_a_mistake():
     config = tiny_config()
     config.lora.rank = 4
-    with pytest.raises(UserError, match=r"training\.start_from is ''; adapters need weights"):
+    with pytest.raises(UserError, match=r"training\.start_from is ''; adapters need base weights"):
         config.validate()
 
 
@@ -542,8 +542,8 @@ def test_a_run_of_all_parameters_has_no_adapters(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_bfloat16_gradient_of_float32_parameters(base):
-    """Kernels are rounded once before the model instead of in it: the same loss, bit for bit. Each
-    number of the gradient may be rounded to 8 bits (on CPUs the matmuls do that anyway)."""
+    """Kernels are rounded before the model instead of in it, so the loss is bitwise the same. The
+    gradient may be rounded to 8 bits (on CPUs the matmuls do that anyway)."""
     found = {}
     for dtype in ("float32", "bfloat16"):
         config = tiny_config()
@@ -551,7 +551,7 @@ def test_a_bfloat16_gradient_of_float32_parameters(base):
         config.optimizer.clip_norm = 0.0
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
         abstract = abstract_state(config, mesh)
-        state = new_state(config, abstract, nnx.state(load_as(base, config.model)))
+        state = init_state(config, abstract, nnx.state(load_as(base, config.model)))
         step = make_train_step(config, mesh, abstract)
         state, metrics = step(state, make_batch(0), nnx.State({}))
         found[dtype] = metrics["loss"], state.opt_state[1][0].mu

@@ -1,4 +1,4 @@
-"""A run small enough for tests: the tiny preset, or a toy in its place, on random latents."""
+"""Small runs for tests: the tiny preset, or a toy model instead, on random latents."""
 
 from collections.abc import Iterator
 
@@ -21,17 +21,17 @@ from step1x_jax.training.config_file import from_json
 
 BATCH = 8
 
-# Of a step's number, in steps that tests make up: eagerly, the 1 would be moved to the devices.
+# Jitted, because an eager `step + 1` would transfer the 1 to the devices, which loop.py disallows.
 count_step = jax.jit(lambda step: step + 1)
 
 
 def load_config(path) -> TrainConfig:
-    """A config that was saved beside a run."""
+    """Read a run's config.json."""
     return from_json(read_json(path), str(path))
 
 
 def tiny_config(steps: int = 4, data: int = 2) -> TrainConfig:
-    """All sizes tiny; two warm-up steps; a moving average."""
+    """Make a config with tiny sizes, two warm-up steps and a moving average."""
     return TrainConfig(
         model=PRESETS["tiny"](),
         data=DataConfig(batch_size=BATCH),
@@ -43,7 +43,7 @@ def tiny_config(steps: int = 4, data: int = 2) -> TrainConfig:
 
 
 class Toy(nnx.Module):
-    """Stands in for Step1XEdit where the model does not matter: compiles ten times faster."""
+    """Replaces Step1XEdit in tests of other parts: compiles ten times faster."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         width = config.hidden_size
@@ -66,7 +66,7 @@ class Toy(nnx.Module):
 
 
 def make_batch(step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
-    """The batch of a step: random, a function of the step alone."""
+    """Make the random batch of a step, which depends only on the step."""
     rng = np.random.default_rng(step)
     latents = (BATCH, 4, 6, 16)
     batch = {
@@ -79,7 +79,7 @@ def make_batch(step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
 
 
 def batches(first_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """Batches without end."""
+    """Yield batches without end."""
     step = first_step
     while True:
         yield make_batch(step)

@@ -1,9 +1,9 @@
 """One process of a distributed run: python -m tests.training.worker PORT COUNT INDEX WORKDIR STEPS.
 
-Prints the last step and a checksum of the parameters, or, as commands do, the sentence of a
-UserError. With STOP_AT=N in the environment the last process sends itself SIGTERM before the batch
-of step N, with KILL_AT=N SIGKILL; with FULL_AT=N there is no space left from then on. With DATA its
-batches are those of a data set, and WORKDIR/fed-START-INDEX tells which edits they were.
+Prints the last step and a checksum of the parameters or, like the commands, the message of a
+UserError. Environment variables: with STOP_AT=N the last process sends itself SIGTERM before the
+batch of step N, with KILL_AT=N SIGKILL; with FULL_AT=N the disk is full from then on. With DATA the
+batches come from a data set, and the ids of their edits are written to WORKDIR/fed-START-INDEX.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def main(port: str, count: int, index: int, workdir: str, steps: int) -> None:
     }
 
     def of_dataset(first_step):
-        """Real batches, each noted when it is handed over."""
+        """Yield batches of the data set and log their ids."""
         config = DataConfig(path=os.environ["DATA"], batch_size=BATCH)
         batches = make_batches(
             config, text_length=8, seed=0, start_step=first_step,
@@ -74,9 +74,9 @@ def main(port: str, count: int, index: int, workdir: str, steps: int) -> None:
 
 
 def fill(workdir: pathlib.Path) -> None:
-    """Takes what is left of a small disk; elsewhere no file may have more than 4 KiB any more.
+    """Fill a small disk; on other disks limit files to 4 KiB.
 
-    The checkpoint that is being written meanwhile is waited for.
+    Waits first for the checkpoint that is being written.
     """
     while not any(path.name.isdigit() for path in (workdir / "checkpoints").iterdir()):
         time.sleep(0.05)

@@ -19,7 +19,7 @@ from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
-from step1x_jax.training.step.train_step import abstract_state, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state
 from step1x_jax.weights.layouts.diffusers import autoencoder_layout, transformer_layout
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
@@ -235,7 +235,7 @@ def run(folder):
     config.model, config.mesh = model_config(), MeshConfig(fsdp=1)
     abstract = abstract_state(config, one_device())
     params = parameters_as(GOLDEN, config.model, abstract.params)
-    state = new_state(config, abstract, params)
+    state = init_state(config, abstract, params)
     state = dataclasses.replace(state, ema=jax.tree.map(lambda x: x / 2, state.params))
     checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save(state, config)
@@ -255,7 +255,7 @@ def run_of_adapters(folder, base=GOLDEN / FILE, tensors=None):
     adapters = load_adapters(LORA, abstract.params, config.model, ADAPTERS)
     tensors = arrays_in() if tensors is None else tensors
     weights = parameters_of(tensors, folder.parent / "base" / FILE)
-    state = new_state(config, abstract, adapters)
+    state = init_state(config, abstract, adapters)
     state = dataclasses.replace(state, ema=jax.tree.map(lambda x: x / 2, state.params))
     checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save(state, config, describe(name_arrays(weights)))

@@ -13,7 +13,7 @@ from step1x_jax.editing.editor import Editor
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import AutoencoderConfig
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.starting import open_start
+from step1x_jax.training.starting import open_start_weights
 from step1x_jax.training.step.train_step import abstract_state
 from step1x_jax.weights import load
 from step1x_jax.weights import open as opening
@@ -272,7 +272,7 @@ def wanted_state(version):
 def start(form, path, made):
     config, wanted = wanted_state(HOLDS.get(form))
     config.training.start_from = str(path)
-    params = load_parameters(open_start(config, print), wanted)
+    params = load_parameters(open_start_weights(config, print), wanted)
     assert {len(x.sharding.device_set) for x in nnx.to_pure_dict(params)["transformer"]["img_in"]
             .values()} == {8}  # fmt: skip
     want = numbers(form, np.float32)

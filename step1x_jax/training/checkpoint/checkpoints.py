@@ -1,13 +1,13 @@
-"""Checkpoints: state, step and config saved together, restored together or not at all.
+"""Checkpoints: state, step and config are saved together and restored together.
 
     WORKDIR/checkpoints/STEP/
-        params/  optimizer/  [ema/]   arrays by Orbax, under the names of the model's modules
-        _CHECKPOINT_METADATA          JSON of Orbax; our part holds the config and, for each array,
-                                      shape, dtype and fingerprint; of adapters, also for each array
-                                      of the base, which is not in the checkpoint
+        params/  optimizer/  [ema/]   arrays written by Orbax, named after the model's modules
+        _CHECKPOINT_METADATA          Orbax's JSON. Our section holds the config and the shape,
+                                      dtype and fingerprint of each array. A run of adapters adds
+                                      those of its base, whose arrays are not in the checkpoint.
 
-Orbax notices neither a flipped bit (it loads silently) nor another dtype (it casts silently), so we
-compare names, shapes, dtypes and fingerprints ourselves. What counts as damage: damage.py.
+Orbax does not detect a flipped bit (it loads it) or a changed dtype (it casts). Names, shapes,
+dtypes and fingerprints are therefore compared here. weights/run/damage.py defines damage.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from step1x_jax.files import find, is_remote
 from step1x_jax.json_files import as_json
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import from_json
-from step1x_jax.training.failures.first_process import on_first_process
+from step1x_jax.training.failures.first_process import run_on_first_process
 from step1x_jax.training.step.train_step import TrainState
 from step1x_jax.weights.run.damage import DamagedError, why_not_written
 from step1x_jax.weights.run.description import (
@@ -50,7 +50,7 @@ from step1x_jax.weights.run.stored_arrays import storing
 
 
 def _to_items(state: TrainState) -> dict[str, Arrays]:
-    """The parts of a checkpoint, so that parameters can be loaded without the rest."""
+    """Split the state into checkpoint items, so that parameters can be loaded alone."""
     items = {
         "params": name_arrays(state.params),
         "optimizer": {"step": state.step, **name_arrays(state.opt_state)},
@@ -61,14 +61,14 @@ def _to_items(state: TrainState) -> dict[str, Arrays]:
 
 
 class Checkpoints:
-    """The checkpoints of one run. All processes call every method, in the same order.
+    """The checkpoints of one run. All processes must call every method in the same order.
 
     Args:
       workdir: the run's folder.
-      keep: how many of the newest to keep.
+      keep: number of newest checkpoints to keep.
 
     Raises:
-      UserError: checkpoints cannot be written there.
+      UserError: checkpoints cannot be written to this folder.
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int):
@@ -77,12 +77,14 @@ class Checkpoints:
         self._keep = keep
         self._failed = False
         self._opened: ocp.training.Checkpointer | None = None
-        logging.getLogger("absl").addFilter(_not_from_orbax)
+        logging.getLogger("absl").addFilter(_is_not_orbax_traceback)
 
-    def _writer(self, say: Callable[[str], None] = logging.warning) -> ocp.training.Checkpointer:
-        """Orbax's, opened when it is needed: it reads all checkpoints, damaged ones included."""
+    def _checkpointer(
+        self, say: Callable[[str], None] = logging.warning
+    ) -> ocp.training.Checkpointer:
+        """Open Orbax's checkpointer on first use: it reads every checkpoint, even damaged ones."""
         if self._opened is None:
-            with self._clear_errors():
+            with self._explain_write_errors():
                 try:
                     self._opened = self._open()
                 except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
@@ -94,8 +96,8 @@ class Checkpoints:
         return self._opened
 
     def _open(self) -> ocp.training.Checkpointer:
-        # What an interrupted save left: Orbax removes it in the background, so that it may still be
-        # there when the process ends. Only it knows what that is on an object store.
+        # Remove the files of an interrupted save. Orbax does this in the background, so they could
+        # outlive the process. On an object store only Orbax can tell which files these are.
         remote = is_remote(self.folder)
         if not remote:
             self._remove_unfinished()
@@ -113,36 +115,38 @@ class Checkpoints:
 
     def _set_aside_if_damaged(self, step: int, say: Callable[[str], None]) -> None:
         try:
-            with contextlib.suppress(UserError):  # no damage, and not needed now
+            with contextlib.suppress(UserError):  # not damaged, and not needed here
                 read_description(self.folder / str(step))
         except DamagedError as e:
             self._set_aside(step, e, say)
 
     def _set_aside(self, step: int, error: DamagedError, say: Callable[[str], None]) -> None:
-        say(f"Checkpoint {step} is damaged ({error}) and set aside; the one before it counts.")
-        on_first_process(functools.partial(set_aside, self.folder / str(step)))
+        say(f"Checkpoint {step} is damaged ({error}) and set aside; the previous one is used.")
+        run_on_first_process(functools.partial(set_aside, self.folder / str(step)))
 
     @property
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, newest first."""
+        """Steps that have a checkpoint, newest first."""
         return steps_in(self.folder)
 
-    def describe_newest(self) -> tuple[TrainConfig, list[str] | None] | None:
-        """Config and records of the newest checkpoint whose description can be read.
+    def read_newest_config(self) -> tuple[TrainConfig, list[str] | None] | None:
+        """Read the config and record fingerprints of the newest checkpoint.
+
+        Checkpoints whose description is damaged are skipped.
 
         Returns:
-          These, as `save` was given them; None: there is no checkpoint.
+          The config and the records that were given to `save`, or None without a checkpoint.
 
         Raises:
-          UserError: it holds weights alone; its config is of another version of this package; or it
-            cannot be read for now.
+          UserError: the checkpoint holds only weights, its config was written by another version
+            of this package, or it cannot be read at the moment.
         """
         for step in self.steps:
             path = self.folder / str(step)
             try:
                 description = read_description(path)
             except DamagedError:
-                continue  # `restore` says so
+                continue  # `restore` reports it
             _check_is_run(description, path)
             config = from_json(dict(description.config), f"the config in {path}")
             return config, description.records
@@ -155,17 +159,17 @@ class Checkpoints:
         base: About | None = None,
         records: Sequence[str] | None = None,
     ) -> None:
-        """Copies the state to the host and returns; it is written in the background.
+        """Copy the state to the host and return; the files are written in the background.
 
         Args:
-          state: to save.
-          config: of the run.
-          base: of adapters, what `describe` says of the weights to which they belong.
-          records: fingerprint of each data set that the run is trained on.
+          state: the state to save.
+          config: the run's config.
+          base: for adapters, `describe` of the base weights.
+          records: fingerprint of each data set of the run.
 
         Raises:
-          UserError: this save, or the one before it, could not be written (a full disk). Older
-            checkpoints are intact, and `close` removes what is half-written.
+          UserError: this save or the previous one could not be written, e.g. the disk is full.
+            Older checkpoints stay intact, and `close` removes the incomplete one.
         """
         items = _to_items(state)
         about = Description(
@@ -175,22 +179,22 @@ class Checkpoints:
             None if records is None else list(records),
         )
         note(self.folder, "saved", int(state.step))
-        with self._clear_errors():
-            self._writer().save_checkpointables_async(
+        with self._explain_write_errors():
+            self._checkpointer().save_checkpointables_async(
                 int(state.step), items, force=True, custom_metadata=about.to_json()
             )
 
     def wait(self) -> None:
-        """Waits until the last save is on disk; raises what `save` raises."""
+        """Wait until the last save is on disk. Raises the errors of `save`."""
         if self._opened is not None:
-            with self._clear_errors():
+            with self._explain_write_errors():
                 self._opened.wait()
 
     def close(self) -> None:
-        """Waits for the last save and releases Orbax's threads; raises what `save` raises."""
+        """Wait for the last save and release Orbax's threads. Raises the errors of `save`."""
         if self._opened is None:
             return
-        with self._clear_errors():
+        with self._explain_write_errors():
             try:
                 self._opened.close()
             finally:
@@ -201,19 +205,19 @@ class Checkpoints:
     def restore(
         self, abstract: TrainState, say: Callable[[str], None], base: About | None = None
     ) -> TrainState | None:
-        """The newest checkpoint that is whole, or None if there is none yet.
+        """Restore the newest intact checkpoint; None if the run has no checkpoint.
 
-        A damaged one is reported and set aside (STEP becomes STEP.damaged; on an object store it
-        loses its last object), and the one before it is tried.
+        A damaged checkpoint is reported and set aside (STEP is renamed to STEP.damaged; on an
+        object store its last object is deleted). Then the previous one is tried.
 
         Args:
-          abstract: the state wanted: shapes, dtypes and shardings.
+          abstract: expected shapes, dtypes and shardings of the state.
           say: prints a warning.
           base: see `save`.
 
         Raises:
-          UserError: checkpoints exist but all are damaged, or they are of another model or base; or
-            one cannot be read for another reason than damage, and is left as it is.
+          UserError: all checkpoints are damaged; they belong to another model or base; or one
+            cannot be read for a reason other than damage, and is left unchanged.
         """
         for step in self.steps:
             path = self.folder / str(step)
@@ -226,22 +230,22 @@ class Checkpoints:
             except DamagedError as e:
                 self._set_aside(step, e, say)
                 continue
-            self._writer(say)  # removes what an interrupted save left behind
+            self._checkpointer(say)  # removes the files of an interrupted save
             opt_state = fill(abstract.opt_state, items["optimizer"])
             ema = fill(abstract.ema, items["ema"]) if abstract.ema is not None else None
             params = fill(abstract.params, items["params"])
             return TrainState(items["optimizer"]["step"], params, opt_state, ema)
         if any_set_aside(self.folder):
             raise UserError(
-                f"All checkpoints in {self.folder} are damaged; copy a whole one there, or start"
-                " anew in another --workdir."
+                f"All checkpoints in {self.folder} are damaged; copy an intact one there, or start"
+                " a new run in another --workdir."
             )
-        self._writer(say)
+        self._checkpointer(say)
         return None
 
     @contextlib.contextmanager
-    def _clear_errors(self) -> Iterator[None]:
-        """Turns a failed write into a sentence."""
+    def _explain_write_errors(self) -> Iterator[None]:
+        """Turn a failed write into a UserError that says what to do."""
         try:
             yield
         except (OSError, ValueError) as e:
@@ -251,7 +255,7 @@ class Checkpoints:
             full = "space" in reason or "quota" in reason
             here = re.search("denied|not permitted|[Rr]ead-only|[Nn]ot a directory|exists", reason)
             advice = "free space" if full else "check the disk or the network"
-            advice += " and run the command again: it goes on from the last complete checkpoint"
+            advice += " and run the command again: it resumes from the last complete checkpoint"
             if here:
                 advice = "make it writable or choose another --workdir"
             raise UserError(
@@ -262,14 +266,14 @@ class Checkpoints:
 def _check_is_run(about: Description, path: epath.Path) -> None:
     if WEIGHTS in about.arrays:
         raise UserError(
-            f"{path} holds weights alone, of launch.convert, and no run to go on with; name its"
-            " folder as training.start_from, and another as --workdir."
+            f"{path} holds only weights, written by launch.convert, and no run to resume; give its"
+            " folder as training.start_from and another one as --workdir."
         )
 
 
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    """A log filter: Orbax prints a failed save's traceback once per thread.
+def _is_not_orbax_traceback(record: logging.LogRecord) -> bool:
+    """Log filter: drop the traceback that Orbax prints per thread when a save fails.
 
-    The failure itself is raised to us and becomes one sentence.
+    The error itself is raised in the caller's thread and becomes a UserError there.
     """
     return not (record.exc_info and "orbax" in record.pathname)

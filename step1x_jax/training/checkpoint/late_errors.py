@@ -1,4 +1,4 @@
-"""What the threads of a failed save say when nobody listens any more."""
+"""Tracebacks that the threads of a failed save print after the error was reported."""
 
 import contextlib
 import sys
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def without_late_errors() -> Iterator[None]:
-    """Keeps one kind of traceback off the screen: "Event loop is closed".
+def suppress_late_errors() -> Iterator[None]:
+    """Suppress unraisable errors with the message "Event loop is closed".
 
-    On a full disk Orbax gives up at the first array that cannot be written, and closes the event
-    loop of that save. Tensorstore's threads then have nowhere to report the errors of the other
-    arrays, and print dozens of tracebacks around the one sentence that tells (checkpoints.py).
+    On a full disk Orbax stops at the first array that cannot be written and closes the event loop
+    of that save. TensorStore's threads can then no longer report the errors of the other arrays.
+    They print dozens of tracebacks around the one error message of checkpoints.py.
     """
     before = sys.unraisablehook
 

@@ -1,1 +1,1 @@
-"""What ends a run, or must not."""
+"""Signals, lost processes and values that are not finite."""

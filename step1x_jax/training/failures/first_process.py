@@ -1,4 +1,4 @@
-"""What process 0 of a run does for all of them."""
+"""Work that process 0 does on behalf of all processes of a run."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from jax.experimental import multihost_utils
 from step1x_jax.errors import UserError
 
 
-def on_first_process(do: Callable[[], object]) -> None:
-    """Calls a function on process 0; a UserError of it ends all processes.
+def run_on_first_process(do: Callable[[], object]) -> None:
+    """Call a function on process 0. If it raises a UserError, all processes raise one.
 
     Raises:
-      UserError: that of process 0, or on the others a sentence that names it.
+      UserError: the error of process 0; on the other processes a reference to it.
     """
     error: UserError | None = None
     if jax.process_index() == 0:
@@ -24,6 +24,6 @@ def on_first_process(do: Callable[[], object]) -> None:
     if jax.process_count() > 1:
         failed = multihost_utils.process_allgather(np.array(error is not None)).any()
         if failed and error is None:
-            error = UserError("process 0 could not go on; its own sentence says why.")
+            error = UserError("process 0 failed; see its error message.")
     if error is not None:
         raise error

@@ -1,4 +1,4 @@
-"""What a process does when another one of its run is gone."""
+"""Exit when another process of a distributed run is lost."""
 
 import contextlib
 import os
@@ -7,30 +7,30 @@ from collections.abc import Iterator
 
 import jax
 
-# As a shell reads it: try again (EX_TEMPFAIL of sysexits.h). launch/restarting.sh does.
+# Exit code EX_TEMPFAIL of sysexits.h: try again. launch/restarting.sh restarts on it.
 LOST = 75
-# Errors of a computation that the others have no part in: memory, and what loop.py forbids to move.
-NOT_LOST = ("RESOURCE_EXHAUSTED", "Disallowed ")
+# Errors that are local to this process: out of memory, and transfers that loop.py disallows.
+LOCAL_ERRORS = ("RESOURCE_EXHAUSTED", "Disallowed ")
 
 
 @contextlib.contextmanager
-def ending_without_peers() -> Iterator[None]:
-    """Ends the process at once, with a sentence, if a computation fails for want of the others.
+def exit_on_lost_peer() -> Iterator[None]:
+    """Exit immediately with a message if a computation fails because a peer was lost.
 
-    Nothing is closed on the way: saves, and JAX itself at exit, would wait for the one that is
-    gone. What a save had begun is removed when the run starts again. (Where no computation fails
-    but all of them wait, jax.distributed aborts the process when it misses the other's heartbeat,
-    and says so; see launch/train.py.)
+    Nothing is closed first: pending saves, and JAX at exit, would wait for the lost process. The
+    files of an incomplete save are removed when the run starts again. (If the computation hangs
+    instead of failing, jax.distributed aborts the process when the peer's heartbeat is missing;
+    see launch/train.py.)
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as e:
-        if jax.process_count() == 1 or any(words in str(e) for words in NOT_LOST):
+        if jax.process_count() == 1 or any(words in str(e) for words in LOCAL_ERRORS):
             raise
         reason = str(e).splitlines()[0]
         print(
-            f"error: another process, or the network to it, was lost ({reason}); start all of them"
-            " again: the run goes on from its last checkpoint.",
+            f"error: another process, or the connection to it, was lost ({reason}); start all"
+            " processes again: the run resumes from its last checkpoint.",
             file=sys.stderr,
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""What ends a run whose numbers are no numbers any more, and what it leaves behind."""
+"""End a run whose metrics are no longer finite, and save the batch that caused it."""
 
 from collections.abc import Mapping
 
@@ -11,22 +11,25 @@ from step1x_jax.weights.files.safetensors_io import write_safetensors
 from step1x_jax.weights.readers import InMemory
 
 FOLDER = "not_finite"
-NAMED = 3  # edits that the sentence names
+MAX_NAMED_EDITS = 3  # edits that the error message lists
 
 
 def check_finite(
     values: Mapping[str, float], step: int, batch: Mapping[str, np.ndarray], workdir: epath.PathLike
 ) -> None:
-    """Raises UserError if a number of a step is not finite, after keeping what led to it.
+    """Raise UserError if a metric of a step is not finite, after saving the batch.
 
-    WORKDIR/not_finite/step-N-process-P.safetensors gets this process's part of the batch; its
-    metadata holds the numbers. With the checkpoint before it, the step can be done again.
+    The rows of this process are written to WORKDIR/not_finite/step-N-process-P.safetensors, with
+    the metrics as metadata. Together with the previous checkpoint they reproduce the step.
 
     Args:
-      values: loss, gradient norm, ... of the step.
-      step: its number, from 1.
-      batch: this process's rows, with "ids" where the data has names.
+      values: loss, gradient norm and so on.
+      step: number of the step, from 1.
+      batch: this process's rows, with "ids" if the edits have names.
       workdir: the run's folder.
+
+    Raises:
+      UserError: a value is not finite.
     """
     bad = [name for name, value in values.items() if not np.isfinite(value)]
     if not bad:
@@ -37,8 +40,12 @@ def check_finite(
     arrays = {name: np.asarray(x) for name, x in batch.items() if name != "ids"}
     metadata |= {"step": str(step), "ids": "\n".join(ids)}
     write_safetensors(path, InMemory(arrays, metadata))
-    edits = f" ({', '.join(ids[:NAMED])}{', ...' if len(ids) > NAMED else ''})" if ids else ""
+    edits = (
+        f" ({', '.join(ids[:MAX_NAMED_EDITS])}{', ...' if len(ids) > MAX_NAMED_EDITS else ''})"
+        if ids
+        else ""
+    )
     raise UserError(
-        f"{bad[0]} is {values[bad[0]]} at step {step}; lower optimizer.learning_rate, or look at"
-        f" the step's edits{edits}: they are in {path}. The checkpoints are from before."
+        f"{bad[0]} is {values[bad[0]]} at step {step}; lower optimizer.learning_rate, or inspect"
+        f" the step's edits{edits}: they are in {path}. All checkpoints are of earlier steps."
     )

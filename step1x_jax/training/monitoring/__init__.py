@@ -1,1 +1,1 @@
-"""What a run says: metrics, time, FLOPs, held-out edits, profiles."""
+"""Metrics, timing, FLOPs, evaluation on held-out edits, profiles."""

@@ -1,4 +1,4 @@
-"""Where a run's time goes, and how much of what its devices could do it uses."""
+"""Step time, data time, MFU, memory and goodput of a run."""
 
 import contextlib
 import time
@@ -10,9 +10,9 @@ from step1x_jax.parallel.devices import GIB
 
 
 class Clock:
-    """Counts a process's seconds: in steps, in reading data, and since it began.
+    """Measure the seconds a process spends in steps, on waiting for data, and in total.
 
-    The first step of each size counts as a beginning: it compiles.
+    The first step of each batch shape is not counted as a step, because it compiles.
     """
 
     def __init__(self) -> None:
@@ -23,23 +23,23 @@ class Clock:
         self._compiled: set[Hashable] = set()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Around what waits for data."""
+    def measure_data(self) -> Iterator[None]:
+        """Context that measures waiting for data."""
         start = time.monotonic()
         yield
         self._reading += time.monotonic() - start
 
     def is_new(self, size: Hashable) -> bool:
-        """Whether no step of this size was taken: the first one compiles."""
+        """Whether no step with this batch shape was measured yet; the first one compiles."""
         return size not in self._compiled
 
     @contextlib.contextmanager
-    def step(self, size: Hashable, flops: float) -> Iterator[None]:
-        """Around a step, from its start until the devices are done; reading in between is in it.
+    def measure_step(self, size: Hashable, flops: float) -> Iterator[None]:
+        """Context that measures a step until the devices are done, including `measure_data`.
 
         Args:
-          size: of its batch.
-          flops: of the step, over all devices.
+          size: the shape of the batch.
+          flops: operations of the step, over all devices.
         """
         start, reading = time.monotonic(), self._reading
         yield
@@ -53,17 +53,21 @@ class Clock:
         self._flops += flops
         self._steps += 1
 
-    def row(self, peak: float | None) -> dict[str, float]:
-        """What happened since the last row; nothing right after the first step.
+    def take_row(self, peak: float | None) -> dict[str, float]:
+        """Return the metrics since the last call and start over.
 
         Args:
-          peak: operations a second of one device; None where it is not known.
+          peak: peak FLOP/s of one device; None if unknown.
 
         Returns:
-          seconds_per_step; data_seconds, the part of it that went into waiting for data (near the
-          whole: the loader is too slow); mfu, model FLOPs over what the devices could have done;
-          memory_gib, the most that a device of this process held so far; goodput, the part of the
-          process's life that went into steps, without starting, compiling, evaluating and saving.
+          Empty if no step was measured, as after the first step. Otherwise:
+          seconds_per_step;
+          data_seconds, the part of it spent waiting for data (if it is close to seconds_per_step,
+          the data loader is too slow);
+          mfu, model FLOPs utilization: model FLOPs over the peak of all devices (if known);
+          memory_gib, the peak memory of the fullest device of this process (if known);
+          goodput, the fraction of the process's lifetime spent in steps rather than in starting,
+          compiling, evaluating and saving.
         """
         if not self._steps:
             return {}

@@ -1,4 +1,4 @@
-"""What a model has to compute, whatever computes it: the numerator of MFU."""
+"""FLOPs that the model requires, independent of kernels and rematerialization: for MFU."""
 
 import dataclasses
 import math
@@ -15,21 +15,24 @@ from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.embeddings import PATCH
 from step1x_jax.training.config import TrainConfig
 
-BACKWARD = 2  # times the forward pass: a gradient of both operands of every matmul
+BACKWARD = 2  # times the forward pass: each matmul needs the gradients of both operands
 
 
 def step_flops(
     config: TrainConfig, latent_size: tuple[int, int], examples: int | None = None
 ) -> float:
-    """Operations of a step's matmuls, forward and backward; no padding, nothing computed twice.
+    """Count the FLOPs of a step's matmuls, forward and backward.
 
-    Where a base is frozen, its own gradients are not among them: of its matmuls, only the gradient
-    by the input is taken. The adapters' own few are left out.
+    Padding and rematerialization are not counted. A frozen base needs gradients with respect to
+    the inputs of its matmuls only, not its weights. The FLOPs of the adapters are neglected.
 
     Args:
-      config: of the run.
+      config: the run's config.
       latent_size: rows and columns of the target's latents.
-      examples: in the step; default data.batch_size.
+      examples: number of examples in the step; default data.batch_size.
+
+    Returns:
+      FLOPs of the step over all devices.
     """
     forward = forward_flops(config.model, latent_size)
     backward = BACKWARD * forward
@@ -40,7 +43,7 @@ def step_flops(
 
 
 def attention_flops(config: ModelConfig, latent_size: tuple[int, int]) -> float:
-    """Of that, what multiplies activations with each other: attention in the DiT."""
+    """Count the forward FLOPs of attention in the transformer: products of two activations."""
     pictures = 2 * math.prod(latent_size) // PATCH**2
     length = pictures + config.text_length
     blocks = config.depth + config.depth_single_blocks
@@ -48,13 +51,14 @@ def attention_flops(config: ModelConfig, latent_size: tuple[int, int]) -> float:
 
 
 def forward_flops(config: ModelConfig, latent_size: tuple[int, int]) -> float:
-    """Operations of the matmuls of one example's forward pass, attention's among them.
+    """Count the FLOPs of all matmuls, including attention, in the forward pass of one example.
 
-    Counted in the traced model with plain attention: nothing is padded or computed twice.
+    The model is traced with plain XLA attention and without rematerialization, so that nothing is
+    padded or computed twice.
 
     Args:
-      config: of the model.
-      latent_size: rows and columns of noise and reference.
+      config: the model's config.
+      latent_size: rows and columns of the latents of target and source.
     """
     plain = dataclasses.replace(config, remat="none", attention="xla")
     graph, params = step1x_edit.abstract_model(plain)
@@ -68,7 +72,7 @@ def forward_flops(config: ModelConfig, latent_size: tuple[int, int]) -> float:
 
 
 def jaxpr_flops(jaxpr: core.Jaxpr) -> float:
-    """Operations of the matmuls of a traced program, those inside loops as often as they run."""
+    """Count the FLOPs of the matmuls of a jaxpr; a scan's body counts once per iteration."""
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -77,7 +81,7 @@ def jaxpr_flops(jaxpr: core.Jaxpr) -> float:
             total += 2.0 * math.prod(out) * math.prod(left[i] for i in contracted)
             continue
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        total += times * sum(jaxpr_flops(inner) for inner in _inner(equation.params))
+        total += times * sum(jaxpr_flops(inner) for inner in _inner_jaxprs(equation.params))
     return total
 
 
@@ -85,7 +89,7 @@ def _shape(variable: Any) -> tuple[int, ...]:
     return variable.aval.shape
 
 
-def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
+def _inner_jaxprs(params: dict[str, Any]) -> list[core.Jaxpr]:
     found = []
     for value in params.values():
         if isinstance(value, core.ClosedJaxpr):

@@ -1,4 +1,4 @@
-"""A trace of some steps, for TensorBoard's profiler (xprof) or Perfetto."""
+"""Trace a few steps for TensorBoard's profiler (xprof) or Perfetto."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,21 +9,21 @@ from etils import epath
 from step1x_jax.files import Growing
 
 FOLDER = "profile"
-STEPS = 3  # enough to see what repeats
+STEPS = 3  # traced steps: enough to see what repeats
 
 
 @contextlib.contextmanager
 def profiler(first: int, workdir: epath.PathLike) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call before each step; STEPS steps from `first` on are traced.
+    """Yield a function to call with the number of each step before it; trace STEPS steps.
 
     Args:
-      first: number of the step; 0: none.
-      workdir: the run's folder; WORKDIR/profile/ gets the trace.
+      first: first step to trace; 0: none.
+      workdir: the run's folder; the trace is written to WORKDIR/profile/.
     """
     files = Growing(epath.Path(workdir) / FOLDER)
     tracing = False
 
-    def before(step: int) -> None:
+    def before_step(step: int) -> None:
         nonlocal tracing
         if first and step == first:
             jax.profiler.start_trace(str(files.local))
@@ -35,7 +35,7 @@ def profiler(first: int, workdir: epath.PathLike) -> Iterator[Callable[[int], No
 
     with contextlib.closing(files):
         try:
-            yield before
+            yield before_step
         finally:
             if tracing:
                 jax.profiler.stop_trace()

@@ -1,7 +1,10 @@
-"""Adafactor's second moments: of a matrix only the means of its rows and columns are kept.
+"""Adafactor's factored second moments: a matrix keeps only the means of its rows and columns.
 
-Shazeer and Stern, 2018, without a first moment and without scaling by the parameters' size, so that
-a learning rate means what it means for AdamW.
+Source: Shazeer and Stern, "Adafactor", 2018; without a first moment and without scaling updates by
+the parameters' RMS, so that learning rates are comparable with AdamW's.
+
+Layers stacked along the axis "layers" are treated one by one, including the clipping. Moments carry
+logical axes, so that they are sharded like their parameters.
 """
 
 import math
@@ -13,16 +16,21 @@ import optax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-SMALLEST_FACTORED = 128  # arrays without two axes of this size are small: kept whole
-DECAY = 0.8  # of step t: 1 - t^-0.8
+SMALLEST_FACTORED = 128  # arrays without two axes of at least this size are not factored
+DECAY = 0.8  # the decay at step t is 1 - t^-DECAY
 EPS = 1e-30
-LARGEST_RMS = 1.0  # of one layer's update, in learning rates
+LARGEST_RMS = 1.0  # of one layer's update, before the learning rate
 
-Names = tuple[str | None, ...]
+AxisNames = tuple[str | None, ...]
 
 
 class FactoredState(NamedTuple):
-    """steps: done. moments: by parameter name, {"rows", "columns"} or {"whole"}."""
+    """State of the optimizer; the names are stored in checkpoints.
+
+    Attributes:
+      steps: completed steps, an int32 scalar.
+      moments: second moments by parameter name: {"rows", "columns"} if factored, else {"whole"}.
+    """
 
     steps: jax.Array
     moments: dict[str, dict[str, nnx.Variable]]
@@ -31,7 +39,7 @@ class FactoredState(NamedTuple):
 class _Leaf(NamedTuple):
     name: str
     value: jax.Array
-    axes: Names  # logical
+    axes: AxisNames  # logical
 
 
 def _leaves(tree: Any) -> list[_Leaf]:
@@ -45,8 +53,8 @@ def _leaves(tree: Any) -> list[_Leaf]:
     return result
 
 
-def _matrix(leaf: _Leaf) -> tuple[int, int] | None:
-    """The two largest axes, the larger one last; None if the array is small. Layers do not mix."""
+def _factored_axes(leaf: _Leaf) -> tuple[int, int] | None:
+    """Return the two largest axes but "layers", the larger last; None if the array is too small."""
     axes = [i for i, name in enumerate(leaf.axes) if name != "layers"]
     axes.sort(key=lambda i: leaf.value.shape[i])
     if len(axes) < 2 or leaf.value.shape[axes[-2]] < SMALLEST_FACTORED:
@@ -55,20 +63,21 @@ def _matrix(leaf: _Leaf) -> tuple[int, int] | None:
 
 
 def scale_by_factored_rms() -> optax.GradientTransformation:
-    """Divides gradients by the root of their factored second moments, and clips each layer.
+    """Divide gradients by the root of their factored second moments and clip each layer's RMS.
 
-    Moments are float32 and lie on devices as their parameters do, less the axis they are means of.
+    Moments are float32 and sharded like their parameters, without the axis over which they are
+    averaged.
     """
 
     def init(params: Any) -> FactoredState:
         def zeros(leaf: _Leaf, without: int | None = None) -> nnx.Variable:
-            kept = [i for i in range(leaf.value.ndim) if i != without]
-            value = jnp.zeros([leaf.value.shape[i] for i in kept], jnp.float32)
-            return nnx.Variable(value, out_sharding=tuple(leaf.axes[i] for i in kept))
+            axes = [i for i in range(leaf.value.ndim) if i != without]
+            value = jnp.zeros([leaf.value.shape[i] for i in axes], jnp.float32)
+            return nnx.Variable(value, out_sharding=tuple(leaf.axes[i] for i in axes))
 
         moments = {}
         for leaf in _leaves(params):
-            if pair := _matrix(leaf):
+            if pair := _factored_axes(leaf):
                 small, large = pair
                 moments[leaf.name] = {
                     "rows": zeros(leaf, without=large),
@@ -83,34 +92,34 @@ def scale_by_factored_rms() -> optax.GradientTransformation:
     ) -> tuple[Any, FactoredState]:
         decay = 1 - (state.steps + 1).astype(jnp.float32) ** -DECAY
 
-        def mean(old: nnx.Variable, new: jax.Array) -> nnx.Variable:
+        def average(old: nnx.Variable, new: jax.Array) -> nnx.Variable:
             return old.replace(decay * old.get_value() + (1 - decay) * new)
 
         updates, moments = [], {}
         for leaf in _leaves(gradient):
             old, squares = state.moments[leaf.name], jnp.square(leaf.value) + EPS
-            if pair := _matrix(leaf):
+            if pair := _factored_axes(leaf):
                 small, large = pair
-                rows = mean(old["rows"], squares.mean(large))
-                columns = mean(old["columns"], squares.mean(small))
+                rows = average(old["rows"], squares.mean(large))
+                columns = average(old["columns"], squares.mean(small))
                 moments[leaf.name] = {"rows": rows, "columns": columns}
                 r = jnp.expand_dims(rows.get_value(), large)
                 c = jnp.expand_dims(columns.get_value(), small)
                 scaled = leaf.value * jax.lax.rsqrt(r / r.mean(small, keepdims=True))
                 scaled = scaled * jax.lax.rsqrt(c)
             else:
-                whole = mean(old["whole"], squares)
+                whole = average(old["whole"], squares)
                 moments[leaf.name] = {"whole": whole}
                 scaled = leaf.value * jax.lax.rsqrt(whole.get_value())
-            updates.append(_clipped(scaled, leaf.axes))
+            updates.append(_clip_layer_rms(scaled, leaf.axes))
         updates = jax.tree.unflatten(jax.tree.structure(gradient), updates)
         return updates, FactoredState(state.steps + 1, moments)
 
     return optax.GradientTransformation(init, update)
 
 
-def _clipped(x: jax.Array, names: Names) -> jax.Array:
-    """x, or of each layer so much that the root of its mean square is LARGEST_RMS."""
+def _clip_layer_rms(x: jax.Array, names: AxisNames) -> jax.Array:
+    """Scale each layer of x down to an RMS of at most LARGEST_RMS."""
     axes = tuple(i for i, name in enumerate(names) if name != "layers")
     size = math.prod(x.shape[i] for i in axes)
     rms = jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True) / size)

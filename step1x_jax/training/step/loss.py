@@ -1,6 +1,6 @@
-"""Rectified flow: the noisy latents at time t, and the loss of the velocity predicted there.
+"""Rectified flow: noisy latents at time t and the loss of the predicted velocity.
 
-Every time counts alike: no weighting; which times are drawn says timesteps.py.
+The loss has no weight per timestep; timesteps.py defines their distribution.
 Legend: B batch, h w latent rows and columns, c latent channels.
 """
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def interpolate(clean: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-    """The noisy latents x_t = (1 - t) x0 + t eps.
+    """Interpolate to the noisy latents x_t = (1 - t) x0 + t eps.
 
     Args:
       clean: x0, (B, h, w, c) float32.
@@ -24,10 +24,10 @@ def interpolate(clean: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def rectified_flow_loss(velocity: jax.Array, clean: jax.Array, noise: jax.Array) -> jax.Array:
-    """Mean squared error of the velocity, whose target is eps - x0.
+    """Compute the mean squared error of the velocity, whose target is eps - x0.
 
     Args:
-      velocity: the model's output at x_t, (B, h, w, c).
+      velocity: the model's output at x_t, (B, h, w, c) in any float dtype.
       clean: x0, (B, h, w, c) float32.
       noise: eps, (B, h, w, c) float32.
 

@@ -1,4 +1,4 @@
-"""AdamW or Adafactor with a learning rate that is a function of the step alone."""
+"""AdamW or Adafactor with a learning rate that depends only on the step."""
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,16 @@ from step1x_jax.training.config import OptimizerConfig
 from step1x_jax.training.step.adafactor import scale_by_factored_rms
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate of each step (0 is the first).
+def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Make the learning rate schedule; the first step is 0.
 
-    It rises linearly over `warmup_steps`. "constant" then stays; "linear" stays until the fraction
-    `flat_fraction` of all steps is done, then falls linearly and reaches zero after the last step.
+    The rate rises linearly over `warmup_steps` and then stays constant. The schedule "linear" keeps
+    it constant until the fraction `flat_fraction` of all steps, then decays linearly to zero after
+    the last step.
 
     Args:
-      config: the peak and the shape.
-      steps: how long the run is.
+      config: peak learning rate and schedule.
+      steps: length of the run.
 
     Returns:
       A function from the step (integer) to a float32 scalar.
@@ -34,17 +35,17 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW or Adafactor after clipping the gradient to a global norm. All of it is float32.
+    """Make AdamW or Adafactor, after clipping the gradient to a global norm, in float32.
 
     Args:
-      config: its settings.
-      steps: how long the run is, for the schedule.
+      config: optimizer settings.
+      steps: length of the run, for the schedule.
 
     Returns:
       An optax transformation whose updates are added to the parameters. See precision.py for
-      parameters, gradients and moments that are kept in bfloat16.
+      parameters, gradients and moments stored in bfloat16.
     """
-    rate = learning_rate(config, steps)
+    rate = make_schedule(config, steps)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.name == "adafactor":
         return optax.chain(

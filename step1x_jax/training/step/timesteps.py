@@ -1,6 +1,6 @@
-"""Where between picture (0) and noise (1) the model is trained: the timestep distributions.
+"""Distributions of the timesteps at which the model is trained; 0 is the picture, 1 is noise.
 
-Another distribution is another function in DISTRIBUTIONS.
+To add a distribution, add a function to DISTRIBUTIONS.
 """
 
 import dataclasses
@@ -18,15 +18,16 @@ from step1x_jax.sampling.schedule import time_shift
 
 @dataclasses.dataclass
 class TimestepConfig:
-    """The paper does not say; logit-normal(0, 1) with the resolution's shift is our choice.
+    """Distribution and shift of the timesteps.
 
-    The published LoRA script uses logit-normal(0, 1) with shift 3.1582.
+    The paper does not specify it. The default is logit-normal(0, 1) with the shift of the
+    resolution. The published LoRA script uses logit-normal(0, 1) with shift 3.1582.
     """
 
     distribution: str = "logit_normal"  # a name in DISTRIBUTIONS
     mean: Annotated[float, Meta(ge=-1000, le=1000)] = 0.0  # of the logit
     std: Positive = 1.0  # of the logit
-    shift: Positive | None = None  # s in t s / (1 + (s - 1) t); None: the resolution's; 1: no shift
+    shift: Positive | None = None  # s in t s / (1 + (s - 1) t); None: by resolution; 1: no shift
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for impossible values."""
@@ -43,13 +44,13 @@ class TimestepConfig:
 
 
 def logit_normal(config: TimestepConfig, key: jax.Array, batch_size: int) -> jax.Array:
-    """sigmoid(mean + std N(0, 1)): (B,) float32."""
+    """Draw sigmoid(mean + std N(0, 1)): (B,) float32."""
     normal = jax.random.normal(key, (batch_size,), jnp.float32)
     return jax.nn.sigmoid(config.mean + config.std * normal)
 
 
 def uniform(config: TimestepConfig, key: jax.Array, batch_size: int) -> jax.Array:
-    """Every time alike: (B,) float32."""
+    """Draw from [0, 1) uniformly: (B,) float32."""
     return jax.random.uniform(key, (batch_size,), jnp.float32)
 
 
@@ -62,17 +63,17 @@ DISTRIBUTIONS: dict[str, Callable[[TimestepConfig, jax.Array, int], jax.Array]] 
 def sample_timesteps(
     config: TimestepConfig, key: jax.Array, batch_size: int, num_tokens: int
 ) -> jax.Array:
-    """Draws one time per example.
+    """Draw one timestep per example.
 
     Args:
       config: distribution and shift.
       key: random key.
       batch_size: B.
-      num_tokens: noise tokens of one example, for the resolution's shift.
+      num_tokens: number of noise tokens of one example, for the shift by resolution.
 
     Returns:
       (B,) float32 in [0, 1]; 0 is the picture, 1 is noise.
     """
     t = DISTRIBUTIONS[config.distribution](config, key, batch_size)
-    # as the sampler shifts, so that training and sampling agree
+    # The sampler applies the same shift.
     return time_shift(t, num_tokens, config.shift)

@@ -152,7 +152,7 @@ TABLE: Table = {
     ("step1x_jax/weights/finite.py", "tests/weights/files/test_safetensors_io.py"): [
         ("first numbers alone", "is_finite", "range(0, len(bits), AT_ONCE)", "(0,)"),
     ],
-    ("step1x_jax/weights/quantizing.py", "tests/training/test_parts.py"): [
+    ("step1x_jax/weights/quantizing.py", "tests/training/test_trainable_split.py"): [
         ("base beside its 8 bits", "quantizing", "kernel.delete()", "pass"),
     ],
 }

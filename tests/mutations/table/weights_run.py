@@ -72,7 +72,7 @@ TABLE: Table = {
         ("not read ahead", "read_blocks", "len(coming) > 1", "coming"),
         ("all read ahead", "read_blocks", "... > BLOCK_BYTES", "... > 1e99"),
     ],
-    ("step1x_jax/weights/run/fingerprints.py", "tests/training/test_parts.py"): [
+    ("step1x_jax/weights/run/fingerprints.py", "tests/training/test_trainable_split.py"): [
         ("base not described", "described",
          "about[dotted(path)] = describe({'': array})['']", "del array"),
     ],

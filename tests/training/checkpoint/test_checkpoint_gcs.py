@@ -1,4 +1,4 @@
-"""Checkpoints on an object store: Orbax and tensorstore as they are, talking to a stand-in."""
+"""Checkpoints on an object store: the real Orbax and TensorStore with a fake server."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.loop import train
 from step1x_jax.training.monitoring.metrics import read_metrics
-from step1x_jax.training.step.train_step import abstract_state, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state
 from tests.training.checkpoint.test_checkpoints import assert_same, at_step, restore, run_params
 from tests.training.tiny import batches, tiny_config
 
@@ -32,7 +32,7 @@ def abstract(toy_model):
 
 @pytest.fixture(scope="module")
 def state(abstract):
-    return new_state(tiny_config(), abstract)
+    return init_state(tiny_config(), abstract)
 
 
 def save(state, *steps):
@@ -43,7 +43,7 @@ def save(state, *steps):
 
 
 def flip_a_bit(store, step):
-    """In the middle of the largest object."""
+    """Flip a bit in the middle of the largest object."""
     names = [name for name in store.names if name.startswith(f"{AT}/{step}/params/")]
     name = max(names, key=lambda name: len(store.get(name)[1]))
     data = bytearray(store.get(name)[1])
@@ -67,7 +67,7 @@ def test_the_newest_comes_back_and_old_ones_are_deleted(gcs, state, abstract):
 
 def test_listings_that_lag_neither_lose_nor_resurrect(gcs, state, abstract):
     save(state, 1, 2)
-    gcs.freeze_listings(AT)  # the folder's: 1 stays listed, 3 never is
+    gcs.freeze_listings(AT)  # in the folder 1 stays listed and 3 never appears
     save(state, 3)
     assert numbers(gcs) == {"2", "3"}
     restored, said = restore(RUN, abstract)
@@ -94,7 +94,7 @@ def test_what_is_not_listed_yet_is_not_taken_for_damaged(gcs, state, abstract):
 
 def test_a_save_that_was_killed_is_none(gcs, state, abstract):
     save(state, 1, 2)
-    gcs.delete(f"{AT}/2/commit_success.txt")  # it is put last
+    gcs.delete(f"{AT}/2/commit_success.txt")  # it is written last
     assert gcs.puts.index(f"{AT}/2/commit_success.txt") == max(
         i for i, name in enumerate(gcs.puts) if name.startswith(f"{AT}/2/")
     )
@@ -112,7 +112,7 @@ def test_a_damaged_one_is_said_set_aside_and_written_again(gcs, state, abstract)
     assert_same(restored, at_step(state, 1))
     assert len(said) == 1
     assert "Checkpoint 2 is damaged" in said[0]
-    assert restore(RUN, abstract)[1] == []  # not taken for a whole one again
+    assert restore(RUN, abstract)[1] == []  # it is not considered intact again
     save(state, 2)
     assert_same(restore(RUN, abstract)[0], at_step(state, 2))
 
@@ -121,7 +121,7 @@ def test_no_start_from_nothing_where_all_were_damaged(gcs, state, abstract):
     save(state, 1)
     flip_a_bit(gcs, 1)
     gcs.freeze_listings()
-    for _ in range(2):  # also when the command is given again
+    for _ in range(2):  # also if the command is repeated
         with pytest.raises(UserError, match="All checkpoints in gs://bucket/run/checkpoints are"):
             restore(RUN, abstract)
 
@@ -141,13 +141,13 @@ def test_a_run_that_was_killed_goes_on_as_on_a_disk(gcs, tmp_path, monkeypatch):
     config = tiny_config(steps=5)
 
     def breaking_off(first_step):
-        yield from itertools.islice(batches(first_step), 4)  # step 4's update is lost
+        yield from itertools.islice(batches(first_step), 4)  # the update of step 4 is lost
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
-        patch.setattr(Growing, "close", lambda self: None)  # what a killed process does not do
+        patch.setattr(Growing, "close", lambda self: None)  # a killed process does not close it
         train(config, RUN, breaking_off)
-    assert [row["step"] for row in read_metrics(RUN)] == [1, 2]  # those of the checkpoint
+    assert [row["step"] for row in read_metrics(RUN)] == [1, 2]  # the rows up to the checkpoint
     state = train(config, RUN, batches)
     whole = train(config, tmp_path, batches)
     assert_same(state.params, whole.params)

@@ -13,14 +13,14 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.config_file import from_json
-from step1x_jax.training.step.train_step import abstract_state, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state
 from step1x_jax.weights.run import description
 from step1x_jax.weights.run.reader import RunFolder
 from tests.training.tiny import tiny_config
 
 pytestmark = [
     pytest.mark.usefixtures("toy_model"),
-    # Orbax leaves these behind when it fails to load what we have damaged
+    # Orbax emits these when it fails to load damaged files.
     pytest.mark.filterwarnings(
         "ignore:coroutine", "ignore::pytest.PytestUnraisableExceptionWarning"
     ),
@@ -34,7 +34,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def state(toy_model, mesh):
-    return new_state(tiny_config(), abstract_state(tiny_config(), mesh))
+    return init_state(tiny_config(), abstract_state(tiny_config(), mesh))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def abstract(toy_model, mesh):
 
 
 def at_step(state, step):
-    """The state at another step, with other parameters."""
+    """Return the state at another step with other parameters."""
     number = jax.device_put(jnp.int32(step), state.step.sharding)
     params = jax.tree.map(lambda x: x + step, state.params)
     return type(state)(number, params, state.opt_state, state.ema)
@@ -58,7 +58,7 @@ def assert_same(a, b):
 
 @pytest.fixture(scope="module")
 def saved_run(tmp_path_factory, state):
-    """A run with checkpoints 2 and 3 (1 was dropped: keep=2). Tests copy it."""
+    """A run with checkpoints 2 and 3; 1 was deleted, because keep=2. Tests copy it."""
     workdir = tmp_path_factory.mktemp("run")
     checkpoints = Checkpoints(workdir, keep=2)
     for step in (1, 2, 3):
@@ -73,7 +73,7 @@ def workdir(saved_run, tmp_path):
 
 
 def restore(workdir, abstract):
-    """The restored state, and what was said."""
+    """Return the restored state and the warnings."""
     said = []
     checkpoints = Checkpoints(workdir, keep=2)
     try:
@@ -87,7 +87,7 @@ def folders(workdir):
 
 
 def flip_a_bit(workdir, step, item="params"):
-    """In the middle of the largest data file."""
+    """Flip a bit in the middle of the largest data file."""
     files = (workdir / "checkpoints" / str(step) / item).rglob("d/*")
     path = max(files, key=lambda p: p.stat().st_size)
     data = bytearray(path.read_bytes())
@@ -202,7 +202,7 @@ def test_another_dtype_is_refused(workdir, abstract):
 
 
 def test_a_full_disk_leaves_the_older_ones(tmp_path, state, abstract):
-    """The kernel refuses to write files over 4 KiB: as on a full disk, writing fails half-way."""
+    """The kernel refuses files over 4 KiB, so writing fails half-way as on a full disk."""
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save(at_step(state, 1), tiny_config())
     checkpoints.wait()
@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_the_older_ones(tmp_path, state, abstract):
         with pytest.raises(UserError, match="could not be written") as error:
             checkpoints.save(at_step(state, 2), tiny_config())
             checkpoints.wait()
-        with contextlib.suppress(UserError):  # Orbax may say it again
+        with contextlib.suppress(UserError):  # Orbax may raise it again
             checkpoints.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_the_older_ones(tmp_path, state, abstract):
 
 
 def run_params(workdir, abstract=None, **options):
-    """What the newest whole checkpoint holds, read for others."""
+    """Read the newest intact checkpoint with RunFolder."""
     run = RunFolder(workdir, **options)
     return run.restore(abstract_model(run.model)[1] if abstract is None else abstract), run
 
@@ -273,7 +273,7 @@ def test_a_relative_folder(tmp_path, monkeypatch, state):
 
 
 def test_arrays_of_another_step_are_noticed(workdir, state, abstract):
-    """Sound files with other numbers in them: only our fingerprints can tell."""
+    """The files are valid but hold other numbers, which only our fingerprints detect."""
     folder = workdir / "checkpoints"
     shutil.rmtree(folder / "3" / "params")
     shutil.copytree(folder / "2" / "params", folder / "3" / "params")
@@ -287,4 +287,4 @@ def test_another_version_asks_for_that_version(workdir, mesh, monkeypatch):
     monkeypatch.setattr(description, "READ", (1000,))
     with pytest.raises(UserError, match=r"another version of step1x_jax .*launch\.convert"):
         restore(workdir, abstract_state(tiny_config(), mesh))
-    assert folders(workdir) == ["2", "3"]  # none is taken for damaged
+    assert folders(workdir) == ["2", "3"]  # none is considered damaged

@@ -1,7 +1,7 @@
 import sys
 from types import SimpleNamespace
 
-from step1x_jax.training.checkpoint.late_errors import without_late_errors
+from step1x_jax.training.checkpoint.late_errors import suppress_late_errors
 
 
 def test_one_kind_is_dropped_and_others_are_not(monkeypatch):
@@ -15,7 +15,7 @@ def test_one_kind_is_dropped_and_others_are_not(monkeypatch):
             ValueError("Event loop is closed"),
         )
     ]
-    with without_late_errors():
+    with suppress_late_errors():
         for error in errors:
             sys.unraisablehook(error)
     assert told == errors[1:]

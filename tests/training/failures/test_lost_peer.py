@@ -1,15 +1,15 @@
-"""A computation that fails for want of another process."""
+"""Computations that fail because another process was lost."""
 
 import jax
 import numpy as np
 import pytest
 
 from step1x_jax.training.failures import lost_peer
-from step1x_jax.training.failures.lost_peer import LOST, ending_without_peers
+from step1x_jax.training.failures.lost_peer import LOST, exit_on_lost_peer
 
 
 class Ended(BaseException):
-    """In place of the end of the process."""
+    """Raised instead of ending the process."""
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def end(monkeypatch):
 
 
 def fail(message):
-    with ending_without_peers():
+    with exit_on_lost_peer():
         raise jax.errors.JaxRuntimeError(message)
 
 
@@ -32,7 +32,7 @@ def test_the_process_ends_at_once_with_a_sentence(capsys):
         fail("UNKNOWN: Gloo all-reduce failed: Connection closed by peer\nmore")
     assert ended.value.args == (LOST,)
     (sentence,) = capsys.readouterr().err.splitlines()
-    assert "Connection closed by peer); start all of them again" in sentence
+    assert "Connection closed by peer); start all processes again" in sentence
 
 
 @pytest.mark.usefixtures("end")
@@ -44,7 +44,7 @@ def test_too_little_memory_is_another_matter():
 @pytest.mark.usefixtures("end")
 def test_neither_is_what_was_moved_unasked():
     error = pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed")
-    with error, ending_without_peers(), jax.transfer_guard("disallow"):
+    with error, exit_on_lost_peer(), jax.transfer_guard("disallow"):
         jax.jit(lambda x: x)(np.ones(2))
 
 

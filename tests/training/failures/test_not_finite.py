@@ -1,4 +1,4 @@
-"""What a run leaves behind whose numbers are no numbers any more."""
+"""What a run saves when its metrics are no longer finite."""
 
 import jax.numpy as jnp
 import numpy as np

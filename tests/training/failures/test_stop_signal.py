@@ -10,9 +10,9 @@ import pytest
 
 BUSY = """
 import ctypes, os, sys
-from step1x_jax.training.failures.stop_signal import stop_signal
+from step1x_jax.training.failures.stop_signal import watch_stop_signals
 
-with stop_signal() as asked:
+with watch_stop_signals() as asked:
     print("begun", flush=True)
     ctypes.CDLL(None).usleep(ctypes.c_uint(int(3e6)))  # as in the compiler; EINTR ends it once
     ctypes.CDLL(None).usleep(ctypes.c_uint(int(3e6)))

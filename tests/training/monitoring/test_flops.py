@@ -1,4 +1,4 @@
-"""The operations of the model against the published arithmetic, written out."""
+"""FLOPs of the model against closed formulas of the published architecture."""
 
 import pytest
 
@@ -11,7 +11,7 @@ WIDTH, CONNECTOR, TEXT, LAYERS = 3072, 4096, 640, 57
 
 @pytest.mark.parametrize("size", [512, 1024])
 def test_operations_of_an_example(size):
-    """12 D^2 weights a block and 4 L^2 D of attention; what is left are embeddings: 0.1 %."""
+    """12 D^2 weights per block and 4 L^2 D for attention; the embeddings add 0.1 %."""
     tokens = 2 * (size // 16) ** 2 + TEXT
     blocks = LAYERS * (2 * 12 * WIDTH**2 * tokens + 4 * tokens**2 * WIDTH)
     connector = 2 * (2 * 12 * CONNECTOR**2 * TEXT + 4 * TEXT**2 * CONNECTOR)
@@ -29,7 +29,7 @@ def test_neither_policy_nor_kernel_changes_them():
 
 
 def test_a_frozen_base_has_no_gradients_of_its_own():
-    """Of three matmuls per weight two are left; attention keeps its own three."""
+    """Two of three matmuls per weight remain; attention still has all three."""
     config = TrainConfig(model=step1x_edit_v1_1())
     config.data.batch_size = 1
     full = step_flops(config, (128, 128))

@@ -1,4 +1,4 @@
-"""The loss and the pictures of edits that are not trained on."""
+"""Loss and pictures of held-out edits."""
 
 from functools import partial
 
@@ -16,12 +16,12 @@ from step1x_jax.parallel.mesh import make_mesh
 from step1x_jax.training import loop
 from step1x_jax.training.config import HeldOutConfig
 from step1x_jax.training.loop import train
-from step1x_jax.training.monitoring.held_out import HeldOut
+from step1x_jax.training.monitoring.held_out import HeldOutEvaluator
 from step1x_jax.training.monitoring.metrics import read_metrics
-from step1x_jax.training.parts import abstract_split, random_trained, shardings_of
 from step1x_jax.training.step.loss import interpolate, rectified_flow_loss
-from step1x_jax.training.step.randomness import stream
+from step1x_jax.training.step.randomness import rng_stream
 from step1x_jax.training.step.train_step import abstract_state, make_train_step
+from step1x_jax.training.trainable_split import abstract_split, init_trained, shardings_of
 from step1x_jax.weights.save import save_autoencoder
 from tests.training.tiny import batches, make_batch, tiny_config
 
@@ -31,7 +31,7 @@ TIMES = (0.25, 0.75)
 
 
 def held_out(dropped):
-    """Other edits than those that are trained on; without captions, other texts."""
+    """Yield edits that differ from the training edits; without instructions, other texts."""
     for number in range(100, 110):
         batch = make_batch(number)
         yield batch | {"text": batch["text"] * (0.1 if dropped else 1.0)}
@@ -46,17 +46,17 @@ def config_with(**fields):
 def test_the_loss_is_the_mean_at_each_time(tmp_path):
     config = config_with()
     mesh = make_mesh(config.mesh)
-    params, graph = random_trained(config), abstract_split(config).graph
-    evaluation = HeldOut(config, mesh, held_out, tmp_path)
+    params, graph = init_trained(config), abstract_split(config).graph
+    evaluation = HeldOutEvaluator(config, mesh, held_out, tmp_path)
     with jax.set_mesh(mesh):
-        found = evaluation.loss(params, NOTHING)
-        assert evaluation.loss(params, NOTHING) == found
+        found = evaluation.compute_losses(params, NOTHING)
+        assert evaluation.compute_losses(params, NOTHING) == found
 
     model = nnx.merge(graph, params)
     want = np.zeros(2)
     for number in range(2):
         batch = {name: jnp.asarray(x) for name, x in make_batch(100 + number).items()}
-        key = jax.random.fold_in(stream(config.training.seed, "held_out"), number)
+        key = jax.random.fold_in(rng_stream(config.training.seed, "held_out"), number)
         noise = jax.random.normal(key, batch["target"].shape)
         for i, time in enumerate(TIMES):
             t = jnp.full(8, time)
@@ -96,15 +96,17 @@ def test_a_run_looks_at_them_and_learns_nothing_from_it(tmp_path, autoencoder, c
 
 
 def picture(path):
-    """The edited column of the picture of one edit, as signed numbers."""
+    """Return the sampled column of a picture with one edit, as signed integers."""
     return np.asarray(Image.open(path), np.int16)[:, 48:96]
 
 
 @pytest.fixture
 def evaluations(monkeypatch):
-    """What runs evaluate with."""
+    """Collect the evaluators that runs create."""
     made = []
-    monkeypatch.setattr(loop, "HeldOut", lambda *args: made.append(HeldOut(*args)) or made[-1])
+    monkeypatch.setattr(
+        loop, "HeldOutEvaluator", lambda *args: made.append(HeldOutEvaluator(*args)) or made[-1]
+    )
     return made
 
 
@@ -119,9 +121,9 @@ def averaged_config(autoencoder, decay):
 def test_a_run_with_a_moving_average_evaluates_it(
     tmp_path, autoencoder, evaluations, monkeypatch, capsys
 ):
-    """Against the mean of the parameters after each step, taken here; the last ones differ."""
+    """Compare with an average computed here; the last parameters give other results."""
     config = averaged_config(autoencoder, 0.8)
-    mesh, after = make_mesh(config.mesh), [jax.device_get(random_trained(config))]
+    mesh, after = make_mesh(config.mesh), [jax.device_get(init_trained(config))]
 
     def make(*args):
         step = make_train_step(*args)
@@ -150,21 +152,25 @@ def test_a_run_with_a_moving_average_evaluates_it(
         here = jax.device_put(jax.tree.map(mean, *after[: step + 1]), places)
         last = jax.device_put(after[step], places)
         with jax.set_mesh(mesh):
-            found, of_last = evaluation.loss(here, NOTHING), evaluation.loss(last, NOTHING)
+            found, of_last = (
+                evaluation.compute_losses(here, NOTHING),
+                evaluation.compute_losses(last, NOTHING),
+            )
             shown, shown_of_last = (
-                picture(evaluation.show(x, NOTHING, 10 + i)) for i, x in enumerate((here, last))
+                picture(evaluation.write_picture(x, NOTHING, 10 + i))
+                for i, x in enumerate((here, last))
             )
         for name, value in found.items():
-            assert rows[step][name] == pytest.approx(value, rel=1e-5)  # the mean's rounding
+            assert rows[step][name] == pytest.approx(value, rel=1e-5)  # rounding of the mean
             assert rows[step][name] != pytest.approx(of_last[name], rel=1e-3)
         of_run = picture(tmp_path / "pictures" / f"step-{step}.png")
-        assert np.abs(of_run - shown).max() <= 1  # a level of 255: that rounding, too
+        assert np.abs(of_run - shown).max() <= 1  # one of 255 levels, by the same rounding
         assert np.abs(of_run - shown_of_last).max() > 10
-    assert evaluation._losses._cache_size() == 1  # the average is no other program
+    assert evaluation._losses._cache_size() == 1  # the average runs the same program
 
 
 def weighted_mean(parts, *arrays):
-    """In float64, as float32."""
+    """Compute the mean in float64 and round it to float32."""
     return np.average(arrays, axis=0, weights=parts).astype(np.float32)
 
 
@@ -174,25 +180,25 @@ def test_a_run_without_one_evaluates_its_parameters(tmp_path, autoencoder, evalu
     assert "moving average" not in capsys.readouterr().out
     row, (evaluation,) = read_metrics(tmp_path)[-1], evaluations
     with jax.set_mesh(make_mesh(config.mesh)):
-        found = evaluation.loss(state.params, NOTHING)
-        shown = picture(evaluation.show(state.params, NOTHING, 10))
+        found = evaluation.compute_losses(state.params, NOTHING)
+        shown = picture(evaluation.write_picture(state.params, NOTHING, 10))
     assert {name: x for name, x in row.items() if name.startswith("held_out")} == found
     np.testing.assert_array_equal(picture(tmp_path / "pictures" / "step-4.png"), shown)
 
 
 def test_pictures_see_the_empty_instruction(tmp_path, autoencoder):
-    """Guidance is by the captions' absence: other negatives, other pictures."""
+    """Guidance uses the dropped instruction: other negatives give other pictures."""
     config = config_with(pictures=1)
     config.autoencoder = str(autoencoder)
     config.sampling.num_steps, config.sampling.guidance = 2, 3.0
-    mesh, params = make_mesh(config.mesh), random_trained(config)
+    mesh, params = make_mesh(config.mesh), init_trained(config)
 
     def same(dropped):
         return held_out(False)
 
     with jax.set_mesh(mesh):
         for name, data in (("a", held_out), ("b", same)):
-            HeldOut(config, mesh, data, tmp_path / name).show(params, NOTHING, 1)
+            HeldOutEvaluator(config, mesh, data, tmp_path / name).write_picture(params, NOTHING, 1)
     shown = [np.asarray(Image.open(tmp_path / x / "pictures" / "step-1.png")) for x in "ab"]
     assert (shown[0] != shown[1]).any()
 
@@ -200,4 +206,4 @@ def test_pictures_see_the_empty_instruction(tmp_path, autoencoder):
 def test_pictures_need_an_autoencoder(tmp_path):
     config = config_with(pictures=1)
     with pytest.raises(UserError, match=r"autoencoder is .*give one for held_out\.pictures"):
-        HeldOut(config, make_mesh(config.mesh), held_out, tmp_path)
+        HeldOutEvaluator(config, make_mesh(config.mesh), held_out, tmp_path)

@@ -7,13 +7,13 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from step1x_jax import files
 from step1x_jax.errors import UserError
-from step1x_jax.training.monitoring.metrics import FILE, Metrics, read_metrics
+from step1x_jax.training.monitoring.metrics import FILE, MetricsWriter, read_metrics
 
 VALUES = {"loss": 0.5, "grad_norm": 1.0, "learning_rate": 1e-3, "param_norm": 2.0}
 
 
 def write(workdir, first, last):
-    metrics = Metrics(workdir, first, 100)
+    metrics = MetricsWriter(workdir, first, 100)
     for step in range(first + 1, last + 1):
         metrics.advance(step)
         metrics.write(step, VALUES | {"loss": float(step)})
@@ -63,13 +63,13 @@ def test_tensorboard(tmp_path):
     scalars = {(e.step, v.tag): v.simple_value for e in first for v in e.summary.value}
     assert scalars[2, "loss"] == 2
     assert scalars[1, "grad_norm"] == 1
-    # the second process tells TensorBoard to forget what the first wrote from step 2 on
+    # The second process makes TensorBoard discard what the first wrote from step 2 on.
     starts = [e.step for e in second if e.session_log.status == SessionLog.START]
     assert starts == [2]
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
-    metrics = Metrics(tmp_path, 0, 100)
+    metrics = MetricsWriter(tmp_path, 0, 100)
     (tmp_path / FILE).unlink()
     (tmp_path / FILE).symlink_to("/dev/full")  # every write fails with ENOSPC
     with pytest.raises(UserError, match="No space left on device"):
@@ -79,23 +79,23 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
 
 def test_on_an_object_store_rows_are_put_before_a_checkpoint_and_at_the_end(store, monkeypatch):
     workdir = "gs://bucket/run"
-    metrics = Metrics(workdir, 0, 100)
+    metrics = MetricsWriter(workdir, 0, 100)
     store.freeze_listings()
     for step in (1, 2):
         metrics.write(step, VALUES)
-    assert read_metrics(workdir) == []  # a store takes about one change of an object a second
+    assert read_metrics(workdir) == []  # a store accepts about one change of an object per second
     metrics.flush()
     metrics.write(3, VALUES)
     assert [row["step"] for row in read_metrics(workdir)] == [1, 2]
     metrics.close()
     assert [row["step"] for row in read_metrics(workdir)] == [1, 2, 3]
 
-    metrics = Metrics(workdir, 1, 100)  # goes on from a checkpoint of step 1
+    metrics = MetricsWriter(workdir, 1, 100)  # resumes from a checkpoint of step 1
     assert [row["step"] for row in read_metrics(workdir)] == [1]
     with monkeypatch.context() as patch:
         patch.setattr(files, "BETWEEN_PUTS", -1.0)
         metrics.write(2, VALUES)
-    # killed here: what was put is there
+    # Killed here: what was uploaded is there.
     assert [row["step"] for row in read_metrics(workdir)] == [1, 2]
     (first, second) = (name for name in store.names if "tensorboard/events.out" in name)
     read = [[(e.step, v.tag) for e in events(store.get(name)[1]) for v in e.summary.value]
@@ -105,7 +105,7 @@ def test_on_an_object_store_rows_are_put_before_a_checkpoint_and_at_the_end(stor
 
 
 def test_a_store_that_takes_nothing_is_one_sentence(store):
-    metrics = Metrics("gs://bucket/run", 0, 100)
+    metrics = MetricsWriter("gs://bucket/run", 0, 100)
     metrics.write(1, VALUES)
     store.full = True
     with pytest.raises(
@@ -124,13 +124,13 @@ def test_what_is_no_row_is_left_out_and_the_rest_stays(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
     rows = [{"step": 1, "loss": 2.5}, {"step": 2, "held_out_loss": None}, {"step": 4, "loss": 1.5}]
     assert read_metrics(tmp_path) == rows
-    with contextlib.closing(Metrics(tmp_path, 9, 10)):
+    with contextlib.closing(MetricsWriter(tmp_path, 9, 10)):
         assert read_metrics(tmp_path) == rows
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path):
     values = {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 1.0, "held_out_loss": float("nan")}
-    with contextlib.closing(Metrics(tmp_path, 0, 1)) as metrics:
+    with contextlib.closing(MetricsWriter(tmp_path, 0, 1)) as metrics:
         metrics.write(1, values)
     (row,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert row["held_out_loss"] is None
@@ -143,4 +143,4 @@ def test_other_things_in_the_place_are_one_sentence(tmp_path, name):
     else:
         (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=r"metrics\.jsonl (cannot be read|could not be written)"):
-        Metrics(tmp_path, 0, 1)
+        MetricsWriter(tmp_path, 0, 1)

@@ -1,4 +1,4 @@
-"""A trace of some steps lies in the run's folder."""
+"""The trace of some steps is written to the run's folder."""
 
 import pytest
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("toy_model")
     ("first", "traced"), [(2, True), pytest.param(4, True, marks=pytest.mark.slow), (0, False)]
 )
 def test_the_steps_asked_for_are_traced(tmp_path, first, traced):
-    """Also where the run ends before the trace does."""
+    """Also if the run ends before the trace is complete."""
     config = tiny_config(steps=5)
     config.training.profile_at = first
     train(config, tmp_path, batches)

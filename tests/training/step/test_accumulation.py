@@ -1,4 +1,4 @@
-"""A batch in parts is the batch."""
+"""Microbatches give the same result as the whole batch."""
 
 import dataclasses
 import re
@@ -11,7 +11,7 @@ from flax import nnx
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.loop import train
-from step1x_jax.training.step.train_step import abstract_state, make_train_step, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state, make_train_step
 from tests.training.tiny import make_batch, tiny_config
 
 pytestmark = pytest.mark.usefixtures("toy_model")
@@ -20,7 +20,7 @@ SIZE = 32
 
 
 def big_batch(step):
-    """Four of the small ones: other examples in every part."""
+    """Concatenate four small batches, so that all microbatches differ."""
     parts = [make_batch(4 * step + i) for i in range(SIZE // 8)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -43,14 +43,14 @@ def one_step(config, mesh):
     abstract = abstract_state(config, mesh)
     with jax.set_mesh(mesh):
         step = make_train_step(config, mesh, abstract)
-        state, metrics = step(new_state(config, abstract), big_batch(0), NOTHING)
+        state, metrics = step(init_state(config, abstract), big_batch(0), NOTHING)
     return jax.device_get(state), {name: float(x) for name, x in metrics.items()}
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 @pytest.mark.parametrize("mesh", [MeshConfig(data=2, fsdp=4), MeshConfig(fsdp=1)], ids=str)
 def test_parts_give_what_the_whole_gives(mesh, accumulate):
-    """The same noise and times for each example, and the mean gradient: float32 rounding."""
+    """Noise and timesteps of each example are the same; only float32 rounding differs."""
     devices = jax.devices()[:1] if mesh.fsdp == 1 else None
     state, metrics = one_step(config_of(1), make_mesh(MeshConfig(), jax.devices()[:1]))
     found, found_metrics = one_step(config_of(accumulate), make_mesh(mesh, devices))
@@ -61,7 +61,7 @@ def test_parts_give_what_the_whole_gives(mesh, accumulate):
 
 
 def test_sums_in_bfloat16_are_near():
-    """Each of four sums is rounded to 8 bits: 2^-8 of the largest."""
+    """Each of four partial sums is rounded to 8 bits: 2^-8 of the largest value."""
     config = config_of(4, gradient_dtype="bfloat16")
     config.model.dtype = config.model.param_dtype = "bfloat16"
     exact = config_of(1)
@@ -76,13 +76,13 @@ def test_sums_in_bfloat16_are_near():
 
 
 def test_activations_are_those_of_one_part():
-    """The scan is there, and no example goes to another device: only weights and sums do."""
+    """No example is sent to another device, only weights and sums."""
     config, mesh = config_of(4), make_mesh(MeshConfig(fsdp=8))
     abstract = abstract_state(config, mesh)
     with jax.set_mesh(mesh):
         lowered = make_train_step(config, mesh, abstract).lower(abstract, big_batch(0), NOTHING)
         program = lowered.compile().as_text()
-    # one example of 4 x 6 latents goes through the model per device and part, never four
+    # Per device and microbatch one example of 4 x 6 latents is in the model, never four.
     assert "f32[1,4,6,32]" in program
     assert "f32[4,4,6,32]" not in program
     sent = re.findall(r"= ([^=]*) (?:all-gather|all-to-all|collective-permute)[(-]", program)

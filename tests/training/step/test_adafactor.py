@@ -1,4 +1,4 @@
-"""Against optax's factored RMS on single matrices, and layer by layer on stacks of them."""
+"""Compare with optax's factored RMS on single matrices, and layer by layer on stacks."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def gradients(shape, steps=4):
 
 @pytest.mark.parametrize("shape", [(128, 160), (200, 128), (3, 130, 2, 128), (64, 300), (7,)])
 def test_as_in_optax(shape):
-    """Their clipping of an update's RMS is a transformation of its own."""
+    """In optax the clipping of an update's RMS is a separate transformation."""
     theirs = optax.chain(optax.scale_by_factored_rms(decay_rate=0.8), optax.clip_by_block_rms(1.0))
     ours = scale_by_factored_rms()
     params = {"w": jnp.ones(shape)}
@@ -38,7 +38,7 @@ def test_as_in_optax(shape):
 
 
 def test_layers_do_not_mix():
-    """A stack is what its layers are one by one, the clipping of each included."""
+    """A stack gives the same updates as its layers one by one, including their clipping."""
     stack = gradients((2, 128, 130))
     stack = [g * jnp.array([1.0, 100.0])[:, None, None] for g in stack]
     optimizer = scale_by_factored_rms()
@@ -53,7 +53,7 @@ def test_layers_do_not_mix():
 
 
 def test_the_first_step_has_the_size_of_the_learning_rate():
-    """Not scaled by the parameters' size: a rate means what it does for AdamW."""
+    """Updates are not scaled by the parameters' RMS, as in AdamW."""
     config = OptimizerConfig(name="adafactor", learning_rate=1e-3, clip_norm=0.0)
     optimizer = make_optimizer(config, steps=10)
     params = {"w": 50 * jnp.ones((128, 128)), "b": jnp.ones(5)}

@@ -1,4 +1,4 @@
-"""Against closed forms; the loss of the whole model is checked by tests.golden."""
+"""Compare with closed forms; tests.golden checks the loss of the whole model."""
 
 import jax
 import jax.numpy as jnp

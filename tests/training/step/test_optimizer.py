@@ -1,4 +1,4 @@
-"""Against AdamW written out in numpy."""
+"""Compare with AdamW written in numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -7,23 +7,23 @@ import optax
 import pytest
 
 from step1x_jax.training.config import OptimizerConfig
-from step1x_jax.training.step.optimizer import learning_rate, make_optimizer
+from step1x_jax.training.step.optimizer import make_optimizer, make_schedule
 
 
 def test_constant_after_warm_up():
-    rate = learning_rate(OptimizerConfig(learning_rate=2.0, warmup_steps=4), steps=100)
+    rate = make_schedule(OptimizerConfig(learning_rate=2.0, warmup_steps=4), steps=100)
     np.testing.assert_allclose([rate(s) for s in range(6)], [0.5, 1, 1.5, 2, 2, 2])
 
 
 def test_no_warm_up_starts_at_the_peak():
-    assert learning_rate(OptimizerConfig(learning_rate=2.0), steps=10)(0) == 2.0
+    assert make_schedule(OptimizerConfig(learning_rate=2.0), steps=10)(0) == 2.0
 
 
 def test_linear_is_flat_then_falls_to_zero():
     config = OptimizerConfig(
         learning_rate=1.0, schedule="linear", warmup_steps=2, flat_fraction=0.4
     )
-    rate = learning_rate(config, steps=10)
+    rate = make_schedule(config, steps=10)
     expected = [0.5, 1, 1, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0, 0]
     np.testing.assert_allclose([rate(s) for s in range(12)], expected, rtol=1e-6)
 
@@ -31,7 +31,7 @@ def test_linear_is_flat_then_falls_to_zero():
 @pytest.mark.parametrize("flat_fraction", [0.0, 1.0])
 def test_linear_at_the_ends_of_flat_fraction(flat_fraction):
     config = OptimizerConfig(learning_rate=1.0, schedule="linear", flat_fraction=flat_fraction)
-    rates = [float(learning_rate(config, steps=4)(s)) for s in range(4)]
+    rates = [float(make_schedule(config, steps=4)(s)) for s in range(4)]
     assert rates == ([1, 1, 1, 1] if flat_fraction else [1, 0.75, 0.5, 0.25])
 
 

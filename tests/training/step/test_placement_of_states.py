@@ -1,6 +1,6 @@
-"""Where every array of a state lies after the compiled step: as its parameter does.
+"""After the compiled step every array of the state is sharded like its parameter.
 
-That of AdamW and all parameters is looked at in test_train_step.py.
+test_train_step.py checks this for AdamW with all parameters.
 """
 
 import jax
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.parts import abstract_frozen
 from step1x_jax.training.step import adafactor
 from step1x_jax.training.step.train_step import abstract_state, make_train_step
+from step1x_jax.training.trainable_split import abstract_frozen
 from step1x_jax.weights.run.fingerprints import name_arrays
 from tests.training.tiny import make_batch, tiny_config
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def compiled(config):
-    """The state's arrays, with the places that the compiler gave them, by the name of each."""
+    """Compile the step; return the abstract state with the compiler's output shardings."""
     mesh = make_mesh(config.mesh)
     state = abstract_state(config, mesh)
     step = make_train_step(config, mesh, state)
@@ -40,7 +40,7 @@ def split_config():
 
 
 def assert_really_split(params):
-    """All but biases, norms and ends: at least 90 % of the numbers are on half the devices."""
+    """At least 90 % of the values are sharded (all but biases, norms and the outer layers)."""
     sizes = [(x.size, x.sharding.is_fully_replicated) for x in jax.tree.leaves(params)]
     assert sum(n for n, whole in sizes if not whole) > 0.9 * sum(n for n, _ in sizes)
 
@@ -63,7 +63,7 @@ def test_adapters():
 
 
 def test_adafactor(monkeypatch):
-    """Means of rows and columns lie as the matrix does, without the axis that they are means of."""
+    """Means of rows and columns are sharded like the matrix without the averaged axis."""
     monkeypatch.setattr(adafactor, "SMALLEST_FACTORED", 16)
     config = split_config()
     config.optimizer.name = "adafactor"

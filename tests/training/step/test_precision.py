@@ -1,4 +1,4 @@
-"""bfloat16 parameters, gradients and moments: what rounding to nearest would break."""
+"""bfloat16 parameters, gradients and moments, which rounding to nearest would break."""
 
 import dataclasses
 
@@ -14,8 +14,13 @@ from step1x_jax.training.config import OptimizerConfig
 from step1x_jax.training.loop import train
 from step1x_jax.training.step import train_step as step_module
 from step1x_jax.training.step.optimizer import make_optimizer
-from step1x_jax.training.step.precision import in_float32, kernels_in, stochastic_round, stored_as
-from step1x_jax.training.step.train_step import abstract_state, make_train_step, new_state
+from step1x_jax.training.step.precision import (
+    cast_kernels,
+    round_to_stored_dtypes,
+    stochastic_round,
+    to_float32,
+)
+from step1x_jax.training.step.train_step import abstract_state, init_state, make_train_step
 from tests.training.tiny import batches, make_batch, tiny_config
 
 pytestmark = pytest.mark.usefixtures("toy_model")
@@ -38,7 +43,7 @@ def test_rounding_goes_to_a_neighbour_and_is_right_on_average():
     step = 2.0 ** (np.floor(np.log2(np.abs(x.astype(np.float64)))) - 7)
     away = np.abs(rounded) - np.abs(down[:, None])
     assert np.isin(np.round(away / step[:, None], 6), (0, 1)).all()
-    # a Bernoulli mean over 10000 draws: five standard errors
+    # The mean of 10000 Bernoulli draws: five standard errors.
     error = (rounded.mean(1) - x) / step
     assert np.abs(error).max() < 5 * 0.5 / 100
     assert 0.2 < (away > 0).mean() < 0.8
@@ -54,33 +59,35 @@ def test_rounding_leaves_what_bfloat16_has_and_what_is_not_finite():
 def test_arrays_are_rounded_independently_of_each_other():
     value = jnp.full((1000,), 1 + 2.0**-9, jnp.float32)  # half-way would be 2^-8
     old = {"a": jnp.zeros(1000, jnp.bfloat16), "b": jnp.zeros(1000, jnp.bfloat16)}
-    new = stored_as(old, {"a": value, "b": value}, jax.random.key(0))
-    again = stored_as(old, {"a": value, "b": value}, jax.random.key(0))
+    new = round_to_stored_dtypes(old, {"a": value, "b": value}, jax.random.key(0))
+    again = round_to_stored_dtypes(old, {"a": value, "b": value}, jax.random.key(0))
     np.testing.assert_array_equal(new["a"], again["a"])
     assert 300 < np.sum(np.asarray(new["a"] != new["b"])) < 450  # 2 * 1/4 * 3/4 of 1000
 
 
 def test_parameters_move_at_the_learning_rate_of_fine_tuning():
-    """1e-5 is 1/400 of a bfloat16 step at 1: to nearest, nothing would ever move."""
+    """1e-5 is 1/400 of a bfloat16 step at 1: with rounding to nearest nothing would move."""
     params = {"w": jnp.ones((200, 50), jnp.bfloat16)}
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-5, clip_norm=0.0), steps=100)
-    state = optimizer.init(in_float32(params))
+    state = optimizer.init(to_float32(params))
 
     @jax.jit
     def step(params, state, key):
-        gradient = in_float32(jax.tree.map(jnp.ones_like, params))
-        updates, state = optimizer.update(gradient, state, in_float32(params))
-        return stored_as(params, optax.apply_updates(in_float32(params), updates), key), state
+        gradient = to_float32(jax.tree.map(jnp.ones_like, params))
+        updates, state = optimizer.update(gradient, state, to_float32(params))
+        return round_to_stored_dtypes(
+            params, optax.apply_updates(to_float32(params), updates), key
+        ), state
 
     for i in range(100):
         params, state = step(params, state, jax.random.key(i))
     moved = 1 - np.asarray(params["w"], np.float64).mean()
-    # 100 steps of 1e-5 each; the spread of 10^4 parameters that each jump by 2^-8 now and then
+    # 100 steps of 1e-5; the standard error of 10^4 parameters that rarely jump by 2^-8.
     assert moved == pytest.approx(1e-3, abs=5 * (1e-3 * 2**-8 / 1e4) ** 0.5)
 
 
 def test_bfloat16_moments_decay_and_follow_the_float32_ones():
-    """With v of 0.999 v to nearest, v would stay for ever."""
+    """Rounded to nearest, 0.999 v is v, and v would never decay."""
     config = bf16_config(moment_dtype="bfloat16", clip_norm=0.0)
     optimizer = make_optimizer(config.optimizer, 10)
     params = {"w": jnp.ones(20_000)}
@@ -91,8 +98,8 @@ def test_bfloat16_moments_decay_and_follow_the_float32_ones():
     def both(exact, low, scale, key):
         gradient = {"w": scale * jnp.ones(20_000)}
         _, exact = optimizer.update(gradient, exact, params)
-        _, new = optimizer.update(gradient, in_float32(low), params)
-        return exact, stored_as(low, new, key)
+        _, new = optimizer.update(gradient, to_float32(low), params)
+        return exact, round_to_stored_dtypes(low, new, key)
 
     for i in range(1001):
         exact, low = both(exact, low, 1.0 if i == 0 else 0.0, jax.random.key(i))
@@ -127,7 +134,7 @@ def test_kernels_alone_are_cast():
         "kernel_scale": jnp.ones(3),
     }
     cast = {jax.tree_util.keystr(p) for p, x in jax.tree_util.tree_leaves_with_path(
-        kernels_in(state, "bfloat16")) if x.dtype == jnp.bfloat16}  # fmt: skip
+        cast_kernels(state, "bfloat16")) if x.dtype == jnp.bfloat16}  # fmt: skip
     assert cast == {"['proj']['kernel']"}
 
 
@@ -151,12 +158,12 @@ def test_resuming_is_bit_for_bit(config, tmp_path):
 
 
 def test_a_run_in_bfloat16_learns(tmp_path):
-    """Not only moves: the loss of one batch falls as in float32."""
+    """The loss of one batch falls as in float32."""
 
     def losses(config):
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
         abstract = abstract_state(config, mesh)
-        state, step = new_state(config, abstract), make_train_step(config, mesh, abstract)
+        state, step = init_state(config, abstract), make_train_step(config, mesh, abstract)
         found = []
         for _ in range(40):
             state, metrics = step(state, make_batch(0), NOTHING)
@@ -170,19 +177,19 @@ def test_a_run_in_bfloat16_learns(tmp_path):
 
 
 def gradient_seen(config, mesh, monkeypatch):
-    """dtypes and places of the gradient that the optimizer is given, from the compiled step."""
+    """Return dtypes and shardings of the gradient in the compiled step."""
     seen = {}
-    real = step_module.in_float32
+    real = step_module.to_float32
 
     def witness(tree):
-        if "gradient" not in seen:  # the first thing that the update looks at
+        if "gradient" not in seen:  # the first argument of the update
             seen["gradient"] = [x.dtype.name for x in jax.tree.leaves(tree)]
             seen["places"] = []
             for x in jax.tree.leaves(tree):
                 jax.debug.inspect_array_sharding(x, callback=seen["places"].append)
         return real(tree)
 
-    monkeypatch.setattr(step_module, "in_float32", witness)
+    monkeypatch.setattr(step_module, "to_float32", witness)
     state = abstract_state(config, mesh)
     seen.clear()
     with jax.set_mesh(mesh):

@@ -1,4 +1,4 @@
-"""A run on records of several resolutions and shapes, as configs/finetune_mixed.py is."""
+"""A run on records of several resolutions and shapes, as in configs/finetune_mixed.py."""
 
 from collections import Counter, defaultdict
 
@@ -22,7 +22,7 @@ TIMES = defaultdict(list)  # latent size -> of the examples
 
 
 class Witness(Toy):
-    """Tells the times that it is asked for."""
+    """A toy model that records the timesteps of its calls."""
 
     def __call__(self, latents, reference, text, text_lengths, timesteps):
         size = latents.shape[1:3]
@@ -31,7 +31,7 @@ class Witness(Toy):
 
 
 def test_a_run_on_three_buckets(tmp_path, monkeypatch):
-    """Shares and times follow the bucket; there is one compiled program for each, and no more."""
+    """Shares and timesteps depend on the bucket; each bucket compiles exactly one program."""
     monkeypatch.setattr(step1x_edit, "Step1XEdit", Witness)
     steps = []
 
@@ -50,7 +50,7 @@ def test_a_run_on_three_buckets(tmp_path, monkeypatch):
 
     config = tiny_config(steps=16 + 8 + 8)
     config.data.path = f"{tmp_path / 'large'},{tmp_path / 'small'}"
-    config.timesteps.std = 1e-4  # so that the times tell their shift
+    config.timesteps.std = 1e-4  # so that the timesteps show their shift
     seen, ids = Counter(), Counter()
 
     def batches(first_step):
@@ -62,7 +62,7 @@ def test_a_run_on_three_buckets(tmp_path, monkeypatch):
 
     train(config, tmp_path / "run", batches)
 
-    # turns of 16, 24 / 3 and 32 / 4 a round: one round, in which every edit comes 8 times
+    # 16, 24 / 3 and 32 / 4 steps of the buckets: one round, in which each edit occurs 8 times.
     wanted = {(8 * times, *size, 16): count // times for size, count, times in BUCKETS}
     assert seen == wanted
     assert len(ids) == number

@@ -1,4 +1,4 @@
-"""What a step draws, gives to the model and makes of its answer, seen from outside."""
+"""What a step draws, passes to the model and computes from its output."""
 
 from typing import ClassVar
 
@@ -10,12 +10,12 @@ from flax import nnx
 
 from step1x_jax.models import step1x_edit
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.step.train_step import abstract_state, make_train_step, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state, make_train_step
 from tests.training.tiny import make_batch, tiny_config
 
 
 class Witness(nnx.Module):
-    """Tells what the step gives to the model; its velocity is one number."""
+    """A model that records its inputs; its velocity is a single parameter."""
 
     seen: ClassVar[list] = []
 
@@ -28,13 +28,13 @@ class Witness(nnx.Module):
 
 
 def test_the_step_draws_anew_and_follows_its_closed_form(monkeypatch):
-    """Times of a tiny spread tell the shift and, magnified, the draws; noise follows from x_t."""
+    """Timesteps with a tiny spread reveal shift and draws; the noise follows from x_t."""
     monkeypatch.setattr(step1x_edit, "Step1XEdit", Witness)
     config = tiny_config()
     config.timesteps.std, config.optimizer.ema_decay, config.optimizer.clip_norm = 1e-4, 0.9, 1e-3
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     abstract = abstract_state(config, mesh)
-    train_step, state = make_train_step(config, mesh, abstract), new_state(config, abstract)
+    train_step, state = make_train_step(config, mesh, abstract), init_state(config, abstract)
     batch = make_batch(0)
     clean = np.float64(batch["target"])
     mu = 0.5 + 0.65 * (2 * 3 - 256) / (4096 - 256)  # 2 x 3 tokens
@@ -47,7 +47,7 @@ def test_the_step_draws_anew_and_follows_its_closed_form(monkeypatch):
         ((noisy, reference, t),) = (map(np.float64, x) for x in Witness.seen)
         np.testing.assert_array_equal(reference, batch["source"])
         draws.append((np.log(t / (1 - t)) - mu) / 1e-4)
-        assert np.abs(draws[-1]).max() < 5  # without the shift, or with another: thousands, 30
+        assert np.abs(draws[-1]).max() < 5  # without the shift: thousands; with another: 30
         t = t[:, None, None, None]
         noises.append((noisy - (1 - t) * clean) / t)
         # 3072 draws: five standard errors
@@ -64,5 +64,5 @@ def test_the_step_draws_anew_and_follows_its_closed_form(monkeypatch):
             assert (state.step, ema[0]) == (1, pytest.approx(average, rel=1e-6))
     assert np.abs(noises[0] - noises[1]).max() > 1
     assert np.abs(draws[0] - draws[1]).max() > 0.1
-    # from one key, the first numbers of both would be the same
+    # With a shared key the first numbers of both would be equal.
     assert np.abs(draws[0] - noises[0].ravel()[: len(draws[0])]).max() > 0.1

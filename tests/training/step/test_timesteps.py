@@ -1,4 +1,4 @@
-"""Against closed forms."""
+"""Compare with closed forms."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The step on one device and on eight; its gradient is checked by tests.golden."""
+"""The step on one and on eight devices; tests.golden checks its gradient."""
 
 import dataclasses
 import re
@@ -16,21 +16,21 @@ from step1x_jax.parallel.rules import batch_sharding
 from step1x_jax.training.step.train_step import (
     TrainState,
     abstract_state,
+    init_state,
     make_train_step,
-    new_state,
+    rng_stream,
     shardings_of,
-    stream,
 )
 from tests.parallel.test_mesh import Chip
 from tests.training.tiny import make_batch, tiny_config
 
 STEPS = 3
 ONE = make_mesh(MeshConfig(), jax.devices()[:1])
-NOTHING = nnx.State({})  # is frozen when all parameters are trained
+NOTHING = nnx.State({})  # the frozen part if all parameters are trained
 
 
 class Run(NamedTuple):
-    """Some steps: states before and after each (on the host), metrics, the last state."""
+    """Results of some steps: states on the host before and after each, metrics, last state."""
 
     states: list[TrainState]
     metrics: list[dict[str, float]]
@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
 
 def stirred(state):
-    """No parameter is zero: at first, gates and the last layer let no gradient through."""
+    """Make all parameters nonzero: initially gates and the last layer block gradients."""
     rng = np.random.default_rng(0)
 
     def stir(x):
@@ -49,7 +49,7 @@ def stirred(state):
 
 
 def fresh(mesh):
-    return new_state(tiny_config(), abstract_state(tiny_config(), mesh))
+    return init_state(tiny_config(), abstract_state(tiny_config(), mesh))
 
 
 def place(state, mesh):
@@ -78,7 +78,7 @@ def test_the_random_start_is_the_same_on_a_mesh():
 
 
 def two_slices(config):
-    """Eight CPU devices as two slices of 2 x 2, arranged as TPUs of these would be."""
+    """Arrange eight CPU devices like the TPUs of two 2 x 2 slices."""
     arranged = make_mesh(config, [Chip(n) for n in (0, 4, 1, 5, 2, 6, 3, 7)])
     here = np.vectorize(lambda chip: jax.devices()[chip.id], otypes=[object])(arranged.devices)
     return Mesh(here, arranged.axis_names, axis_types=arranged.axis_types)
@@ -97,12 +97,12 @@ def two_slices(config):
     ],
 )
 def test_a_mesh_changes_rounding_only(one_device, make, config):
-    """Three steps, whose float32 sums have another order.
+    """Three steps whose float32 sums have another order.
 
-    Metrics to 1e-5 relative. Of every array, the first moment (the gradients so far) to 1e-3 of its
-    norm, and what it moved to 1e-2: Adam divides a gradient by its own size, so that of one which
-    is nearly zero the rounding is not small. Seen: 1e-5 and 2e-3. A part that is not added up, or
-    twice, is off by a tenth and more.
+    Tolerances: metrics 1e-5 relative; for each array, 1e-3 of the norm of the first moment (the
+    gradients so far) and 1e-2 of the norm of its change. Adam divides a gradient by its own size,
+    which amplifies the rounding of tiny gradients. Observed: 1e-5 and 2e-3. A gradient that is not
+    summed over devices, or twice, differs by a tenth or more.
     """
     mesh = make(config)
     with jax.set_mesh(mesh):
@@ -118,12 +118,12 @@ def test_a_mesh_changes_rounding_only(one_device, make, config):
         names, *(jax.tree.leaves(x) for x in (trees[0][1], *trees[1])), strict=True
     ):
         if "['connector']['blocks']['k']['bias']" in jax.tree_util.keystr(path):
-            continue  # it changes no softmax: its gradient is rounding alone
+            continue  # the softmax does not depend on it: its gradient is only rounding
         assert np.linalg.norm(our_mu - their_mu) <= 1e-3 * np.linalg.norm(their_mu)
         assert np.linalg.norm(theirs - first) > 0
         assert np.linalg.norm(ours - theirs) <= 1e-2 * np.linalg.norm(theirs - first)
 
-    # moments and moving average lie as their parameters do, and these are really split
+    # Moments and moving average are sharded like the parameters, which are really split.
     places = [x.sharding for x in jax.tree.leaves(here.state.params)]
     adam = here.state.opt_state[1][0]
     for tree in (adam.mu, adam.nu, here.state.ema):
@@ -134,7 +134,7 @@ def test_a_mesh_changes_rounding_only(one_device, make, config):
 
 
 def test_devices_send_each_other_weights_and_no_tokens():
-    """A collective over the 30 image, 7 text or all 37 tokens would mean a gathered batch."""
+    """A collective over the 30 image, 7 text or all 37 tokens would gather the batch."""
     config = tiny_config()
     mesh = make_mesh(MeshConfig(fsdp=8))
     state = abstract_state(config, mesh)
@@ -184,7 +184,7 @@ def test_the_loss_falls_on_one_batch(one_device):
 def test_given_parameters_start_at_step_zero(one_device):
     params = one_device.states[2].params
     abstract = abstract_state(tiny_config(), ONE)
-    state = new_state(tiny_config(), abstract, jax.device_put(params))
+    state = init_state(tiny_config(), abstract, jax.device_put(params))
     for tree in (state.params, state.ema):
         for x, y in zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True):
             np.testing.assert_array_equal(x, y)
@@ -200,5 +200,5 @@ def test_abstract_state_is_the_state(one_device):
 
 
 def test_streams_differ():
-    keys = {str(jax.random.key_data(stream(*args))) for args in [(0, "a"), (0, "b"), (1, "a")]}
+    keys = {str(jax.random.key_data(rng_stream(*args))) for args in [(0, "a"), (0, "b"), (1, "a")]}
     assert len(keys) == 3

@@ -10,7 +10,7 @@ from flax import nnx
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
-from step1x_jax.training.step.train_step import abstract_state, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.run.base import describe_parameters
@@ -39,7 +39,7 @@ def run(tmp_path_factory):
     base = describe(name_arrays(nnx.state(load_model(BASE))))
     path = tmp_path_factory.mktemp("run")
     with contextlib.closing(Checkpoints(path, keep=1)) as checkpoints:
-        checkpoints.save(new_state(config, abstract, adapters), config, base)
+        checkpoints.save(init_state(config, abstract, adapters), config, base)
     return path
 
 

@@ -14,7 +14,7 @@ import pytest
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
-from step1x_jax.training.step.train_step import abstract_state, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state
 from step1x_jax.weights.run import restoring
 from step1x_jax.weights.run.reader import RunFolder, RunTensors
 from tests.training.checkpoint.test_checkpoints import at_step, folders, run_params
@@ -40,7 +40,7 @@ def saved_run(tmp_path_factory, abstract):
     """A run with checkpoints 1 and 2. Tests copy it."""
     workdir = tmp_path_factory.mktemp("run")
     checkpoints = Checkpoints(workdir, keep=2)
-    state = new_state(tiny_config(), abstract)
+    state = init_state(tiny_config(), abstract)
     for step in (1, 2):
         checkpoints.save(at_step(state, step), tiny_config(), records=["0123456789abcdef"])
     checkpoints.close()
@@ -56,7 +56,7 @@ def restore(workdir, abstract):
     """The step that a run would go on from, and what was said."""
     said = []
     with contextlib.closing(Checkpoints(workdir, keep=2)) as checkpoints:
-        checkpoints.describe_newest()
+        checkpoints.read_newest_config()
         state = checkpoints.restore(abstract, said.append)
         return None if state is None else int(state.step), said
 

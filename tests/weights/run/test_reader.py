@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from step1x_jax.errors import UserError
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
-from step1x_jax.training.step.train_step import abstract_state, new_state
+from step1x_jax.training.step.train_step import abstract_state, init_state
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.run import stored_arrays
 from step1x_jax.weights.run.description import WEIGHTS
@@ -28,7 +28,7 @@ def run_of(path, mesh):
     config.model = load_model(GOLDEN).config
     config.mesh = mesh
     abstract = abstract_state(config, make_mesh(mesh))
-    state = new_state(config, abstract, parameters_as(GOLDEN, config.model, abstract.params))
+    state = init_state(config, abstract, parameters_as(GOLDEN, config.model, abstract.params))
     checkpoints = Checkpoints(path, keep=1)
     checkpoints.save(state, config)
     checkpoints.close()

@@ -17,8 +17,8 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.parts import placed
 from step1x_jax.training.step.train_step import abstract_state
+from step1x_jax.training.trainable_split import with_shardings
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.open import open_weights
@@ -51,7 +51,7 @@ def test_training_starts_from_it_on_a_mesh(folder):
     """What training.start_from gives, against the file read by itself."""
     config = load_model(GOLDEN).config
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
-    given = parameters_as(folder, config, placed(abstract_model(config)[1], mesh))
+    given = parameters_as(folder, config, with_shardings(abstract_model(config)[1], mesh))
     for x, want in zip(
         jax.tree.leaves(given), jax.tree.leaves(nnx.state(load_model(GOLDEN))), strict=True
     ):
@@ -65,7 +65,9 @@ def test_bfloat16_stays_and_starts_float32(tmp_path):
     assert (run.step, run.model.param_dtype) == (0, "bfloat16")
     assert run.config["sampling"] == {"num_steps": 7}
     assert {about["dtype"] for about in run.arrays.values()} == {"bfloat16"}
-    abstract = placed(abstract_model(load_model(GOLDEN).config)[1], make_mesh(MeshConfig(data=2)))
+    abstract = with_shardings(
+        abstract_model(load_model(GOLDEN).config)[1], make_mesh(MeshConfig(data=2))
+    )
     state = run.restore(abstract)
     want = load_file(GOLDEN / "weights.safetensors")["img_in.weight"].astype(jnp.bfloat16)
     kernel = state["transformer"]["img_in"]["kernel"][...]
@@ -87,7 +89,7 @@ def test_it_is_no_run_to_go_on_with(folder):
     config = TrainConfig()
     config.model = load_model(GOLDEN).config
     checkpoints = Checkpoints(folder, keep=2)
-    with pytest.raises(UserError, match=r"holds weights alone.* training\.start_from"):
+    with pytest.raises(UserError, match=r"holds only weights.* training\.start_from"):
         checkpoints.restore(abstract_state(config, make_mesh(MeshConfig())), print)
     checkpoints.close()
 

@@ -1,4 +1,4 @@
-"""The model in two parts: what a run trains, and what stays as it is."""
+"""Split the model into the state that a run trains and the state that stays frozen."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from step1x_jax.models import step1x_edit
 from step1x_jax.models.layers import abstract
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.training.config import TrainConfig
-from step1x_jax.training.step.randomness import stream
+from step1x_jax.training.step.randomness import rng_stream
 from step1x_jax.weights.filling import Keep, at
 from step1x_jax.weights.lora.adapters import add_adapters
 from step1x_jax.weights.quantizing import quantizing
@@ -19,10 +19,12 @@ from step1x_jax.weights.quantizing import quantizing
 
 @dataclasses.dataclass(frozen=True)
 class TrainableSplit:
-    """`nnx.merge(graph, trained, frozen)` is the model.
+    """A model as `nnx.merge(graph, trained, frozen)`.
 
-    trained: all parameters or, with adapters, these (nnx.LoRAParam).
-    frozen: the rest: empty, or the base. The gradient is not taken by it, no checkpoint has it.
+    Attributes:
+      graph: the model's structure.
+      trained: all parameters or, with adapters, only these (nnx.LoRAParam).
+      frozen: empty or, with adapters, the base. It gets no gradient and is not in checkpoints.
     """
 
     graph: nnx.GraphDef
@@ -42,49 +44,49 @@ def _build(config: TrainConfig, rngs: nnx.Rngs) -> nnx.Module:
     return model
 
 
-def random_trained(config: TrainConfig) -> nnx.State:
-    """The trained part as a run begins with it. (Under jit the frozen one is never made.)"""
-    rngs = nnx.Rngs(stream(config.training.seed, "init"))
+def init_trained(config: TrainConfig) -> nnx.State:
+    """Initialize the trained part at random. Under jit the frozen part is never computed."""
+    rngs = nnx.Rngs(rng_stream(config.training.seed, "init"))
     return _split(*nnx.split(_build(config, rngs)), config).trained
 
 
 def abstract_split(config: TrainConfig) -> TrainableSplit:
-    """Structure, and parameters as ShapeDtypeStructs with their logical axes."""
+    """Return the split with parameters as ShapeDtypeStructs with logical axes."""
     return _split(*abstract(lambda rngs: _build(config, rngs)), config)
 
 
-def placed(tree: Any, mesh: Mesh) -> Any:
-    """An abstract tree with the shardings of the table in parallel/rules.py."""
+def with_shardings(tree: Any, mesh: Mesh) -> Any:
+    """Add the shardings of parallel/rules.py to an abstract tree."""
     return at(tree, shardings(tree, mesh))
 
 
 def shardings_of(abstract: Any) -> Any:
-    """A tree's shardings, from its ShapeDtypeStructs."""
+    """Return the shardings of a tree of ShapeDtypeStructs."""
     return jax.tree.map(lambda x: x.sharding, abstract)
 
 
 def abstract_frozen(config: TrainConfig, mesh: Mesh) -> nnx.State:
-    """The frozen part as ShapeDtypeStructs with their shardings; empty without adapters."""
-    return placed(abstract_split(config).frozen, mesh)
+    """Return the frozen part as ShapeDtypeStructs with shardings; empty without adapters."""
+    return with_shardings(abstract_split(config).frozen, mesh)
 
 
 def abstract_base(config: TrainConfig, mesh: Mesh) -> nnx.State:
-    """What the frozen part is made of: the model's parameters, before any is stored in 8 bits."""
-    return placed(step1x_edit.abstract_model(config.model)[1], mesh)
+    """Return the base as loaded, before quantization, as ShapeDtypeStructs with shardings."""
+    return with_shardings(step1x_edit.abstract_model(config.model)[1], mesh)
 
 
-def freezing(config: TrainConfig, mesh: Mesh) -> Keep:
-    """Makes the frozen part of the base's parameters, of each as soon as it is there.
+def make_freezer(config: TrainConfig, mesh: Mesh) -> Keep:
+    """Make the function that turns each loaded base parameter into the frozen part.
 
-    The base as it was is never in memory: a kernel that is stored in 8 bits is given up before the
-    next one is read.
+    With lora.quantize each kernel is quantized to 8 bits as soon as it is loaded, and its original
+    is freed before the next one is read. The full-precision base is never in memory as a whole.
 
     Args:
-      config: of the run.
-      mesh: on which the base lies, and the frozen part will.
+      config: the run's config.
+      mesh: the mesh of the base and of the frozen part.
 
     Returns:
-      A function for `load_weights`; it takes over a parameter's buffers.
+      A function for `load_parameters`. It takes ownership of each parameter's buffers.
     """
     if config.lora.quantize == "none":
         return lambda path, parameter: {path: parameter}

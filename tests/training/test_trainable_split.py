@@ -1,4 +1,4 @@
-"""A base in 8 bits is made while the weights are read; no device ever holds these."""
+"""The base is quantized while it is loaded, so that no device holds all original weights."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.eight_bits import quantize
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
-from step1x_jax.training.parts import abstract_base, abstract_frozen, freezing
+from step1x_jax.training.trainable_split import abstract_base, abstract_frozen, make_freezer
 from step1x_jax.weights.filling import kept
 from step1x_jax.weights.layouts.official import flat
 from step1x_jax.weights.load import load_parameters
@@ -31,7 +31,7 @@ def run_config(model, stored):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Random weights in bfloat16, of the tiny model and of one of 68 MB, and their configs."""
+    """Random bfloat16 weights of the tiny model and of one with 68 MB, and their configs."""
 
     def make(config):
         rng = np.random.default_rng(0)
@@ -49,11 +49,11 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("sizes", [{"fsdp": 1}, {"fsdp": 4, "tensor": 2}])
 @pytest.mark.parametrize("stored", ["int8", "fp8"])
 def test_it_is_what_the_loaded_weights_give(files, sizes, stored):
-    """Bit for bit, whatever the mesh; and the base is described as it was in the file."""
+    """Bitwise equal on any mesh; the fingerprints are those of the original base."""
     path, model = files["tiny"]
     config = run_config(model, stored)
     mesh = make_mesh(MeshConfig(**sizes), jax.devices()[: np.prod(list(sizes.values()))])
-    about, keep = described(freezing(config, mesh))
+    about, keep = described(make_freezer(config, mesh))
     frozen = load_parameters(open_weights(path, sizes=model), abstract_base(config, mesh), keep)
 
     wanted = abstract_frozen(config, mesh)
@@ -73,13 +73,15 @@ def test_it_is_what_the_loaded_weights_give(files, sizes, stored):
 
 
 def test_devices_never_hold_the_weights(files):
-    """What is frozen so far and one parameter (the host: tests/weights/test_filling.py)."""
+    """Only the frozen part so far and one parameter (host memory: test_filling.py)."""
     path, model = files["wide"]
     config = run_config(model, "int8")
     mesh = make_mesh(MeshConfig(fsdp=8))
-    before = {id(x): x for x in jax.live_arrays()}  # kept alive, so that no new one gets their ids
+    before = {
+        id(x): x for x in jax.live_arrays()
+    }  # references, so that no new array gets their ids
     in_use = lambda: sum(x.nbytes for x in jax.live_arrays() if id(x) not in before)  # noqa: E731
-    freeze, most = freezing(config, mesh), 0
+    freeze, most = make_freezer(config, mesh), 0
 
     def keep(place, parameter):
         nonlocal most
@@ -95,7 +97,7 @@ def test_devices_never_hold_the_weights(files):
     assert most < 0.65 * sum(base)  # 8 bits are 0.52 of it, and one parameter 0.12
     assert in_use() == in_8_bits
 
-    # of a run's checkpoint, which is there as a whole at first, it takes over the buffers
+    # From a run's checkpoint, loaded as a whole, it takes over the buffers.
     del frozen
     params = load_parameters(open_weights(path, sizes=model), abstract_base(config, mesh))
     frozen = kept(params, freeze)
