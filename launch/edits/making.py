@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from launch.edits.plan import Job, recipe_of
-from launch.edits.report import Line, Report
+from launch.edits.plan import EditJob, recipe_of
+from launch.edits.report import EditReport, Line
 from launch.shared.exit_codes import SOME_FAILED
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.conditioning.picture_row import picture_row
@@ -42,7 +42,11 @@ class Extras:
 
 
 def make_all(
-    editor: Editor, jobs: Sequence[Job], common: Recipe, extras: Extras, report: Report | None
+    editor: Editor,
+    jobs: Sequence[EditJob],
+    common: Recipe,
+    extras: Extras,
+    report: EditReport | None,
 ) -> int:
     """Makes results one after another, so that none depends on what is made with it.
 
@@ -91,7 +95,7 @@ def make_all(
 
 
 def _make(
-    editor: Editor, job: Job, common: Recipe, extras: Extras, bar: tqdm
+    editor: Editor, job: EditJob, common: Recipe, extras: Extras, bar: tqdm
 ) -> tuple[Image.Image, Image.Image]:
     """Makes and saves one result, itself last: if it is there, so is all that belongs to it.
 
@@ -133,7 +137,7 @@ def _make(
     return source, edited
 
 
-def _drift(job: Job, source: Image.Image, edited: Image.Image) -> dict[str, Any]:
+def _drift(job: EditJob, source: Image.Image, edited: Image.Image) -> dict[str, Any]:
     """Return shift and colour drift of a result against its source, as fields of a Line."""
     if edited.size != source.size:
         return {}

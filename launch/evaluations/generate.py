@@ -30,7 +30,7 @@ from step1x_jax import __version__
 from step1x_jax.data.paths import printable
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.fingerprints import noted_models
-from step1x_jax.editing.loading import Found, default_dtype, find_weights
+from step1x_jax.editing.loading import FoundModels, default_dtype, find_weights
 from step1x_jax.editing.settings import sampling_of
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.datasets import find_source
@@ -117,7 +117,9 @@ def shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def run_facts(found: Found, sampling: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def run_facts(
+    found: FoundModels, sampling: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a picture depends on besides its sample, and what else is noted.
 
     Args:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from step1x_jax.conditioning.encoder import QwenEncoder
-from step1x_jax.conditioning.processor import Picture
+from step1x_jax.conditioning.processor import PicturePatches
 from step1x_jax.data.edit_loader import LoadedEdit
 from step1x_jax.data.idle_clock import IdleClock
 from step1x_jax.data.model_output import Array, ModelOutput, OutputRow
@@ -138,7 +138,7 @@ class BatchEncoder:
         latents = self._models.encode_images(np.stack(batch))
         return ModelOutput(latents, len(images)).rows()
 
-    def _embed(self, examples: list[tuple[Picture, list[int]]]) -> list[OutputRow]:
+    def _embed(self, examples: list[tuple[PicturePatches, list[int]]]) -> list[OutputRow]:
         """Embeddings of at most batch_size prompts with their pictures."""
         pictures, prompts = map(list, zip(*self._fill(examples), strict=True))
         embeddings, lengths = self._models.encoder.embed(pictures, prompts)

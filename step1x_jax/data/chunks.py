@@ -22,8 +22,8 @@ from step1x_jax.data.manifest import (
     BadRow,
     Manifest,
     MissingError,
-    Pictures,
-    Source,
+    PictureState,
+    SourceInfo,
     read_manifest,
     same_setting,
     write_manifest,
@@ -75,7 +75,7 @@ class Chunk:
 
 
 @dataclasses.dataclass
-class Found:
+class ChunkState:
     """What there is of a chunk.
 
     Attributes:
@@ -173,7 +173,7 @@ def shard_prefix(chunk: Chunk, changes: int) -> str:
     return f"{chunk.name}-{changes}" if changes else chunk.name
 
 
-def find_chunk(output: epath.Path, chunk: Chunk, *, mine: bool) -> Found:
+def find_chunk(output: epath.Path, chunk: Chunk, *, mine: bool) -> ChunkState:
     """Looks for a chunk; reads its pictures if their files are not those that it was made from.
 
     Args:
@@ -186,20 +186,22 @@ def find_chunk(output: epath.Path, chunk: Chunk, *, mine: bool) -> Found:
     try:
         manifest = read_manifest(path)
     except MissingError:
-        return Found(None)
-    pictures = manifest.pictures or Pictures(chunk.stamp, "")  # before version 3: as it was then
+        return ChunkState(None)
+    pictures = manifest.pictures or PictureState(
+        chunk.stamp, ""
+    )  # before version 3: as it was then
     if pictures.stamp != chunk.stamp:
         now = describe(chunk.stamp, digests_now(chunk.triplets), pictures.changes)
         if now.digest != pictures.digest:
-            return Found(None, pictures.changes + 1)
+            return ChunkState(None, pictures.changes + 1)
         if mine and now != pictures:
             write_manifest(path, dataclasses.replace(manifest, pictures=now))
     try:
         for shard in manifest.shards:
             check_size(output / shard.file, shard)
     except DamagedShardError:
-        return Found(None, pictures.changes)
-    return Found(manifest, pictures.changes)
+        return ChunkState(None, pictures.changes)
+    return ChunkState(manifest, pictures.changes)
 
 
 def join_manifests(
@@ -213,5 +215,5 @@ def join_manifests(
     ]
     bad_rows = [bad for one in inputs for bad in one.bad_rows]
     bad_rows += [bad for manifest in manifests for bad in manifest.bad_rows]
-    sources = [Source(one.name, one.weight) for one in inputs]
+    sources = [SourceInfo(one.name, one.weight) for one in inputs]
     return Manifest(settings, shards, sources=sources), bad_rows

@@ -7,7 +7,7 @@ import numpy as np
 
 from step1x_jax.conditioning.encoder import QwenEncoder
 from step1x_jax.conditioning.images import decode_image
-from step1x_jax.conditioning.processor import Picture
+from step1x_jax.conditioning.processor import PicturePatches
 from step1x_jax.data.buckets import bucket_sizes, fit, kept_part, nearest_bucket
 from step1x_jax.data.identity import read_content
 from step1x_jax.data.manifest import BadRow
@@ -37,7 +37,7 @@ class LoadedEdit:
     source_size: tuple[int, int]
     target_size: tuple[int, int]
     source_hash: str
-    picture: Picture
+    picture: PicturePatches
     prompt: list[int]
     negative_prompt: list[int] | None
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from step1x_jax.data.manifest import Pictures
+from step1x_jax.data.manifest import PictureState
 from step1x_jax.data.sources import Triplet, UnreadableError, read_picture
 from step1x_jax.errors import UserError
 
@@ -33,9 +33,9 @@ def combine(texts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
 
 
-def describe(stamp: str, digests: Sequence[str], changes: int) -> Pictures:
+def describe(stamp: str, digests: Sequence[str], changes: int) -> PictureState:
     """What to note of pictures with these digests, in order."""
-    return Pictures("" if UNREADABLE in digests else stamp, combine(digests), changes)
+    return PictureState("" if UNREADABLE in digests else stamp, combine(digests), changes)
 
 
 def digests_now(triplets: Sequence[Triplet]) -> list[str]:

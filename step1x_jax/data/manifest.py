@@ -41,7 +41,7 @@ class BadRow:
 
 
 @dataclasses.dataclass
-class Source:
+class SourceInfo:
     """One of the lists of edits that a data set was made from.
 
     Attributes:
@@ -55,7 +55,7 @@ class Source:
 
 
 @dataclasses.dataclass
-class Pictures:
+class PictureState:
     """What a chunk notes of its pictures.
 
     Attributes:
@@ -85,8 +85,8 @@ class Manifest:
     settings: dict[str, Any]
     shards: list[ShardInfo]
     bad_rows: list[BadRow] = dataclasses.field(default_factory=list)
-    sources: list[Source] = dataclasses.field(default_factory=lambda: [Source()])
-    pictures: Pictures | None = None
+    sources: list[SourceInfo] = dataclasses.field(default_factory=lambda: [SourceInfo()])
+    pictures: PictureState | None = None
     version: int = VERSION
 
     @property
@@ -178,10 +178,10 @@ class _Fields:
     settings: dict[str, Any]
     shards: list[dict[str, Any]]
     bad_rows: list[BadRow]
-    sources: Annotated[list[Source], msgspec.Meta(min_length=1)] = dataclasses.field(
-        default_factory=lambda: [Source()]
+    sources: Annotated[list[SourceInfo], msgspec.Meta(min_length=1)] = dataclasses.field(
+        default_factory=lambda: [SourceInfo()]
     )
-    pictures: Pictures | None = None
+    pictures: PictureState | None = None
 
 
 def _manifest(values: dict[str, Any], version: int) -> Manifest:

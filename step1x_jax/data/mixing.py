@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from step1x_jax.data.manifest import Manifest, Source
+from step1x_jax.data.manifest import Manifest, SourceInfo
 from step1x_jax.data.shards import ShardInfo
 from step1x_jax.errors import require
 from step1x_jax.models.embeddings import PATCH
@@ -23,7 +23,7 @@ ROUND = 100_000  # turns in a round where there are weights: shares are right to
 
 
 @dataclasses.dataclass
-class Pool:
+class ShardPool:
     """Shards of one latent size whose records come at the same rate.
 
     Attributes:
@@ -50,7 +50,7 @@ def mixture(manifests: Sequence[Manifest], weights: Sequence[float] = ()) -> Man
         return manifests[0]
     weighted = bool(weights) or any(one.sources[0].weight is not None for one in manifests)
     shards: list[ShardInfo] = []
-    sources: list[Source] = []
+    sources: list[SourceInfo] = []
     for i, manifest in enumerate(manifests):
         whole = weights[i] if weights else manifest.records
         rates, shares = _rates(manifest), [0.0] * len(manifest.sources)
@@ -58,13 +58,13 @@ def mixture(manifests: Sequence[Manifest], weights: Sequence[float] = ()) -> Man
             shares[shard.source] += rates[shard.source] * shard.records
             shards.append(dataclasses.replace(shard, source=len(sources) + shard.source))
         sources += [
-            Source(source.name, whole * share if weighted else None)
+            SourceInfo(source.name, whole * share if weighted else None)
             for source, share in zip(manifest.sources, shares, strict=True)
         ]
     return Manifest({}, shards, sources=sources)
 
 
-def pools(manifest: Manifest) -> list[list[Pool]]:
+def pools(manifest: Manifest) -> list[list[ShardPool]]:
     """The pools of every bucket: one, or with weights one for each source that it has."""
     weighted = manifest.sources[0].weight is not None
     rates = _rates(manifest)
@@ -75,7 +75,7 @@ def pools(manifest: Manifest) -> list[list[Pool]]:
             groups.setdefault(shard.source if weighted else 0, []).append(shard)
         buckets.append(
             [
-                Pool(group, sum(rates[shard.source] * shard.records for shard in group))
+                ShardPool(group, sum(rates[shard.source] * shard.records for shard in group))
                 for group in groups.values()
             ]
         )

@@ -14,7 +14,7 @@ from step1x_jax.data import shards
 from step1x_jax.data.manifest import (
     MANIFEST,
     Manifest,
-    Source,
+    SourceInfo,
     read_manifest,
     write_dataset,
     write_manifest,
@@ -164,7 +164,7 @@ def mixed(tmp_path_factory):
                     record.negative_text = None
                 shards.write(record)
         infos += [dataclasses.replace(info, source=source) for info in shards.close()]
-    manifest = Manifest({}, infos, sources=[Source("large", 1.0), Source("small", 3.0)])
+    manifest = Manifest({}, infos, sources=[SourceInfo("large", 1.0), SourceInfo("small", 3.0)])
     write_manifest(folder / MANIFEST, manifest)
     return str(folder)
 

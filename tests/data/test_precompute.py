@@ -14,7 +14,7 @@ from step1x_jax.data.batch_encoder import Models
 from step1x_jax.data.buckets import fit
 from step1x_jax.data.chunks import Input, split_chunks
 from step1x_jax.data.edit_loader import draw
-from step1x_jax.data.manifest import MANIFEST, BadRow, Source, read_manifest
+from step1x_jax.data.manifest import MANIFEST, BadRow, SourceInfo, read_manifest
 from step1x_jax.data.precompute import REJECTED, make_settings, precompute
 from step1x_jax.data.shards import ShardReader
 from step1x_jax.data.sources import read_triplets
@@ -130,7 +130,7 @@ def test_records_hold_what_the_models_gave(tmp_path, rows, models):
     assert not manifest.bad_rows
     assert manifest.settings == SETTINGS
     assert manifest == read_manifest(tmp_path / "out" / MANIFEST)
-    assert manifest.sources == [Source("edits.json", None)]
+    assert manifest.sources == [SourceInfo("edits.json", None)]
     assert sum(shard.negatives for shard in manifest.shards) == 7
     records = read_all(tmp_path / "out")
     assert set(records) == {row["id"] for row in rows}
@@ -349,7 +349,7 @@ def test_a_fraction_gets_negatives_the_same_in_every_run(tmp_path, rows, models)
 def test_several_inputs_with_weights(tmp_path, rows, models):
     first, second = listed(tmp_path, rows[:5], "a.json", 3.0), listed(tmp_path, rows, "b.json", 1.0)
     manifest = run(tmp_path, [first, second], models).manifest
-    assert manifest.sources == [Source("a.json", 3.0), Source("b.json", 1.0)]
+    assert manifest.sources == [SourceInfo("a.json", 3.0), SourceInfo("b.json", 1.0)]
     records = [sum(s.records for s in manifest.shards if s.source == i) for i in (0, 1)]
     assert records == [5, 7]
     texts = len(models.texts)

@@ -13,7 +13,7 @@ from step1x_jax.data.manifest import (
     VERSION,
     BadRow,
     Manifest,
-    Source,
+    SourceInfo,
     read_manifest,
     records_fingerprint,
     write_dataset,
@@ -164,8 +164,8 @@ def test_bad_manifests_are_named(tmp_path):
     shard = ShardInfo("a", (2, 2), records=3, bytes=500)
     for manifest in (
         Manifest({}, [dataclasses.replace(shard, source=1)]),
-        Manifest({}, [shard], sources=[Source("a", 1.0), Source("b", None)]),
-        Manifest({}, [shard], sources=[Source("a", 0.0)]),
+        Manifest({}, [shard], sources=[SourceInfo("a", 1.0), SourceInfo("b", None)]),
+        Manifest({}, [shard], sources=[SourceInfo("a", 0.0)]),
     ):
         write_manifest(path, manifest)
         with pytest.raises(UserError, match=r"dataset\.json is not as .*(source|weight)"):
@@ -289,7 +289,7 @@ def test_manifests_of_the_first_form_are_read(tmp_path):
     (tmp_path / MANIFEST).write_text(json.dumps(values | {"schema_version": 1}))
     manifest = read_manifest(tmp_path / MANIFEST)
     assert [shard.negatives for shard in manifest.shards] == [2]
-    assert manifest.sources == [Source()]
+    assert manifest.sources == [SourceInfo()]
 
 
 def test_the_longest_text_is_that_of_any_record_and_of_negatives(tmp_path):
