@@ -15,7 +15,7 @@ from launch.edits.report import EditReport, Line
 from launch.shared.exit_codes import SOME_FAILED
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.conditioning.picture_row import picture_row
-from step1x_jax.data.paths import printable
+from step1x_jax.data.paths import make_printable
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.masks import read_mask
 from step1x_jax.editing.output_files import save_picture
@@ -67,8 +67,8 @@ def make_all(
             if len(jobs) > 1:
                 bar.set_description(f"editing {number} of {len(jobs)}")
             about = Line(
-                output=printable(os.path.relpath(job.output, report.folder) if report else ""),
-                image=printable(job.row.image),
+                output=make_printable(os.path.relpath(job.output, report.folder) if report else ""),
+                image=make_printable(job.row.image),
                 seed=job.seed,
             )
             try:
@@ -83,7 +83,7 @@ def make_all(
                     raise
                 failed += 1
                 about = dataclasses.replace(about, error=str(e))
-                bar.write(f"{printable(str(job.output))} was not made: {e}", file=sys.stderr)
+                bar.write(f"{make_printable(str(job.output))} was not made: {e}", file=sys.stderr)
             done += steps
             bar.update(done - bar.n)
             if report is not None:
@@ -131,8 +131,8 @@ def _make(
         save_picture(job.compared, picture_row([source, edited], recipe.instruction))
     save_picture(job.output, edited, to_note(recipe))
     bar.write(
-        f"{printable(str(job.output))}: {edited.width} x {edited.height}, {recipe.steps} steps,"
-        f" seed {job.seed}"
+        f"{make_printable(str(job.output))}: {edited.width} x {edited.height},"
+        f" {recipe.steps} steps, seed {job.seed}"
     )
     return source, edited
 

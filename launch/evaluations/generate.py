@@ -27,7 +27,7 @@ from launch.evaluations import benchmark_flags
 from launch.shared import editor_flags, sampling_flags
 from launch.shared.exit_codes import SOME_FAILED
 from step1x_jax import __version__
-from step1x_jax.data.paths import printable
+from step1x_jax.data.paths import make_printable
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.fingerprints import noted_models
 from step1x_jax.editing.loading import FoundModels, default_dtype, find_weights
@@ -88,7 +88,9 @@ def main() -> int:
         def tell(sample: SampleId, error: str) -> None:
             bar.update()
             if error:
-                bar.write(printable(f"{'/'.join(sample)} was not made: {error}"), file=sys.stderr)
+                bar.write(
+                    make_printable(f"{'/'.join(sample)} was not made: {error}"), file=sys.stderr
+                )
 
         counts = generate(
             edit,
