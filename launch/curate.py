@@ -21,7 +21,7 @@ from launch.curation.flags import ACTORS, ADDRESS, ENGINE, WORKDIR, read_config
 from launch.shared.command import run
 from step1x_jax.curation.config import CurateConfig
 from step1x_jax.curation.engine import driver
-from step1x_jax.curation.engine.driver import Plan
+from step1x_jax.curation.engine.driver import StagePlan
 from step1x_jax.curation.engine.engine import Engine, Inline
 from step1x_jax.curation.engine.ray_actors import ray_engine
 from step1x_jax.curation.engine.workdir import CONFIG, Part, Workdir
@@ -53,14 +53,14 @@ def run_all(config: CurateConfig, workdir: Workdir) -> int:
             engine = end.enter_context(ray_engine(ADDRESS.value, ACTORS.value))
         bars: list[tqdm] = []
 
-        def on_stage(plan: Plan) -> None:
+        def on_stage(plan: StagePlan) -> None:
             for bar in bars:
                 bar.close()
             total, done = len(plan.wanted), len(plan.done)
             bars.append(tqdm(desc=plan.name, total=total, initial=done, unit="part"))
             end.callback(bars[-1].close)
 
-        def on_part(plan: Plan, part: Part) -> None:
+        def on_part(plan: StagePlan, part: Part) -> None:
             bars[-1].update()
 
         driver.run(config.pipeline(), workdir, engine, on_stage, on_part)

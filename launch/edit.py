@@ -33,7 +33,7 @@ from absl import flags
 from launch.edits.check import print_findings, print_progress
 from launch.edits.making import Extras, make_all
 from launch.edits.plan import (
-    Job,
+    EditJob,
     Output,
     check_places,
     noted_file,
@@ -41,7 +41,7 @@ from launch.edits.plan import (
     recipe_of,
     still_to_make,
 )
-from launch.edits.report import Report
+from launch.edits.report import EditReport
 from launch.edits.rows import Row, is_folder, read_rows, rows_of_flags
 from launch.shared import editor_flags, sampling_flags, weights_flags
 from launch.shared.command import run
@@ -180,7 +180,9 @@ def main() -> int:
         say=lambda line: print(line, file=sys.stderr),
     )
     extras = Extras(_COMPARE.value, _PREVIEWS.value, noise)
-    return make_all(editor, todo, common, extras, Report(output.folder) if output.many else None)
+    return make_all(
+        editor, todo, common, extras, EditReport(output.folder) if output.many else None
+    )
 
 
 def check() -> int:
@@ -295,7 +297,7 @@ def _first(values: Sequence[str]) -> str | None:
     return values[0] if values else None
 
 
-def check_new(job: Job) -> None:
+def check_new(job: EditJob) -> None:
     """Raises UserError if files of the one result are there, unless they may be replaced."""
     places = [job.output, job.compared] if _COMPARE.value else [job.output]
     for place in places:

@@ -28,9 +28,9 @@ from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.conditioning.prompt import QUOTINGS
 from step1x_jax.data.batch_encoder import Models
 from step1x_jax.data.chunks import Input
-from step1x_jax.data.manifest import LARGEST_WEIGHT, MANIFEST, REJECTED, BadRow
-from step1x_jax.data.paths import printable
-from step1x_jax.data.precompute import LARGEST_SIZE, Outcome, make_settings, precompute
+from step1x_jax.data.manifest import MANIFEST, MAX_WEIGHT, REJECTED, BadRow
+from step1x_jax.data.paths import make_printable
+from step1x_jax.data.precompute import MAX_SIZE_LEVEL, PrecomputeResult, make_settings, precompute
 from step1x_jax.data.sources import read_triplets
 from step1x_jax.errors import UserError
 from step1x_jax.files import check_writable, is_remote, user_path
@@ -56,7 +56,7 @@ _IMPLEMENTATION = flags.DEFINE_enum(
 )
 _VAE = flags.DEFINE_string("vae", None, "The autoencoder's file or folder.", required=True)
 _SIZE = flags.DEFINE_integer(
-    "size", 512, "Size level: about size^2 pixels.", lower_bound=32, upper_bound=LARGEST_SIZE
+    "size", 512, "Size level: about size^2 pixels.", lower_bound=32, upper_bound=MAX_SIZE_LEVEL
 )
 _BATCH = flags.DEFINE_integer(
     "batch_size", 4, "Edits encoded at once, on each device.", lower_bound=1, upper_bound=100_000
@@ -214,7 +214,9 @@ def read_inputs() -> list[Input]:
     root = None if _ROOT.value is None else user_path(_ROOT.value)
     return [
         Input(
-            printable(epath.Path(user_path(path)).name), *read_triplets(path, root), weight=weight
+            make_printable(epath.Path(user_path(path)).name),
+            *read_triplets(path, root),
+            weight=weight,
         )
         for path, weight in zip(map(user_path, _INPUT.value), weights, strict=True)
     ]
@@ -226,7 +228,7 @@ def float_or_fail(text: str) -> float:
         weight = float(text)
     except ValueError:
         weight = 0.0
-    if not 0 < weight <= LARGEST_WEIGHT:
+    if not 0 < weight <= MAX_WEIGHT:
         raise UserError(f"--weights: {text!r} is no positive number; write it like 3,1.")
     return weight
 
@@ -244,7 +246,7 @@ def no_empty_folders(output: epath.Path) -> Iterator[None]:
                 os.rmdir(path)
 
 
-def tell(outcome: Outcome, output: epath.Path) -> int:
+def tell(outcome: PrecomputeResult, output: epath.Path) -> int:
     """Prints what was done; gives the exit code."""
     if outcome.pictures:
         print(

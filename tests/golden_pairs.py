@@ -17,7 +17,7 @@ from step1x_jax.evaluation.pairwise.orders import measure_orders
 from step1x_jax.evaluation.pairwise.outcomes import Outcomes, count_outcomes
 from step1x_jax.evaluation.pairwise.ranking import rank
 from step1x_jax.evaluation.pairwise.replies import find_winner
-from step1x_jax.evaluation.pairwise.verdicts import Verdict, combine_orders
+from step1x_jax.evaluation.pairwise.verdicts import PairVerdict, combine_orders
 
 ELO_TOLERANCE = 0.01  # that of the file; the published optimiser itself stops 0.007 away
 NU_TOLERANCE = 1e-3  # relative; the same distance from the optimum
@@ -37,7 +37,7 @@ Compared = tuple[str, Any, Any, float]
 def compare_pairwise(values: dict[str, Any]) -> Iterator[Compared]:
     """The quantities of a gedit2_pairwise.json."""
     verdicts = [
-        Verdict(
+        PairVerdict(
             one["dimension"],
             one["task_type"],
             one["key"],
@@ -83,7 +83,7 @@ def _named(name: str, ours: dict[str, Any], golden: dict[str, Any], tolerance: f
         yield f"{name} {key}", ours[key], value, tolerance
 
 
-def _compare_orders(verdicts: list[Verdict], expected: dict[str, Any]) -> Iterator[Compared]:
+def _compare_orders(verdicts: list[PairVerdict], expected: dict[str, Any]) -> Iterator[Compared]:
     for dimension, golden in expected["position"].items():
         orders = measure_orders(one for one in verdicts if one.dimension == dimension)
         ours = {**dataclasses.asdict(orders), "n": orders.verdicts}
@@ -102,7 +102,7 @@ def _compare_orders(verdicts: list[Verdict], expected: dict[str, Any]) -> Iterat
             yield f"judged {method} {dimension}", judged[method, dimension], value, 0
 
 
-def _compare_bootstrap(verdicts: list[Verdict], golden: dict[str, Any]) -> Iterator[Compared]:
+def _compare_bootstrap(verdicts: list[PairVerdict], golden: dict[str, Any]) -> Iterator[Compared]:
     given = [one for one in verdicts if one.winner is not None]
     dimensions = list(dict.fromkeys(one.dimension for one in given))
     # Keys of their own for each dimension, one dimension after the other.

@@ -15,10 +15,10 @@ from flax import nnx
 
 from launch.benches.clock import median_seconds
 from launch.shared.number_list import define_number_list
-from step1x_jax.conditioning.encoder import LanguageModel
+from step1x_jax.conditioning.encoder import LanguageModelBackend
 from step1x_jax.conditioning.encoder_jax import JaxLanguageModel
 from step1x_jax.conditioning.encoder_torch import TorchLanguageModel
-from step1x_jax.conditioning.processor import Picture
+from step1x_jax.conditioning.processor import PicturePatches
 from step1x_jax.models.mllm.config import LanguageConfig, MLLMConfig, VisionConfig
 from step1x_jax.models.mllm.model import abstract_mllm
 
@@ -56,20 +56,22 @@ def rows() -> Iterator[dict[str, Any]]:
         del model  # one at a time: each has 15 GB
 
 
-def _run(model: LanguageModel, inputs: Any) -> np.ndarray:
+def _run(model: LanguageModelBackend, inputs: Any) -> np.ndarray:
     return np.asarray(model(*inputs))
 
 
-def examples(batch: int, config: MLLMConfig) -> tuple[list[Picture], Sequence[Sequence[int]]]:
+def examples(
+    batch: int, config: MLLMConfig
+) -> tuple[list[PicturePatches], Sequence[Sequence[int]]]:
     """Pictures of noise and prompts of ones."""
     rng = np.random.default_rng(0)
     patches = rng.standard_normal((SIDE * SIDE, config.vision.patch_width), np.float32)
-    picture = Picture(patches, np.array([1, SIDE, SIDE]))
+    picture = PicturePatches(patches, np.array([1, SIDE, SIDE]))
     ids = [1] * 240 + [config.image_token_id] * picture.tokens
     return [picture] * batch, [ids + [1] * (TOKENS - len(ids))] * batch
 
 
-def random_jax(config: MLLMConfig) -> LanguageModel:
+def random_jax(config: MLLMConfig) -> LanguageModelBackend:
     """Ours, made on the device."""
     graph, params = abstract_mllm(config)
 
@@ -84,7 +86,7 @@ def random_jax(config: MLLMConfig) -> LanguageModel:
     return JaxLanguageModel(nnx.merge(graph, values(jax.random.key(0))))
 
 
-def random_torch(config: MLLMConfig) -> LanguageModel | None:
+def random_torch(config: MLLMConfig) -> LanguageModelBackend | None:
     """Make transformers' model, with flash attention where it is installed, else torch's own."""
     try:
         import torch

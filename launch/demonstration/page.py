@@ -18,7 +18,7 @@ from absl import logging
 from PIL import Image
 
 from launch.demonstration.queue import Cancelled, EditQueue
-from launch.demonstration.session import Entry, Session
+from launch.demonstration.session import HistoryEntry, Session
 from step1x_jax.conditioning.images import decode_image, read_image_bytes
 from step1x_jax.conditioning.prompt import check_instruction
 from step1x_jax.editing.editor import Editor
@@ -339,7 +339,7 @@ class Page:
             self._preview: gr.update(value=None, visible=False),
         }
 
-    def _sourced(self, session: Session, entry: Entry) -> dict:
+    def _sourced(self, session: Session, entry: HistoryEntry) -> dict:
         """Makes an entry the source, and shows it so."""
         session.source = entry
         return {
@@ -357,7 +357,7 @@ class Page:
             self._history: gr.update(value=pictures, visible=True, selected_index=None),
         }
 
-    def _shown(self, session: Session, entry: Entry) -> dict:
+    def _shown(self, session: Session, entry: HistoryEntry) -> dict:
         """Shows an entry beside what it was made from, if it is a result."""
         made = entry.before is not None
         session.shown = entry if made else None
@@ -433,7 +433,7 @@ def _unread(component: gr.Image, payload: Any) -> tuple[str, str] | None:
     return payload.path, payload.orig_name or os.path.basename(payload.path)
 
 
-def _canvas(entry: Entry | None) -> dict | None:
+def _canvas(entry: HistoryEntry | None) -> dict | None:
     """Return the picture that the brush paints on."""
     if entry is None:
         return None

@@ -20,7 +20,7 @@ class Cancelled(Exception):
     """An edit was ended because nobody wants it any longer."""
 
 
-class Job:
+class QueuedEdit:
     """One edit that waits or is made."""
 
     def __init__(self, work: Work) -> None:
@@ -77,15 +77,15 @@ class EditQueue:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "edits")
         self._lock = threading.Lock()
-        self._jobs: list[Job] = []  # the one that is made, then those that wait
+        self._jobs: list[QueuedEdit] = []  # the one that is made, then those that wait
 
-    def submit(self, work: Work) -> Job:
+    def submit(self, work: Work) -> QueuedEdit:
         """Puts an edit at the end.
 
         Raises:
           UserError: too many wait.
         """
-        job = Job(work)
+        job = QueuedEdit(work)
         with self._lock:
             if len(self._jobs) > MOST_WAITING:
                 raise UserError(f"{MOST_WAITING} edits are waiting already; try again later.")
@@ -94,7 +94,7 @@ class EditQueue:
         self._thread.submit(self._make, job)
         return job
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: QueuedEdit) -> None:
         """End an edit, wherever it is; those after it move up."""
         job.cancel()
         with self._lock:
@@ -108,13 +108,13 @@ class EditQueue:
                 job.cancel()
         self._thread.shutdown()
 
-    def _make(self, job: Job) -> None:
+    def _make(self, job: QueuedEdit) -> None:
         job.make()
         with self._lock:
             if job in self._jobs:
                 self._leave(job)
 
-    def _leave(self, job: Job) -> None:
+    def _leave(self, job: QueuedEdit) -> None:
         place = self._jobs.index(job)
         del self._jobs[place]
         for ahead, other in enumerate(self._jobs):

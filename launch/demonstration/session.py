@@ -7,7 +7,7 @@ import shutil
 
 from PIL import Image
 
-from launch.demonstration.queue import Job
+from launch.demonstration.queue import QueuedEdit
 
 MOST_ENTRIES = 24  # the oldest make room
 VIEW = 1280  # pixels along the longer side of what the page shows; downloads are whole
@@ -15,7 +15,7 @@ THUMBNAIL = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class HistoryEntry:
     """A picture that came in, or a result.
 
     Attributes:
@@ -47,16 +47,18 @@ class Session:
         self._folder = root / secrets.token_urlsafe(16)
         self._folder.mkdir(parents=True, mode=0o700)
         self._made = 0
-        self.entries: list[Entry] = []
-        self.source: Entry | None = None
-        self.shown: Entry | None = None  # the result on the page
-        self.job: Job | None = None  # its last edit
+        self.entries: list[HistoryEntry] = []
+        self.source: HistoryEntry | None = None
+        self.shown: HistoryEntry | None = None  # the result on the page
+        self.job: QueuedEdit | None = None  # its last edit
 
-    def add(self, picture: Image.Image, label: str, source: Entry | None = None) -> Entry:
+    def add(
+        self, picture: Image.Image, label: str, source: HistoryEntry | None = None
+    ) -> HistoryEntry:
         """Stores a picture (RGB) as the last entry; `source` is what it was made from."""
         self._made += 1
         name = f"{'edited' if source else 'picture'}-{self._made}"
-        entry = Entry(
+        entry = HistoryEntry(
             label,
             self._folder / f"{name}.png",
             self._folder / f"{name}-view.webp",

@@ -10,12 +10,12 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from launch.edits.plan import Job, recipe_of
-from launch.edits.report import Line, Report
+from launch.edits.plan import EditJob, recipe_of
+from launch.edits.report import EditReport, Line
 from launch.shared.exit_codes import SOME_FAILED
 from step1x_jax.conditioning.images import open_image
 from step1x_jax.conditioning.picture_row import picture_row
-from step1x_jax.data.paths import printable
+from step1x_jax.data.paths import make_printable
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.masks import read_mask
 from step1x_jax.editing.output_files import save_picture
@@ -42,7 +42,11 @@ class Extras:
 
 
 def make_all(
-    editor: Editor, jobs: Sequence[Job], common: Recipe, extras: Extras, report: Report | None
+    editor: Editor,
+    jobs: Sequence[EditJob],
+    common: Recipe,
+    extras: Extras,
+    report: EditReport | None,
 ) -> int:
     """Makes results one after another, so that none depends on what is made with it.
 
@@ -63,8 +67,8 @@ def make_all(
             if len(jobs) > 1:
                 bar.set_description(f"editing {number} of {len(jobs)}")
             about = Line(
-                output=printable(os.path.relpath(job.output, report.folder) if report else ""),
-                image=printable(job.row.image),
+                output=make_printable(os.path.relpath(job.output, report.folder) if report else ""),
+                image=make_printable(job.row.image),
                 seed=job.seed,
             )
             try:
@@ -79,7 +83,7 @@ def make_all(
                     raise
                 failed += 1
                 about = dataclasses.replace(about, error=str(e))
-                bar.write(f"{printable(str(job.output))} was not made: {e}", file=sys.stderr)
+                bar.write(f"{make_printable(str(job.output))} was not made: {e}", file=sys.stderr)
             done += steps
             bar.update(done - bar.n)
             if report is not None:
@@ -91,7 +95,7 @@ def make_all(
 
 
 def _make(
-    editor: Editor, job: Job, common: Recipe, extras: Extras, bar: tqdm
+    editor: Editor, job: EditJob, common: Recipe, extras: Extras, bar: tqdm
 ) -> tuple[Image.Image, Image.Image]:
     """Makes and saves one result, itself last: if it is there, so is all that belongs to it.
 
@@ -127,13 +131,13 @@ def _make(
         save_picture(job.compared, picture_row([source, edited], recipe.instruction))
     save_picture(job.output, edited, to_note(recipe))
     bar.write(
-        f"{printable(str(job.output))}: {edited.width} x {edited.height}, {recipe.steps} steps,"
-        f" seed {job.seed}"
+        f"{make_printable(str(job.output))}: {edited.width} x {edited.height},"
+        f" {recipe.steps} steps, seed {job.seed}"
     )
     return source, edited
 
 
-def _drift(job: Job, source: Image.Image, edited: Image.Image) -> dict[str, Any]:
+def _drift(job: EditJob, source: Image.Image, edited: Image.Image) -> dict[str, Any]:
     """Return shift and colour drift of a result against its source, as fields of a Line."""
     if edited.size != source.size:
         return {}

@@ -23,7 +23,7 @@ COMPARED = "-compare"  # after the name of a result
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class EditJob:
     """One result to be made."""
 
     row: Row
@@ -69,7 +69,7 @@ class Output:
         return epath.Path(self.pattern.replace(SEED, str(seed)).replace(STEM, row.stem))
 
 
-def plan(rows: Sequence[Row], output: Output, seed: int, num_images: int) -> list[Job]:
+def plan(rows: Sequence[Row], output: Output, seed: int, num_images: int) -> list[EditJob]:
     """One job for each result, in order.
 
     Every picture has the same seeds, so that its results do not depend on the others.
@@ -87,7 +87,7 @@ def plan(rows: Sequence[Row], output: Output, seed: int, num_images: int) -> lis
     jobs = []
     for row in rows:
         first = check_seed(seed if row.seed is None else row.seed, num_images)
-        jobs += [Job(row, s, output.of(row, s)) for s in range(first, first + num_images)]
+        jobs += [EditJob(row, s, output.of(row, s)) for s in range(first, first + num_images)]
     if len(jobs) > 1 and not output.many:
         raise UserError(
             f"--output={output.pattern} is one file, and there are {len(jobs)} results; give a"
@@ -105,7 +105,7 @@ def plan(rows: Sequence[Row], output: Output, seed: int, num_images: int) -> lis
     return jobs
 
 
-def check_places(jobs: Iterable[Job], files: Iterable[str]) -> None:
+def check_places(jobs: Iterable[EditJob], files: Iterable[str]) -> None:
     """Raises UserError for results that cannot be written, or that would replace what is read.
 
     Args:
@@ -140,8 +140,8 @@ def _identity(path: str) -> Any:
 
 
 def still_to_make(
-    jobs: Sequence[Job], recipe_of: Callable[[Job], Recipe], *, overwrite: bool
-) -> list[Job]:
+    jobs: Sequence[EditJob], recipe_of: Callable[[EditJob], Recipe], *, overwrite: bool
+) -> list[EditJob]:
     """The results that are not there yet, as they would be made now.
 
     Args:
@@ -168,7 +168,7 @@ def still_to_make(
     return missing
 
 
-def _what_differs(job: Job, recipe_of: Callable[[Job], Recipe]) -> str | None:
+def _what_differs(job: EditJob, recipe_of: Callable[[EditJob], Recipe]) -> str | None:
     """Return in words how they differ; "": not at all; None: unknown."""
     try:
         wanted = recipe_of(job)
@@ -186,7 +186,7 @@ def noted_file(path: str, what: str) -> File:
     return File(noted_path(path), hashlib.sha256(data).hexdigest())
 
 
-def recipe_of(job: Job, common: Recipe) -> Recipe:
+def recipe_of(job: EditJob, common: Recipe) -> Recipe:
     """How a result is made; UserError if its picture or mask cannot be read."""
     row = job.row
     assert row.instruction is not None

@@ -37,7 +37,7 @@ class Line:
     error: str | None = None
 
 
-class Report:
+class EditReport:
     """The lines; written anew, as a whole, with each one that is added."""
 
     def __init__(self, folder: epath.PathLike):

@@ -15,7 +15,7 @@ from absl import flags
 from tqdm import tqdm
 
 from launch.evaluations import benchmark_flags
-from step1x_jax.data.paths import printable
+from step1x_jax.data.paths import make_printable
 from step1x_jax.evaluation.datasets import find_source
 from step1x_jax.evaluation.deidentify.detectors import FaceDetector, PlateDetector, TextDetector
 from step1x_jax.evaluation.deidentify.findings import write_findings
@@ -70,7 +70,7 @@ def main() -> None:
         )
     write_findings(output, findings)
     for line in findings.unreadable:
-        print(printable(f"not scanned, {line}"), file=sys.stderr)
+        print(make_printable(f"not scanned, {line}"), file=sys.stderr)
     with_boxes = sum(bool(picture.boxes) for picture in findings.pictures)
     positions = sum("GPS position" in picture.metadata for picture in findings.pictures)
     skipped = f", {public.unreadable} public pictures are unreadable" if public else ""

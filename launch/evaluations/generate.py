@@ -27,10 +27,10 @@ from launch.evaluations import benchmark_flags
 from launch.shared import editor_flags, sampling_flags
 from launch.shared.exit_codes import SOME_FAILED
 from step1x_jax import __version__
-from step1x_jax.data.paths import printable
+from step1x_jax.data.paths import make_printable
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.fingerprints import noted_models
-from step1x_jax.editing.loading import Found, default_dtype, find_weights
+from step1x_jax.editing.loading import FoundModels, default_dtype, find_weights
 from step1x_jax.editing.settings import sampling_of
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.datasets import find_source
@@ -88,7 +88,9 @@ def main() -> int:
         def tell(sample: SampleId, error: str) -> None:
             bar.update()
             if error:
-                bar.write(printable(f"{'/'.join(sample)} was not made: {error}"), file=sys.stderr)
+                bar.write(
+                    make_printable(f"{'/'.join(sample)} was not made: {error}"), file=sys.stderr
+                )
 
         counts = generate(
             edit,
@@ -117,7 +119,9 @@ def shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def run_facts(found: Found, sampling: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def run_facts(
+    found: FoundModels, sampling: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a picture depends on besides its sample, and what else is noted.
 
     Args:

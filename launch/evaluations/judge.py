@@ -25,7 +25,7 @@ from absl import flags
 
 from launch.evaluations import benchmark_flags, judge_against, judge_flags
 from launch.shared.exit_codes import SOME_FAILED
-from step1x_jax.data.paths import printable
+from step1x_jax.data.paths import make_printable
 from step1x_jax.evaluation.datasets import find_source, read_samples
 from step1x_jax.evaluation.judgement_files import judge_folder
 from step1x_jax.evaluation.judgements import Judgement, Status
@@ -111,6 +111,6 @@ def print_counts(judgements: Sequence[Judgement]) -> None:
     without = [one for one in judgements if one.status != "ok"]
     for one in without[:LISTED]:
         name = "/".join(filter(None, one.id))
-        print(printable(f"{name}: {one.status} {one.reason}".rstrip()), file=sys.stderr)
+        print(make_printable(f"{name}: {one.status} {one.reason}".rstrip()), file=sys.stderr)
     if len(without) > LISTED:
         print(f"and {len(without) - LISTED} more, in judgements.jsonl", file=sys.stderr)

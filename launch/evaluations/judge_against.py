@@ -12,7 +12,7 @@ from step1x_jax.evaluation.datasets import find_source
 from step1x_jax.evaluation.judging.tally import Tally, describe_plan
 from step1x_jax.evaluation.pairwise.judge_pairs import judge_pairs, plan_pairs, plan_run
 from step1x_jax.evaluation.pairwise.questions import QUESTIONS, Orders
-from step1x_jax.evaluation.pairwise.verdicts import Verdict
+from step1x_jax.evaluation.pairwise.verdicts import PairVerdict
 
 AGAINST = flags.DEFINE_list(
     "against", [], "Methods whose pictures are compared with those of --method, pair by pair."
@@ -69,7 +69,7 @@ def judge_against(results: str, method: str) -> int:
     return print_verdicts(verdicts)
 
 
-def print_verdicts(verdicts: list[Verdict]) -> int:
+def print_verdicts(verdicts: list[PairVerdict]) -> int:
     """How many of which kind there are in each dimension; the exit code."""
     names = ("first", "second", "tie", "unparsable", "refused", "failed")
     counts: collections.Counter[tuple[str, str]] = collections.Counter(

@@ -6,13 +6,13 @@ from typing import cast, get_args
 
 from absl import flags
 
-from step1x_jax.asking.ask import Limits
+from step1x_jax.asking.ask import AskLimits
 from step1x_jax.asking.exchange import Respondent
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import Benchmark
 from step1x_jax.evaluation.judging.judges import limits_for, open_judge, preset_of
 from step1x_jax.evaluation.judging.presets import DEFAULT, PRESETS, JudgePreset, Protocol
-from step1x_jax.evaluation.judging.prompts import Prompts, read_prompts
+from step1x_jax.evaluation.judging.prompts import JudgePrompts, read_prompts
 from step1x_jax.evaluation.judging.tally import Prices
 from step1x_jax.files import user_path
 
@@ -83,9 +83,9 @@ def judge_name() -> str:
     return _JUDGE_NAME.value or JUDGE.value.replace(":", ".")
 
 
-def limits() -> Limits:
+def limits() -> AskLimits:
     """How often and how fast the judge is asked."""
-    wanted = Limits(
+    wanted = AskLimits(
         max_attempts=_ATTEMPTS.value,
         concurrency=_CONCURRENCY.value,
         requests_per_minute=_RATE.value,
@@ -98,7 +98,7 @@ def prices() -> Prices:
     return Prices(_USD_INPUT.value, _USD_OUTPUT.value)
 
 
-def prompts(benchmark: Benchmark) -> Prompts:
+def prompts(benchmark: Benchmark) -> JudgePrompts:
     """The benchmark's questions in words."""
     file = _PROMPT_FILE.value
     return read_prompts(benchmark, user_path(file) if file else None)

@@ -19,7 +19,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.evaluation.pairwise.pair_files import find_pair_judges, pair_folder, read_pairs
 from step1x_jax.evaluation.pairwise.rank_chart import draw_ranking
 from step1x_jax.evaluation.pairwise.rank_tables import to_csv, to_json, to_markdown
-from step1x_jax.evaluation.pairwise.ranking_of_judges import Judged, rank_judged
+from step1x_jax.evaluation.pairwise.ranking_of_judges import JudgeVerdicts, rank_judged
 from step1x_jax.files import replacing, user_path
 from step1x_jax.json_files import write_json
 
@@ -33,7 +33,7 @@ _CHART = flags.DEFINE_bool("chart", True, "With --output: also the chart.")
 def main() -> None:
     """Reads verdicts, computes and writes tables."""
     names = list(dict.fromkeys(_JUDGE.value)) or find_pair_judges(_RESULTS.value)
-    judged = {name: Judged(*read_pairs(pair_folder(_RESULTS.value, name))) for name in names}
+    judged = {name: JudgeVerdicts(*read_pairs(pair_folder(_RESULTS.value, name))) for name in names}
     ranking = rank_judged(judged, _METHODS.value)
     text = to_markdown(ranking)
     print(text, end="")

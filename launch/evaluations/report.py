@@ -24,7 +24,7 @@ from step1x_jax.evaluation.benchmarks import BENCHMARKS, GEDIT
 from step1x_jax.evaluation.chart import draw_radar
 from step1x_jax.evaluation.judgement_files import judge_folder, read_judgements
 from step1x_jax.evaluation.method_pictures import method_folder
-from step1x_jax.evaluation.report import Report, make_report, read_judged
+from step1x_jax.evaluation.report import BenchmarkReport, make_report, read_judged
 from step1x_jax.evaluation.report_tables import to_csv, to_json, to_markdown
 from step1x_jax.evaluation.score_csv import import_score_csv, write_score_csv
 from step1x_jax.evaluation.statistics import measures_of
@@ -75,7 +75,7 @@ def main() -> int:
     return SOME_FAILED if _REQUIRE_COMPLETE.value and report.incomplete else 0
 
 
-def draw_charts(report: Report, output: epath.Path) -> None:
+def draw_charts(report: BenchmarkReport, output: epath.Path) -> None:
     """One of each judge and language, of the full set; says why if there can be none."""
     measure = measures_of(report.benchmark)[-1]
     highest = max(question.highest for question in report.benchmark.questions)

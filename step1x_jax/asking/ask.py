@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Literal, TypeVar
 
 from step1x_jax.asking.cache import ReplyCache, cache_key
-from step1x_jax.asking.exchange import Ask, NoReply, Picture, Reply, Respondent
+from step1x_jax.asking.exchange import Ask, NoReply, QuestionPicture, Reply, Respondent
 from step1x_jax.asking.pace import Pace, backoff
-from step1x_jax.asking.pool import Pool, Stopping
+from step1x_jax.asking.pool import Stopping, WorkerPool
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import SHOWN
 
@@ -28,7 +28,7 @@ AnswerStatus = Literal["ok", "unparsable", "refused", "failed"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer(Generic[T]):
+class AskResult(Generic[T]):
     """What became of a question.
 
     Attributes:
@@ -54,7 +54,7 @@ class Answer(Generic[T]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class AskLimits:
     """How a model is asked, over a network that fails.
 
     Attributes:
@@ -78,9 +78,9 @@ def ask_all(
     questions: Iterable[Ask],
     respondent: Respondent,
     cache: ReplyCache,
-    limits: Limits,
+    limits: AskLimits,
     parse: Callable[[Ask, str], T | None],
-) -> Iterator[Answer[T]]:
+) -> Iterator[AskResult[T]]:
     """Asks all questions, several at a time; what is in the cache is not asked again.
 
     Args:
@@ -101,12 +101,12 @@ def ask_all(
     twins: dict[str, deque[Ask]] = {}  # same questions as those that are being asked, by key
     silent = 0  # questions in a row that had no reply
 
-    def attempt(ask: Ask, stopping: Stopping) -> Answer[T]:
+    def attempt(ask: Ask, stopping: Stopping) -> AskResult[T]:
         return _attempt_all(ask, respondent, cache, limits, parse, pace, stopping)
 
-    with Pool(attempt, limits.concurrency) as pool:
+    with WorkerPool(attempt, limits.concurrency) as pool:
 
-        def finish() -> Iterator[Answer[T]]:
+        def finish() -> Iterator[AskResult[T]]:
             nonlocal silent
             answer = pool.next()
             silent = silent + 1 if answer.status == "failed" and not answer.paid else 0
@@ -142,7 +142,7 @@ def ask_all(
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class AskEstimate:
     """What `ask_all` would have to ask, if each question is answered at its first attempt.
 
     Attributes:
@@ -162,9 +162,9 @@ def plan_asking(
     questions: Iterable[Ask],
     respondent: Respondent,
     cache: ReplyCache,
-    limits: Limits,
+    limits: AskLimits,
     parse: Callable[[Ask, str], T | None],
-) -> Plan:
+) -> AskEstimate:
     """What `ask_all` with the same arguments would have to ask; nothing is asked.
 
     Tokens are taken from the replies that are there, otherwise guessed from lengths and pixels.
@@ -180,9 +180,9 @@ def plan_asking(
             guessed += guess_tokens(ask)
     counted = [reply for reply in cache.every() if reply.input_tokens]
     if not counted:
-        return Plan(len(keys), kept, guessed, len(keys) * OUTPUT_TOKENS)
+        return AskEstimate(len(keys), kept, guessed, len(keys) * OUTPUT_TOKENS)
     each = len(keys) / len(counted)
-    return Plan(
+    return AskEstimate(
         len(keys),
         kept,
         round(each * sum(reply.input_tokens for reply in counted)),
@@ -193,7 +193,7 @@ def plan_asking(
 def guess_tokens(ask: Ask) -> int:
     """Tokens of a question, about: no two models count alike."""
     letters = len(ask.system) + sum(len(part) for part in ask.parts if isinstance(part, str))
-    pixels = sum(part.pixels for part in ask.parts if isinstance(part, Picture))
+    pixels = sum(part.pixels for part in ask.parts if isinstance(part, QuestionPicture))
     return round(letters / LETTERS_A_TOKEN + pixels / PIXELS_A_TOKEN)
 
 
@@ -201,9 +201,9 @@ def _known(
     ask: Ask,
     key: str,
     cache: ReplyCache,
-    limits: Limits,
+    limits: AskLimits,
     parse: Callable[[Ask, str], T | None],
-) -> Answer[T] | None:
+) -> AskResult[T] | None:
     """The answer that kept replies give; None if there are attempts left to get one."""
     replies = cache.replies(key)
     for number in range(len(replies)):
@@ -215,26 +215,26 @@ def _known(
 
 def _answer_by(
     ask: Ask, replies: tuple[Reply, ...], parse: Callable[[Ask, str], T | None], paid: int = 0
-) -> Answer[T]:
+) -> AskResult[T]:
     """The answer if the last reply is to decide."""
     last = replies[-1]
     if last.refused:
-        return Answer(ask, "refused", None, _first_line(last.text), replies, paid)
+        return AskResult(ask, "refused", None, _first_line(last.text), replies, paid)
     value = parse(ask, last.text)
     if value is None:
-        return Answer(ask, "unparsable", None, _first_line(last.text), replies, paid)
-    return Answer(ask, "ok", value, "", replies, paid)
+        return AskResult(ask, "unparsable", None, _first_line(last.text), replies, paid)
+    return AskResult(ask, "ok", value, "", replies, paid)
 
 
 def _attempt_all(
     ask: Ask,
     respondent: Respondent,
     cache: ReplyCache,
-    limits: Limits,
+    limits: AskLimits,
     parse: Callable[[Ask, str], T | None],
     pace: Pace,
     stopping: Stopping,
-) -> Answer[T]:
+) -> AskResult[T]:
     """Asks until a reply counts or the attempts are used up; kept replies were attempts, too."""
     key = cache_key(ask, respondent.parameters)
     kept = replies = cache.replies(key)
@@ -245,7 +245,7 @@ def _attempt_all(
             reply = respondent.answer(ask, number)
         except NoReply as e:
             paid = len(replies) - len(kept)
-            answer: Answer[T] = Answer(ask, "failed", None, str(e), replies, paid)
+            answer: AskResult[T] = AskResult(ask, "failed", None, str(e), replies, paid)
             if not e.again:
                 break
             if e.wait is not None:

@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 import msgspec
 
-from step1x_jax.asking.exchange import Ask, NoReply, Picture, Reply, Served
+from step1x_jax.asking.exchange import Ask, NoReply, QuestionPicture, Reply, Served
 from step1x_jax.asking.failures import no_reply, read_failure
 from step1x_jax.asking.preset import LOCAL, OPENAI, ChatPreset
 from step1x_jax.errors import UserError
@@ -173,7 +173,7 @@ class ChatClient:
         request["messages"] = messages
         return request
 
-    def _part(self, part: str | Picture) -> dict[str, Any]:
+    def _part(self, part: str | QuestionPicture) -> dict[str, Any]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
         data = base64.b64encode(part.encode()).decode()

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class QuestionPicture:
     """A picture in a question.
 
     Attributes:
@@ -34,7 +34,7 @@ class Ask:
     """
 
     id: str
-    parts: tuple[str | Picture, ...]
+    parts: tuple[str | QuestionPicture, ...]
     system: str = ""
     schema: Mapping[str, Any] | None = None
     repeat: int = 0

@@ -6,7 +6,7 @@ Resizing is Pillow's default (bicubic), as in the published harnesses of benchma
 import hashlib
 import io
 
-from step1x_jax.asking.exchange import Picture
+from step1x_jax.asking.exchange import QuestionPicture
 from step1x_jax.asking.preset import ChatPreset
 from step1x_jax.conditioning.images import decode_image
 
@@ -33,7 +33,9 @@ def picture_size(data: bytes, name: str) -> tuple[int, int]:
     return decode_image(data, name).size
 
 
-def picture_to_send(data: bytes, name: str, size: tuple[int, int], preset: ChatPreset) -> Picture:
+def picture_to_send(
+    data: bytes, name: str, size: tuple[int, int], preset: ChatPreset
+) -> QuestionPicture:
     """A picture as a part of a question; it is resized and written when it is really sent.
 
     Args:
@@ -51,4 +53,4 @@ def picture_to_send(data: bytes, name: str, size: tuple[int, int], preset: ChatP
         image.save(stream, preset.picture_format, **options)
         return stream.getvalue()
 
-    return Picture(f"{hashlib.sha256(data).hexdigest()} {how}", encode, size[0] * size[1])
+    return QuestionPicture(f"{hashlib.sha256(data).hexdigest()} {how}", encode, size[0] * size[1])

@@ -39,7 +39,7 @@ class Stopping:
             raise Stopped
 
 
-class Pool(Generic[Job, Result]):
+class WorkerPool(Generic[Job, Result]):
     """Threads that work on jobs; a context, which ends them."""
 
     def __init__(self, work: Callable[[Job, Stopping], Result], threads: int):
@@ -92,7 +92,7 @@ class Pool(Generic[Job, Result]):
             raise error
         return result  # type: ignore[return-value]  # None is what T may be
 
-    def __enter__(self) -> "Pool[Job, Result]":
+    def __enter__(self) -> "WorkerPool[Job, Result]":
         return self
 
     def __exit__(self, *error: object) -> None:

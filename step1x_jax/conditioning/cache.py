@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from step1x_jax.conditioning.encoder import Encoder, EncoderConfig
+from step1x_jax.conditioning.encoder import EncoderConfig, TextEncoder
 from step1x_jax.errors import UserError
 from step1x_jax.files import fingerprint, is_remote
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile, write_safetensors
@@ -26,7 +26,7 @@ SUFFIX = ".safetensors"
 
 
 class CachedEncoder:
-    """An Encoder that asks another one only for what it has not seen.
+    """A TextEncoder that asks another one only for what it has not seen.
 
     An entry is named by a hash of the picture's pixels, the instruction, the language model's files
     and the settings. Entries that were not used for longest make room when there are too many.
@@ -35,7 +35,7 @@ class CachedEncoder:
     def __init__(
         self,
         config: EncoderConfig,
-        load: Callable[[EncoderConfig], Encoder],
+        load: Callable[[EncoderConfig], TextEncoder],
         folder: str,
         limit: int = LIMIT,
     ):
@@ -54,7 +54,7 @@ class CachedEncoder:
             raise UserError(f"--cache={folder} is on an object store; give a folder on a disk.")
         self._config = config
         self._load = load
-        self._encoder: Encoder | None = None
+        self._encoder: TextEncoder | None = None
         self._folder = pathlib.Path(folder).expanduser()
         self._limit = limit
         settings = vars(config) | {"path": fingerprint(config.path), "version": VERSION}
@@ -63,7 +63,7 @@ class CachedEncoder:
     def encode(
         self, images: Sequence[Image.Image], instructions: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Encoder.encode`."""
+        """See `TextEncoder.encode`."""
         examples = list(zip(images, instructions, strict=True))
         keys = [self._key(*example) for example in examples]
         texts = {key: text for key in set(keys) if (text := self._read(key)) is not None}

@@ -21,7 +21,7 @@ from step1x_jax.bounds import Pixels, Tokens
 from step1x_jax.conditioning import processor, tokenizer
 from step1x_jax.conditioning.encoder_jax import load_jax
 from step1x_jax.conditioning.encoder_torch import load_torch
-from step1x_jax.conditioning.processor import Picture, Processor
+from step1x_jax.conditioning.processor import PicturePatches, Processor
 from step1x_jax.conditioning.prompt import QUOTINGS, Prompt
 from step1x_jax.conditioning.tokenizer import load_tokenizer
 from step1x_jax.errors import UserError, require
@@ -76,7 +76,7 @@ def stored_reading(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"picture_label": True} | stored if "quoting" in stored else stored
 
 
-class Encoder(Protocol):
+class TextEncoder(Protocol):
     """The interface of a text encoder. B examples, T tokens, C width."""
 
     def encode(
@@ -110,14 +110,14 @@ class PictureTakesAllTokens(UserError):
         self.tokens, self.text_length = tokens, text_length
 
 
-class LanguageModel(Protocol):
+class LanguageModelBackend(Protocol):
     """An implementation of Qwen2.5-VL's forward pass. `image_token_id` is the config's."""
 
     image_token_id: int
 
     def __call__(
         self,
-        pictures: Sequence[Picture],
+        pictures: Sequence[PicturePatches],
         prompts: Sequence[Sequence[int]],
         unseen_id: int | None = None,
     ) -> Array:
@@ -136,9 +136,9 @@ class LanguageModel(Protocol):
 
 
 class QwenEncoder:
-    """The Encoder: prompt and picture processor around one of the two language models."""
+    """The TextEncoder of the releases: prompt, picture processor and a LanguageModelBackend."""
 
-    def __init__(self, config: EncoderConfig, model: LanguageModel):
+    def __init__(self, config: EncoderConfig, model: LanguageModelBackend):
         """Takes a loaded model; `load_encoder` loads it as well.
 
         Raises:
@@ -160,7 +160,7 @@ class QwenEncoder:
     def encode(
         self, images: Sequence[Image.Image], instructions: Sequence[str]
     ) -> tuple[jax.Array, np.ndarray]:
-        """See `Encoder.encode`; all B examples go through the model as one batch.
+        """See `TextEncoder.encode`; all B examples go through the model as one batch.
 
         A text beyond config.text_length tokens is cut, with a warning.
         """
@@ -168,7 +168,7 @@ class QwenEncoder:
         pictures = [read[id(image)] for image in images]
         return self.embed(pictures, list(map(self.tokenize, pictures, instructions)))
 
-    def read(self, image: Image.Image) -> Picture:
+    def read(self, image: Image.Image) -> PicturePatches:
         """The first part of `encode`, for one picture; may run in many threads.
 
         Raises:
@@ -180,7 +180,7 @@ class QwenEncoder:
             raise PictureTakesAllTokens(before, self.config.text_length)
         return picture
 
-    def tokenize(self, picture: Picture, instruction: str) -> list[int]:
+    def tokenize(self, picture: PicturePatches, instruction: str) -> list[int]:
         """The second part, for one prompt; cut with a warning. May run in many threads.
 
         Raises:
@@ -196,7 +196,7 @@ class QwenEncoder:
         return ids[:limit]  # what comes later changes nothing before it
 
     def embed(
-        self, pictures: Sequence[Picture], prompts: Sequence[Sequence[int]]
+        self, pictures: Sequence[PicturePatches], prompts: Sequence[Sequence[int]]
     ) -> tuple[jax.Array, np.ndarray]:
         """The last part, for a batch, on the devices; returns what `encode` does."""
         dropped = self._prompt.dropped

@@ -9,7 +9,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from step1x_jax.conditioning.processor import Picture
+from step1x_jax.conditioning.processor import PicturePatches
 from step1x_jax.models.mllm.model import MLLM, abstract_mllm
 from step1x_jax.models.mllm.positions import pad_pictures, pad_prompts, padded_size
 from step1x_jax.parallel.host_memory import all_on_host, borrowed
@@ -24,7 +24,7 @@ TOKENS = 128  # prompts are padded to a multiple of it
 
 
 class JaxLanguageModel:
-    """The frozen model, on one device or split over a mesh; a LanguageModel of encoder.py."""
+    """The frozen model, on one device or split over a mesh: a LanguageModelBackend (encoder.py)."""
 
     def __init__(self, model: MLLM, mesh: Mesh | None = None, on_host: bool = False):
         """Takes a loaded model, on that mesh if there is one; see `load_jax`."""
@@ -37,7 +37,7 @@ class JaxLanguageModel:
 
     def __call__(
         self,
-        pictures: Sequence[Picture],
+        pictures: Sequence[PicturePatches],
         prompts: Sequence[Sequence[int]],
         unseen_id: int | None = None,
     ) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from step1x_jax.conditioning.processor import Picture
+from step1x_jax.conditioning.processor import PicturePatches
 from step1x_jax.errors import UserError
 from step1x_jax.models.mllm.positions import UNSEEN_POSITION
 
@@ -15,7 +15,7 @@ SMALL = 50_000_000  # parameters; below, waking threads costs more than they do
 
 
 class TorchLanguageModel:
-    """The frozen model, on a GPU if torch finds one; a LanguageModel of encoder.py."""
+    """The frozen model, on a GPU if torch finds one; a LanguageModelBackend of encoder.py."""
 
     def __init__(self, model: Any):
         """Takes a loaded transformers.Qwen2_5_VLModel; see `load_torch`."""
@@ -24,7 +24,7 @@ class TorchLanguageModel:
 
     def __call__(
         self,
-        pictures: Sequence[Picture],
+        pictures: Sequence[PicturePatches],
         prompts: Sequence[Sequence[int]],
         unseen_id: int | None = None,
     ) -> np.ndarray:

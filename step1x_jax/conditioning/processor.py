@@ -38,7 +38,7 @@ TRAINED_WITH: dict[str, Any] = {
 KINDS = ("Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor")  # and with Fast, Pil appended
 
 
-class Picture(NamedTuple):
+class PicturePatches(NamedTuple):
     """One picture in patches, P = h w of them with C numbers each."""
 
     patches: np.ndarray  # (P, C) float32, in the processor's order
@@ -51,7 +51,7 @@ class Picture(NamedTuple):
 
 
 class Processor:
-    """Makes Pictures; may be shared by threads."""
+    """Makes PicturePatches; may be shared by threads."""
 
     def __init__(
         self, folder: epath.PathLike, min_pixels: int, max_pixels: int, vision: VisionConfig
@@ -80,7 +80,7 @@ class Processor:
         limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
         self._processor: Any = Qwen2VLImageProcessorPil(**sizes, size=limits)
 
-    def __call__(self, image: Image.Image) -> Picture:
+    def __call__(self, image: Image.Image) -> PicturePatches:
         """The patches of one picture.
 
         As the release does it: the sides are rounded to multiples of 28 (qwen_vl_utils), then the
@@ -102,7 +102,7 @@ class Processor:
             ) from e
         resized = image.convert("RGB").resize((width, height))
         result = self._processor([resized], return_tensors="np")
-        return Picture(result["pixel_values"], result["image_grid_thw"][0])
+        return PicturePatches(result["pixel_values"], result["image_grid_thw"][0])
 
 
 def settings_file(folder: epath.PathLike) -> epath.Path | None:

@@ -33,7 +33,7 @@ LONGEST_SIDE = 640  # pixels of a picture on the page
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class ReviewVerdict:
     """What somebody said of an edit."""
 
     id: str
@@ -76,7 +76,7 @@ class Review(Stage):
         return each(look)
 
 
-def read_verdicts(path: str) -> dict[str, Verdict]:
+def read_verdicts(path: str) -> dict[str, ReviewVerdict]:
     """Verdicts by id; of several of one edit the last.
 
     Raises:
@@ -86,7 +86,7 @@ def read_verdicts(path: str) -> dict[str, Verdict]:
     for number, line in enumerate(_read(path).decode(errors="replace").splitlines(), 1):
         if line.strip():
             source = f"{path}, line {number}"
-            verdict = build(Verdict, parse_json(line, source), source)
+            verdict = build(ReviewVerdict, parse_json(line, source), source)
             known = verdict.reason in ("", *REASONS)
             require(known, f"{source}: reason", verdict.reason, f"give one of {', '.join(REASONS)}")
             verdicts[verdict.id] = verdict

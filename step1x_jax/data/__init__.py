@@ -1,1 +1,1 @@
-"""Edit records: schema, shards, precomputing and the input pipeline."""
+"""Edit records: schema, shards, precomputation and the input pipeline."""

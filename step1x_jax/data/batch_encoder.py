@@ -1,4 +1,4 @@
-"""Runs batches of edits through the frozen models, without waiting for their results."""
+"""Runs batches of edits through the frozen models without waiting for the results."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from step1x_jax.conditioning.encoder import QwenEncoder
-from step1x_jax.conditioning.processor import Picture
+from step1x_jax.conditioning.processor import PicturePatches
 from step1x_jax.data.edit_loader import LoadedEdit
 from step1x_jax.data.idle_clock import IdleClock
 from step1x_jax.data.model_output import Array, ModelOutput, OutputRow
@@ -19,11 +19,11 @@ Example = TypeVar("Example")
 
 @dataclasses.dataclass
 class Models:
-    """The frozen models. Both are always given whole batches, B examples.
+    """The frozen models. Both always get full batches of B examples.
 
     Attributes:
-      encoder: of picture and instruction.
-      encode_images: (B, H, W, 3) uint8 -> latents (B, H/8, W/8, 16).
+      encoder: the text encoder, which sees picture and instruction.
+      encode_images: the VAE's encoder: (B, H, W, 3) uint8 -> latents (B, H/8, W/8, 16).
     """
 
     encoder: QwenEncoder
@@ -32,14 +32,15 @@ class Models:
 
 @dataclasses.dataclass
 class EncodedEdit:
-    """An edit and what the models give for it; T tokens, C width of the language model.
+    """An edit with its model outputs; T tokens, C width of the language model.
 
     Attributes:
-      edit: which.
-      text: (T, C), of the instruction with the source picture.
-      negative: (T', C), of the empty instruction with it; None if the edit has none.
-      source: latents (h, w, 16).
-      target: latents (h, w, 16).
+      edit: the loaded edit.
+      text: (T, C) embedding of the instruction with the source picture.
+      negative: (T', C) embedding of the empty instruction with the source picture; None if the edit
+        has none.
+      source: (h, w, 16) latents of the source picture.
+      target: (h, w, 16) latents of the target picture.
     """
 
     edit: LoadedEdit
@@ -49,13 +50,13 @@ class EncodedEdit:
     target: OutputRow
 
     def wait(self) -> None:
-        """Returns when the devices are done with it."""
+        """Wait until the devices have computed all outputs."""
         for row in (self.text, self.negative, self.source, self.target):
             if row is not None:
                 row.output.wait()
 
     def make_record(self) -> EditRecord:
-        """The record; waits for the devices."""
+        """Return the record; waits for the devices."""
         triplet = self.edit.triplet
         return EditRecord(
             id=triplet.id,
@@ -74,28 +75,28 @@ class EncodedEdit:
 
 @dataclasses.dataclass
 class EncodedBatch:
-    """Edits that went to the devices together.
+    """Edits that were dispatched to the devices as one batch.
 
     Attributes:
-      edits: of the batch, in the order in which they were given.
-      clock: to be told when the devices are done.
+      edits: the edits of the batch, in the order of `BatchEncoder.encode`.
+      clock: stopped when the devices have finished the batch.
     """
 
     edits: list[EncodedEdit]
     clock: IdleClock
 
     def wait(self) -> None:
-        """Returns when the devices are done with it. Called once: the idle clock goes by it."""
+        """Wait until the devices have finished the batch. Call it once: it stops the idle clock."""
         for edit in self.edits:
             edit.wait()
         self.clock.stop()
 
 
 class BatchEncoder:
-    """Runs the models on batches; what depends on the source alone is computed once per source."""
+    """Runs the models on batches; what depends only on the source is computed once per source."""
 
     def __init__(self, models: Models, batch_size: int):
-        """Takes the models, and how many edits go through them at once."""
+        """Store the models and the number of edits in a batch."""
         self._models = models
         self._batch_size = batch_size
         self._clock = IdleClock()
@@ -104,14 +105,14 @@ class BatchEncoder:
 
     @property
     def idle(self) -> float:
-        """Seconds in which the devices had nothing to do."""
+        """Seconds during which the devices were idle."""
         return self._clock.idle
 
     def encode(self, edits: Sequence[LoadedEdit]) -> EncodedBatch:
-        """Starts the models; the devices may still be at work when this returns.
+        """Dispatch a batch to the models; returns before the devices have finished.
 
         Args:
-          edits: of one bucket, at most batch_size.
+          edits: at most batch_size edits of one bucket.
         """
         self._clock.start()
         targets = self._encode_images([edit.target for edit in edits])
@@ -122,7 +123,7 @@ class BatchEncoder:
         return EncodedBatch([EncodedEdit(*one) for one in results], self._clock)
 
     def _get_negatives(self, edits: Sequence[LoadedEdit]) -> list[OutputRow | None]:
-        """One for each edit that has a negative prompt, None for the others."""
+        """Return one row for each edit: None for edits without a negative prompt."""
         rows = iter(self._negatives.get([e for e in edits if e.negative_prompt is not None]))
         return [None if edit.negative_prompt is None else next(rows) for edit in edits]
 
@@ -133,17 +134,17 @@ class BatchEncoder:
         return self._embed([(edit.picture, edit.negative_prompt or []) for edit in edits])
 
     def _encode_images(self, images: list[np.ndarray]) -> list[OutputRow]:
-        """Latents of at most batch_size pictures of one shape."""
+        """Encode at most batch_size pictures (H, W, 3) of one shape."""
         batch = self._fill(images)
         latents = self._models.encode_images(np.stack(batch))
         return ModelOutput(latents, len(images)).rows()
 
-    def _embed(self, examples: list[tuple[Picture, list[int]]]) -> list[OutputRow]:
-        """Embeddings of at most batch_size prompts with their pictures."""
+    def _embed(self, examples: list[tuple[PicturePatches, list[int]]]) -> list[OutputRow]:
+        """Embed at most batch_size prompts with their pictures."""
         pictures, prompts = map(list, zip(*self._fill(examples), strict=True))
         embeddings, lengths = self._models.encoder.embed(pictures, prompts)
         return ModelOutput(embeddings, len(examples), lengths).rows()
 
     def _fill(self, examples: list[Example]) -> list[Example]:
-        """A whole batch, the last example repeated, so that one program serves all sizes."""
+        """Pad to a full batch with the last example, so that one compiled program is enough."""
         return examples + examples[-1:] * (self._batch_size - len(examples))

@@ -1,4 +1,4 @@
-"""Encoded batches into shards, by a thread, while the devices have the next batch."""
+"""Writes encoded batches to shards in a thread, while the devices compute the next batch."""
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,34 +7,35 @@ from step1x_jax.data.batch_encoder import EncodedBatch, EncodedEdit
 from step1x_jax.data.manifest import BadRow
 from step1x_jax.data.shards import ShardWriter
 
-IN_FLIGHT = 2  # batches that the devices may have before them
+IN_FLIGHT = 2  # batches that are dispatched and not yet written
 
-Outcomes = list[BadRow | None]  # of edits: None: its record is written, else why there is none
+# One entry per edit: None if its record was written, else the reason why not.
+Outcomes = list[BadRow | None]
 
 
 class BatchWriter:
-    """Writes batches in the order in which they are given; a context, at whose end none is left.
+    """Writes batches in order. A context manager: on exit it drops the batches not yet started.
 
     An error in the thread is raised by one of the next calls.
     """
 
     def __init__(self, shards: ShardWriter):
-        """Takes the shards that the records go to; until the end no other thread may use them."""
+        """Store the writer of the shards, which no other thread may use until the context ends."""
         self._shards = shards
         self._thread = ThreadPoolExecutor(1)
         self._waiting: deque[Future[Outcomes]] = deque()
 
     def write(self, batch: EncodedBatch) -> Outcomes:
-        """Hands over a batch; waits while IN_FLIGHT of them are not written.
+        """Queue a batch; waits until fewer than IN_FLIGHT batches are unwritten.
 
         Returns:
-          What became of the edits of batches that are written, which were given earlier.
+          The outcomes of the edits of earlier batches that have been written since the last call.
         """
         self._waiting.append(self._thread.submit(self._write_batch, batch))
         return self._take(leave=IN_FLIGHT - 1)
 
     def finish(self) -> Outcomes:
-        """Waits until all batches are written; returns what became of the last ones' edits."""
+        """Wait until all batches are written; return the outcomes not returned before."""
         return self._take(leave=0)
 
     def _take(self, leave: int) -> Outcomes:
@@ -49,8 +50,8 @@ class BatchWriter:
 
     def _write_edit(self, edit: EncodedEdit) -> BadRow | None:
         record = edit.make_record()
-        if problem := record.not_finite():
-            reason = f"the models give for it: {problem}; are their files whole?"
+        if problem := record.find_non_finite():
+            reason = f"the models' output is unusable: {problem}; check the files of the models"
             return BadRow(edit.edit.triplet.row, reason)
         self._shards.write(record)
         return None

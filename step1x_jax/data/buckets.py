@@ -1,4 +1,4 @@
-"""Aspect buckets: the few picture shapes in which a data set is stored, so that batches stack."""
+"""Aspect-ratio buckets: the few picture shapes of a data set, so that pictures can be batched."""
 
 import math
 
@@ -6,18 +6,18 @@ from PIL import Image, ImageOps
 
 from step1x_jax.conditioning.images import image_size
 
-# width / height, landscape; each also stands upright. Longer pictures lose their ends.
+# width : height of the landscape shapes; each has a portrait twin. Longer pictures are cropped.
 RATIOS = ((1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1))
 
 
-def bucket_sizes(size_level: int) -> list[tuple[int, int]]:
-    """The shapes for a size level: those that the editor gives to pictures of these ratios.
+def list_bucket_sizes(size_level: int) -> list[tuple[int, int]]:
+    """Return the bucket shapes of a size level: the editor's sizes for pictures of these ratios.
 
     Args:
-      size_level: side of the square with as many pixels.
+      size_level: side, in pixels, of the square with the same number of pixels.
 
     Returns:
-      (width, height) in pixels, multiples of 16, without repetitions.
+      Distinct (width, height) in pixels, multiples of 16, sorted.
 
     Raises:
       UserError: the size level is too small.
@@ -26,17 +26,20 @@ def bucket_sizes(size_level: int) -> list[tuple[int, int]]:
     return sorted({image_size(w, h, size_level) for w, h in ratios})
 
 
-def nearest_bucket(width: int, height: int, buckets: list[tuple[int, int]]) -> tuple[int, int]:
-    """The bucket whose shape is nearest to a picture's, by the ratio of their ratios."""
+def find_nearest_bucket(width: int, height: int, buckets: list[tuple[int, int]]) -> tuple[int, int]:
+    """Return the bucket (width, height) whose aspect ratio is nearest to a picture's.
+
+    Distance is the absolute difference of the logarithms of the aspect ratios.
+    """
     return min(buckets, key=lambda b: abs(math.log(width / height * b[1] / b[0])))
 
 
-def kept_part(size: tuple[int, int], bucket: tuple[int, int]) -> float:
-    """The part of a picture of (width, height) that `fit` does not cut off."""
+def compute_kept_fraction(size: tuple[int, int], bucket: tuple[int, int]) -> float:
+    """Return the fraction of a picture (width, height) that `scale_and_crop` keeps, 0 to 1."""
     ratio = size[0] * bucket[1] / (size[1] * bucket[0])
     return min(ratio, 1 / ratio)
 
 
-def fit(image: Image.Image, bucket: tuple[int, int]) -> Image.Image:
-    """Scales a picture until it covers the bucket, and cuts what sticks out evenly (LANCZOS)."""
+def scale_and_crop(image: Image.Image, bucket: tuple[int, int]) -> Image.Image:
+    """Scale a picture (LANCZOS) until it covers the bucket (width, height), then center-crop it."""
     return ImageOps.fit(image, bucket, Image.Resampling.LANCZOS)

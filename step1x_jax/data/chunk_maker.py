@@ -1,6 +1,6 @@
-"""Chunks, from rows to complete files: load, batch, encode, write.
+"""Makes chunks, from rows to complete files: load, batch, encode, write.
 
-Three things happen at once: threads load edits (edit_loader.py), the devices run the models
+Three stages overlap: threads load edits (edit_loader.py), the devices run the models
 (batch_encoder.py), and a thread writes records (batch_writer.py).
 """
 
@@ -18,24 +18,24 @@ from step1x_jax.data.batch_encoder import BatchEncoder, EncodedBatch, Models
 from step1x_jax.data.batch_writer import BatchWriter
 from step1x_jax.data.chunks import Chunk, manifest_path, shard_prefix
 from step1x_jax.data.edit_loader import EditLoader, LoadedEdit, LoadedRow
-from step1x_jax.data.identity import describe
+from step1x_jax.data.identity import describe_pictures
 from step1x_jax.data.manifest import BadRow, Manifest
-from step1x_jax.data.shards import writing_shards
+from step1x_jax.data.shards import open_shard_writer
 from step1x_jax.data.sources import Triplet
 from step1x_jax.files import replacing
 
-OnRow = Callable[[BadRow | None], None]  # told of each edit: None, or why it cannot be used
+OnRow = Callable[[BadRow | None], None]  # called for each edit: None, or why it is left out
 
 
 @dataclasses.dataclass
 class MadeChunks:
-    """Chunks that were made, and how fast that was.
+    """The chunks that were made, and the time it took.
 
     Attributes:
-      manifests: by the chunks' names.
-      pictures: how many were encoded.
-      seconds: that this took.
-      waited: seconds of these in which the devices had nothing to do.
+      manifests: manifest of each chunk, by the chunk's name.
+      pictures: number of encoded pictures.
+      seconds: wall-clock time.
+      waited: seconds of it during which the devices were idle.
     """
 
     manifests: dict[str, Manifest]
@@ -45,7 +45,7 @@ class MadeChunks:
 
 
 class ChunkMaker:
-    """Takes chunks through the models and onto disk."""
+    """Encodes chunks and writes them to disk."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class ChunkMaker:
         batch_size: int,
         threads: int | None = None,
     ):
-        """Takes what all chunks have in common; the arguments are those of `precompute`."""
+        """Store what all chunks share; for the arguments see `precompute`."""
         self._output = output
         self._settings = settings
         self._models = models
@@ -63,10 +63,10 @@ class ChunkMaker:
         self._threads = threads or os.cpu_count() or 1
 
     def make(self, chunks: Sequence[tuple[Chunk, int]], on_row: OnRow) -> MadeChunks:
-        """Makes chunks; each gets its names when it is complete, its manifest last.
+        """Make chunks. A chunk's files appear when it is complete, its manifest last.
 
         Args:
-          chunks: to be made, and how often their pictures have changed.
+          chunks: each chunk with the number of times its pictures have changed.
           on_row: called once per edit.
 
         Raises:
@@ -78,14 +78,14 @@ class ChunkMaker:
         manifests = {}
         for chunk, changes in chunks:
             log = _RowLog(on_row)
-            edits = log.usable(itertools.islice(rows, len(chunk.triplets)))
+            edits = log.filter_usable(itertools.islice(rows, len(chunk.triplets)))
             batches = map(encoder.encode, batch_by_shape(edits, self._batch_size))
             manifests[chunk.name] = self._write(chunk, changes, batches, log)
         pictures = 2 * sum(manifest.records for manifest in manifests.values())
         return MadeChunks(manifests, pictures, time.perf_counter() - started, encoder.idle)
 
     def _load(self, triplets: Sequence[Triplet]) -> Iterator[LoadedRow]:
-        """The rows in their order; threads load the next ones meanwhile, across chunks."""
+        """Yield the rows in order; threads prefetch the next ones, also across chunks."""
         settings = self._settings
         loader = EditLoader(
             self._models.encoder,
@@ -99,29 +99,29 @@ class ChunkMaker:
     def _write(
         self, chunk: Chunk, changes: int, batches: Iterable[EncodedBatch], log: "_RowLog"
     ) -> Manifest:
-        """Writes a chunk's files; nothing of them is there if anything is raised."""
+        """Write a chunk's files; on an error none of them is left."""
         with (
-            # Files get their names from the last to the first: the manifest after the shards.
+            # Contexts exit in reverse order: the shards are renamed first, the manifest last.
             replacing(manifest_path(self._output, chunk)) as manifest_file,
-            writing_shards(self._output, shard_prefix(chunk, changes)) as shards,
+            open_shard_writer(self._output, shard_prefix(chunk, changes)) as shards,
             BatchWriter(shards) as writer,
         ):
             for batch in batches:
                 log.note(writer.write(batch))
             log.note(writer.finish())
-            place = {triplet.row: i for i, triplet in enumerate(chunk.triplets)}
+            position = {triplet.row: i for i, triplet in enumerate(chunk.triplets)}
             manifest = Manifest(
                 self._settings,
                 shards.close(),
-                sorted(log.bad_rows, key=lambda bad: place[bad.row]),
-                pictures=describe(chunk.stamp, log.digests, changes),
+                sorted(log.bad_rows, key=lambda bad: position[bad.row]),
+                pictures=describe_pictures(chunk.stamp, log.digests, changes),
             )
             manifest_file.write_bytes(manifest.to_json().encode())
         return manifest
 
 
 def batch_by_shape(edits: Iterable[LoadedEdit], size: int) -> Iterator[list[LoadedEdit]]:
-    """Batches of `size` edits of one shape, as they become full; at the end those that are not."""
+    """Yield batches of `size` edits of one shape as they fill up, then the partial batches."""
     waiting: dict[tuple[int, ...], list[LoadedEdit]] = {}
     for edit in edits:
         shape = edit.source.shape
@@ -132,11 +132,11 @@ def batch_by_shape(edits: Iterable[LoadedEdit], size: int) -> Iterator[list[Load
 
 
 class _RowLog:
-    """Notes what a chunk's manifest says of its rows, and tells `on_row` of each.
+    """Collects what a chunk's manifest records about its rows, and calls `on_row` for each.
 
     Attributes:
-      bad_rows: that cannot be used, in the order in which that was found out.
-      digests: of all rows' pictures, in the rows' order.
+      bad_rows: rows that are left out, in the order in which they were found.
+      digests: digests of all rows' pictures, in the order of the rows.
     """
 
     def __init__(self, on_row: OnRow):
@@ -144,8 +144,8 @@ class _RowLog:
         self.digests: list[str] = []
         self._on_row = on_row
 
-    def usable(self, rows: Iterable[LoadedRow]) -> Iterator[LoadedEdit]:
-        """The edits that could be loaded; notes the others, and the digests of all."""
+    def filter_usable(self, rows: Iterable[LoadedRow]) -> Iterator[LoadedEdit]:
+        """Yield the edits that were loaded; record the other rows, and the digests of all."""
         for row in rows:
             self.digests += row.digests
             if isinstance(row.edit, BadRow):
@@ -154,7 +154,7 @@ class _RowLog:
                 yield row.edit
 
     def note(self, outcomes: Iterable[BadRow | None]) -> None:
-        """Notes what became of some rows: None, or why a row cannot be used."""
+        """Record the outcomes of rows: None, or why a row is left out."""
         for bad in outcomes:
             if bad is not None:
                 self.bad_rows.append(bad)

@@ -1,4 +1,4 @@
-"""Loads edits: reads, decodes and crops their pictures and tokenizes their texts, on the host."""
+"""Loads edits on the host: reads, decodes and crops pictures, and tokenizes texts."""
 
 import dataclasses
 import hashlib
@@ -7,8 +7,13 @@ import numpy as np
 
 from step1x_jax.conditioning.encoder import QwenEncoder
 from step1x_jax.conditioning.images import decode_image
-from step1x_jax.conditioning.processor import Picture
-from step1x_jax.data.buckets import bucket_sizes, fit, kept_part, nearest_bucket
+from step1x_jax.conditioning.processor import PicturePatches
+from step1x_jax.data.buckets import (
+    compute_kept_fraction,
+    find_nearest_bucket,
+    list_bucket_sizes,
+    scale_and_crop,
+)
 from step1x_jax.data.identity import read_content
 from step1x_jax.data.manifest import BadRow
 from step1x_jax.data.sources import Triplet
@@ -17,18 +22,19 @@ from step1x_jax.errors import UserError
 
 @dataclasses.dataclass
 class LoadedEdit:
-    """An edit as the models take it.
+    """An edit as input of the models.
 
     Attributes:
-      triplet: the row that it is from.
-      source: (H, W, 3) uint8, scaled and cut to its bucket; so is the target.
-      target: (H, W, 3) uint8.
-      source_size: (width, height) of the source's file; so is the target's.
-      target_size: (width, height).
-      source_hash: digest of the source's file.
-      picture: the source as the language model sees it.
+      triplet: the row of the edit.
+      source: (H, W, 3) uint8, the source picture scaled and cropped to its bucket.
+      target: (H, W, 3) uint8, the target picture likewise.
+      source_size: (width, height) in pixels of the source's file.
+      target_size: (width, height) in pixels of the target's file.
+      source_hash: sha256 of the source's file, hexadecimal.
+      picture: patches of the cropped source, the language model's input.
       prompt: token ids of the instruction with the picture.
-      negative_prompt: those of the empty instruction; None: the record gets none.
+      negative_prompt: token ids of the empty instruction with the picture; None: the record gets no
+        negative embedding.
     """
 
     triplet: Triplet
@@ -37,18 +43,18 @@ class LoadedEdit:
     source_size: tuple[int, int]
     target_size: tuple[int, int]
     source_hash: str
-    picture: Picture
+    picture: PicturePatches
     prompt: list[int]
     negative_prompt: list[int] | None
 
 
 @dataclasses.dataclass
 class LoadedRow:
-    """What became of a row.
+    """The outcome of loading a row.
 
     Attributes:
       edit: the edit, or why it cannot be used.
-      digests: of its pictures' contents, see identity.py; also of those that cannot be used.
+      digests: digests of its two pictures (identity.py), also if the edit cannot be used.
     """
 
     edit: LoadedEdit | BadRow
@@ -56,24 +62,24 @@ class LoadedRow:
 
 
 class EditLoader:
-    """Loads edits; any number of threads may do so at once."""
+    """Loads edits; thread-safe."""
 
     def __init__(self, encoder: QwenEncoder, size: int, *, negatives: float, min_kept: float):
-        """Takes what decides how edits are loaded.
+        """Store the settings.
 
         Args:
-          encoder: whose prompt and picture processor are used; the language model is not.
-          size: size level of the buckets.
-          negatives: fraction of the edits that get a negative prompt.
-          min_kept: smallest part of each picture that its crop may leave.
+          encoder: its prompt and picture processor are used, its language model is not.
+          size: size level of the buckets, in pixels (buckets.py).
+          negatives: fraction of the edits that get a negative prompt, 0 to 1.
+          min_kept: smallest fraction of each picture that its crop must keep, 0 to 1.
         """
         self._encoder = encoder
-        self._buckets = bucket_sizes(size)
+        self._buckets = list_bucket_sizes(size)
         self._negatives = negatives
         self._min_kept = min_kept
 
     def load(self, triplet: Triplet) -> LoadedRow:
-        """Reads a row's pictures and prepares them; a fault of the row is returned, not raised."""
+        """Load a row; a problem with the row is returned as a BadRow, not raised."""
         source, source_digest = read_content(triplet.source_path)
         target, target_digest = read_content(triplet.target_path)
         edit: LoadedEdit | BadRow
@@ -90,7 +96,11 @@ class EditLoader:
         target_file: bytes | UserError,
         source_hash: str,
     ) -> LoadedEdit:
-        """An edit from its pictures' files; raises UserError if it cannot be used."""
+        """Make an edit from the bytes of its pictures' files.
+
+        Raises:
+          UserError: the edit cannot be used.
+        """
         for content in (source_file, target_file):
             if isinstance(content, UserError):
                 raise content
@@ -98,22 +108,22 @@ class EditLoader:
         assert isinstance(target_file, bytes)
         source = decode_image(source_file, triplet.source_path)
         target = decode_image(target_file, triplet.target_path)
-        bucket = nearest_bucket(*source.size, self._buckets)
+        bucket = find_nearest_bucket(*source.size, self._buckets)
         for name, image in (("source", source), ("target", target)):
-            if (kept := kept_part(image.size, bucket)) < self._min_kept:
+            if (kept := compute_kept_fraction(image.size, bucket)) < self._min_kept:
                 raise UserError(
                     f"of its {name}, {image.width}x{image.height} pixels, {kept:.0%} would be kept"
                     f" in {bucket[0]}x{bucket[1]}, the shape for its source of"
-                    f" {source.width}x{source.height}; see whether the pictures belong together,"
+                    f" {source.width}x{source.height}; check whether the pictures belong together,"
                     " or lower --min_kept."
                 )
-        fitted = fit(source, bucket)
+        fitted = scale_and_crop(source, bucket)
         picture = self._encoder.read(fitted)
-        negative = draw(triplet) < self._negatives
+        negative = draw_uniform(triplet) < self._negatives
         return LoadedEdit(
             triplet=triplet,
             source=np.asarray(fitted),
-            target=np.asarray(fit(target, bucket)),
+            target=np.asarray(scale_and_crop(target, bucket)),
             source_size=source.size,
             target_size=target.size,
             source_hash=source_hash,
@@ -123,7 +133,7 @@ class EditLoader:
         )
 
 
-def draw(triplet: Triplet) -> float:
-    """A number in [0, 1) that belongs to an edit: the same in every run, unlike its neighbours'."""
+def draw_uniform(triplet: Triplet) -> float:
+    """Return a pseudorandom number in [0, 1), a hash of the edit: the same in every run."""
     digest = hashlib.sha256(f"{triplet.row} {triplet.id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

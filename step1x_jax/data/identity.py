@@ -1,45 +1,49 @@
-"""Whether pictures are those that a chunk was made from: by content, asked only if files changed.
+"""Detects whether a chunk's pictures have changed since the chunk was made.
 
-A chunk notes a stamp of its files (sizes and times) and a digest of what was in them. While the
-stamp is the same nothing is read; after a move or a copy the digest decides.
+A chunk stores a stamp of its picture files (sizes and times) and a digest of their contents. While
+the stamp is equal, nothing is read; after files were moved or copied, the digest decides.
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from step1x_jax.data.manifest import Pictures
+from step1x_jax.data.manifest import PictureState
 from step1x_jax.data.sources import Triplet, UnreadableError, read_picture
 from step1x_jax.errors import UserError
 
-UNREADABLE = "unreadable"  # for now: to be tried again
-NONE = "none"
-READING = 32  # threads
+UNREADABLE = "unreadable"  # at the moment: the next run tries again
+NO_PICTURE = "none"
+READ_THREADS = 32
 
 
 def read_content(path: str) -> tuple[bytes | UserError, str]:
-    """A picture's file, or why it cannot be had; and a digest of that."""
+    """Read a picture's file.
+
+    Returns:
+      Its bytes or the error, and a digest: sha256 of the bytes, UNREADABLE or NO_PICTURE.
+    """
     try:
         data = read_picture(path)
     except UnreadableError as e:
         return e, UNREADABLE
     except UserError as e:
-        return e, NONE
+        return e, NO_PICTURE
     return data, hashlib.sha256(data).hexdigest()
 
 
-def combine(texts: Iterable[str]) -> str:
-    """One short digest of many."""
+def combine_digests(texts: Iterable[str]) -> str:
+    """Combine digests into one, 32 hexadecimal digits."""
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
 
 
-def describe(stamp: str, digests: Sequence[str], changes: int) -> Pictures:
-    """What to note of pictures with these digests, in order."""
-    return Pictures("" if UNREADABLE in digests else stamp, combine(digests), changes)
+def describe_pictures(stamp: str, digests: Sequence[str], changes: int) -> PictureState:
+    """Return what a chunk stores about its pictures, given their digests in order."""
+    return PictureState("" if UNREADABLE in digests else stamp, combine_digests(digests), changes)
 
 
-def digests_now(triplets: Sequence[Triplet]) -> list[str]:
-    """The digests of the pictures of edits, source and target of each; reads all of them."""
+def compute_digests(triplets: Sequence[Triplet]) -> list[str]:
+    """Compute the digests of each edit's source and target, in order; reads all pictures."""
     paths = [path for one in triplets for path in (one.source_path, one.target_path)]
-    with ThreadPoolExecutor(READING) as threads:
+    with ThreadPoolExecutor(READ_THREADS) as threads:
         return list(threads.map(lambda path: read_content(path)[1], paths))

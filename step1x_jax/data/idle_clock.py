@@ -1,14 +1,14 @@
-"""How long the devices had nothing to do."""
+"""Measures how long the devices are idle."""
 
 import threading
 import time
 
 
 class IdleClock:
-    """Adds up the time in which no batch was on the devices, from when the clock was made.
+    """Adds up the time during which no batch was on the devices, from the clock's creation.
 
     Attributes:
-      idle: seconds, up to the start of the latest batch.
+      idle: idle seconds up to the start of the latest batch.
     """
 
     def __init__(self) -> None:
@@ -18,14 +18,14 @@ class IdleClock:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """A batch is given to the devices."""
+        """Record that a batch was dispatched to the devices."""
         with self._lock:
             if self._running == 0:
                 self.idle += time.perf_counter() - self._since
             self._running += 1
 
     def stop(self) -> None:
-        """A batch is done; any thread may say so."""
+        """Record that a batch has finished; thread-safe."""
         with self._lock:
             self._running -= 1
             self._since = time.perf_counter()

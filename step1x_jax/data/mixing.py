@@ -1,8 +1,8 @@
-"""How often each bucket and each source comes: the part of the input that is arithmetic.
+"""How often each bucket and each source is drawn: the arithmetic of the input pipeline.
 
-Without weights every record comes equally often. With weights, a source gets its share of all draws
-whatever its size: each of its n records comes at the rate weight / n. Several data sets are mixed
-as if they were one with the sources of all.
+Without weights every record is drawn equally often. With weights, a source gets its share of all
+draws whatever its size: each of its n records is drawn at the rate weight / n. Several data sets
+are mixed as one data set with the sources of all.
 """
 
 import dataclasses
@@ -14,60 +14,61 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from step1x_jax.data.manifest import Manifest, Source
+from step1x_jax.data.manifest import Manifest, SourceInfo
 from step1x_jax.data.shards import ShardInfo
 from step1x_jax.errors import require
 from step1x_jax.models.embeddings import PATCH
 
-ROUND = 100_000  # turns in a round where there are weights: shares are right to 1 part in it
+TURNS_PER_ROUND = 100_000  # with weights: shares are rounded to 1 / TURNS_PER_ROUND
 
 
 @dataclasses.dataclass
-class Pool:
-    """Shards of one latent size whose records come at the same rate.
+class ShardPool:
+    """Shards of one latent size whose records are drawn at the same rate.
 
     Attributes:
-      shards: in order.
-      share: of all draws.
+      shards: the shards, in order.
+      share: fraction of all draws that come from this pool.
     """
 
     shards: list[ShardInfo]
     share: float
 
 
-def mixture(manifests: Sequence[Manifest], weights: Sequence[float] = ()) -> Manifest:
-    """Several data sets as one.
+def mix_manifests(manifests: Sequence[Manifest], weights: Sequence[float] = ()) -> Manifest:
+    """Combine the manifests of several data sets into one.
 
     Args:
-      manifests: of each.
-      weights: of each in what is drawn; none: each has the weight of its records.
+      manifests: manifest of each data set.
+      weights: weight of each data set in the draws; (): proportional to its number of records.
 
     Returns:
-      All shards and sources, in order; one alone as it is. The sources have weights if data sets or
-      sources had any; those of a data set keep their shares among each other.
+      A manifest with all shards and sources, in order; a single manifest is returned unchanged. The
+      sources have weights if `weights` or a manifest gives any; the sources of one data set keep
+      their relative shares.
     """
     if len(manifests) == 1:
         return manifests[0]
     weighted = bool(weights) or any(one.sources[0].weight is not None for one in manifests)
     shards: list[ShardInfo] = []
-    sources: list[Source] = []
+    sources: list[SourceInfo] = []
     for i, manifest in enumerate(manifests):
-        whole = weights[i] if weights else manifest.records
-        rates, shares = _rates(manifest), [0.0] * len(manifest.sources)
+        total = weights[i] if weights else manifest.records
+        rates, shares = _compute_rates(manifest), [0.0] * len(manifest.sources)
         for shard in manifest.shards:
             shares[shard.source] += rates[shard.source] * shard.records
             shards.append(dataclasses.replace(shard, source=len(sources) + shard.source))
         sources += [
-            Source(source.name, whole * share if weighted else None)
+            SourceInfo(source.name, total * share if weighted else None)
             for source, share in zip(manifest.sources, shares, strict=True)
         ]
     return Manifest({}, shards, sources=sources)
 
 
-def pools(manifest: Manifest) -> list[list[Pool]]:
-    """The pools of every bucket: one, or with weights one for each source that it has."""
+def split_pools(manifest: Manifest) -> list[list[ShardPool]]:
+    """Return the pools of every bucket: one, or with weights one for each source in it."""
     weighted = manifest.sources[0].weight is not None
-    rates = _rates(manifest)
+    rates = _compute_rates(manifest)
     buckets = []
     for shards in manifest.buckets.values():
         groups: dict[int, list[ShardInfo]] = {}
@@ -75,15 +76,15 @@ def pools(manifest: Manifest) -> list[list[Pool]]:
             groups.setdefault(shard.source if weighted else 0, []).append(shard)
         buckets.append(
             [
-                Pool(group, sum(rates[shard.source] * shard.records for shard in group))
+                ShardPool(group, sum(rates[shard.source] * shard.records for shard in group))
                 for group in groups.values()
             ]
         )
     return buckets
 
 
-def _rates(manifest: Manifest) -> list[float]:
-    """Draws of each record of a source, as a part of all draws."""
+def _compute_rates(manifest: Manifest) -> list[float]:
+    """Return, for each source, the fraction of all draws that each of its records gets."""
     records = [0] * len(manifest.sources)
     for shard in manifest.shards:
         records[shard.source] += shard.records
@@ -92,23 +93,33 @@ def _rates(manifest: Manifest) -> list[float]:
     return [w / sum(weights) / max(n, 1) for w, n in zip(weights, records, strict=True)]
 
 
-def batch_multiples(manifest: Manifest, text_length: int) -> list[int]:
-    """How many times data.batch_size a batch of every bucket holds.
+def compute_batch_multiples(manifest: Manifest, text_length: int) -> list[int]:
+    """Compute the batch size of every bucket, as a multiple of data.batch_size.
 
-    As often as it goes into the tokens of the largest pictures' batch, so that a step of small
-    pictures takes no more memory than one of large ones, and not much less time.
+    It is the largest multiple whose tokens do not exceed those of a batch of the largest pictures,
+    so that a step of small pictures needs no more memory than one of large pictures, and about the
+    same time.
 
     Args:
-      manifest: of the data.
-      text_length: tokens of the text.
+      manifest: manifest of the data.
+      text_length: number of text tokens of an example.
+
+    Returns:
+      One factor for each of `manifest.buckets`.
     """
     tokens = [2 * h * w // PATCH**2 + text_length for h, w in manifest.buckets]
     return [max(tokens) // one for one in tokens]
 
 
-def turns(manifest: Manifest, multiples: Sequence[int]) -> list[int]:
-    """Of every bucket in a round of BucketPlan: the fewer, the more a batch of it holds."""
-    buckets = pools(manifest)
+def count_turns(manifest: Manifest, multiples: Sequence[int]) -> list[int]:
+    """Count the batches of every bucket in a round of BucketPlan.
+
+    Args:
+      manifest: manifest of the data.
+      multiples: batch sizes of the buckets, see `compute_batch_multiples`. A bucket with larger
+        batches has fewer turns.
+    """
+    buckets = split_pools(manifest)
     if manifest.sources[0].weight is None:
         common = math.lcm(*multiples)
         return [
@@ -117,23 +128,27 @@ def turns(manifest: Manifest, multiples: Sequence[int]) -> list[int]:
         ]
     shares = [sum(pool.share for pool in bucket) for bucket in buckets]
     return [
-        max(1, round(ROUND * share / times)) for share, times in zip(shares, multiples, strict=True)
+        max(1, round(TURNS_PER_ROUND * share / times))
+        for share, times in zip(shares, multiples, strict=True)
     ]
 
 
-def drop_rate(manifest: Manifest, caption_dropout: float) -> float:
-    """How often a record that has a negative embedding is to be trained on it.
+def compute_drop_rate(manifest: Manifest, caption_dropout: float) -> float:
+    """Compute the dropout probability of records that have a negative embedding.
 
     Args:
-      manifest: of the data.
-      caption_dropout: how often records are to be, over all.
+      manifest: manifest of the data.
+      caption_dropout: dropout probability over all records, 0 to 1.
+
+    Returns:
+      The probability, 0 to 1, for which the rate over all records is `caption_dropout`.
 
     Raises:
-      UserError: too few have one.
+      UserError: too few records have a negative embedding.
     """
     if caption_dropout == 0:
         return 0.0
-    rates = _rates(manifest)
+    rates = _compute_rates(manifest)
     fraction = sum(rates[shard.source] * shard.negatives for shard in manifest.shards)
     if math.isclose(fraction, 1):
         return caption_dropout
@@ -147,20 +162,20 @@ def drop_rate(manifest: Manifest, caption_dropout: float) -> float:
     return caption_dropout / fraction
 
 
-def random_stream(seed: int, name: str, *numbers: int) -> np.random.Generator:
-    """Random numbers of a named use, the same wherever and whenever they are drawn."""
+def make_rng(seed: int, name: str, *numbers: int) -> np.random.Generator:
+    """Return the generator of a named use; a pure function of the arguments."""
     return np.random.default_rng([zlib.crc32(name.encode()), seed % 2**64, *numbers])
 
 
 class BucketPlan:
-    """Which bucket a step takes, and how many batches that bucket has given before.
+    """Maps a step to its bucket and the number of earlier batches of that bucket.
 
-    Steps come in rounds; in each one a bucket has its turns (divided by what is common to all), in
-    random order.
+    Steps are grouped into rounds. In each round every bucket has its turns (divided by their
+    greatest common divisor), in random order.
     """
 
     def __init__(self, turns: Sequence[int], seed: int):
-        """Plans for buckets with these turns, see `turns`."""
+        """Make the plan for the turns of `count_turns`."""
         self._turns = np.array(turns) // math.gcd(*turns)
         self._round = functools.lru_cache(maxsize=2)(functools.partial(self._make_round, seed))
 
@@ -168,17 +183,17 @@ class BucketPlan:
         return sys.maxsize
 
     def __getitem__(self, step: int) -> tuple[int, int]:
-        """Bucket and number of its batch for a step."""
+        """Return the bucket of a step, and the index of its batch among the bucket's batches."""
         number, place = divmod(step, int(self._turns.sum()))
         buckets, earlier = self._round(number)
         bucket = int(buckets[place])
         return bucket, number * int(self._turns[bucket]) + int(earlier[place])
 
     def _make_round(self, seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Bucket per step of a round, and how often it came earlier in the round."""
+        """Return the bucket of each step of a round, and its earlier turns in the round."""
         turns = self._turns
         buckets = np.repeat(np.arange(len(turns)), turns)
-        buckets = random_stream(seed, "buckets", number).permutation(buckets)
+        buckets = make_rng(seed, "buckets", number).permutation(buckets)
         earlier = np.empty_like(buckets)
         for bucket, count in enumerate(turns):
             earlier[buckets == bucket] = np.arange(count)

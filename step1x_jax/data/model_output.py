@@ -1,7 +1,7 @@
-"""What a model gives for a batch: first on the devices, from where any thread may fetch it.
+"""The output of a model for a batch: on the devices until a thread fetches it.
 
-A model is started in one thread and its results are wanted in another one, later; an output is the
-promise of them. Whoever holds a row of an output gets its numbers, whatever others did before.
+A model is dispatched by one thread and its results are used by another thread later; a ModelOutput
+is the future of these results. A row of it can be fetched at any time, by any thread.
 """
 
 import dataclasses
@@ -13,19 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = Any  # of numpy or jax
+Array = Any  # numpy or jax array
 
 
 class ModelOutput:
-    """The results for one batch, on the devices until they are asked for, then on the host."""
+    """The results of one batch: on the devices until they are fetched, then on the host."""
 
     def __init__(self, values: Array, count: int, lengths: np.ndarray | None = None):
-        """Takes what a model returned; does not wait for it.
+        """Store what a model returned; does not wait for it.
 
         Args:
-          values: (B, ...), which the devices may still be computing.
-          count: of examples; the batch's others only filled it up, and are dropped.
-          lengths: (B,) int32, of each example's first axis, which is cut to it; None: all is kept.
+          values: (B, ...), possibly still being computed.
+          count: number of examples; the rest of the batch is padding and is dropped.
+          lengths: (B,) int32, length to which each example's first axis is cut; None: not cut.
         """
         self._values = values
         self._count = count
@@ -34,15 +34,15 @@ class ModelOutput:
         self._lock = threading.Lock()
 
     def rows(self) -> "list[OutputRow]":
-        """One for each example."""
+        """Return one row per example."""
         return [OutputRow(self, i) for i in range(self._count)]
 
     def wait(self) -> None:
-        """Returns when the devices are done with it."""
+        """Wait until the devices have computed the results."""
         jax.block_until_ready(self._values)
 
     def fetch(self) -> list[np.ndarray]:
-        """The examples' results, bfloat16; the first call moves them to the host."""
+        """Return the results of the examples in bfloat16; the first call moves them to the host."""
         with self._lock:
             if self._fetched is None:
                 examples = np.asarray(self._values)[: self._count]
@@ -57,11 +57,11 @@ class ModelOutput:
 
 @dataclasses.dataclass(frozen=True)
 class OutputRow:
-    """The result for one example, number `index` of an output."""
+    """The result of one example: row `index` of an output."""
 
     output: ModelOutput
     index: int
 
     def fetch(self) -> np.ndarray:
-        """The result, bfloat16, on the host; waits for the devices."""
+        """Return the result in bfloat16 on the host; waits for the devices."""
         return self.output.fetch()[self.index]

@@ -1,9 +1,9 @@
-"""Edits in parquet files, whose pictures are cells of the table.
+"""Reads edits from parquet files, whose pictures may be cells of the table.
 
-A picture in a cell is named by a locator FILE.parquet#ROW#COLUMN, rows counted over the whole file
-from 0. Listing a file leaves the pictures' columns alone; `read_cell` reads one. A row group can
-only be read as a whole, and the rows that are asked for usually lie next to each other: the latest
-groups stay in memory. Files are open only while something is read from them.
+A picture in a cell is addressed by a locator FILE.parquet#ROW#COLUMN; rows are counted over the
+whole file from 0. Listing a file does not read the columns of pictures; `read_cell` reads one
+picture. A row group can only be read as a whole, and requested rows are usually adjacent, so the
+latest row groups are cached. Files are open only while they are read.
 """
 
 import bisect
@@ -19,79 +19,97 @@ from typing import Any
 from etils import epath
 
 from step1x_jax.conditioning.images import read_image_bytes
-from step1x_jax.data.forms import KNOWN_FORMS, LANGUAGE, find_form, missing_fields, picture_field
+from step1x_jax.data.dataset_schemas import (
+    KNOWN_SCHEMAS,
+    LANGUAGE,
+    find_picture_field,
+    find_schema,
+    list_missing_fields,
+)
 from step1x_jax.data.paths import stays_inside
 from step1x_jax.errors import UserError
 from step1x_jax.files import reason
 
-# From a table's path and schema to its columns with pictures in cells, and the others to be read.
-Columns = Callable[[epath.Path, Any], tuple[list[str], list[str]]]
+# From a table's path and schema to its columns with pictures in cells, and the others to read.
+ColumnFinder = Callable[[epath.Path, Any], tuple[list[str], list[str]]]
 
-ROW_GROUPS = 2  # in memory: threads that read consecutive rows are in two at a border
-FOOTERS = 16  # in memory: where the row groups of a file lie
+CACHED_ROW_GROUPS = 2  # threads that read consecutive rows use two groups at a boundary
+CACHED_FOOTERS = 16  # positions of the row groups of a file
 
 _LOCATOR = re.compile(r"(.+\.(?:parquet|arrow))#(\d{1,18})#(\w+)", re.DOTALL)
 
 
 def parse_locator(path: str) -> tuple[str, int, str] | None:
-    """File, row and column of a picture in a cell; None for any other path."""
+    """Return file, row and column of a picture in a cell; None for any other path."""
     match = _LOCATOR.fullmatch(path)
     return (match[1], int(match[2]), match[3]) if match else None
 
 
-def parquet_rows(path: epath.Path, columns_of: Columns | None = None) -> Iterator[tuple[str, Any]]:
-    """Rows of a file by name, with locators in place of pictures in cells.
+def read_parquet_rows(
+    path: epath.Path, find_columns: ColumnFinder | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Read the rows of a file; pictures in cells are replaced by their locators.
 
     Args:
       path: the file.
-      columns_of: finds its columns; None: `picture_columns`, those of an edit in one of FORMS.
+      find_columns: selects the columns; None: `find_picture_columns`.
 
     Yields:
-      Name, and the columns that matter here. A column of paths stays as it is.
+      Name of the row ("row NUMBER"), and its selected columns as a dict. Paths stay as they are.
 
     Raises:
-      UserError: pyarrow is missing, the file cannot be read, or its columns have other names.
+      UserError: pyarrow is missing, the file cannot be read, or its columns match no known data
+        set.
     """
-    with reading(str(path)), path.open("rb") as stream:
-        file = pyarrow().parquet.ParquetFile(stream)
+    with convert_errors(str(path)), path.open("rb") as stream:
+        file = import_pyarrow().parquet.ParquetFile(stream)
         schema = file.schema_arrow
-        cells, columns = (columns_of or picture_columns)(path, schema)
+        cells, columns = (find_columns or find_picture_columns)(path, schema)
         encoded = [
-            leaf for n in range(file.num_row_groups) for leaf in _encoded(file.metadata, n, columns)
+            leaf
+            for n in range(file.num_row_groups)
+            for leaf in _list_dictionary_encoded(file.metadata, n, columns)
         ]
         file = _open(stream, file.metadata, sorted(set(encoded)))
-        yield from table_rows(path.name, file.iter_batches(columns=columns), cells)
+        yield from iterate_rows(path.name, file.iter_batches(columns=columns), cells)
 
 
-def picture_columns(path: epath.Path, schema: Any) -> tuple[list[str], list[str]]:
-    """Of a table, the columns with pictures in cells, and the other ones that matter here.
+def find_picture_columns(path: epath.Path, schema: Any) -> tuple[list[str], list[str]]:
+    """Find the columns of an edit in a table with one of DATASET_SCHEMAS.
+
+    Returns:
+      The columns with pictures in cells, and the other columns to read.
 
     Raises:
-      UserError: its columns are those of no known form.
+      UserError: the columns match no known data set.
     """
-    form = find_form(schema.names)
-    if form is None or missing_fields(form, schema.names):
+    form = find_schema(schema.names)
+    if form is None or list_missing_fields(form, schema.names):
         raise UserError(
             f"{path} has the columns {', '.join(schema.names)}; rename them to those of a known"
-            f" form: {KNOWN_FORMS}."
+            f" data set: {KNOWN_SCHEMAS}."
         )
-    pictures = [picture_field(schema.names, field) for field in (form.source, form.target)]
+    pictures = [find_picture_field(schema.names, field) for field in (form.source, form.target)]
     cells = [name for name in pictures if not holds_text(schema.field(name).type)]
     names = {*pictures, form.instruction, form.task, *form.id, LANGUAGE}
     return cells, [name for name in schema.names if name in names and name not in cells]
 
 
-def table_rows(file: str, batches: Iterable[Any], cells: list[str]) -> Iterator[tuple[str, Any]]:
-    """Rows by name, with locators in place of pictures in cells; an error for text in no UTF-8.
+def iterate_rows(file: str, batches: Iterable[Any], cells: list[str]) -> Iterator[tuple[str, Any]]:
+    """Iterate over the rows of a table; pictures in cells are replaced by their locators.
 
     Args:
       file: name of the table's file.
-      batches: of all other columns.
-      cells: the columns with pictures.
+      batches: record batches of the columns without pictures.
+      cells: names of the columns with pictures.
+
+    Yields:
+      Name of the row ("row NUMBER"), and its columns as a dict, or a UserError if a text is not
+      UTF-8.
     """
     row = itertools.count()
     for batch in batches:
-        columns = [_values(column) for column in batch.columns]
+        columns = [_to_python_values(column) for column in batch.columns]
         names = batch.schema.names
         for values in zip(*columns, strict=True) if columns else [()] * batch.num_rows:
             number = next(row)
@@ -100,18 +118,18 @@ def table_rows(file: str, batches: Iterable[Any], cells: list[str]) -> Iterator[
             yield f"row {number}", broken or dict(zip(names, values, strict=True)) | locators
 
 
-def _values(column: Any) -> list[Any]:
-    """Python's values of a column; equal ones of an encoded column are one object."""
+def _to_python_values(column: Any) -> list[Any]:
+    """Convert a column to Python values; those of a dictionary-encoded one share objects."""
     if hasattr(column, "dictionary"):
-        values = _values(column.dictionary)
+        values = _to_python_values(column.dictionary)
         return [None if i is None else values[i] for i in column.indices.to_pylist()]
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
-        return [_value(one) for one in column]
+        return [_to_python_value(one) for one in column]
 
 
-def _value(one: Any) -> Any:
+def _to_python_value(one: Any) -> Any:
     try:
         return one.as_py()
     except UnicodeDecodeError as e:
@@ -121,40 +139,40 @@ def _value(one: Any) -> Any:
 def read_cell(
     path: str, row: int, column: str, *, inside: bool = False, item: int | None = None
 ) -> bytes:
-    """The bytes of a picture in a cell. Any number of threads may call it.
+    """Read a picture from a cell; thread-safe.
 
     Args:
       path: the parquet file.
-      row: in the file, from 0.
-      column: whose cells are bytes, Hugging Face's {bytes, path}, or a list with one of these. If
-        there is only a path, it is relative to the file's folder.
-      inside: whether such a path must not lead out of that folder.
-      item: which one of a list, from 0; None: the list has one.
+      row: index of the row in the file, from 0.
+      column: name of the column. Its cells are bytes, Hugging Face's {bytes, path}, or lists of
+        these. A path without bytes is relative to the file's folder.
+      inside: whether such a path must stay inside that folder.
+      item: index in a list, from 0; None: the list must have exactly one picture.
 
     Returns:
-      The picture's file.
+      The bytes of the picture's file.
 
     Raises:
-      UserError: pyarrow is missing, the file cannot be read, or there is no picture; names file and
-        row.
+      UserError: pyarrow is missing, the file cannot be read, or the cell has no picture; the
+        message names file and row.
     """
-    with reading(f"{path} row {row}"):
-        _, starts = _footer(path)
+    with convert_errors(f"{path} row {row}"):
+        _, starts = _read_footer(path)
         number = bisect.bisect_right(starts, row) - 1
         if row >= starts[-1]:
             raise UserError(
-                f"{path} row {row} is not there, the file has {starts[-1]} rows now; start again."
+                f"{path} row {row} does not exist, the file has {starts[-1]} rows now; start again."
             )
         with _groups_lock:
             group = _group(path, number)
         value = group.column(column)[row - starts[number]].as_py()
-    return picture_of(value, path, row, column, inside=inside, item=item)
+    return extract_picture(value, path, row, column, inside=inside, item=item)
 
 
-def picture_of(
+def extract_picture(
     value: Any, path: str, row: int, column: str, *, inside: bool = False, item: int | None = None
 ) -> bytes:
-    """The bytes of the picture that a cell holds or names, as `read_cell` says."""
+    """Return the bytes of the picture that a cell contains or refers to; see `read_cell`."""
     if isinstance(value, list) and item is not None:
         value = value[item : item + 1]
     if isinstance(value, list):
@@ -170,22 +188,22 @@ def picture_of(
     if isinstance(value, str) and value:
         if inside and not stays_inside(value):
             raise UserError(
-                f"{path} row {row} names a picture outside of its folder in {column},"
+                f"{path} row {row} names a picture outside its folder in {column},"
                 f" {value:.300}; leave it out."
             )
         return read_image_bytes(epath.Path(path).parent / value)
     raise UserError(f"{path} row {row} has no picture in {column}; leave it out.")
 
 
-def forget() -> None:
-    """Drops what is in memory: files may have been replaced."""
+def clear_cache() -> None:
+    """Drop the cached row groups and footers: files may have been replaced."""
     with _groups_lock:
         _group.cache_clear()
-    _footer.cache_clear()
+    _read_footer.cache_clear()
 
 
 class _Group:
-    """The columns of a row group; each is read once, by the first thread that asks for it."""
+    """A cached row group. Each column is read once, by the first thread that requests it."""
 
     def __init__(self, path: str, number: int):
         self._path = path
@@ -200,109 +218,115 @@ class _Group:
             return self._columns[name]
 
 
-_groups_lock = threading.Lock()  # or two threads would each make the group that is not there yet
+_groups_lock = threading.Lock()  # otherwise two threads could both create a missing group
 
 
-@functools.lru_cache(maxsize=ROW_GROUPS)
+@functools.lru_cache(maxsize=CACHED_ROW_GROUPS)
 def _group(path: str, number: int) -> _Group:
     return _Group(path, number)
 
 
 def _read_column(path: str, number: int, name: str) -> Any:
-    metadata, _ = _footer(path)
-    sizes = (chunk.total_uncompressed_size for chunk in _chunks(metadata, number, [name]))
-    if (size := sum(sizes)) > _memory() // 2:
+    metadata, _ = _read_footer(path)
+    sizes = (
+        chunk.total_uncompressed_size for chunk in _list_column_chunks(metadata, number, [name])
+    )
+    if (size := sum(sizes)) > _total_memory() // 2:
         raise UserError(
             f"{path} has {size / 1e9:.0f} GB of {name} in a row group, more than this machine can"
-            " hold; write it anew with smaller row groups."
+            " hold; write it again with smaller row groups."
         )
-    # A picture that many rows share is in the file once, and so it is in memory.
-    encoded = _encoded(metadata, number, [name])
+    # A picture shared by many rows is stored once in the file, and should be in memory once.
+    encoded = _list_dictionary_encoded(metadata, number, [name])
     with epath.Path(path).open("rb") as stream:
         try:
             table = _open(stream, metadata, encoded).read_row_group(number, columns=[name])
-        except NotImplementedError:  # pyarrow cannot for some files with pages of both kinds
+        except NotImplementedError:  # pyarrow fails on some files with mixed page encodings
             table = _open(stream, metadata).read_row_group(number, columns=[name])
     if name not in table.column_names:
-        raise UserError(f"{path} has no column {name} any more; start again.")
+        raise UserError(f"{path} no longer has a column {name}; start again.")
     return table.column(name)
 
 
 def _open(stream: Any, metadata: Any, encoded: Sequence[str] = ()) -> Any:
-    """A file, of which the parts `encoded` are read with each of their values once."""
-    return pyarrow().parquet.ParquetFile(stream, metadata=metadata, read_dictionary=list(encoded))
+    """Open a file; the leaf columns `encoded` are read dictionary-encoded."""
+    return import_pyarrow().parquet.ParquetFile(
+        stream, metadata=metadata, read_dictionary=list(encoded)
+    )
 
 
-def _chunks(metadata: Any, number: int, names: list[str]) -> list[Any]:
-    """What a row group has of columns, which may consist of several."""
+def _list_column_chunks(metadata: Any, number: int, names: list[str]) -> list[Any]:
+    """Return the column chunks of a row group; a nested column has several."""
     group = metadata.row_group(number)
     chunks = map(group.column, range(group.num_columns))
     return [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in names]
 
 
-def _encoded(metadata: Any, number: int, names: list[str]) -> list[str]:
-    """The parts of columns that hold each of their values once. Lists cannot be read so."""
+def _list_dictionary_encoded(metadata: Any, number: int, names: list[str]) -> list[str]:
+    """Return the dictionary-encoded leaves of columns. Lists cannot be read dictionary-encoded."""
     leaves = map(metadata.schema.column, range(len(metadata.schema)))
     single = {leaf.path for leaf in leaves if leaf.max_repetition_level == 0}
     return [
         chunk.path_in_schema
-        for chunk in _chunks(metadata, number, names)
+        for chunk in _list_column_chunks(metadata, number, names)
         if chunk.physical_type == "BYTE_ARRAY"
         and "RLE_DICTIONARY" in chunk.encodings
         and chunk.path_in_schema in single
     ]
 
 
-def _memory() -> int:
-    """Bytes of this machine's memory."""
+def _total_memory() -> int:
+    """Return the size of this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-@functools.lru_cache(maxsize=FOOTERS)
-def _footer(path: str) -> tuple[Any, list[int]]:
-    """Metadata, and the first row of each row group, then the number of rows."""
+@functools.lru_cache(maxsize=CACHED_FOOTERS)
+def _read_footer(path: str) -> tuple[Any, list[int]]:
+    """Return the metadata, and the first row of each row group followed by the number of rows."""
     with epath.Path(path).open("rb") as stream:
-        metadata = pyarrow().parquet.read_metadata(stream)
+        metadata = import_pyarrow().parquet.read_metadata(stream)
     sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     return metadata, list(itertools.accumulate(sizes, initial=0))
 
 
 def holds_text(column_type: Any) -> bool:
-    """Whether the cells of a column are texts, or lists of texts."""
-    types = pyarrow().types
+    """Whether the cells of a column are texts or lists of texts."""
+    types = import_pyarrow().types
     if types.is_list(column_type) or types.is_large_list(column_type):
         column_type = column_type.value_type
     return types.is_string(column_type) or types.is_large_string(column_type)
 
 
 @contextlib.contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Turns what pyarrow raises into a UserError that names `what`."""
-    library = pyarrow()
+def convert_errors(what: str) -> Iterator[None]:
+    """Convert exceptions of pyarrow to a UserError that names `what`."""
+    library = import_pyarrow()
     try:
         yield
     except MemoryError as e:
         raise UserError(
-            f"{what} does not fit into memory; write the file anew with smaller row groups."
+            f"{what} does not fit into memory; write the file again with smaller row groups."
         ) from e
     except OSError as e:
-        if e.errno is not None:  # the system's; pyarrow's own have none
-            raise UserError(f"{what} cannot be read ({reason(e)}); check rights and disk.") from e
-        raise _damaged(what, e) from e
-    # ValueError: text that is not UTF-8; KeyError: parts that its header promises
+        if e.errno is not None:  # from the operating system; those of pyarrow have no errno
+            raise UserError(
+                f"{what} cannot be read ({reason(e)}); check permissions and disk."
+            ) from e
+        raise _damaged_error(what, e) from e
+    # ValueError: text is not UTF-8; KeyError: parts listed in the header are missing
     except (library.ArrowException, ValueError, KeyError, OverflowError, TypeError) as e:
-        raise _damaged(what, e) from e
+        raise _damaged_error(what, e) from e
 
 
-def _damaged(what: str, e: Exception) -> UserError:
+def _damaged_error(what: str, e: Exception) -> UserError:
     return UserError(f"{what} is damaged ({' '.join(str(e).split())}); download the file again.")
 
 
-def pyarrow() -> Any:
-    """The library, with all its parts.
+def import_pyarrow() -> Any:
+    """Import pyarrow with the submodules used here.
 
     Raises:
-      UserError: it is not there.
+      UserError: it is not installed.
     """
     try:
         import pyarrow

@@ -1,4 +1,4 @@
-"""What people's file names need: links to folders, bytes that are no text, files that changed."""
+"""Paths given by users: symbolic links, names that are not UTF-8, files that change."""
 
 import os
 import pathlib
@@ -9,45 +9,45 @@ from etils import epath
 from step1x_jax.files import identity, is_remote
 
 
-def printable(text: str) -> str:
-    """A file's name as valid Unicode: bytes that are none are written as \\xe9."""
+def make_printable(text: str) -> str:
+    """Make a file name valid Unicode: bytes that are not UTF-8 are written as \\xe9."""
     return os.fsencode(text).decode(errors="backslashreplace")
 
 
 def stays_inside(path: str) -> bool:
-    """Whether a path that a file gives stays in the folder where it starts, wherever that is."""
+    """Whether a relative path given by a file stays inside the folder it is relative to."""
     pure = pathlib.PurePosixPath(path)
     outside = is_remote(path) or pure.is_absolute() or ".." in pure.parts
     return bool(path) and "\0" not in path and not outside
 
 
 def stamp(path: epath.PathLike) -> str | None:
-    """Changes when a file is replaced or written to, whatever its new size and time are.
+    """Return a text that changes when a file is replaced or modified, even if its size does not.
 
     Returns:
-      None if there is no such file.
+      The stamp, or None if there is no such file.
 
     Raises:
-      OSError: it cannot be looked at.
+      OSError: the file's status cannot be read.
     """
     try:
         if is_remote(path):
             return identity(path)
         status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no possible path
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: invalid path
         return None
-    # A program may set the time of the last change to any; not that of its setting.
+    # Programs can set mtime to any value; that updates ctime, which they cannot set.
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def walk(folder: epath.Path) -> Iterator[tuple[epath.Path, list[str], OSError | None]]:
-    """All folders below one, itself included, but for those whose names begin with a dot.
+    """Walk a folder and all folders below it, except those whose names begin with a dot.
 
-    Links to folders are followed, after all that is there without them; a folder comes once,
-    however many links lead to it, so that circles end.
+    Links to folders are followed after all real folders; each folder is visited once, however many
+    links lead to it, so that cycles terminate.
 
     Yields:
-      Folder, the names of its files, sorted, and the error if it cannot be listed.
+      The folder, the sorted names of its files, and the error if it cannot be listed.
     """
     if is_remote(folder):
         for place, folders, names in folder.walk():

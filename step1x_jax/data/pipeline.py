@@ -1,11 +1,11 @@
 """Batches for training. The batch of a step is a pure function of config, seed and step.
 
-Every bucket is shuffled anew in each of its epochs and cut into global batches, of which a process
-takes its slice; the buckets take turns by a plan that all processes share. Nothing is remembered
-between steps, so that going on at a step costs nothing and the number of processes may change.
+Every bucket is reshuffled in each of its epochs and split into global batches, of which each
+process takes its slice; the buckets take turns by a plan that all processes share. There is no
+state between steps, so resuming at a step costs nothing and the number of processes may change.
 
-No edit is left out or comes twice in an epoch of its bucket: where the last batch of an epoch is
-not full, the first edits of the next one fill it.
+Every edit occurs exactly once in an epoch of its bucket: an incomplete last batch of an epoch is
+filled with the first edits of the next epoch.
 """
 
 import bisect
@@ -27,10 +27,10 @@ from msgspec import Meta
 
 from step1x_jax.conditioning.encoder import READING, stored_reading
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
-from step1x_jax.data.local_copy import on_local_disk
+from step1x_jax.data.local_copy import copy_to_local_disk
 from step1x_jax.data.manifest import (
-    LARGEST_WEIGHT,
     MANIFEST,
+    MAX_WEIGHT,
     REJECTED,
     Manifest,
     read_manifest,
@@ -38,43 +38,43 @@ from step1x_jax.data.manifest import (
 )
 from step1x_jax.data.mixing import (
     BucketPlan,
-    batch_multiples,
-    drop_rate,
-    mixture,
-    pools,
-    random_stream,
-    turns,
+    compute_batch_multiples,
+    compute_drop_rate,
+    count_turns,
+    make_rng,
+    mix_manifests,
+    split_pools,
 )
 from step1x_jax.data.records import DamagedRecordError, EditRecord
-from step1x_jax.data.shards import ShardInfo, ShardReader, check_size, unreadable
+from step1x_jax.data.shards import ShardInfo, ShardReader, check_size, unreadable_error
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import user_path
 
-MOST_OPEN_SHARDS = 512  # of a process; never more than a quarter of the files that it may open
+MAX_OPEN_SHARDS = 512  # per process, and at most a quarter of its limit of open files
 
 
 @dataclasses.dataclass
 class DataConfig:
-    """Which data and how it is read."""
+    """Which data is read, and how."""
 
-    path: str = ""  # a folder that launch.precompute made, or several of them, joined by commas
-    weights: tuple[float, ...] = ()  # of these in what is drawn; (): every edit equally often
-    # Edits in a step of the largest pictures, over all processes. Of smaller ones it is the
-    # multiple of this that has as many tokens, or somewhat fewer.
+    path: str = ""  # a folder made by launch.precompute, or several, separated by commas
+    weights: tuple[float, ...] = ()  # their shares of the draws; (): every edit equally often
+    # Edits per step over all processes, for the largest pictures. For smaller pictures, the largest
+    # multiple of it that has no more tokens.
     batch_size: Annotated[int, Meta(le=1 << 20)] = 8
-    caption_dropout: float = 0.1  # how often an edit is trained on the empty instruction instead
+    caption_dropout: float = 0.1  # probability that an edit is trained on the empty instruction
     max_bad_records: Annotated[int, Meta(le=1 << 32)] = (
-        0  # damaged records for which others may stand in, in each process
+        0  # damaged records that may be replaced by others, per process
     )
-    threads: Annotated[int, Meta(le=1000)] = 2  # that read batches ahead, in each process
+    threads: Annotated[int, Meta(le=1000)] = 2  # number of prefetching threads, per process
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for impossible values."""
+        """Raise UserError, naming the field, for values that cannot be used."""
         require(self.batch_size > 0, "data.batch_size", self.batch_size, "use a positive number")
         weights, folders = self.weights, len(self.path.split(","))
         fine = not weights or len(weights) == folders
         require(fine, "data.weights", weights, f"data.path has {folders}: use one for each, or ()")
-        fine = all(0 < weight <= LARGEST_WEIGHT for weight in weights)
+        fine = all(0 < weight <= MAX_WEIGHT for weight in weights)
         require(fine, "data.weights", weights, "use positive numbers")
         dropout = self.caption_dropout
         require(0 <= dropout <= 1, "data.caption_dropout", dropout, "use 0 to 1")
@@ -92,27 +92,27 @@ def make_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches from a step on.
+    """Make an endless iterator over batches.
 
     Args:
-      config: which data.
-      text_length: T, to which texts are padded.
-      seed: of the run.
-      start_step: the step of the first batch.
-      process_index: of this process.
-      process_count: of all processes; each gets an equal share of a batch.
+      config: which data is read, and how.
+      text_length: T, the length to which texts are padded, in tokens.
+      seed: seed of the run.
+      start_step: step of the first batch.
+      process_index: index of this process.
+      process_count: number of processes; each gets an equal share of a batch.
 
     Returns:
-      An iterator over dicts of arrays, b edits each (batch_size / process_count, or a multiple
-      where pictures are small), all of one latent size (h, w):
+      An iterator over dicts of arrays of b edits (batch_size / process_count, or a multiple of it
+      if the pictures are small), all of one latent size (h, w):
         target, source: (b, h, w, 16) bfloat16 latents;
-        text: (b, T, C) bfloat16 embeddings, zero behind their lengths;
+        text: (b, T, C) bfloat16 embeddings, zero past their lengths;
         text_lengths: (b,) int32;
-        ids: (b,) strings, the records' names, for people.
+        ids: (b,) strings, the ids of the records, for messages.
 
     Raises:
-      UserError: the data set is incomplete or damaged (for damaged records: when they are met), or
-        does not fit the config.
+      UserError: the data set is incomplete or damaged (a damaged record is raised by the iterator),
+        or it does not fit the config.
     """
     config.validate()
     require(
@@ -120,27 +120,27 @@ def make_batches(
         "data.batch_size", config.batch_size, f"use a multiple of the {process_count} processes",
     )  # fmt: skip
     folders, manifest = _find_records(config, text_length)
-    multiples = batch_multiples(manifest, text_length)
+    multiples = compute_batch_multiples(manifest, text_length)
     sizes = [config.batch_size * times for times in multiples]
     batches = []
     buckets = _open_buckets(config, folders, manifest, sizes, seed)
     for bucket, size in zip(buckets, sizes, strict=True):
         shares = bucket.batch(size // process_count, drop_remainder=True, batch_fn=list)
         batches.append(shares[process_index::process_count])
-    dropout = drop_rate(manifest, config.caption_dropout)
+    dropout = compute_drop_rate(manifest, config.caption_dropout)
     process = process_index, process_count
     assemble = functools.partial(_assemble, dropout, text_length, seed, process)
-    plan = BucketPlan(turns(manifest, multiples), seed)
+    plan = BucketPlan(count_turns(manifest, multiples), seed)
     steps = grain.MapDataset.select_from_datasets(batches, plan).map_with_index(assemble)
     options = grain.ReadOptions(config.threads, prefetch_buffer_size=max(config.threads, 1))
     return iter(steps[start_step:].to_iter_dataset(options))
 
 
 def data_folders(config: DataConfig) -> list[epath.Path]:
-    """The folders of the records.
+    """Return the folders of data.path.
 
     Raises:
-      UserError: none is given.
+      UserError: data.path is empty.
     """
     if not config.path:
         raise UserError("data.path is not set; give the folder that launch.precompute made.")
@@ -148,40 +148,40 @@ def data_folders(config: DataConfig) -> list[epath.Path]:
 
 
 def _find_records(config: DataConfig, text_length: int) -> tuple[list[epath.Path], Manifest]:
-    """What there is, after a look at whether it is all there and fits.
+    """Read the manifests, check that all shards exist and that the data fits the config.
 
     Returns:
       For each source of the manifest the folder of its shards, on a local or mounted disk; and the
-      manifest, of all data sets together.
+      manifest of all data sets combined.
     """
     given = data_folders(config)
     manifests = [_read_manifest(folder, text_length) for folder in given]
     _check_made_alike(given, manifests)
     folders = []
     for folder, manifest in zip(given, manifests, strict=True):
-        here = on_local_disk(folder, manifest)
+        here = copy_to_local_disk(folder, manifest)
         for shard in manifest.shards:
             check_size(here / shard.file, shard)
         folders += [here] * len(manifest.sources)
-    return folders, mixture(manifests, config.weights)
+    return folders, mix_manifests(manifests, config.weights)
 
 
 def _check_made_alike(folders: Sequence[epath.Path], manifests: Sequence[Manifest]) -> None:
-    """Raises UserError if data sets to be mixed are of different models, or read differently."""
+    """Raise UserError if the data sets were made with different models or ways of reading."""
     settings = [one.settings | stored_reading(one.settings) for one in manifests]
     first = settings[0]
     for folder, made in zip(folders, settings, strict=True):
         for name in ("encoder", "autoencoder", *READING):
-            there = made.get(name, first.get(name))
-            if not same_setting(name, there, first.get(name, there)):
+            value = made.get(name, first.get(name))
+            if not same_setting(name, value, first.get(name, value)):
                 raise UserError(
-                    f"{folder} was made with {name}={there}, {folders[0]} with {first[name]}: what"
-                    " is mixed has to be made alike; make one of them again."
+                    f"{folder} was made with {name}={value}, {folders[0]} with {first[name]}: mixed"
+                    " data sets must be made with the same settings; make one of them again."
                 )
 
 
 def _read_manifest(folder: epath.Path, text_length: int) -> Manifest:
-    """The manifest, after a look at whether it fits."""
+    """Read a manifest and check that it has records whose texts fit."""
     manifest = read_manifest(folder / MANIFEST)
     if not manifest.records:
         raise UserError(
@@ -204,23 +204,23 @@ def _open_buckets(
     sizes: Sequence[int],
     seed: int,
 ) -> list[grain.MapDataset]:
-    """The records of each bucket, endless, each pool of it in an order of its own.
+    """Open the records of each bucket as endless data sets; each pool is shuffled independently.
 
     Args:
-      config: of the data.
-      folders: of the manifest's sources.
-      manifest: what there is.
-      sizes: of the buckets' batches, for a warning.
-      seed: of the run.
+      config: config of the data.
+      folders: folder of each source of the manifest.
+      manifest: manifest of all data sets combined.
+      sizes: batch size of each bucket, for a warning.
+      seed: seed of the run.
     """
-    tolerance = Tolerance(config.max_bad_records)
-    datasets, buckets = [], pools(manifest)
+    tolerance = DamageTolerance(config.max_bad_records)
+    datasets, buckets = [], split_pools(manifest)
     readers = OpenShards(folders, manifest.shards)
     for number, bucket in enumerate(buckets):
         opened = [RecordSequence(readers, pool.shards, tolerance) for pool in bucket]
         endless = [
             grain.MapDataset.source(records)
-            .shuffle(int(random_stream(seed, "shuffle", number + i * len(buckets)).integers(2**32)))
+            .shuffle(int(make_rng(seed, "shuffle", number + i * len(buckets)).integers(2**32)))
             .repeat()
             for i, records in enumerate(opened)
         ]
@@ -231,7 +231,7 @@ def _open_buckets(
 
 
 def _warn_of_small_buckets(path: str, manifest: Manifest, sizes: Sequence[int]) -> None:
-    """Names the shapes that have fewer edits than their batch."""
+    """Warn of shapes that have fewer edits than their batch size."""
     few = []
     for ((h, w), shards), size in zip(manifest.buckets.items(), sizes, strict=True):
         records = sum(shard.records for shard in shards)
@@ -246,62 +246,62 @@ def _warn_of_small_buckets(path: str, manifest: Manifest, sizes: Sequence[int]) 
 
 @functools.cache
 def _warn_once(message: str) -> None:
-    """Held-out edits are opened at every evaluation: once is enough."""
+    """Log a warning once: held-out edits are opened at every evaluation."""
     logging.warning("%s", message)
 
 
 class OpenShards:
-    """The readers of the latest shards, so many that files are left to others; for threads."""
+    """Caches the readers of the latest shards within the limit of open files; thread-safe."""
 
     def __init__(self, folders: Sequence[epath.Path], shards: Sequence[ShardInfo]):
-        """Opens nothing yet.
+        """Store the arguments; shards are opened on first use.
 
         Args:
-          folders: of the sources that the shards are from.
-          shards: all of them.
+          folders: folder of each source.
+          shards: all shards.
         """
         self._folders = folders
         self._shards = {(shard.source, shard.file): shard for shard in shards}
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        few = MOST_OPEN_SHARDS if soft == resource.RLIM_INFINITY else max(1, soft // 4)
-        self._reader = functools.lru_cache(min(few, MOST_OPEN_SHARDS))(self._open)
+        limit = MAX_OPEN_SHARDS if soft == resource.RLIM_INFINITY else max(1, soft // 4)
+        self._reader = functools.lru_cache(min(limit, MAX_OPEN_SHARDS))(self._open)
 
     def __call__(self, shard: ShardInfo) -> ShardReader:
-        """The reader of a shard.
+        """Return the reader of a shard.
 
         Raises:
-          UserError: it is missing, damaged or cannot be read.
+          UserError: the shard is missing, damaged or cannot be read.
         """
         name = shard.source, shard.file
         try:
             return self._reader(name)
         except OSError as e:
             if e.errno not in (errno.EMFILE, errno.ENFILE):
-                raise unreadable(self._folders[shard.source] / shard.file, e) from e
-        self._reader.cache_clear()  # other parts of the program need more files than expected
+                raise unreadable_error(self._folders[shard.source] / shard.file, e) from e
+        self._reader.cache_clear()  # other code has more files open than expected
         try:
             return self._reader(name)
         except OSError as e:
-            raise unreadable(self._folders[shard.source] / shard.file, e) from e
+            raise unreadable_error(self._folders[shard.source] / shard.file, e) from e
 
     def _open(self, name: tuple[int, str]) -> ShardReader:
         shard = self._shards[name]
         return ShardReader(self._folders[shard.source], shard)
 
 
-class Tolerance:
-    """Counts damaged records, each once, and ends the patience with them; shared by threads."""
+class DamageTolerance:
+    """Counts distinct damaged records and raises when there are too many; thread-safe."""
 
     def __init__(self, limit: int):
         self._limit = limit
         self._met: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
 
-    def meet(self, shard: str, index: int, error: DamagedRecordError) -> None:
-        """Notes a damaged record.
+    def count(self, shard: str, index: int, error: DamagedRecordError) -> None:
+        """Count a damaged record.
 
         Raises:
-          UserError: it is one too many.
+          UserError: the limit is exceeded.
         """
         with self._lock:
             new = (shard, index) not in self._met
@@ -315,21 +315,23 @@ class Tolerance:
             )
         if new:
             logging.warning(
-                "Damaged record %d of %d that are tolerated, another stands in: %s",
+                "Damaged record %d of at most %d, replaced by another: %s",
                 count, self._limit, error,
             )  # fmt: skip
 
 
 class RecordSequence:
-    """All records of some shards of one latent size, as one sequence."""
+    """The records of several shards of one latent size, as one sequence."""
 
-    def __init__(self, readers: OpenShards, shards: Sequence[ShardInfo], tolerance: Tolerance):
-        """Opens nothing yet.
+    def __init__(
+        self, readers: OpenShards, shards: Sequence[ShardInfo], tolerance: DamageTolerance
+    ):
+        """Store the arguments; opens no shard.
 
         Args:
-          readers: of all shards.
-          shards: in order.
-          tolerance: of damaged records.
+          readers: readers of all shards.
+          shards: the shards of the sequence, in order.
+          tolerance: counts damaged records.
         """
         self._shards = shards
         self._tolerance = tolerance
@@ -343,20 +345,20 @@ class RecordSequence:
         return f"RecordSequence(latent_size={self._shards[0].latent_size}, records={len(self)})"
 
     def __getitem__(self, index: int) -> EditRecord:
-        """A record; in place of a damaged one the next that is not.
+        """Return a record; a damaged one is replaced by the next intact one.
 
         Raises:
-          UserError: too many are damaged.
+          UserError: too many records are damaged.
         """
         for offset in range(len(self)):
-            place = (index + offset) % len(self)
-            number = bisect.bisect_right(self._ends, place)
+            position = (index + offset) % len(self)
+            number = bisect.bisect_right(self._ends, position)
             shard = self._shards[number]
-            in_shard = place - self._ends[number] + shard.records
+            in_shard = position - self._ends[number] + shard.records
             try:
                 return self._readers(shard)[in_shard]
             except DamagedRecordError as e:
-                self._tolerance.meet(shard.file, in_shard, e)
+                self._tolerance.count(shard.file, in_shard, e)
         raise UserError(
             f"all records of {self!r} are damaged; delete their shards and run launch.precompute"
             " again."
@@ -371,13 +373,25 @@ def _assemble(
     step: int,
     records: Sequence[EditRecord],
 ) -> dict[str, np.ndarray]:
-    """Pads and stacks the records of a step of one process of so many; drops captions."""
+    """Pad and stack one process's records of a step, with caption dropout.
+
+    Args:
+      dropout: probability of the negative embedding, for records that have one.
+      text_length: T, the length to which texts are padded.
+      seed: seed of the run.
+      process: index of the process, and number of processes.
+      step: the step.
+      records: the b records of this process.
+
+    Returns:
+      The batch, see `make_batches`.
+    """
     index, count = process
-    dice = random_stream(seed, "caption_dropout", step).random(count * len(records))
+    draws = make_rng(seed, "caption_dropout", step).random(count * len(records))
     first = index * len(records)
     texts = [
-        record.text if record.negative_text is None or die >= dropout else record.negative_text
-        for record, die in zip(records, dice[first : first + len(records)], strict=True)
+        record.text if record.negative_text is None or draw >= dropout else record.negative_text
+        for record, draw in zip(records, draws[first : first + len(records)], strict=True)
     ]
     padded = np.zeros((len(texts), text_length, texts[0].shape[-1]), jnp.bfloat16)
     for row, text in zip(padded, texts, strict=True):

@@ -1,7 +1,7 @@
-"""Triplets to shards: everything that training would otherwise compute again at every step.
+"""Precomputes a data set from triplets: what training would otherwise recompute in every step.
 
-The work is cut into chunks (chunks.py), which the processes share out and chunk_maker.py makes;
-dataset.json is written by the process that finds all chunks there.
+The work is split into chunks (chunks.py), which are distributed over the processes and made by
+chunk_maker.py. The process that finds all chunks complete writes dataset.json.
 """
 
 import dataclasses
@@ -27,20 +27,20 @@ from step1x_jax.data.manifest import MANIFEST, REJECTED, BadRow, Manifest, write
 from step1x_jax.errors import require
 from step1x_jax.files import exclusive, fingerprint, replacing
 
-LARGEST_SIZE = 8192  # pixels; the models were made for 512 to 1024
+MAX_SIZE_LEVEL = 8192  # pixels; the models were trained for 512 to 1024
 
 
 @dataclasses.dataclass
-class Outcome:
-    """What a run of `precompute` did.
+class PrecomputeResult:
+    """The result of a run of `precompute`.
 
     Attributes:
-      manifest: of the data set; None while chunks of other processes are missing.
-      bad_rows: all that are not in it; those of this process, while chunks are missing.
-      missing: how many chunks are missing.
-      pictures: how many were encoded, not counting what was there already.
-      seconds: that this took, without loading the models.
-      waited: seconds of these in which the devices had nothing to do.
+      manifest: manifest of the data set; None while chunks of other processes are missing.
+      bad_rows: all rows that are left out; while chunks are missing, only those of this process.
+      missing: number of missing chunks.
+      pictures: number of pictures encoded by this run.
+      seconds: time to encode and write them, without loading the models.
+      waited: seconds of it during which the devices were idle.
     """
 
     manifest: Manifest | None
@@ -58,21 +58,22 @@ def make_settings(
     negatives: float = 1.0,
     min_kept: float = 0.0,
 ) -> dict[str, Any]:
-    """What decides the records' content: noted in the manifest, of which a data set has one.
+    """Return the settings that determine the content of the records; stored in the manifest.
 
     Args:
-      size: size level, see buckets.py.
-      encoder: which counts with all its fields, its model by `fingerprint`.
-      autoencoder: its file or folder, counts by `fingerprint`.
-      negatives: fraction of the edits that get the embedding of the empty instruction, too.
-      min_kept: smallest part of each picture that its crop may leave; other edits are left out.
+      size: size level in pixels, see buckets.py.
+      encoder: config of the text encoder; all fields count, its model by `fingerprint`.
+      autoencoder: file or folder of the VAE; counts by `fingerprint`.
+      negatives: fraction of the edits that also get the embedding of the empty instruction, 0 to 1.
+      min_kept: smallest fraction of each picture that its crop must keep, 0 to 1; other edits are
+        left out.
 
     Raises:
-      UserError: a model is not there, or a number is out of its bounds.
+      UserError: a model does not exist, or a number is out of range.
     """
     require(0 <= negatives <= 1, "negatives", negatives, "use 0 to 1")
     require(0 <= min_kept <= 1, "min_kept", min_kept, "use 0 to 1")
-    require(32 <= size <= LARGEST_SIZE, "size", size, f"use 32 to {LARGEST_SIZE}")
+    require(32 <= size <= MAX_SIZE_LEVEL, "size", size, f"use 32 to {MAX_SIZE_LEVEL}")
     reading = dataclasses.asdict(encoder)
     return {
         "size": size,
@@ -97,23 +98,23 @@ def precompute(
     process_index: int = 0,
     process_count: int = 1,
     on_row: OnRow = lambda bad: None,
-) -> Outcome:
-    """Makes a data set, or this process's share of it, or finishes one.
+) -> PrecomputeResult:
+    """Make a data set, or this process's share of it; resumes a partial one.
 
     Args:
-      inputs: the edits.
+      inputs: the lists of edits.
       output: folder to write to, the same for all processes.
-      settings: see `make_settings`; noted, and compared with what the folder was made with.
-      load_models: loads both models; not called if everything is done already.
-      chunk_size: edits in a chunk.
-      batch_size: edits that go through the models at once.
-      threads: that read pictures; None: one for each core.
-      process_index: of this process.
-      process_count: of all; each takes every process_count-th chunk.
-      on_row: called once per edit of this process, with its fault if it has one.
+      settings: see `make_settings`; stored, and compared with those of existing data in the folder.
+      load_models: loads both models; not called if all chunks are complete.
+      chunk_size: number of edits in a chunk.
+      batch_size: number of edits in a batch.
+      threads: number of threads that load edits; None: one per core.
+      process_index: index of this process.
+      process_count: number of processes; each makes every process_count-th chunk.
+      on_row: called once per edit of this process: with None, or with why it is left out.
 
     Returns:
-      The data set's manifest and what could not be used.
+      The manifest of the data set and the rows that are left out.
 
     Raises:
       UserError: the folder was made with other settings, or the disk is full.
@@ -122,8 +123,8 @@ def precompute(
     check_settings(output, settings)
     with exclusive(
         output / f".process-{process_index}.lock",
-        f"another launch.precompute is at work on this share of {output}; wait for its end, or give"
-        " each of several processes a --process_index of its own.",
+        f"another launch.precompute is at work on this share of {output}; wait until it ends, or"
+        " give each process its own --process_index.",
     ):
         chunks = split_chunks(inputs, chunk_size)
         check_pictures(inputs, chunks)
@@ -142,21 +143,21 @@ def precompute(
         manifests = [manifest for manifest in found if manifest is not None]
         if missing := len(chunks) - len(manifests):
             bad_rows = [bad for manifest in mine.values() for bad in manifest.bad_rows]
-            return Outcome(None, bad_rows, missing, *speed)
+            return PrecomputeResult(None, bad_rows, missing, *speed)
         manifest, bad_rows = join_manifests(inputs, chunks, manifests, settings)
         _write_rejected(output, bad_rows)
         write_manifest(output / MANIFEST, manifest)
-        return Outcome(manifest, bad_rows, 0, *speed)
+        return PrecomputeResult(manifest, bad_rows, 0, *speed)
 
 
 def _find_done(
     output: epath.Path, chunks: Sequence[Chunk], on_row: OnRow
 ) -> tuple[dict[str, Manifest], list[tuple[Chunk, int]]]:
-    """Looks for this process's chunks; tells `on_row` of the edits of those that are there.
+    """Find this process's complete chunks; calls `on_row` for their edits.
 
     Returns:
-      The manifests of chunks that are there, by name; the others, and how often the pictures of
-      each have changed.
+      The manifests of the complete chunks by name; and the other chunks, each with the number of
+      times its pictures have changed.
     """
     done, todo = {}, []
     for chunk in chunks:

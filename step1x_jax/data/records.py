@@ -1,7 +1,7 @@
-"""The record schema: one edit, ready to train on, as bytes.
+"""The record schema: one precomputed edit as bytes.
 
-A record is a small safetensors file. Its metadata holds the strings, `schema_version` among them;
-its arrays are bfloat16. launch/guides/data.md has the table.
+A record is a small safetensors file. Its metadata holds the strings, including `schema_version`;
+its arrays are bfloat16. The schema is documented in launch/guides/data.md.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from step1x_jax.weights.files.safetensors_io import parse_header
 SCHEMA_VERSION = 1
 LATENT_CHANNELS = 16
 BF16 = np.dtype(jnp.bfloat16)
-EXPONENT = 0x7F80  # bits of a bfloat16, all set in NaN and infinities alone
+EXPONENT_BITS = 0x7F80  # exponent bits of a bfloat16, all set only in NaN and infinities
 
 ARRAYS = ("text", "negative_text", "source", "target")
 STRINGS = ("id", "instruction", "language", "task", "source_hash")
 SIZES = ("source_size", "target_size")
-LONGEST_REASON = 300  # characters; a damaged header may have any
+MAX_REASON_LENGTH = 300  # characters; a damaged header may give a reason of any length
 
 _PIXELS = msgspec.Meta(ge=1, le=1_000_000)
 Size = tuple[Annotated[int, _PIXELS], Annotated[int, _PIXELS]]
@@ -32,20 +32,21 @@ Size = tuple[Annotated[int, _PIXELS], Annotated[int, _PIXELS]]
 
 @dataclasses.dataclass
 class EditRecord:
-    """One edit. T text tokens, C width of the language model, h w latent positions.
+    """One edit. T text tokens, C width of the language model, (h, w) latent size.
 
     Attributes:
-      id: names the edit for people.
-      instruction: as given.
-      language: of the instruction, such as "en"; "" if not known.
-      task: kind of edit; "" if not known.
-      source_size: (width, height) in pixels of the picture as it was found.
-      target_size: the same of the edited picture.
+      id: identifies the edit in messages.
+      instruction: the instruction as given.
+      language: language of the instruction, such as "en"; "" if unknown.
+      task: kind of edit; "" if unknown.
+      source_size: (width, height) in pixels of the source picture's file.
+      target_size: (width, height) in pixels of the target picture's file.
       source_hash: sha256 of the source picture's file, hexadecimal.
-      text: (T, C) bfloat16, embedding of the instruction with the source picture, unpadded.
-      negative_text: the same for the empty instruction, (T', C); None if there is none.
-      source: (h, w, 16) bfloat16 latents, scaled and shifted; h and w are even.
-      target: the same of the edited picture.
+      text: (T, C) bfloat16 embedding of the instruction with the source picture, unpadded.
+      negative_text: (T', C) bfloat16 embedding of the empty instruction with the source picture,
+        unpadded; None if there is none.
+      source: (h, w, 16) bfloat16 latents of the source, scaled and shifted; h and w are even.
+      target: (h, w, 16) bfloat16 latents of the target, likewise.
     """
 
     id: str
@@ -60,8 +61,8 @@ class EditRecord:
     source: np.ndarray
     target: np.ndarray
 
-    def problem(self) -> str | None:
-        """What is wrong with the record, or None."""
+    def find_problem(self) -> str | None:
+        """Return why the record violates the schema, or None."""
         arrays = self.arrays()
         for name, array in arrays.items():
             if array.dtype != BF16:
@@ -72,85 +73,85 @@ class EditRecord:
         latents = [self.source.shape, self.target.shape]
         h, w, c = self.source.shape if self.source.ndim == 3 else (0, 0, 0)
         if latents[0] != latents[1] or c != LATENT_CHANNELS or h < 2 or w < 2 or h % 2 or w % 2:
-            return f"source and target have shapes {latents}, not twice the same (h, w, 16)"
-        return self.not_finite()
+            return f"source and target have shapes {latents}, not both the same (h, w, 16)"
+        return self.find_non_finite()
 
-    def not_finite(self) -> str | None:
-        """Which of the arrays, bfloat16, has NaN or infinity, or None."""
+    def find_non_finite(self) -> str | None:
+        """Return which of the bfloat16 arrays contains NaN or infinity, or None."""
         for name, array in self.arrays().items():
             bits = np.ascontiguousarray(array).view(np.uint16)
-            if (bits & EXPONENT == EXPONENT).any():
+            if (bits & EXPONENT_BITS == EXPONENT_BITS).any():
                 return f"{name} has numbers that are not finite"
         return None
 
     @property
     def longest_text(self) -> int:
-        """Tokens of the longer one of its texts."""
+        """Number of tokens of the longer embedding."""
         texts = (self.text, self.negative_text)
         return max(len(text) for text in texts if text is not None)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name, without those that are None."""
+        """Return the arrays that are not None, by name."""
         named = {name: getattr(self, name) for name in ARRAYS}
         return {name: array for name, array in named.items() if array is not None}
 
 
 class DamagedRecordError(UserError):
-    """A record that cannot be used; another can stand in for it."""
+    """A record that cannot be used; it can be replaced by another."""
 
-    def __init__(self, where: str, reason: object, way_on: str):
-        why = str(reason)[:LONGEST_REASON]
+    def __init__(self, where: str, reason: object, advice: str):
+        why = str(reason)[:MAX_REASON_LENGTH]
         super().__init__(
-            f"{where} is damaged ({why}); {way_on}, or allow such records with"
+            f"{where} is damaged ({why}); {advice}, or allow such records with"
             " --config.data.max_bad_records=N."
         )
 
 
 def encode_record(record: EditRecord) -> bytes:
-    """A record as bytes: equal ones for equal records, in every process.
+    """Serialize a record; deterministic across processes.
 
     Raises:
-      ValueError: the record does not follow the schema.
+      ValueError: the record violates the schema.
     """
-    problem = record.problem()
+    problem = record.find_problem()
     if problem:
         raise ValueError(f"{record.id}: {problem}")
     metadata = {"schema_version": str(SCHEMA_VERSION)}
     metadata |= {name: getattr(record, name) for name in STRINGS}
     metadata |= {name: json.dumps(getattr(record, name)) for name in SIZES}
-    # The safetensors package writes metadata in a random order; here equal records are equal bytes.
+    # The safetensors package writes metadata in random order; this writer is deterministic.
     header: dict[str, Any] = {"__metadata__": metadata}
-    parts, end = [], 0
+    buffers, end = [], 0
     for name, array in sorted(record.arrays().items()):
         begin, end = end, end + array.nbytes
         header[name] = {"dtype": "BF16", "shape": array.shape, "data_offsets": [begin, end]}
-        parts.append(array.tobytes())
+        buffers.append(array.tobytes())
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+    return b"".join([len(text).to_bytes(8, "little"), text, *buffers])
 
 
-def decode_record(data: bytes, where: str, way_on: str) -> EditRecord:
-    """Bytes as a record, checked.
+def decode_record(data: bytes, where: str, advice: str) -> EditRecord:
+    """Deserialize and check a record.
 
     Args:
-      data: what `encode_record` gave.
+      data: the bytes of `encode_record`.
       where: names file and record in errors.
-      way_on: what to do about a damaged one, for errors.
+      advice: says what to do about a damaged record, for errors.
 
     Returns:
       The record; its arrays are views of `data`.
 
     Raises:
-      DamagedRecordError: not a record, or it does not follow the schema.
-      UserError: written by a newer version.
+      DamagedRecordError: the bytes are not a record, or it violates the schema.
+      UserError: the record was written by a newer version.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     try:
         tensors, metadata = parse_header(data[8:start], len(data) - start)
         version = build(int, parse_json(metadata["schema_version"], "schema_version"), "it")
     except (ValueError, KeyError, UserError) as e:
-        raise DamagedRecordError(where, e, way_on) from e
+        raise DamagedRecordError(where, e, advice) from e
     if version > SCHEMA_VERSION:
         raise UserError(
             f"{where} was written by a newer version of step1x_jax (schema {version}, this one"
@@ -159,19 +160,19 @@ def decode_record(data: bytes, where: str, way_on: str) -> EditRecord:
     try:
         fields: dict[str, Any] = {"negative_text": None}
         fields |= {name: metadata[name] for name in STRINGS}
-        fields |= {name: _size(metadata[name], name) for name in SIZES}
+        fields |= {name: _parse_size(metadata[name], name) for name in SIZES}
         body = memoryview(data)[start:]
         for name, info in tensors.items():
             array = np.frombuffer(body[info.begin : info.end], info.dtype)
             fields[name] = array.reshape(info.shape)
         record = EditRecord(**fields)
     except (ValueError, KeyError, TypeError, UserError) as e:
-        raise DamagedRecordError(where, e, way_on) from e
-    if problem := record.problem():
-        raise DamagedRecordError(where, problem, way_on)
+        raise DamagedRecordError(where, e, advice) from e
+    if problem := record.find_problem():
+        raise DamagedRecordError(where, problem, advice)
     return record
 
 
-def _size(text: str, name: str) -> tuple[int, int]:
-    """Raises UserError for anything but two numbers of pixels."""
+def _parse_size(text: str, name: str) -> tuple[int, int]:
+    """Parse (width, height) in pixels; raises UserError for anything else."""
     return build(Size, parse_json(text, name), name)

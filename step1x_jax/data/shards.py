@@ -1,7 +1,7 @@
-"""Shards: ArrayRecord files of records that share a latent size.
+"""Shards: ArrayRecord files of records of one latent size.
 
-ArrayRecord opens local paths: on an object store shards are put as whole files (files.py), and read
-from a copy on the local disk (local_copy.py).
+ArrayRecord opens only local paths. On an object store shards are uploaded as whole files (files.py)
+and read from a copy on the local disk (local_copy.py).
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from step1x_jax.data.records import DamagedRecordError, EditRecord, decode_recor
 from step1x_jax.errors import UserError
 from step1x_jax.files import file_size, reason, replacing
 
-# Training reads single records at random, hence groups of one; bfloat16 does not compress.
+# Training reads single records at random, hence groups of one record; bfloat16 does not compress.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 READER_OPTIONS = "readahead_buffer_size:0"
-COPY_OF = ".of"  # beside the copy of a shard, what it is a copy of; see local_copy.py
+COPY_NOTE_SUFFIX = ".of"  # of the note that says what a shard is a copy of (local_copy.py)
 
 _SYSTEM_CALL = re.compile(r"\w+\(\) (failed: [^;]+)")  # in ArrayRecord's messages
 
@@ -33,17 +33,17 @@ _SIDE = msgspec.Meta(ge=1, le=10_000)
 
 @dataclasses.dataclass
 class ShardInfo:
-    """What the manifest knows about a shard.
+    """A shard's entry in the manifest.
 
     Attributes:
-      file: its name in the data set's folder.
-      latent_size: (h, w) of all its latents.
-      records: how many there are.
+      file: name of the file in the data set's folder.
+      latent_size: (h, w) of all latents in the shard.
+      records: number of records.
       bytes: size of the file.
-      longest_text: tokens of the longest text in it.
-      source: number of the list of edits that they are from.
-      negatives: how many of the records have a negative embedding.
-      digest: of the records' bytes, in order; "" in manifests of before version 3.
+      longest_text: number of tokens of the longest embedding.
+      source: index of the list of edits that the records are from.
+      negatives: number of records that have a negative embedding.
+      digest: digest of the records' bytes, in order; "" in manifests before version 3.
     """
 
     file: str
@@ -57,7 +57,7 @@ class ShardInfo:
 
 
 class ShardWriter:
-    """Writes records into one shard per latent size, opened as needed; see `writing_shards`."""
+    """Writes records to one shard per latent size, opened on demand; see `open_shard_writer`."""
 
     def __init__(self, folder: epath.Path, prefix: str, files: contextlib.ExitStack):
         self._folder = folder
@@ -66,10 +66,10 @@ class ShardWriter:
         self._open: dict[tuple[int, int], _OpenShard] = {}
 
     def write(self, record: EditRecord) -> None:
-        """Appends a record to the shard of its latent size.
+        """Append a record to the shard of its latent size.
 
         Raises:
-          ValueError: the record does not follow the schema.
+          ValueError: the record violates the schema.
         """
         data = encode_record(record)
         h, w, _ = record.source.shape
@@ -80,11 +80,11 @@ class ShardWriter:
         self._open[h, w].write(record, data)
 
     def close(self) -> list[ShardInfo]:
-        """Brings everything to disk, so that only the renaming is left to do; may be repeated."""
+        """Flush all shards to disk, so that only renaming remains; idempotent."""
         return [shard.close() for shard in self._open.values()]
 
     def abandon(self) -> None:
-        """Lets go of the files, which are about to be removed."""
+        """Close the files, which are about to be deleted; ignores errors."""
         for shard in self._open.values():
             with contextlib.suppress(OSError):
                 shard.close()
@@ -98,7 +98,7 @@ class _OpenShard:
         self._digest = hashlib.sha256()
 
     def write(self, record: EditRecord, data: bytes) -> None:
-        _as_os_error(self._writer.write, data)
+        _call_with_os_errors(self._writer.write, data)
         self._digest.update(len(data).to_bytes(8, "little"))
         self._digest.update(data)
         info = self._info
@@ -108,26 +108,26 @@ class _OpenShard:
 
     def close(self) -> ShardInfo:
         if self._writer.is_open():
-            _as_os_error(self._writer.close)
+            _call_with_os_errors(self._writer.close)
             self._info.bytes = file_size(self._path)
             self._info.digest = self._digest.hexdigest()[:32]
         return self._info
 
 
-def _as_os_error(function: Callable[..., object], *arguments: object) -> None:
+def _call_with_os_errors(function: Callable[..., object], *arguments: object) -> None:
     try:
         function(*arguments)
-    except RuntimeError as e:  # ArrayRecord's way to report a full disk
+    except RuntimeError as e:  # this is how ArrayRecord reports a full disk
         raise OSError(str(e)) from e
 
 
 @contextlib.contextmanager
-def writing_shards(folder: epath.PathLike, prefix: str) -> Iterator[ShardWriter]:
-    """A place to write records to; the shards get their names only if the block succeeds.
+def open_shard_writer(folder: epath.PathLike, prefix: str) -> Iterator[ShardWriter]:
+    """Open a writer of shards, which get their final names only if the block succeeds.
 
     Args:
-      folder: of the data set, local or mounted.
-      prefix: of the shards' names.
+      folder: folder of the data set, on a disk or an object store.
+      prefix: prefix of the shards' names.
 
     Yields:
       The writer.
@@ -139,25 +139,25 @@ def writing_shards(folder: epath.PathLike, prefix: str) -> Iterator[ShardWriter]
         writer = ShardWriter(epath.Path(folder), prefix, files)
         try:
             yield writer
-            writer.close()  # all of them, before the first is renamed
+            writer.close()  # close all shards before the first is renamed
         except BaseException:
             writer.abandon()
             raise
 
 
 class ShardReader:
-    """Reads and checks the records of a shard; may be shared by threads."""
+    """Reads and checks the records of a shard; thread-safe."""
 
     def __init__(self, folder: epath.PathLike, info: ShardInfo):
-        """Opens the file.
+        """Open the file.
 
         Args:
-          folder: of the data set, on a local or mounted disk.
-          info: what the manifest says of the shard.
+          folder: folder of the data set, on a local or mounted disk.
+          info: the shard's entry in the manifest.
 
         Raises:
-          OSError: the system cannot open it now: too many open files, no permission, ...
-          UserError: missing, truncated, or not what the manifest says.
+          OSError: the system cannot open the file: too many open files, no permission, ...
+          UserError: the file is missing, truncated, or does not match the manifest.
         """
         self._path = epath.Path(folder) / info.file
         self._info = info
@@ -167,37 +167,38 @@ class ShardReader:
         if count != info.records:
             raise UserError(
                 f"{self._path} has {count} readable records, the manifest says {info.records};"
-                f" {_way_on(self._path)}."
+                f" {_recovery_advice(self._path)}."
             )
 
     def __len__(self) -> int:
         return self._info.records
 
     def __getitem__(self, index: int) -> EditRecord:
-        """A record.
+        """Read a record.
 
         Args:
-          index: 0 to len - 1.
+          index: index of the record, from 0.
 
         Raises:
-          DamagedRecordError: this record cannot be used.
-          UserError: it was written by a newer version, or the system could not read it.
+          DamagedRecordError: the record cannot be used.
+          UserError: the record was written by a newer version, or the system cannot read the file.
         """
         where = f"{self._path}, record {index},"
-        way_on = _way_on(self._path)
+        advice = _recovery_advice(self._path)
         try:
             (data,) = self._reader.read([index])
         except RuntimeError as e:
-            if failed := _SYSTEM_CALL.search(str(e)):  # the disk or the network, not the file
-                raise unreadable(self._path, OSError(failed[1])) from e
-            raise DamagedRecordError(where, e, way_on) from e
-        record = decode_record(data, where, way_on)
-        if problem := self._contradiction(record):
-            raise DamagedRecordError(where, problem, way_on)
+            # The disk or the network failed; the file is not damaged.
+            if failed := _SYSTEM_CALL.search(str(e)):
+                raise unreadable_error(self._path, OSError(failed[1])) from e
+            raise DamagedRecordError(where, e, advice) from e
+        record = decode_record(data, where, advice)
+        if problem := self._find_mismatch(record):
+            raise DamagedRecordError(where, problem, advice)
         return record
 
-    def _contradiction(self, record: EditRecord) -> str | None:
-        """What of a record is not as the manifest says, or None."""
+    def _find_mismatch(self, record: EditRecord) -> str | None:
+        """Return how a record contradicts the manifest, or None."""
         info, negative = self._info, record.negative_text is not None
         if record.source.shape[:2] != tuple(info.latent_size):
             return f"latents of {record.source.shape[:2]}"
@@ -209,12 +210,12 @@ class ShardReader:
 
 
 def _open(path: epath.Path) -> array_record.ArrayRecordReader:
-    """A reader; one that is not ok is of a file that can be opened and holds no records.
+    """Open a reader. It is not ok() if the file can be opened but is not an ArrayRecord file.
 
     Raises:
-      OSError: the file cannot be opened, of which ArrayRecord does not tell the reason.
+      OSError: the file cannot be opened. ArrayRecord itself would not report the reason.
     """
-    for _ in range(3):  # other threads may take the last open file in between
+    for _ in range(3):  # another thread may open the last allowed file in between
         with open(path, "rb"):
             pass
         reader = array_record.ArrayRecordReader(str(path), READER_OPTIONS)
@@ -224,39 +225,42 @@ def _open(path: epath.Path) -> array_record.ArrayRecordReader:
 
 
 class DamagedShardError(UserError):
-    """A shard that is missing or has another size."""
+    """A shard that is missing or whose size differs from the manifest."""
 
 
 def check_size(path: epath.Path, info: ShardInfo) -> None:
-    """Raises DamagedShardError if a shard is not there in full.
+    """Check that a shard exists and has the size given in the manifest.
 
     Raises:
-      UserError: the system does not tell.
+      DamagedShardError: it is missing or has another size.
+      UserError: the system cannot read its size.
     """
     try:
         size = file_size(path)
     except FileNotFoundError as e:
         raise DamagedShardError(f"{path} is missing; run launch.precompute again.") from e
     except OSError as e:
-        raise unreadable(path, e) from e
+        raise unreadable_error(path, e) from e
     if size != info.bytes:
         raise DamagedShardError(
             f"{path} is damaged: it has {size} bytes, the manifest says {info.bytes};"
-            f" {_way_on(path)}."
+            f" {_recovery_advice(path)}."
         )
 
 
-def unreadable(path: epath.PathLike, e: OSError) -> UserError:
-    """What to say of a file that the system could not read, whatever is in it."""
-    advice = "see that it can be read, and start again"
+def unreadable_error(path: epath.PathLike, e: OSError) -> UserError:
+    """Return the error for a file that the system could not read."""
+    advice = "make sure that it can be read, and start again"
     if e.errno in (errno.EMFILE, errno.ENFILE):
         advice = "allow more open files (ulimit -n) and start again"
     return UserError(f"{path} could not be read ({reason(e)}); nothing was changed, {advice}.")
 
 
-def _way_on(path: epath.Path) -> str:
-    """What to do about a damaged shard."""
+def _recovery_advice(path: epath.Path) -> str:
+    """Return what the user can do about a damaged shard."""
     again = "delete it and run launch.precompute again"
-    if path.with_name(path.name + COPY_OF).exists():
-        return f"delete this copy, which is then copied again; if that one is damaged, too, {again}"
+    if path.with_name(path.name + COPY_NOTE_SUFFIX).exists():
+        return (
+            f"delete this copy, and it is copied again; if the original is damaged as well, {again}"
+        )
     return again

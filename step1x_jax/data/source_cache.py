@@ -1,4 +1,4 @@
-"""Results for the latest source pictures: edits of one picture often follow each other."""
+"""Caches results for the latest source pictures: edits of one picture are often consecutive."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -9,21 +9,21 @@ Value = TypeVar("Value")
 
 
 class SourceCache(Generic[Value]):
-    """A function of edits that depends on their sources alone, computed once for each source.
+    """Caches a function of edits that depends only on their source pictures.
 
-    Values are forgotten in the order in which they were computed. Whoever got one keeps it: what is
-    forgotten costs the time to compute it again, nothing else.
+    Values are evicted in the order in which they were computed. Callers keep the values that they
+    got; an evicted value only costs the time to compute it again.
     """
 
     LIMIT = 64  # sources; latents and embeddings of 64 pictures of 1024 px are about 200 MB
 
     def __init__(self, compute: Callable[[list[LoadedEdit]], Sequence[Value]]):
-        """Takes the function: from edits of different sources to a value for each."""
+        """Store the function, which maps edits of distinct sources to one value each."""
         self._compute = compute
         self._values: dict[str, Value] = {}
 
     def get(self, edits: Sequence[LoadedEdit]) -> list[Value]:
-        """A value for each edit; all that are not known are computed in one call."""
+        """Return a value for each edit; missing values are computed in one call."""
         new = {e.source_hash: e for e in edits if e.source_hash not in self._values}
         if new:
             computed = self._compute(list(new.values()))

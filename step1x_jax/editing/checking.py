@@ -39,7 +39,7 @@ from step1x_jax.editing.published import (
     NOTED,
     OK,
     Finding,
-    Published,
+    PublishedValues,
     check_prompts,
     check_rules,
     compared,
@@ -81,7 +81,7 @@ def _untold(file: str, read: int, size: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Component:
+class OpenedComponent:
     """One of the models, opened.
 
     Attributes:
@@ -135,7 +135,7 @@ def check_weights(
     reading = EncoderConfig()
     encoder = user_path(text_encoder) if text_encoder else str(places.encoder or "")
     decoder = epath.Path(user_path(vae)) if vae else places.autoencoder
-    components: list[Component] = []
+    components: list[OpenedComponent] = []
     findings: list[Finding] = []
     weights: Weights | None = None
     try:
@@ -144,7 +144,7 @@ def check_weights(
         reading = encoder_of(weights)
         encoder = encoder or reading.path
         decoder = decoder or autoencoder_of_run(weights)
-        components.append(Component("model", weights.tensors, _files(places.model)))
+        components.append(OpenedComponent("model", weights.tensors, _files(places.model)))
         findings += _model(published, weights)
     except UserError as e:
         findings.append(Finding("model", DIFFERS, str(e)))
@@ -210,7 +210,7 @@ def _files(place: epath.Path) -> list[epath.Path]:
     return find(file.path.parent, "*.safetensors") if is_index(file.path) else [file.path]
 
 
-def _model(published: Published, weights: Weights) -> list[Finding]:
+def _model(published: PublishedValues, weights: Weights) -> list[Finding]:
     config = weights.config
     assert isinstance(config, ModelConfig)
     released = ModelConfig(version=config.version)
@@ -221,11 +221,11 @@ def _model(published: Published, weights: Weights) -> list[Finding]:
     )
 
 
-def _autoencoder(published: Published, place: str) -> tuple[Component, list[Finding]]:
+def _autoencoder(published: PublishedValues, place: str) -> tuple[OpenedComponent, list[Finding]]:
     weights = open_autoencoder(place)
     config = weights.config
     assert isinstance(config, AutoencoderConfig)
-    component = Component("autoencoder", weights.tensors, _files(weights.path))
+    component = OpenedComponent("autoencoder", weights.tensors, _files(weights.path))
     ours = _numbers(abstract_autoencoder(config)[1])
     same = to_json(config) == to_json(AutoencoderConfig())
     shapes = official_shapes(config)
@@ -235,7 +235,9 @@ def _autoencoder(published: Published, place: str) -> tuple[Component, list[Find
     return component, found
 
 
-def _language_model(published: Published, place: str) -> tuple[Component, list[Finding]]:
+def _language_model(
+    published: PublishedValues, place: str
+) -> tuple[OpenedComponent, list[Finding]]:
     check_encoder(place)
     folder = epath.Path(place)
     config, tensors = read_mllm_config(place), open_mllm(place)
@@ -245,7 +247,9 @@ def _language_model(published: Published, place: str) -> tuple[Component, list[F
     files = [stored.path]
     if is_index(stored.path):
         files = find(folder, "*.safetensors")
-    component = Component("language model", tensors, [*files, reading_folder(place) / TOKENIZER])
+    component = OpenedComponent(
+        "language model", tensors, [*files, reading_folder(place) / TOKENIZER]
+    )
     ours = _numbers(abstract_mllm(config)[1])
     usual = MLLMConfig()
     same = (config.vision, config.language) == (usual.vision, usual.language)
@@ -273,7 +277,7 @@ def _accounted(
     expected: Mapping[str, Shape],
     ours: int,
     released: bool,
-    published: Published,
+    published: PublishedValues,
     count: str,
 ) -> list[Finding]:
     """Report the tensors, part by part, and whether they are all that is needed.
@@ -320,7 +324,9 @@ def _accounted(
     return [*findings, compared(title, cases)]
 
 
-def _sums_of(published: Published, component: Component, tell: Tell) -> Iterator[Finding]:
+def _sums_of(
+    published: PublishedValues, component: OpenedComponent, tell: Tell
+) -> Iterator[Finding]:
     """The SHA-256 of a component's files, as sha256sum and the pages of the hub show it."""
     for file in component.files:
         name = f"{component.name}: {file.name}"
@@ -357,7 +363,7 @@ def sha256_of(file: epath.Path, tell: Tell = _untold) -> str:
     return digest.hexdigest()
 
 
-def _reading(published: Published, place: str) -> Iterator[Finding]:
+def _reading(published: PublishedValues, place: str) -> Iterator[Finding]:
     """How the language model's folder reads pictures and prompts, with the releases' settings."""
     name, usual = "tokens of pictures in the language model", EncoderConfig()
     try:
@@ -384,7 +390,7 @@ def _as_released(reading: EncoderConfig) -> Finding:
     return Finding(name, OK, "as published")
 
 
-def _memory(components: Sequence[Component]) -> Iterator[Finding]:
+def _memory(components: Sequence[OpenedComponent]) -> Iterator[Finding]:
     each = ", ".join(f"{component.name} {component.bytes / GIB:.2f}" for component in components)
     total = sum(component.bytes for component in components) / GIB
     yield Finding("memory of the weights", NOTED, f"{total:.2f} GiB ({each or 'none'})")
@@ -394,7 +400,7 @@ def _memory(components: Sequence[Component]) -> Iterator[Finding]:
     yield Finding("memory of the device", NOTED, f"{device.device_kind} {has}")
 
 
-def _numbers_alone(components: Sequence[Component], why: str) -> Iterator[Finding]:
+def _numbers_alone(components: Sequence[OpenedComponent], why: str) -> Iterator[Finding]:
     """Reads all tensors where they are not loaded; readers refuse what is not finite."""
     for component in components:
         try:

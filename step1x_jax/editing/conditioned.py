@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from PIL import Image
 
-from step1x_jax.conditioning.encoder import Encoder
+from step1x_jax.conditioning.encoder import TextEncoder
 from step1x_jax.editing.finite import check_finite
 
 PICTURES = 16  # whose latents are kept: 1 MiB each at 1024 px
@@ -42,7 +42,7 @@ class Kept(Generic[Value]):
 class Conditioner:
     """Encodes pictures and texts that were not encoded lately."""
 
-    def __init__(self, encoder: Encoder, encode: Callable[[Image.Image], np.ndarray]):
+    def __init__(self, encoder: TextEncoder, encode: Callable[[Image.Image], np.ndarray]):
         """Takes what encodes.
 
         Args:

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from PIL import Image
 
-from step1x_jax.conditioning.encoder import Encoder, PictureTakesAllTokens
+from step1x_jax.conditioning.encoder import PictureTakesAllTokens, TextEncoder
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT, from_array, to_array
 from step1x_jax.editing.batches import batches
 from step1x_jax.editing.conditioned import Conditioner
@@ -27,7 +27,7 @@ from step1x_jax.editing.masks import latent_mask
 from step1x_jax.editing.memory import memory_explained
 from step1x_jax.editing.old_names import rename_argument
 from step1x_jax.editing.progress import Step, expected
-from step1x_jax.editing.requests import Request, edit_requests, generate_requests
+from step1x_jax.editing.requests import EditRequest, edit_requests, generate_requests
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import build
 from step1x_jax.models.autoencoder import Autoencoder
@@ -75,7 +75,7 @@ class Editor:
 
     model: Step1XEdit
     autoencoder: Autoencoder
-    encoder: Encoder
+    encoder: TextEncoder
     sampling: SamplingConfig
     mesh: Mesh | None = None
     on_host: bool = False
@@ -291,7 +291,7 @@ class Editor:
 
     def _make(
         self,
-        requests: list[Request],
+        requests: list[EditRequest],
         sampling: SamplingConfig,
         noise: Any,
         on_step: Callable[[Step], object] | None,
@@ -334,7 +334,7 @@ class Editor:
                     results[i] = finished(requests[i], small, picture, finishing)
         return [results[i] for i in range(len(requests))]
 
-    def _latent_shape(self, requests: Sequence[Request]) -> tuple[int, int, int, int]:
+    def _latent_shape(self, requests: Sequence[EditRequest]) -> tuple[int, int, int, int]:
         width, height = requests[0].size
         h, w = height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
         return len(requests), h, w, self.autoencoder.config.z_channels
@@ -372,7 +372,7 @@ class Editor:
                 sample_with_progress(model, conditions, noise, times, guidance, show, self.mesh)
             )
 
-    def _resized(self, request: Request) -> Image.Image | None:
+    def _resized(self, request: EditRequest) -> Image.Image | None:
         """The source at the size at which it is edited, by the release's filter."""
         if request.source is None:
             return None
@@ -388,7 +388,7 @@ class Editor:
             yield nnx.merge(graph, there)
 
     def _conditions(
-        self, requests: Sequence[Request], smalls: Sequence[Image.Image | None], size_level: int
+        self, requests: Sequence[EditRequest], smalls: Sequence[Image.Image | None], size_level: int
     ) -> Conditions:
         """Make the conditions of requests of one size, all with resized pictures or all without."""
         texts, negatives, references, kept = [], [], [], []
@@ -428,6 +428,6 @@ def _is_large(width: int, height: int) -> bool:
     return width * height > LARGEST_WHOLE_PIXELS
 
 
-def noise_from_seeds(requests: Sequence[Request], shape: tuple[int, ...]) -> jax.Array:
+def noise_from_seeds(requests: Sequence[EditRequest], shape: tuple[int, ...]) -> jax.Array:
     """The noise of each request, (B, h, w, 16) float32."""
     return jnp.concatenate([noise_from_seed(r.seed, (1, *shape[1:])) for r in requests])

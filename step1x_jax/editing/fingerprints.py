@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from step1x_jax.editing.loading import Found
+from step1x_jax.editing.loading import FoundModels
 from step1x_jax.editing.recipe import File, MergedLora, noted_path
 from step1x_jax.files import fingerprint, user_path
 from step1x_jax.weights.run.description import DESCRIPTION
@@ -28,7 +28,7 @@ def weights_fingerprint(path: epath.PathLike) -> str:
 
 
 def noted_models(
-    found: Found,
+    found: FoundModels,
     model: str,
     autoencoder: str | None,
     encoder: str | None,

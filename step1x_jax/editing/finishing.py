@@ -6,7 +6,7 @@ from PIL import Image
 
 from step1x_jax.editing.masks import changed_region, composite, cover
 from step1x_jax.editing.registration import corrected, register
-from step1x_jax.editing.requests import Request
+from step1x_jax.editing.requests import EditRequest
 
 RESAMPLING_BACK = Image.Resampling.BICUBIC  # as both releases
 
@@ -20,7 +20,7 @@ class Finishing:
 
 
 def finished(
-    request: Request, small: Image.Image | None, edited: Image.Image, finishing: Finishing
+    request: EditRequest, small: Image.Image | None, edited: Image.Image, finishing: Finishing
 ) -> Image.Image:
     """The result of a request.
 

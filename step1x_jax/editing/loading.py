@@ -50,7 +50,7 @@ NAME = "quickstart"
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class FoundModels:
     """The models of an edit, opened or found.
 
     Attributes:
@@ -124,7 +124,7 @@ def find_weights(
     ema: bool = False,
     text_encoder: str | None = None,
     vae: str | None = None,
-) -> Found:
+) -> FoundModels:
     """Find what would be loaded; of numbers, only those of LoRAs are read.
 
     Arguments and errors are those of `Editor.load`.
@@ -146,7 +146,7 @@ def find_weights(
     decoder = decoder or places.autoencoder or autoencoder_of_run(weights)
     _check_all_there(weights, decoder, config.path)
     assert decoder is not None
-    return Found(weights, decoder, config)
+    return FoundModels(weights, decoder, config)
 
 
 def _mesh(wanted: Mesh | MeshConfig | str | None) -> Mesh | None:

@@ -37,7 +37,7 @@ class TooLittleMemory(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Component:
+class ComponentMemory:
     """One model of an edit.
 
     Attributes:
@@ -69,7 +69,7 @@ def describe_components(
     encoder: str,
     quantize: str | None,
     mesh: Mesh | None,
-) -> list[Component]:
+) -> list[ComponentMemory]:
     """The three models of an edit, of which no number has been read yet.
 
     Args:
@@ -113,7 +113,7 @@ def _part(
     tensors: Tensors,
     bytes_each: float | None,
     in_8_bits: Mapping[str, str] | None = None,
-) -> Component:
+) -> ComponentMemory:
     """Return the size of a reader's tensors; without `bytes_each` a device holds them all."""
     narrow = in_8_bits or {}
     counts = {tensor: math.prod(shape) for tensor, shape in tensors.shapes.items()}
@@ -121,7 +121,7 @@ def _part(
     kinds = dict.fromkeys(narrow.get(tensor, str(tensors.dtypes[tensor])) for tensor in counts)
     size = float(sum(n * widths[tensor] for tensor, n in counts.items()))
     each = size if bytes_each is None else bytes_each
-    return Component(name, kind, sum(counts.values()), each, list(kinds))
+    return ComponentMemory(name, kind, sum(counts.values()), each, list(kinds))
 
 
 def _in_words(count: int) -> str:
@@ -132,7 +132,7 @@ def _in_words(count: int) -> str:
 
 
 def check_memory(
-    components: Sequence[Component], mesh: Mesh | None, *, offload: bool, encoder_waits: bool
+    components: Sequence[ComponentMemory], mesh: Mesh | None, *, offload: bool, encoder_waits: bool
 ) -> None:
     """Compare what is to be in a device's memory at once with what it has.
 

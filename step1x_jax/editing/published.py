@@ -58,7 +58,7 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompts:
+class PromptTokens:
     """Token ids with Qwen2.5's vocabulary, of which `vocabulary` are no special tokens."""
 
     vocabulary: int
@@ -79,7 +79,7 @@ class KnownFile:
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class PublishedValues:
     """The published values to compare with.
 
     Attributes:
@@ -97,13 +97,13 @@ class Published:
     edit_tokens: list[tuple[int, int, int]]
     picture_tokens: list[tuple[int, int, int]]
     schedule: Schedule
-    prompt: Prompts
+    prompt: PromptTokens
     files: list[KnownFile]
 
 
-def read_published() -> Published:
+def read_published() -> PublishedValues:
     """The recorded cases."""
-    return build(Published, read_json(FILE), str(FILE))
+    return build(PublishedValues, read_json(FILE), str(FILE))
 
 
 def compared(name: str, cases: Sequence[tuple[str, Any, Any]]) -> Finding:
@@ -122,7 +122,7 @@ def compared(name: str, cases: Sequence[tuple[str, Any, Any]]) -> Finding:
     )
 
 
-def check_rules(published: Published) -> list[Finding]:
+def check_rules(published: PublishedValues) -> list[Finding]:
     """The rules that need no model: at which sizes pictures are edited, tokens, and times."""
     sizes = [
         (f"{w}x{h} at size {level}", _size(w, h, level), f"{at_w}x{at_h}")
@@ -161,7 +161,7 @@ def _size(width: int, height: int, level: int) -> str:
     return f"{w}x{h}"
 
 
-def check_prompts(published: Published, tokenize: Tokenize, vocabulary: int) -> Finding:
+def check_prompts(published: PublishedValues, tokenize: Tokenize, vocabulary: int) -> Finding:
     """The token ids of whole prompts, as the releases read them.
 
     Args:

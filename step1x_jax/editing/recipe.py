@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from step1x_jax.bounds import NotNegative
-from step1x_jax.data.paths import printable
+from step1x_jax.data.paths import make_printable
 from step1x_jax.editing.output_files import NOTE, read_note
 from step1x_jax.errors import UserError
 from step1x_jax.files import is_remote, user_path
@@ -106,7 +106,7 @@ def noted_path(path: str) -> str:
     home = os.path.expanduser("~").rstrip(os.sep)
     if home and path.startswith(home + os.sep):
         path = "~" + path[len(home) :]
-    return printable(path)
+    return make_printable(path)
 
 
 def to_note(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""Checked arguments of an edit: one Request for each picture that is to be made.
+"""Checked arguments of an edit: one EditRequest for each picture that is to be made.
 
 Everything that can be wrong in what was given is found here, before a model runs.
 """
@@ -24,7 +24,7 @@ LARGEST_SIDE = 8192  # pixels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Request:
+class EditRequest:
     """One picture to be made.
 
     Attributes:
@@ -56,7 +56,7 @@ def edit_requests(
     mask: Any,
     output_size: Any,
     num_images: Any,
-) -> list[Request]:
+) -> list[EditRequest]:
     """Requests for edits: of each picture `num_images`, one after another.
 
     Args:
@@ -88,14 +88,15 @@ def edit_requests(
         size = image_size(*source.size, size_level)
         output = _output(output_size, source.size, size)
         requests += [
-            Request(source, text, other, seeds[i] + k, size, output, painted) for k in range(count)
+            EditRequest(source, text, other, seeds[i] + k, size, output, painted)
+            for k in range(count)
         ]
     return requests
 
 
 def generate_requests(
     prompt: Any, *, negative: Any, seed: Any, size: Any, num_images: Any
-) -> list[Request]:
+) -> list[EditRequest]:
     """Requests for text-to-image, as `edit_requests`; `size` is a side or (width, height)."""
     prompts = [prompt] if isinstance(prompt, str) else _as_list(prompt, "prompts")
     count = _count(num_images)
@@ -107,7 +108,7 @@ def generate_requests(
     if width % MULTIPLE or height % MULTIPLE:
         raise UserError(f"size is {width}x{height}; give multiples of {MULTIPLE} pixels.")
     return [
-        Request(None, text, other, seeds[i] + k, (width, height), (width, height))
+        EditRequest(None, text, other, seeds[i] + k, (width, height), (width, height))
         for i, (text, other) in enumerate(zip(texts, negatives, strict=True))
         for k in range(count)
     ]

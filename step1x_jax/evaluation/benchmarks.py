@@ -13,7 +13,7 @@ Picture = Literal["source", "edited", "first", "second"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class JudgeQuestion:
     """A question to a judge.
 
     Attributes:
@@ -67,7 +67,7 @@ class Benchmark:
     pictures: Mapping[str, tuple[str, ...]]
     tasks: tuple[str, ...]
     languages: tuple[str, ...]
-    questions: tuple[Question, ...]
+    questions: tuple[JudgeQuestion, ...]
     layout: Literal["fullset", "flat"]
     score: Literal["viescore", "mean", "pairs"]
     mean_of: Literal["tasks", "samples"] = "tasks"
@@ -100,10 +100,10 @@ GEDIT = Benchmark(
     ),
     languages=("en", "cn"),
     questions=(
-        Question(
+        JudgeQuestion(
             "semantics", ("source", "edited"), "gedit_semantics", numbers=2, lowest=0, highest=10
         ),
-        Question("quality", ("edited",), "gedit_quality", numbers=2, lowest=0, highest=10),
+        JudgeQuestion("quality", ("edited",), "gedit_quality", numbers=2, lowest=0, highest=10),
     ),
     layout="fullset",
     score="viescore",
@@ -116,9 +116,9 @@ GEDIT_V2 = Benchmark(
     tasks=(),
     languages=(),
     questions=(
-        Question("instruction_following", _PAIR_OF_EDITS, "pair_instruction", answer="winner"),
-        Question("visual_quality", ("first", "second"), "pair_quality", answer="winner"),
-        Question("visual_consistency", _PAIR_OF_EDITS, "pair_consistency", answer="winner"),
+        JudgeQuestion("instruction_following", _PAIR_OF_EDITS, "pair_instruction", answer="winner"),
+        JudgeQuestion("visual_quality", ("first", "second"), "pair_quality", answer="winner"),
+        JudgeQuestion("visual_consistency", _PAIR_OF_EDITS, "pair_consistency", answer="winner"),
     ),
     layout="flat",
     score="pairs",
@@ -147,7 +147,7 @@ IMGEDIT = Benchmark(
     tasks=(),
     languages=(),
     questions=(
-        Question(
+        JudgeQuestion(
             "edit",
             ("source", "edited"),
             "imgedit",

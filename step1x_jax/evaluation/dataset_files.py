@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from step1x_jax.data.parquet import pyarrow
+from step1x_jax.data.parquet import import_pyarrow
 from step1x_jax.evaluation.tables import LIST
 
 PARQUET = "data/train-00000-of-00001.parquet"
@@ -31,7 +31,7 @@ def write_parquet(folder: epath.Path, rows: Iterable[Row]) -> None:
     Raises:
       UserError: pyarrow is missing.
     """
-    arrow = pyarrow()
+    arrow = import_pyarrow()
     rows = iter(rows)
     batch = list(itertools.islice(rows, ROWS))
     if not batch:
@@ -47,7 +47,7 @@ def write_parquet(folder: epath.Path, rows: Iterable[Row]) -> None:
 
 def _schema(row: Row) -> Any:
     """Types of columns as pyarrow has them, and as datasets has them, in the file's metadata."""
-    arrow = pyarrow()
+    arrow = import_pyarrow()
     types, features = {}, {}
     for name, value in row.items():
         if isinstance(value, bytes):

@@ -18,7 +18,7 @@ FILE = epath.Path(step1x_jax.__file__).parent / "assets" / "evaluation" / "publi
 
 
 @dataclasses.dataclass(frozen=True)
-class PublishedRow:
+class PublishedScores:
     """The published scores of a method.
 
     Attributes:
@@ -47,10 +47,10 @@ class PublishedRow:
 
 
 @functools.cache
-def read_published() -> tuple[PublishedRow, ...]:
+def read_published() -> tuple[PublishedScores, ...]:
     """Read all rows, in the file's order.
 
     Raises:
       UserError: the file is damaged.
     """
-    return build(tuple[PublishedRow, ...], read_json(FILE).get("rows"), str(FILE), "rows")
+    return build(tuple[PublishedScores, ...], read_json(FILE).get("rows"), str(FILE), "rows")

@@ -21,7 +21,7 @@ Subset = Literal["full", "intersection", "common"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class JudgedMethod:
     """A judge's word on a method.
 
     Attributes:
@@ -34,7 +34,7 @@ class Judged:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class MethodTable:
     """Methods by one judge.
 
     Attributes:
@@ -62,7 +62,7 @@ class Agreement:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class BenchmarkReport:
     """All tables of a report.
 
     Attributes:
@@ -73,7 +73,7 @@ class Report:
     """
 
     benchmark: Benchmark
-    tables: Sequence[Table]
+    tables: Sequence[MethodTable]
     agreements: Sequence[Agreement]
     judges: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -89,8 +89,8 @@ class Report:
 
 def read_judged(
     results: str, methods: Sequence[str], judges: Sequence[str], benchmark: Benchmark
-) -> dict[str, dict[str, Judged]]:
-    """Read the judgements of methods: judge -> method -> Judged.
+) -> dict[str, dict[str, JudgedMethod]]:
+    """Read the judgements of methods: judge -> method -> JudgedMethod.
 
     Args:
       results: folder of all methods, as the user gave it.
@@ -108,12 +108,12 @@ def read_judged(
     folders = {method: method_folder(results, method) for method in methods}
     there = {method: find_judges(folder) for method, folder in folders.items()}
     wanted = list(judges) or sorted(set(itertools.chain(*there.values())))
-    found: dict[str, dict[str, Judged]] = {}
+    found: dict[str, dict[str, JudgedMethod]] = {}
     for judge in wanted:
         for method, folder in folders.items():
             if judge in there[method]:
                 judgements, facts = read_judgements(judge_folder(folder, judge))
-                judged = Judged(score_samples(judgements, benchmark), facts)
+                judged = JudgedMethod(score_samples(judgements, benchmark), facts)
                 found.setdefault(judge, {})[method] = judged
             elif judges:
                 raise UserError(
@@ -127,8 +127,8 @@ def read_judged(
 
 
 def make_report(
-    judged: Mapping[str, Mapping[str, Judged]], benchmark: Benchmark, *, common: bool
-) -> Report:
+    judged: Mapping[str, Mapping[str, JudgedMethod]], benchmark: Benchmark, *, common: bool
+) -> BenchmarkReport:
     """Make all tables of judgements.
 
     Args:
@@ -149,7 +149,7 @@ def make_report(
             }
             for subset, chosen in subsets(samples, common=common).items():
                 summaries = {name: summarize(ones, benchmark) for name, ones in chosen.items()}
-                tables.append(Table(judge, language, subset, summaries))
+                tables.append(MethodTable(judge, language, subset, summaries))
     for first, second in itertools.combinations(judged, 2):
         for method in judged[first]:
             if method not in judged[second]:
@@ -164,10 +164,10 @@ def make_report(
         judge: {method: of.judge for method, of in methods.items()}
         for judge, methods in judged.items()
     }
-    return Report(benchmark, tables, agreements, judges)
+    return BenchmarkReport(benchmark, tables, agreements, judges)
 
 
-def _languages(judged: Iterable[Judged], benchmark: Benchmark) -> list[str]:
+def _languages(judged: Iterable[JudgedMethod], benchmark: Benchmark) -> list[str]:
     """Return the languages that have samples, in the benchmark's order."""
     there = {one.id.language for of in judged for one in of.samples}
     return [one for one in benchmark.languages if one in there] or sorted(there)
@@ -203,7 +203,9 @@ def subsets(
     return found
 
 
-def compare_methods(first: Judged, second: Judged, benchmark: Benchmark) -> list[Section]:
+def compare_methods(
+    first: JudgedMethod, second: JudgedMethod, benchmark: Benchmark
+) -> list[Section]:
     """Two methods by one judge, in each language on the full set and on the intersection."""
     pairs = pair_samples(first.samples, second.samples)
     sections = []

@@ -18,8 +18,8 @@ from step1x_jax.evaluation.markdown import (
     format_table,
     join_parts,
 )
-from step1x_jax.evaluation.published import PublishedRow, read_published
-from step1x_jax.evaluation.report import Report, Table
+from step1x_jax.evaluation.published import PublishedScores, read_published
+from step1x_jax.evaluation.report import BenchmarkReport, MethodTable
 from step1x_jax.evaluation.statistics import WITHOUT_PICTURE, Cell, measures_of
 
 SUBSETS = {
@@ -39,7 +39,7 @@ scores; they are left out.
 """
 
 
-def to_markdown(report: Report) -> str:
+def to_markdown(report: BenchmarkReport) -> str:
     """Tables of each judge, language and subset, published rows apart, what is known of judges."""
     parts = [f"# {report.benchmark.name}", READING.format(report.benchmark.mean_of)]
     main = measures_of(report.benchmark)[-1]
@@ -68,11 +68,11 @@ def to_markdown(report: Report) -> str:
     return join_parts(parts)
 
 
-def _title(table: Table) -> str:
+def _title(table: MethodTable) -> str:
     return ", ".join(filter(None, [table.judge, table.language, SUBSETS[table.subset]]))
 
 
-def _averages(table: Table, report: Report) -> str:
+def _averages(table: MethodTable, report: BenchmarkReport) -> str:
     measures = measures_of(report.benchmark)
     noisy = any(summary.noise for summary in table.methods.values())
     header = ["method", *measures, f"{measures[-1]} 95 %", "n", "coverage"]
@@ -92,7 +92,7 @@ def _averages(table: Table, report: Report) -> str:
     return format_table(header, rows)
 
 
-def _by_task(table: Table, measure: str) -> str:
+def _by_task(table: MethodTable, measure: str) -> str:
     tasks = list(dict.fromkeys(t for summary in table.methods.values() for t in summary.tasks))
     rows = [
         [
@@ -115,7 +115,7 @@ def _coverage(cell: Cell) -> str:
     return f"{cell.returned}/{cell.total}{share}"
 
 
-def _failures(report: Report) -> str:
+def _failures(report: BenchmarkReport) -> str:
     rows = []
     for table in report.tables:
         if table.subset != "full":
@@ -132,7 +132,7 @@ def _failures(report: Report) -> str:
     return format_table(header, rows) if rows else ""
 
 
-def published_rows(report: Report) -> list[PublishedRow]:
+def published_rows(report: BenchmarkReport) -> list[PublishedScores]:
     """Return the published rows of the report's benchmark, in its languages."""
     languages = {table.language for table in report.tables}
     return [
@@ -143,7 +143,7 @@ def published_rows(report: Report) -> list[PublishedRow]:
     ]
 
 
-def _published(rows: Sequence[PublishedRow]) -> str:
+def _published(rows: Sequence[PublishedScores]) -> str:
     measures = list(dict.fromkeys(name for row in rows for name in row.scores))
     header = ["method", "language", "subset", "judge", *measures, "protocol", "date", "source"]
     lines = [
@@ -162,7 +162,7 @@ def _published(rows: Sequence[PublishedRow]) -> str:
     return format_table(header, lines)
 
 
-def _published_by_task(rows: Sequence[PublishedRow]) -> str:
+def _published_by_task(rows: Sequence[PublishedScores]) -> str:
     tasks = list(dict.fromkeys(task for row in rows for task in row.tasks))
     lines = [
         [row.method, row.language, row.judge, *(_as_published(row.tasks.get(t)) for t in tasks)]
@@ -177,7 +177,7 @@ def _as_published(number: float | None) -> str:
     return NOTHING if number is None else f"{number:.3f}".removesuffix("0")
 
 
-def to_csv(report: Report) -> str:
+def to_csv(report: BenchmarkReport) -> str:
     """One line for each mean that there is, and for what should have had one; COLUMNS."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, restval=0)
@@ -195,7 +195,7 @@ def to_csv(report: Report) -> str:
     return text.getvalue()
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def to_json(report: BenchmarkReport) -> dict[str, Any]:
     """Return a report as values of JSON."""
     return {
         "benchmark": report.benchmark.name,

@@ -12,7 +12,7 @@ from etils import epath
 
 from step1x_jax.conditioning.images import read_image_bytes
 from step1x_jax.data import arrow, parquet
-from step1x_jax.data.json_lists import json_lines
+from step1x_jax.data.json_readers import read_json_lines
 from step1x_jax.data.paths import stays_inside, walk
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.names import is_name
@@ -68,7 +68,7 @@ def find_tables(path: epath.Path) -> list[epath.Path]:
         return find_tables(path / str(splits[0]))
     found: dict[str, list[epath.Path]] = {ending: [] for ending in ENDINGS}
     for folder, names, _ in walk(path):
-        listed = arrow.saved_files(folder / arrow.STATE) if arrow.STATE in names else None
+        listed = arrow.list_saved_files(folder / arrow.STATE) if arrow.STATE in names else None
         if listed is not None:
             names = [name for name in names if not name.endswith(".arrow")] + listed
         for name in names:
@@ -101,7 +101,7 @@ def read_rows(file: epath.Path, find_columns: FindColumns) -> Iterator[tuple[str
     """
     if file.suffix == ".jsonl":
         columns = None
-        for name, values in json_lines(file):
+        for name, values in read_json_lines(file):
             if isinstance(values, dict):
                 columns = columns or find_columns(file, list(values))
             elif not isinstance(values, UserError):
@@ -119,10 +119,10 @@ def read_rows(file: epath.Path, find_columns: FindColumns) -> Iterator[tuple[str
         return cells, [name for name in schema.names if name in needed]
 
     if file.suffix == ".arrow":
-        rows = arrow.arrow_rows(file.parent, [file.name], split_columns)
+        rows = arrow.read_arrow_rows(file.parent, [file.name], split_columns)
         yield from ((name, values, found[0]) for name, values in rows)
     else:
-        rows = parquet.parquet_rows(file, split_columns)
+        rows = parquet.read_parquet_rows(file, split_columns)
         yield from ((f"{file.name} {name}", values, found[0]) for name, values in rows)
 
 
@@ -155,5 +155,5 @@ def picture_reader(file: epath.Path, value: Any, item: int | None = None) -> Cal
 
 def forget() -> None:
     """Drops what is in memory of tables: files may have been replaced."""
-    arrow.forget()
-    parquet.forget()
+    arrow.clear_cache()
+    parquet.clear_cache()

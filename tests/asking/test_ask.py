@@ -6,19 +6,19 @@ import pytest
 
 from step1x_jax.asking.ask import (
     MOST_SILENT,
-    Limits,
+    AskLimits,
     ask_all,
     guess_tokens,
     plan_asking,
 )
 from step1x_jax.asking.cache import open_cache
-from step1x_jax.asking.exchange import Ask, NoReply, Picture, Reply, Served
+from step1x_jax.asking.exchange import Ask, NoReply, QuestionPicture, Reply, Served
 from step1x_jax.asking.pace import Pace, backoff
 from step1x_jax.asking.pool import Stopped, Stopping
 from step1x_jax.errors import UserError
 
 OTHERWISE = "ask in another folder"
-QUICK = Limits(max_attempts=3, concurrency=4, first_wait=0.001)
+QUICK = AskLimits(max_attempts=3, concurrency=4, first_wait=0.001)
 
 
 class ScriptedModel:
@@ -134,8 +134,10 @@ def test_what_does_not_count_is_asked_again_up_to_the_limit(tmp_path):
 
 def test_more_attempts_go_on_from_the_kept_replies(tmp_path):
     model = ScriptedModel(lambda ask, number: ["a", "b", "3", "d"][number])
-    assert statuses(run(tmp_path, model, asks("x"), Limits(max_attempts=2))) == {"x": "unparsable"}
-    answers = run(tmp_path, model, asks("x"), Limits(max_attempts=4))
+    assert statuses(run(tmp_path, model, asks("x"), AskLimits(max_attempts=2))) == {
+        "x": "unparsable"
+    }
+    answers = run(tmp_path, model, asks("x"), AskLimits(max_attempts=4))
     assert model.attempts == [0, 1, 2]
     assert answers["x", 0].value == 3
     assert [reply.text for reply in answers["x", 0].replies] == ["a", "b", "3"]
@@ -200,7 +202,7 @@ def test_single_failures_do_not(tmp_path):
     def script(ask, number):
         return NoReply("too large", again=False) if ask.id in bad else "1"
 
-    one_by_one = Limits(concurrency=1)
+    one_by_one = AskLimits(concurrency=1)
     answers = run(tmp_path, ScriptedModel(script), asks(*map(str, range(500))), one_by_one)
     assert collections.Counter(statuses(answers).values()) == {"ok": 50, "failed": 450}
 
@@ -221,7 +223,9 @@ def test_a_wait_that_the_server_wants_holds_everybody(tmp_path):
         times.append(time.monotonic())
         return NoReply("busy", again=True, wait=0.3) if len(times) == 1 else "1"
 
-    run(tmp_path, ScriptedModel(script), asks("0", "1", "2"), Limits(concurrency=1, first_wait=0))
+    run(
+        tmp_path, ScriptedModel(script), asks("0", "1", "2"), AskLimits(concurrency=1, first_wait=0)
+    )
     assert times[1] - times[0] >= 0.3
     assert times[3] - times[1] < 0.55  # it held once, not three times
     with pytest.raises(UserError, match="wants a wait of 86400 s"):
@@ -297,7 +301,7 @@ def test_a_plan_counts_what_would_be_asked(tmp_path):
     model = ScriptedModel(
         lambda ask, number: Reply("1", model="m", input_tokens=70, output_tokens=7)
     )
-    picture = Picture("p", bytes, pixels=28 * 28 * 10)
+    picture = QuestionPicture("p", bytes, pixels=28 * 28 * 10)
     questions = [Ask(f"q{i}", ("x" * 40 + str(i), picture)) for i in range(10)]
     assert guess_tokens(questions[0]) == 20
     with open_cache(tmp_path, OTHERWISE) as cache:

@@ -4,12 +4,12 @@ import json
 import pytest
 
 from step1x_jax.asking.cache import NAME, cache_key, look_into_cache, open_cache
-from step1x_jax.asking.exchange import Ask, Picture, Reply
+from step1x_jax.asking.exchange import Ask, QuestionPicture, Reply
 from step1x_jax.errors import UserError
 
 OTHERWISE = "ask in another folder"
 PARAMETERS = {"model": "m", "max_tokens": 5}
-ASK = Ask("one", ("text", Picture("abc", bytes)))
+ASK = Ask("one", ("text", QuestionPicture("abc", bytes)))
 
 
 def test_replies_come_back_as_they_were(tmp_path):
@@ -128,9 +128,9 @@ def test_the_key_covers_all_that_a_reply_depends_on():
     other = [
         (dataclasses.replace(ASK, repeat=1), PARAMETERS),
         (dataclasses.replace(ASK, system="s"), PARAMETERS),
-        (dataclasses.replace(ASK, parts=("text", Picture("abd", bytes))), PARAMETERS),
-        (dataclasses.replace(ASK, parts=("text!", Picture("abc", bytes))), PARAMETERS),
-        (dataclasses.replace(ASK, parts=(Picture("abc", bytes), "text")), PARAMETERS),
+        (dataclasses.replace(ASK, parts=("text", QuestionPicture("abd", bytes))), PARAMETERS),
+        (dataclasses.replace(ASK, parts=("text!", QuestionPicture("abc", bytes))), PARAMETERS),
+        (dataclasses.replace(ASK, parts=(QuestionPicture("abc", bytes), "text")), PARAMETERS),
         (dataclasses.replace(ASK, parts=("text", "abc")), PARAMETERS),
         (ASK, PARAMETERS | {"model": "n"}),
         (ASK, PARAMETERS | {"max_tokens": 6}),

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from step1x_jax.asking.ask import Limits, ask_all
+from step1x_jax.asking.ask import AskLimits, ask_all
 from step1x_jax.asking.cache import open_cache
 from step1x_jax.asking.chat import ChatClient
-from step1x_jax.asking.exchange import Ask, Picture, Served
+from step1x_jax.asking.exchange import Ask, QuestionPicture, Served
 from step1x_jax.asking.failures import read_failure, read_retry_after
 from step1x_jax.asking.preset import LOCAL, OPENAI, ChatPreset
 from step1x_jax.errors import UserError
@@ -19,7 +19,7 @@ from tests.asking.chat_server import Response, completion, error, serving
 OTHERWISE = "ask in another folder"
 PRESET = ChatPreset(endpoint=LOCAL, model="toy-1", max_tokens=512, temperature=0)
 OF_OPENAI = dataclasses.replace(PRESET, endpoint=OPENAI)
-LIMITS = Limits(max_attempts=3, concurrency=2, first_wait=0.001)
+LIMITS = AskLimits(max_attempts=3, concurrency=2, first_wait=0.001)
 GOOD = completion('{"score": [7, 8]}')
 KEY = "secret-key-of-a-test"
 
@@ -202,7 +202,7 @@ def test_the_request_is_as_the_preset_says():
         preset = dataclasses.replace(PRESET, **change)
         with serving(lambda request: GOOD) as server:
             client = ChatClient(dataclasses.replace(preset, endpoint=server.url), 5)
-            parts = ("look:", Picture("x", lambda: data), "well?")
+            parts = ("look:", QuestionPicture("x", lambda: data), "well?")
             client.answer(Ask("q", parts, system="be fair", schema=schema, repeat=2), attempt=1)
             body = server.questions[0].body
         picture = {

@@ -14,7 +14,7 @@ from PIL import Image
 from step1x_jax.conditioning.encoder import EncoderConfig, load_encoder
 from step1x_jax.conditioning.encoder_jax import load_jax
 from step1x_jax.conditioning.encoder_torch import load_torch
-from step1x_jax.conditioning.processor import Picture
+from step1x_jax.conditioning.processor import PicturePatches
 from step1x_jax.conditioning.prompt import Prompt
 from step1x_jax.conditioning.tokenizer import load_tokenizer
 from step1x_jax.models.mllm.config import MLLMConfig
@@ -38,7 +38,7 @@ def model(request):
 
 
 def case(name):
-    picture = Picture(INPUTS[f"{name}/pixel_values"], np.int64(INPUTS[f"{name}/grid_thw"]))
+    picture = PicturePatches(INPUTS[f"{name}/pixel_values"], np.int64(INPUTS[f"{name}/grid_thw"]))
     return picture, GOLDEN[f"{name}/input_ids"].tolist()
 
 

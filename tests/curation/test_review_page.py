@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from step1x_jax.curation.review import Verdict, read_verdicts, write_page
+from step1x_jax.curation.review import ReviewVerdict, read_verdicts, write_page
 from tests.curation.filters.rows import edit, encode
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def test_verdicts_are_kept_and_saved(tmp_path, browser):
     download.value.save_as(saved)
     assert download.value.suggested_filename == "verdicts.jsonl"
     assert read_verdicts(str(saved)) == {
-        'r0"<b>': Verdict('r0"<b>', "keep"),
-        'r2"<b>': Verdict('r2"<b>', "reject", "artefacts"),
+        'r0"<b>': ReviewVerdict('r0"<b>', "keep"),
+        'r2"<b>': ReviewVerdict('r2"<b>', "reject", "artefacts"),
     }
     assert problems == []

@@ -7,7 +7,7 @@ from step1x_jax.data.records import EditRecord
 
 
 def make_record(number: int, latent_size=(4, 4), tokens: int = 5, width: int = 8) -> EditRecord:
-    """A record whose arrays follow from its number; its id is that number."""
+    """Make a record whose arrays are seeded by its number; its id is that number."""
     rng = np.random.default_rng(number)
 
     def array(*shape):
@@ -29,7 +29,7 @@ def make_record(number: int, latent_size=(4, 4), tokens: int = 5, width: int = 8
 
 
 def assert_equal(a: EditRecord, b: EditRecord) -> None:
-    """All fields, arrays bit for bit."""
+    """Assert that all fields are equal, arrays bit for bit."""
     for name, value in vars(a).items():
         other = getattr(b, name)
         if isinstance(value, np.ndarray):

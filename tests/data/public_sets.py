@@ -1,4 +1,4 @@
-"""Rows as the public sets have them, for tests: two of each, and pictures to go with them."""
+"""Rows in the schemas of the public data sets, two of each, and pictures for them."""
 
 import io
 
@@ -84,14 +84,14 @@ SETS = {
 
 
 def picture(number: int) -> bytes:
-    """A small PNG file, another one for every number."""
+    """Return a small PNG file, distinct for every number."""
     file = io.BytesIO()
     Image.new("RGB", (10, 8), (number % 256, number // 256, 5)).save(file, "PNG")
     return file.getvalue()
 
 
 def save_pictures(folder, names) -> None:
-    """Pictures 0, 1, ... under these names."""
+    """Save pictures 0, 1, ... under these names."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

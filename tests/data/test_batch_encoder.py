@@ -1,4 +1,4 @@
-"""Batches through models whose outputs tell what went in; see also test_precompute.py."""
+"""Batches encoded by models whose outputs identify their inputs; see also test_precompute.py."""
 
 import json
 
@@ -17,7 +17,7 @@ from tests.data.test_precompute import BATCH, FakeModels, make, read_all
 
 @pytest.fixture
 def rows(tmp_path):
-    """Edits of 12 pictures, each used again at once and later."""
+    """Edits of 12 pictures, each used twice in a row and once later."""
     rng = np.random.default_rng(0)
     for i in range(12):
         pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
@@ -36,8 +36,8 @@ def check(record, picture):
     np.testing.assert_array_equal(record.source, record.target)
 
 
-def test_records_are_right_in_whatever_order_they_are_made(tmp_path, rows, monkeypatch):
-    """All batches are encoded, and their sources forgotten, before the last record is made."""
+def test_records_do_not_depend_on_the_order_in_which_they_are_made(tmp_path, rows, monkeypatch):
+    """All batches are encoded, and their sources evicted, before the last record is made."""
     monkeypatch.setattr(SourceCache, "LIMIT", 4)
     (tmp_path / "edits.json").write_text(json.dumps(rows))
     triplets, _ = read_triplets(tmp_path / "edits.json")
@@ -54,13 +54,13 @@ def test_records_are_right_in_whatever_order_they_are_made(tmp_path, rows, monke
         batch.wait()
 
 
-def test_more_sources_than_are_remembered(tmp_path, rows, monkeypatch):
+def test_more_sources_than_the_cache_holds(tmp_path, rows, monkeypatch):
     monkeypatch.setattr(SourceCache, "LIMIT", 4)
     models = FakeModels()
     make(tmp_path, rows, models, chunk_size=10)
     for name, record in read_all(tmp_path / "out").items():
         check(record, tmp_path / rows[int(name)]["source"])
-    # Each picture's edits that follow each other share its negative; the later one is computed.
+    # Consecutive edits of a picture share its negative; the later one is computed again.
     assert models.texts.count("") == 24
 
 

@@ -9,7 +9,7 @@ from tests.data.examples import make_record
 
 
 class Batch:
-    """Of one edit, whose record is there when `done` is set."""
+    """A batch of one edit, whose record is ready when `done` is set."""
 
     def __init__(self, number):
         self.number = number
@@ -21,7 +21,7 @@ class Batch:
         assert self.done.wait(10)
 
     def make(self):
-        assert self.done.is_set()  # the devices were waited for
+        assert self.done.is_set()  # the writer has waited for the devices
         record = make_record(self.number)
         if self.number == 1:
             record.source[0, 0, 0] = float("nan")
@@ -38,11 +38,11 @@ class Shards:
         self.written.append(record.id)
 
 
-def test_batches_are_written_in_order_and_what_became_of_them_is_returned():
+def test_batches_are_written_in_order_and_outcomes_are_returned():
     shards, batches = Shards(), [Batch(number) for number in range(3)]
     with BatchWriter(shards) as writer:
         assert IN_FLIGHT == 2
-        assert writer.write(batches[0]) == []  # at once: the devices are to get the next one
+        assert writer.write(batches[0]) == []  # does not block: the devices need the next batch
         batches[0].done.set()
         assert writer.write(batches[1]) == [None]
         assert shards.written == ["0"]
@@ -56,7 +56,7 @@ def test_batches_are_written_in_order_and_what_became_of_them_is_returned():
     assert shards.written == ["0", "2"]
 
 
-def test_what_fails_in_the_thread_is_raised_by_a_later_call():
+def test_an_error_in_the_thread_is_raised_by_a_later_call():
     batches = [Batch(3), Batch(4)]
     for batch in batches:
         batch.done.set()
@@ -70,7 +70,7 @@ def test_what_fails_in_the_thread_is_raised_by_a_later_call():
             writer.finish()
 
 
-def test_its_end_waits_for_the_batch_that_is_being_written():
+def test_the_context_exits_after_the_batch_in_progress_is_written():
     shards, batch = Shards(), Batch(0)
     timer = threading.Timer(0.05, batch.done.set)
     with BatchWriter(shards) as writer:

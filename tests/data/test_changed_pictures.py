@@ -1,4 +1,4 @@
-"""Pictures that are replaced, moved, or cannot be read for a while; edits that do not fit."""
+"""Pictures that are replaced, moved or temporarily unreadable; edits that do not fit."""
 
 import errno
 import json
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from step1x_jax.data import identity
-from step1x_jax.data.buckets import kept_part
+from step1x_jax.data.buckets import compute_kept_fraction
 from step1x_jax.data.manifest import MANIFEST, REJECTED, records_fingerprint, write_dataset
 from step1x_jax.data.shards import ShardReader
 from step1x_jax.data.sources import UnreadableError, read_picture
@@ -33,13 +33,13 @@ __all__ = ["models", "rows"]  # fixtures
 
 
 def save(path, shade):
-    """A BMP: of any colour as many bytes."""
+    """Save a BMP, whose size does not depend on its colour."""
     Image.new("RGB", (80, 80), (shade, 0, 0)).save(path)
 
 
 @pytest.fixture
 def bitmaps(tmp_path):
-    """Three edits in chunks of one edit each."""
+    """Three edits, to be made in chunks of one edit each."""
     for i in range(3):
         save(tmp_path / f"{i}_a.bmp", 10 * i)
         save(tmp_path / f"{i}_b.bmp", 100 + 10 * i)
@@ -66,7 +66,7 @@ def test_a_target_of_the_same_size_is_made_again(tmp_path, bitmaps, models, time
     wanted = models.encode_images(np.asarray(Image.open(target).resize((64, 64)))[None])[0]
     np.testing.assert_array_equal(found, wanted.astype(found.dtype))
     assert records_fingerprint(first) != records_fingerprint(second)
-    # what the manifest of before names is still there, for runs that are reading it
+    # the shards named by the previous manifest still exist, for runs that are reading them
     for name, data in before.items():
         if name.endswith(".array_record"):
             assert (tmp_path / "out" / name).read_bytes() == data
@@ -92,12 +92,12 @@ def test_moved_and_copied_pictures_are_read_once_and_not_encoded(
     assert {n: d for n, d in after.items() if not n.startswith("part") or "array" in n} == {
         n: d for n, d in before.items() if not n.startswith("part") or "array" in n
     }
-    monkeypatch.setattr(identity, "read_picture", None)  # the files are known by now
+    monkeypatch.setattr(identity, "read_picture", None)  # the new stamps were stored
     make(moved, bitmaps, models)
 
 
 def failing(monkeypatch, number):
-    """Reading 1_b.bmp fails with an error of the system; only while the result is in use."""
+    """Make reading 1_b.bmp fail with an error of the operating system."""
     read = identity.read_picture
 
     def read_picture(path):
@@ -121,7 +121,7 @@ def test_a_picture_that_could_not_be_read_is_tried_again(
         assert manifest.records == 2
         assert os.strerror(number) in manifest.bad_rows[0].reason
         done = len(models.texts)
-        assert make(tmp_path, bitmaps, models) == manifest  # still so: nothing is made again
+        assert make(tmp_path, bitmaps, models) == manifest  # still unreadable: not made again
         assert len(models.texts) == done
     manifest = make(tmp_path, bitmaps, models)
     assert manifest.records == 3
@@ -129,10 +129,10 @@ def test_a_picture_that_could_not_be_read_is_tried_again(
     assert set(read_all(tmp_path / "out")) == {"e0", "e1", "e2"}
 
 
-def test_rights_are_told_from_what_is_no_picture(tmp_path, monkeypatch):
+def test_missing_permission_is_distinguished_from_a_missing_picture(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot be read") as error:
         read_picture(str(tmp_path / "gone.png"))
-    assert not isinstance(error.value, UnreadableError)  # found by its size when it is there
+    assert not isinstance(error.value, UnreadableError)  # found by its size once it exists
     (tmp_path / "a.png").write_bytes(b"x")
 
     def no_rights(path):
@@ -144,8 +144,8 @@ def test_rights_are_told_from_what_is_no_picture(tmp_path, monkeypatch):
         read_picture(str(tmp_path / "a.png"))
 
 
-def test_a_folder_made_by_the_version_before_is_not_made_again(tmp_path, bitmaps, models):
-    """It notes nothing of pictures, nor digests."""
+def test_a_folder_of_the_previous_version_is_not_made_again(tmp_path, bitmaps, models):
+    """It stores neither the state of pictures nor digests."""
     make(tmp_path, bitmaps, models)
     for path in [*(tmp_path / "out").glob("part-*.json"), tmp_path / "out" / MANIFEST]:
         values = json.loads(path.read_text())
@@ -169,7 +169,7 @@ def test_a_folder_made_by_the_version_before_is_not_made_again(tmp_path, bitmaps
         ((1000, 100), (1000, 100), "of its source, 1000x100 pixels"),
     ],
 )
-def test_pairs_of_which_little_is_kept_are_named(tmp_path, models, source, target, reason):
+def test_pairs_whose_crop_keeps_too_little_are_rejected(tmp_path, models, source, target, reason):
     Image.new("RGB", source).save(tmp_path / "a.png")
     Image.new("RGB", target).save(tmp_path / "b.png")
     row = {"source": "a.png", "target": "b.png", "instruction": "x", "id": "e"}
@@ -180,23 +180,29 @@ def test_pairs_of_which_little_is_kept_are_named(tmp_path, models, source, targe
         assert "--min_kept" in manifest.bad_rows[0].reason
 
 
-def test_the_part_that_is_kept():
-    assert kept_part((60, 40), (96, 64)) == 1
-    assert kept_part((100, 50), (64, 64)) == kept_part((50, 100), (64, 64)) == 0.5
-    assert kept_part((400, 300), (30, 20)) == pytest.approx(8 / 9)
+def test_compute_kept_fraction():
+    assert compute_kept_fraction((60, 40), (96, 64)) == 1
+    assert (
+        compute_kept_fraction((100, 50), (64, 64))
+        == compute_kept_fraction((50, 100), (64, 64))
+        == 0.5
+    )
+    assert compute_kept_fraction((400, 300), (30, 20)) == pytest.approx(8 / 9)
 
 
-def test_pictures_that_are_all_gone_are_one_sentence(tmp_path, bitmaps, models):
+def test_a_list_without_any_picture_is_a_user_error(tmp_path, bitmaps, models):
     make(tmp_path, bitmaps, models)
     before = contents(tmp_path / "out")
     for path in tmp_path.glob("*.bmp"):
         path.unlink()
-    with pytest.raises(UserError, match=r"none of the pictures that edits.json names is.*--root"):
+    with pytest.raises(
+        UserError, match=r"none of the pictures that edits.json names exists.*--root"
+    ):
         make(tmp_path, bitmaps, models)
     assert contents(tmp_path / "out") == before
 
 
-def test_two_at_once_are_one_sentence(tmp_path, bitmaps, models):
+def test_two_runs_of_one_process_index_at_once_are_refused(tmp_path, bitmaps, models):
     inputs = [listed(tmp_path, bitmaps)]
     (tmp_path / "out").mkdir()
     with exclusive(tmp_path / "out" / ".process-1.lock", "mine"):
@@ -207,7 +213,7 @@ def test_two_at_once_are_one_sentence(tmp_path, bitmaps, models):
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_edits_of_which_the_models_make_nan_are_left_out(tmp_path, bitmaps):
+def test_edits_with_nan_in_model_outputs_are_left_out(tmp_path, bitmaps):
     class Broken(FakeModels):
         def encode_images(self, images):
             latents = super().encode_images(images)
@@ -223,7 +229,7 @@ def test_edits_of_which_the_models_make_nan_are_left_out(tmp_path, bitmaps):
     assert len(calls) == 3
 
 
-def test_files_of_people_are_not_replaced(tmp_path, bitmaps, models):
+def test_files_of_the_user_are_not_replaced(tmp_path, bitmaps, models):
     inputs = [listed(tmp_path, bitmaps)]
     (tmp_path / "out").mkdir()
     mine = tmp_path / "out" / REJECTED
@@ -236,7 +242,7 @@ def test_files_of_people_are_not_replaced(tmp_path, bitmaps, models):
     assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ['{"source": "a.png"}\n']
 
 
-def test_an_output_with_brackets_in_its_name(tmp_path, bitmaps, models):
+def test_an_output_folder_with_brackets_in_its_name(tmp_path, bitmaps, models):
     folder = tmp_path / "[set] *"
     folder.mkdir()
     for path in tmp_path.glob("*.bmp"):
@@ -248,8 +254,8 @@ def test_an_output_with_brackets_in_its_name(tmp_path, bitmaps, models):
     assert len(ShardReader(folder / "out", manifest.shards[0])) == 3
 
 
-def test_fingerprints_of_the_version_before_still_fit(tmp_path, bitmaps, models):
-    """They covered the ends of a model's files alone: the first half of today's."""
+def test_fingerprints_of_the_previous_version_still_match(tmp_path, bitmaps, models):
+    """They covered only the ends of a model's files: the first half of the current ones."""
     make(tmp_path, bitmaps, models, SETTINGS | {"encoder": "0123456789abcdef"})
     now = SETTINGS | {"encoder": "0123456789abcdef-fedcba9876543210"}
     assert make(tmp_path, bitmaps, models, now).records == 3
@@ -257,7 +263,7 @@ def test_fingerprints_of_the_version_before_still_fit(tmp_path, bitmaps, models)
         make(tmp_path, bitmaps, models, SETTINGS | {"encoder": "1123456789abcdef-fedcba9876543210"})
 
 
-def test_write_dataset_makes_what_can_be_read_where_it_was_before(tmp_path):
+def test_write_dataset_replaces_a_data_set(tmp_path):
     write_dataset(tmp_path, [make_record(0)])
     write_dataset(tmp_path, [make_record(1)])
     assert read_all(tmp_path).keys() == {"1"}

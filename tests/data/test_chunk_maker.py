@@ -3,7 +3,7 @@ from types import SimpleNamespace
 from step1x_jax.data.chunk_maker import batch_by_shape
 
 
-def test_batches_have_one_shape_and_come_as_they_are_full():
+def test_batches_have_one_shape_and_are_yielded_when_full():
     names = ["a1", "b1", "a2", "c1", "a3", "b2", "a4", "a5"]
     seen = []
 

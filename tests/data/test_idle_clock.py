@@ -1,7 +1,7 @@
 from step1x_jax.data import idle_clock
 
 
-def test_the_time_that_devices_wait_is_measured(monkeypatch):
+def test_idle_time_is_measured(monkeypatch):
     now = iter([0.0, 3.0, 4.0, 6.0, 7.0, 9.0])
     monkeypatch.setattr(idle_clock.time, "perf_counter", lambda: next(now))
     clock = idle_clock.IdleClock()  # at 0

@@ -6,7 +6,7 @@ import numpy as np
 from step1x_jax.data.model_output import ModelOutput
 
 
-def test_rows_are_the_examples_alone_each_cut_to_its_length():
+def test_rows_exclude_padding_and_are_cut_to_their_lengths():
     values = np.arange(4 * 5 * 2, dtype=np.float32).reshape(4, 5, 2)
     rows = ModelOutput(jnp.asarray(values), 3, np.array([5, 2, 0, 4], np.int32)).rows()
     assert [row.fetch().shape for row in rows] == [(5, 2), (2, 2), (0, 2)]
@@ -16,7 +16,7 @@ def test_rows_are_the_examples_alone_each_cut_to_its_length():
     np.testing.assert_array_equal(whole[1].fetch(), values[1].astype(jnp.bfloat16))
 
 
-def test_an_output_is_moved_to_the_host_once_whoever_asks_first():
+def test_an_output_is_moved_to_the_host_once():
     moves = []
 
     class Values:

@@ -1,4 +1,4 @@
-"""Data sets on an object store: made there, and read from a copy."""
+"""Data sets on an object store: written to it, and read from a local copy."""
 
 import dataclasses
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from step1x_jax.data import local_copy
-from step1x_jax.data.local_copy import on_local_disk
+from step1x_jax.data.local_copy import copy_to_local_disk
 from step1x_jax.data.manifest import MANIFEST, read_manifest, write_dataset
 from step1x_jax.data.precompute import precompute
 from step1x_jax.errors import UserError
@@ -27,7 +27,7 @@ FOLDER = "gs://bucket/data"
 
 
 def copied(folder=FOLDER):
-    return on_local_disk(epath.Path(folder), read_manifest(epath.Path(folder) / MANIFEST))
+    return copy_to_local_disk(epath.Path(folder), read_manifest(epath.Path(folder) / MANIFEST))
 
 
 @pytest.fixture
@@ -45,14 +45,14 @@ def fetched(monkeypatch):
 
 
 @pytest.mark.parametrize("scheme", ["gs", "s3"])
-def test_batches_are_those_of_a_disk(store, tmp_path, scheme):
+def test_batches_equal_those_from_a_disk(store, tmp_path, scheme):
     write_dataset(tmp_path, RECORDS)
     write_dataset(f"{scheme}://bucket/data", RECORDS)
     store.freeze_listings()
     assert_same(batches(f"{scheme}://bucket/data", 6, start=5), batches(str(tmp_path), 6, start=5))
 
 
-def test_shards_are_fetched_once_and_anew_when_they_were_made_anew(store, fetched):
+def test_shards_are_fetched_once_and_again_after_they_were_replaced(store, fetched):
     write_dataset(FOLDER, RECORDS)
     names = [shard.file for shard in read_manifest(f"{FOLDER}/{MANIFEST}").shards]
     first = copied()
@@ -84,12 +84,14 @@ def folder_manifest():
 
 def test_processes_of_a_machine_fetch_each_shard_once(store, fetched):
     write_dataset(FOLDER, RECORDS)
-    with ThreadPoolExecutor(4) as threads:  # the lock is one of files, not of threads
+    with ThreadPoolExecutor(
+        4
+    ) as threads:  # the lock is a file lock, so threads stand for processes
         (folder,) = set(threads.map(lambda _: copied(), range(4)))
     assert len(fetched) == len(set(fetched)) == len(list(folder.glob("*.array_record")))
 
 
-def test_an_interrupted_copy_counts_as_none(store, monkeypatch):
+def test_an_interrupted_copy_is_not_used(store, monkeypatch):
     write_dataset(FOLDER, RECORDS)
 
     def broken(path, local):
@@ -102,7 +104,7 @@ def test_an_interrupted_copy_counts_as_none(store, monkeypatch):
     assert len(read_copies()) == len(RECORDS)
 
 
-def test_what_cannot_be_copied_is_said(store, monkeypatch):
+def test_shards_that_cannot_be_copied_are_a_user_error(store, monkeypatch):
     write_dataset(FOLDER, RECORDS)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
@@ -113,7 +115,7 @@ def test_what_cannot_be_copied_is_said(store, monkeypatch):
         copied()
 
 
-def test_a_data_set_is_made_and_finished_with_stale_listings(store, tmp_path, rows, models):  # noqa: F811
+def test_a_data_set_is_made_and_resumed_with_stale_listings(store, tmp_path, rows, models):  # noqa: F811
     inputs = [listed(tmp_path, rows)]
 
     def run(output):
@@ -127,7 +129,7 @@ def test_a_data_set_is_made_and_finished_with_stale_listings(store, tmp_path, ro
         run(FOLDER)
     done = [name for name in store.names if name.endswith(".json")]
     assert 0 < len(done) < 4
-    # No manifest without its shards, and nothing of the chunk that was broken off.
+    # No manifest without its shards, and no file of the interrupted chunk.
     for name in done:
         for shard in read_manifest(f"gs://{name}").shards:
             assert f"bucket/data/{shard.file}" in store.names
@@ -135,7 +137,7 @@ def test_a_data_set_is_made_and_finished_with_stale_listings(store, tmp_path, ro
     models.fail_after, before = 10**9, len(models.texts)
     there = list(store.puts)
     assert run(FOLDER).missing == 0
-    assert not set(store.puts[len(there) :]) & set(there)  # what was done is left alone
+    assert not set(store.puts[len(there) :]) & set(there)  # complete chunks are not written again
     assert len(models.texts) > before
 
     outcome = run(tmp_path / "out")
@@ -146,7 +148,7 @@ def test_a_data_set_is_made_and_finished_with_stale_listings(store, tmp_path, ro
     assert all(a[i].target.tobytes() == b[i].target.tobytes() for i in a)
 
 
-def test_listed_leftovers_of_a_removed_data_set_are_no_hindrance(store, tmp_path, rows, models):  # noqa: F811
+def test_deleted_files_in_listings_are_ignored(store, tmp_path, rows, models):  # noqa: F811
     def run(settings):
         inputs = [listed(tmp_path, rows)]
         return precompute(inputs, FOLDER, settings, models.load, batch_size=BATCH, threads=1)

@@ -1,4 +1,4 @@
-"""Lists of edits as people have them: links, odd names and bytes, what is no list."""
+"""Unusual lists of edits: links, odd names and encodings, files that are not lists."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def ids(path):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_byte_order_marks_and_ends_of_lines(tmp_path, encoding, end):
+def test_byte_order_marks_and_line_endings(tmp_path, encoding, end):
     lines = [json.dumps(row | {"instruction": "变红"}, ensure_ascii=False) for row in rows(3)]
     path = tmp_path / "edits.jsonl"
     path.write_bytes("".join(line + end for line in lines).encode(encoding))
@@ -37,7 +37,7 @@ def test_byte_order_marks_and_ends_of_lines(tmp_path, encoding, end):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "latin-1"])
-def test_other_encodings_are_named(tmp_path, encoding):
+def test_other_encodings_are_refused(tmp_path, encoding):
     mark = "\ufeff" if encoding == "utf-16-be" else ""
     for name in ("edits.jsonl", "edits.json"):
         text = mark + json.dumps([ROW | {"instruction": "é"}], ensure_ascii=False)
@@ -49,8 +49,8 @@ def test_other_encodings_are_named(tmp_path, encoding):
 
 
 @pytest.mark.parametrize("name", ["edits.jsonl", "edits.json"])
-@pytest.mark.parametrize("field", ["id", "instruction", "source", "task", "of no form"])
-def test_a_row_with_half_a_character_is_left_out_alone(tmp_path, name, field):
+@pytest.mark.parametrize("field", ["id", "instruction", "source", "task", "of no schema"])
+def test_only_the_row_with_a_lone_surrogate_is_left_out(tmp_path, name, field):
     some = rows(3)
     some[1][field] = "party \ud83c"
     write(tmp_path / name, *some, lines=name.endswith("l"))
@@ -61,7 +61,7 @@ def test_a_row_with_half_a_character_is_left_out_alone(tmp_path, name, field):
     assert bad.reason.isprintable()
 
 
-def test_half_a_character_in_the_published_layout(tmp_path):
+def test_a_lone_surrogate_in_the_published_layout(tmp_path):
     row = {"ref_image_path": "s.png", "caption": "x"}
     (tmp_path / "a.json").write_text(json.dumps({"\ud83c.png": row, "t.png": row}))
     (good,), (bad,) = read_triplets(tmp_path / "a.json")
@@ -69,15 +69,15 @@ def test_half_a_character_in_the_published_layout(tmp_path):
     assert bad.row == r"a.json \ud83c.png"
 
 
-def test_numbers_that_matter_to_others_do_no_harm(tmp_path):
-    """Lists that pandas wrote have NaN where a table has gaps."""
+def test_nan_and_large_numbers_in_other_fields_are_ignored(tmp_path):
+    """Lists written by pandas have NaN for missing values."""
     some = [row | {"score": float("nan"), "seed": 2**70} for row in rows(2)]
     for name in ("a.jsonl", "a.json"):
         assert ids(write(tmp_path / name, *some, lines=name.endswith("l"))) == ["e0", "e1"]
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"id": ' + "9" * 5000 + "}", '{"source": NaN}'])
-def test_rows_that_no_program_writes_are_left_out(tmp_path, text):
+def test_malicious_rows_are_left_out(tmp_path, text):
     path = tmp_path / "edits.jsonl"
     path.write_text("\n".join([text, json.dumps(ROW)]))
     triplets, (bad,) = read_triplets(path)
@@ -90,7 +90,7 @@ def test_rows_that_no_program_writes_are_left_out(tmp_path, text):
             read_triplets(tmp_path / "edits.json")
 
 
-def test_links_to_folders_are_followed_and_circles_end(tmp_path):
+def test_links_to_folders_are_followed_and_cycles_terminate(tmp_path):
     own, elsewhere = tmp_path / "set" / "m", tmp_path / "elsewhere"
     for folder, name in ((own, "0.png"), (elsewhere / "deep", "1.png")):
         save_pictures(folder, [name])
@@ -101,7 +101,7 @@ def test_links_to_folders_are_followed_and_circles_end(tmp_path):
     (tmp_path / "set" / "nowhere").symlink_to(tmp_path / "gone")
     triplets, bad = read_triplets(tmp_path / "set")
     assert not bad
-    # the folder itself, under its own name, not under that of a link to it
+    # the folder is named by its own path, not by that of a link to it
     assert [row.row for row in triplets] == [
         "link/deep/metadata.jsonl line 1",
         "m/metadata.jsonl line 1",
@@ -140,7 +140,7 @@ def test_folders_of_any_name(tmp_path, name):
         assert not bad
         assert read_picture(row.source_path) == picture(0)
         assert read_picture(row.target_path) == picture(1)
-        row.id.encode()  # goes into the record, which is UTF-8
+        row.id.encode()  # it is stored in the record as UTF-8
         row.row.encode()
 
 
@@ -151,7 +151,7 @@ def test_the_home_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("list_name", ["pairs.jsonl", "pairs.json"])
-def test_what_precompute_wrote_into_the_folder_is_no_list(tmp_path, list_name):
+def test_files_written_by_precompute_are_not_lists(tmp_path, list_name):
     write(tmp_path / list_name, *rows(3), lines=list_name.endswith("l"))
     before = ids(tmp_path)
     manifest = write_dataset(tmp_path, [make_record(0)])
@@ -162,11 +162,11 @@ def test_what_precompute_wrote_into_the_folder_is_no_list(tmp_path, list_name):
         with pytest.raises(UserError, match=r"written by launch\.precompute; give the list"):
             read_triplets(tmp_path / name)
     (tmp_path / list_name).unlink()
-    with pytest.raises(UserError, match=r"what launch\.precompute wrote there is none"):
+    with pytest.raises(UserError, match=r"launch\.precompute wrote there are not lists"):
         read_triplets(tmp_path)
 
 
-def test_lists_of_people_may_have_the_same_names(tmp_path):
+def test_lists_of_the_user_may_have_the_same_names(tmp_path):
     write(tmp_path / MANIFEST, *rows(3), lines=False)
     assert ids(tmp_path) == ids(tmp_path / MANIFEST) == ["e0", "e1", "e2"]
     write(tmp_path / REJECTED, *rows(2))
@@ -186,7 +186,7 @@ def test_lists_of_people_may_have_the_same_names(tmp_path):
         ("file:///etc/passwd", "source is an address (file://), not a path"),
     ],
 )
-def test_what_is_no_path_is_one_sentence(tmp_path, source, reason):
+def test_pictures_and_addresses_in_place_of_paths_are_rejected(tmp_path, source, reason):
     path = write(tmp_path / "edits.jsonl", ROW | {"source": source}, ROW)
     triplets, (bad,) = read_triplets(path)
     assert len(triplets) == 1
@@ -194,22 +194,22 @@ def test_what_is_no_path_is_one_sentence(tmp_path, source, reason):
     assert len(bad.reason) < 200
 
 
-def test_paths_of_all_kinds_are_paths(tmp_path):
+def test_all_kinds_of_paths_are_accepted(tmp_path):
     for source in ("/9j/a.png", "../a.png", "/abs/a.png", "gs://bucket/a.png", "a" * 1000):
         assert len(read_triplets(write(tmp_path / "e.jsonl", ROW | {"source": source}))[0]) == 1
 
 
-def test_pipes_are_no_lists(tmp_path):
+def test_pipes_are_not_lists(tmp_path):
     os.mkfifo(tmp_path / "a.jsonl")
-    with pytest.raises(UserError, match="is no file of edits"):
+    with pytest.raises(UserError, match="is not a file of edits"):
         read_triplets(tmp_path / "a.jsonl")
-    with pytest.raises(UserError, match="has no list of edits"):
+    with pytest.raises(UserError, match="contains no list of edits"):
         read_triplets(tmp_path)
     write(tmp_path / "b.jsonl", ROW)
     assert len(read_triplets(tmp_path)[0]) == 1
 
 
-def test_a_list_apart_from_its_pictures(tmp_path):
+def test_a_list_in_another_folder_than_its_pictures(tmp_path):
     save_pictures(tmp_path / "pictures", ["0.png"])
     (tmp_path / "json").mkdir()
     path = write(tmp_path / "json" / "edits.jsonl", *rows(1))
@@ -220,7 +220,7 @@ def test_a_list_apart_from_its_pictures(tmp_path):
 @pytest.mark.parquet
 @pytest.mark.parametrize("cell", ["bytes", "path"])
 def test_a_folder_of_save_to_disk(tmp_path, cell):
-    """As datasets writes it: arrow streams, and state.json, which lists them."""
+    """A folder as datasets writes it: arrow streams, and a state.json that lists them."""
     pa = pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
     folder = tmp_path / "saved" / "train"
     save_pictures(folder, [f"{i}.png" for i in range(6)])
@@ -263,13 +263,13 @@ def test_a_folder_of_save_to_disk(tmp_path, cell):
         with pytest.raises(UserError, match="does not list files of its folder"):
             read_triplets(folder)
     (folder / "state.json").unlink()
-    with pytest.raises(UserError, match="has no list of edits"):
+    with pytest.raises(UserError, match="contains no list of edits"):
         read_triplets(folder)
 
 
 @pytest.mark.parquet
-def test_a_picture_that_many_rows_share_is_in_memory_once(tmp_path):
-    """Else a file of 2 MB would take 12 GB."""
+def test_a_picture_shared_by_many_rows_is_in_memory_once(tmp_path):
+    """Otherwise a file of 2 MB would take 12 GB."""
     pa = pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
     pq = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
@@ -293,7 +293,7 @@ def test_a_picture_that_many_rows_share_is_in_memory_once(tmp_path):
 
 
 @pytest.mark.parquet
-def test_text_that_is_no_unicode_leaves_out_its_row(tmp_path):
+def test_only_the_row_with_invalid_unicode_is_left_out(tmp_path):
     pa = pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
     pq = pytest.importorskip("pyarrow.parquet")
     broken = pa.Array.from_buffers(

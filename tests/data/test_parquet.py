@@ -11,7 +11,7 @@ import pytest
 from step1x_jax.data import parquet
 from step1x_jax.data.chunks import Input
 from step1x_jax.data.precompute import precompute
-from step1x_jax.data.sources import picture_stamp, read_picture, read_triplets
+from step1x_jax.data.sources import read_picture, read_triplets, stamp_picture
 from step1x_jax.errors import UserError
 from tests.data.public_sets import SETS, picture, save_pictures
 from tests.data.test_precompute import BATCH, SETTINGS, FakeModels, read_all
@@ -24,7 +24,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # Hugging Fa
 
 
 def write(path, rows, group=1, **types):
-    """A file with some rows in a group; `types` are those of columns that pyarrow cannot guess."""
+    """Write a file with `group` rows per row group; `types` has types that pyarrow cannot infer."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {name: [row.get(name) for row in rows] for name in rows[0]}
     arrays = {name: pa.array(values, types.get(name)) for name, values in columns.items()}
@@ -33,7 +33,7 @@ def write(path, rows, group=1, **types):
 
 
 def in_cells(row, cell):
-    """A row of public_sets.py with pictures in place of their names."""
+    """Return a row of public_sets.py with pictures in place of their names."""
 
     def change(value):
         if isinstance(value, list):
@@ -45,7 +45,7 @@ def in_cells(row, cell):
 
 
 def edits(count):
-    """Rows of our own form with pictures 2 i and 2 i + 1."""
+    """Make rows of our own schema; row i has pictures 2 i and 2 i + 1."""
     return [
         {
             "source": {"bytes": picture(2 * i), "path": None},
@@ -58,7 +58,7 @@ def edits(count):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """How often which column of which row group was read."""
+    """Count how often each column of each row group is read."""
     counts = collections.Counter()
     real, lock = parquet._read_column, threading.Lock()
 
@@ -86,7 +86,7 @@ def test_the_public_sets(tmp_path, name, cell):
     assert dataclasses.astuple(row)[4:] == (*expected[2:5], expected[5] or row.row)
     pictures = [p for r in (first, row) for p in (r.source_path, r.target_path)]
     assert [read_picture(p) for p in pictures] == [picture(i) for i in range(4)]
-    assert {picture_stamp(p)[0] for p in pictures} == {path.stat().st_size}
+    assert {stamp_picture(p)[0] for p in pictures} == {path.stat().st_size}
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -99,7 +99,7 @@ def test_columns_of_paths(tmp_path, name):
     assert read_picture(row.source_path) == picture(2)
 
 
-def test_cells_with_a_path_alone(tmp_path):
+def test_cells_with_only_a_path(tmp_path):
     save_pictures(tmp_path / "pictures", ["a.png"])
     row = edits(1)[0] | {"source": {"bytes": None, "path": "pictures/a.png"}}
     ((row,), _) = read_triplets(write(tmp_path / "a.parquet", [row], source=IMAGE))
@@ -141,7 +141,7 @@ def test_listing_does_not_read_pictures(tmp_path, monkeypatch):
     assert columns == ["instruction", "task"]
 
 
-def test_bad_rows_are_named_and_the_rest_stays(tmp_path):
+def test_bad_rows_are_named_and_the_others_are_read(tmp_path):
     rows = edits(3)
     rows[1]["instruction"] = None
     good, bad = read_triplets(write(tmp_path / "a.parquet", rows))
@@ -174,13 +174,14 @@ def test_several_pictures_are_named(tmp_path):
     assert read_picture(triplets[0].source_path) == picture(0)
     with pytest.raises(UserError, match=r"a\.parquet row 1 has 2 pictures in input_images, not"):
         read_picture(triplets[1].source_path)
-    rows = [{**SETS["ImgEdit"][0][0], "input_images": ["0.png", "1.png"]}]  # paths: seen at once
+    # Paths, unlike pictures in cells, are checked while listing.
+    rows = [{**SETS["ImgEdit"][0][0], "input_images": ["0.png", "1.png"]}]
     good, bad = read_triplets(write(tmp_path / "b.parquet", rows))
     assert not good
     assert bad[0].reason == "input_images has 2 pictures, not one"
 
 
-def test_other_columns_are_refused_with_the_known_ones(tmp_path):
+def test_unknown_columns_are_refused_with_the_known_ones(tmp_path):
     row = {"source": "a.png", "after": "b.png", "edit": "x"}
     with pytest.raises(
         UserError, match=r"a\.parquet has the columns source, after, edit;"
@@ -200,12 +201,12 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"a\.parquet row 0 is damaged"):
         read_picture(triplets[0].source_path)
     path.write_bytes(bytes(len(data) // 2) + data[len(data) // 2 :])  # zeros in the first group
-    parquet.forget()
+    parquet.clear_cache()
     with pytest.raises(UserError, match=r"a\.parquet row 0 is damaged"):
         read_picture(triplets[0].source_path)
     assert read_picture(triplets[399].target_path) == picture(799)
     path.unlink()
-    parquet.forget()
+    parquet.clear_cache()
     with pytest.raises(UserError, match=r"a\.parquet row 3 cannot be read \(No such file"):
         read_picture(triplets[3].source_path)
 
@@ -213,19 +214,19 @@ def test_damaged_files_are_named(tmp_path):
 def test_a_file_that_was_replaced(tmp_path):
     path = write(tmp_path / "a.parquet", edits(9), group=2)
     triplets, _ = read_triplets(path)
-    lengths = {picture_stamp(row.source_path)[0] for row in triplets}
+    lengths = {stamp_picture(row.source_path)[0] for row in triplets}
     assert read_picture(triplets[0].source_path) == picture(0)
     rows = [{**row, "source": {"bytes": b"new", "path": None}} for row in edits(4)]
     read_triplets(write(path, rows))
     assert read_picture(triplets[0].source_path) == b"new"
-    assert lengths != {picture_stamp(triplets[0].source_path)[0]} == {path.stat().st_size}
-    with pytest.raises(UserError, match=r"row 4 is not there, the file has 4 rows now"):
+    assert lengths != {stamp_picture(triplets[0].source_path)[0]} == {path.stat().st_size}
+    with pytest.raises(UserError, match=r"row 4 does not exist, the file has 4 rows now"):
         read_picture(triplets[4].source_path)
-    with pytest.raises(UserError, match=r"has no column mask any more"):
+    with pytest.raises(UserError, match=r"no longer has a column mask"):
         read_picture(triplets[0].source_path.replace("source", "mask"))
 
 
-def test_many_threads_get_the_right_pictures_and_read_a_group_a_few_times(tmp_path, reads):
+def test_many_threads_get_the_right_pictures_and_read_few_groups(tmp_path, reads):
     triplets, _ = read_triplets(write(tmp_path / "a.parquet", edits(320), group=20))
     expected = [(picture(2 * i), picture(2 * i + 1)) for i in range(320)]
 
@@ -233,22 +234,22 @@ def test_many_threads_get_the_right_pictures_and_read_a_group_a_few_times(tmp_pa
         return read_picture(row.source_path), read_picture(row.target_path)
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        # In any order; the threads may be any number of groups apart.
+        # In any order; threads may be any number of groups apart.
         assert list(pool.map(read, triplets[::7] + triplets)) == expected[::7] + expected
-        parquet.forget()
+        parquet.clear_cache()
         reads.clear()
-        # 16 rows at a time, as a loader goes through a list.
+        # 16 rows at a time, as a loader reads a list.
         windows = [triplets[start : start + 16] for start in range(0, 320, 16)]
         assert [pair for window in windows for pair in pool.map(read, window)] == expected
     assert set(reads) == {(i, name) for i in range(16) for name in ("source", "target")}
-    # 16 rows are in two groups at most, which both stay; 20 rows are in two windows.
+    # 16 rows are in at most two groups, which are both cached; 20 rows are in two windows.
     assert max(reads.values()) <= 2
 
 
-def test_a_group_that_many_threads_want_at_once_is_read_once(tmp_path, reads, monkeypatch):
+def test_a_group_requested_by_many_threads_at_once_is_read_once(tmp_path, reads, monkeypatch):
     class SlowGroup(parquet._Group):
         def __init__(self, *arguments):
-            time.sleep(0.01)  # the others come meanwhile
+            time.sleep(0.01)  # the other threads arrive meanwhile
             super().__init__(*arguments)
 
     monkeypatch.setattr(parquet, "_Group", SlowGroup)
@@ -264,7 +265,7 @@ def test_a_group_that_many_threads_want_at_once_is_read_once(tmp_path, reads, mo
     assert reads == {(0, "source"): 1}
 
 
-def test_two_groups_stay_in_memory(tmp_path, reads):
+def test_two_groups_are_cached(tmp_path, reads):
     triplets, _ = read_triplets(write(tmp_path / "a.parquet", edits(3)))
     for i in (0, 1, 0, 1, 2, 1, 0):
         assert read_picture(triplets[i].source_path) == picture(2 * i)

@@ -14,14 +14,14 @@ from step1x_jax.data import shards
 from step1x_jax.data.manifest import (
     MANIFEST,
     Manifest,
-    Source,
+    SourceInfo,
     read_manifest,
     write_dataset,
     write_manifest,
 )
-from step1x_jax.data.mixing import BucketPlan, mixture, turns
+from step1x_jax.data.mixing import BucketPlan, count_turns, mix_manifests
 from step1x_jax.data.pipeline import DataConfig, make_batches
-from step1x_jax.data.shards import writing_shards
+from step1x_jax.data.shards import open_shard_writer
 from step1x_jax.errors import UserError
 from tests.data.examples import make_record
 from tests.data.test_shards import damage
@@ -62,7 +62,7 @@ def ids(batch) -> list[str]:
     return [BY_TARGET[target.tobytes()].id for target in batch["target"]]
 
 
-def test_batches_hold_the_records_padded(path):
+def test_batches_contain_the_padded_records(path):
     for batch in batches(path, caption_dropout=0.0):
         assert batch["text"].shape == (4, 9, 8)
         assert batch["text_lengths"].dtype == np.int32
@@ -96,12 +96,12 @@ def test_seeking_equals_iterating(path, start):
     assert_same(batches(path, STEPS - start, start=start), batches(path)[start:])
 
 
-def test_a_far_step_is_reached_without_those_before_it(path):
-    """Else it would take days."""
+def test_a_far_step_is_reached_without_the_steps_before_it(path):
+    """Otherwise it would take days."""
     assert batches(path, 1, start=10**9)
 
 
-def test_every_record_comes_equally_often_and_none_twice_in_an_epoch(path):
+def test_every_record_occurs_once_in_an_epoch(path):
     """40 records in batches of 4 and buckets of 24, 8 and 8: 5 turns a round, 10 steps an epoch."""
     seen = [name for batch in batches(path, 50) for name in ids(batch)]
     counts = {name: seen.count(name) for name in set(seen)}
@@ -110,10 +110,10 @@ def test_every_record_comes_equally_often_and_none_twice_in_an_epoch(path):
     largest = [name for name in seen if RECORDS[int(name)].source.shape == (4, 4, 16)]
     for epoch in range(5):
         assert len(set(largest[24 * epoch : 24 * (epoch + 1)])) == 24
-    assert largest[:24] != largest[24:48]  # each epoch in an order of its own
+    assert largest[:24] != largest[24:48]  # each epoch has its own order
 
 
-def test_caption_dropout_takes_the_negative_embedding(path):
+def test_caption_dropout_uses_the_negative_embedding(path):
     kept = batches(path, 100, caption_dropout=0.0)
     some = batches(path, 100, caption_dropout=0.3)
     dropped = 0
@@ -126,7 +126,7 @@ def test_caption_dropout_takes_the_negative_embedding(path):
             is_dropped = text == record.negative_text.tobytes()
             assert is_dropped or text == record.text.tobytes()
             dropped += is_dropped
-    assert 85 <= dropped <= 155  # 400 draws of 0.3: four standard deviations of 9 around 120
+    assert 85 <= dropped <= 155  # 400 draws at 0.3: 120 +- four standard deviations of 9
     assert all((b["text_lengths"] == 3).all() for b in batches(path, 5, caption_dropout=1.0))
 
 
@@ -139,8 +139,8 @@ def test_dropout_without_negatives_is_refused(tmp_path):
     assert batches(str(tmp_path), caption_dropout=0.0)
 
 
-def test_batches_without_weights_are_what_they_always_were(path):
-    """Runs that were begun before there were weights go on with the same data."""
+def test_batches_without_weights_never_change(path):
+    """Runs started before weights existed must continue with the same data."""
     digest = hashlib.sha256()
     for batch in batches(path, 40, start=3, caption_dropout=0.3):
         for name in sorted(batch.keys() - {"ids"}):
@@ -157,14 +157,14 @@ def mixed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixed")
     infos = []
     for source, sizes in enumerate(([(4, 4)] * 4 + [(2, 8)], [(4, 4)] * 2 + [(2, 8)] * 3)):
-        with writing_shards(folder, f"s{source}") as shards:
+        with open_shard_writer(folder, f"s{source}") as shards:
             for i in range(30 if source == 0 else 10):
                 record = make_record(100 * source + i, sizes[i % 5])
                 if i % 4:
                     record.negative_text = None
                 shards.write(record)
         infos += [dataclasses.replace(info, source=source) for info in shards.close()]
-    manifest = Manifest({}, infos, sources=[Source("large", 1.0), Source("small", 3.0)])
+    manifest = Manifest({}, infos, sources=[SourceInfo("large", 1.0), SourceInfo("small", 3.0)])
     write_manifest(folder / MANIFEST, manifest)
     return str(folder)
 
@@ -173,7 +173,7 @@ NUMBERS = {make_record(i, size).target.tobytes(): i for size in ((4, 4), (2, 8))
            for i in [*range(30), *range(100, 110)]}  # fmt: skip
 
 
-def test_weights_are_shares_of_the_draws_whatever_the_sizes(mixed):
+def test_weights_are_shares_of_the_draws_independent_of_sizes(mixed):
     numbers, by_bucket = [], Counter()
     for batch in batches(mixed, 250, batch_size=8, caption_dropout=0.0):
         drawn = [NUMBERS[target.tobytes()] for target in batch["target"]]
@@ -182,17 +182,17 @@ def test_weights_are_shares_of_the_draws_whatever_the_sizes(mixed):
     counts = Counter(numbers)
     large = [counts[i] for i in range(30)]
     small = [counts[i] for i in range(100, 110)]
-    # Buckets come by chance: of 250 draws one with share 0.5 deviates by 0.032.
+    # Buckets are drawn at random: the standard deviation of 250 draws at 0.5 is 0.032.
     assert abs(sum(small) / 2000 - 0.75) < 0.03
     # rates: 0.25 / 30 and 0.75 / 10; the bucket of 4 x 4 has 24 and 4 of them
     assert abs(by_bucket[4] / 2000 - (24 * 0.25 / 30 + 4 * 0.75 / 10)) < 0.13
     for counted, bucket in ((large, [i for i in range(30) if i % 5 < 4]), (small, [0, 1, 5, 6])):
         inside = [counted[i] for i in bucket]
-        assert max(inside) - min(inside) <= 1  # all of a source before any of it again
+        assert max(inside) - min(inside) <= 1  # each record of a source before any is repeated
     assert min(small) > 7 * max(large)
 
 
-def test_mixtures_do_not_depend_on_processes_or_where_one_starts(mixed):
+def test_mixtures_do_not_depend_on_processes_or_the_start_step(mixed):
     whole = batches(mixed, 20, caption_dropout=0.1)
     assert_same(batches(mixed, 9, start=11, caption_dropout=0.1), whole[11:])
     parts = [batches(mixed, 20, process=(i, 2), caption_dropout=0.1) for i in range(2)]
@@ -203,16 +203,16 @@ def test_mixtures_do_not_depend_on_processes_or_where_one_starts(mixed):
     assert_same(joined, whole)
 
 
-def test_dropout_has_the_right_rate_where_few_records_have_negatives(mixed):
-    """8 of 30 and 3 of 10 have one: 0.25 * 8/30 + 0.75 * 3/10 = 0.292 of all draws."""
+def test_dropout_has_the_right_rate_if_few_records_have_negatives(mixed):
+    """8 of 30 and 3 of 10 have negatives: 0.25 * 8/30 + 0.75 * 3/10 = 0.292 of all draws."""
     kept, some = (batches(mixed, 250, batch_size=8, caption_dropout=p) for p in (0.0, 0.1))
     dropped = Counter()
     for batch, whole in zip(some, kept, strict=True):
         for i, target in enumerate(batch["target"]):
             if batch["text"][i].tobytes() != whole["text"][i].tobytes():
                 dropped[NUMBERS[target.tobytes()] % 100 % 4] += 1
-    assert set(dropped) == {0}  # only those that have one
-    assert 140 < dropped[0] < 260  # 2000 draws of 0.1: four and a half deviations of 13
+    assert set(dropped) == {0}  # only records that have a negative
+    assert 140 < dropped[0] < 260  # 2000 draws at 0.1: 4.5 standard deviations of 13
     with pytest.raises(UserError, match=r"caption_dropout is 0\.3; only 29\.2% of the records"):
         batches(mixed, 1, caption_dropout=0.3)
 
@@ -225,7 +225,7 @@ COUNTS = {(16, 16): 12, (8, 8): 24, (4, 12): 36}
 
 @pytest.fixture(scope="module")
 def resolutions(tmp_path_factory):
-    """A data set for each size; the last two lie together."""
+    """Two data sets: one with the largest size, one with the two others."""
     folder = tmp_path_factory.mktemp("resolutions")
     sizes = [size for size, count in COUNTS.items() for _ in range(count)]
     records = [make_record(1000 + i, size) for i, size in enumerate(sizes)]
@@ -234,7 +234,7 @@ def resolutions(tmp_path_factory):
     return f"{folder / 'large'},{folder / 'small'}"
 
 
-def test_small_pictures_fill_the_batch_and_every_edit_comes_equally_often(resolutions):
+def test_small_pictures_have_larger_batches_and_every_edit_is_drawn_equally_often(resolutions):
     """Turns of 12 x 12 / 1, 24 x 12 / 3, 36 x 12 / 4, divided by 12: every edit four times."""
     seen, steps = Counter(), Counter()
     for batch in batches(resolutions, 12 + 8 + 9):
@@ -248,7 +248,7 @@ def test_small_pictures_fill_the_batch_and_every_edit_comes_equally_often(resolu
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_resolutions_do_not_depend_on_processes_or_where_one_starts(resolutions, count):
+def test_resolutions_do_not_depend_on_processes_or_the_start_step(resolutions, count):
     whole = batches(resolutions, 20, caption_dropout=0.5)
     assert_same(batches(resolutions, 9, start=11, caption_dropout=0.5), whole[11:])
     parts = [
@@ -262,23 +262,24 @@ def test_resolutions_do_not_depend_on_processes_or_where_one_starts(resolutions,
 
 
 def test_data_sets_are_mixed_by_weights(resolutions, path, mixed):
-    """The large ones are a quarter of what is drawn, whatever a batch of them holds."""
+    """Large pictures are a quarter of the draws, independent of their batch size."""
     manifests = [read_manifest(f"{folder}/{MANIFEST}") for folder in resolutions.split(",")]
     # (4, 12), (8, 8), (16, 16): 0.45, 0.3 and 0.25 of 100 000 draws, in batches of 4, 3, 1 times
-    assert turns(mixture(manifests, (1.0, 3.0)), (4, 3, 1)) == [11_250, 10_000, 25_000]
+    assert count_turns(mix_manifests(manifests, (1.0, 3.0)), (4, 3, 1)) == [11_250, 10_000, 25_000]
     shapes = [batch["target"].shape for batch in batches(resolutions, 60, weights=(1.0, 99.0))]
     assert sum(shape[1:3] == (16, 16) for shape in shapes) < 10  # 2 +- 1.4; by size 25
 
     # a data set's own weights hold within it: of `mixed`, 1/4 and 3/4
     manifests = [read_manifest(f"{folder}/{MANIFEST}") for folder in (path, mixed)]
-    shares = [source.weight for source in mixture(manifests, (1.0, 4.0)).sources]
+    shares = [source.weight for source in mix_manifests(manifests, (1.0, 4.0)).sources]
     assert shares == pytest.approx([1, 1, 3])
-    shares = [source.weight for source in mixture(manifests).sources]  # by size: 40 and 40 records
+    # by size: 40 and 40 records
+    shares = [source.weight for source in mix_manifests(manifests).sources]
     assert shares == pytest.approx([40, 10, 30])
-    assert {source.weight for source in mixture(manifests[:1] * 2).sources} == {None}
+    assert {source.weight for source in mix_manifests(manifests[:1] * 2).sources} == {None}
 
 
-def test_data_sets_that_do_not_go_together_are_refused(tmp_path):
+def test_data_sets_with_different_settings_are_refused(tmp_path):
     for name, settings in (("a", {"quoting": "published"}), ("b", {"quoting": "words"})):
         write_dataset(tmp_path / name, RECORDS[:4], settings)
     with pytest.raises(UserError, match=r"b was made with quoting=words, .*a with published"):
@@ -289,10 +290,10 @@ def test_data_sets_that_do_not_go_together_are_refused(tmp_path):
         batches(str(tmp_path / "a"), 1, weights=(0.0,))
 
 
-def test_shapes_that_do_not_fill_a_batch_are_named_once(tmp_path, caplog):
+def test_shapes_with_less_than_a_batch_are_warned_of_once(tmp_path, caplog):
     sizes = [(4, 4)] * 8 + [(2, 8), (2, 8), (8, 2)]
     write_dataset(tmp_path, [make_record(i, size) for i, size in enumerate(sizes)])
-    for _ in range(2):  # as held-out edits are opened at every evaluation
+    for _ in range(2):  # held-out edits are opened at every evaluation
         for batch in batches(str(tmp_path), batch_size=4):
             assert len(batch["target"]) == 4
     (message,) = [r.message for r in caplog.records if "edits repeat in a batch" in r.message]
@@ -305,11 +306,11 @@ import itertools, resource, sys
 from pathlib import Path
 from step1x_jax.data.manifest import MANIFEST, Manifest, write_manifest
 from step1x_jax.data.pipeline import DataConfig, make_batches
-from step1x_jax.data.shards import writing_shards
+from step1x_jax.data.shards import open_shard_writer
 from tests.data.examples import make_record
 shards = []
 for part in range(40):
-    with writing_shards(sys.argv[1], f"part-{part:02d}") as writer:
+    with open_shard_writer(sys.argv[1], f"part-{part:02d}") as writer:
         for h in (2, 4, 6):
             writer.write(make_record(part * 10 + h, (h, 2)))
     shards += writer.close()
@@ -332,7 +333,7 @@ def test_many_shards_are_read_with_few_open_files(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
-def test_what_the_system_cannot_read_is_no_damage(tmp_path, monkeypatch, number):
+def test_read_errors_of_the_system_are_not_damage(tmp_path, monkeypatch, number):
     write_dataset(tmp_path, RECORDS[:3])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -354,7 +355,7 @@ def damaged(tmp_path):
     """Ten records in two shards; numbers 3 and 7 are damaged."""
     records = RECORDS[0:50:5] + RECORDS[2:12:5]
     manifest = write_dataset(tmp_path, records[:5])
-    with writing_shards(tmp_path, "more") as shards:
+    with open_shard_writer(tmp_path, "more") as shards:
         for record in records[5:]:
             shards.write(record)
     manifest.shards += shards.close()
@@ -367,14 +368,14 @@ def damaged(tmp_path):
     return str(tmp_path)
 
 
-def test_a_damaged_record_stops_training_with_a_sentence(damaged):
+def test_a_damaged_record_stops_training(damaged):
     with pytest.raises(UserError, match=r"record [23], is damaged .*max_bad_records"):
         batches(damaged)
 
 
-def test_tolerated_records_are_replaced_counted_and_said(damaged, caplog):
+def test_tolerated_records_are_replaced_counted_and_logged(damaged, caplog):
     first = batches(damaged, max_bad_records=2)
-    assert sum("another stands in" in r.message for r in caplog.records) == 2
+    assert sum("replaced by another" in r.message for r in caplog.records) == 2
     assert_same(first, batches(damaged, max_bad_records=5))
     parts = [batches(damaged, max_bad_records=2, process=(i, 2)) for i in (0, 1)]
     for whole, left, right in zip(first, *parts, strict=True):
@@ -386,14 +387,14 @@ def test_one_damaged_record_too_many_stops_training(damaged):
         batches(damaged, max_bad_records=1)
 
 
-def test_nothing_but_damage_ends(tmp_path):
+def test_only_damaged_records_are_an_error(tmp_path):
     (info,) = write_dataset(tmp_path, RECORDS[:1]).shards
     damage(tmp_path / info.file, RECORDS[0])
     with pytest.raises(UserError, match="all records"):
         batches(str(tmp_path), max_bad_records=100)
 
 
-def test_what_does_not_fit_is_said_at_once(path, tmp_path):
+def test_data_that_does_not_fit_the_config_is_refused_at_once(path, tmp_path):
     with pytest.raises(UserError, match=r"multiple of the 3 processes"):
         batches(path, process=(0, 3))
     with pytest.raises(UserError, match=r"texts of 6 tokens, model.text_length is 5"):
@@ -413,7 +414,7 @@ def test_what_does_not_fit_is_said_at_once(path, tmp_path):
         batches(str(tmp_path))
 
 
-def test_the_plan_counts_each_buckets_batches():
+def test_the_plan_counts_the_batches_of_each_bucket():
     plan = BucketPlan([30, 20, 10], seed=1)
     taken = [plan[step] for step in range(60)]
     for bucket in range(3):
@@ -422,8 +423,8 @@ def test_the_plan_counts_each_buckets_batches():
     assert BucketPlan([7], seed=1)[12345] == (0, 12345)
 
 
-def test_buckets_steps_and_seeds_have_draws_of_their_own(tmp_path):
-    """Two buckets of the same length: if shuffled alike, equal numbers would come in one order."""
+def test_buckets_steps_and_seeds_have_independent_draws(tmp_path):
+    """Two buckets of equal length: with equal shuffles, their records would have the same order."""
     records = [make_record(i, SIZES[i % 2], tokens=5) for i in range(40)]
     write_dataset(tmp_path, records)
     by_target = {record.target.tobytes(): record for record in records}
@@ -439,7 +440,7 @@ def test_buckets_steps_and_seeds_have_draws_of_their_own(tmp_path):
     assert len(dropped) > 4  # of 16 patterns
 
 
-def test_the_buckets_of_a_round_come_in_an_order_of_its_own():
+def test_each_round_has_its_own_order_of_buckets():
     plan = BucketPlan([3, 2, 1], seed=1)
     rounds = {tuple(plan[6 * i + place][0] for place in range(6)) for i in range(8)}
     assert all(sorted(buckets) == [0, 0, 0, 1, 1, 2] for buckets in rounds)

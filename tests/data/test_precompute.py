@@ -11,10 +11,10 @@ from step1x_jax.conditioning.encoder import EncoderConfig
 from step1x_jax.conditioning.images import open_image, to_array
 from step1x_jax.data import shards
 from step1x_jax.data.batch_encoder import Models
-from step1x_jax.data.buckets import fit
+from step1x_jax.data.buckets import scale_and_crop
 from step1x_jax.data.chunks import Input, split_chunks
-from step1x_jax.data.edit_loader import draw
-from step1x_jax.data.manifest import MANIFEST, BadRow, Source, read_manifest
+from step1x_jax.data.edit_loader import draw_uniform
+from step1x_jax.data.manifest import MANIFEST, BadRow, SourceInfo, read_manifest
 from step1x_jax.data.precompute import REJECTED, make_settings, precompute
 from step1x_jax.data.shards import ShardReader
 from step1x_jax.data.sources import read_triplets
@@ -27,11 +27,11 @@ BATCH = 3
 
 
 class FakeModels:
-    """An encoder and autoencoder whose outputs tell what went in."""
+    """A text encoder and a VAE whose outputs identify their inputs."""
 
     def __init__(self):
         self.loads = 0
-        self.texts: list[str] = []  # embedded, without those that only fill a batch up
+        self.texts: list[str] = []  # embedded texts, without the padding of batches
         self.shapes: set[tuple] = set()
         self.fail_after = 10**9
 
@@ -40,17 +40,17 @@ class FakeModels:
         return Models(self, self.encode_images)
 
     def read(self, image):
-        """The picture's mean stands for it."""
+        """Represent the picture by its mean."""
         return float(to_array(image).mean())
 
     def tokenize(self, picture, instruction):
-        """One token per letter and one for the picture."""
+        """Make one token for the picture and one per letter."""
         if "<|image_pad|>" in instruction:
             raise UserError("has a placeholder")
         return [0, *map(ord, instruction)]
 
     def embed(self, pictures, prompts):
-        """All channels of all tokens are the picture's mean."""
+        """Set all channels of all tokens to the picture's mean."""
         assert len(pictures) == len(prompts) == BATCH
         embeddings = np.zeros((BATCH, 20, 4), np.float32)
         lengths = np.array([len(ids) for ids in prompts], np.int32)
@@ -63,7 +63,7 @@ class FakeModels:
         return embeddings, lengths
 
     def encode_images(self, images):
-        """Means over 8 x 8 pixels in all channels."""
+        """Return means over 8 x 8 pixels, repeated in all channels."""
         assert images.dtype == np.uint8
         b, h, w, _ = images.shape
         self.shapes.add(images.shape)
@@ -91,12 +91,12 @@ def rows(tmp_path):
 
 
 def make(tmp_path, rows, models, settings=SETTINGS, chunk_size=4, **options):
-    """The data set's manifest, with the rows that are not in it."""
+    """Make a data set; return its manifest with the rows that are left out."""
     outcome = run(tmp_path, [listed(tmp_path, rows)], models, settings, chunk_size, **options)
     manifest = outcome.manifest
     lines = (tmp_path / "out" / REJECTED).read_text().splitlines()
     assert [BadRow(**json.loads(line)) for line in lines] == outcome.bad_rows
-    assert not manifest.bad_rows  # they are in the list of rejected rows
+    assert not manifest.bad_rows  # they are in REJECTED
     return dataclasses.replace(manifest, bad_rows=outcome.bad_rows)
 
 
@@ -124,20 +124,22 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_records_hold_what_the_models_gave(tmp_path, rows, models):
+def test_records_contain_the_outputs_of_the_models(tmp_path, rows, models):
     manifest = make(tmp_path, rows, models)
     assert manifest.records == 7
     assert not manifest.bad_rows
     assert manifest.settings == SETTINGS
     assert manifest == read_manifest(tmp_path / "out" / MANIFEST)
-    assert manifest.sources == [Source("edits.json", None)]
+    assert manifest.sources == [SourceInfo("edits.json", None)]
     assert sum(shard.negatives for shard in manifest.shards) == 7
     records = read_all(tmp_path / "out")
     assert set(records) == {row["id"] for row in rows}
     for row in rows:
         record, source = records[row["id"]], tmp_path / row["source"]
         size = (80, 48) if row["source"] == "s2.png" else (64, 64)
-        picture, target = (fit(open_image(tmp_path / row[k]), size) for k in ("source", "target"))
+        picture, target = (
+            scale_and_crop(open_image(tmp_path / row[k]), size) for k in ("source", "target")
+        )
         assert record.instruction == row["instruction"]
         assert record.source_size == Image.open(source).size
         assert record.target_size == (70, 70)
@@ -169,7 +171,7 @@ def test_a_second_run_finds_everything_done(tmp_path, rows, models):
     assert calls == [None] * 7
 
 
-def test_an_interrupted_run_goes_on_and_equals_a_whole_one(tmp_path, rows, models):
+def test_an_interrupted_run_resumes_and_equals_an_uninterrupted_one(tmp_path, rows, models):
     models.fail_after = 8  # in the second chunk
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, rows, models)
@@ -181,7 +183,7 @@ def test_an_interrupted_run_goes_on_and_equals_a_whole_one(tmp_path, rows, model
         out / f".{chunks[1].name}-006x010.array_record.0123abcd.tmp"
     )  # of a process that was killed
     leftover.touch()
-    other = out / ".part-00-00007-abc-6x10.array_record.1.tmp"  # of one that is at work
+    other = out / ".part-00-00007-abc-6x10.array_record.1.tmp"  # of a process that is running
     other.touch()
     done = len(models.texts)
     models.fail_after = 10**9
@@ -202,13 +204,13 @@ def test_an_interrupted_run_goes_on_and_equals_a_whole_one(tmp_path, rows, model
         assert_equal(record, whole[name])
 
 
-def test_changed_rows_and_pictures_are_done_again_and_only_those(tmp_path, rows, models):
+def test_only_changed_rows_and_pictures_are_made_again(tmp_path, rows, models):
     first = make(tmp_path, rows, models)
     rows[6]["instruction"] = "new"
     second = make(tmp_path, rows, models)
     assert read_all(tmp_path / "out")["e6"].instruction == "new"
     assert first.shards[:2] == second.shards[:2]
-    Image.new("RGB", (80, 80)).save(tmp_path / "s0.png")  # another size of file
+    Image.new("RGB", (80, 80)).save(tmp_path / "s0.png")  # a file of another size
     third = make(tmp_path, rows, models)
     hashes = [{shard.file.split("-")[3] for shard in one.shards} for one in (second, third)]
     assert not hashes[0] & hashes[1]  # each chunk has an edit of that picture
@@ -223,7 +225,7 @@ def test_a_missing_shard_is_made_again(tmp_path, rows, models):
 
 
 @pytest.mark.parametrize("change", [{"size": 128}, {"encoder": "other"}, {"text_length": 5}])
-def test_other_settings_over_an_output_are_refused(tmp_path, rows, models, change):
+def test_other_settings_for_an_existing_output_are_refused(tmp_path, rows, models, change):
     make(tmp_path, rows, models)
     before = contents(tmp_path / "out")
     ((name, value),) = change.items()
@@ -232,7 +234,7 @@ def test_other_settings_over_an_output_are_refused(tmp_path, rows, models, chang
     assert contents(tmp_path / "out") == before
 
 
-def test_bad_pictures_and_rows_are_reported_and_the_rest_is_done(tmp_path, rows, models):
+def test_bad_pictures_and_rows_are_reported_and_the_others_are_made(tmp_path, rows, models):
     (tmp_path / "torn.png").write_bytes((tmp_path / "s0.png").read_bytes()[:300])
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
     rows[1]["source"], rows[4]["target"], rows[5]["source"] = "torn.png", "dot.png", "nowhere.png"
@@ -246,17 +248,17 @@ def test_bad_pictures_and_rows_are_reported_and_the_rest_is_done(tmp_path, rows,
     assert "dot.png is 1x1 pixels" in reasons["edits.json row 5"]
     assert "nowhere.png cannot be read" in reasons["edits.json row 6"]
     assert reasons["edits.json row 7"] == "instruction is missing"
-    assert len(reported) == 6  # the last row is none, the caller knows it already
+    assert len(reported) == 6  # the last row is not an edit; the caller knows it already
     assert len([bad for bad in reported if bad]) == 3
 
     again = []
     assert make(tmp_path, rows, models, on_row=again.append) == manifest
     assert sorted(map(str, again)) == sorted(map(str, reported))
-    Image.new("RGB", (80, 80)).save(tmp_path / "torn.png")  # mended
+    Image.new("RGB", (80, 80)).save(tmp_path / "torn.png")  # repaired
     assert make(tmp_path, rows, models).records == 4
 
 
-def test_a_full_disk_leaves_what_was_done_and_nothing_half(tmp_path, rows, models, monkeypatch):
+def test_a_full_disk_leaves_only_complete_chunks(tmp_path, rows, models, monkeypatch):
     class FullDisk:
         def __init__(self, *arguments):
             self.open = True
@@ -280,7 +282,7 @@ def test_a_full_disk_leaves_what_was_done_and_nothing_half(tmp_path, rows, model
     assert make(tmp_path, rows, models).records == 7
 
 
-def test_fingerprints_tell_models_apart(tmp_path):
+def test_fingerprints_distinguish_models(tmp_path):
     weights = tmp_path / "weights"
     weights.mkdir()
     with pytest.raises(UserError, match="does not exist"):
@@ -296,7 +298,7 @@ def test_fingerprints_tell_models_apart(tmp_path):
     assert fingerprint(weights / "a") == fingerprint((weights / "a").rename(tmp_path / "c"))
 
 
-def test_settings_follow_the_models_and_every_field_of_the_encoder(tmp_path):
+def test_settings_depend_on_the_models_and_every_field_of_the_encoder(tmp_path):
     model, autoencoder = tmp_path / "model", tmp_path / "vae.safetensors"
     model.mkdir()
     (model / "config.json").write_text("{}")
@@ -313,8 +315,8 @@ def test_settings_follow_the_models_and_every_field_of_the_encoder(tmp_path):
         make_settings(64, encoder, autoencoder, 1.5)
 
 
-def test_a_chunk_is_noted_only_after_its_shards(tmp_path, rows, models):
-    """A folder stands where a shard should go: its renaming fails, as in a crash between both."""
+def test_a_chunk_gets_its_manifest_only_after_its_shards(tmp_path, rows, models):
+    """A folder has a shard's name: its renaming fails, as in a crash before the manifest."""
     (shard,) = make(tmp_path, rows[:1], models).shards
     for path in (tmp_path / "out").iterdir():
         path.unlink()
@@ -333,27 +335,28 @@ def test_instructions_that_cannot_be_read_are_left_out(tmp_path, rows, models):
     ]
 
 
-def test_a_fraction_gets_negatives_the_same_in_every_run(tmp_path, rows, models):
+def test_the_same_fraction_gets_negatives_in_every_run(tmp_path, rows, models):
     settings = SETTINGS | {"negatives": 0.5}
     manifest = make(tmp_path, rows, models, settings)
     (one,) = [listed(tmp_path, rows)]
-    wanted = {triplet.id for triplet in one.triplets if draw(triplet) < 0.5}
+    wanted = {triplet.id for triplet in one.triplets if draw_uniform(triplet) < 0.5}
     assert 0 < len(wanted) < 7
     records = read_all(tmp_path / "out")
     assert {name for name, record in records.items() if record.negative_text is not None} == wanted
     assert sum(shard.negatives for shard in manifest.shards) == len(wanted)
-    draws = [draw(dataclasses.replace(one.triplets[0], id=str(i))) for i in range(2000)]
-    assert abs(np.mean(np.array(draws) < 0.25) - 0.25) < 0.04  # four deviations of 2000 draws
+    draws = [draw_uniform(dataclasses.replace(one.triplets[0], id=str(i))) for i in range(2000)]
+    deviation = abs(np.mean(np.array(draws) < 0.25) - 0.25)
+    assert deviation < 0.04  # four standard deviations of 2000 draws
 
 
 def test_several_inputs_with_weights(tmp_path, rows, models):
     first, second = listed(tmp_path, rows[:5], "a.json", 3.0), listed(tmp_path, rows, "b.json", 1.0)
     manifest = run(tmp_path, [first, second], models).manifest
-    assert manifest.sources == [Source("a.json", 3.0), Source("b.json", 1.0)]
+    assert manifest.sources == [SourceInfo("a.json", 3.0), SourceInfo("b.json", 1.0)]
     records = [sum(s.records for s in manifest.shards if s.source == i) for i in (0, 1)]
     assert records == [5, 7]
     texts = len(models.texts)
-    first.weight = 1.0  # other shares of the same records: nothing is encoded again
+    first.weight = 1.0  # other weights of the same records: nothing is encoded again
     manifest = run(tmp_path, [first, second], models).manifest
     assert manifest.sources[0].weight == 1.0
     assert len(models.texts) == texts

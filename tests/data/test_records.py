@@ -12,7 +12,7 @@ from tests.data.examples import assert_equal, make_record
 
 
 def with_header(data: bytes, change) -> bytes:
-    """The record with its header passed through `change`."""
+    """Return the record with its header modified by `change`."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     change(header)
@@ -21,7 +21,7 @@ def with_header(data: bytes, change) -> bytes:
 
 
 @pytest.mark.parametrize("negative", [True, False])
-def test_records_come_back_bit_for_bit(negative):
+def test_records_round_trip_bit_for_bit(negative):
     record = make_record(3)
     if not negative:
         record.negative_text = None
@@ -54,7 +54,7 @@ def test_a_record_is_a_safetensors_file():
         {"negative_text": np.full((5, 8), np.nan, records.BF16)},
     ],
 )
-def test_wrong_arrays_are_not_written(changes):
+def test_invalid_arrays_are_not_written(changes):
     with pytest.raises(ValueError, match="3: "):
         encode_record(dataclasses.replace(make_record(3), **changes))
 
@@ -65,7 +65,7 @@ def test_a_newer_version_asks_for_an_upgrade():
 
     with pytest.raises(UserError, match=r"here was written by a newer version.*upgrade") as error:
         decode_record(with_header(encode_record(make_record(1)), newer), "here", "make it again")
-    assert not isinstance(error.value, DamagedRecordError)  # none may stand in for it
+    assert not isinstance(error.value, DamagedRecordError)  # it must not be replaced by another
 
 
 def _short(header):
@@ -101,7 +101,7 @@ def _beyond(header):
         _beyond,
     ],
 )
-def test_wrong_headers_are_damage(change):
+def test_invalid_headers_are_damage(change):
     with pytest.raises(DamagedRecordError, match=r"here is damaged.*make it again") as error:
         decode_record(with_header(encode_record(make_record(1)), change), "here", "make it again")
     assert len(str(error.value)) < 500
@@ -118,6 +118,6 @@ def test_numbers_that_are_not_finite_are_damage(value):
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 100, -1])
-def test_cut_bytes_are_damage(size):
+def test_truncated_bytes_are_damage(size):
     with pytest.raises(DamagedRecordError, match="here is damaged"):
         decode_record(encode_record(make_record(1))[:size], "here", "make it again")

@@ -13,27 +13,27 @@ from step1x_jax.data.manifest import (
     VERSION,
     BadRow,
     Manifest,
-    Source,
+    SourceInfo,
     read_manifest,
     records_fingerprint,
     write_dataset,
     write_manifest,
 )
 from step1x_jax.data.records import DamagedRecordError
-from step1x_jax.data.shards import ShardInfo, ShardReader, writing_shards
+from step1x_jax.data.shards import ShardInfo, ShardReader, open_shard_writer
 from step1x_jax.errors import UserError
 from tests.data.examples import assert_equal, make_record
 
 
 def damage(path, record) -> None:
-    """Flips a bit in a record's target latents."""
+    """Flip a bit in a record's target latents."""
     data = bytearray(path.read_bytes())
     place = data.index(record.target.tobytes())
     data[place + 10] ^= 1
     path.write_bytes(data)
 
 
-def test_records_go_to_the_shard_of_their_size_and_come_back(tmp_path):
+def test_records_are_written_to_the_shard_of_their_size(tmp_path):
     records = [make_record(i, size) for i, size in enumerate([(4, 4), (2, 6), (4, 4)])]
     manifest = write_dataset(tmp_path, records, {"size": 32})
     assert read_manifest(tmp_path / MANIFEST) == manifest
@@ -50,7 +50,7 @@ def test_records_go_to_the_shard_of_their_size_and_come_back(tmp_path):
 
 
 def test_a_failing_block_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), writing_shards(tmp_path, "x") as shards:
+    with pytest.raises(RuntimeError), open_shard_writer(tmp_path, "x") as shards:
         shards.write(make_record(0))
         raise RuntimeError
     assert not list(tmp_path.iterdir())
@@ -70,7 +70,7 @@ except UserError as e:
 """
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_a_user_error_and_leaves_nothing(tmp_path):
     output = tmp_path / "data"
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(output)], capture_output=True, text=True, check=True
@@ -80,7 +80,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     assert not list(output.iterdir())
 
 
-def test_a_damaged_record_is_named_and_alone(tmp_path):
+def test_a_damaged_record_is_named_and_others_are_readable(tmp_path):
     records = [make_record(i) for i in range(3)]
     (info,) = write_dataset(tmp_path, records).shards
     damage(tmp_path / info.file, records[1])
@@ -106,7 +106,7 @@ def test_truncated_and_missing_shards_are_named(tmp_path):
         ShardReader(tmp_path, info)
 
 
-def test_only_a_file_that_is_not_there_is_missing(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_not_called_missing(tmp_path, monkeypatch):
     (info,) = write_dataset(tmp_path, [make_record(0)]).shards
 
     def no_rights(path, **options):
@@ -118,8 +118,8 @@ def test_only_a_file_that_is_not_there_is_missing(tmp_path, monkeypatch):
     assert "run launch.precompute" not in str(error.value)
 
 
-def test_a_disk_that_fails_while_a_record_is_read_is_no_damage(tmp_path):
-    """Another file in the place of the open one: a folder, which cannot be read."""
+def test_a_disk_error_while_reading_a_record_is_not_damage(tmp_path):
+    """The open file is replaced by a folder, which cannot be read."""
     (info,) = write_dataset(tmp_path, [make_record(0)]).shards
     reader, path = ShardReader(tmp_path, info), str(tmp_path / info.file)
     (number,) = [n for n in os.listdir("/proc/self/fd") if is_open_as(n, path)]
@@ -128,7 +128,7 @@ def test_a_disk_that_fails_while_a_record_is_read_is_no_damage(tmp_path):
     os.close(folder)
     with pytest.raises(UserError, match="could not be read") as error:
         reader[0]
-    assert not isinstance(error.value, DamagedRecordError)  # none may stand in for it
+    assert not isinstance(error.value, DamagedRecordError)  # it must not be replaced by another
 
 
 def is_open_as(number, path) -> bool:
@@ -143,7 +143,7 @@ def test_a_damaged_copy_of_an_object_is_to_be_copied_again(tmp_path):
     (info,) = write_dataset(tmp_path, [record]).shards
     (tmp_path / f"{info.file}.of").write_text("size=3")
     damage(tmp_path / info.file, record)
-    with pytest.raises(DamagedRecordError, match="delete this copy, which is then copied again"):
+    with pytest.raises(DamagedRecordError, match="delete this copy, and it is copied again"):
         ShardReader(tmp_path, info)[0]
 
 
@@ -164,8 +164,8 @@ def test_bad_manifests_are_named(tmp_path):
     shard = ShardInfo("a", (2, 2), records=3, bytes=500)
     for manifest in (
         Manifest({}, [dataclasses.replace(shard, source=1)]),
-        Manifest({}, [shard], sources=[Source("a", 1.0), Source("b", None)]),
-        Manifest({}, [shard], sources=[Source("a", 0.0)]),
+        Manifest({}, [shard], sources=[SourceInfo("a", 1.0), SourceInfo("b", None)]),
+        Manifest({}, [shard], sources=[SourceInfo("a", 0.0)]),
     ):
         write_manifest(path, manifest)
         with pytest.raises(UserError, match=r"dataset\.json is not as .*(source|weight)"):
@@ -230,7 +230,7 @@ def _replace(name, value):
         ),
     ],
 )
-def test_tampered_manifests_are_one_sentence(tmp_path, change, version):
+def test_tampered_manifests_are_a_user_error(tmp_path, change, version):
     values = json.loads(write_dataset(tmp_path, [make_record(i) for i in range(6)]).to_json())
     values["version"] = version
     if version == 2:
@@ -246,7 +246,7 @@ def test_tampered_manifests_are_one_sentence(tmp_path, change, version):
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"version": ' + "9" * 5000 + "}", '{"settings": NaN}', '"\\ud800"']
 )
-def test_json_that_no_program_writes_is_one_sentence(tmp_path, text):
+def test_malicious_json_is_a_user_error(tmp_path, text):
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(UserError, match=r"dataset\.json is not as") as error:
         read_manifest(tmp_path / MANIFEST)
@@ -264,7 +264,7 @@ def test_json_that_no_program_writes_is_one_sentence(tmp_path, text):
     ],
 )
 def test_counts_that_contradict_the_data_are_named(tmp_path, change, message):
-    """Also in a manifest of before version 3, which has no check of its counts."""
+    """Also in a manifest before version 3, which has no hash of its counts."""
     records = [make_record(i) for i in range(6)]
     for record in records[3:]:
         record.negative_text = None
@@ -280,7 +280,7 @@ def test_counts_that_contradict_the_data_are_named(tmp_path, change, message):
         read_manifest(tmp_path / MANIFEST)
 
 
-def test_manifests_of_the_first_form_are_read(tmp_path):
+def test_manifests_of_version_1_are_read(tmp_path):
     """They had no sources, and every record had a negative embedding."""
     values = json.loads(write_dataset(tmp_path, [make_record(0), make_record(1)]).to_json())
     del values["sources"], values["version"]
@@ -289,13 +289,13 @@ def test_manifests_of_the_first_form_are_read(tmp_path):
     (tmp_path / MANIFEST).write_text(json.dumps(values | {"schema_version": 1}))
     manifest = read_manifest(tmp_path / MANIFEST)
     assert [shard.negatives for shard in manifest.shards] == [2]
-    assert manifest.sources == [Source()]
+    assert manifest.sources == [SourceInfo()]
 
 
-def test_the_longest_text_is_that_of_any_record_and_of_negatives(tmp_path):
+def test_longest_text_covers_all_records_and_negatives(tmp_path):
     records = [make_record(i, tokens=tokens) for i, tokens in enumerate((4, 9, 5))]
     assert write_dataset(tmp_path / "texts", records).shards[0].longest_text == 9
-    short = make_record(0, tokens=2)  # its negative has 3
+    short = make_record(0, tokens=2)  # its negative has 3 tokens
     assert write_dataset(tmp_path / "negatives", [short]).shards[0].longest_text == 3
 
 
@@ -318,7 +318,7 @@ def test_the_same_records_are_the_same_bytes_in_every_process(tmp_path):
     assert len(contents[0]) == 3
 
 
-def test_the_fingerprint_is_of_the_records_not_of_their_place(tmp_path):
+def test_the_fingerprint_depends_on_the_records_not_on_their_folder(tmp_path):
     records = [make_record(i, size) for i, size in enumerate([(4, 4), (2, 6), (4, 4)])]
     first = records_fingerprint(write_dataset(tmp_path / "a", records))
     shutil.copytree(tmp_path / "a", tmp_path / "elsewhere")
@@ -327,7 +327,7 @@ def test_the_fingerprint_is_of_the_records_not_of_their_place(tmp_path):
     others = [
         [*records, make_record(7)],
         records[:2],
-        [records[0], changed, records[2]],  # as many bytes
+        [records[0], changed, records[2]],  # of the same size
         records[::-1],
     ]
     fingerprints = [
@@ -350,8 +350,8 @@ def test_manifests_without_digests_are_read_and_have_a_fingerprint(tmp_path):
     assert records_fingerprint(old) != records_fingerprint(more)
 
 
-def test_shards_are_written_where_our_own_user_has_no_name(tmp_path, monkeypatch):
-    """As in containers that are run with any number for the user."""
+def test_shards_are_written_by_a_user_without_a_name(tmp_path, monkeypatch):
+    """Containers may run with a user id that has no name."""
 
     def unknown(uid):
         raise KeyError(f"getpwuid(): uid not found: {uid}")

@@ -21,8 +21,8 @@ def test_each_source_is_computed_once_and_each_edit_gets_its_value(monkeypatch):
     assert cache.get([]) == []
     assert cache.get(edits("bac")) == ["b1", "a1", "c2"]
     assert calls == ["ab", "c"]
-    assert cache.get(edits("d")) == ["d3"]  # forgets a, the oldest, though it was used last
+    assert cache.get(edits("d")) == ["d3"]  # evicts a, the oldest, though it was used last
     assert cache.get(edits("dcba")) == ["d3", "c2", "b1", "a4"]
-    # More at once than are remembered: every edit gets its value, the last ones stay.
+    # More at once than the cache holds: every edit gets its value, the last ones stay cached.
     assert cache.get(edits("efghij")) == [f"{one}5" for one in "efghij"]
     assert cache.get(edits("hijg")) == ["h5", "i5", "j5", "g6"]

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from step1x_jax.data.sources import picture_stamp, read_picture, read_triplets
+from step1x_jax.data.sources import read_picture, read_triplets, stamp_picture
 from step1x_jax.errors import UserError
 from tests.data.public_sets import SETS, picture, save_pictures
 
@@ -38,7 +38,7 @@ def test_the_published_layout(tmp_path):
     assert (row.instruction, row.id) == ("变红", "t/1.png")
 
 
-def test_bad_rows_are_named_and_the_rest_stays(tmp_path):
+def test_bad_rows_are_named_and_the_others_are_read(tmp_path):
     path = tmp_path / "edits.jsonl"
     lines = ["{", "3", "", '{"source": "a"}', '{"source": 1}', json.dumps(ROW)]
     lines.append(json.dumps({**ROW, "instruction": "\ud800"}))
@@ -64,7 +64,7 @@ def test_bad_rows_are_named_and_the_rest_stays(tmp_path):
     ("name", "content", "message"),
     [
         ("none.jsonl", None, "does not exist"),
-        ("edits.csv", b"a,b", r"is no file of edits that ends in \.jsonl, \.json or"),
+        ("edits.csv", b"a,b", r"is not a file of edits that ends in \.jsonl, \.json or"),
         ("edits.jsonl", b"\n\n", "has no rows"),
         ("edits.json", b"{}", "has no rows"),
         ("edits.json", b"3", "should hold"),
@@ -96,7 +96,7 @@ def test_rows_of_the_public_sets(tmp_path, name, suffix):
     assert read_picture(row.target_path) == picture(3)
 
 
-def test_lists_of_pictures_and_phrasings_that_are_none(tmp_path):
+def test_invalid_lists_of_pictures_and_paraphrases(tmp_path):
     omni, several = SETS["OmniEdit"][0][0], SETS["ImgEdit"][0][0]
     rows = [
         several | {"input_images": ["0.png", "2.png"]},
@@ -118,35 +118,35 @@ def test_lists_of_pictures_and_phrasings_that_are_none(tmp_path):
         "input_images is missing",
         "edited_prompt_list is an empty list",
         "edited_prompt_list is an empty list",
-        "edited_prompt_list has a phrasing that is empty or not a text",
-        "edited_prompt_list has a phrasing that is empty or not a text",
+        "edited_prompt_list has a paraphrase that is empty or not a text",
+        "edited_prompt_list has a paraphrase that is empty or not a text",
         "edited_prompt_list is missing",
         "prompt is not a text",
     ]
-    assert bad[-1].reason.startswith("it has the fields of no known form")
+    assert bad[-1].reason.startswith("its fields match no known data set")
     for name in ("source, target, instruction", *list(SETS)[1:]):
         assert name in bad[-1].reason
 
 
-def test_of_phrasings_one_is_taken_and_always_the_same(tmp_path):
-    phrasings = ["short", "a long one"]
+def test_one_paraphrase_is_chosen_and_always_the_same(tmp_path):
+    paraphrases = ["short", "a long one"]
     omni = SETS["OmniEdit"][0][0]
-    rows = [omni | {"edited_prompt_list": phrasings} for _ in range(400)]
+    rows = [omni | {"edited_prompt_list": paraphrases} for _ in range(400)]
     taken = [row.instruction for row in read_triplets(write(tmp_path / "e.jsonl", *rows))[0]]
-    assert 150 < taken.count("short") < 250  # 5 standard deviations of a coin
-    assert set(taken) == set(phrasings)
-    # As JSON text, at another place, with other rows behind it: decided by the name of the row.
+    assert 150 < taken.count("short") < 250  # 5 standard deviations of a fair coin
+    assert set(taken) == set(paraphrases)
+    # As JSON text, in another folder, with other rows after it: determined by the row's name.
     (tmp_path / "sub").mkdir()
-    rows = [row | {"edited_prompt_list": json.dumps(phrasings)} for row in rows[:100]]
+    rows = [row | {"edited_prompt_list": json.dumps(paraphrases)} for row in rows[:100]]
     again, _ = read_triplets(write(tmp_path / "sub" / "e.jsonl", *rows))
     assert [row.instruction for row in again] == taken[:100]
-    # A text that is no list stays as it is, and so does one of another form that looks like one.
+    # A text that is not a list is unchanged, as is a text of another schema that looks like one.
     rows = [omni | {"edited_prompt_list": '"3"'}, ROW | {"instruction": '["a", "b"]'}]
     good, _ = read_triplets(write(tmp_path / "f.jsonl", *rows))
     assert [row.instruction for row in good] == ['"3"', '["a", "b"]']
 
 
-def test_a_complete_form_goes_before_a_field_of_another(tmp_path):
+def test_a_complete_schema_has_priority_over_a_field_of_another(tmp_path):
     row = SETS["OmniEdit"][0][1] | {"source": "laion"}
     ((row,), _) = read_triplets(write(tmp_path / "edits.jsonl", row))
     assert (row.source, row.instruction) == ("2.png", "a cat 1")
@@ -198,13 +198,13 @@ def test_the_layout_of_magicbrush(tmp_path, given):
 
 
 def test_the_layout_of_instructpix2pix(tmp_path):
-    """Its folders also have a metadata.jsonl with a line per seed, and seeds.json above."""
+    """Its folders also have a metadata.jsonl with one line per seed, and seeds.json above."""
     prompt = {"caption": "a hill", "edit": "make it snow", "output": "a white hill"}
     for folder, seeds in {"shard-00/0000001": [9, 12], "shard-01/0000002": [5]}.items():
         save_pictures(tmp_path / folder, [f"{seed}_{i}.jpg" for seed in seeds for i in (0, 1)])
         (tmp_path / folder / "prompt.json").write_text(json.dumps(prompt))
         write(tmp_path / folder / "metadata.jsonl", *({"seed": seed} for seed in seeds))
-    (tmp_path / "shard-01" / "0000003").mkdir()  # no picture was good enough
+    (tmp_path / "shard-01" / "0000003").mkdir()  # no picture passed the filters
     (tmp_path / "shard-01" / "0000003" / "prompt.json").write_text(json.dumps(prompt))
     save_pictures(tmp_path / "shard-02", ["1_0.jpg", "1_1.jpg"])
     (tmp_path / "shard-02" / "prompt.json").write_text("{")
@@ -224,12 +224,12 @@ def test_the_layout_of_instructpix2pix(tmp_path):
 
 
 def test_which_files_of_a_folder_are_read(tmp_path):
-    """From the last kind to the first: each goes before those that are there already."""
+    """Files are added from the last pattern to the first: each takes priority when it is added."""
     hidden = tmp_path / ".cache"
     hidden.mkdir()
     write(hidden / "metadata.jsonl", ROW)
     write(tmp_path / "._edits.jsonl", ROW)
-    with pytest.raises(UserError, match=r"no list of edits in it; .*edit_turns\.json.*\*\.json\."):
+    with pytest.raises(UserError, match=r"no list of edits; .*edit_turns\.json.*\*\.json\."):
         read_triplets(tmp_path)
 
     def found(name):
@@ -250,16 +250,16 @@ def test_which_files_of_a_folder_are_read(tmp_path):
     assert found("edit_turns.json") == {"edit_turns.json"}
 
 
-def test_lengths_of_pictures(tmp_path):
+def test_sizes_of_picture_files(tmp_path):
     path = tmp_path / "a.png"
-    assert picture_stamp(str(path)) == (-1, "")
-    assert picture_stamp("\0") == (-1, "")
+    assert stamp_picture(str(path)) == (-1, "")
+    assert stamp_picture("\0") == (-1, "")
     for content in (b"abc", b"ab"):
         path.write_bytes(content)
-        assert picture_stamp(str(path))[0] == len(content)
+        assert stamp_picture(str(path))[0] == len(content)
 
 
-def test_parquet_without_its_package(tmp_path, monkeypatch):
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     path = tmp_path / "a.parquet"

@@ -13,7 +13,7 @@ from step1x_jax.editing import memory
 from step1x_jax.editing.batches import batches
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.loading import QUICKSTART
-from step1x_jax.editing.memory import Component, check_memory, describe_components
+from step1x_jax.editing.memory import ComponentMemory, check_memory, describe_components
 from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.parallel.devices import GIB
@@ -118,7 +118,7 @@ def test_blocks_in_8_bits(stored):
 
 
 def part(name, gib):
-    return Component(name, "kind", 10**9, gib * GIB, ["bfloat16"])
+    return ComponentMemory(name, "kind", 10**9, gib * GIB, ["bfloat16"])
 
 
 RELEASE = [part("model", 23.1), part("autoencoder", 0.3), part("language model", 14.4)]

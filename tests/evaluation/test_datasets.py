@@ -113,7 +113,7 @@ def test_pictures_are_read_when_they_are_asked_for(tmp_path):
     (folder / "train/raw").mkdir()
     (folder / "train/raw/a.png").write_bytes(png(picture("a")))
     assert first.pictures["input_image_raw"]() == png(picture("a"))
-    with pytest.raises(UserError, match="outside of its folder"):
+    with pytest.raises(UserError, match="outside its folder"):
         second.pictures["input_image"]()
     with pytest.raises(UserError, match="has no picture"):
         second.pictures["input_image_raw"]()

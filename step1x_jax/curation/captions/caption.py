@@ -15,7 +15,7 @@ from step1x_jax.curation.captions.prompts import (
     write_text,
 )
 from step1x_jax.curation.captions.rounds import Annotation, RoundReply
-from step1x_jax.curation.chat.stage import Asked, ChatStage, Conversation, Question
+from step1x_jax.curation.chat.stage import Asked, ChatStage, Conversation, RowQuestion
 from step1x_jax.curation.engine.rows import ID
 from step1x_jax.curation.filters.language import LONGEST, check_languages
 from step1x_jax.errors import require
@@ -81,9 +81,9 @@ class Caption(ChatStage):
     ) -> None:
         """A round; those that ask the same are repeats of it, each with its own reply."""
 
-        def question(one: Asked) -> Question:
+        def question(one: Asked) -> RowQuestion:
             text = round_text(one.row["category"], annotations[one.row[ID]].latest)
-            return Question(f"round {number}", text, ROUND_SCHEMA, number)
+            return RowQuestion(f"round {number}", text, ROUND_SCHEMA, number)
 
         def parse(one: Asked, text: str) -> RoundReply | None:
             reply = parse_reply(RoundReply, text)
@@ -107,10 +107,10 @@ class Caption(ChatStage):
             rng = conversation.context.rng(one.row)
             shown[id] = draw_examples(one.row["category"], self.examples, rng)
 
-        def question(one: Asked) -> Question:
+        def question(one: Asked) -> RowQuestion:
             id = one.row[ID]
             text = write_text(one.row["category"], claims[id], shown[id])
-            return Question("instruction", text, WRITE_SCHEMA)
+            return RowQuestion("instruction", text, WRITE_SCHEMA)
 
         def parse(one: Asked, text: str) -> _Written | None:
             written = parse_reply(_Written, text)

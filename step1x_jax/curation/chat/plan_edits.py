@@ -12,7 +12,7 @@ import step1x_jax
 from step1x_jax.asking.replies import parse_reply
 from step1x_jax.curation.categories import Category
 from step1x_jax.curation.chat.prompts import TEXT, digest_prompts, fill_prompt, object_schema
-from step1x_jax.curation.chat.stage import Asked, ChatStage, Conversation, Question
+from step1x_jax.curation.chat.stage import Asked, ChatStage, Conversation, RowQuestion
 from step1x_jax.curation.engine.rows import Rejected, Row
 from step1x_jax.curation.filters.language import LONGEST, check_english
 from step1x_jax.errors import require
@@ -33,7 +33,7 @@ class PlannedEdit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PlanReply:
     """A reply."""
 
     edits: tuple[PlannedEdit, ...]
@@ -89,12 +89,12 @@ class PlanEdits(ChatStage):
         """See `ChatStage`."""
         schema = plan_schema(self.count, self.categories)
 
-        def question(one: Asked) -> Question:
+        def question(one: Asked) -> RowQuestion:
             text = plan_text(self.count, self.categories, one.row["tags"] or ())
-            return Question("plan", text, schema)
+            return RowQuestion("plan", text, schema)
 
-        def parse(one: Asked, text: str) -> Plan | None:
-            plan = parse_reply(Plan, text)
+        def parse(one: Asked, text: str) -> PlanReply | None:
+            plan = parse_reply(PlanReply, text)
             return plan if plan is not None and self._fits(plan) else None
 
         for one, plan in conversation.ask(question, parse):
@@ -103,7 +103,7 @@ class PlanEdits(ChatStage):
             else:
                 one.reject("empty")
 
-    def _fits(self, plan: Plan) -> bool:
+    def _fits(self, plan: PlanReply) -> bool:
         """Whether it is what was asked for; a model need not hold to a schema."""
         return len(plan.edits) <= self.count and all(
             edit.category in self.categories

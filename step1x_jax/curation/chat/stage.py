@@ -13,10 +13,10 @@ from typing import Any, ClassVar, TypeVar
 
 from etils import epath
 
-from step1x_jax.asking.ask import Limits, ask_all
+from step1x_jax.asking.ask import AskLimits, ask_all
 from step1x_jax.asking.cache import ReplyCache, open_cache
 from step1x_jax.asking.chat import ChatClient
-from step1x_jax.asking.exchange import Ask, Picture
+from step1x_jax.asking.exchange import Ask, QuestionPicture
 from step1x_jax.asking.pictures import picture_size, picture_to_send, shrunk_size
 from step1x_jax.asking.preset import LOCAL, ChatPreset
 from step1x_jax.curation.chat.prompts import read_prompt
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class RowQuestion:
     """What is asked about a row, behind its pictures.
 
     Attributes:
@@ -69,7 +69,7 @@ class Asked:
 
     row: Row
     word: str
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[QuestionPicture, ...] = ()
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     outcome: Any = None
 
@@ -85,7 +85,7 @@ class Conversation:
         self,
         rows: Mapping[str, Asked],
         client: ChatClient,
-        limits: Limits,
+        limits: AskLimits,
         cache: ReplyCache,
         context: Context,
         system: str,
@@ -114,7 +114,7 @@ class Conversation:
 
     def ask(
         self,
-        question: Callable[[Asked], Question],
+        question: Callable[[Asked], RowQuestion],
         parse: Callable[[Asked, str], T | None],
     ) -> Iterator[tuple[Asked, T]]:
         """Asks about all rows that are `going`; those without an answer get their outcome.
@@ -144,7 +144,7 @@ class Conversation:
             else:
                 one.reject(REASONS[answer.status], answer.reason)
 
-    def _ask(self, one: Asked, question: Question) -> Ask:
+    def _ask(self, one: Asked, question: RowQuestion) -> Ask:
         id = one.row[ID]
         return Ask(
             f"{id} {question.name}",
@@ -214,7 +214,7 @@ class ChatStage(Stage):
             structured=True,
         )
         client = ChatClient(preset, self.timeout, self.key_variable)
-        limits = Limits(MOST_ATTEMPTS, self.concurrency, first_wait=self.first_wait)
+        limits = AskLimits(MOST_ATTEMPTS, self.concurrency, first_wait=self.first_wait)
 
         def operate(rows: Sequence[Row], context: Context) -> list[Any]:
             asked = {row[ID]: self._begin(row, preset) for row in rows}

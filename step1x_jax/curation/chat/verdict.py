@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from step1x_jax.asking.replies import parse_reply
 from step1x_jax.curation.chat.prompts import TEXT, digest_prompts, fill_prompt, object_schema
-from step1x_jax.curation.chat.stage import Asked, ChatStage, Conversation, Question
+from step1x_jax.curation.chat.stage import Asked, ChatStage, Conversation, RowQuestion
 
 BEST = 10
 MOST_UNDONE = 5  # of success, where the edit was not done
@@ -20,7 +20,7 @@ Text = Annotated[str, Meta(max_length=LONGEST)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class VerdictReply:
     """A reply.
 
     Attributes:
@@ -84,12 +84,12 @@ class Verdict(ChatStage):
     def ask(self, conversation: Conversation) -> None:
         """See `ChatStage`."""
 
-        def question(one: Asked) -> Question:
+        def question(one: Asked) -> RowQuestion:
             text = fill_prompt("verdict", {"instruction": one.row["instruction_en"]})
-            return Question("verdict", text, SCHEMA)
+            return RowQuestion("verdict", text, SCHEMA)
 
-        def parse(one: Asked, text: str) -> Answer | None:
-            answer = parse_reply(Answer, text)
+        def parse(one: Asked, text: str) -> VerdictReply | None:
+            answer = parse_reply(VerdictReply, text)
             return None if answer is None or answer.contradictory else answer
 
         for one, answer in conversation.ask(question, parse):

@@ -39,7 +39,7 @@ class Cutout:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Layer:
+class SubjectLayer:
     """A subject in its place: colours (H, W, 3) float32, alpha and shadow (H, W) float32.
 
     Attributes:
@@ -85,7 +85,7 @@ def lay(
     width: float,
     angle: float = 0.0,
     mirror: bool = False,
-) -> Layer:
+) -> SubjectLayer:
     """A subject laid into a photograph.
 
     Args:
@@ -120,7 +120,7 @@ def lay(
     shadow = np.zeros_like(laid)
     if "front" not in cutout.data.manners:
         shadow = cast_shadow(laid, host.light, width)
-    return Layer(np.clip(painted * gain, 0, 1), laid, shadow, inside)
+    return SubjectLayer(np.clip(painted * gain, 0, 1), laid, shadow, inside)
 
 
 def light_gain(own: np.ndarray, host: np.ndarray) -> np.ndarray:
@@ -154,7 +154,7 @@ def cast_shadow(alpha: np.ndarray, light: tuple[float, float], width: float) -> 
     return np.clip((shadow - LEAST_SHADOW) / (1 - LEAST_SHADOW), 0, 1)
 
 
-def compose(pixels: np.ndarray, layer: Layer) -> np.ndarray:
+def compose(pixels: np.ndarray, layer: SubjectLayer) -> np.ndarray:
     """(H, W, 3) uint8: the layer over pixels that are in its shadow."""
     ground = to_float(pixels) * (1 - layer.shadow[..., None])
     alpha = layer.alpha[..., None]

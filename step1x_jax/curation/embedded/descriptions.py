@@ -184,7 +184,7 @@ class DisparityData:
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
+class PhotographDescription:
     """A photograph: where it is, whose it is, and what is where in it.
 
     Attributes:
@@ -227,7 +227,7 @@ class Description:
 
 
 @functools.cache
-def read_descriptions() -> Mapping[str, Description]:
+def read_descriptions() -> Mapping[str, PhotographDescription]:
     """All photographs by name, in a fixed order; read once."""
     path = FOLDER / "photographs.json"
-    return build(dict[str, Description], read_json(path), str(path))
+    return build(dict[str, PhotographDescription], read_json(path), str(path))

@@ -25,7 +25,7 @@ from step1x_jax.curation.embedded.descriptions import (
     FOLDER,
     BackdropData,
     Box,
-    Description,
+    PhotographDescription,
     PlaceData,
     Polygon,
     SceneData,
@@ -226,7 +226,7 @@ def find_file(package: str, file: str) -> epath.Path:
     )
 
 
-def read_pixels(description: Description) -> np.ndarray:
+def read_pixels(description: PhotographDescription) -> np.ndarray:
     """A photograph as (H, W, 3) uint8, read-only, at no more than LONGEST pixels.
 
     Raises:
@@ -245,7 +245,7 @@ def read_pixels(description: Description) -> np.ndarray:
     return _frozen(pixels)
 
 
-def _read_whole(name: str, description: Description) -> Photograph:
+def _read_whole(name: str, description: PhotographDescription) -> Photograph:
     """A photograph with all mattes, at no more than LONGEST pixels."""
     pixels = read_pixels(description)
     whole = _sizes(description.package, description.file)
@@ -340,7 +340,7 @@ def _sizes(package: str, file: str) -> tuple[int, int]:
         return image.size
 
 
-def _scale(description: Description) -> float:
+def _scale(description: PhotographDescription) -> float:
     """By which a photograph is made smaller; a stereo pair stays as large as its disparity."""
     if description.disparity is not None:
         return 1.0
@@ -354,7 +354,7 @@ def _read_matte(name: str, whole: tuple[int, int], size: tuple[int, int]) -> np.
     return np.asarray(matte, np.float32) / 255
 
 
-def _read_disparity(description: Description, scale: float) -> np.ndarray | None:
+def _read_disparity(description: PhotographDescription, scale: float) -> np.ndarray | None:
     if description.disparity is None:
         return None
     assert scale == 1

@@ -10,7 +10,7 @@ import numpy as np
 
 from step1x_jax.curation.categories import Category
 from step1x_jax.curation.embedded import gates, words
-from step1x_jax.curation.embedded.compositing import Cutout, Layer, compose, cut_out, lay
+from step1x_jax.curation.embedded.compositing import Cutout, SubjectLayer, compose, cut_out, lay
 from step1x_jax.curation.embedded.descriptions import PlaceData
 from step1x_jax.curation.embedded.photographs import Photograph
 from step1x_jax.curation.embedded.types import Edit, Rejection, Words
@@ -262,12 +262,12 @@ def _lay(
     place: PlaceData,
     drawn: Placement,
     rng: np.random.Generator,
-) -> Layer:
+) -> SubjectLayer:
     size = rng.uniform(*place.holds[cutout.data.name])
     return lay(cutout, photograph, drawn.centre, size, drawn.angle, drawn.mirror)
 
 
-def _fault(layer: Layer, photograph: Photograph, place: PlaceData) -> str | None:
+def _fault(layer: SubjectLayer, photograph: Photograph, place: PlaceData) -> str | None:
     """Why a subject cannot be there."""
     if layer.inside < LEAST_INSIDE:
         return "subject_cut_off"
@@ -285,7 +285,7 @@ def _is_stable(found: Found) -> bool:
     return gates.subject_stability(*found) >= gates.LEAST_STABILITY
 
 
-def _where(photograph: Photograph, place: PlaceData, layer: Layer) -> Words:
+def _where(photograph: Photograph, place: PlaceData, layer: SubjectLayer) -> Words:
     """Where a subject is, in words."""
     if place.manner == "worn":
         return place.on

@@ -1,7 +1,7 @@
 """Template instructions: one of several wordings in each language, filled with an edit's slots.
 
-They are marked as what they are: `Instruction.templates` names the wordings, and a filter caps the
-share of each (filters/template_share.py).
+They are marked as what they are: `TemplateInstruction.templates` names the wordings, and a
+filter caps the share of each (filters/template_share.py).
 """
 
 import string
@@ -17,7 +17,7 @@ from step1x_jax.curation.embedded.types import Words
 LANGUAGES = ("en", "cn")
 
 
-class Instruction(NamedTuple):
+class TemplateInstruction(NamedTuple):
     """An instruction in both languages.
 
     Attributes:
@@ -36,7 +36,7 @@ def write_instruction(
     facts: Mapping[str, str | float],
     slots: Mapping[str, Words],
     rng: np.random.Generator,
-) -> Instruction:
+) -> TemplateInstruction:
     """An edit's instruction; the wordings of the two languages are drawn apart.
 
     Args:
@@ -53,7 +53,7 @@ def write_instruction(
         names[language] = f"{category.value}/{action}/{language}/{number}"
         filled = wordings[number].format_map({k: words[language] for k, words in slots.items()})
         texts[language] = _tidy(filled)
-    return Instruction(texts["en"], texts["cn"], names)
+    return TemplateInstruction(texts["en"], texts["cn"], names)
 
 
 def slots_of(template: str) -> set[str]:

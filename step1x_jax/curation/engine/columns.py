@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from step1x_jax.curation.engine.rows import Row
-from step1x_jax.data.parquet import pyarrow
+from step1x_jax.data.parquet import import_pyarrow
 
 Columns = Mapping[str, Any]  # name -> type
 TYPES = (str, bytes, int, float, bool, dict, list[str], list[bytes])
@@ -19,7 +19,7 @@ TYPES = (str, bytes, int, float, bool, dict, list[str], list[bytes])
 
 def arrow_type(kind: Any) -> Any:
     """The type in a parquet file."""
-    arrow = pyarrow()
+    arrow = import_pyarrow()
     if kind in (list[str], list[bytes]):
         return arrow.list_(arrow_type(kind.__args__[0]))
     return {

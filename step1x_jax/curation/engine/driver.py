@@ -22,7 +22,7 @@ from step1x_jax.curation.engine.rows import ID, Context, Rejected, Row, StopErro
 from step1x_jax.curation.engine.source import Source, Unit
 from step1x_jax.curation.engine.stage import Operator, Stage, WholeStage, check_pipeline, each
 from step1x_jax.curation.engine.workdir import MANIFEST, NAME, Part, Workdir, sync_folder
-from step1x_jax.curation.engine.worker import Job, Made
+from step1x_jax.curation.engine.worker import Made, PartJob
 from step1x_jax.errors import UserError
 
 SOURCE = "source"  # the first stage's name
@@ -66,7 +66,7 @@ class Pipeline:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class StagePlan:
     """What there is to do for a stage.
 
     Attributes:
@@ -87,14 +87,14 @@ class Plan:
 
 
 # Called when a part is there: plan, part; of parts that were there before, too.
-OnPart = Callable[[Plan, Part], None]
+OnPart = Callable[[StagePlan, Part], None]
 
 
 def run(
     pipeline: Pipeline,
     workdir: Workdir,
     engine: Engine,
-    on_stage: Callable[[Plan], None] = lambda plan: None,
+    on_stage: Callable[[StagePlan], None] = lambda plan: None,
     on_part: OnPart = lambda plan, part: None,
 ) -> dict[str, Any]:
     """Makes all that is not there yet.
@@ -138,7 +138,7 @@ def run(
     return manifest
 
 
-def plans(pipeline: Pipeline, workdir: Workdir) -> Iterator[Plan]:
+def plans(pipeline: Pipeline, workdir: Workdir) -> Iterator[StagePlan]:
     """What there is to do, for each stage as far as that is known: up to the first unfinished one.
 
     Raises:
@@ -172,7 +172,9 @@ def finished(pipeline: Pipeline, workdir: Workdir) -> History:
     return history
 
 
-def _plan(pipeline: Pipeline, workdir: Workdir, history: History, name: str, stage: Stage) -> Plan:
+def _plan(
+    pipeline: Pipeline, workdir: Workdir, history: History, name: str, stage: Stage
+) -> StagePlan:
     own = digest_of(stage.fingerprint(), str(pipeline.seed), str(pipeline.part_bytes))
     units: dict[str, Unit] = {}
     if isinstance(stage, Source):
@@ -190,11 +192,11 @@ def _plan(pipeline: Pipeline, workdir: Workdir, history: History, name: str, sta
     }
     if _Errors(name, pipeline.max_error_rate, done.values()).too_many:  # so the last run ended
         done = {key: part for key, part in done.items() if not part.failures}
-    return Plan(name, stage, own, units, wanted, done)
+    return StagePlan(name, stage, own, units, wanted, done)
 
 
 def _make(
-    pipeline: Pipeline, workdir: Workdir, history: History, engine: Engine, plan: Plan
+    pipeline: Pipeline, workdir: Workdir, history: History, engine: Engine, plan: StagePlan
 ) -> Iterator[Made]:
     todo = [key for key in plan.wanted if key not in plan.done]
     if not todo:
@@ -203,10 +205,10 @@ def _make(
     whole = isinstance(plan.stage, WholeStage)  # then a row's fate depends on others, too
     folder = workdir.stage(plan.name)
 
-    def job(key: str) -> Job:
+    def job(key: str) -> PartJob:
         before = there.get(key)
         usable = before is not None and before.stage == plan.own and not whole
-        return Job(
+        return PartJob(
             key=key,
             layers=() if plan.units else history.layers(key, reads),
             payload=plan.units[key].payload if plan.units else None,
@@ -244,7 +246,7 @@ class _Decided(Stage):
         return self._decisions.get(row[ID], {})
 
 
-def _commit(workdir: Workdir, plan: Plan, made: Made) -> Part:
+def _commit(workdir: Workdir, plan: StagePlan, made: Made) -> Part:
     part = Part(
         key=made.key,
         stage=plan.own,

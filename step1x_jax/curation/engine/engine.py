@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from step1x_jax.curation.engine.stage import Stage
-from step1x_jax.curation.engine.worker import Job, Made, Worker
+from step1x_jax.curation.engine.worker import Made, PartJob, Worker
 
 
 class Engine(Protocol):
     """Makes parts, somewhere."""
 
-    def run(self, name: str, stage: Stage, jobs: Iterable[Job]) -> Iterator[Made]:
+    def run(self, name: str, stage: Stage, jobs: Iterable[PartJob]) -> Iterator[Made]:
         """Makes the parts of a stage.
 
         Args:
@@ -29,7 +29,7 @@ class Engine(Protocol):
 class Inline:
     """One worker, in this process."""
 
-    def run(self, name: str, stage: Stage, jobs: Iterable[Job]) -> Iterator[Made]:
+    def run(self, name: str, stage: Stage, jobs: Iterable[PartJob]) -> Iterator[Made]:
         """See `Engine`."""
         worker = Worker(name, stage)
         for job in jobs:

@@ -10,7 +10,7 @@ from step1x_jax.curation.engine.workdir import Part, Workdir
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class ColumnLayer:
     """A file with some of the columns of a part.
 
     Attributes:
@@ -63,7 +63,7 @@ class History:
         """All that there are."""
         return {name: kind for stage in self._stages for name, kind in stage.columns.items()}
 
-    def layers(self, key: str, columns: Columns) -> tuple[Layer, ...]:
+    def layers(self, key: str, columns: Columns) -> tuple[ColumnLayer, ...]:
         """The files with the columns of a part of the latest stage, the latest first.
 
         Args:
@@ -71,7 +71,7 @@ class History:
           columns: to find; each is where it was written last, those that nobody writes nowhere.
         """
         return tuple(
-            Layer(str(self._workdir.stage(done.name) / file.file), own, done.many)
+            ColumnLayer(str(self._workdir.stage(done.name) / file.file), own, done.many)
             for done, file, own in self._found(key, columns)
         )
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from step1x_jax.curation.engine.columns import Columns, decode, digest_of
-from step1x_jax.curation.engine.history import Layer
+from step1x_jax.curation.engine.history import ColumnLayer
 from step1x_jax.curation.engine.part_files import STATE, read_columns
 from step1x_jax.curation.engine.rows import ID, OK, PARENT, Row
 
@@ -26,14 +26,14 @@ class Given:
     input: str = ""
 
 
-def live_rows(layers: Sequence[Layer], columns: Columns) -> Iterator[Row]:
+def live_rows(layers: Sequence[ColumnLayer], columns: Columns) -> Iterator[Row]:
     """The rows of a part that go on, with their ids and some columns, as stages have them."""
     for one in read_given(layers, columns):
         if one.state[0] == OK:
             yield as_row(one, columns)
 
 
-def all_rows(layers: Sequence[Layer], columns: Columns) -> Iterator[Row]:
+def all_rows(layers: Sequence[ColumnLayer], columns: Columns) -> Iterator[Row]:
     """All rows of a part, also with STATE, what became of them."""
     for one in read_given(layers, columns):
         yield as_row(one, columns) | dict(zip(STATE, one.state, strict=True))
@@ -44,7 +44,7 @@ def as_row(given: Given, columns: Columns) -> Row:
     return {ID: given.id} | {name: decode(given.values[name], columns[name]) for name in columns}
 
 
-def read_given(layers: Sequence[Layer], columns: Columns) -> list[Given]:
+def read_given(layers: Sequence[ColumnLayer], columns: Columns) -> list[Given]:
     """The rows of a part in their order.
 
     Args:

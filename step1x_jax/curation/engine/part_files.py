@@ -33,7 +33,7 @@ from step1x_jax.curation.engine.rows import (
     Row,
     StopError,
 )
-from step1x_jax.data.parquet import pyarrow, reading
+from step1x_jax.data.parquet import convert_errors, import_pyarrow
 from step1x_jax.errors import UserError
 from step1x_jax.files import reason
 
@@ -133,7 +133,7 @@ def _tables(rows: Sequence[Row], columns: Columns, limit: int) -> Iterator[tuple
 
 
 def _parquet(rows: Sequence[Row], columns: Columns) -> bytes:
-    arrow = pyarrow()
+    arrow = import_pyarrow()
     kinds = {**FIXED, **columns}
     schema = arrow.schema([(name, arrow_type(kind)) for name, kind in kinds.items()])
     values = {name: [row[name] for row in rows] for name in kinds}
@@ -231,10 +231,12 @@ def read_columns(path: str, columns: Columns) -> dict[str, list[Any]]:
       StopError: it cannot be read, or is damaged.
       UserError: pyarrow is missing.
     """
-    pyarrow()  # what is missing is not damaged
+    import_pyarrow()  # what is missing is not damaged
     try:
-        with reading(path):
-            table = pyarrow().parquet.read_table(path, columns=list(columns), partitioning=None)
+        with convert_errors(path):
+            table = import_pyarrow().parquet.read_table(
+                path, columns=list(columns), partitioning=None
+            )
             return {name: table.column(name).to_pylist() for name in columns}
     except UserError as e:
         raise StopError(f"{e} Or remove it, then run this again: it is made anew.") from e

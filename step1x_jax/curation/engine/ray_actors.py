@@ -15,7 +15,7 @@ from typing import Any
 
 from step1x_jax.curation.engine.rows import StopError
 from step1x_jax.curation.engine.stage import Stage
-from step1x_jax.curation.engine.worker import Job, Made, Worker
+from step1x_jax.curation.engine.worker import Made, PartJob, Worker
 from step1x_jax.errors import UserError
 
 MOST_DEATHS = 3  # of actors at one part
@@ -37,7 +37,7 @@ class RayActors:
         self._actors: list[Any] = []  # of the latest stage
         self._options: dict[str, Any] = {}  # what each of them takes
 
-    def run(self, name: str, stage: Stage, jobs: Iterable[Job]) -> Iterator[Made]:
+    def run(self, name: str, stage: Stage, jobs: Iterable[PartJob]) -> Iterator[Made]:
         """See `Engine`."""
         self._send_class(type(stage))
         count, options = room_for(stage, self._ray.cluster_resources(), self._most)
@@ -121,10 +121,12 @@ class _Pool:
         self._task = name, stage
         self._actors = actors
         self._free = list(actors)
-        self._working: dict[Any, tuple[Any, Job]] = {}  # what an actor is to give -> who makes what
+        self._working: dict[
+            Any, tuple[Any, PartJob]
+        ] = {}  # what an actor is to give -> who makes what
         self._deaths: collections.Counter[str] = collections.Counter()
 
-    def work(self, jobs: Iterable[Job], count: int) -> Iterator[Made]:
+    def work(self, jobs: Iterable[PartJob], count: int) -> Iterator[Made]:
         """Makes parts with at most so many actors; an actor begins when there is a job for it."""
         waiting = iter(jobs)
         for job in waiting:
@@ -153,7 +155,7 @@ class _Pool:
                 self._begin(following)
             yield made
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: PartJob) -> None:
         if not self._free:
             self._free.append(self._new())
             self._actors.append(self._free[0])
@@ -168,7 +170,7 @@ class _Actor:
         self._task: tuple[str, Stage] | None = None
         self._worker: Worker | None = None
 
-    def make(self, name: str, stage: Stage, job: Job) -> Made | StopError:
+    def make(self, name: str, stage: Stage, job: PartJob) -> Made | StopError:
         """Makes a part, or says why the stage cannot go on."""
         if self._worker is None or self._task != (name, stage):
             self._task, self._worker = (name, stage), Worker(name, stage)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from step1x_jax.curation.engine.columns import check_values, encode
-from step1x_jax.curation.engine.history import Layer
+from step1x_jax.curation.engine.history import ColumnLayer
 from step1x_jax.curation.engine.joining import Given, as_row, read_given
 from step1x_jax.curation.engine.part_files import (
     FIXED,
@@ -49,7 +49,7 @@ TRANSIENT = (TransientError, UnreadableError, ConnectionError, TimeoutError)
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class PartJob:
     """A part to be made.
 
     Attributes:
@@ -63,7 +63,7 @@ class Job:
     """
 
     key: str
-    layers: tuple[Layer, ...]
+    layers: tuple[ColumnLayer, ...]
     payload: Any
     before: tuple[str, ...]
     folder: str
@@ -103,7 +103,7 @@ class Worker:
         self._stage = stage
         self._operator: Operator | None = None
 
-    def make(self, job: Job) -> Made:
+    def make(self, job: PartJob) -> Made:
         """Makes a part.
 
         Raises:
@@ -150,7 +150,7 @@ class Worker:
             seconds=round(time.monotonic() - begun, 3),
         )
 
-    def _from_source(self, source: Source, job: Job) -> Iterator[Row]:
+    def _from_source(self, source: Source, job: PartJob) -> Iterator[Row]:
         try:
             for id, outcome in source.read(job.payload, job.context):
                 yield self._row(id, "", "", self._checked(outcome))

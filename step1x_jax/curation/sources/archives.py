@@ -16,7 +16,7 @@ from step1x_jax.curation.engine.source import Unit, id_of
 from step1x_jax.curation.sources.folder import PICTURES
 from step1x_jax.curation.sources.photograph_rows import StoredPhotographs, cut
 from step1x_jax.curation.sources.tables import files_below
-from step1x_jax.data.paths import printable, stamp
+from step1x_jax.data.paths import make_printable, stamp
 from step1x_jax.errors import UserError
 from step1x_jax.files import file_size, reason
 from step1x_jax.json_files import parse_json
@@ -99,11 +99,11 @@ def _samples(path: epath.Path) -> tuple[list[_Sample], str]:
                 if not info.isreg():
                     continue
                 if end > size:
-                    damage = f"it ends in the middle of {printable(info.name)}"
+                    damage = f"it ends in the middle of {make_printable(info.name)}"
                     break
                 stem, _, ending = info.name.rpartition("/")[2].partition(".")
                 key = f"{info.name.rpartition('/')[0]}/{stem}"
-                member = _Member(printable(info.name), info.offset_data, info.size)
+                member = _Member(make_printable(info.name), info.offset_data, info.size)
                 if f".{ending.lower()}".endswith(PICTURES):
                     pictures.setdefault(key, member)
                 elif ending.lower() == "json" and info.size <= LARGEST_JSON:

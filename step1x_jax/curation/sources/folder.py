@@ -11,8 +11,8 @@ from step1x_jax.curation.engine.columns import digest_of
 from step1x_jax.curation.engine.rows import Context, Outcome, Rejected
 from step1x_jax.curation.engine.source import Unit, id_of
 from step1x_jax.curation.sources.photograph_rows import LICENCE, URL, StoredPhotographs, cut
-from step1x_jax.data.json_lists import json_lines
-from step1x_jax.data.paths import printable, stamp, walk
+from step1x_jax.data.json_readers import read_json_lines
+from step1x_jax.data.paths import make_printable, stamp, walk
 from step1x_jax.errors import UserError
 from step1x_jax.files import file_size, reason, user_path
 
@@ -44,7 +44,7 @@ class ImageFolder(StoredPhotographs):
                 if name.lower().endswith(PICTURES):
                     path = folder / name
                     inner = path.relative_to(root).as_posix()
-                    files.append((str(path), printable(inner), facts.get(name, {})))
+                    files.append((str(path), make_printable(inner), facts.get(name, {})))
                     sizes.append(_size(path))
         if not files:
             raise UserError(f"{root} has no pictures; they end in {', '.join(PICTURES)}.")
@@ -65,7 +65,7 @@ class ImageFolder(StoredPhotographs):
 
 def _metadata(path: epath.Path) -> dict[str, dict[str, Any]]:
     """Lines of a metadata.jsonl by the file that each names; lines that name none are left out."""
-    lines = [row for _, row in json_lines(path) if isinstance(row, dict)]
+    lines = [row for _, row in read_json_lines(path) if isinstance(row, dict)]
     known = (*LICENCE, *URL)
     return {
         row[FILE_NAME]: {name: row[name] for name in known if name in row}

@@ -15,8 +15,8 @@ from step1x_jax.curation.sources.photograph_rows import (
     URL,
     StoredPhotographs,
 )
-from step1x_jax.data.parquet import pyarrow, read_cell, reading
-from step1x_jax.data.paths import printable, stamp, walk
+from step1x_jax.data.parquet import convert_errors, import_pyarrow, read_cell
+from step1x_jax.data.paths import make_printable, stamp, walk
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import user_path
 
@@ -42,15 +42,15 @@ class ParquetPictures(StoredPhotographs):
 
     def units(self) -> Sequence[Unit]:
         """See `Source`."""
-        pyarrow()
+        import_pyarrow()
         found = list(files_below(self.path, ".parquet"))
         return [unit for path, name in found for unit in self._units(path, name)]
 
     def _units(self, path: epath.Path, name: str) -> Iterator[Unit]:
         changes = digest_of(name, stamp(path) or "")
         try:
-            with reading(str(path)), path.open("rb") as stream:
-                metadata = pyarrow().parquet.read_metadata(stream)
+            with convert_errors(str(path)), path.open("rb") as stream:
+                metadata = import_pyarrow().parquet.read_metadata(stream)
             groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
             shapes = [(group.num_rows, group.total_byte_size) for group in groups]
         except UserError as e:
@@ -86,8 +86,8 @@ class ParquetPictures(StoredPhotographs):
 def _facts(path: str, first: int, last: int) -> list[dict[str, Any]]:
     """Of rows the columns that say where a picture is from."""
     try:
-        with reading(path):
-            parquet = pyarrow().parquet
+        with convert_errors(path):
+            parquet = import_pyarrow().parquet
             names = parquet.read_schema(path).names
             known = [name for name in (*LICENCE, *URL) if name in names]
             if not known:
@@ -105,7 +105,7 @@ def files_below(path: str, *endings: str) -> Iterator[tuple[epath.Path, str]]:
     """
     root = epath.Path(user_path(path))
     if root.is_file():
-        yield root, printable(root.name)
+        yield root, make_printable(root.name)
         return
     files = [
         folder / name
@@ -118,4 +118,4 @@ def files_below(path: str, *endings: str) -> Iterator[tuple[epath.Path, str]]:
             f"{root} is no file, and no folder with files that end in {', '.join(endings)}."
         )
     for file in sorted(files):
-        yield file, printable(file.relative_to(root).as_posix())
+        yield file, make_printable(file.relative_to(root).as_posix())

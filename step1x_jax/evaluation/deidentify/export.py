@@ -23,7 +23,7 @@ from step1x_jax.evaluation.benchmarks import Benchmark
 from step1x_jax.evaluation.dataset_files import Row, Writer
 from step1x_jax.evaluation.deidentify.audit_log import append_entries, verify_log
 from step1x_jax.evaluation.deidentify.decisions import Decision
-from step1x_jax.evaluation.deidentify.findings import Findings, PictureFindings, Request
+from step1x_jax.evaluation.deidentify.findings import Findings, PictureFindings, RequestedEdit
 from step1x_jax.evaluation.deidentify.redact import redact_picture
 from step1x_jax.evaluation.deidentify.review import open_public, read_scanned
 from step1x_jax.evaluation.places import check_new, is_inside
@@ -41,7 +41,7 @@ ABOUT = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Export:
+class ExportSummary:
     """The result of an export.
 
     Attributes:
@@ -75,7 +75,7 @@ def export_dataset(
     write: Writer,
     inputs: Mapping[str, str],
     tell: Callable[[], object] = lambda: None,
-) -> Export:
+) -> ExportSummary:
     """Writes the reviewed samples of a data set, and adds an entry for each to the audit log.
 
     Args:
@@ -154,7 +154,7 @@ def export_dataset(
         time = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
         last = {**end, "actions": dict(actions), **numbers, "detectors": findings.detectors}
         head = append_entries(audit, [time | entry for entry in (*entries, last)])
-        export = Export(actions=dict(actions), head=head, **numbers)
+        export = ExportSummary(actions=dict(actions), head=head, **numbers)
         summary = {"about": ABOUT, "benchmark": benchmark.name, **dataclasses.asdict(export)}
         write_json(temporary / SUMMARY, summary | {"detectors": findings.detectors})
     return export
@@ -220,7 +220,7 @@ def _row(
 
 
 def _entry(
-    request: Request,
+    request: RequestedEdit,
     picture: PictureFindings,
     decision: Decision,
     reviewer: str,

@@ -58,7 +58,7 @@ class LookAlike:
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class RequestedEdit:
     """An edit that the data set asks of a picture."""
 
     task: str
@@ -92,7 +92,7 @@ class PictureFindings:
     metadata: list[str]
     boxes: list[Box]
     look_alikes: list[LookAlike]
-    requests: list[Request]
+    requests: list[RequestedEdit]
 
 
 @dataclasses.dataclass(frozen=True)

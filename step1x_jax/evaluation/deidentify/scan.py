@@ -10,7 +10,7 @@ import numpy as np
 from step1x_jax.conditioning.colours import to_srgb
 from step1x_jax.conditioning.images import identify_image
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.deidentify.findings import Box, Findings, PictureFindings, Request
+from step1x_jax.evaluation.deidentify.findings import Box, Findings, PictureFindings, RequestedEdit
 from step1x_jax.evaluation.deidentify.look_alikes import PublicPictures
 from step1x_jax.evaluation.deidentify.metadata import list_metadata
 from step1x_jax.evaluation.samples import Sample
@@ -53,7 +53,7 @@ def scan_pictures(
     pictures: dict[str, PictureFindings] = {}
     unreadable = []
     for sample in samples:
-        request = Request(*sample.id, sample.instruction)
+        request = RequestedEdit(*sample.id, sample.instruction)
         name = "/".join(filter(None, sample.id))
         tell()
         try:

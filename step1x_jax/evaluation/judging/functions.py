@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from step1x_jax.asking.exchange import Ask, NoReply, Picture, Reply, Served
+from step1x_jax.asking.exchange import Ask, NoReply, QuestionPicture, Reply, Served
 from step1x_jax.conditioning.images import decode_image
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import SHOWN
@@ -66,8 +66,8 @@ class FunctionJudge:
     def answer(self, ask: Ask, attempt: int) -> Reply:
         """See `Respondent`; the reply's text is the function's result as JSON."""
         source, edited, instruction = ask.parts
-        assert isinstance(source, Picture)
-        assert isinstance(edited, Picture)
+        assert isinstance(source, QuestionPicture)
+        assert isinstance(edited, QuestionPicture)
         assert isinstance(instruction, str)
         begun = time.monotonic()
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from step1x_jax.asking.ask import Answer, Limits, Plan, ask_all, plan_asking
+from step1x_jax.asking.ask import AskEstimate, AskLimits, AskResult, ask_all, plan_asking
 from step1x_jax.asking.cache import look_into_cache, open_cache
 from step1x_jax.asking.exchange import Ask, Respondent
 from step1x_jax.conditioning.images import read_image_bytes
@@ -22,7 +22,7 @@ from step1x_jax.evaluation.judging.facts import ANOTHER, check_same_judge, judge
 from step1x_jax.evaluation.judging.judges import is_function
 from step1x_jax.evaluation.judging.pictures import check_decodable
 from step1x_jax.evaluation.judging.presets import JudgePreset, Protocol
-from step1x_jax.evaluation.judging.prompts import Prompts
+from step1x_jax.evaluation.judging.prompts import JudgePrompts
 from step1x_jax.evaluation.judging.questions import Questions, Scores
 from step1x_jax.evaluation.judging.tally import Tally, show_progress
 from step1x_jax.evaluation.method_pictures import find_pictures
@@ -64,7 +64,7 @@ class JudgeRun:
     method_folder: epath.Path
     folder: epath.Path
     preset: JudgePreset
-    prompts: Prompts
+    prompts: JudgePrompts
     protocol: Protocol
     source: str
     repeats: int = 1
@@ -99,8 +99,8 @@ class JudgeRun:
 
 
 def plan_judging(
-    run: JudgeRun, samples: Sequence[Sample], judge: Respondent, limits: Limits
-) -> tuple[Plan, dict[Status, int]]:
+    run: JudgeRun, samples: Sequence[Sample], judge: Respondent, limits: AskLimits
+) -> tuple[AskEstimate, dict[Status, int]]:
     """Return what `judge_pictures` would ask, and how many samples have no picture to ask about.
 
     Nothing is asked, nothing is written.
@@ -116,7 +116,7 @@ def plan_judging(
 
 
 def judge_pictures(
-    run: JudgeRun, samples: Sequence[Sample], judge: Respondent, limits: Limits, tally: Tally
+    run: JudgeRun, samples: Sequence[Sample], judge: Respondent, limits: AskLimits, tally: Tally
 ) -> list[Judgement]:
     """Asks a judge about a method's pictures, and writes what it said.
 
@@ -143,7 +143,7 @@ def judge_pictures(
     asks = _ask_about_all(run, samples, found, without)
     calls = (run.questions.calls(sample.task) for sample, path in found.items() if path)
     total = sum(calls) * run.repeats
-    answers: dict[tuple[SampleId, int], list[Answer[Scores]]] = collections.defaultdict(list)
+    answers: dict[tuple[SampleId, int], list[AskResult[Scores]]] = collections.defaultdict(list)
     with open_cache(run.folder, ANOTHER) as cache:
         earlier = _earlier(run, judge)  # as they are while no other process writes
         answered = ask_all(asks, judge, cache, limits, run.questions.parse)
@@ -206,7 +206,7 @@ def _judgement(
     sample: Sample,
     repeat: int,
     without: tuple[Status, str] | None,
-    answers: Sequence[Answer[Scores]],
+    answers: Sequence[AskResult[Scores]],
 ) -> Judgement:
     scores: dict[str, tuple[float, ...]] = {}
     status, reason = without or ("ok", "")

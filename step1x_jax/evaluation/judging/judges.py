@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
-from step1x_jax.asking.ask import Limits
+from step1x_jax.asking.ask import AskLimits
 from step1x_jax.asking.chat import ChatClient
 from step1x_jax.asking.exchange import Respondent
 from step1x_jax.evaluation.judging.functions import FunctionJudge
@@ -56,7 +56,7 @@ def open_judge(preset: JudgePreset, timeout: float, key_variable: str = "") -> I
         yield judge
 
 
-def limits_for(preset: JudgePreset, limits: Limits) -> Limits:
+def limits_for(preset: JudgePreset, limits: AskLimits) -> AskLimits:
     """The limits of asking a judge: in this process one question at a time, and once.
 
     What is computed here gives the same again.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from step1x_jax.evaluation.benchmarks import Question
+from step1x_jax.evaluation.benchmarks import JudgeQuestion
 
 LONGEST = 200_000  # characters of a reply that are read
 _DELIMITER = "||V^=^V||"
@@ -92,7 +92,7 @@ def _with_brackets_or_quotes(value: str) -> str:
 
 
 def valid_numbers(
-    scores: Any, question: Question, *, accept_single: bool = False
+    scores: Any, question: JudgeQuestion, *, accept_single: bool = False
 ) -> tuple[float, ...] | None:
     """The numbers of an answer, if they are one.
 
@@ -113,7 +113,7 @@ def valid_numbers(
     return tuple(float(x) for x in scores)
 
 
-def _is_valid(number: Any, question: Question) -> bool:
+def _is_valid(number: Any, question: JudgeQuestion) -> bool:
     if isinstance(number, bool) or not isinstance(number, int | float):
         return False
     if not question.lowest <= number <= question.highest:  # nor is NaN
@@ -121,7 +121,7 @@ def _is_valid(number: Any, question: Question) -> bool:
     return not question.whole or math.floor(number) == number
 
 
-def answer_schema(question: Question) -> dict[str, Any]:
+def answer_schema(question: JudgeQuestion) -> dict[str, Any]:
     """The JSON schema of an answer, for judges whose server holds them to one."""
     number: dict[str, Any] = {"type": "integer" if question.whole else "number"}
     number |= {"minimum": question.lowest, "maximum": question.highest}

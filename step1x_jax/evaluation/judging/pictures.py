@@ -7,7 +7,7 @@ import hashlib
 import math
 from typing import NamedTuple
 
-from step1x_jax.asking.exchange import Picture
+from step1x_jax.asking.exchange import QuestionPicture
 from step1x_jax.asking.pictures import picture_size, shrunk_size
 from step1x_jax.evaluation.judging.presets import Protocol
 
@@ -57,6 +57,6 @@ def check_decodable(data: bytes, name: str) -> Decodable:
     return Decodable(data, picture_size(data, name))
 
 
-def original(data: bytes) -> Picture:
+def original(data: bytes) -> QuestionPicture:
     """A picture as its file is, for judges in this process."""
-    return Picture(hashlib.sha256(data).hexdigest(), lambda: data)
+    return QuestionPicture(hashlib.sha256(data).hexdigest(), lambda: data)

@@ -15,7 +15,7 @@ from etils import epath
 import step1x_jax
 from step1x_jax.conditioning.input_files import read_input_file
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.benchmarks import GEDIT, Benchmark, Question
+from step1x_jax.evaluation.benchmarks import GEDIT, Benchmark, JudgeQuestion
 from step1x_jax.json_files import shown
 
 FOLDER = epath.Path(step1x_jax.__file__).parent / "assets" / "evaluation" / "prompts"
@@ -36,7 +36,7 @@ PUBLISHED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompts:
+class JudgePrompts:
     """The questions of a benchmark in words.
 
     Attributes:
@@ -49,7 +49,7 @@ class Prompts:
 
     def text(
         self,
-        question: Question,
+        question: JudgeQuestion,
         task: str,
         instruction: str,
         extra: Mapping[str, str] | None = None,
@@ -97,7 +97,7 @@ class Prompts:
         return hashlib.sha256("\0".join(every).encode()).hexdigest()[:12]
 
 
-def read_prompts(benchmark: Benchmark, published: epath.PathLike | None = None) -> Prompts:
+def read_prompts(benchmark: Benchmark, published: epath.PathLike | None = None) -> JudgePrompts:
     """Our words for a benchmark's questions, or those of the published file.
 
     Args:
@@ -120,14 +120,14 @@ def read_prompts(benchmark: Benchmark, published: epath.PathLike | None = None) 
             task: text.replace(CRITERIA, _read_own(file).rstrip())
             for task, file in question.criteria.items()
         } or {"": text}
-    return Prompts(texts, OURS)
+    return JudgePrompts(texts, OURS)
 
 
 def _read_own(name: str) -> str:
     return (FOLDER / f"{name}.txt").read_text()
 
 
-def _read_published(path: epath.PathLike) -> Prompts:
+def _read_published(path: epath.PathLike) -> JudgePrompts:
     literals = read_literals(path)
     texts = {}
     for question, names in PUBLISHED.items():
@@ -138,7 +138,7 @@ def _read_published(path: epath.PathLike) -> Prompts:
                 " vie_prompts.py."
             )
         texts[question] = {"": "\n".join(literals[name] for name in names)}
-    return Prompts(texts, epath.Path(path).name)
+    return JudgePrompts(texts, epath.Path(path).name)
 
 
 def read_literals(path: epath.PathLike) -> dict[str, str]:

@@ -5,10 +5,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from step1x_jax.asking.exchange import Ask, Picture
+from step1x_jax.asking.exchange import Ask, QuestionPicture
 from step1x_jax.asking.pictures import picture_to_send
 from step1x_jax.asking.replies import strip_reasoning
-from step1x_jax.evaluation.benchmarks import Benchmark, Question
+from step1x_jax.evaluation.benchmarks import Benchmark, JudgeQuestion
 from step1x_jax.evaluation.judging.judges import is_function
 from step1x_jax.evaluation.judging.parsing import (
     answer_schema,
@@ -21,7 +21,7 @@ from step1x_jax.evaluation.judging.pictures import (
     sent_size,
 )
 from step1x_jax.evaluation.judging.presets import JudgePreset, Protocol
-from step1x_jax.evaluation.judging.prompts import Prompts
+from step1x_jax.evaluation.judging.prompts import JudgePrompts
 from step1x_jax.evaluation.samples import Sample
 
 Scores = Mapping[str, tuple[float, ...]]  # question -> its numbers
@@ -47,7 +47,7 @@ class Questions:
     def __init__(
         self,
         benchmark: Benchmark,
-        prompts: Prompts,
+        prompts: JudgePrompts,
         preset: JudgePreset,
         protocol: Protocol,
         *,
@@ -68,7 +68,7 @@ class Questions:
         self._protocol = protocol
         self._accept_single = accept_single
 
-    def of_task(self, task: str) -> list[Question]:
+    def of_task(self, task: str) -> list[JudgeQuestion]:
         """Return the questions about samples of a task."""
         every = self._questions.values()
         return [question for question in every if not question.tasks or task in question.tasks]
@@ -115,7 +115,7 @@ class Questions:
         for question in self.of_task(sample.id.task):
             text = self._prompts.text(question, sample.id.task, sample.instruction, sample.extra)
             shown = [sent[picture] for picture in question.pictures]
-            parts: tuple[str | Picture, ...]
+            parts: tuple[str | QuestionPicture, ...]
             parts = (*shown, text) if self._preset.order == "pictures" else (text, *shown)
             subject = (sample.id, (question.name,))
             asks.append(
@@ -147,5 +147,5 @@ class Questions:
             scores[name] = numbers
         return scores
 
-    def _valid(self, scores: Any, question: Question) -> tuple[float, ...] | None:
+    def _valid(self, scores: Any, question: JudgeQuestion) -> tuple[float, ...] | None:
         return valid_numbers(scores, question, accept_single=self._accept_single)

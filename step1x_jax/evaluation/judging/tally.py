@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from step1x_jax.asking.ask import Answer, Plan
+from step1x_jax.asking.ask import AskEstimate, AskResult
 
 T = TypeVar("T")
 MILLION = 1_000_000
@@ -28,7 +28,7 @@ class Prices:
         return (input_tokens * (self.input or 0) + output_tokens * (self.output or 0)) / MILLION
 
 
-def describe_plan(plan: Plan, prices: Prices) -> str:
+def describe_plan(plan: AskEstimate, prices: Prices) -> str:
     """A plan on one line, as --dry_run prints it."""
     text = (
         f"{plan.calls} calls to make, {plan.kept} questions answered before; about"
@@ -48,7 +48,7 @@ class Tally:
         self.input_tokens = 0
         self.output_tokens = 0
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: AskResult) -> None:
         """Counts an answer, and what was paid for it now."""
         self.statuses[answer.status] += 1
         for reply in answer.replies[len(answer.replies) - answer.paid :]:
@@ -67,7 +67,9 @@ class Tally:
         return text if dollars is None else f"{text}, {dollars:.2f} USD"
 
 
-def show_progress(answers: Iterable[Answer[T]], total: int, tally: Tally) -> Iterator[Answer[T]]:
+def show_progress(
+    answers: Iterable[AskResult[T]], total: int, tally: Tally
+) -> Iterator[AskResult[T]]:
     """Passes answers on, counting them, with a bar on stderr."""
     with tqdm(total=total, desc="judging", unit="question", file=sys.stderr) as bar:
         for answer in answers:

@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 from PIL import Image
 
-from step1x_jax.asking.exchange import Ask, NoReply, Picture, Reply, Served
+from step1x_jax.asking.exchange import Ask, NoReply, QuestionPicture, Reply, Served
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.judging.presets import JudgePreset
 from step1x_jax.files import fingerprint
@@ -95,7 +95,7 @@ class TransformersJudge:
 
     def _prepare(self, ask: Ask) -> dict[str, Any]:
         """Return the model's inputs: tokens, in which each picture has its places, and patches."""
-        pictures = [part for part in ask.parts if isinstance(part, Picture)]
+        pictures = [part for part in ask.parts if isinstance(part, QuestionPicture)]
         content: list[dict[str, str]] = [
             {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
             for part in ask.parts

@@ -3,20 +3,20 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from step1x_jax.asking.ask import Answer, Limits, Plan, ask_all, plan_asking
+from step1x_jax.asking.ask import AskEstimate, AskLimits, AskResult, ask_all, plan_asking
 from step1x_jax.asking.cache import ReplyCache
 from step1x_jax.asking.exchange import Ask, Respondent
 from step1x_jax.evaluation.judging.tally import Tally, show_progress
 from step1x_jax.evaluation.pairwise.questions import parse
-from step1x_jax.evaluation.pairwise.verdicts import Failure, Verdict, Winner
+from step1x_jax.evaluation.pairwise.verdicts import Failure, PairVerdict, Winner
 
 # A verdict whose winner is open, and its question; or one that is known, and none.
-Questions = Iterable[tuple[Verdict, Ask | None]]
+Questions = Iterable[tuple[PairVerdict, Ask | None]]
 
 
 def plan_verdicts(
-    questions: Questions, judge: Respondent, cache: ReplyCache, limits: Limits
-) -> Plan:
+    questions: Questions, judge: Respondent, cache: ReplyCache, limits: AskLimits
+) -> AskEstimate:
     """Return what `collect_verdicts` would ask, without asking."""
     asks = (ask for _, ask in questions if ask is not None)
     return plan_asking(asks, judge, cache, limits, parse)
@@ -26,10 +26,10 @@ def collect_verdicts(
     questions: Questions,
     judge: Respondent,
     cache: ReplyCache,
-    limits: Limits,
+    limits: AskLimits,
     tally: Tally,
     total: int,
-) -> list[Verdict]:
+) -> list[PairVerdict]:
     """Asks a judge, with a progress bar.
 
     Args:
@@ -46,7 +46,7 @@ def collect_verdicts(
     Raises:
       UserError: the judge cannot be asked; replies that came until then are kept.
     """
-    verdicts: dict[Verdict, Verdict] = {}  # as it is open -> as it came out
+    verdicts: dict[PairVerdict, PairVerdict] = {}  # as it is open -> as it came out
 
     def asks() -> Iterator[Ask]:
         for verdict, ask in questions:
@@ -54,9 +54,9 @@ def collect_verdicts(
             if ask is not None:
                 yield ask
 
-    answers: Iterator[Answer[Winner]] = ask_all(asks(), judge, cache, limits, parse)
+    answers: Iterator[AskResult[Winner]] = ask_all(asks(), judge, cache, limits, parse)
     for answer in show_progress(answers, total, tally):
         failure: Failure = "" if answer.status == "ok" else answer.status
-        verdict: Verdict = answer.ask.subject
+        verdict: PairVerdict = answer.ask.subject
         verdicts[verdict] = dataclasses.replace(verdict, winner=answer.value, failure=failure)
     return list(verdicts.values())

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from step1x_jax.data.json_lists import json_lines
+from step1x_jax.data.json_readers import read_json_lines
 from step1x_jax.data.paths import stays_inside
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.samples import SampleId
@@ -48,7 +48,7 @@ def list_rows(path: epath.Path) -> list[tuple[str, dict[str, Any]]]:
       UserError: it cannot be read, or a line is no JSON object.
     """
     rows = []
-    for name, row in json_lines(path):
+    for name, row in read_json_lines(path):
         source = f"{path}, {name}"
         if isinstance(row, UserError):
             raise UserError(f"{source}: {row}.")

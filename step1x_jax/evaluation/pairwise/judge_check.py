@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from step1x_jax.asking.ask import Limits, Plan
+from step1x_jax.asking.ask import AskEstimate, AskLimits
 from step1x_jax.asking.cache import look_into_cache, open_cache
 from step1x_jax.asking.exchange import Ask, Respondent
 from step1x_jax.evaluation.judging.facts import ANOTHER, judge_facts
@@ -26,7 +26,7 @@ from step1x_jax.evaluation.pairwise.questions import (
     prompts_for,
     show,
 )
-from step1x_jax.evaluation.pairwise.verdicts import SWAPPED, Verdict, Winner
+from step1x_jax.evaluation.pairwise.verdicts import SWAPPED, PairVerdict, Winner
 from step1x_jax.evaluation.samples import SampleId
 
 FIRST, SECOND = "A", "B"  # in place of methods: a pair's pictures as the data set has them
@@ -86,9 +86,9 @@ def plan_check(
     folder: epath.Path,
     preset: JudgePreset,
     judge: Respondent,
-    limits: Limits,
+    limits: AskLimits,
     orders: Orders,
-) -> Plan:
+) -> AskEstimate:
     """Return what `check_judge` would ask, without asking or writing."""
     questions = _ask_about_all(pairs, preset, orders)
     return plan_verdicts(questions, judge, look_into_cache(folder), limits)
@@ -99,11 +99,11 @@ def check_judge(
     folder: epath.Path,
     preset: JudgePreset,
     judge: Respondent,
-    limits: Limits,
+    limits: AskLimits,
     orders: Orders,
     tally: Tally,
     dataset: str,
-) -> list[Verdict]:
+) -> list[PairVerdict]:
     """Asks a judge about pairs that people have judged, and writes what it said.
 
     Args:
@@ -146,7 +146,7 @@ def _dimensions(pairs: Sequence[JudgedPair]) -> list[str]:
 
 def _ask_about_all(
     pairs: Sequence[JudgedPair], preset: JudgePreset, orders: Orders
-) -> Iterator[tuple[Verdict, Ask | None]]:
+) -> Iterator[tuple[PairVerdict, Ask | None]]:
     prompts = prompts_for([QUESTIONS[name] for name in _dimensions(pairs)])
     for pair in pairs:
         name = f"{pair.dimension} {pair.key}"
@@ -164,9 +164,9 @@ def _ask_about_all(
         )
 
 
-def measure_judge(pairs: Sequence[JudgedPair], verdicts: Sequence[Verdict]) -> list[CheckTable]:
+def measure_judge(pairs: Sequence[JudgedPair], verdicts: Sequence[PairVerdict]) -> list[CheckTable]:
     """How verdicts agree with people, for each dimension in the order of the pairs."""
-    answers: dict[tuple[str, str, str], list[Verdict]] = collections.defaultdict(list)
+    answers: dict[tuple[str, str, str], list[PairVerdict]] = collections.defaultdict(list)
     for one in verdicts:
         answers[one.dimension, one.task, one.key].append(one)
     tables = []
@@ -178,7 +178,7 @@ def measure_judge(pairs: Sequence[JudgedPair], verdicts: Sequence[Verdict]) -> l
 
 
 def _measure(
-    dimension: str, pairs: Sequence[JudgedPair], answers: Sequence[Sequence[Verdict]]
+    dimension: str, pairs: Sequence[JudgedPair], answers: Sequence[Sequence[PairVerdict]]
 ) -> CheckTable:
     right, tied, wrong, accuracies, by_task = [], 0, 0, [], collections.defaultdict(list)
     people_ties = ties_found = 0
@@ -215,12 +215,12 @@ def _measure(
     )
 
 
-def _as_stored(verdict: Verdict) -> Winner | None:
+def _as_stored(verdict: PairVerdict) -> Winner | None:
     """Its winner as if the pictures stood in the data set's order."""
     return verdict.winner if verdict.first == FIRST else SWAPPED[verdict.winner]
 
 
-def _places(verdicts: Sequence[Verdict]) -> tuple[int, int]:
+def _places(verdicts: Sequence[PairVerdict]) -> tuple[int, int]:
     """How many verdicts name the picture that stood first, and how many name one at all."""
     decisive = [one.winner for one in verdicts if one.winner not in (None, "tie")]
     return decisive.count("first"), len(decisive)

@@ -11,12 +11,12 @@ from typing import Any
 
 from etils import epath
 
-from step1x_jax.asking.ask import Limits, Plan
+from step1x_jax.asking.ask import AskEstimate, AskLimits
 from step1x_jax.asking.cache import look_into_cache, open_cache
 from step1x_jax.asking.exchange import Ask, Respondent
 from step1x_jax.conditioning.images import read_image_bytes
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.benchmarks import Benchmark, Question
+from step1x_jax.evaluation.benchmarks import Benchmark, JudgeQuestion
 from step1x_jax.evaluation.judging.facts import ANOTHER, check_same_judge, judge_facts
 from step1x_jax.evaluation.judging.presets import JudgePreset
 from step1x_jax.evaluation.judging.tally import Tally
@@ -42,7 +42,7 @@ from step1x_jax.evaluation.pairwise.questions import (
     prompts_for,
     show,
 )
-from step1x_jax.evaluation.pairwise.verdicts import Verdict
+from step1x_jax.evaluation.pairwise.verdicts import PairVerdict
 from step1x_jax.evaluation.samples import Sample, SampleId
 from step1x_jax.files import is_file
 
@@ -74,7 +74,7 @@ class PairRun:
     preset: JudgePreset
     source: str
     pairs: tuple[tuple[str, str], ...]
-    questions: tuple[Question, ...]
+    questions: tuple[JudgeQuestion, ...]
     orders: Orders
 
     @property
@@ -152,8 +152,8 @@ def plan_run(
 
 
 def plan_pairs(
-    run: PairRun, samples: Sequence[Sample], judge: Respondent, limits: Limits
-) -> tuple[Plan, Without]:
+    run: PairRun, samples: Sequence[Sample], judge: Respondent, limits: AskLimits
+) -> tuple[AskEstimate, Without]:
     """Return what `judge_pairs` would ask, and which pictures it would not have.
 
     Nothing is asked, nothing is written.
@@ -168,8 +168,8 @@ def plan_pairs(
 
 
 def judge_pairs(
-    run: PairRun, samples: Sequence[Sample], judge: Respondent, limits: Limits, tally: Tally
-) -> tuple[list[Verdict], Without]:
+    run: PairRun, samples: Sequence[Sample], judge: Respondent, limits: AskLimits, tally: Tally
+) -> tuple[list[PairVerdict], Without]:
     """Asks a judge about pairs of pictures, and writes what it said.
 
     Verdicts on other methods, dimensions and samples from earlier runs stay. A
@@ -218,7 +218,7 @@ def judge_pairs(
     return verdicts, asking.without
 
 
-def _earlier(run: PairRun, judge: Respondent) -> tuple[list[Verdict], dict[str, Any]]:
+def _earlier(run: PairRun, judge: Respondent) -> tuple[list[PairVerdict], dict[str, Any]]:
     """Verdicts and facts that are there; UserError if they were made otherwise."""
     there = check_same_judge(run.folder / JUDGE, run.settings(judge), SETTINGS, "verdicts")
     return read_pairs(run.folder) if there and is_file(run.folder / ROWS) else ([], there)
@@ -251,7 +251,7 @@ class _Asking:
         self.total = complete * len(run.questions) * (2 if run.orders == "both" else 1)
         self.without: Without = {method: {"missing": 0, "unreadable": 0} for method in run.methods}
 
-    def every(self) -> Iterator[tuple[Verdict, Ask | None]]:
+    def every(self) -> Iterator[tuple[PairVerdict, Ask | None]]:
         """Yield all verdicts that are open, or known unasked, with their questions."""
         prompts = prompts_for(self._run.questions)
         for sample in self._samples:

@@ -24,13 +24,13 @@ from etils import epath
 
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation import tables
-from step1x_jax.evaluation.benchmarks import GEDIT_V2, Question
+from step1x_jax.evaluation.benchmarks import GEDIT_V2, JudgeQuestion
 from step1x_jax.evaluation.pairwise.replies import name_winner
 from step1x_jax.evaluation.pairwise.verdicts import Winner
 from step1x_jax.files import user_path
 from step1x_jax.json_files import shown
 
-OVERALL = Question("overall", ("source", "first", "second"), "pair_overall", answer="winner")
+OVERALL = JudgeQuestion("overall", ("source", "first", "second"), "pair_overall", answer="winner")
 QUESTIONS = {question.name: question for question in (*GEDIT_V2.questions, OVERALL)}
 RANKING = re.compile(r"([A-Z])([<>=])([A-Z])(?:=\w+)?")  # A=B=Good and A=B=Bad are ties
 COMPARISON = re.compile(r"([A-Z])vs([A-Z])")
@@ -62,7 +62,7 @@ class JudgedPair:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class PairTableLayout:
     """Where a table has what.
 
     Attributes:
@@ -116,7 +116,7 @@ _EDITSCORE = {
     "overall": OVERALL.name,
 }
 LAYOUTS = (
-    Layout(
+    PairTableLayout(
         key="key",
         task="task",
         source="source_image",
@@ -126,7 +126,7 @@ LAYOUTS = (
         dimension=lambda row: "visual_consistency",
         preferred=lambda row: name_winner(row["winner"]),
     ),
-    Layout(
+    PairTableLayout(
         key="key",
         source="source_image_path",
         first=("edited_image_paths", 0),
@@ -135,7 +135,7 @@ LAYOUTS = (
         dimension=lambda row: "visual_quality",
         preferred=lambda row: name_winner(row["winner"]),
     ),
-    Layout(
+    PairTableLayout(
         key="key",
         task="task_type",
         source="input_image",
@@ -145,7 +145,7 @@ LAYOUTS = (
         dimension=lambda row: _EDITSCORE.get(row["dimension"]),
         preferred=lambda row: "first",
     ),
-    Layout(
+    PairTableLayout(
         key="id",
         source="source_image",
         first=("candidate_1", None),
@@ -204,7 +204,7 @@ def draw_pairs(pairs: Sequence[JudgedPair], limit: int | None) -> list[JudgedPai
     return [pairs[i] for i in sorted(chosen)]
 
 
-def _find_layout(names: Sequence[str]) -> Layout | None:
+def _find_layout(names: Sequence[str]) -> PairTableLayout | None:
     return next((one for one in LAYOUTS if one.columns <= set(names)), None)
 
 

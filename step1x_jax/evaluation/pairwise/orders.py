@@ -4,7 +4,7 @@ import collections
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from step1x_jax.evaluation.pairwise.verdicts import SWAPPED, Verdict, by_match
+from step1x_jax.evaluation.pairwise.verdicts import SWAPPED, PairVerdict, by_match
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class OrderStatistics:
     identical: int
 
 
-def measure_orders(verdicts: Iterable[Verdict]) -> OrderStatistics:
+def measure_orders(verdicts: Iterable[PairVerdict]) -> OrderStatistics:
     """Statistics of the verdicts of one dimension."""
     verdicts = list(verdicts)
     asked = [one for one in verdicts if not one.identical]

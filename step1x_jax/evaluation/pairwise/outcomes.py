@@ -11,7 +11,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.pairwise.verdicts import Verdict, Winner
+from step1x_jax.evaluation.pairwise.verdicts import PairVerdict, Winner
 
 WINS_OF_FIRST, WINS_OF_SECOND, TIES = range(3)  # the last axis of counts
 OUTCOMES: tuple[Winner, ...] = ("first", "second", "tie")
@@ -62,7 +62,7 @@ class Outcomes:
         return Outcomes(names, (name,), first, second, by_key[:, columns])
 
 
-def count_outcomes(verdicts: Iterable[Verdict]) -> Outcomes:
+def count_outcomes(verdicts: Iterable[PairVerdict]) -> Outcomes:
     """Counts verdicts; those without a winner are left out.
 
     Args:

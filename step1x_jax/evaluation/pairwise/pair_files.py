@@ -12,7 +12,7 @@ from etils import epath
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.method_pictures import PAIRS
 from step1x_jax.evaluation.names import check_name
-from step1x_jax.evaluation.pairwise.verdicts import Verdict, read_verdicts, write_verdicts
+from step1x_jax.evaluation.pairwise.verdicts import PairVerdict, read_verdicts, write_verdicts
 from step1x_jax.files import find, is_file, user_path
 from step1x_jax.json_files import build, read_json, write_json
 
@@ -35,7 +35,7 @@ def pair_folder(results: str, judge: str) -> epath.Path:
 
 
 def write_pairs(
-    folder: epath.PathLike, verdicts: Sequence[Verdict], judge: Mapping[str, Any]
+    folder: epath.PathLike, verdicts: Sequence[PairVerdict], judge: Mapping[str, Any]
 ) -> None:
     """Writes all verdicts of a judge, and what is to be known of it, in place of earlier ones.
 
@@ -63,7 +63,7 @@ def find_pair_judges(results: str) -> list[str]:
     return names
 
 
-def read_pairs(folder: epath.PathLike) -> tuple[list[Verdict], dict[str, Any]]:
+def read_pairs(folder: epath.PathLike) -> tuple[list[PairVerdict], dict[str, Any]]:
     """Read all verdicts of a judge, and the facts about it.
 
     Raises:

@@ -19,7 +19,7 @@ EloWithOffsets = tuple[int, int, int]  # and what the ends of the 95 % interval 
 
 
 @dataclasses.dataclass(frozen=True)
-class PublishedRow:
+class LeaderboardRow:
     """A model of the leaderboard.
 
     Attributes:
@@ -44,7 +44,7 @@ class PublishedRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class PublishedLeaderboard:
     """The leaderboard.
 
     Attributes:
@@ -59,9 +59,9 @@ class Published:
     benchmark: str
     judges: dict[str, str]
     form: str
-    rows: tuple[PublishedRow, ...]
+    rows: tuple[LeaderboardRow, ...]
 
 
-def read_published() -> Published:
+def read_published() -> PublishedLeaderboard:
     """The leaderboard that ships with the package."""
-    return build(Published, read_json(FILE), str(FILE))
+    return build(PublishedLeaderboard, read_json(FILE), str(FILE))

@@ -5,16 +5,16 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from step1x_jax.asking.exchange import Ask, Picture
+from step1x_jax.asking.exchange import Ask, QuestionPicture
 from step1x_jax.asking.pictures import picture_size, picture_to_send
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.benchmarks import GEDIT_V2, Question
+from step1x_jax.evaluation.benchmarks import GEDIT_V2, JudgeQuestion
 from step1x_jax.evaluation.judging.judges import is_function
 from step1x_jax.evaluation.judging.pictures import sent_size
 from step1x_jax.evaluation.judging.presets import JudgePreset
-from step1x_jax.evaluation.judging.prompts import Prompts, read_prompts
+from step1x_jax.evaluation.judging.prompts import JudgePrompts, read_prompts
 from step1x_jax.evaluation.pairwise.replies import SCHEMA, find_winner
-from step1x_jax.evaluation.pairwise.verdicts import Verdict, Winner
+from step1x_jax.evaluation.pairwise.verdicts import PairVerdict, Winner
 from step1x_jax.evaluation.samples import SampleId
 
 Orders = Literal["both", "one"]
@@ -33,7 +33,7 @@ class Shown(NamedTuple):
     """
 
     fingerprint: str
-    picture: Picture
+    picture: QuestionPicture
 
 
 def for_pairs(preset: JudgePreset) -> JudgePreset:
@@ -66,7 +66,7 @@ def show(data: bytes, name: str, preset: JudgePreset) -> Shown:
     return Shown(hashlib.sha256(data).hexdigest()[:FINGERPRINT], picture)
 
 
-def prompts_for(questions: Sequence[Question]) -> Prompts:
+def prompts_for(questions: Sequence[JudgeQuestion]) -> JudgePrompts:
     """Our words for these questions."""
     return read_prompts(dataclasses.replace(GEDIT_V2, questions=tuple(questions)))
 
@@ -89,10 +89,10 @@ def ask_about_pair(
     instruction: str,
     source: Shown,
     pictures: Mapping[str, Shown],
-    questions: Sequence[Question],
-    prompts: Prompts,
+    questions: Sequence[JudgeQuestion],
+    prompts: JudgePrompts,
     orders: Orders,
-) -> Iterator[tuple[Verdict, Ask | None]]:
+) -> Iterator[tuple[PairVerdict, Ask | None]]:
     """Yield all questions about two pictures of a sample.
 
     Args:
@@ -113,7 +113,7 @@ def ask_about_pair(
         text = prompts.text(question, sample.task, instruction)
         for first in ordered(sample, question.name, one, other, orders):
             second = other if first == one else one
-            verdict = Verdict(
+            verdict = PairVerdict(
                 dimension=question.name,
                 task=sample.task,
                 key=sample.key,
@@ -127,7 +127,7 @@ def ask_about_pair(
                 yield dataclasses.replace(verdict, winner="tie"), None
                 continue
             shown = {"source": source, "first": pictures[first], "second": pictures[second]}
-            parts: list[str | Picture] = [text]
+            parts: list[str | QuestionPicture] = [text]
             for picture in question.pictures:
                 parts += [SHOWN[picture], shown[picture].picture]
             name = "/".join((question.name, *filter(None, sample), first, second))

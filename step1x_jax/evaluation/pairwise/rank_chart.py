@@ -9,11 +9,11 @@ from typing import Any
 from etils import epath
 
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.pairwise.ranking import JOINTLY, Table
+from step1x_jax.evaluation.pairwise.ranking import JOINTLY, RankingTable
 from step1x_jax.files import replacing
 
 
-def draw_ranking(path: epath.PathLike, tables: Sequence[Table]) -> None:
+def draw_ranking(path: epath.PathLike, tables: Sequence[RankingTable]) -> None:
     """Writes a PNG.
 
     Args:

@@ -12,8 +12,8 @@ from typing import Any
 from step1x_jax.evaluation.judge_facts import describe_judges
 from step1x_jax.evaluation.markdown import NOTHING, format_table, join_parts
 from step1x_jax.evaluation.pairwise.orders import OrderStatistics
-from step1x_jax.evaluation.pairwise.published import Published, PublishedRow
-from step1x_jax.evaluation.pairwise.ranking import JOINTLY, Score, Table
+from step1x_jax.evaluation.pairwise.published import LeaderboardRow, PublishedLeaderboard
+from step1x_jax.evaluation.pairwise.ranking import JOINTLY, RankedMethod, RankingTable
 
 MISSING = ("missing", "unreadable")  # pictures of a method, as judge.json counts them
 READING = """\
@@ -39,10 +39,10 @@ class Ranking:
       published: the leaderboard, if the verdicts are about its benchmark.
     """
 
-    tables: Sequence[Table]
+    tables: Sequence[RankingTable]
     judges: Mapping[str, Mapping[str, Any]]
     missing: Mapping[str, Mapping[str, int]]
-    published: Published | None = None
+    published: PublishedLeaderboard | None = None
 
 
 def to_markdown(ranking: Ranking) -> str:
@@ -60,7 +60,7 @@ def to_markdown(ranking: Ranking) -> str:
     return join_parts(parts)
 
 
-def _title(table: Table) -> str:
+def _title(table: RankingTable) -> str:
     return "all dimensions jointly" if table.dimension == JOINTLY else table.dimension
 
 
@@ -77,11 +77,11 @@ def _overview(ranking: Ranking) -> str:
     return format_table(["method", *names], rows)
 
 
-def _interval(score: Score) -> str:
+def _interval(score: RankedMethod) -> str:
     return f"{score.elo:.0f} [{score.low:.0f}, {score.high:.0f}]"
 
 
-def _scores(table: Table, missing: Mapping[str, Mapping[str, int]]) -> str:
+def _scores(table: RankingTable, missing: Mapping[str, Mapping[str, int]]) -> str:
     header = ["", "method", "Elo", "95 %", "matches", "won", "tied", "lost", "judged", "failed"]
     rows = [
         [
@@ -122,7 +122,7 @@ def _percent(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:.1f} %"
 
 
-def _published(published: Published) -> str:
+def _published(published: PublishedLeaderboard) -> str:
     names = (*published.judges, JOINTLY)
     rows = [
         [row.model, *map(_published_cell, _elos(row, names)), str(row.samples), str(row.arena_elo)]
@@ -135,7 +135,7 @@ def _published(published: Published) -> str:
     )
 
 
-def _elos(row: PublishedRow, names: Iterable[str]) -> list[tuple[int, int, int]]:
+def _elos(row: LeaderboardRow, names: Iterable[str]) -> list[tuple[int, int, int]]:
     return [getattr(row, name) for name in names]
 
 

@@ -19,7 +19,7 @@ from step1x_jax.evaluation.pairwise.outcomes import (
 )
 from step1x_jax.evaluation.pairwise.verdicts import (
     SWAPPED,
-    Verdict,
+    PairVerdict,
     Winner,
     check_pictures,
     combine_orders,
@@ -29,7 +29,7 @@ JOINTLY = "overall"  # in place of a dimension's name
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
+class RankedMethod:
     """A method in one table.
 
     Attributes:
@@ -61,7 +61,7 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class RankingTable:
     """The ranking in one dimension, or jointly.
 
     Attributes:
@@ -72,18 +72,18 @@ class Table:
     """
 
     dimension: str
-    scores: tuple[Score, ...]
+    scores: tuple[RankedMethod, ...]
     orders: OrderStatistics
     keys: int
 
 
 def rank(
-    verdicts: Iterable[Verdict],
+    verdicts: Iterable[PairVerdict],
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
     weighting: Weighting = "balanced",
-) -> list[Table]:
+) -> list[RankingTable]:
     """Ranks methods.
 
     Args:
@@ -105,13 +105,15 @@ def rank(
     outcomes = count_outcomes(combined)
     drawn = draw_keys(outcomes.by_key.shape[0], resamples, seed)
 
-    def table(name: str, of: Outcomes, asked: list[Verdict], matches: list[Verdict]) -> Table:
+    def table(
+        name: str, of: Outcomes, asked: list[PairVerdict], matches: list[PairVerdict]
+    ) -> RankingTable:
         check_connected(of)
         fit = fit_davidson(of.counts(), of.first, of.second, len(of.methods), weighting=weighting)
         low, high = enclose(resample_elo(of, drawn, weighting=weighting))
         results, answers = _count_results(matches), _count_results(asked)
         scores = [
-            Score(
+            RankedMethod(
                 method=method,
                 elo=float(fit.elo[i]),
                 low=float(low[i]),
@@ -124,14 +126,14 @@ def rank(
             )
             for i, method in enumerate(of.methods)
         ]
-        return Table(
+        return RankingTable(
             dimension=name,
             scores=tuple(sorted(scores, key=lambda score: -score.elo)),
             orders=measure_orders(asked),
             keys=len({(one.task, one.key) for one in matches if one.winner is not None}),
         )
 
-    def only(dimension: str, of: Sequence[Verdict]) -> list[Verdict]:
+    def only(dimension: str, of: Sequence[PairVerdict]) -> list[PairVerdict]:
         return [one for one in of if one.dimension == dimension]
 
     tables = []
@@ -140,11 +142,13 @@ def rank(
         if name in outcomes.dimensions:
             tables.append(table(name, outcomes.of_dimension(name), asked, only(name, combined)))
         else:  # nothing but failures: that is shown, too
-            tables.append(Table(name, (), measure_orders(asked), keys=0))
+            tables.append(RankingTable(name, (), measure_orders(asked), keys=0))
     return [*tables, table(JOINTLY, outcomes, verdicts, combined)]
 
 
-def _count_results(verdicts: Iterable[Verdict]) -> collections.Counter[tuple[str, Winner | None]]:
+def _count_results(
+    verdicts: Iterable[PairVerdict],
+) -> collections.Counter[tuple[str, Winner | None]]:
     """How often each method won ("first"), lost ("second"), tied and had no verdict."""
     results: collections.Counter[tuple[str, Winner | None]] = collections.Counter()
     for one in verdicts:

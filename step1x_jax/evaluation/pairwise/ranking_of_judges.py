@@ -13,10 +13,10 @@ from step1x_jax.evaluation.pairwise.pair_files import PICTURES
 from step1x_jax.evaluation.pairwise.published import BENCHMARK, read_published
 from step1x_jax.evaluation.pairwise.rank_tables import Ranking
 from step1x_jax.evaluation.pairwise.ranking import rank
-from step1x_jax.evaluation.pairwise.verdicts import Verdict
+from step1x_jax.evaluation.pairwise.verdicts import PairVerdict
 
 
-class Judged(NamedTuple):
+class JudgeVerdicts(NamedTuple):
     """The verdicts of a judge.
 
     Attributes:
@@ -24,12 +24,12 @@ class Judged(NamedTuple):
       facts: what is to be known of it, judge.json.
     """
 
-    verdicts: list[Verdict]
+    verdicts: list[PairVerdict]
     facts: dict[str, Any]
 
 
 def rank_judged(
-    judged: Mapping[str, Judged], methods: Sequence[str] = (), resamples: int = RESAMPLES
+    judged: Mapping[str, JudgeVerdicts], methods: Sequence[str] = (), resamples: int = RESAMPLES
 ) -> Ranking:
     """Ranks methods.
 
@@ -81,7 +81,7 @@ def _without_pictures(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _most_missing(
-    judged: Mapping[str, Judged], methods: Sequence[str]
+    judged: Mapping[str, JudgeVerdicts], methods: Sequence[str]
 ) -> dict[str, dict[str, int]]:
     """Return for each method the largest counts of any judge: all looked at the same files."""
     missing: dict[str, dict[str, int]] = {}

@@ -28,7 +28,7 @@ SWAPPED: dict[Winner | None, Winner | None] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class PairVerdict:
     """The verdict on two pictures, in the order in which the judge saw them.
 
     Attributes:
@@ -70,21 +70,21 @@ class Match(NamedTuple):
     other: str
 
 
-def match_of(verdict: Verdict) -> Match:
+def match_of(verdict: PairVerdict) -> Match:
     """The match in which a verdict was given, whatever the order."""
     one, other = sorted((verdict.first, verdict.second))
     return Match(verdict.dimension, verdict.task, verdict.language, verdict.key, one, other)
 
 
-def by_match(verdicts: Iterable[Verdict]) -> dict[Match, list[Verdict]]:
+def by_match(verdicts: Iterable[PairVerdict]) -> dict[Match, list[PairVerdict]]:
     """The verdicts of each match, those without a winner included, in the order given."""
-    matches: dict[Match, list[Verdict]] = {}
+    matches: dict[Match, list[PairVerdict]] = {}
     for verdict in verdicts:
         matches.setdefault(match_of(verdict), []).append(verdict)
     return matches
 
 
-def combine_orders(verdicts: Iterable[Verdict]) -> list[Verdict]:
+def combine_orders(verdicts: Iterable[PairVerdict]) -> list[PairVerdict]:
     """One verdict for each match.
 
     Returns:
@@ -101,11 +101,11 @@ def combine_orders(verdicts: Iterable[Verdict]) -> list[Verdict]:
         }
         winner: Winner | None = "tie" if len(winners) > 1 else next(iter(winners), None)
         dimension, task, language, key, one, other = match
-        combined.append(Verdict(dimension, task, key, one, other, winner, language))
+        combined.append(PairVerdict(dimension, task, key, one, other, winner, language))
     return combined
 
 
-def check_pictures(verdicts: Iterable[Verdict]) -> None:
+def check_pictures(verdicts: Iterable[PairVerdict]) -> None:
     """Raises UserError if a method's picture of a sample was another one in other verdicts."""
     seen: dict[tuple[str, str, str, str], str] = {}
     for one in verdicts:
@@ -120,18 +120,18 @@ def check_pictures(verdicts: Iterable[Verdict]) -> None:
                 )
 
 
-def read_verdicts(path: epath.PathLike) -> list[Verdict]:
+def read_verdicts(path: epath.PathLike) -> list[PairVerdict]:
     """Verdicts from a file that `write_verdicts` wrote, or one like it.
 
     Raises:
       UserError: it cannot be read, a line is no verdict, a method is compared with itself, or a
         pair is there twice in the same order; names the line.
     """
-    verdicts: list[Verdict] = []
+    verdicts: list[PairVerdict] = []
     lines: dict[tuple[Match, str], int] = {}
     for number, line in _lines(epath.Path(path)):
         source = f"{path}, line {number}"
-        verdict: Verdict = build(Verdict, parse_json(line, source), source)
+        verdict: PairVerdict = build(PairVerdict, parse_json(line, source), source)
         if verdict.first == verdict.second:
             raise UserError(f"{source} compares {verdict.first} with itself; remove the line.")
         before = lines.setdefault((match_of(verdict), verdict.first), number)
@@ -159,7 +159,7 @@ def _lines(path: epath.Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{path} cannot be read ({reason(e)}); check its rights and disk.") from e
 
 
-def write_verdicts(path: epath.PathLike, verdicts: Sequence[Verdict]) -> None:
+def write_verdicts(path: epath.PathLike, verdicts: Sequence[PairVerdict]) -> None:
     """Writes verdicts, a line each, completely or not at all.
 
     Raises:

@@ -16,7 +16,7 @@ LARGEST = 4 << 20  # bytes of an export: room for 50000 ratings
 
 
 @dataclasses.dataclass(frozen=True)
-class Export:
+class AnswersFile:
     """The file that a page lets download.
 
     Attributes:
@@ -100,8 +100,8 @@ def read_answers(paths: Sequence[epath.PathLike], key: StudyKey) -> Answers:
     )
 
 
-def _read_export(path: epath.PathLike, key: StudyKey, dealt: dict[str, set[str]]) -> Export:
-    export: Export = build(Export, read_json(path, LARGEST), str(path))
+def _read_export(path: epath.PathLike, key: StudyKey, dealt: dict[str, set[str]]) -> AnswersFile:
+    export: AnswersFile = build(AnswersFile, read_json(path, LARGEST), str(path))
     if export.study != key.study:
         raise UserError(
             f"{path} is of the study {shown(export.study)}, not of {key.study}; leave it out, or"
@@ -121,7 +121,7 @@ def _read_export(path: epath.PathLike, key: StudyKey, dealt: dict[str, set[str]]
     return export
 
 
-def _latest(files: list[str], exports: dict[str, Export]) -> str:
+def _latest(files: list[str], exports: dict[str, AnswersFile]) -> str:
     """Return the file that a participant exported last."""
     last = max(files, key=lambda file: exports[file].exported)
     for file in files:
@@ -135,7 +135,7 @@ def _latest(files: list[str], exports: dict[str, Export]) -> str:
 
 
 def _note(
-    path: str, export: Export, used: str, exports: dict[str, Export], dealt: int
+    path: str, export: AnswersFile, used: str, exports: dict[str, AnswersFile], dealt: int
 ) -> ExportNote:
     counts = exports[used].ratings
     changed = Counter(counts.get(picture) != level for picture, level in export.ratings.items())

@@ -20,7 +20,7 @@ Subset = Literal["full", "intersection"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
+class MeanScore:
     """A mean, and its 95 % interval over people, if there is one."""
 
     mean: float
@@ -45,8 +45,8 @@ class StudyRow:
     language: str
     subset: Subset
     method: str
-    tasks: dict[str, Score | None]
-    average: Score | None
+    tasks: dict[str, MeanScore | None]
+    average: MeanScore | None
     participants: int
     ratings: int
 
@@ -146,9 +146,9 @@ def _row(
     )
 
 
-def _score(mean: float, resampled: np.ndarray) -> Score:
+def _score(mean: float, resampled: np.ndarray) -> MeanScore:
     defined = resampled[~np.isnan(resampled)]
     if not len(resampled) or len(defined) < FEWEST_DEFINED * len(resampled):
-        return Score(float(mean), None, None)
+        return MeanScore(float(mean), None, None)
     low, high = np.percentile(defined, [2.5, 97.5])
-    return Score(float(mean), float(low), float(high))
+    return MeanScore(float(mean), float(low), float(high))

@@ -14,7 +14,7 @@ from step1x_jax.evaluation.markdown import (
 from step1x_jax.evaluation.published import read_published
 from step1x_jax.evaluation.study.answers import Answers
 from step1x_jax.evaluation.study.key import StudyKey
-from step1x_jax.evaluation.study.score import Score, StudyRow
+from step1x_jax.evaluation.study.score import MeanScore, StudyRow
 
 PEOPLE, MEASURE = "people", "preference"  # of published studies: judge and score
 
@@ -62,11 +62,11 @@ def _table(rows: Sequence[StudyRow]) -> str:
     return format_table(["method", "average", "95 %", "people", "ratings", *tasks], lines)
 
 
-def _mean(score: Score | None) -> str:
+def _mean(score: MeanScore | None) -> str:
     return format_number(score.mean if score else None)
 
 
-def _interval(score: Score | None) -> str:
+def _interval(score: MeanScore | None) -> str:
     if score is None or score.low is None or score.high is None:
         return NOTHING
     return format_interval((score.low, score.high))

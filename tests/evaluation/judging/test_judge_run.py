@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from step1x_jax.asking.ask import Limits
+from step1x_jax.asking.ask import AskLimits
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import GEDIT, IMGEDIT
 from step1x_jax.evaluation.judgement_files import judge_folder, read_judgements
@@ -19,7 +19,7 @@ from step1x_jax.evaluation.samples import Sample, SampleId
 from tests.asking.chat_server import Response, completion, error, serving
 from tests.evaluation.toy import picture, png, toy_samples, write_results
 
-LIMITS = Limits(max_attempts=3, concurrency=4, first_wait=0.001)
+LIMITS = AskLimits(max_attempts=3, concurrency=4, first_wait=0.001)
 SAMPLES = toy_samples(1, tasks=("ps_human", "tone_transfer"))  # four
 
 

@@ -4,7 +4,7 @@ import io
 import pytest
 from PIL import Image
 
-from step1x_jax.asking.ask import Limits
+from step1x_jax.asking.ask import AskLimits
 from step1x_jax.asking.cache import cache_key
 from step1x_jax.asking.chat import ChatClient
 from step1x_jax.asking.exchange import Ask
@@ -88,8 +88,8 @@ def test_functions_are_presets_too():
 
 
 def test_what_runs_here_is_asked_once_and_alone():
-    limits = Limits(max_attempts=4, concurrency=9)
-    assert limits_for(preset_of("m:f"), limits) == Limits(max_attempts=1, concurrency=1)
+    limits = AskLimits(max_attempts=4, concurrency=9)
+    assert limits_for(preset_of("m:f"), limits) == AskLimits(max_attempts=1, concurrency=1)
     assert limits_for(preset_of("gpt-4.1"), limits) == limits
 
 

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from step1x_jax.errors import UserError
-from step1x_jax.evaluation.benchmarks import BENCHMARKS, GEDIT, IMGEDIT, Question
+from step1x_jax.evaluation.benchmarks import BENCHMARKS, GEDIT, IMGEDIT, JudgeQuestion
 from step1x_jax.evaluation.judging.prompts import (
     CRITERIA,
     FOLDER,
@@ -127,7 +127,7 @@ def test_our_words_are_not_the_published_ones():
 def test_other_columns_have_their_place(tmp_path, monkeypatch):
     (tmp_path / "own.txt").write_text('{instruction} because {explain}; {"score": [{a b}]}\n')
     monkeypatch.setattr("step1x_jax.evaluation.judging.prompts.FOLDER", tmp_path)
-    question = Question("own", ("edited",), "own", numbers=1, highest=5)
+    question = JudgeQuestion("own", ("edited",), "own", numbers=1, highest=5)
     benchmark = dataclasses.replace(GEDIT, questions=(question,))
     prompts = read_prompts(benchmark)
     extra = {"explain": "{instruction}", "unused": "x"}

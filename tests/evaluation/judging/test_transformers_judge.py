@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from step1x_jax.asking.ask import Limits
+from step1x_jax.asking.ask import AskLimits
 from step1x_jax.asking.exchange import Ask, NoReply
 from step1x_jax.asking.pictures import picture_to_send
 from step1x_jax.errors import UserError
@@ -71,7 +71,7 @@ def test_its_replies_are_all_unparsable(preset, tmp_path):
     )
     with open_judge(preset, 5) as judge:
         judgements = judge_pictures(
-            run, samples, judge, limits_for(preset, Limits()), Tally(Prices())
+            run, samples, judge, limits_for(preset, AskLimits()), Tally(Prices())
         )
     assert [one.status for one in judgements] == ["unparsable"] * 2
     assert all(one.scores == {} and one.reason for one in judgements)

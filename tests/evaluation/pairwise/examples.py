@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from step1x_jax.evaluation.pairwise.verdicts import Verdict
+from step1x_jax.evaluation.pairwise.verdicts import PairVerdict
 from tests.golden import VECTORS
 
 DIMENSIONS = ("instruction_following", "visual_quality", "visual_consistency")
@@ -15,7 +15,7 @@ def golden():
     """The golden file's verdicts, and what it expects of them."""
     values = json.loads((VECTORS / "gedit2_pairwise.json").read_text())
     verdicts = [
-        Verdict(one["dimension"], one["task_type"], one["key"], one["first"], one["second"],
+        PairVerdict(one["dimension"], one["task_type"], one["key"], one["first"], one["second"],
                 one["winner"])
         for one in values["judgements"]
     ]  # fmt: skip
@@ -25,7 +25,7 @@ def golden():
 def renamed(verdicts, names):
     """The same verdicts about methods with other names."""
     return [
-        Verdict(**{**vars(one), "first": names[one.first], "second": names[one.second]})
+        PairVerdict(**{**vars(one), "first": names[one.first], "second": names[one.second]})
         for one in verdicts
     ]
 
@@ -33,7 +33,7 @@ def renamed(verdicts, names):
 def ask_all(methods, keys, decide, dimensions=DIMENSIONS):
     """Verdicts of a judge in both orders; `decide(dimension, key, first, second)` is the winner."""
     return [
-        Verdict(dimension, "task", key, first, second, decide(dimension, key, first, second))
+        PairVerdict(dimension, "task", key, first, second, decide(dimension, key, first, second))
         for key in keys
         for dimension in dimensions
         for first, second in itertools.permutations(methods, 2)
@@ -49,5 +49,5 @@ def drawn_verdicts(ability, nu, matches, seed=0, dimension="quality"):
         parts = np.array([np.exp(a), np.exp(b), 2 * nu * np.exp((a + b) / 2)])
         for number in range(matches):
             winner = rng.choice(["first", "second", "tie"], p=parts / parts.sum())
-            verdicts.append(Verdict(dimension, "t", f"{number}", one, other, str(winner)))
+            verdicts.append(PairVerdict(dimension, "t", f"{number}", one, other, str(winner)))
     return verdicts

@@ -7,7 +7,7 @@ import scipy.special
 
 from step1x_jax.evaluation.pairwise.davidson import fit_davidson
 from step1x_jax.evaluation.pairwise.outcomes import count_outcomes
-from step1x_jax.evaluation.pairwise.verdicts import Verdict, combine_orders
+from step1x_jax.evaluation.pairwise.verdicts import PairVerdict, combine_orders
 from tests.evaluation.pairwise.examples import ask_all, drawn_verdicts, golden, renamed
 
 
@@ -49,7 +49,7 @@ def test_two_methods_have_a_closed_form():
     # Without a ridge, odds are wins over losses, and 2 nu = ties / sqrt(wins losses).
     wins, losses, ties = 12, 5, 7
     outcomes = ["first"] * wins + ["second"] * losses + ["tie"] * ties
-    verdicts = [Verdict("q", "t", str(i), "a", "b", o) for i, o in enumerate(outcomes)]
+    verdicts = [PairVerdict("q", "t", str(i), "a", "b", o) for i, o in enumerate(outcomes)]
     elo, nu = fitted(verdicts, ridge=0)
     assert elo["a"] - elo["b"] == pytest.approx(400 * np.log10(wins / losses), abs=1e-9)
     assert elo["a"] + elo["b"] == pytest.approx(2000, abs=1e-9)
@@ -95,7 +95,7 @@ def test_a_judge_that_always_names_the_first_gives_equal_scores():
 
 def test_a_dimension_of_ties_alone_says_nothing_of_abilities():
     decided = drawn_verdicts({"a": 0.5, "b": 0.0, "c": -0.5}, nu=0.3, matches=50)
-    tied = [Verdict("blind", "t", one.key, one.first, one.second, "tie") for one in decided]
+    tied = [PairVerdict("blind", "t", one.key, one.first, one.second, "tie") for one in decided]
     alone, _ = fitted(decided)
     both, nu = fitted(decided + tied)
     assert nu["blind"] == np.inf
@@ -104,8 +104,8 @@ def test_a_dimension_of_ties_alone_says_nothing_of_abilities():
 
 def test_a_dimension_without_ties_has_no_tie_parameter():
     verdicts = [
-        Verdict("q", "t", "1", "a", "b", "first"),
-        Verdict("q", "t", "2", "a", "b", "first"),
+        PairVerdict("q", "t", "1", "a", "b", "first"),
+        PairVerdict("q", "t", "2", "a", "b", "first"),
     ]
     elo, nu = fitted(verdicts)
     assert nu["q"] == 0
@@ -137,4 +137,4 @@ def test_many_sets_of_counts_are_fitted_as_each_alone():
 
 def test_without_a_ridge_a_method_that_always_wins_has_no_score():
     with pytest.raises(ValueError, match="no minimum"):
-        fitted([Verdict("q", "t", "1", "a", "b", "first")], ridge=0)
+        fitted([PairVerdict("q", "t", "1", "a", "b", "first")], ridge=0)

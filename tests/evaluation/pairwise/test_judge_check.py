@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from step1x_jax.asking.ask import Limits
+from step1x_jax.asking.ask import AskLimits
 from step1x_jax.evaluation.judging.presets import find_preset
 from step1x_jax.evaluation.judging.tally import Prices, Tally
 from step1x_jax.evaluation.pairwise.check_tables import to_json, to_markdown
@@ -19,12 +19,12 @@ from step1x_jax.evaluation.pairwise.judge_check import (
 from step1x_jax.evaluation.pairwise.judged_pairs import JudgedPair
 from step1x_jax.evaluation.pairwise.pair_files import read_pairs
 from step1x_jax.evaluation.pairwise.questions import for_pairs
-from step1x_jax.evaluation.pairwise.verdicts import Verdict
+from step1x_jax.evaluation.pairwise.verdicts import PairVerdict
 from tests.evaluation.pairwise.made_up import MadeUp, always
 from tests.evaluation.toy import picture, png
 
 PRESET = for_pairs(find_preset("gpt-4.1"))
-LIMITS = Limits(max_attempts=2, concurrency=4, first_wait=0.001)
+LIMITS = AskLimits(max_attempts=2, concurrency=4, first_wait=0.001)
 
 
 def pair(number, preferred="first", dimension="visual_consistency", task="add"):
@@ -39,7 +39,7 @@ def verdicts_of(pairs, decide):
     """In both orders; `decide(pair, order)` is the winner as the data set has the pictures."""
     swapped = {"first": "second", "second": "first", "tie": "tie", None: None}
     return [
-        Verdict(one.dimension, one.task, one.key, *names, turn(decide(one, names)))
+        PairVerdict(one.dimension, one.task, one.key, *names, turn(decide(one, names)))
         for one in pairs
         for names, turn in (
             ((FIRST, SECOND), lambda winner: winner),

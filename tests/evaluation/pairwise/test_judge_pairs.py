@@ -9,8 +9,8 @@ import time
 import pytest
 from PIL import Image
 
-from step1x_jax.asking.ask import Limits
-from step1x_jax.asking.exchange import NoReply, Picture
+from step1x_jax.asking.ask import AskLimits
+from step1x_jax.asking.exchange import NoReply, QuestionPicture
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.benchmarks import GEDIT, GEDIT_V2
 from step1x_jax.evaluation.judging.presets import find_preset
@@ -25,7 +25,7 @@ from tests.evaluation.pairwise.made_up import MadeUp, always, by_name
 from tests.evaluation.toy import picture, png, toy_samples, write_results
 
 DIMENSIONS = [question.name for question in GEDIT_V2.questions]
-LIMITS = Limits(max_attempts=2, concurrency=4, first_wait=0.001)
+LIMITS = AskLimits(max_attempts=2, concurrency=4, first_wait=0.001)
 TASKS = GEDIT.tasks[:2]
 
 
@@ -94,7 +94,7 @@ def test_what_a_judge_sees(results, samples):
         assert sent[-1].size == (1024, 256)  # b's, its longer side shrunk
         assert sent[-2].size == (32, 24)  # a's, as it is
         turned = asks[dimension, "b"].parts
-        assert [p.fingerprint for p in turned if isinstance(p, Picture)][-2:] == [
+        assert [p.fingerprint for p in turned if isinstance(p, QuestionPicture)][-2:] == [
             rest[-1].fingerprint,
             rest[-3].fingerprint,
         ]

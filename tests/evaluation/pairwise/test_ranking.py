@@ -9,7 +9,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.evaluation.pairwise.bootstrap import draw_keys, enclose, resample_elo
 from step1x_jax.evaluation.pairwise.outcomes import count_outcomes
 from step1x_jax.evaluation.pairwise.ranking import JOINTLY, rank
-from step1x_jax.evaluation.pairwise.verdicts import Verdict, combine_orders
+from step1x_jax.evaluation.pairwise.verdicts import PairVerdict, combine_orders
 from tests.evaluation.pairwise.examples import (
     DIMENSIONS,
     ask_all,
@@ -34,11 +34,11 @@ def test_every_dimension_and_the_joint_score_are_there():
 
 def test_counts_of_results():
     verdicts = [
-        Verdict("q", "t", "1", "a", "b", "first"),
-        Verdict("q", "t", "1", "b", "a", "second"),
-        Verdict("q", "t", "2", "a", "b", "tie"),
-        Verdict("q", "t", "2", "b", "a", None),
-        Verdict("q", "t", "3", "a", "b", None),
+        PairVerdict("q", "t", "1", "a", "b", "first"),
+        PairVerdict("q", "t", "1", "b", "a", "second"),
+        PairVerdict("q", "t", "2", "a", "b", "tie"),
+        PairVerdict("q", "t", "2", "b", "a", None),
+        PairVerdict("q", "t", "3", "a", "b", None),
     ]
     scores = scores_of(rank(verdicts, resamples=2))
     a, b = scores["q", "a"], scores["q", "b"]
@@ -91,16 +91,16 @@ def test_ties_are_of_each_dimension():
 
 def test_methods_that_nothing_connects_are_refused_by_name():
     verdicts = [
-        Verdict("q", "t", "1", "a", "b", "first"),
-        Verdict("q", "t", "1", "c", "d", "tie"),
-        Verdict("r", "t", "1", "b", "c", "first"),
-        Verdict("r", "t", "1", "a", "b", "first"),
-        Verdict("r", "t", "1", "c", "d", "first"),
+        PairVerdict("q", "t", "1", "a", "b", "first"),
+        PairVerdict("q", "t", "1", "c", "d", "tie"),
+        PairVerdict("r", "t", "1", "b", "c", "first"),
+        PairVerdict("r", "t", "1", "a", "b", "first"),
+        PairVerdict("r", "t", "1", "c", "d", "first"),
     ]
     with pytest.raises(UserError, match="no comparison in q connects a, b with c, d"):
         rank(verdicts, resamples=2)
     # A failed question connects nothing.
-    broken = [*verdicts[:2], Verdict("q", "t", "1", "b", "c", None)]
+    broken = [*verdicts[:2], PairVerdict("q", "t", "1", "b", "c", None)]
     with pytest.raises(UserError, match="a, b with c, d"):
         rank(broken, resamples=2)
     assert rank(verdicts[2:], resamples=2)
@@ -121,7 +121,7 @@ def test_a_dimension_of_failures_alone_is_shown():
 
 def test_no_verdict_at_all_is_an_error():
     with pytest.raises(UserError, match="no verdict with a winner"):
-        rank([Verdict("q", "t", "1", "a", "b", None)])
+        rank([PairVerdict("q", "t", "1", "a", "b", None)])
 
 
 def test_keys_are_drawn_once_for_all_dimensions():

@@ -13,7 +13,7 @@ from step1x_jax.evaluation.pairwise.pair_files import (
     write_pairs,
 )
 from step1x_jax.evaluation.pairwise.ranking import rank
-from step1x_jax.evaluation.pairwise.ranking_of_judges import Judged, rank_judged
+from step1x_jax.evaluation.pairwise.ranking_of_judges import JudgeVerdicts, rank_judged
 from tests.evaluation.pairwise.examples import DIMENSIONS, golden
 
 FACTS = {"benchmark": "geditv2", "model": "m"}
@@ -27,8 +27,8 @@ def judged():
     missing = {"alder": {"missing": 2, "unreadable": 0}, "gone": {"missing": 9, "unreadable": 0}}
     more = {"alder": {"missing": 1, "unreadable": 3}}
     return {
-        "gpt": Judged(others, {**FACTS, "pictures": missing}),
-        "pvc": Judged(consistency, {**FACTS, "pictures": more}),
+        "gpt": JudgeVerdicts(others, {**FACTS, "pictures": missing}),
+        "pvc": JudgeVerdicts(consistency, {**FACTS, "pictures": more}),
     }
 
 
@@ -49,7 +49,9 @@ def test_some_methods_alone(judged):
 
 
 def test_other_benchmarks_have_no_published_rows(judged):
-    other = {name: Judged(one.verdicts, {"benchmark": "gedit"}) for name, one in judged.items()}
+    other = {
+        name: JudgeVerdicts(one.verdicts, {"benchmark": "gedit"}) for name, one in judged.items()
+    }
     assert rank_judged(other, resamples=2).published is None
 
 
@@ -57,7 +59,7 @@ def test_judges_that_cannot_be_joined_are_refused(judged):
     twice = {**judged, "third": judged["pvc"]}
     with pytest.raises(UserError, match="pvc and third both judged visual_consistency"):
         rank_judged(twice)
-    other = {**judged, "pvc": Judged(judged["pvc"].verdicts, {"benchmark": "gedit"})}
+    other = {**judged, "pvc": JudgeVerdicts(judged["pvc"].verdicts, {"benchmark": "gedit"})}
     with pytest.raises(UserError, match=r"different benchmarks \(gpt geditv2, pvc gedit\)"):
         rank_judged(other)
 
@@ -68,7 +70,7 @@ def test_a_picture_that_changed_between_judges_is_refused(judged):
         for name, salt in (("gpt", ""), ("pvc", "new"))
     )
     with pytest.raises(UserError, match="changed between verdicts"):
-        rank_judged({"gpt": Judged(first, FACTS), "pvc": Judged(second, FACTS)})
+        rank_judged({"gpt": JudgeVerdicts(first, FACTS), "pvc": JudgeVerdicts(second, FACTS)})
 
 
 def test_folders_of_judges(tmp_path, judged):
@@ -77,7 +79,7 @@ def test_folders_of_judges(tmp_path, judged):
     for name, one in judged.items():
         write_pairs(pair_folder(str(tmp_path), name), *one)
     assert find_pair_judges(str(tmp_path)) == ["gpt", "pvc"]
-    assert Judged(*read_pairs(tmp_path / "pairs" / "pvc")) == judged["pvc"]
+    assert JudgeVerdicts(*read_pairs(tmp_path / "pairs" / "pvc")) == judged["pvc"]
     with pytest.raises(UserError, match="does not exist"):
         read_pairs(tmp_path / "pairs" / "none")
     (tmp_path / "pairs" / "pvc" / JUDGE).write_text('{"pictures": {"alder": 3}}')

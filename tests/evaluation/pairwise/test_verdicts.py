@@ -8,7 +8,7 @@ import pytest
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.pairwise.orders import measure_orders
 from step1x_jax.evaluation.pairwise.verdicts import (
-    Verdict,
+    PairVerdict,
     check_pictures,
     combine_orders,
     read_verdicts,
@@ -18,8 +18,8 @@ from tests.evaluation.pairwise.examples import ask_all, golden
 
 
 def both(winner_of_ab, winner_of_ba):
-    return [Verdict("q", "t", "k", "a", "b", winner_of_ab),
-            Verdict("q", "t", "k", "b", "a", winner_of_ba)]  # fmt: skip
+    return [PairVerdict("q", "t", "k", "a", "b", winner_of_ab),
+            PairVerdict("q", "t", "k", "b", "a", winner_of_ba)]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,11 @@ def both(winner_of_ab, winner_of_ba):
 )
 def test_both_orders_as_one(ab, ba, combined):
     (one,) = combine_orders(both(ab, ba))
-    assert one == Verdict("q", "t", "k", "a", "b", combined)
+    assert one == PairVerdict("q", "t", "k", "a", "b", combined)
 
 
 def test_matches_differ_in_every_part_of_their_identity():
-    one = Verdict("q", "t", "k", "a", "b", "first", "en")
+    one = PairVerdict("q", "t", "k", "a", "b", "first", "en")
     changes = ({"dimension": "r"}, {"task": "u"}, {"key": "l"}, {"second": "c"}, {"language": "cn"})
     verdicts = [one, *(dataclasses.replace(one, winner="second", **change) for change in changes)]
     assert len(combine_orders(verdicts)) == 6
@@ -114,10 +114,10 @@ def test_a_missing_file_and_an_endless_line_are_refused(tmp_path):
 
 
 def test_a_method_whose_pictures_changed_is_named():
-    one = Verdict("q", "t", "k", "a", "b", "first", pictures=("1", "2"))
+    one = PairVerdict("q", "t", "k", "a", "b", "first", pictures=("1", "2"))
     check_pictures(
-        [one, dataclasses.replace(one, dimension="r"), Verdict("q", "t", "k", "a", "c", "tie")]
+        [one, dataclasses.replace(one, dimension="r"), PairVerdict("q", "t", "k", "a", "c", "tie")]
     )
-    other = Verdict("q", "t", "k", "c", "a", "first", pictures=("3", "9"))
+    other = PairVerdict("q", "t", "k", "c", "a", "first", pictures=("3", "9"))
     with pytest.raises(UserError, match="picture of a for t/k changed"):
         check_pictures([one, other])

@@ -42,7 +42,7 @@ TABLE: Table = {
         ("waits a day", "Pace.hold", "if seconds > self._longest:", "if False:"),
     ],
     ("step1x_jax/asking/pool.py", "tests/asking/test_chat.py"): [
-        ("others begin after the end", "Pool._run", "self._stopping.set()", "pass"),
+        ("others begin after the end", "WorkerPool._run", "self._stopping.set()", "pass"),
     ],
     ("step1x_jax/asking/chat.py", "tests/asking/test_chat.py"): [
         ("the key goes anywhere", "ChatClient.__init__", "preset.endpoint == OPENAI", "True"),

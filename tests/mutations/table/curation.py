@@ -37,7 +37,7 @@ TABLE: Table = {
     ],
     ("step1x_jax/curation/chat/verdict.py", "tests/curation/chat/test_verdict.py"): [
         ("an edit of eleven of ten", "", "le=BEST", ""),
-        ("not done, and a success", "Answer.contradictory",
+        ("not done, and a success", "VerdictReply.contradictory",
          "not self.done and self.success > MOST_UNDONE", "False"),
         ("the target is not shown", "Verdict", "'source', 'target'", "'source', 'source'"),
     ],

@@ -68,7 +68,7 @@ TABLE: Table = {
     ],
     ("step1x_jax/evaluation/judging/prompts.py", "tests/evaluation/judging/test_prompts.py"): [
         ("bytes are texts", "read_literals", "isinstance(statement.value.value, str)", ""),
-        ("what is put in is looked at", "Prompts.text",
+        ("what is put in is looked at", "JudgePrompts.text",
          "value, text", "value, _PLACE.sub(value, text)"),
     ],
     ("step1x_jax/evaluation/judging/pictures.py", "tests/evaluation/judging/test_pictures.py"): [
@@ -92,7 +92,8 @@ TABLE: Table = {
     ],
     ("step1x_jax/evaluation/report.py", "tests/evaluation/test_report.py"): [
         ("a judge's failure is not had", "subsets", "one.returned", "one.scores is not None"),
-        ("complete without an average", "Report.incomplete", "not summary.average.means", ""),
+        ("complete without an average", "BenchmarkReport.incomplete",
+         "not summary.average.means", ""),
         ("the intersection is all", "subsets",
          "[one for one in ones if one.intersection]", "list(ones)"),
     ],

@@ -39,8 +39,8 @@ TABLE: Table = {
         ("truncation not given on", "_make", "truncate=recipe.truncate", ""),
     ],
     ("launch/edits/report.py", f"{FAILING} {RESUMED}"): [
-        ("reports forget", "Report.__init__", "if is_file(self.path):", "if False:"),
-        ("reports of the last alone", "Report.add",
+        ("reports forget", "EditReport.__init__", "if is_file(self.path):", "if False:"),
+        ("reports of the last alone", "EditReport.add",
          "self._lines.values()", "[*self._lines.values()][-1:]"),
     ],
     ("launch/edit.py",
