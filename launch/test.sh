@@ -4,9 +4,9 @@
 #   bash launch/test.sh [PYTEST_ARGUMENT...]         # the quick ones, without PyTorch: eleven minutes on two cores
 #   bash launch/test.sh --all [PYTEST_ARGUMENT...]   # all that can run here, the linter and the type checker
 #
-# --all adds the slow tests and those that need extras. The quick ones and the kernels' slow ones
-# also run under Python 3.12 with its newest jax, if there is a python3.12. What is skipped is
-# printed with its reason. Makes .venv (and .venv-3.12) and installs the packages once.
+# --all adds the slow tests and those that need extras. The quick ones of what stands on JAX, Flax
+# and Orbax themselves, and the kernels' slow ones, also run under Python 3.12 with its newest jax,
+# if there is a python3.12. What is skipped is printed with its reason. Makes .venv (and .venv-3.12) and installs the packages once.
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 source launch/usage.sh
@@ -44,7 +44,10 @@ need_environment torch test diffusers quickstart parquet gcs demo evaluation dei
 # pyenv, where there is one, takes its newest 3.12.
 if lane=$(PYENV_VERSION=3.12 python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null); then
   need_second_environment "$lane"
-  .venv-3.12/bin/python -m pytest "${workers[@]}" -rs -m "$quick" "$@"
+  .venv-3.12/bin/python -m pytest "${workers[@]}" -rs -m "$quick" "$@" tests/kernels tests/models \
+    tests/parallel tests/sampling tests/training/step tests/training/checkpoint \
+    tests/weights/layouts tests/weights/run tests/conditioning tests/test_golden.py \
+    tests/test_package.py
   .venv-3.12/bin/python -m pytest "${workers[@]}" -rs -m "slow and not ($extras)" tests/kernels \
     tests/planning/test_gpu_memory.py
 else
