@@ -1,1 +1,1 @@
-"""The attention of the model, behind one function."""
+"""Attention kernels, and the functions that choose between them."""

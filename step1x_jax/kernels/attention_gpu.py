@@ -1,15 +1,19 @@
 """Flash attention for Hopper GPUs (Mosaic GPU): forward pass; see attention_gpu_backward.py.
 
-Two warpgroups take turns at the tensor cores, one multiplies while the other is at its softmax;
-the third fetches keys and values. Queries are normalised and rotated as they are loaded.
+Two warpgroups alternate on the tensor cores (ping-pong scheduling): one runs a matmul while the
+other computes its softmax. The third warpgroup fetches keys and values. Queries are normalised and
+rotated when they are loaded.
 
-Keys are normalised and rotated once, before. Inside, each of the 69 blocks of queries at 1024 px
-would do it again for all keys, and fetch 64 KiB of float32 cosines and sines with every 64 KiB of
-keys and values: at the speed of the matmuls these alone need about 5 TB/s, what the L2 cache gives.
+Keys are normalised and rotated once, before the kernel. Inside the kernel, each of the 69 blocks of
+queries at 1024 px would repeat this for all keys, and would fetch 64 KiB of float32 cosines and
+sines with every 64 KiB of keys and values. Keys and values alone need about 5 TB/s at the speed of
+the matmuls, which is the bandwidth of the L2 cache.
 
-Where QK-norm bounds the logits (see norm_rope.py), no maximum is kept and nothing is rescaled.
+Where QK-norm bounds the logits (see norm_rope.py), the softmax needs no running maximum and no
+rescaling.
 
-Legend: B batch, H heads, L queries, S keys, K head width, C keys at once.
+Legend: B batch, H heads, L queries, S keys, K head width (head_dim), block_q and block_kv rows of a
+block of queries and of keys.
 """
 
 import functools
@@ -24,7 +28,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from step1x_jax.kernels import gpu
 from step1x_jax.kernels.attention_gpu_backward import backward
 from step1x_jax.kernels.flash import Kernels
-from step1x_jax.kernels.gpu import BY_ROW, GROUPS, ROWS, WGMMA, Ref
+from step1x_jax.kernels.gpu import TILE_ROWS, WARPGROUPS, WGMMA, WGMMA_ROW, Ref
 from step1x_jax.kernels.norm_rope import LOG2E, Norms, is_bounded, norm_rope, pad, split_heads
 from step1x_jax.kernels.platform import device_kind, platform
 from step1x_jax.kernels.tuning import gpu_blocks
@@ -35,131 +39,138 @@ def forward(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    lengths: jax.Array,
+    kv_lengths: jax.Array,
     norms: Norms | None,
     split: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """See flash.Kernels; bfloat16, K 64 or 128."""
+    """Runs the forward pass; see flash.Kernels. Takes bfloat16 and K = 64 or 128."""
     if norms is not None:
         k = norm_rope(k, norms.k_scale, norms.rope, split).astype(k.dtype)
     q, k, v = (split_heads(x, head_dim) for x in (q, k, v))
-    b, length, h, width = q.shape
-    tuned = gpu_blocks(device_kind(), length, k.shape[1]).forward
-    block = GROUPS * ROWS
-    queries = -(-length // block) * block
-    keys = -(-k.shape[1] // tuned.size) * tuned.size
-    inputs = [pad(q, 1, queries), pad(k, 1, keys), pad(v, 1, keys), lengths]
+    b, q_len, h, _ = q.shape
+    tiles = gpu_blocks(device_kind(), q_len, k.shape[1]).forward
+    block_q = WARPGROUPS * TILE_ROWS
+    padded_q_len = -(-q_len // block_q) * block_q
+    padded_kv_len = -(-k.shape[1] // tiles.rows) * tiles.rows
+    padded_k, padded_v = (pad(x, 1, padded_kv_len) for x in (k, v))
+    inputs = [pad(q, 1, padded_q_len), padded_k, padded_v, kv_lengths]
     if norms is not None:
-        inputs += [is_bounded(norms, width), norms.q_scale, pad(norms.rope, 1, queries)]
-    barrier = functools.partial(plgpu.Barrier, num_barriers=tuned.stages)
+        inputs += [is_bounded(norms, head_dim), norms.q_scale, pad(norms.rope, 1, padded_q_len)]
+    barrier = functools.partial(plgpu.Barrier, num_barriers=tiles.stages)
     scratch: dict[str, Any] = {
-        "queries": gpu.tiles(GROUPS, ROWS, width),
-        "keys": gpu.tiles(tuned.stages, tuned.size, width),
-        "values": gpu.tiles(tuned.stages, tuned.size, width),
-        "sums": plgpu.SMEM((GROUPS, ROWS), jnp.float32),
-        "queries_here": plgpu.Barrier(num_barriers=GROUPS),
-        "keys_here": barrier(),
-        "values_here": barrier(),
-        "keys_free": barrier(num_arrivals=GROUPS),
-        "values_free": barrier(num_arrivals=GROUPS),
-        "turn": plgpu.Barrier(num_arrivals=GROUPS),
+        "queries": gpu.tile_smem(WARPGROUPS, TILE_ROWS, head_dim),
+        "keys": gpu.tile_smem(tiles.stages, tiles.rows, head_dim),
+        "values": gpu.tile_smem(tiles.stages, tiles.rows, head_dim),
+        "lse": plgpu.SMEM((WARPGROUPS, TILE_ROWS), jnp.float32),
+        "queries_ready": plgpu.Barrier(num_barriers=WARPGROUPS),
+        "keys_ready": barrier(),
+        "values_ready": barrier(),
+        "keys_free": barrier(num_arrivals=WARPGROUPS),
+        "values_free": barrier(num_arrivals=WARPGROUPS),
+        "turn": plgpu.Barrier(num_arrivals=WARPGROUPS),
     }
     if platform() == "cpu":
-        scratch["stage"] = gpu.tiles(GROUPS, ROWS, tuned.size)
-    o, lse = gpu.call(
+        scratch["a_smem"] = gpu.tile_smem(WARPGROUPS, TILE_ROWS, tiles.rows)
+    o, lse = gpu.run_kernel(
         _forward_kernel,
         inputs,
         static={"fused": norms is not None, "split": split},
         out_type=[
-            jax.ShapeDtypeStruct((b, queries, h, width), q.dtype),
-            jax.ShapeDtypeStruct((b, h, queries), jnp.float32),
+            jax.ShapeDtypeStruct((b, padded_q_len, h, head_dim), q.dtype),
+            jax.ShapeDtypeStruct((b, h, padded_q_len), jnp.float32),
         ],
-        grid=(h, queries // block, b),
+        grid=(h, padded_q_len // block_q, b),
         grid_names=("head", "block", "batch"),
         scratch_types=scratch,
     )
-    return o[:, :length].reshape(b, length, -1), lse[:, :, None, :length]
+    return o[:, :q_len].reshape(b, q_len, -1), lse[:, :, None, :q_len]
 
 
 def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None:
-    """GROUPS tiles of queries against all keys of a head."""
+    """Attends from WARPGROUPS tiles of queries to all keys of a head."""
     if fused:
-        q_ref, k_ref, v_ref, lengths, bounded, q_scale, rope, o_ref, lse_ref = refs
+        q_ref, k_ref, v_ref, kv_lengths, bounded, q_scale, rope, o_ref, lse_ref = refs
     else:
-        q_ref, k_ref, v_ref, lengths, o_ref, lse_ref = refs
-    at = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
+        q_ref, k_ref, v_ref, kv_lengths, o_ref, lse_ref = refs
+    batch_head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     keys, values, turn = scratch["keys"], scratch["values"], scratch["turn"]
-    stages, size, width = keys.shape
-    to_base_2 = LOG2E / math.sqrt(width)
-    length = lengths[at[0]]
+    stages, block_kv, head_dim = keys.shape
+    to_base_2 = LOG2E / math.sqrt(head_dim)
+    kv_length = kv_lengths[batch_head[0]]
 
     def compute(group: Any) -> None:
-        start = (jax.lax.axis_index("block") * GROUPS + group) * ROWS
-        q, sums = scratch["queries"].at[group], scratch["sums"].at[group]
-        rows = pl.ds(start, ROWS)
-        here = scratch["queries_here"].at[group]
-        plgpu.copy_gmem_to_smem(gpu.head_rows(q_ref, at, rows), q, here)
-        plgpu.barrier_wait(here)
+        start = (jax.lax.axis_index("block") * WARPGROUPS + group) * TILE_ROWS
+        q, lse = scratch["queries"].at[group], scratch["lse"].at[group]
+        rows = pl.ds(start, TILE_ROWS)
+        ready = scratch["queries_ready"].at[group]
+        plgpu.copy_gmem_to_smem(gpu.slice_head(q_ref, batch_head, rows), q, ready)
+        plgpu.barrier_wait(ready)
         if fused:
-            gpu.turn_tile(q, start, q_scale, rope, split, to_base_2)
+            gpu.norm_rope_tile_in_place(q, start, q_scale, rope, split, to_base_2)
 
         def take_turns() -> None:
             plgpu.barrier_arrive(turn)
             plgpu.barrier_wait(turn)
 
         def attend(step: Any, carry: Any, masked: bool, online: bool) -> Any:
-            acc, m, total = carry
+            acc, m, denominator = carry
             slot = jax.lax.rem(step, jnp.int32(stages))
-            plgpu.barrier_wait(scratch["keys_here"].at[slot])
+            plgpu.barrier_wait(scratch["keys_ready"].at[slot])
 
             def multiply(ref: Ref) -> jax.Array:
                 plgpu.wgmma(ref, q, keys.at[slot].transpose((1, 0)))
-                take_turns()  # the tensor cores are the other warpgroup's, for its values
+                take_turns()  # the other warpgroup now uses the tensor cores, for its values
                 return ref[...]
 
-            s = pl.run_scoped(multiply, plgpu.ACC((ROWS, size), jnp.float32))
+            s = pl.run_scoped(multiply, plgpu.ACC((TILE_ROWS, block_kv), jnp.float32))
             plgpu.barrier_arrive(scratch["keys_free"].at[slot])
             if not fused:
                 s = s * to_base_2
             if masked:
-                s = jnp.where(gpu.numbers(s.shape, 1) + step * size < length, s, -jnp.inf)
+                s = jnp.where(gpu.iota(s.shape, 1) + step * block_kv < kv_length, s, -jnp.inf)
             if online:
                 before, m = m, jnp.maximum(m, s.max(axis=1))
                 rescale = jnp.exp2(before - m)
-                acc, total = acc * gpu.by_rows(rescale, acc.shape), total * rescale
-                s = s - gpu.by_rows(m, s.shape)
+                acc = acc * gpu.broadcast_per_row(rescale, acc.shape)
+                denominator = denominator * rescale
+                s = s - gpu.broadcast_per_row(m, s.shape)
             p = jnp.exp2(s)
             weights = p.astype(q.dtype)
-            total = total + p.sum(axis=1)
-            # all of the softmax before the barrier: the other warpgroup multiplies meanwhile
-            acc, m, total, weights = jax.lax.optimization_barrier((acc, m, total, weights))
+            denominator = denominator + p.sum(axis=1)
+            # keep the whole softmax before the barrier: the other warpgroup uses the tensor cores
+            acc, m, denominator, weights = jax.lax.optimization_barrier(
+                (acc, m, denominator, weights)
+            )
             plgpu.barrier_arrive(turn)
-            plgpu.barrier_wait(scratch["values_here"].at[slot])
+            plgpu.barrier_wait(scratch["values_ready"].at[slot])
             plgpu.barrier_wait(turn)
-            stage = scratch["stage"].at[group] if "stage" in scratch else None
-            acc = gpu.add_product(acc, weights, values.at[slot], stage)
+            a_smem = scratch["a_smem"].at[group] if "a_smem" in scratch else None
+            acc = gpu.add_matmul(acc, weights, values.at[slot], a_smem)
             plgpu.barrier_arrive(scratch["values_free"].at[slot])
-            return acc, m, total
+            return acc, m, denominator
 
-        whole = jax.lax.div(length, jnp.int32(size))
+        full_blocks = jax.lax.div(kv_length, jnp.int32(block_kv))
 
         def attend_to_all(online: bool) -> None:
             lowest = -jnp.inf if online else 0.0
-            zero = gpu.full((ROWS, width), 0.0, WGMMA), gpu.full((ROWS,), lowest, BY_ROW)
-            carry = (*zero, gpu.full((ROWS,), 0.0, BY_ROW))
-            pl.when(group == 1)(take_turns)  # half a step behind
-            carry = jax.lax.fori_loop(
-                0, whole, functools.partial(attend, masked=False, online=online), carry
+            zero = (
+                gpu.full((TILE_ROWS, head_dim), 0.0, WGMMA),
+                gpu.full((TILE_ROWS,), lowest, WGMMA_ROW),
             )
-            acc, m, total = jax.lax.cond(
-                whole * size < length,
-                lambda carry: attend(whole, carry, masked=True, online=online),
+            carry = (*zero, gpu.full((TILE_ROWS,), 0.0, WGMMA_ROW))
+            pl.when(group == 1)(take_turns)  # starts half a step later
+            carry = jax.lax.fori_loop(
+                0, full_blocks, functools.partial(attend, masked=False, online=online), carry
+            )
+            acc, m, denominator = jax.lax.cond(
+                full_blocks * block_kv < kv_length,
+                lambda carry: attend(full_blocks, carry, masked=True, online=online),
                 lambda carry: carry,
                 carry,
             )
             pl.when(group == 0)(take_turns)
-            q[...] = (acc / gpu.by_rows(total, acc.shape)).astype(q.dtype)
-            sums[...] = m + jnp.log(total) * LOG2E
+            q[...] = (acc / gpu.broadcast_per_row(denominator, acc.shape)).astype(q.dtype)
+            lse[...] = m + jnp.log(denominator) * LOG2E
 
         if fused:
             is_bounded_here = bounded[0] == 1
@@ -168,22 +179,22 @@ def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None
         else:
             attend_to_all(online=True)
         plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(q, gpu.head_rows(o_ref, at, rows))
-        plgpu.copy_smem_to_gmem(sums, gpu.head_rows(lse_ref, at, rows))
+        plgpu.copy_smem_to_gmem(q, gpu.slice_head(o_ref, batch_head, rows))
+        plgpu.copy_smem_to_gmem(lse, gpu.slice_head(lse_ref, batch_head, rows))
         plgpu.wait_smem_to_gmem(0)
 
     def fetcher() -> None:
         def tile_of(ref: Ref):
-            return lambda step: gpu.head_rows(ref, at, pl.ds(step * size, size))
+            return lambda step: gpu.slice_head(ref, batch_head, pl.ds(step * block_kv, block_kv))
 
-        steps = jax.lax.div(length + (size - 1), jnp.int32(size))
+        steps = jax.lax.div(kv_length + (block_kv - 1), jnp.int32(block_kv))
         arrays = [
-            ([(tile_of(k_ref), keys)], scratch["keys_here"], scratch["keys_free"]),
-            ([(tile_of(v_ref), values)], scratch["values_here"], scratch["values_free"]),
+            ([(tile_of(k_ref), keys)], scratch["keys_ready"], scratch["keys_free"]),
+            ([(tile_of(v_ref), values)], scratch["values_ready"], scratch["values_free"]),
         ]
-        gpu.fetch(steps, stages, arrays)
+        gpu.fetch_tiles(steps, stages, arrays)
 
-    gpu.roles(compute, fetcher)
+    gpu.specialize_warpgroups(compute, fetcher)
 
 
 KERNELS = Kernels(forward, backward)

@@ -1,24 +1,25 @@
-"""Flash attention for TPUs (Mosaic): forward and backward, with QK-norm and RoPE inside if wanted.
+"""Flash attention for TPUs (Pallas Mosaic): forward and backward, optionally with QK-norm and RoPE.
 
-Arrays are (B, L, H K), as the matmuls around write and read them: a head is 128 columns of all
-rows, and nothing is transposed on the way.
+Arrays are (B, L, H * K), the layout that the surrounding matmuls write and read: a head is 128
+columns of all rows, and no transpose is needed.
 
-One head's keys and values lie in VMEM as a whole (2.2 MiB each at 8832 tokens in bfloat16), and a
-kernel step is a block of queries against all of them, chunk by chunk. What is computed once for a
-head stays there, too: normalised and rotated keys, transposed values; in the backward pass rotated
-queries, each query's sum of output times its gradient, and the queries' gradient in float32. That
-is why one pass over the logits gives all three
-gradients (five matmuls, not seven), without partial sums in HBM, and heads can be shared out to
-cores. 16384 tokens fit; longer sequences have to be split over chips.
+All keys and values of one head are kept in VMEM (2.2 MiB each at 8832 tokens in bfloat16). The
+forward kernel computes one block of queries per grid step and loops over the blocks of keys. Values
+that are computed once per head are kept in VMEM too: normalised and rotated keys and transposed
+values; in the backward pass rotated queries, the row sums of o * do, and dq in float32. One pass
+over the logits therefore gives all three gradients (five matmuls instead of seven) without partial
+sums in HBM, and heads can be distributed over cores. Up to 16384 tokens fit; longer sequences must
+be sharded over chips.
 
-Logits are held transposed, keys by queries: maxima and sums then run along sublanes, elementwise,
-and a query's statistics are a row that broadcasts for free.
+Logits are stored transposed, (keys, queries). Maxima and sums then reduce over sublanes, which is
+elementwise, and the statistics of the queries are one row that broadcasts for free.
 
-QK-norm bounds the logits: |logit| <= sqrt(K) max|q_scale| max|k_scale|. Where the bound is far from
-float32's range (trained scales are about 1), no maximum is kept and nothing is rescaled: the
-softmax is the same, and a third of its arithmetic is gone.
+QK-norm bounds the logits: |logit| <= sqrt(K) max|q_scale| max|k_scale|. Where this bound is far
+below the float32 range (trained scales are about 1), the kernel computes the softmax without a
+running maximum and without rescaling. The result is the same, with a third less arithmetic.
 
-Legend: B batch, H heads, L queries, S keys, K head width, M norms, C rows of a chunk.
+Legend: B batch, H heads, L queries, S keys, K head width (head_dim), M norms, block_q and block_kv
+rows of a block of queries and of keys, R rows of either.
 """
 
 import functools
@@ -37,18 +38,18 @@ from step1x_jax.kernels.norm_rope import LOG2E, QK_NORM_EPS, Norms, is_bounded, 
 from step1x_jax.kernels.platform import device_kind, platform
 from step1x_jax.kernels.tuning import tpu_blocks
 
-Ref = Any  # of Pallas
-Rope = tuple[jax.Array, jax.Array]  # cosines and sines, (C, K) each
+Ref = Any  # a Pallas reference
+Rope = tuple[jax.Array, jax.Array]  # cosines and sines, (R, K) each
 
-NOT_VALID = -1e30  # a logit that takes no part; finite, since inf - inf is no number
+MASK_VALUE = -1e30  # masked logits; finite, because inf - inf is NaN
 LANES = 128
-LONGEST = 16384  # tokens whose head fits the smallest VMEM, 64 MiB, in bfloat16
-VMEM_BYTES = 96 * 2**20  # the compiler's limit; its default is 16 MiB
+MAX_TOKENS = 16384  # one head of this many in bfloat16 fits the smallest VMEM, 64 MiB
+VMEM_BYTES = 96 * 2**20  # the limit given to the compiler, whose default is 16 MiB
 
 
 def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int], precision: Any) -> jax.Array:
-    """Contracts one axis of each; float32."""
-    if platform() == "cpu":  # interpreted; CPUs lack some matmuls of bfloat16
+    """Contracts one axis of a with one of b; returns float32."""
+    if platform() == "cpu":  # interpret mode: some bfloat16 matmuls are not implemented on CPUs
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return jax.lax.dot_general(
         a,
@@ -59,94 +60,103 @@ def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int], precision: Any) 
     )
 
 
-def _scale_of(rows: jax.Array, scales: jax.Array, split: int) -> jax.Array:
-    """The norm's scale of each row: (C, K) or (1, K)."""
+def _select_scale(indices: jax.Array, scales: jax.Array, split: int) -> jax.Array:
+    """Returns the norm's scale for each row: (R, K), or (1, K) if there is one norm."""
     if scales.shape[0] == 1:
         return scales
-    return jnp.where(rows < split, scales[0:1], scales[1:2])
+    return jnp.where(indices < split, scales[0:1], scales[1:2])
 
 
-def _half_turn(x: jax.Array) -> jax.Array:
-    """Exchanges the halves of the last axis."""
+def _swap_halves(x: jax.Array) -> jax.Array:
+    """Swaps the two halves of the last axis."""
     half = x.shape[-1] // 2
     if x.shape[-1] == LANES:
         return pltpu.roll(x, half, 1)
     return jnp.concatenate([x[:, half:], x[:, :half]], axis=1)
 
 
-def _prologue(
-    x: jax.Array, rows: jax.Array, scales: jax.Array, rope: Rope, split: int
+def _norm_rope(
+    x: jax.Array, indices: jax.Array, scales: jax.Array, rope: Rope, split: int
 ) -> jax.Array:
-    """RMSNorm with scale, then RoPE: x (C, K) float32 -> (C, K) float32."""
+    """Applies RMSNorm with scale, then RoPE: x (R, K) float32 -> (R, K) float32."""
     x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + QK_NORM_EPS)
-    x = x * _scale_of(rows, scales, split)
-    return x * rope[0] + _half_turn(x) * rope[1]
+    x = x * _select_scale(indices, scales, split)
+    return x * rope[0] + _swap_halves(x) * rope[1]
 
 
-def _prologue_backward(
-    x: jax.Array, dy: jax.Array, rows: jax.Array, scales: jax.Array, rope: Rope, split: int
+def _norm_rope_backward(
+    x: jax.Array, dy: jax.Array, indices: jax.Array, scales: jax.Array, rope: Rope, split: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Gradients of `_prologue`: of x (C, K), and of the scale row by row (C, K)."""
+    """Returns the gradients of `_norm_rope` for x (R, K), and for the scale per row (R, K)."""
     inverse = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + QK_NORM_EPS)
     normed = x * inverse
-    dz = dy * rope[0] + _half_turn(dy * rope[1])
-    dn = dz * _scale_of(rows, scales, split)
+    dz = dy * rope[0] + _swap_halves(dy * rope[1])
+    dn = dz * _select_scale(indices, scales, split)
     dx = inverse * (dn - normed * jnp.mean(dn * normed, axis=-1, keepdims=True))
     return dx, dz * normed
 
 
-def _rows(start: Any, size: int) -> jax.Array:
-    """Numbers of a chunk's rows, (C, 1)."""
+def _row_indices(start: Any, size: int) -> jax.Array:
+    """Returns the indices of a block's rows, (R, 1)."""
     return start + jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0)
 
 
 def _forward_kernel(
-    lengths: Ref, bounded: Ref, *refs: Ref, chunk: int, fused: bool, split: int, precision: Any
+    kv_lengths: Ref,
+    bounded: Ref,
+    *refs: Ref,
+    block_kv: int,
+    fused: bool,
+    split: int,
+    precision: Any,
 ) -> None:
-    """A block of queries against all keys of a head; grid (B, H, blocks of queries)."""
+    """Attends from one block of queries to all keys of a head; grid (B, H, blocks of queries)."""
     if fused:
-        q_ref, k_ref, v_ref, qs_ref, ks_ref, rope_ref, o_ref, lse_ref, kh_ref, vt_ref, *state = refs
+        (q_ref, k_ref, v_ref, q_scale_ref, k_scale_ref, rope_ref,
+         o_ref, lse_ref, rotated_k_ref, vt_ref, *state) = refs  # fmt: skip
     else:
         q_ref, k_ref, v_ref, o_ref, lse_ref, vt_ref, *state = refs
     m_ref, l_ref, acc_ref = state
     b, i = pl.program_id(0), pl.program_id(2)
-    block, width = q_ref.shape
+    block_q, head_dim = q_ref.shape
     dtype = q_ref.dtype
-    to_base_2 = LOG2E / math.sqrt(width)
-    chunks = k_ref.shape[0] // chunk
+    to_base_2 = LOG2E / math.sqrt(head_dim)
+    kv_blocks = k_ref.shape[0] // block_kv
 
     @pl.when(i == 0)
     def _():
-        def prepare(c: Any) -> None:
-            at = pl.ds(pl.multiple_of(c * chunk, chunk), chunk)
+        def prepare(j: Any) -> None:
+            at = pl.ds(pl.multiple_of(j * block_kv, block_kv), block_kv)
             vt_ref[:, at] = v_ref[at, :].T
             if fused:
                 x = k_ref[at, :].astype(jnp.float32)
                 rope = rope_ref[0, at, :], rope_ref[1, at, :]
-                x = _prologue(x, _rows(c * chunk, chunk), ks_ref[...], rope, split)
-                kh_ref[at, :] = x.astype(dtype)
+                indices = _row_indices(j * block_kv, block_kv)
+                x = _norm_rope(x, indices, k_scale_ref[...], rope, split)
+                rotated_k_ref[at, :] = x.astype(dtype)
 
-        _loop(chunks, prepare)
+        _loop(kv_blocks, prepare)
 
     q = q_ref[...]
     if fused:
-        at = pl.ds(pl.multiple_of(i * block, block), block)
+        at = pl.ds(pl.multiple_of(i * block_q, block_q), block_q)
         rope = rope_ref[0, at, :], rope_ref[1, at, :]
-        q = _prologue(q.astype(jnp.float32), _rows(i * block, block), qs_ref[...], rope, split)
+        indices = _row_indices(i * block_q, block_q)
+        q = _norm_rope(q.astype(jnp.float32), indices, q_scale_ref[...], rope, split)
         q = (q * to_base_2).astype(dtype)
-    keys = kh_ref if fused else k_ref
-    length = lengths[b]
-    m_ref[...] = jnp.full_like(m_ref, NOT_VALID)
+    keys = rotated_k_ref if fused else k_ref
+    kv_length = kv_lengths[b]
+    m_ref[...] = jnp.full_like(m_ref, MASK_VALUE)
     l_ref[...] = jnp.zeros_like(l_ref)
     acc_ref[...] = jnp.zeros_like(acc_ref)
 
-    def attend(c: Any, masked: bool, online: bool) -> None:
-        at = pl.ds(pl.multiple_of(c * chunk, chunk), chunk)
-        s = _dot(keys[at, :], q, (1, 1), precision)  # (C, block)
+    def attend(j: Any, masked: bool, online: bool) -> None:
+        at = pl.ds(pl.multiple_of(j * block_kv, block_kv), block_kv)
+        s = _dot(keys[at, :], q, (1, 1), precision)  # (block_kv, block_q)
         if not fused:
             s = s * to_base_2
         if masked:
-            s = jnp.where(_rows(c * chunk, chunk) < length, s, NOT_VALID)
+            s = jnp.where(_row_indices(j * block_kv, block_kv) < kv_length, s, MASK_VALUE)
         if not online:
             p = jnp.exp2(s)
             l_ref[...] += jnp.sum(p, axis=0, keepdims=True)
@@ -160,14 +170,14 @@ def _forward_kernel(
         values = _dot(vt_ref[:, at], p.astype(dtype), (1, 0), precision)
         acc_ref[...] = acc_ref[...] * rescale + values
 
-    whole = jax.lax.div(length, chunk)
+    full_blocks = jax.lax.div(kv_length, block_kv)
 
     def attend_to_all(online: bool) -> None:
-        _loop(whole, lambda c: attend(c, masked=False, online=online))
+        _loop(full_blocks, lambda j: attend(j, masked=False, online=online))
 
-        @pl.when(whole * chunk < length)
+        @pl.when(full_blocks * block_kv < kv_length)
         def _():
-            attend(whole, masked=True, online=online)
+            attend(full_blocks, masked=True, online=online)
 
     if fused:
 
@@ -188,63 +198,68 @@ def _forward_kernel(
 
 
 def _backward_kernel(
-    lengths: Ref, *refs: Ref, chunk: int, fused: bool, split: int, precision: Any
+    kv_lengths: Ref, *refs: Ref, block_q: int, fused: bool, split: int, precision: Any
 ) -> None:
-    """A block of keys against all queries of a head; grid (B, H, blocks of keys)."""
+    """Computes dk and dv of one block of keys, and adds the block's part to dq and to both scales.
+
+    Grid (B, H, blocks of keys).
+    """
     if fused:
-        (q_ref, k_ref, v_ref, o_ref, do_ref, lse_ref, qs_ref, ks_ref, rope_ref,
-         dq_ref, dk_ref, dv_ref, dqs_ref, dks_ref, qh_ref, acc_ref, delta_ref) = refs  # fmt: skip
+        (q_ref, k_ref, v_ref, o_ref, do_ref, lse_ref, q_scale_ref, k_scale_ref, rope_ref,
+         dq_ref, dk_ref, dv_ref, dq_scale_ref, dk_scale_ref,
+         rotated_q_ref, acc_ref, delta_ref) = refs  # fmt: skip
     else:
         (q_ref, k_ref, v_ref, o_ref, do_ref, lse_ref,
          dq_ref, dk_ref, dv_ref, acc_ref, delta_ref) = refs  # fmt: skip
     b, j, last = pl.program_id(0), pl.program_id(2), pl.num_programs(2) - 1
-    block, width = k_ref.shape
+    block_kv, head_dim = k_ref.shape
     dtype = q_ref.dtype
-    scale = 1 / math.sqrt(width)
-    chunks = q_ref.shape[0] // chunk
-    length = lengths[b]
+    scale = 1 / math.sqrt(head_dim)
+    q_blocks = q_ref.shape[0] // block_q
+    kv_length = kv_lengths[b]
 
-    def rows_of(c: Any) -> Any:
-        return pl.ds(pl.multiple_of(c * chunk, chunk), chunk)
+    def q_rows(i: Any) -> Any:
+        return pl.ds(pl.multiple_of(i * block_q, block_q), block_q)
 
     @pl.when(j == 0)
     def _():
-        def prepare(c: Any) -> None:
-            at = rows_of(c)
-            acc_ref[at, :] = jnp.zeros((chunk, width), jnp.float32)
+        def prepare(i: Any) -> None:
+            at = q_rows(i)
+            acc_ref[at, :] = jnp.zeros((block_q, head_dim), jnp.float32)
             product = o_ref[at, :].astype(jnp.float32) * do_ref[at, :].astype(jnp.float32)
-            delta_ref[:, at] = jnp.sum(product.T, axis=0, keepdims=True)  # along sublanes
+            delta_ref[:, at] = jnp.sum(product.T, axis=0, keepdims=True)  # over sublanes
             if fused:
                 x = q_ref[at, :].astype(jnp.float32)
                 rope = rope_ref[0, at, :], rope_ref[1, at, :]
-                x = _prologue(x, _rows(c * chunk, chunk), qs_ref[...], rope, split)
-                qh_ref[at, :] = (x * (scale * LOG2E)).astype(dtype)
+                x = _norm_rope(x, _row_indices(i * block_q, block_q), q_scale_ref[...], rope, split)
+                rotated_q_ref[at, :] = (x * (scale * LOG2E)).astype(dtype)
 
-        _loop(chunks, prepare)
+        _loop(q_blocks, prepare)
         if fused:
-            dqs_ref[...] = jnp.zeros_like(dqs_ref)
-            dks_ref[...] = jnp.zeros_like(dks_ref)
+            dq_scale_ref[...] = jnp.zeros_like(dq_scale_ref)
+            dk_scale_ref[...] = jnp.zeros_like(dk_scale_ref)
 
-    queries = qh_ref if fused else q_ref
+    queries = rotated_q_ref if fused else q_ref
     v = v_ref[...]
     k = k_ref[...]
     if fused:
-        here = pl.ds(pl.multiple_of(j * block, block), block)
-        k_rope = rope_ref[0, here, :], rope_ref[1, here, :]
-        k_rows = _rows(j * block, block)
-        k = _prologue(k.astype(jnp.float32), k_rows, ks_ref[...], k_rope, split).astype(dtype)
+        kv_rows = pl.ds(pl.multiple_of(j * block_kv, block_kv), block_kv)
+        k_rope = rope_ref[0, kv_rows, :], rope_ref[1, kv_rows, :]
+        k_indices = _row_indices(j * block_kv, block_kv)
+        k = _norm_rope(k.astype(jnp.float32), k_indices, k_scale_ref[...], k_rope, split)
+        k = k.astype(dtype)
 
     def gradients(masked: bool) -> None:
-        def step(c: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def step(i: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             dk, dv = carry
-            at = rows_of(c)
+            at = q_rows(i)
             q, do = queries[at, :], do_ref[at, :]
-            s = _dot(k, q, (1, 1), precision)  # (block, C)
+            s = _dot(k, q, (1, 1), precision)  # (block_kv, block_q)
             if not fused:
                 s = s * (scale * LOG2E)
             p = jnp.exp2(s - lse_ref[:, at])
             if masked:
-                p = jnp.where(_rows(j * block, block) < length, p, 0)
+                p = jnp.where(_row_indices(j * block_kv, block_kv) < kv_length, p, 0)
             dv = dv + _dot(p.astype(dtype), do, (1, 0), precision)
             dp = _dot(v, do, (1, 1), precision)
             ds = (p * (dp - delta_ref[:, at])).astype(dtype)
@@ -252,89 +267,89 @@ def _backward_kernel(
             acc_ref[at, :] += _dot(ds, k, (0, 0), precision)
             return dk, dv
 
-        zero = jnp.zeros((block, width), jnp.float32)
-        dk, dv = jax.lax.fori_loop(0, chunks, step, (zero, zero))
-        # q carries the softmax scale and the base of the exponent where it was made here
+        zero = jnp.zeros((block_kv, head_dim), jnp.float32)
+        dk, dv = jax.lax.fori_loop(0, q_blocks, step, (zero, zero))
+        # rotated queries contain the softmax scale and the factor for base 2; given ones do not
         dk = dk * (1 / LOG2E if fused else scale)
         if fused:
             raw = k_ref[...].astype(jnp.float32)
-            dk, dks = _prologue_backward(raw, dk, k_rows, ks_ref[...], k_rope, split)
-            _add_scales(dks_ref, dks, k_rows, split)
+            dk, dk_scale = _norm_rope_backward(raw, dk, k_indices, k_scale_ref[...], k_rope, split)
+            _add_scale_gradients(dk_scale_ref, dk_scale, k_indices, split)
         dk_ref[...] = dk.astype(dk_ref.dtype)
         dv_ref[...] = dv.astype(dv_ref.dtype)
 
-    @pl.when((j + 1) * block <= length)
+    @pl.when((j + 1) * block_kv <= kv_length)
     def _():
         gradients(masked=False)
 
-    @pl.when((j * block < length) & ((j + 1) * block > length))
+    @pl.when((j * block_kv < kv_length) & ((j + 1) * block_kv > kv_length))
     def _():
         gradients(masked=True)
 
-    @pl.when(j * block >= length)
+    @pl.when(j * block_kv >= kv_length)
     def _():
         dk_ref[...] = jnp.zeros_like(dk_ref)
         dv_ref[...] = jnp.zeros_like(dv_ref)
 
     @pl.when(j == last)
     def _():
-        def finish(c: Any) -> None:
-            at = rows_of(c)
+        def finish(i: Any) -> None:
+            at = q_rows(i)
             dq = acc_ref[at, :] * scale
             if fused:
                 raw = q_ref[at, :].astype(jnp.float32)
                 rope = rope_ref[0, at, :], rope_ref[1, at, :]
-                rows = _rows(c * chunk, chunk)
-                dq, dqs = _prologue_backward(raw, dq, rows, qs_ref[...], rope, split)
-                _add_scales(dqs_ref, dqs, rows, split)
+                indices = _row_indices(i * block_q, block_q)
+                dq, dq_scale = _norm_rope_backward(raw, dq, indices, q_scale_ref[...], rope, split)
+                _add_scale_gradients(dq_scale_ref, dq_scale, indices, split)
             dq_ref[at, :] = dq.astype(dq_ref.dtype)
 
-        _loop(chunks, finish)
+        _loop(q_blocks, finish)
 
 
 def _loop(count: Any, body: Callable[[Any], None]) -> None:
     """Runs `body` for 0 .. count - 1."""
 
-    def step(c, carry):
-        body(c)
+    def step(i, carry):
+        body(i)
         return carry
 
     jax.lax.fori_loop(0, count, step, 0)
 
 
-def _add_scales(ref: Ref, gradient: jax.Array, rows: jax.Array, split: int) -> None:
-    """Adds the sum over the rows of each norm."""
+def _add_scale_gradients(ref: Ref, gradient: jax.Array, indices: jax.Array, split: int) -> None:
+    """Adds the gradient (R, K), summed over the rows of each norm, to ref (M, K)."""
     if ref.shape[0] == 1:
         ref[...] += jnp.sum(gradient, axis=0, keepdims=True)
         return
-    first = jnp.sum(jnp.where(rows < split, gradient, 0), axis=0, keepdims=True)
+    first = jnp.sum(jnp.where(indices < split, gradient, 0), axis=0, keepdims=True)
     ref[0:1, :] += first
     ref[1:2, :] += jnp.sum(gradient, axis=0, keepdims=True) - first
 
 
-def _block(rows: int, width: int) -> pl.BlockSpec:
-    """Of a head's rows, the block of the grid's last axis; the array is (B, L, H K)."""
+def _block_spec(rows: int, width: int) -> pl.BlockSpec:
+    """Selects one block of a head's rows, by the last grid axis; the array is (B, L, H * K)."""
     return pl.BlockSpec((None, rows, width), lambda b, h, i, *_: (b, i, h))
 
 
-def _head(rows: int, width: int, **options: Any) -> pl.BlockSpec:
-    """All rows of a head; the array is (B, L, H K)."""
+def _head_spec(rows: int, width: int, **options: Any) -> pl.BlockSpec:
+    """Selects all rows of a head; the array is (B, L, H * K)."""
     return pl.BlockSpec((None, rows, width), lambda b, h, i, *_: (b, 0, h), **options)
 
 
-def _of_head(rows: int, width: int) -> pl.BlockSpec:
-    """What a head has for itself; the array is (B, H, rows, width)."""
+def _per_head_spec(rows: int, width: int) -> pl.BlockSpec:
+    """Selects the matrix of a head; the array is (B, H, rows, width)."""
     return pl.BlockSpec((None, None, rows, width), lambda b, h, i, *_: (b, h, 0, 0))
 
 
-def _constant(x: jax.Array) -> pl.BlockSpec:
-    """All of an array, fetched once."""
+def _constant_spec(x: jax.Array) -> pl.BlockSpec:
+    """Selects the whole array, which is fetched once."""
     zeros = (0,) * x.ndim
     return pl.BlockSpec(x.shape, lambda b, h, i, *_: zeros, pipeline_mode=pl.Buffered(1))
 
 
-def _call(kernel: Callable, grid: tuple, scalars: list, inputs: list, **specs: Any) -> list:
-    """Runs a kernel over (B, H, blocks); on CPUs interpreted."""
+def _run_kernel(kernel: Callable, grid: tuple, scalars: list, inputs: list, **specs: Any) -> list:
+    """Runs a kernel over the grid (B, H, blocks); on CPUs in interpret mode."""
     out_shape = specs.pop("out_shape")
     return pl.pallas_call(
         kernel,
@@ -342,7 +357,7 @@ def _call(kernel: Callable, grid: tuple, scalars: list, inputs: list, **specs: A
             num_scalar_prefetch=len(scalars), grid=grid, **specs
         ),
         out_shape=out_shape,
-        # heads are independent; blocks of a head share what lies in VMEM
+        # heads are independent; the blocks of a head share the scratch memory in VMEM
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
         ),
@@ -351,16 +366,16 @@ def _call(kernel: Callable, grid: tuple, scalars: list, inputs: list, **specs: A
     )(*scalars, *inputs)
 
 
-def _options(q: jax.Array, norms: Norms | None, split: int) -> dict[str, Any]:
+def _kernel_options(q: jax.Array, norms: Norms | None, split: int) -> dict[str, Any]:
     precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
     return {"fused": norms is not None, "split": split, "precision": precision}
 
 
-def _check(length: int, size: int) -> None:
-    if max(length, size) > LONGEST:
+def _check_lengths(q_len: int, kv_len: int) -> None:
+    if max(q_len, kv_len) > MAX_TOKENS:
         raise UserError(
-            f"pallas_tpu attention takes up to {LONGEST} tokens, here are {max(length, size)}; take"
-            " a smaller picture."
+            f"pallas_tpu attention takes up to {MAX_TOKENS} tokens, not {max(q_len, kv_len)}; use a"
+            " smaller picture."
         )
 
 
@@ -369,46 +384,57 @@ def forward(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    lengths: jax.Array,
+    kv_lengths: jax.Array,
     norms: Norms | None,
     split: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """See flash.Kernels."""
-    (b, length, columns), size, width = q.shape, k.shape[1], head_dim
-    h = columns // width
-    _check(length, size)
-    block, chunk = tpu_blocks(device_kind(), length, size).forward
-    queries, keys = -(-length // block) * block, -(-size // chunk) * chunk  # with padding
-    inputs = [pad(q, 1, queries), pad(k, 1, keys), pad(v, 1, keys)]
-    in_specs = [_block(block, width), _head(keys, width), _head(keys, width)]
+    """Runs the forward pass; see flash.Kernels.
+
+    Raises:
+      UserError: more than MAX_TOKENS queries or keys.
+    """
+    (b, q_len, columns), kv_len = q.shape, k.shape[1]
+    h = columns // head_dim
+    _check_lengths(q_len, kv_len)
+    block_q, block_kv = tpu_blocks(device_kind(), q_len, kv_len).forward
+    padded_q_len = -(-q_len // block_q) * block_q
+    padded_kv_len = -(-kv_len // block_kv) * block_kv
+    inputs = [pad(q, 1, padded_q_len), pad(k, 1, padded_kv_len), pad(v, 1, padded_kv_len)]
+    in_specs = [
+        _block_spec(block_q, head_dim),
+        _head_spec(padded_kv_len, head_dim),
+        _head_spec(padded_kv_len, head_dim),
+    ]
     scratch = [
-        pltpu.VMEM((width, keys), q.dtype),  # values, transposed
-        pltpu.VMEM((1, block), jnp.float32),  # maxima
-        pltpu.VMEM((1, block), jnp.float32),  # sums
-        pltpu.VMEM((width, block), jnp.float32),  # output, transposed
+        pltpu.VMEM((head_dim, padded_kv_len), q.dtype),  # transposed values
+        pltpu.VMEM((1, block_q), jnp.float32),  # running maxima
+        pltpu.VMEM((1, block_q), jnp.float32),  # running sums
+        pltpu.VMEM((head_dim, block_q), jnp.float32),  # transposed output
     ]
     if norms is not None:
-        constants = [norms.q_scale, norms.k_scale, pad(norms.rope, 1, max(queries, keys))]
+        rope = pad(norms.rope, 1, max(padded_q_len, padded_kv_len))
+        constants = [norms.q_scale, norms.k_scale, rope]
         inputs += constants
-        in_specs += map(_constant, constants)
-        scratch.insert(0, pltpu.VMEM((keys, width), q.dtype))  # keys, normalised and rotated
-    o, lse = _call(
-        functools.partial(_forward_kernel, chunk=chunk, **_options(q, norms, split)),
-        (b, h, queries // block),
-        [lengths, is_bounded(norms, width)],
+        in_specs += map(_constant_spec, constants)
+        # normalised and rotated keys
+        scratch.insert(0, pltpu.VMEM((padded_kv_len, head_dim), q.dtype))
+    o, lse = _run_kernel(
+        functools.partial(_forward_kernel, block_kv=block_kv, **_kernel_options(q, norms, split)),
+        (b, h, padded_q_len // block_q),
+        [kv_lengths, is_bounded(norms, head_dim)],
         inputs,
         in_specs=in_specs,
         out_specs=[
-            _block(block, width),
-            pl.BlockSpec((None, None, 1, block), lambda b, h, i, *_: (b, h, 0, i)),
+            _block_spec(block_q, head_dim),
+            pl.BlockSpec((None, None, 1, block_q), lambda b, h, i, *_: (b, h, 0, i)),
         ],
         scratch_shapes=scratch,
         out_shape=[
             jax.ShapeDtypeStruct(inputs[0].shape, q.dtype),
-            jax.ShapeDtypeStruct((b, h, 1, queries), jnp.float32),
+            jax.ShapeDtypeStruct((b, h, 1, padded_q_len), jnp.float32),
         ],
     )
-    return o[:, :length], lse[..., :length]
+    return o[:, :q_len], lse[..., :q_len]
 
 
 def backward(
@@ -416,48 +442,52 @@ def backward(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    lengths: jax.Array,
+    kv_lengths: jax.Array,
     norms: Norms | None,
     split: int,
     o: jax.Array,
     lse: jax.Array,
     do: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """See flash.Kernels."""
-    (b, length, columns), size, width = q.shape, k.shape[1], head_dim
-    h = columns // width
-    chunk, block = tpu_blocks(device_kind(), length, size).backward
-    queries, keys = -(-length // chunk) * chunk, -(-size // block) * block  # with padding
-    rows = [pad(x, 1, queries) for x in (q, o, do)]  # do is 0 behind: no part of any gradient
-    others = [pad(x, 1, keys) for x in (k, v)]
-    inputs = [rows[0], *others, *rows[1:], pad(lse, 3, queries)]
+    """Runs the backward pass; see flash.Kernels."""
+    (b, q_len, columns), kv_len = q.shape, k.shape[1]
+    h = columns // head_dim
+    block_q, block_kv = tpu_blocks(device_kind(), q_len, kv_len).backward
+    padded_q_len = -(-q_len // block_q) * block_q
+    padded_kv_len = -(-kv_len // block_kv) * block_kv
+    # do is zero in the padding, so padded queries contribute to no gradient
+    padded_q, padded_o, padded_do = (pad(x, 1, padded_q_len) for x in (q, o, do))
+    padded_k, padded_v = (pad(x, 1, padded_kv_len) for x in (k, v))
+    inputs = [padded_q, padded_k, padded_v, padded_o, padded_do, pad(lse, 3, padded_q_len)]
     in_specs = [
-        _head(queries, width),
-        _block(block, width),
-        _block(block, width),
-        # no room for the next head's: at 8832 tokens these two are fetched in 2 us of 250
-        _head(queries, width, pipeline_mode=pl.Buffered(1)),
-        _head(queries, width, pipeline_mode=pl.Buffered(1)),
-        _of_head(1, queries),
+        _head_spec(padded_q_len, head_dim),
+        _block_spec(block_kv, head_dim),
+        _block_spec(block_kv, head_dim),
+        # single-buffered to save VMEM: at 8832 tokens fetching these two takes 2 us of 250
+        _head_spec(padded_q_len, head_dim, pipeline_mode=pl.Buffered(1)),
+        _head_spec(padded_q_len, head_dim, pipeline_mode=pl.Buffered(1)),
+        _per_head_spec(1, padded_q_len),
     ]
     out_shape = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[:3]]
     out_specs = in_specs[:3]
     scratch = [
-        pltpu.VMEM((queries, width), jnp.float32),  # gradient of the queries
-        pltpu.VMEM((1, queries), jnp.float32),  # sums of output times its gradient
+        pltpu.VMEM((padded_q_len, head_dim), jnp.float32),  # dq
+        pltpu.VMEM((1, padded_q_len), jnp.float32),  # row sums of o * do
     ]
     if norms is not None:
-        constants = [norms.q_scale, norms.k_scale, pad(norms.rope, 1, max(queries, keys))]
+        rope = pad(norms.rope, 1, max(padded_q_len, padded_kv_len))
+        constants = [norms.q_scale, norms.k_scale, rope]
         inputs += constants
-        in_specs += map(_constant, constants)
+        in_specs += map(_constant_spec, constants)
         m = norms.q_scale.shape[0]
-        out_shape += [jax.ShapeDtypeStruct((b, h, m, width), jnp.float32)] * 2
-        out_specs += [_of_head(m, width)] * 2
-        scratch.insert(0, pltpu.VMEM((queries, width), q.dtype))  # queries, normalised and rotated
-    dq, dk, dv, *scales = _call(
-        functools.partial(_backward_kernel, chunk=chunk, **_options(q, norms, split)),
-        (b, h, keys // block),
-        [lengths],
+        out_shape += [jax.ShapeDtypeStruct((b, h, m, head_dim), jnp.float32)] * 2
+        out_specs += [_per_head_spec(m, head_dim)] * 2
+        # normalised and rotated queries
+        scratch.insert(0, pltpu.VMEM((padded_q_len, head_dim), q.dtype))
+    dq, dk, dv, *scales = _run_kernel(
+        functools.partial(_backward_kernel, block_q=block_q, **_kernel_options(q, norms, split)),
+        (b, h, padded_kv_len // block_kv),
+        [kv_lengths],
         inputs,
         in_specs=in_specs,
         out_specs=out_specs,
@@ -465,7 +495,7 @@ def backward(
         out_shape=out_shape,
     )
     summed = tuple(scale.sum((0, 1)) for scale in scales)
-    return dq[:, :length], dk[:, :size], dv[:, :size], summed
+    return dq[:, :q_len], dk[:, :kv_len], dv[:, :kv_len], summed
 
 
 KERNELS = Kernels(forward, backward)

@@ -1,6 +1,6 @@
-"""What flash-attention kernels of all platforms share: the gradient, and the mesh around them.
+"""The custom gradient and the shard_map around the flash-attention kernels of all platforms.
 
-No kernel is ever split by the compiler: each device runs it on its own part of the batch and heads.
+The compiler never partitions a kernel: each device runs it on its own shard of batch and heads.
 """
 
 import functools
@@ -17,8 +17,8 @@ from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
 from step1x_jax.kernels.norm_rope import Norms, pad, split_heads
 from step1x_jax.kernels.ring import ring_backward, ring_forward
 
-# Output and sums of the softmax have this name for jax.checkpoint: a policy that stores them saves
-# the backward pass from running the forward kernel again.
+# The name of attention output and log-sum-exp for jax.checkpoint. If a policy saves them, the
+# backward pass does not run the forward kernel again.
 ATTENTION = "attention"
 
 
@@ -26,11 +26,12 @@ class Kernels(NamedTuple):
     """A platform's kernels. B batch, H heads, L queries, S keys, K head width.
 
     Attributes:
-      forward: from K, q (B, L, H * K), k and v (B, S, H * K), lengths (B,) int32, norms or None,
-        split (how many tokens take the first of two norms) to the output (B, L, H * K) and log2 of
-        the softmax's sums (B, H, 1, L) float32.
-      backward: from the same, output, sums and the output's gradient to the gradients of q, k and
-        v, and a tuple of those of q_scale and k_scale, empty without norms.
+      forward: (head_dim, q, k, v, kv_lengths, norms, split) -> (o, lse). q is (B, L, H * K), k and
+        v are (B, S, H * K), kv_lengths is (B,) int32, norms is a Norms or None, and the first
+        `split` tokens use the first of two norms. o is (B, L, H * K); lse (B, H, 1, L) float32 is
+        log2 of the softmax's denominators.
+      backward: (the same arguments, o, lse, do) -> (dq, dk, dv, scale gradients). The last is a
+        tuple of the gradients of q_scale and k_scale, empty without norms.
     """
 
     forward: Callable[..., tuple[jax.Array, jax.Array]]
@@ -47,69 +48,85 @@ def flash_attention(
     norms: Norms | None = None,
     split: int = 0,
 ) -> jax.Array:
-    """Attention by kernels that never store logits, differentiable; see `attention`.
+    """Computes `attention` by flash kernels, which never store the logits. Differentiable.
 
-    Under a mesh, the batch is split over BATCH_AXES and heads over TENSOR_AXIS where they divide,
-    and tokens over SEQUENCE_AXIS (ring.py; padded where they do not divide). A ring takes no norms.
+    Under a mesh, the batch is sharded over BATCH_AXES and heads over TENSOR_AXIS, each if its size
+    is divisible. Tokens are sharded over SEQUENCE_AXIS (ring.py), padded if necessary.
+
+    Args:
+      kernels: the platform's kernels.
+      head_dim: K.
+      q: (B, L, H * K).
+      k: (B, S, N * K), H a multiple of N.
+      v: (B, S, N * K).
+      kv_lengths: (B,) int32 or None, as in `attention`.
+      norms: the parameters of QK-norm and RoPE, applied by the kernels; None: neither is applied.
+      split: number of leading tokens that use the first of two norms.
+
+    Returns:
+      (B, L, H * K) in q's dtype.
+
+    Raises:
+      ValueError: norms are given although the mesh shards tokens.
     """
     b, h, s = q.shape[0], q.shape[2] // head_dim, k.shape[1]
     if kv_lengths is None:
         kv_lengths = jnp.full((b,), s, jnp.int32)
-    if k.shape[2] != q.shape[2]:  # grouped heads
+    if k.shape[2] != q.shape[2]:  # grouped-query attention
         k, v = (_repeat_heads(x, h, head_dim) for x in (k, v))
     run = functools.partial(_flash, kernels, head_dim, split)
     sizes = jax.sharding.get_abstract_mesh().shape
     if math.prod(sizes.values()) == 1:
         return run(q, k, v, kv_lengths, norms)
-    parts = math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
-    batch = BATCH_AXES if b % parts == 0 else None
+    batch_shards = math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
+    batch = BATCH_AXES if b % batch_shards == 0 else None
     ring = sizes.get(SEQUENCE_AXIS, 1)
     heads = TENSOR_AXIS if TENSOR_AXIS in sizes and h % sizes[TENSOR_AXIS] == 0 else None
     spec = PartitionSpec(batch, SEQUENCE_AXIS if ring > 1 else None, heads)
-    each, all_of_it = PartitionSpec(batch), PartitionSpec()
+    per_example, replicated = PartitionSpec(batch), PartitionSpec()
     if ring == 1:
-        specs = (spec, spec, spec, each, all_of_it)
-        split_up = jax.shard_map(run, in_specs=specs, out_specs=spec, check_vma=False)
-        return split_up(q, k, v, kv_lengths, norms)
+        specs = (spec, spec, spec, per_example, replicated)
+        sharded = jax.shard_map(run, in_specs=specs, out_specs=spec, check_vma=False)
+        return sharded(q, k, v, kv_lengths, norms)
     if norms is not None:
-        raise ValueError("ring attention takes q and k that are normalised and rotated already")
+        raise ValueError("ring attention takes no norms: normalise and rotate q and k before it")
     padded = [pad(x, 1, x.shape[1] + -x.shape[1] % ring) for x in (q, k, v)]
     run = functools.partial(_ring, kernels, head_dim)
-    split_up = jax.shard_map(
-        run, in_specs=(spec, spec, spec, each), out_specs=spec, check_vma=False
+    sharded = jax.shard_map(
+        run, in_specs=(spec, spec, spec, per_example), out_specs=spec, check_vma=False
     )
-    return split_up(*padded, kv_lengths)[:, : q.shape[1]]
+    return sharded(*padded, kv_lengths)[:, : q.shape[1]]
 
 
 def _repeat_heads(x: jax.Array, heads: int, head_dim: int) -> jax.Array:
-    """(B, S, N * K) -> (B, S, heads * K), each head as often as needed."""
-    apart = split_heads(x, head_dim)
-    return jnp.repeat(apart, heads // apart.shape[2], axis=2).reshape(*x.shape[:2], -1)
+    """Repeats each key/value head: (B, S, N * K) -> (B, S, heads * K)."""
+    x_heads = split_heads(x, head_dim)
+    return jnp.repeat(x_heads, heads // x_heads.shape[2], axis=2).reshape(*x.shape[:2], -1)
 
 
-def _named(o: jax.Array, lse: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _name_residuals(o: jax.Array, lse: jax.Array) -> tuple[jax.Array, jax.Array]:
     return checkpoint_name(o, ATTENTION), checkpoint_name(lse, ATTENTION)
 
 
-def tokens_are_split() -> bool:
-    """Whether the ambient mesh splits tokens."""
+def tokens_are_sharded() -> bool:
+    """Returns whether the ambient mesh shards tokens."""
     return jax.sharding.get_abstract_mesh().shape.get(SEQUENCE_AXIS, 1) > 1
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _flash(kernels, head_dim, split, q, k, v, lengths, norms):
-    o, _ = kernels.forward(head_dim, q, k, v, lengths, norms, split)
+def _flash(kernels, head_dim, split, q, k, v, kv_lengths, norms):
+    o, _ = kernels.forward(head_dim, q, k, v, kv_lengths, norms, split)
     return o
 
 
-def _flash_forward(kernels, head_dim, split, q, k, v, lengths, norms):
-    o, lse = _named(*kernels.forward(head_dim, q, k, v, lengths, norms, split))
-    return o, (q, k, v, lengths, norms, o, lse)
+def _flash_forward(kernels, head_dim, split, q, k, v, kv_lengths, norms):
+    o, lse = _name_residuals(*kernels.forward(head_dim, q, k, v, kv_lengths, norms, split))
+    return o, (q, k, v, kv_lengths, norms, o, lse)
 
 
 def _flash_backward(kernels, head_dim, split, residuals, do):
-    q, k, v, lengths, norms, o, lse = residuals
-    dq, dk, dv, scales = kernels.backward(head_dim, q, k, v, lengths, norms, split, o, lse, do)
+    q, k, v, kv_lengths, norms, o, lse = residuals
+    dq, dk, dv, scales = kernels.backward(head_dim, q, k, v, kv_lengths, norms, split, o, lse, do)
     if norms is None:
         return dq, dk, dv, None, None
     q_scale, k_scale = scales
@@ -120,19 +137,19 @@ _flash.defvjp(_flash_forward, _flash_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _ring(kernels, head_dim, q, k, v, lengths):
-    o, _ = ring_forward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, lengths)
+def _ring(kernels, head_dim, q, k, v, kv_lengths):
+    o, _ = ring_forward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, kv_lengths)
     return o
 
 
-def _ring_forward(kernels, head_dim, q, k, v, lengths):
-    o, lse = _named(*ring_forward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, lengths))
-    return o, (q, k, v, lengths, o, lse)
+def _ring_forward(kernels, head_dim, q, k, v, kv_lengths):
+    o, lse = _name_residuals(*ring_forward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, kv_lengths))
+    return o, (q, k, v, kv_lengths, o, lse)
 
 
 def _ring_backward(kernels, head_dim, residuals, do):
-    q, k, v, lengths, o, lse = residuals
-    gradients = ring_backward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, lengths, o, lse, do)
+    q, k, v, kv_lengths, o, lse = residuals
+    gradients = ring_backward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, kv_lengths, o, lse, do)
     return *gradients, None
 
 

@@ -1,11 +1,12 @@
-"""Pieces of the Hopper kernels (Mosaic GPU): tiles, matmuls, the fetching warpgroup, norm and RoPE.
+"""Building blocks of the Hopper kernels (Mosaic GPU): tiles, matmuls, TMA pipeline, norm and RoPE.
 
-A block of a grid is GROUPS warpgroups that compute, each on a tile of ROWS rows, the height of a
-wgmma, and one that fetches: it keeps the tensor memory accelerator (TMA) busy and needs no
-registers, which the others get. Tiles travel through a ring of `stages` places in shared memory;
-a barrier says when a place is full, another when all have read it.
+The kernels are warp-specialized. A thread block has WARPGROUPS compute warpgroups, each of which
+works on a tile of TILE_ROWS rows (the M dimension of a wgmma), and one memory warpgroup. The memory
+warpgroup issues the copies of the tensor memory accelerator (TMA) and needs few registers, so the
+compute warpgroups get the rest. Tiles are streamed through a ring of `stages` slots in shared
+memory; one barrier signals that a slot is full, another that all warpgroups have read it.
 
-Legend: K head width, C rows of a tile that travels.
+Legend: K head width, C rows of a streamed tile, N columns.
 """
 
 import functools
@@ -20,29 +21,30 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from step1x_jax.kernels.norm_rope import QK_NORM_EPS
 from step1x_jax.kernels.platform import platform
 
-Ref = Any  # of Pallas
-ROWS = 64
-GROUPS = 2
-# Registers of a thread that computes, and of one that fetches: 65536 in all.
-COMPUTING, FETCHING = 240, 24
-WGMMA = plgpu.Layout.WGMMA  # how a matmul's result lies in the threads of a warpgroup
-BY_ROW, BY_COLUMN = WGMMA.reduce(1), WGMMA.reduce(0)  # vectors that broadcast along the other axis
+Ref = Any  # a Pallas reference
+TILE_ROWS = 64
+WARPGROUPS = 2
+# Registers of a thread in a compute and in the memory warpgroup: 65536 in all warpgroups.
+COMPUTE_REGISTERS, FETCH_REGISTERS = 240, 24
+WGMMA = plgpu.Layout.WGMMA  # layout of a matmul's result in the registers of a warpgroup
+# Vectors with one value per row, and per column, of such a result.
+WGMMA_ROW, WGMMA_COL = WGMMA.reduce(1), WGMMA.reduce(0)
 
 
-def tiles(*shape: int, dtype: Any = jnp.bfloat16) -> Any:
-    """Shared memory for tiles (..., rows, K), swizzled as wgmma and TMA want it."""
+def tile_smem(*shape: int, dtype: Any = jnp.bfloat16) -> Any:
+    """Returns shared memory for tiles (..., rows, K), swizzled as wgmma and TMA require."""
     half = shape[-1] // 2
     swizzle = plgpu.SwizzleTransform(2 * half)
     return plgpu.SMEM(shape, dtype, transforms=(plgpu.TilingTransform((8, half)), swizzle))
 
 
 def load(ref: Ref, layout: Any, *, optimized: bool = True) -> jax.Array:
-    """Reads memory into registers, laid out as the threads need it.
+    """Loads memory into registers in the given layout.
 
     Args:
       ref: shared memory, or device memory if not `optimized`.
-      layout: of Mosaic GPU.
-      optimized: an error if the layout cannot be read without bank conflicts.
+      layout: a Mosaic GPU layout.
+      optimized: raises an error if the layout cannot be read without bank conflicts.
 
     Returns:
       The array.
@@ -54,63 +56,64 @@ def load(ref: Ref, layout: Any, *, optimized: bool = True) -> jax.Array:
     return plgpu.load(ref, layout=layout, optimized=optimized)  # type: ignore[call-arg]
 
 
-def head_rows(ref: Ref, at: tuple[Any, Any], rows: Any) -> Ref:
-    """Rows of the head `at` (batch, head): of an array (B, L, H, K), or (B, H, L)."""
-    batch, head = at
+def slice_head(ref: Ref, batch_head: tuple[Any, Any], rows: Any) -> Ref:
+    """Selects rows of one head (batch, head) of an array (B, L, H, K) or (B, H, L)."""
+    batch, head = batch_head
     return ref.at[batch, rows, head] if len(ref.shape) == 4 else ref.at[batch, head, rows]
 
 
-def columns(ref: Ref, start: int, size: int) -> Ref:
-    """Some columns of a matrix."""
+def slice_columns(ref: Ref, start: int, size: int) -> Ref:
+    """Selects `size` columns of a matrix, from `start` on."""
     return ref.at[:, pl.ds(start, size)]
 
 
 def full(shape: tuple[int, ...], value: float, layout: Any) -> jax.Array:
-    """An array in registers."""
+    """Returns a constant float32 array in registers."""
     return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout)
 
 
-def by_rows(vector: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """(rows,) -> (rows, columns)."""
+def broadcast_per_row(vector: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Broadcasts one value per row: (rows,) -> (rows, columns)."""
     return jax.lax.broadcast_in_dim(vector, shape, [0])
 
 
-def by_columns(vector: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """(columns,) -> (rows, columns)."""
+def broadcast_per_column(vector: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Broadcasts one value per column: (columns,) -> (rows, columns)."""
     return jax.lax.broadcast_in_dim(vector, shape, [1])
 
 
-def numbers(shape: tuple[int, ...], axis: int) -> jax.Array:
-    """Row or column numbers, int32."""
+def iota(shape: tuple[int, ...], axis: int) -> jax.Array:
+    """Returns row indices (axis 0) or column indices (axis 1) of `shape`, int32."""
     return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=WGMMA)
 
 
-def add_product(acc: jax.Array, a: jax.Array, b: Ref, stage: Ref | None) -> jax.Array:
-    """acc + a @ b, a from registers.
+def add_matmul(acc: jax.Array, a: jax.Array, b: Ref, a_smem: Ref | None) -> jax.Array:
+    """Returns acc + a @ b, with a in registers.
 
     Args:
-      acc: (ROWS, N) float32.
-      a: (ROWS, C) bfloat16.
+      acc: (TILE_ROWS, N) float32.
+      a: (TILE_ROWS, C) bfloat16.
       b: (C, N) in shared memory.
-      stage: room for a in shared memory: the interpreter knows no left side in registers and
-        nothing of accumulators that outlive a scope. None on GPUs.
+      a_smem: a buffer for a in shared memory. The interpreter supports neither a left operand in
+        registers nor accumulators that outlive a scope. None on GPUs.
     """
-    if stage is None:
+    if a_smem is None:
         return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b))(plgpu.ACC.init(acc))
-    stage[...] = a
+    a_smem[...] = a
     plgpu.commit_smem()
 
     def product(ref: Ref) -> jax.Array:
-        plgpu.wgmma(ref, stage, b)
+        plgpu.wgmma(ref, a_smem, b)
         return ref[...]
 
-    return acc + pl.run_scoped(product, plgpu.ACC((ROWS, acc.shape[1]), jnp.float32))
+    return acc + pl.run_scoped(product, plgpu.ACC((TILE_ROWS, acc.shape[1]), jnp.float32))
 
 
-def products(*pairs: tuple[Ref, Ref]) -> tuple[jax.Array, ...]:
-    """a @ b in float32 for several pairs in shared memory, (ROWS, K) and (K, N), under way at once.
+def multiply_pairs(*pairs: tuple[Ref, Ref]) -> tuple[jax.Array, ...]:
+    """Returns a @ b in float32 for several pairs in shared memory, (TILE_ROWS, K) and (K, N).
 
-    The first is given as soon as it is there, while the others may still be under way.
+    All matmuls are issued together. Each result is available as soon as its own matmul has
+    finished, while later ones may still run.
     """
 
     def compute(*refs: Ref) -> tuple[jax.Array, ...]:
@@ -123,13 +126,19 @@ def products(*pairs: tuple[Ref, Ref]) -> tuple[jax.Array, ...]:
     return pl.run_scoped(compute, *(plgpu.ACC(shape, jnp.float32) for shape in shapes))
 
 
-# Tiles of several arrays that are ready and free together: for each, what gives the tile of a step
-# in device memory, and its places in shared memory; the barriers that say what is full, what free.
-Together = tuple[list[tuple[Callable[[Any], Ref], Ref]], Ref, Ref]
+# Tiles of several arrays that share a pair of barriers. For each array: a function from the step to
+# its tile in device memory, and its slots in shared memory. Then the barriers "full" and "free".
+TileGroup = tuple[list[tuple[Callable[[Any], Ref], Ref]], Ref, Ref]
 
 
-def fetch(steps: Any, stages: int, arrays: list[Together]) -> None:
-    """What the fetching warpgroup does: fills `stages` places, `steps` times in all."""
+def fetch_tiles(steps: Any, stages: int, arrays: list[TileGroup]) -> None:
+    """Copies the tiles of all steps to shared memory: the work of the memory warpgroup.
+
+    Args:
+      steps: number of tiles per array.
+      stages: number of slots in shared memory.
+      arrays: groups of arrays that share barriers.
+    """
 
     def step(i, carry):
         slot = jax.lax.rem(i, jnp.int32(stages))
@@ -139,131 +148,140 @@ def fetch(steps: Any, stages: int, arrays: list[Together]) -> None:
             def _(free=free):
                 plgpu.barrier_wait(free.at[slot])
 
-            for tile_of, places in sources:
-                plgpu.copy_gmem_to_smem(tile_of(i), places.at[slot], filled.at[slot])
+            for tile_of, slots in sources:
+                plgpu.copy_gmem_to_smem(tile_of(i), slots.at[slot], filled.at[slot])
         return carry
 
     jax.lax.fori_loop(0, steps, step, 0)
 
 
-def roles(compute: Callable[[Any], None], fetcher: Callable[[], None]) -> None:
-    """Gives the warpgroups of a block their work and their registers."""
+def specialize_warpgroups(compute: Callable[[Any], None], fetcher: Callable[[], None]) -> None:
+    """Runs `compute(group)` in the compute warpgroups and `fetcher()` in the memory warpgroup."""
     group = jax.lax.axis_index("group")
 
-    @pl.when(group < GROUPS)
+    @pl.when(group < WARPGROUPS)
     def _():
-        plgpu.set_max_registers(COMPUTING, action="increase")
+        plgpu.set_max_registers(COMPUTE_REGISTERS, action="increase")
         compute(group)
 
-    @pl.when(group == GROUPS)
+    @pl.when(group == WARPGROUPS)
     def _():
-        plgpu.set_max_registers(FETCHING, action="decrease")
+        plgpu.set_max_registers(FETCH_REGISTERS, action="decrease")
         fetcher()
 
 
 def norm_rope_tile(
     tile: Ref, start: Any, scales: Ref, rope: Ref, split: int
 ) -> tuple[jax.Array, jax.Array]:
-    """RMSNorm with scale, then RoPE, of ROWS raw rows (ROWS, K) in shared memory.
+    """Applies RMSNorm with scale, then RoPE, to a tile.
 
     Args:
-      tile: the rows.
-      start: number of the first.
+      tile: (TILE_ROWS, K) raw rows in shared memory.
+      start: index of the first row.
       scales: (M, K) float32 in device memory.
       rope: (2, L, K) float32 in device memory.
-      split: rows before it take the first of two scales.
+      split: rows before this index use the first of two scales.
 
     Returns:
-      Both halves, (ROWS, K / 2) float32 each: RoPE turns pairs (i, i + K / 2).
+      Both halves, (TILE_ROWS, K / 2) float32 each: RoPE rotates the pairs (i, i + K / 2).
     """
-    a, b, _ = _normed(tile)
+    a, b, _ = _normalize(tile)
     half = a.shape[-1]
-    a = a * _scale(scales, 0, half, start, split)
-    b = b * _scale(scales, half, half, start, split)
-    cos, sin = _turn(rope, start, half)
+    a = a * _load_scale(scales, 0, half, start, split)
+    b = b * _load_scale(scales, half, half, start, split)
+    cos, sin = _load_rope(rope, start, half)
     return a * cos - b * sin, b * cos + a * sin
 
 
-def turn_tile(tile: Ref, start: Any, scales: Ref, rope: Ref, split: int, factor: float) -> None:
-    """Puts a tile's rows, normalised, rotated and times a factor, in their own place."""
+def norm_rope_tile_in_place(
+    tile: Ref, start: Any, scales: Ref, rope: Ref, split: int, factor: float
+) -> None:
+    """Replaces a tile's rows by the normalised and rotated rows times `factor`."""
     half = tile.shape[-1] // 2
     first, second = norm_rope_tile(tile, start, scales, rope, split)
-    columns(tile, 0, half)[...] = (first * factor).astype(tile.dtype)
-    columns(tile, half, half)[...] = (second * factor).astype(tile.dtype)
+    slice_columns(tile, 0, half)[...] = (first * factor).astype(tile.dtype)
+    slice_columns(tile, half, half)[...] = (second * factor).astype(tile.dtype)
     plgpu.commit_smem()
 
 
 def norm_rope_tile_backward(
     tile: Ref, da: jax.Array, db: jax.Array, start: Any, scales: Ref, rope: Ref, split: int
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Gradients of `norm_rope_tile`: of both halves of the raw rows, of the scale row by row."""
-    a, b, inverse = _normed(tile)
+    """Returns the gradients of `norm_rope_tile`, each in two halves (TILE_ROWS, K / 2) float32.
+
+    The first pair is for the raw rows, the second for the scale, per row. Arguments as in
+    `norm_rope_tile`; da and db are the gradients of its two results.
+    """
+    a, b, inverse = _normalize(tile)
     half = a.shape[-1]
-    cos, sin = _turn(rope, start, half)
+    cos, sin = _load_rope(rope, start, half)
     da, db = da * cos + db * sin, db * cos - da * sin
-    of_scale = da * a, db * b
-    da = da * _scale(scales, 0, half, start, split)
-    db = db * _scale(scales, half, half, start, split)
+    scale_gradient = da * a, db * b
+    da = da * _load_scale(scales, 0, half, start, split)
+    db = db * _load_scale(scales, half, half, start, split)
     mean = ((da * a).sum(1) + (db * b).sum(1)) * (0.5 / half)
-    inverse = by_rows(inverse, a.shape)
-    mean = by_rows(mean, a.shape)
-    return (inverse * (da - a * mean), inverse * (db - b * mean)), of_scale
+    inverse = broadcast_per_row(inverse, a.shape)
+    mean = broadcast_per_row(mean, a.shape)
+    return (inverse * (da - a * mean), inverse * (db - b * mean)), scale_gradient
 
 
-def _normed(tile: Ref) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Both halves of a tile's rows divided by their root mean square, and its inverse."""
+def _normalize(tile: Ref) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns both halves of the rows divided by their RMS, and the inverse RMS (TILE_ROWS,)."""
     half = tile.shape[-1] // 2
-    a = load(columns(tile, 0, half), WGMMA).astype(jnp.float32)
-    b = load(columns(tile, half, half), WGMMA).astype(jnp.float32)
+    a = load(slice_columns(tile, 0, half), WGMMA).astype(jnp.float32)
+    b = load(slice_columns(tile, half, half), WGMMA).astype(jnp.float32)
     mean = ((a * a).sum(1) + (b * b).sum(1)) * (0.5 / half)
     inverse = jax.lax.rsqrt(mean + QK_NORM_EPS)
-    return a * by_rows(inverse, a.shape), b * by_rows(inverse, a.shape), inverse
+    return a * broadcast_per_row(inverse, a.shape), b * broadcast_per_row(inverse, a.shape), inverse
 
 
-def _scale(scales: Ref, column: int, half: int, start: Any, split: int) -> jax.Array:
-    """The norm's scale of each row, in the half that starts at `column`: (ROWS, K / 2)."""
-    shape = (ROWS, half)
+def _load_scale(scales: Ref, column: int, half: int, start: Any, split: int) -> jax.Array:
+    """Loads each row's scale, for the half that starts at `column`: (TILE_ROWS, K / 2)."""
+    shape = (TILE_ROWS, half)
 
     def row(m: int) -> jax.Array:
-        scale = load(scales.at[m, pl.ds(column, half)], BY_COLUMN, optimized=False)
-        return by_columns(scale, shape)
+        scale = load(scales.at[m, pl.ds(column, half)], WGMMA_COL, optimized=False)
+        return broadcast_per_column(scale, shape)
 
     if scales.shape[0] == 1:
         return row(0)
-    return jnp.where(numbers(shape, 0) + start < split, row(0), row(1))
+    return jnp.where(iota(shape, 0) + start < split, row(0), row(1))
 
 
-def _turn(rope: Ref, start: Any, half: int) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines of the rows, (ROWS, K / 2) each."""
-    rows = pl.ds(start, ROWS)
-    # the table holds both halves of each, the sines' first half negative
+def _load_rope(rope: Ref, start: Any, half: int) -> tuple[jax.Array, jax.Array]:
+    """Loads cosines and sines of the rows, (TILE_ROWS, K / 2) each."""
+    rows = pl.ds(start, TILE_ROWS)
+    # the table repeats cosines and sines for both halves; the first half of the sines is negated
     cos, sin = rope.at[0, rows, pl.ds(0, half)], rope.at[1, rows, pl.ds(half, half)]
     return load(cos, WGMMA, optimized=False), load(sin, WGMMA, optimized=False)
 
 
-def call(kernel: Callable[..., None], inputs: list[Any], *, static: Any, **options: Any) -> Any:
-    """Runs a kernel; on CPUs interpreted.
+def run_kernel(
+    kernel: Callable[..., None], inputs: list[Any], *, static: Any, **options: Any
+) -> Any:
+    """Runs a kernel; on CPUs in interpret mode.
 
     Args:
-      kernel: its body, of refs (inputs, outputs) and of scratch and static arguments by name.
+      kernel: its body; takes references to inputs and outputs, and by name scratch references and
+        static arguments.
       inputs: arrays.
-      static: the latter.
-      **options: of plgpu.kernel.
+      static: the static arguments.
+      **options: options of plgpu.kernel.
 
     Returns:
       The outputs.
     """
-    body = functools.update_wrapper(functools.partial(kernel, **static), kernel)  # for its name
+    body = functools.update_wrapper(functools.partial(kernel, **static), kernel)  # keeps its name
     interpret: Any = False
     if platform() == "cpu":
         interpret = plgpu.InterpretGPUParams()  # type: ignore[attr-defined]
     return plgpu.kernel(
         body,
-        num_threads=GROUPS + 1,
+        num_threads=WARPGROUPS + 1,
         thread_name="group",
         compiler_params=plgpu.CompilerParams(
-            approx_math=True,  # exp2 as one instruction, 2^-22 off
-            lowering_semantics=plgpu.LoweringSemantics.Lane,  # we name the layouts
+            approx_math=True,  # exp2 as one instruction, with an error of 2^-22
+            lowering_semantics=plgpu.LoweringSemantics.Lane,  # layouts are given explicitly
         ),
         interpret=interpret,
         **options,

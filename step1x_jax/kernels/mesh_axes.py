@@ -1,5 +1,5 @@
-"""Names of the mesh's axes, for code that reads the ambient mesh (jax.set_mesh)."""
+"""Names of the mesh axes, for code that reads the ambient mesh (jax.set_mesh)."""
 
-BATCH_AXES = ("data", "fsdp")  # over which a batch is split
-SEQUENCE_AXIS = "sequence"  # tokens
-TENSOR_AXIS = "tensor"  # heads
+BATCH_AXES = ("data", "fsdp")  # the batch is sharded over both
+SEQUENCE_AXIS = "sequence"  # tokens are sharded over it
+TENSOR_AXIS = "tensor"  # attention heads and MLP widths are sharded over it

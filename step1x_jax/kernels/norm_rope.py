@@ -1,4 +1,4 @@
-"""QK-norm and RoPE in plain JAX, and what the kernels that do it themselves share."""
+"""QK-norm and RoPE in plain JAX, and helpers of the kernels that fuse them."""
 
 import math
 from typing import NamedTuple
@@ -8,16 +8,17 @@ import jax.numpy as jnp
 
 QK_NORM_EPS = 1e-6
 LOG2E = math.log2(math.e)
-LARGEST_BOUND = 100.0  # of logits in base 2 without a maximum: 2^100 and 2^-100 are normal numbers
+# Largest bound on base-2 logits for a softmax without maximum: 2^100 and 2^-100 are normal floats.
+LARGEST_BOUND = 100.0
 
 
 class Norms(NamedTuple):
-    """QK-norm and RoPE, applied inside the kernels: the fused entry.
+    """Parameters of QK-norm and RoPE, for kernels that apply both.
 
     Attributes:
-      q_scale: (M, K) float32; M is 1, or 2 where the first tokens have a norm of their own.
+      q_scale: (M, K) float32; M is 1, or 2 if the first tokens have their own norm.
       k_scale: (M, K) float32.
-      rope: (2, L, K) float32, cosines and sines, see `embeddings.rope_table`.
+      rope: (2, L, K) float32, cosines and sines of `embeddings.rope_table`.
     """
 
     q_scale: jax.Array
@@ -26,13 +27,13 @@ class Norms(NamedTuple):
 
 
 def norm_rope(x: jax.Array, scales: jax.Array, rope: jax.Array, split: int) -> jax.Array:
-    """RMSNorm over the width of a head, and RoPE in half-rotation form.
+    """Applies RMSNorm over the head width, then RoPE in half-rotation form.
 
     Args:
       x: (B, L, H * K).
-      scales: (M, K) float32, see Norms.
+      scales: (M, K) float32; see Norms.
       rope: (2, L, K) float32.
-      split: how many tokens take the first of two scales.
+      split: number of leading tokens that use the first of two scales.
 
     Returns:
       (B, L, H * K) float32.
@@ -49,23 +50,23 @@ def norm_rope(x: jax.Array, scales: jax.Array, rope: jax.Array, split: int) -> j
 
 
 def split_heads(x: jax.Array, head_dim: int) -> jax.Array:
-    """(B, L, H * K) -> (B, L, H, K)."""
+    """Reshapes (B, L, H * K) to (B, L, H, K)."""
     return x.reshape(*x.shape[:2], -1, head_dim)
 
 
-def is_bounded(norms: Norms | None, width: int) -> jax.Array:
-    """(1,) int32: whether no logit, in base 2, can leave -LARGEST_BOUND .. LARGEST_BOUND.
+def is_bounded(norms: Norms | None, head_dim: int) -> jax.Array:
+    """Returns 1 if QK-norm keeps all base-2 logits within +-LARGEST_BOUND, else 0; (1,) int32.
 
-    QK-norm bounds them: |logit| <= sqrt(K) max|q_scale| max|k_scale|.
+    The bound is |logit| <= sqrt(K) max|q_scale| max|k_scale|. Without norms there is none.
     """
     if norms is None:
         return jnp.zeros((1,), jnp.int32)
     largest = jnp.max(jnp.abs(norms.q_scale)) * jnp.max(jnp.abs(norms.k_scale))
-    return (largest * math.sqrt(width) * LOG2E <= LARGEST_BOUND).astype(jnp.int32)[None]
+    return (largest * math.sqrt(head_dim) * LOG2E <= LARGEST_BOUND).astype(jnp.int32)[None]
 
 
 def pad(x: jax.Array, axis: int, size: int) -> jax.Array:
-    """Zeros behind the end of an axis, up to `size`."""
+    """Pads the end of an axis with zeros to `size`."""
     missing = size - x.shape[axis]
     if not missing:
         return x

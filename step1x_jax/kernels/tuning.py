@@ -1,7 +1,7 @@
-"""Block sizes of the kernels: tables for what was looked at, and a rule for the rest.
+"""Block sizes of the kernels: tables of tuned sizes, and a rule for all other shapes.
 
-`python -m launch.bench attention --tune` searches on the machine that it runs on and prints lines
-for the tables.
+`python -m launch.bench attention --tune` searches on the attached device and prints lines for the
+tables.
 """
 
 import itertools
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 
 class Blocks(NamedTuple):
-    """Rows that a TPU kernel works on at once.
+    """Block sizes of the TPU kernels, in rows.
 
     Attributes:
-      forward: of queries, and of keys.
-      backward: of queries, and of keys.
+      forward: (block_q, block_kv).
+      backward: (block_q, block_kv).
     """
 
     forward: tuple[int, int]
@@ -21,16 +21,22 @@ class Blocks(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """Of a Hopper kernel: rows that travel at once, and places in shared memory for them."""
+    """The streamed tiles of a Hopper kernel.
 
-    size: int
+    Attributes:
+      rows: rows of a tile.
+      stages: tiles in shared memory at a time.
+    """
+
+    rows: int
     stages: int
 
 
 class GpuBlocks(NamedTuple):
-    """Of the forward kernel (keys travel), and of the backward ones for q (keys) and k (queries).
+    """Tiles of the forward, dq and dk/dv kernels of Hopper GPUs.
 
-    The rows that stay are always two times 64, see gpu.py.
+    The first two stream keys and values, the last one queries. Resident tiles always have 2 * 64
+    rows (gpu.py).
     """
 
     forward: Tiles
@@ -38,10 +44,10 @@ class GpuBlocks(NamedTuple):
     dkv: Tiles
 
 
-# (kind of device, tokens). These come from the compiler's schedules (bundles of instructions in the
-# inner loops), not from a clock. Kinds as JAX names them: v5p is "TPU v5", v5e "TPU v5 lite", v6e
-# "TPU v6 lite". 1024 px is 8832 tokens, 8960 with padding: blocks that divide this in both passes
-# pad only once.
+# (kind of device, tokens) -> Blocks. The sizes were chosen from the compiler's schedules (number of
+# instruction bundles in the inner loops), not from measured times. Kinds are JAX's names: v5p is
+# "TPU v5", v5e "TPU v5 lite", v6e "TPU v6 lite". 1024 px is 8832 tokens, 8960 with padding; blocks
+# that divide 8960 in both passes need padding only once.
 TPU_TABLE: dict[tuple[str, int], Blocks] = {
     (kind, length): found
     for length in (8832, 8960)
@@ -51,45 +57,45 @@ TPU_TABLE: dict[tuple[str, int], Blocks] = {
         "TPU v6 lite": Blocks(forward=(896, 896), backward=(896, 896)),
     }.items()
 }
-CHUNKS = (896, 768, 640, 512, 384, 256, 128)
+BLOCK_SIZES = (896, 768, 640, 512, 384, 256, 128)
 
-# None was looked at with a clock. The default is what fits the registers of a warpgroup, as the
-# assembler reports them (tests/kernels/test_gpu_compilation.py), and three kernels' shared memory.
+# Empty: nothing has been measured on a GPU. The default fits the registers of a warpgroup, as the
+# assembler reports them (tests/kernels/test_gpu_compilation.py), and the shared memory.
 GPU_TABLE: dict[tuple[str, int], GpuBlocks] = {}
 GPU_DEFAULT = GpuBlocks(forward=Tiles(128, 2), dq=Tiles(64, 3), dkv=Tiles(64, 3))
 
 
-def tpu_blocks(device_kind: str, length: int, size: int) -> Blocks:
-    """For `length` queries and `size` keys."""
-    known = TPU_TABLE.get((device_kind, length)) if length == size else None
-    both = chunk_size(length), chunk_size(size)
+def tpu_blocks(device_kind: str, q_len: int, kv_len: int) -> Blocks:
+    """Returns the block sizes of the TPU kernels for `q_len` queries and `kv_len` keys."""
+    known = TPU_TABLE.get((device_kind, q_len)) if q_len == kv_len else None
+    both = choose_block_size(q_len), choose_block_size(kv_len)
     return known or Blocks(forward=both, backward=both)
 
 
-def gpu_blocks(device_kind: str, length: int, size: int) -> GpuBlocks:
-    """For `length` queries and `size` keys."""
-    known = GPU_TABLE.get((device_kind, length)) if length == size else None
+def gpu_blocks(device_kind: str, q_len: int, kv_len: int) -> GpuBlocks:
+    """Returns the tiles of the Hopper kernels for `q_len` queries and `kv_len` keys."""
+    known = GPU_TABLE.get((device_kind, q_len)) if q_len == kv_len else None
     return known or GPU_DEFAULT
 
 
-def chunk_size(length: int) -> int:
-    """The chunk that wastes least; of those within 3 % of it the largest."""
-    padded = {c: -(-length // c) * c for c in CHUNKS}
+def choose_block_size(length: int) -> int:
+    """Returns the largest block size whose padded length is within 3 % of the smallest one."""
+    padded = {size: -(-length // size) * size for size in BLOCK_SIZES}
     least = min(padded.values())
-    return max(c for c in CHUNKS if padded[c] <= 1.03 * least)
+    return max(size for size in BLOCK_SIZES if padded[size] <= 1.03 * least)
 
 
 def padded_length(device_kind: str, length: int) -> int:
-    """The tokens that the TPU kernels work on where `length` are asked for."""
+    """Returns the number of tokens to which the TPU kernels pad `length` tokens."""
     sizes = (n for pair in tpu_blocks(device_kind, length, length) for n in pair)
     return max(-(-length // n) * n for n in sizes)
 
 
 def tpu_candidates() -> list[tuple[int, int]]:
-    """What a search tries for each field of Blocks."""
-    return list(itertools.product(CHUNKS, CHUNKS))
+    """Returns the values that a search tries for each field of Blocks."""
+    return list(itertools.product(BLOCK_SIZES, BLOCK_SIZES))
 
 
 def gpu_candidates() -> list[Tiles]:
-    """What a search tries for each field of GpuBlocks."""
-    return [Tiles(*x) for x in itertools.product((64, 128), (2, 3, 4))]  # multiples of 64
+    """Returns the values that a search tries for each field of GpuBlocks."""
+    return [Tiles(*x) for x in itertools.product((64, 128), (2, 3, 4))]  # rows: multiples of 64

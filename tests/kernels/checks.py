@@ -1,4 +1,4 @@
-"""One body of checks for every implementation of attention: values and gradients in float64."""
+"""Checks shared by all implementations of attention, against a float64 reference."""
 
 from typing import NamedTuple
 
@@ -15,14 +15,14 @@ class Shape(NamedTuple):
     b: int
     h: int
     n: int
-    length: int
-    size: int
-    width: int
-    lengths: tuple[int, ...] | None = None
-    scale: float = 1.0  # of the queries
+    q_len: int
+    kv_len: int
+    head_dim: int
+    kv_lengths: tuple[int, ...] | None = None
+    scale: float = 1.0  # factor on the queries
 
 
-# Names say what is hard about them.
+# The names say what makes a shape difficult.
 SHAPES = {
     "one block": Shape(1, 2, 2, 128, 128, 128),
     "no multiple of any block": Shape(1, 1, 1, 1000, 905, 64),
@@ -37,51 +37,51 @@ NORM_SHAPES = {
     "two norms": (Shape(1, 2, 2, 1000, 1000, 64), 700, 1.0),
     "narrow heads": (Shape(1, 1, 1, 50, 50, 16, (31,)), 20, 1.0),
     "queries so small that eps counts": (Shape(1, 1, 1, 40, 40, 16, None, 1e-3), 0, 1.0),
-    # up to about 370 in base 2: without a maximum, 2^370 is no float32
+    # base-2 logits up to about 370: without a maximum, 2^370 overflows float32
     "unbounded logits": (Shape(1, 1, 1, 200, 200, 128, (150,)), 0, 8.0),
 }
 
 
 def operands(shape: Shape, dtype=np.float32, seed=0):
-    """q, k, v, the output's gradient (not contiguous before they become jax arrays), lengths."""
+    """Returns [q, k, v, do], each (B, L, H, K) and drawn non-contiguous, and kv_lengths."""
     rng = np.random.default_rng(seed)
 
     def draw(heads, rows):
-        x = rng.normal(size=(shape.b, heads, rows, shape.width))
+        x = rng.normal(size=(shape.b, heads, rows, shape.head_dim))
         return x.transpose(0, 2, 1, 3)
 
-    q, do = draw(shape.h, shape.length) * shape.scale, draw(shape.h, shape.length)
-    k, v = draw(shape.n, shape.size), draw(shape.n, shape.size)
-    lengths = None if shape.lengths is None else jnp.array(shape.lengths, jnp.int32)
-    return [jnp.asarray(x, dtype) for x in (q, k, v, do)], lengths
+    q, do = draw(shape.h, shape.q_len) * shape.scale, draw(shape.h, shape.q_len)
+    k, v = draw(shape.n, shape.kv_len), draw(shape.n, shape.kv_len)
+    kv_lengths = None if shape.kv_lengths is None else jnp.array(shape.kv_lengths, jnp.int32)
+    return [jnp.asarray(x, dtype) for x in (q, k, v, do)], kv_lengths
 
 
 def attention(q, k, v, **options):
-    """The package's, of arrays with their heads apart: (B, L, H, K)."""
+    """Calls the package's `attention` with arrays (B, L, H, K)."""
     flat = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
     return kernels.attention(*flat, head_dim=q.shape[-1], **options).reshape(q.shape)
 
 
 def qk_norm_rope_attention(q, k, v, q_scale, k_scale, rope, **options):
-    """The same of the fused entry."""
+    """Calls the package's `qk_norm_rope_attention` with arrays (B, L, H, K)."""
     flat = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
     out = kernels.qk_norm_rope_attention(*flat, q_scale, k_scale, rope, **options)
     return out.reshape(q.shape)
 
 
 def norm_operands(shape: Shape, split: int, size: float, seed=1):
-    """Scales (M, K) of about `size`, and cosines and sines (2, L, K)."""
+    """Returns two scales (M, K) of about `size`, and cosines and sines (2, L, K)."""
     rng = np.random.default_rng(seed)
     m = 2 if split else 1
-    scales = size * (1 + 0.3 * rng.normal(size=(2, m, shape.width)))
-    angles = rng.uniform(0, 6, size=(shape.length, shape.width // 2))
+    scales = size * (1 + 0.3 * rng.normal(size=(2, m, shape.head_dim)))
+    angles = rng.uniform(0, 6, size=(shape.q_len, shape.head_dim // 2))
     cos, sin = np.cos(angles), np.sin(angles)
     rope = np.stack([np.concatenate([cos, cos], 1), np.concatenate([-sin, sin], 1)])
     return [jnp.asarray(x, jnp.float32) for x in (*scales, rope)]
 
 
-def plain(q, k, v, lengths):
-    """softmax(q k^T / sqrt(K)) v as one writes it down."""
+def plain_attention(q, k, v, lengths):
+    """Computes softmax(q k^T / sqrt(K)) v without any optimization."""
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     logits = jnp.einsum("bqhk,bshk->bhqs", q, k) / np.sqrt(q.shape[-1])
     if lengths is not None:
@@ -91,7 +91,7 @@ def plain(q, k, v, lengths):
 
 
 def plain_norm_rope(x, scales, rope, split):
-    """RMSNorm, each token with its scale, and the rotation of pairs (i, i + K/2)."""
+    """Applies RMSNorm with each token's scale, and rotates the pairs (i, i + K/2)."""
     per_token = jnp.repeat(scales, jnp.array([split, x.shape[1] - split])[-len(scales) :], axis=0,
                            total_repeat_length=x.shape[1])  # fmt: skip
     x = x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * per_token[:, None]
@@ -102,7 +102,7 @@ def plain_norm_rope(x, scales, rope, split):
 
 
 def in_float64(function, inputs, do):
-    """Value and gradients of `function` at these values, in float64."""
+    """Returns the value and the gradients of `function` at these inputs, in float64."""
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(x, np.float64)) for x in inputs]
         value, vjp = jax.vjp(function, *wide)
@@ -110,7 +110,7 @@ def in_float64(function, inputs, do):
 
 
 def assert_close(got, want, names, tolerance):
-    """Each array to a tolerance relative to its largest entry."""
+    """Compares arrays with a tolerance relative to the largest entry of each."""
     for a, b, name in zip(got, want, names, strict=True):
         assert a.shape == b.shape, name
         error = np.abs(np.asarray(a, np.float64) - b).max() / max(np.abs(b).max(), 1e-12)
@@ -118,16 +118,16 @@ def assert_close(got, want, names, tolerance):
 
 
 def check(attention, shape: Shape, dtype, tolerance):
-    """Values and gradients of q, k and v."""
+    """Compares the output and the gradients of q, k and v with the float64 reference."""
     (q, k, v, do), lengths = operands(shape, dtype)
     value, vjp = jax.vjp(lambda *x: attention(*x, kv_lengths=lengths), q, k, v)
     assert value.dtype == q.dtype
-    want = in_float64(lambda *x: plain(*x, lengths), (q, k, v), do)
+    want = in_float64(lambda *x: plain_attention(*x, lengths), (q, k, v), do)
     assert_close([value, *vjp(do)], want, ["o", "dq", "dk", "dv"], tolerance)
 
 
 def check_fused(fused, shape: Shape, split: int, size: float, dtype, tolerance):
-    """Values and gradients of q, k, v and both scales."""
+    """Compares the output and the gradients of q, k, v and both scales with the reference."""
     (q, k, v, do), lengths = operands(shape, dtype)
     q_scale, k_scale, rope = norm_operands(shape, split, size)
     value, vjp = jax.vjp(
@@ -135,11 +135,11 @@ def check_fused(fused, shape: Shape, split: int, size: float, dtype, tolerance):
         q, k, v, q_scale, k_scale,
     )  # fmt: skip
 
-    def written_down(q, k, v, a, b):
+    def reference(q, k, v, a, b):
         table = np.asarray(rope, np.float64)
         q, k = plain_norm_rope(q, a, table, split), plain_norm_rope(k, b, table, split)
-        return plain(q, k, v, lengths)
+        return plain_attention(q, k, v, lengths)
 
-    want = in_float64(written_down, (q, k, v, q_scale, k_scale), do)
+    want = in_float64(reference, (q, k, v, q_scale, k_scale), do)
     names = ["o", "dq", "dk", "dv", "dq_scale", "dk_scale"]
     assert_close([value, *vjp(do)], want, names, tolerance)

@@ -1,4 +1,4 @@
-"""GPUs that are not here: to lower for, and to compile for where JAX's CUDA plugin is installed."""
+"""GPUs that need not be attached: to lower for, and with JAX's CUDA plugin to compile for."""
 
 import jax
 import pytest
@@ -9,13 +9,13 @@ TYPES = (AxisType.Auto,) * 4
 
 
 def abstract_mesh(kind="NVIDIA H200", sizes=(1, 1, 1, 1)):
-    """A mesh of devices that are good for tracing and lowering."""
+    """Returns a mesh of abstract devices, for tracing and lowering."""
     device = AbstractDevice(device_kind=kind, num_cores=None, platform="cuda")
     return AbstractMesh(sizes, AXES, axis_types=TYPES, abstract_device=device)
 
 
 def h100_mesh():
-    """A mesh of one device, good for compiling, too."""
+    """Returns a mesh of one described H100, for compiling."""
     pytest.importorskip("jax_cuda13_plugin", reason="needs JAX's CUDA plugin and nvidia-cuda-nvcc")
     from step1x_jax.parallel.described_gpus import gpu_devices
 

@@ -1,4 +1,4 @@
-"""Attention against a loop in float64."""
+"""Attention against a loop in float64 numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ B, H, N, L, S, K = 2, 4, 2, 7, 9, 8
 
 
 def reference(q, k, v, allowed):
-    """allowed (B, Lq, S) bool; plain numpy, one row at a time."""
+    """Computes attention row by row; allowed (B, L, S) bool says which keys a query attends to."""
     out = np.zeros(q.shape)
     group = q.shape[2] // k.shape[2]
     for b, i, h in np.ndindex(q.shape[:3]):
@@ -46,7 +46,7 @@ def test_grouped_heads(kv_heads):
 
 
 @pytest.mark.parametrize("lengths", [[1, 9], [4, 7]])
-def test_lengths_mask_keys_only(lengths):
+def test_kv_lengths_mask_keys_only(lengths):
     q, k, v = operands(L, S)
     allowed = np.broadcast_to(np.arange(S) < np.array(lengths)[:, None, None], (B, L, S))
     got = run(q, k, v, kv_lengths=jnp.array(lengths))
@@ -72,16 +72,16 @@ def test_large_logits_do_not_overflow():
     q, k, v = operands(L, S, scale=1e4)
     got = run(q, k, v)
     want = reference(q, k, v, np.ones((B, L, S), bool))
-    # one key wins each row; float32 logits of 1e4 have steps of 1e-3
+    # one key dominates each row; float32 logits of 1e4 have steps of 1e-3
     np.testing.assert_allclose(got, want, atol=5e-3)
 
 
-def test_bfloat16_keeps_a_float32_softmax():
+def test_softmax_is_float32_for_bfloat16():
     q, k, v = (jnp.bfloat16(x) for x in operands(L, S))
     got = attention(q, k, v)
     assert got.dtype == jnp.bfloat16
     want = reference(*(np.float64(x) for x in (q, k, v)), np.ones((B, L, S), bool))
-    # weights and result are rounded to 8 bits: 2^-8 each, values up to about 3
+    # weights and result are rounded to 8 bits, by 2^-8 each; values are up to about 3
     np.testing.assert_allclose(np.float64(got), want, atol=2e-2)
 
 
@@ -101,7 +101,7 @@ def test_gradient_against_finite_differences():
     np.testing.assert_allclose(np.sum(np.float64(got) * direction), want, rtol=1e-4)
 
 
-def test_unknown_implementation_is_named():
+def test_unknown_implementation_is_refused():
     q, k, v = operands(L, S)
     with pytest.raises(UserError, match="'flash' is unknown; use one of xla"):
         run(q, k, v, implementation="flash")
@@ -109,26 +109,26 @@ def test_unknown_implementation_is_named():
 
 def test_shapes_are_checked():
     q, k, v = operands(L, S)
-    with pytest.raises(ValueError, match="want"):
+    with pytest.raises(ValueError, match="expected"):
         run(q, k, v[:, :-1])
-    with pytest.raises(ValueError, match="no multiple"):
+    with pytest.raises(ValueError, match="not a multiple"):
         run(q[:, :, :3], k, v)
 
 
-def test_bfloat16_keeps_float32_logits():
-    """Logits up to about 40 in bfloat16 have steps of 0.25: weights would be off by a tenth."""
+def test_logits_are_float32_for_bfloat16():
+    """bfloat16 logits of about 40 have steps of 0.25: weights would have errors of a tenth."""
     q, k, v = (jnp.bfloat16(x) for x in operands(L, S, scale=10.0))
     want = reference(*(np.float64(x) for x in (q, k, v)), np.ones((B, L, S), bool))
     np.testing.assert_allclose(np.float64(attention(q, k, v)), want, atol=2e-2)
 
 
-def test_a_key_mask_hides_keys_and_keeps_their_queries():
+def test_key_mask_hides_keys_but_not_queries():
     q, k, v = operands(S, S)
-    seen = np.random.default_rng(1).random((B, S)) < 0.6
-    seen[:, 0] = True
-    allowed = np.tril(np.ones((S, S), bool)) & seen[:, None, :]
+    visible = np.random.default_rng(1).random((B, S)) < 0.6
+    visible[:, 0] = True
+    allowed = np.tril(np.ones((S, S), bool)) & visible[:, None, :]
     want = reference(q, k, v, allowed)
-    got = run(q, k, v, causal=True, key_mask=jnp.asarray(seen))
+    got = run(q, k, v, causal=True, key_mask=jnp.asarray(visible))
     np.testing.assert_allclose(got, want, atol=TOLERANCE)
-    with pytest.raises(UserError, match="no key_mask"):
-        run(q, k, v, key_mask=jnp.asarray(seen), implementation="pallas_tpu")
+    with pytest.raises(UserError, match="nor key_mask"):
+        run(q, k, v, key_mask=jnp.asarray(visible), implementation="pallas_tpu")

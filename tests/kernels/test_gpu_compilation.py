@@ -1,7 +1,7 @@
-"""The Hopper kernels at the release's shape, on a machine without GPUs.
+"""The Hopper kernels at the release's shape, compiled on a machine without GPUs.
 
-Lowered by any JAX; where JAX's CUDA plugin and NVIDIA's assembler are installed (second lane), also
-compiled to machine code, which says what they need of a multiprocessor.
+Every JAX can lower them. With JAX's CUDA plugin and NVIDIA's assembler (the second test
+environment) they are also compiled to machine code, which reports their register use.
 """
 
 import re
@@ -46,25 +46,27 @@ def operands(sharding=None, batch=1):
 
 @pytest.mark.parametrize("entry", ["plain", "fused"])
 def test_forward_and_backward_are_lowered_for_cuda(entry):
-    """Checks the shapes, layouts and shared memory of three kernels; registers only below."""
+    """Checks shapes, layouts and shared memory of three kernels; the next test checks registers."""
     with jax.sharding.use_abstract_mesh(gpus.abstract_mesh()):
         lowered = step(entry).trace(*operands()).lower(lowering_platforms=("cuda",))
     assert len(re.findall(KERNEL, lowered.as_text())) == 3
 
 
 def test_a_ring_of_gpus_is_lowered_for_cuda():
-    """A loop of turns each way: a forward and two backward kernels."""
+    """One loop per pass: a forward and two backward kernels."""
     with jax.sharding.use_abstract_mesh(gpus.abstract_mesh(sizes=(1, 2, 4, 1))):
         lowered = step("fused").trace(*operands(batch=2)).lower(lowering_platforms=("cuda",))
     text = lowered.as_text()
     assert len(re.findall(KERNEL, text)) == 3
-    assert text.count("collective_permute") >= 2 + 4 + 2  # k and v; their gradients, too; home
+    assert (
+        text.count("collective_permute") >= 2 + 4 + 2
+    )  # k and v; the same and their gradients; dk and dv back
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", ["plain", "fused"])
 def test_forward_and_backward_assemble_for_hopper(entry, monkeypatch, capfd):
-    """To machine code: what a step keeps in memory, and that registers suffice."""
+    """Compiles to machine code; checks temporary memory and register spills."""
     mesh = gpus.h100_mesh()
     monkeypatch.setenv("MOSAIC_GPU_DUMP_PTXAS", "1")
     with jax.set_mesh(mesh):
@@ -78,9 +80,9 @@ def test_forward_and_backward_assemble_for_hopper(entry, monkeypatch, capfd):
             f"\n{entry}: temporaries {memory.temp_size_in_bytes / MIB:.0f} MiB,"
             f" bytes of registers spilled by a thread {spilled}"
         )
-    # output, its gradient, and turned queries and keys; one head's logits would be 149 MiB
+    # output, its gradient, rotated queries and keys; one head's logits would take 149 MiB
     assert memory.temp_size_in_bytes < 5 * HEADS * TOKENS * WIDTH * 2
-    # the loops fit; norm and RoPE around the keys' do not quite
+    # the loops do not spill; norm and RoPE in the dk/dv kernel spill a little
     assert sorted(spilled) == ["dkv", "dq", "forward"]
     assert spilled["forward"] == 0
     assert max(spilled.values()) <= (0 if entry == "plain" else 128)
@@ -90,11 +92,11 @@ def test_forward_and_backward_assemble_for_hopper(entry, monkeypatch, capfd):
     ("kind", "dtype", "width", "reason"),
     [
         ("NVIDIA A100-SXM4-80GB", jnp.bfloat16, 128, "runs on Hopper GPUs .* not on NVIDIA A100"),
-        ("NVIDIA H100 80GB HBM3", jnp.float32, 128, "takes bfloat16, not float32"),
-        ("NVIDIA H200", jnp.bfloat16, 16, "takes heads of 64 or 128, not 16"),
+        ("NVIDIA H100 80GB HBM3", jnp.float32, 128, "needs bfloat16, not float32"),
+        ("NVIDIA H200", jnp.bfloat16, 16, "needs a head width of 64 or 128, not 16"),
     ],
 )
-def test_what_cannot_run_says_why(kind, dtype, width, reason):
+def test_unsupported_arguments_are_explained(kind, dtype, width, reason):
     with (
         jax.sharding.use_abstract_mesh(gpus.abstract_mesh(kind)),
         pytest.raises(UserError, match=f"pallas_gpu attention {reason}"),
@@ -102,8 +104,8 @@ def test_what_cannot_run_says_why(kind, dtype, width, reason):
         choose(width, dtype, implementation="pallas_gpu")
 
 
-def test_gpus_take_what_was_measured_on_them():
-    """cuDNN's until ours has run on one; plain JAX for float32."""
+def test_default_implementation_on_gpus():
+    """cuDNN until our kernel has run on a GPU; plain JAX for float32."""
     with jax.sharding.use_abstract_mesh(gpus.abstract_mesh()):
         assert choose(128, jnp.bfloat16) == "cudnn"
         assert choose(128, jnp.float32) == "xla"

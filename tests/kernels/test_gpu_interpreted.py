@@ -1,5 +1,8 @@
-"""The Hopper kernels interpreted on CPUs, with race detection: warpgroups are threads, and whoever
-reads shared memory that another may be writing fails. Second lane: jax 0.11 and newer can do it."""
+"""The Hopper kernels in interpret mode on CPUs, with race detection.
+
+Warpgroups are threads; a read of shared memory that another thread may be writing fails the test.
+Needs jax 0.11 or newer, which the second test environment has.
+"""
 
 from functools import partial
 
@@ -24,12 +27,12 @@ from tests.kernels.checks import (
 pytestmark = pytest.mark.skipif(
     jax.__version_info__ < (0, 11), reason="Mosaic GPU is interpreted by jax 0.11 and newer"
 )
-# As bfloat16 in test_implementations.py; besides, the sum of o * do is of the rounded output, as in
-# all flash attention, which shows where few keys are valid.
+# As for bfloat16 in test_implementations.py. In addition the row sums of o * do use the rounded
+# output, as in all flash attention, which is visible if few keys are valid.
 TOLERANCE = 4e-2
 SHAPES = {
     "whole tiles": Shape(1, 1, 1, 128, 128, 128),
-    "ends inside of tiles": Shape(1, 1, 1, 200, 300, 64, (290,)),
+    "ends inside tiles": Shape(1, 1, 1, 200, 300, 64, (290,)),
     "smaller than a tile": Shape(1, 2, 2, 7, 9, 64),
     "a single valid key": Shape(2, 1, 1, 40, 200, 128, (1, 200)),
     "grouped heads": Shape(1, 2, 1, 33, 65, 64, (30,)),
@@ -37,7 +40,7 @@ SHAPES = {
 }
 NORM_SHAPES = {
     "one norm": (Shape(2, 1, 1, 130, 130, 128, (130, 77)), 0),
-    "two norms, split inside of a tile": (Shape(1, 1, 1, 200, 200, 64, (190,)), 70),
+    "two norms, split inside a tile": (Shape(1, 1, 1, 200, 200, 64, (190,)), 70),
 }
 
 
@@ -53,21 +56,21 @@ def test_values_and_gradients(name):
 
 
 @pytest.mark.parametrize("name", NORM_SHAPES)
-def test_the_fused_entry(name):
+def test_qk_norm_rope_attention(name):
     run = partial(qk_norm_rope_attention, implementation="pallas_gpu")
     shape, split = NORM_SHAPES[name]
     check_fused(run, shape, split, 1.0, jnp.bfloat16, TOLERANCE)
 
 
-def test_a_maximum_is_kept_where_logits_are_not_bounded(monkeypatch):
-    """The same inputs through the other softmax."""
+def test_softmax_with_running_maximum_for_unbounded_logits(monkeypatch):
+    """The bound is lowered, so the same inputs use the other softmax."""
     monkeypatch.setattr(norm_rope, "LARGEST_BOUND", -1.0)
     run = partial(qk_norm_rope_attention, implementation="pallas_gpu")
     check_fused(run, Shape(1, 1, 1, 100, 100, 64, (90,)), 0, 1.0, jnp.bfloat16, TOLERANCE)
 
 
-def test_bounded_logits_of_any_size_the_bound_allows():
-    """Scales up to the bound: 2^100 in the sums."""
+def test_logits_at_the_bound():
+    """With the largest scales that are allowed, the sums reach 2^100."""
     (q, _, v, _), _ = operands(Shape(1, 1, 1, 64, 64, 64), jnp.bfloat16)
     _, _, rope = norm_operands(Shape(1, 1, 1, 64, 64, 64), 0, 1.0)
     scale = jnp.full((1, 64), np.sqrt(99 / (8 * norm_rope.LOG2E)))
@@ -77,15 +80,15 @@ def test_bounded_logits_of_any_size_the_bound_allows():
     np.testing.assert_allclose(got.astype(float), want.astype(float), atol=2e-2)
 
 
-def test_other_tiles_change_nothing(monkeypatch):
-    """More places than steps, and fewer; keys and queries that travel in twos and ones."""
+def test_results_do_not_depend_on_tile_sizes(monkeypatch):
+    """More and fewer stages than steps; streamed tiles of 64 and 128 rows."""
     sizes = GpuBlocks(forward=Tiles(64, 2), dq=Tiles(128, 4), dkv=Tiles(128, 2))
     monkeypatch.setattr(tuning, "GPU_TABLE", {("cpu", 200): sizes})
     run = partial(attention, implementation="pallas_gpu")
     check(run, Shape(1, 1, 1, 200, 200, 64, (190,)), jnp.bfloat16, TOLERANCE)
 
 
-def test_what_stands_behind_a_length_is_ignored():
+def test_keys_past_the_length_are_ignored():
     (q, k, v, _), _ = operands(Shape(1, 1, 1, 20, 200, 64), jnp.bfloat16)
     run = partial(attention, kv_lengths=jnp.array([130]), implementation="pallas_gpu")
     clean = run(q, k, v)
@@ -93,8 +96,8 @@ def test_what_stands_behind_a_length_is_ignored():
     np.testing.assert_array_equal(clean.astype(float), dirty.astype(float))
 
 
-def test_heads_without_a_valid_key_get_gradients_of_zero():
-    """As devices of a ring that hold only padding."""
+def test_gradients_are_zero_without_valid_keys():
+    """This happens on devices of a ring that hold only padding."""
     from step1x_jax.kernels.attention_gpu import KERNELS
 
     heads, _ = operands(Shape(1, 1, 1, 64, 64, 64), jnp.bfloat16)

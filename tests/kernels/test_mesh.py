@@ -1,4 +1,4 @@
-"""Kernels under a mesh of 8 CPU devices: each device its part of batch and heads."""
+"""Kernels under a mesh of 8 CPU devices: each device has its shard of batch and heads."""
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,18 @@ SPLIT = 11
 
 
 @pytest.mark.parametrize(
-    ("sizes", "batch", "parts"),
+    ("sizes", "batch", "shard_shape"),
     [
         ((2, 2, 1, 2), 4, (1, 30, 2)),
         ((1, 8, 1, 1), 8, (1, 30, 4)),
         ((2, 4, 1, 1), 3, (3, 30, 4)),
         ((1, 2, 2, 2), 2, (1, 15, 2)),
-        ((1, 1, 8, 1), 3, None),  # 30 tokens are padded to 32: where they lie then is open
+        ((1, 1, 8, 1), 3, None),  # 30 tokens are padded to 32: the output's sharding is not fixed
     ],
-    ids=["batch and heads", "batch", "a batch that does not divide", "tokens, too", "tokens"],
+    ids=["batch and heads", "batch", "indivisible batch", "batch, heads and tokens", "tokens"],
 )
-def test_a_mesh_changes_nothing(sizes, batch, parts):
-    lengths = (30, 1, 13, 29, 8, 7, 30, 22)  # also such that whole devices hold only padding
+def test_results_are_the_same_under_a_mesh(sizes, batch, shard_shape):
+    lengths = (30, 1, 13, 29, 8, 7, 30, 22)  # some devices hold only padding
     shape = Shape(batch, 4, 4, 30, 30, 16, lengths[:batch])
     (q, k, v, do), lengths = operands(shape)
     q_scale, k_scale, rope = norm_operands(shape, SPLIT, 1.0)
@@ -37,15 +37,15 @@ def test_a_mesh_changes_nothing(sizes, batch, parts):
         return jnp.sum(out * do), out
 
     run = jax.jit(jax.value_and_grad(loss, argnums=range(5), has_aux=True), static_argnames="name")
-    (_, want), wanted = run(q, k, v, q_scale, k_scale, name="xla")
+    (_, want), want_gradients = run(q, k, v, q_scale, k_scale, name="xla")
     mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4)
-    divides = batch % (sizes[0] * sizes[1]) == 0
-    place = NamedSharding(mesh, PartitionSpec(AXES[:2] if divides else None))
+    divisible = batch % (sizes[0] * sizes[1]) == 0
+    sharding = NamedSharding(mesh, PartitionSpec(AXES[:2] if divisible else None))
     with jax.set_mesh(mesh):
-        placed = [jax.device_put(x, place) for x in (q, k, v)]
-        (_, got), gradients = run(*placed, q_scale, k_scale, name="pallas_tpu")
+        sharded = [jax.device_put(x, sharding) for x in (q, k, v)]
+        (_, got), gradients = run(*sharded, q_scale, k_scale, name="pallas_tpu")
     shard = got.sharding.shard_shape(got.shape)
-    assert parts is None or shard[:3] == parts
+    assert shard_shape is None or shard[:3] == shard_shape
     np.testing.assert_allclose(got, want, atol=2e-6)
-    for ours, theirs in zip(gradients, wanted, strict=True):
+    for ours, theirs in zip(gradients, want_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)  # scales: sums over 1000 rows

@@ -8,25 +8,25 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from step1x_jax.kernels.attention_tpu import LONGEST
+from step1x_jax.kernels.attention_tpu import MAX_TOKENS
 from step1x_jax.parallel.compiler_options import compiler_options
 from tests.kernels.checks import attention, qk_norm_rope_attention
 
 AXES = ("data", "fsdp", "sequence", "tensor")
-HEADS, TOKENS, WIDTH = 24, 8832, 128  # 1024 px: 2 x 4096 tokens of pictures, 640 of text
+HEADS, TOKENS, WIDTH = 24, 8832, 128  # 1024 px: 2 x 4096 image tokens, 640 text tokens
 MIB = 2**20
 WHOLE = PartitionSpec()
 
 
 def tpu_mesh(topology, monkeypatch, axis="fsdp"):
-    """All chips of a topology along one axis."""
+    """Returns a mesh of all chips of a topology along one axis. Skips the test without libtpu."""
     pytest.importorskip("libtpu", reason="needs the extra [tpu]")
     from jax.experimental import topologies
 
-    jax.devices()  # the CPUs of the other tests are set up before XLA_FLAGS is taken away,
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # for libtpu refuses flags that only CPUs know
+    jax.devices()  # sets up the CPU devices of other tests before XLA_FLAGS is removed:
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # libtpu rejects flags of the CPU backend
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # by other tests at the same time
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # other tests may use it concurrently
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     sizes = [len(devices) if name == axis else 1 for name in AXES]
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
@@ -36,7 +36,7 @@ def tpu_mesh(topology, monkeypatch, axis="fsdp"):
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 @pytest.mark.parametrize("entry", ["plain", "fused"])
 def test_forward_and_backward_compile_and_store_no_logits(topology, entry, monkeypatch):
-    """The platform is that of the ambient mesh: nothing has to be forced."""
+    """The ambient mesh sets the platform, so the TPU kernels are chosen by default."""
     mesh = tpu_mesh(topology, monkeypatch)
     chips = mesh.size
 
@@ -68,19 +68,19 @@ def test_forward_and_backward_compile_and_store_no_logits(topology, entry, monke
         f" {memory.temp_size_in_bytes / MIB:.0f} MiB a chip"
     )
     assert text.count("tpu_custom_call") >= 2
-    # q, k, v, output and their padded copies; one head's logits in bfloat16 would be 149 MiB
+    # q, k, v, output and their padded copies; one head's bfloat16 logits would take 149 MiB
     assert memory.temp_size_in_bytes < 12 * HEADS * TOKENS * WIDTH * 2
 
 
 @pytest.mark.slow
-def test_the_longest_head_fits_the_smallest_vmem(monkeypatch):
-    """As many tokens as the kernels take, on v5p: 64 MiB."""
+def test_max_tokens_fit_the_smallest_vmem(monkeypatch):
+    """MAX_TOKENS tokens on v5p, which has 64 MiB of VMEM."""
     mesh = tpu_mesh("v5p:2x2x1", monkeypatch)
     place = NamedSharding(mesh, PartitionSpec("fsdp"))
-    q = jax.ShapeDtypeStruct((4, LONGEST, HEADS, WIDTH), jnp.bfloat16, sharding=place)
+    q = jax.ShapeDtypeStruct((4, MAX_TOKENS, HEADS, WIDTH), jnp.bfloat16, sharding=place)
 
     def loss(q, k, v):
-        scales, rope = jnp.ones((2, WIDTH)), jnp.ones((2, LONGEST, WIDTH))
+        scales, rope = jnp.ones((2, WIDTH)), jnp.ones((2, MAX_TOKENS, WIDTH))
         out = qk_norm_rope_attention(q, k, v, scales, scales, rope, split=100)
         return jnp.sum(out.astype(jnp.float32) ** 2)
 
@@ -90,8 +90,8 @@ def test_the_longest_head_fits_the_smallest_vmem(monkeypatch):
 
 
 @pytest.mark.slow
-def test_keys_travel_while_the_kernel_works(monkeypatch):
-    """Ring attention on v5p, as training compiles it: permutes are under way around each kernel."""
+def test_ring_transfers_overlap_with_the_kernel(monkeypatch):
+    """Ring attention on v5p with training's compiler options: permutes run during each kernel."""
     mesh = tpu_mesh("v5p:2x2x1", monkeypatch, axis="sequence")
     place = NamedSharding(mesh, PartitionSpec(None, "sequence"))
     q = jax.ShapeDtypeStruct((1, TOKENS, HEADS, WIDTH), jnp.bfloat16, sharding=place)
@@ -103,7 +103,7 @@ def test_keys_travel_while_the_kernel_works(monkeypatch):
         options = compiler_options(mesh.devices.flat[0])
         step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), compiler_options=options)
         compiled = step.lower(q, q, q).compile()
-    order = []  # of the schedule
+    order = []  # events in the order of the schedule
     for line in compiled.as_text().splitlines():
         for event in ("collective-permute-start", "collective-permute-done"):
             if f" {event}(" in line:
@@ -111,8 +111,8 @@ def test_keys_travel_while_the_kernel_works(monkeypatch):
         if 'custom_call_target="tpu_custom_call"' in line:
             order.append("kernel")
     print(" ".join(order))
-    under_way, covered = 0, 0
+    pending, overlapped = 0, 0
     for event in order:
-        under_way += {"start": 1, "done": -1, "kernel": 0}[event]
-        covered += event == "kernel" and under_way > 0
-    assert order.count("kernel") == covered == 2  # a loop of turns each way
+        pending += {"start": 1, "done": -1, "kernel": 0}[event]
+        overlapped += event == "kernel" and pending > 0
+    assert order.count("kernel") == overlapped == 2  # one loop per pass

@@ -59,7 +59,7 @@ def test_the_search_prints_lines_of_the_table(tmp_path):
     """Two sizes only, interpreted; a process of its own for the flags."""
     program = (
         "import sys; from launch import bench; from launch.benches import attention as b;"
-        "b.tuning.CHUNKS = (384, 128); b.TEXT = 100;"
+        "b.tuning.BLOCK_SIZES = (384, 128); b.TEXT = 100;"
         "bench.run(bench.main, operands=tuple(bench.BENCHMARKS))"
     )
     path = tmp_path / "rows.json"
