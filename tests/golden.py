@@ -272,7 +272,7 @@ def check_mllm(folder: pathlib.Path, values: dict) -> Iterator[Row]:
     last = np.asarray(nnx.jit(MLLM.__call__)(model, pictures, prompts))
     for i, one in enumerate(cases):
         length = len(ids[i])
-        places = picture_layout(grids[i], config.vision).places
+        places = picture_layout(grids[i], config.vision).window_index
         yield of_largest(f"{i}/vision", tokens[i, places], one["vision"])
         yield of_largest(f"{i}/last_hidden_state", last[i, :length], one["last_hidden_state"])
         for j, states in enumerate(hidden):

@@ -24,7 +24,7 @@ from step1x_jax.data.manifest import write_dataset
 from step1x_jax.data.pipeline import DataConfig, make_batches
 from step1x_jax.data.records import BF16, LATENT_CHANNELS, EditRecord
 from step1x_jax.models.config import step1x_edit_v1_1
-from step1x_jax.parallel.devices import PEAK
+from step1x_jax.parallel.devices import PEAK_FLOPS
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.monitoring.flops import step_flops
 
@@ -95,4 +95,4 @@ def chips_could_take(pixels: int, chip: str) -> float:
     config = TrainConfig(model=step1x_edit_v1_1())
     side = pixels // PIXELS_PER_LATENT
     an_edit = step_flops(config, (side, side)) / config.data.batch_size
-    return HOSTS[chip] * PEAK[chip] / an_edit
+    return HOSTS[chip] * PEAK_FLOPS[chip] / an_edit

@@ -20,7 +20,7 @@ from launch.shared.exit_codes import ERROR, INTERRUPTED, READER_GONE
 from launch.shared.old_names import is_old_name, say_new_names
 from launch.shared.usage import HELP, is_required, usage
 from step1x_jax.errors import UserError
-from step1x_jax.parallel.compile_cache import keep_compiled
+from step1x_jax.parallel.compile_cache import enable_compile_cache
 
 
 def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
@@ -46,7 +46,7 @@ def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
             return _say(f"unexpected argument {argv[1]!r}; flags start with --.")
         # What ends the process must not be interrupted halfway: all is done or undone by then.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        keep_compiled()
+        enable_compile_cache()
         try:
             code = main(*argv[1:]) or 0
             sys.stdout.flush()

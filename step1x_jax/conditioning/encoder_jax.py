@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from step1x_jax.conditioning.processor import PicturePatches
 from step1x_jax.models.mllm.model import MLLM, abstract_mllm
 from step1x_jax.models.mllm.positions import pad_pictures, pad_prompts, padded_size
-from step1x_jax.parallel.host_memory import all_on_host, borrowed
-from step1x_jax.parallel.mesh import batch_parts
+from step1x_jax.parallel.host_memory import host_shardings, on_device
+from step1x_jax.parallel.mesh import count_batch_shards
 from step1x_jax.parallel.rules import batch_sharding, shardings
 from step1x_jax.weights.language_model import load_mllm, read_mllm_config
 
@@ -47,7 +47,7 @@ class JaxLanguageModel:
         and prompts are padded to one of a few sizes.
         """
         b = len(pictures)
-        parts = 1 if self._mesh is None else batch_parts(self._mesh)
+        parts = 1 if self._mesh is None else count_batch_shards(self._mesh)
         filled = -(-b // parts) * parts
         pictures = [*pictures, *[pictures[-1]] * (filled - b)]
         prompts = [*prompts, *[prompts[-1]] * (filled - b)]
@@ -73,7 +73,7 @@ class JaxLanguageModel:
         if not self._on_host:
             yield self._params
             return
-        with borrowed(self._params, self._mesh) as params:
+        with on_device(self._params, self._mesh) as params:
             yield params
 
 
@@ -95,7 +95,7 @@ def load_jax(
     config = read_mllm_config(folder)
     places = None
     if on_host:
-        places = all_on_host(abstract_mllm(config)[1])
+        places = host_shardings(abstract_mllm(config)[1])
     elif mesh is not None:
         places = shardings(abstract_mllm(config)[1], mesh)
     return JaxLanguageModel(load_mllm(folder, dtype=dtype, shardings=places), mesh, on_host)

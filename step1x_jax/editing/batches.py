@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
-from step1x_jax.parallel.mesh import batch_parts
+from step1x_jax.parallel.mesh import count_batch_shards
 
 # In one batch on a device: one picture at 1024 px, which keeps it busy, four at 512 px. More would
 # take memory and save no time.
@@ -24,7 +24,7 @@ def batches(
     Returns:
       Lists of indices into `kinds`.
     """
-    parts = 1 if mesh is None else batch_parts(mesh)
+    parts = 1 if mesh is None else count_batch_shards(mesh)
     of_kind: dict[tuple[tuple[int, int], bool], list[int]] = {}
     for i, kind in enumerate(kinds):
         of_kind.setdefault(kind, []).append(i)

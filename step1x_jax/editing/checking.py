@@ -53,7 +53,7 @@ from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.models.step1x_edit import abstract_model
-from step1x_jax.parallel.devices import GIB, memory_of
+from step1x_jax.parallel.devices import GIB, get_memory_bytes
 from step1x_jax.weights.checks import check_tensors
 from step1x_jax.weights.config_json import to_json
 from step1x_jax.weights.files.opening import open_stored
@@ -395,7 +395,7 @@ def _memory(components: Sequence[OpenedComponent]) -> Iterator[Finding]:
     total = sum(component.bytes for component in components) / GIB
     yield Finding("memory of the weights", NOTED, f"{total:.2f} GiB ({each or 'none'})")
     device = jax.devices()[0]
-    available = memory_of(device)
+    available = get_memory_bytes(device)
     has = "does not say how much it has" if available is None else f"has {available / GIB:.2f} GiB"
     yield Finding("memory of the device", NOTED, f"{device.device_kind} {has}")
 

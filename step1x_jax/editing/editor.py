@@ -38,7 +38,7 @@ from step1x_jax.models.autoencoder_tiles import (
 )
 from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.step1x_edit import Step1XEdit
-from step1x_jax.parallel.host_memory import borrowed
+from step1x_jax.parallel.host_memory import on_device
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.parallel.rules import replicated
 from step1x_jax.sampling.config import SamplingConfig
@@ -384,7 +384,7 @@ class Editor:
             yield self.model
             return
         graph, params = nnx.split(self.model)
-        with borrowed(params, self.mesh) as there:
+        with on_device(params, self.mesh) as there:
             yield nnx.merge(graph, there)
 
     def _conditions(

@@ -37,7 +37,7 @@ from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import find, is_file, user_path
 from step1x_jax.json_files import shown
-from step1x_jax.parallel.compile_cache import keep_compiled
+from step1x_jax.parallel.compile_cache import enable_compile_cache
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
 from step1x_jax.weights.files.opening import MODEL_NAMES
 from step1x_jax.weights.load import load_autoencoder, load_model
@@ -80,7 +80,7 @@ def load_parts(
     say: Callable[[str], object] = logging.info,
 ) -> dict[str, Any]:
     """The fields of an Editor; arguments and errors are those of `Editor.load`."""
-    keep_compiled()  # of notebooks, too: a first edit is as quick as the command's
+    enable_compile_cache()  # of notebooks, too: a first edit is as quick as the command's
     dtype = dtype or default_dtype()
     require(dtype in DTYPES, "dtype", dtype, f"use one of {', '.join(DTYPES)}")
     kinds = ", ".join(choices.EIGHT_BITS)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.models.mllm.model import abstract_mllm
-from step1x_jax.parallel.devices import GIB, bytes_per_device, memory_of
+from step1x_jax.parallel.devices import GIB, bytes_per_device, get_memory_bytes
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.checks import common_dtype
 from step1x_jax.weights.filling import at
@@ -146,7 +146,7 @@ def check_memory(
       TooLittleMemory: the weights alone do not fit.
     """
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    available = memory_of(device)
+    available = get_memory_bytes(device)
     sizes = {component.name: component.bytes_each for component in components}
     if encoder_waits:
         del sizes["language model"]

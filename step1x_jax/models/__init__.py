@@ -1,1 +1,1 @@
-"""Connector, diffusion transformer and autoencoder in flax.nnx."""
+"""Connector, diffusion transformer, autoencoder and text encoder in flax.nnx."""

@@ -1,7 +1,7 @@
-"""The FLUX autoencoder: pictures to latents and back.
+"""The FLUX autoencoder (VAE): maps images to latents and back.
 
 Legend: B batch, H W pixels, h w latent positions, C channels. Module names are those of the
-published file, so that a key of the file is a path here.
+published file, so that a key of the file is an attribute path here.
 """
 
 import dataclasses
@@ -16,29 +16,29 @@ from jax.nn.initializers import lecun_normal
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.config import AutoencoderConfig
 from step1x_jax.models.layers import abstract
-from step1x_jax.models.linear import unless_abstract
+from step1x_jax.models.linear import skippable
 
-# Queries whose logits lie in memory at once; those of all take 1 GiB at 1024 pixels, 16 at 2048.
+# Queries per attention call: the logits of all queries take 1 GiB at 1024 pixels, 16 GiB at 2048.
 QUERIES = 1024
-KERNEL_INIT = unless_abstract(lecun_normal())  # nnx.Conv's own
+KERNEL_INIT = skippable(lecun_normal())  # the default of nnx.Conv
 
 
 def group_norm(channels: int, groups: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """GroupNorm with the published eps and a two-pass variance."""
+    """Creates a GroupNorm with the published eps and a two-pass variance."""
     return nnx.GroupNorm(
         channels, num_groups=groups, epsilon=1e-6, use_fast_variance=False, rngs=rngs
     )
 
 
 def conv(c_in: int, c_out: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
-    """A convolution that keeps height and width."""
+    """Creates a convolution that keeps height and width."""
     return nnx.Conv(
         c_in, c_out, (size, size), padding=size // 2, kernel_init=KERNEL_INIT, rngs=rngs
     )
 
 
 class ResnetBlock(nnx.Module):
-    """norm, SiLU, conv, norm, SiLU, conv, plus the input (through 1x1 where widths differ)."""
+    """norm, SiLU, conv, norm, SiLU, conv, plus the input (1x1 convolution if widths differ)."""
 
     def __init__(self, c_in: int, c_out: int, groups: int, rngs: nnx.Rngs):
         self.norm1 = group_norm(c_in, groups, rngs)
@@ -55,7 +55,7 @@ class ResnetBlock(nnx.Module):
 
 
 class AttentionBlock(nnx.Module):
-    """Single-head self-attention over all positions, with a residual."""
+    """Single-head self-attention over all positions, with a residual connection."""
 
     def __init__(self, channels: int, groups: int, rngs: nnx.Rngs):
         self.norm = group_norm(channels, groups, rngs)
@@ -73,10 +73,10 @@ class AttentionBlock(nnx.Module):
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """`attention` in float32 for QUERIES queries at a time.
+    """Computes `attention` in float32, QUERIES queries at a time.
 
-    In plain JAX: the kernels hold a head's keys in fast memory, where those of one head as wide as
-    the maps find no room (TPUs, 1024 pixels), or they take no float32 (GPUs).
+    Uses plain JAX. The TPU kernels keep a head's keys in VMEM, and one head with all channels does
+    not fit there at 1024 pixels. The GPU kernels do not support float32.
 
     Args:
       q: (B, L, C) float32; one head.
@@ -89,13 +89,13 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     b, length, c = q.shape
     queries = min(length, QUERIES)
     q = jnp.pad(q, ((0, 0), (0, -length % queries), (0, 0)))
-    in_parts = q.reshape(b, -1, queries, c).swapaxes(0, 1)
-    out = jax.lax.map(lambda q: attention(q, k, v, head_dim=c, implementation="xla"), in_parts)
+    blocks = q.reshape(b, -1, queries, c).swapaxes(0, 1)
+    out = jax.lax.map(lambda q: attention(q, k, v, head_dim=c, implementation="xla"), blocks)
     return out.swapaxes(0, 1).reshape(q.shape)[:, :length]
 
 
 class Mid(nnx.Module):
-    """resnet, attention, resnet at the lowest resolution."""
+    """Resnet, attention, resnet at the lowest resolution."""
 
     def __init__(self, channels: int, groups: int, rngs: nnx.Rngs):
         self.block_1 = ResnetBlock(channels, channels, groups, rngs)
@@ -108,7 +108,7 @@ class Mid(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """3x3 convolution of stride 2 with one zero row below and one zero column on the right."""
+    """3x3 convolution of stride 2, zero-padded by one row below and one column on the right."""
 
     def __init__(self, channels: int, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
@@ -127,7 +127,7 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Nearest neighbour 2x, then a 3x3 convolution."""
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution."""
 
     def __init__(self, channels: int, rngs: nnx.Rngs):
         self.conv = conv(channels, channels, 3, rngs)
@@ -138,7 +138,7 @@ class Upsample(nnx.Module):
 
 
 class Level(nnx.Module):
-    """The resnets of one resolution, and the way to the next one ("down", "up" or None)."""
+    """The resnets of one resolution, then a change of resolution ("down", "up" or None)."""
 
     def __init__(self, widths: list[int], groups: int, resample: str | None, rngs: nnx.Rngs):
         self.block = nnx.List(
@@ -157,7 +157,7 @@ class Level(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Pictures to the mean and log-variance of the latents."""
+    """Maps images to mean and log-variance of the latents."""
 
     def __init__(self, config: AutoencoderConfig, rngs: nnx.Rngs):
         groups = config.norm_groups
@@ -182,14 +182,14 @@ class Encoder(nnx.Module):
         return self.end(x)
 
     def end(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What comes after the levels: (B, h, w, C) -> mean and logvar, (B, h, w, z) each."""
+        """Applies the last layers: (B, h, w, C) -> mean and logvar, (B, h, w, z) each."""
         x = self.conv_out(nnx.silu(self.norm_out(self.mid(x))))
         mean, logvar = jnp.split(x, 2, axis=-1)
         return mean, logvar
 
 
 class Decoder(nnx.Module):
-    """Latents to pictures; `up` runs from its highest index to 0, as published."""
+    """Maps latents to images; `up` runs from its highest index to 0, as published."""
 
     def __init__(self, config: AutoencoderConfig, rngs: nnx.Rngs):
         groups = config.norm_groups
@@ -214,16 +214,18 @@ class Decoder(nnx.Module):
         return self.conv_out(nnx.silu(self.norm_out(x)))
 
     def begin(self, z: jax.Array) -> jax.Array:
-        """What comes before the levels: (B, h, w, z) -> (B, h, w, C)."""
+        """Applies the first layers: (B, h, w, z) -> (B, h, w, C)."""
         return self.mid(self.conv_in(z))
 
 
 def abstract_autoencoder(config: AutoencoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Structure and abstract parameters of the autoencoder, see `abstract`.
+    """Returns graph definition and abstract parameters of the autoencoder; see `abstract`.
 
-    Traced once for the same sizes: opening its weights asks, too, and the module has many parts.
+    Cached per config: opening weights also needs them, and tracing the module is slow.
     """
-    graph, params = _abstract(dataclasses.replace(config))  # a key that nobody changes
+    graph, params = _abstract(
+        dataclasses.replace(config)
+    )  # a copy as key: callers may change theirs
     return graph, jax.tree.map(lambda shape: shape, params)
 
 
@@ -233,16 +235,16 @@ def _abstract(config: AutoencoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
 
 
 class Autoencoder(nnx.Module):
-    """Encoder and decoder with the scale and shift between which the DiT lives."""
+    """Encoder and decoder, with the scale and shift of the DiT's latents."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
         config.validate()
-        self.config = dataclasses.replace(config)  # a copy: it must not change any more
+        self.config = dataclasses.replace(config)  # a copy: later changes must not affect the model
         self.encoder = Encoder(config, rngs)
         self.decoder = Decoder(config, rngs)
 
     def moments(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and log-variance of the latents before scale and shift.
+        """Encodes images to mean and log-variance of the latents, before scale and shift.
 
         Args:
           images: (B, H, W, 3) float32 in [-1, 1], H and W multiples of 8.
@@ -253,7 +255,7 @@ class Autoencoder(nnx.Module):
         return self.encoder(images)
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """Pictures to scaled latents, those of the mean (the published code draws from around it).
+        """Encodes images to scaled latents: the mean, where the published code draws a sample.
 
         Args:
           images: (B, H, W, 3) float32 in [-1, 1], H and W multiples of 8.
@@ -262,10 +264,10 @@ class Autoencoder(nnx.Module):
           (B, H/8, W/8, 16) float32.
         """
         mean, _ = self.moments(images)
-        return self.scaled(mean)
+        return self.scale_latents(mean)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Scaled latents to pictures, not clipped.
+        """Decodes scaled latents to images, without clipping.
 
         Args:
           latents: (B, h, w, 16).
@@ -273,13 +275,13 @@ class Autoencoder(nnx.Module):
         Returns:
           (B, 8h, 8w, 3) float32, about [-1, 1].
         """
-        return self.decoder(self.unscaled(latents))
+        return self.decoder(self.unscale_latents(latents))
 
-    def scaled(self, mean: jax.Array) -> jax.Array:
-        """The encoder's mean as latents of the DiT; same shape."""
+    def scale_latents(self, mean: jax.Array) -> jax.Array:
+        """Converts the encoder's mean to latents of the DiT; same shape."""
         return self.config.scale_factor * (mean - self.config.shift_factor)
 
-    def unscaled(self, latents: jax.Array) -> jax.Array:
-        """Latents of the DiT, of any dtype, as the decoder takes them: float32, same shape."""
+    def unscale_latents(self, latents: jax.Array) -> jax.Array:
+        """Converts the DiT's latents, of any dtype, to the decoder's input: float32, same shape."""
         latents = latents.astype(jnp.float32)
         return latents / self.config.scale_factor + self.config.shift_factor

@@ -1,4 +1,4 @@
-"""Sizes and precisions of the models, with presets for the releases."""
+"""Sizes and dtypes of the models, with presets for the releases."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,16 +22,16 @@ def _check_dtypes(config, *names: str) -> None:
             raise UserError(f"model.{name} is {value}")
 
 
-@dataclasses.dataclass(unsafe_hash=True)  # a model's graph holds a copy and is a jit key
+@dataclasses.dataclass(unsafe_hash=True)  # part of the model's graph definition, which is a jit key
 class Architecture:
-    """What the weights are of: sizes of connector and diffusion transformer (DiT), as published.
+    """The architecture: sizes of connector and diffusion transformer (DiT), as published.
 
-    `version` decides what differs between the releases: v1.0 scales the connector's pooled text by
-    a learned scalar and gives reference tokens the noise tokens' positions; v1.1 shifts them by one
-    on all three axes and can do without a reference.
+    `version` selects what differs between the releases. v1.0 scales the connector's pooled text by
+    a learned scalar and gives reference tokens the same positions as noise tokens. v1.1 shifts the
+    reference positions by one on all three axes, and the reference is optional.
 
-    `attend_to_padding` is how the releases were trained: the DiT sees all `text_length` text
-    tokens. False masks the padding (a choice for training from scratch).
+    `attend_to_padding` is True in the releases: the DiT attends to all `text_length` text tokens.
+    False masks the padding, an option for training from scratch.
     """
 
     version: str = "v1.1"
@@ -53,11 +53,13 @@ class Architecture:
     attend_to_padding: bool = True
 
     def __post_init__(self) -> None:
-        self.axes_dim = tuple(self.axes_dim)  # JSON and notebooks give lists, which do not hash
+        self.axes_dim = tuple(
+            self.axes_dim
+        )  # JSON and notebooks give lists, which are not hashable
 
     @property
     def head_dim(self) -> int:
-        """Width of one attention head of the DiT."""
+        """Width of an attention head of the DiT."""
         return self.hidden_size // self.num_heads
 
     @property
@@ -68,18 +70,20 @@ class Architecture:
 
 @dataclasses.dataclass(unsafe_hash=True)
 class ModelConfig(Architecture):
-    """An architecture, and how its weights begin and are computed with.
+    """An architecture, with the initialization of its weights and how it is computed.
 
-    `gate_init` and `qk_bias_init` only shape random weights: the value at which the residual gates
-    start (published: 0) and the bias of q and k (with a low `theta`, positive values make a query
-    look at its own place in the reference from the first step on).
+    `gate_init` and `qk_bias_init` affect random weights only: the initial value of the residual
+    gates (published: 0), and the initial bias of q and k. With a low `theta`, positive biases make
+    a query attend to its own position in the reference from the first step on.
 
-    `dtype` is that of the arithmetic, `param_dtype` that of the parameters.
+    `dtype` is the dtype of the computation, `param_dtype` that of the parameters.
 
-    `remat` is what of a block's forward pass is saved for the backward pass (choices.py REMAT).
+    `remat` is the rematerialization policy of the blocks: which intermediates are saved for the
+    backward pass (REMAT in choices.py).
 
-    `attention` is what computes it: one of choices.py ATTENTION, or "auto", which takes what the
-    environment's STEP1X_ATTENTION names, or else the best that runs where the model does.
+    `attention` is the implementation of attention: one of ATTENTION in choices.py, or "auto", which
+    takes the one named by the environment variable STEP1X_ATTENTION, or else the best one on the
+    model's platform.
     """
 
     gate_init: float = 0.0
@@ -90,7 +94,7 @@ class ModelConfig(Architecture):
     attention: str = "auto"
 
     def validate(self) -> None:
-        """Raises UserError for sizes out of bounds, or that do not fit together."""
+        """Raises UserError for sizes that are out of bounds or do not match each other."""
         check_fields(self, "the config", "model")
         if self.version not in VERSIONS:
             raise UserError(f"model.version is {self.version!r}; use one of {', '.join(VERSIONS)}.")
@@ -103,18 +107,18 @@ class ModelConfig(Architecture):
         require(self.attention in names, "model.attention", self.attention, advice)
         if self.hidden_size % self.num_heads:
             raise UserError(
-                f"model.hidden_size {self.hidden_size} is no multiple of num_heads"
+                f"model.hidden_size {self.hidden_size} is not a multiple of num_heads"
                 f" {self.num_heads}; change one of them."
             )
         three_even = len(self.axes_dim) == 3 and not any(d % 2 for d in self.axes_dim)
         if sum(self.axes_dim) != self.head_dim or not three_even:
             raise UserError(
-                f"model.axes_dim {self.axes_dim} must be three even numbers that add up to"
+                f"model.axes_dim {self.axes_dim} must be three even numbers whose sum is"
                 f" the head width {self.head_dim}."
             )
         if self.connector_hidden_size % self.connector_heads:
             raise UserError(
-                f"model.connector_hidden_size {self.connector_hidden_size} is no multiple of"
+                f"model.connector_hidden_size {self.connector_hidden_size} is not a multiple of"
                 f" connector_heads {self.connector_heads}; change one of them."
             )
         if self.connector_hidden_size != self.context_in_dim:
@@ -129,17 +133,17 @@ class ModelConfig(Architecture):
 class LoraConfig:
     """Low-rank adapters (models/lora.py); the published ones have rank 64 and alpha 32."""
 
-    rank: Annotated[int, Meta(ge=0, le=1 << 16)] = 0  # 0: no adapters, all parameters are trained
-    alpha: Positive = 32.0  # alpha / rank scales what an adapter adds
-    # Patterns over published names such as single_blocks.0.linear1; "connector.*" is another.
-    # They take all layers of a kind or none.
+    rank: Annotated[int, Meta(ge=0, le=1 << 16)] = 0  # 0: no adapters; all parameters are trained
+    alpha: Positive = 32.0  # an adapter's output is scaled by alpha / rank
+    # Patterns over published names such as single_blocks.0.linear1; "connector.*" also works. A
+    # pattern must match a layer in all blocks or in none.
     targets: tuple[str, ...] = ("double_blocks.*", "single_blocks.*")
-    # A LoRA file or folder, or a run of adapters, whose adapters are the first ones; "": new ones.
+    # A LoRA file or folder, or a LoRA run, from which the adapters start; "": new adapters.
     start_from: str = ""
-    quantize: str = "none"  # or "int8", "fp8": how the frozen kernels of the blocks are stored
+    quantize: str = "none"  # or "int8", "fp8": how the blocks' frozen kernels are stored
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for impossible values."""
+        """Raises UserError, with the field's name, for invalid values."""
         require(self.rank >= 0, "lora.rank", self.rank, "use 0 (no adapters) or more")
         require(self.alpha > 0, "lora.alpha", self.alpha, "use a positive number")
         require(bool(self.targets), "lora.targets", self.targets, "name at least one pattern")
@@ -149,14 +153,14 @@ class LoraConfig:
         for field in ("quantize", "start_from"):
             value = getattr(self, field)
             fine = self.rank > 0 or value in ("none", "")
-            require(fine, f"lora.{field}", value, "it needs adapters: set lora.rank, too")
+            require(fine, f"lora.{field}", value, "it needs adapters: also set lora.rank")
 
 
-@dataclasses.dataclass(unsafe_hash=True)  # a model's graph holds a copy and is a jit key
+@dataclasses.dataclass(unsafe_hash=True)  # part of the model's graph definition, which is a jit key
 class AutoencoderConfig:
-    """The FLUX autoencoder: 8x down (for four multipliers), `z_channels` latent channels.
+    """The FLUX autoencoder: downsamples 8x (with four multipliers) to `z_channels` channels.
 
-    latent = scale_factor * (mean - shift_factor). Always run in float32, as published.
+    latent = scale_factor * (mean - shift_factor). Always computed in float32, as published.
     """
 
     ch: Width = 128
@@ -171,28 +175,28 @@ class AutoencoderConfig:
         self.ch_mult = tuple(self.ch_mult)  # as above
 
     def validate(self) -> None:
-        """Raises UserError for sizes out of bounds, or that do not fit together."""
+        """Raises UserError for sizes that are out of bounds or do not match each other."""
         check_fields(self, "the config", "autoencoder")
         for multiplier in self.ch_mult:
             if (self.ch * multiplier) % self.norm_groups:
                 raise UserError(
-                    f"autoencoder width {self.ch * multiplier} is no multiple of norm_groups"
+                    f"autoencoder width {self.ch * multiplier} is not a multiple of norm_groups"
                     f" {self.norm_groups}; change ch, ch_mult or norm_groups."
                 )
 
 
 def step1x_edit_v1_0() -> ModelConfig:
-    """The first release, step1x-edit-i1258.safetensors."""
+    """Returns the config of the first release, step1x-edit-i1258.safetensors."""
     return ModelConfig(version="v1.0")
 
 
 def step1x_edit_v1_1() -> ModelConfig:
-    """The second release, step1x-edit-v1p1-official.safetensors."""
+    """Returns the config of the second release, step1x-edit-v1p1-official.safetensors."""
     return ModelConfig(version="v1.1")
 
 
 def quickstart() -> ModelConfig:
-    """About 4 M parameters; learns ten edits of photographs in minutes on two CPU cores."""
+    """Returns a config of about 4 M parameters, which learns ten edits in minutes on two CPUs."""
     return ModelConfig(
         version="v1.0",
         hidden_size=192,
@@ -216,7 +220,7 @@ def quickstart() -> ModelConfig:
 
 
 def tiny() -> ModelConfig:
-    """A few thousand parameters, for tests."""
+    """Returns a config of a few thousand parameters, for tests."""
     return ModelConfig(
         hidden_size=32,
         num_heads=2,
@@ -234,7 +238,7 @@ def tiny() -> ModelConfig:
     )
 
 
-# Tests run over all of them; a config of configs/ calls the function.
+# Tests use all presets; a file of configs/ calls the preset's function.
 PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "step1x_edit_v1_0": step1x_edit_v1_0,
     "step1x_edit_v1_1": step1x_edit_v1_1,
@@ -244,7 +248,7 @@ PRESETS: dict[str, Callable[[], ModelConfig]] = {
 
 
 def quickstart_autoencoder() -> AutoencoderConfig:
-    """About 2.8 M parameters; its weights ship in step1x_jax/assets/quickstart/autoencoder."""
+    """Returns a config of about 2.8 M parameters; weights: assets/quickstart/autoencoder."""
     return AutoencoderConfig(
         ch=16,
         ch_mult=(1, 2, 4, 8),

@@ -1,6 +1,6 @@
-"""The token refiner between the language model and the DiT.
+"""The connector: the token refiner between the text encoder and the DiT.
 
-Legend: B batch, T text tokens, C width of the language model, D connector width, V width of the
+Legend: B batch, T text tokens, C width of the text encoder, D connector width, V width of the
 global vector, H heads, K head width.
 """
 
@@ -15,20 +15,28 @@ from jax.nn.initializers import constant
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.embeddings import timestep_embedding
-from step1x_jax.models.layers import Embedder, LayerNorm, chunks_of, modulation, scan, stack
+from step1x_jax.models.layers import (
+    Embedder,
+    LayerNorm,
+    compute_modulation,
+    make_modulation,
+    scan_blocks,
+    stack_blocks,
+)
 from step1x_jax.models.linear import Linear, param
 from step1x_jax.models.remat import GATED, MLP, QKV
 
 MLP_RATIO = 4
-SCALE_FACTOR = -0.91  # where the learned scalar of v1.0 starts
+SCALE_FACTOR = -0.91  # initial value of v1.0's learned scalar
 
 
 def masked_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array, head_dim: int
 ) -> jax.Array:
-    """Valid queries attend to valid keys; padded queries take the value of key 0, as published.
+    """Computes attention of valid queries to valid keys; padded queries return the value of key 0.
 
-    Their output matters: the released DiT attends to all text tokens, padding included.
+    This is as published. The output of padded queries matters, because the released DiT attends to
+    all text tokens, including the padding.
 
     Args:
       q: (B, T, H * K), and k and v alike.
@@ -41,13 +49,13 @@ def masked_attention(
       (B, T, H * K).
     """
     valid = (jnp.arange(q.shape[1]) < lengths[:, None])[..., None]
-    # the logits of a few hundred tokens are small: kernels would only cost time to compile
+    # with a few hundred tokens the logits are small: a kernel would only add compile time
     attended = attention(q, k, v, head_dim=head_dim, kv_lengths=lengths, implementation="xla")
     return jnp.where(valid, attended, v[:, :1])
 
 
 class RefinerBlock(nnx.Module):
-    """Self-attention and SiLU MLP, each behind a gate made from timestep and mean text."""
+    """Self-attention and SiLU MLP, each with a gate computed from timestep and mean text."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d = config.connector_hidden_size
@@ -59,11 +67,11 @@ class RefinerBlock(nnx.Module):
         self.norm2 = LayerNorm(d, config=config, rngs=rngs)
         self.mlp_in = make("btd,df->btf", (d, f), ("embed", "mlp"))
         self.mlp_out = make("btf,fd->btd", (f, d), ("mlp", "embed"))
-        self.adaLN_modulation = modulation(2, d, gates=(0, 1), config=config, rngs=rngs)
+        self.adaLN_modulation = make_modulation(2, d, gates=(0, 1), config=config, rngs=rngs)
 
     def __call__(self, x: jax.Array, c: jax.Array, lengths: jax.Array) -> jax.Array:
         """x (B, T, D), c (B, D), lengths (B,) -> (B, T, D)."""
-        gate1, gate2 = chunks_of(self.adaLN_modulation, nnx.silu(c))[:, :, None]
+        gate1, gate2 = compute_modulation(self.adaLN_modulation, nnx.silu(c))[:, :, None]
         normed = self.norm1(x)
         q, k, v = (checkpoint_name(linear(normed), QKV) for linear in (self.q, self.k, self.v))
         attended = self.proj(masked_attention(q, k, v, lengths, self.head_dim))
@@ -73,17 +81,17 @@ class RefinerBlock(nnx.Module):
 
 
 class Connector(nnx.Module):
-    """Embeddings of the language model to the DiT's text tokens and global vector."""
+    """Maps embeddings of the text encoder to the DiT's text tokens and global vector."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         c_in, d = config.connector_in_channels, config.connector_hidden_size
-        # text is short: where anything is computed again, storing this costs less than its matmuls
+        # text is short: saving these intermediates costs little memory and avoids their matmuls
         self.remat = "none" if config.remat == "none" else "attention_qkv_mlp"
         self.t_embedder = Embedder(256, d, config=config, rngs=rngs)
         self.c_embedder = Embedder(c_in, d, config=config, rngs=rngs)
         make = partial(Linear, config=config, rngs=rngs)
         self.input_embedder = make("btc,cd->btd", (c_in, d), ("context", "embed"))
-        self.blocks = stack(
+        self.blocks = stack_blocks(
             config.connector_depth, lambda rngs: RefinerBlock(config, rngs=rngs), rngs
         )
         vector_shape = c_in, config.vec_in_dim
@@ -97,11 +105,11 @@ class Connector(nnx.Module):
     def __call__(
         self, text: jax.Array, lengths: jax.Array, timesteps: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Refines the text.
+        """Computes text tokens and global vector.
 
         Args:
-          text: (B, T, C), zero behind each example's length.
-          lengths: (B,) int32, at least 1.
+          text: (B, T, C), zero-padded past `lengths`.
+          lengths: (B,) int32, number of valid tokens, at least 1.
           timesteps: (B,) float32 in [0, 1].
 
         Returns:
@@ -112,7 +120,7 @@ class Connector(nnx.Module):
         mean = total / lengths[:, None]
 
         c = self.t_embedder(timestep_embedding(timesteps)) + self.c_embedder(mean)
-        tokens = scan(self.blocks, self.input_embedder(text), c, lengths, remat=self.remat)
+        tokens = scan_blocks(self.blocks, self.input_embedder(text), c, lengths, remat=self.remat)
 
         if self.scale_factor is not None:
             mean = mean * (1 + self.scale_factor.astype(jnp.float32))

@@ -8,66 +8,72 @@ import jax.numpy as jnp
 from flax import nnx
 
 from step1x_jax.models.linear import Linear
-from step1x_jax.models.lora import module_at
+from step1x_jax.models.lora import get_module
 
-STORED = {"int8": (jnp.int8, 127.0), "fp8": (jnp.float8_e4m3fn, 448.0)}  # dtype, largest value
+DTYPES = {
+    "int8": (jnp.int8, 127.0),
+    "fp8": (jnp.float8_e4m3fn, 448.0),
+}  # dtype, largest finite value used
 
 
 class EightBitLinear(Linear):
-    """A Linear whose kernel is multiplied as it is stored, and whose product is scaled.
+    """A Linear with an 8-bit kernel, whose product is multiplied by a scale per output channel.
 
     Attributes:
       kernel_scale: (outputs,) float32.
     """
 
-    def __init__(self, linear: Linear, stored: str):
-        """Takes the place of a Linear, which may be abstract.
+    def __init__(self, linear: Linear, dtype_name: str):
+        """Quantizes a Linear, which may be abstract.
 
         Args:
-          linear: as it was.
-          stored: a key of STORED.
+          linear: the layer to replace.
+          dtype_name: a key of DTYPES.
         """
         self.spec, self.dtype = linear.spec, linear.dtype
         self.bias, self.adapter = linear.bias, nnx.data(linear.adapter)
-        self.kernel, self.kernel_scale = quantize_kernel(linear.kernel, stored)
+        self.kernel, self.kernel_scale = quantize_kernel(linear.kernel, dtype_name)
 
     def multiply(self, x: jax.Array) -> jax.Array:
-        """The product alone; x in the layer's dtype."""
+        """Computes the scaled product without bias and adapter; x has the layer's dtype."""
         return (super().multiply(x) * self.kernel_scale[...]).astype(self.dtype)
 
 
-def quantize(model: nnx.Module, paths: Sequence[str], stored: str) -> None:
-    """Stores kernels of a model, which may be abstract, in 8 bits.
+def quantize(model: nnx.Module, paths: Sequence[str], dtype_name: str) -> None:
+    """Replaces Linears of a model, which may be abstract, by 8-bit ones.
 
     Args:
-      model: a module of Linears.
-      paths: of the layers.
-      stored: a key of STORED.
+      model: a module that contains Linears.
+      paths: attribute paths of the layers, such as transformer.single_blocks.attn.q.
+      dtype_name: a key of DTYPES.
     """
     for path in paths:
         above, _, name = path.rpartition(".")
-        parent = module_at(model, above)
-        setattr(parent, name, EightBitLinear(getattr(parent, name), stored))
+        parent = get_module(model, above)
+        setattr(parent, name, EightBitLinear(getattr(parent, name), dtype_name))
 
 
-def quantize_kernel(kernel: nnx.Variable, stored: str) -> tuple[nnx.Param, nnx.Param]:
-    """A kernel in 8 bits, and one float32 scale per output channel (and layer).
+def quantize_kernel(kernel: nnx.Variable, dtype_name: str) -> tuple[nnx.Param, nnx.Param]:
+    """Quantizes a kernel with one scale per output channel (and layer).
 
     Args:
       kernel: (..., inputs, outputs), with its logical axes.
-      stored: a key of STORED.
+      dtype_name: a key of DTYPES.
+
+    Returns:
+      The 8-bit kernel, and its scale (..., outputs) float32.
     """
     names = tuple(kernel.get_metadata()["out_sharding"])
-    x, scale = _quantize(kernel[...], stored=stored)
+    x, scale = _quantize(kernel[...], dtype_name=dtype_name)
     return (
         nnx.Param(x, out_sharding=names),
         nnx.Param(scale, out_sharding=(*names[:-2], names[-1])),
     )
 
 
-@partial(jax.jit, static_argnames="stored")
-def _quantize(kernel: jax.Array, *, stored: str) -> tuple[jax.Array, jax.Array]:
-    dtype, largest = STORED[stored]
+@partial(jax.jit, static_argnames="dtype_name")
+def _quantize(kernel: jax.Array, *, dtype_name: str) -> tuple[jax.Array, jax.Array]:
+    dtype, largest = DTYPES[dtype_name]
     x = kernel.astype(jnp.float32)
     scale = jnp.max(jnp.abs(x), axis=-2, keepdims=True) / largest
     scale = jnp.where(scale == 0, 1.0, scale)

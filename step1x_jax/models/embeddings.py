@@ -1,4 +1,4 @@
-"""What has no parameters: packing of latents into tokens, positions, RoPE, timestep embedding.
+"""Parameter-free parts: packing of latents into tokens, positions, RoPE, timestep embedding.
 
 Legend: B batch, h w latent grid, C latent channels, L tokens, K head width, H heads.
 """
@@ -15,21 +15,21 @@ PATCH = 2  # latents per token along one side
 
 
 def pack(latents: jax.Array) -> jax.Array:
-    """(B, h, w, C) -> (B, h/2 * w/2, 4C); a token is (channel, row, column), as published."""
+    """Packs (B, h, w, C) into tokens (B, h/2 * w/2, 4C), each ordered (channel, row, column)."""
     b, h, w, c = latents.shape
     grid = latents.reshape(b, h // PATCH, PATCH, w // PATCH, PATCH, c)
     return grid.transpose(0, 1, 3, 5, 2, 4).reshape(b, -1, c * PATCH**2)
 
 
 def unpack(tokens: jax.Array, h: int, w: int) -> jax.Array:
-    """(B, h/2 * w/2, 4C) -> (B, h, w, C), the inverse of `pack`."""
+    """Inverts `pack`: (B, h/2 * w/2, 4C) -> (B, h, w, C)."""
     b = tokens.shape[0]
     grid = tokens.reshape(b, h // PATCH, w // PATCH, -1, PATCH, PATCH)
     return grid.transpose(0, 1, 4, 2, 5, 3).reshape(b, h, w, -1)
 
 
 def position_ids(h: int, w: int, offset: int = 0) -> np.ndarray:
-    """Positions of the tokens of an (h, w) latent, row by row.
+    """Returns the positions of the tokens of an (h, w) latent, row by row.
 
     Args:
       h: latent rows.
@@ -44,18 +44,19 @@ def position_ids(h: int, w: int, offset: int = 0) -> np.ndarray:
 
 
 def rope_table(ids: np.ndarray, axes_dim: tuple[int, ...], theta: float) -> np.ndarray:
-    """Cosines and sines for `apply_rope`.
+    """Computes cosines and sines for `apply_rope`.
 
-    Angles are float64 on the host: in float32 or bfloat16 large positions lose their phase.
-    Frequencies theta^(-2j/d) per axis of width d, axes concatenated, as published.
+    Angles are computed in float64 on the host: in float32 or bfloat16 large positions would have
+    inaccurate phases. The frequencies of an axis of width d are theta^(-2j/d); the axes are
+    concatenated, as published.
 
     Args:
       ids: (L, 3) positions.
-      axes_dim: widths of the axes, adding up to K.
+      axes_dim: widths of the axes, whose sum is K.
       theta: base of the frequencies.
 
     Returns:
-      (2, L, K) float32: (cos, cos) and (-sin, sin) over the two halves of a head.
+      (2, L, K) float32: (cos, cos) and (-sin, sin) for the two halves of a head.
     """
     angles = np.concatenate(
         [
@@ -69,28 +70,28 @@ def rope_table(ids: np.ndarray, axes_dim: tuple[int, ...], theta: float) -> np.n
 
 
 def apply_rope(x: jax.Array, table: jax.Array | np.ndarray) -> jax.Array:
-    """Rotates pairs (i, i + K/2) of a head by their position's angle.
+    """Rotates the pairs (i, i + K/2) of a head by the angle of their position.
 
-    The published pairs are (2i, 2i+1); the key table permutes q and k columns alike.
+    The published pairs are (2i, 2i+1); loading weights permutes the columns of q and k accordingly.
 
     Args:
       x: (B, L, H * K) float32.
-      table: (2, L, K) of `rope_table`, or one for each example.
+      table: (2, L, K) of `rope_table`, or (2, B, L, K) with one table per example.
 
     Returns:
       (B, L, H * K) float32.
     """
     cos, sin = table[..., None, :]
     heads = split_heads(x, table.shape[-1])
-    turned = heads * cos + jnp.roll(heads, heads.shape[-1] // 2, axis=-1) * sin
-    return turned.reshape(x.shape)
+    rotated = heads * cos + jnp.roll(heads, heads.shape[-1] // 2, axis=-1) * sin
+    return rotated.reshape(x.shape)
 
 
 def timestep_embedding(timesteps: jax.Array, dim: int = 256) -> jax.Array:
-    """Sines and cosines of 1000 t.
+    """Computes the sinusoidal embedding of 1000 t.
 
     Args:
-      timesteps: (B,) in [0, 1]. The factor 1000 is applied here and nowhere else.
+      timesteps: (B,) in [0, 1]. The factor 1000 is applied only here.
       dim: width of the embedding.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The few layers of which connector and DiT are made; some serve the language model, too.
+"""Layers and block stacks of connector and DiT; the text encoder uses some of them.
 
 Legend: B batch, L tokens, D width, K head width.
 """
@@ -13,19 +13,24 @@ from flax import nnx
 from jax.nn.initializers import ones, zeros
 
 from step1x_jax.models.config import ModelConfig
-from step1x_jax.models.linear import Linear, param, without_numbers
-from step1x_jax.models.placement import split_activation
-from step1x_jax.models.remat import checkpointed
+from step1x_jax.models.linear import Linear, param, skip_init
+from step1x_jax.models.placement import shard_activation
+from step1x_jax.models.remat import apply_remat
 from step1x_jax.models.xla_tpu import broadcast_vectors, materialize, with_matmul_gradient
 
 
-def modulation(
+def make_modulation(
     chunks: int, width: int, *, gates: Sequence[int], config: ModelConfig, rngs: nnx.Rngs
 ) -> Linear:
-    """Linear from SiLU(vec) (B, D) to `chunks` vectors (B, chunks * D), see `chunks_of`.
+    """Creates an adaLN modulation: a Linear from SiLU(vec) (B, D) to (B, chunks * D).
 
-    Zero at first, but for the gates (their places among the chunks), which start at
-    config.gate_init.
+    Args:
+      chunks: number of vectors (shifts, scales and gates).
+      width: D.
+      gates: indices of the gates among the chunks. They start at config.gate_init; all other chunks
+        start at zero.
+      config: gives gate_init and dtypes.
+      rngs: random numbers.
     """
 
     def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -43,21 +48,21 @@ def modulation(
     )
 
 
-def chunks_of(linear: Linear, vec: jax.Array) -> jax.Array:
-    """The vectors (chunks, B, D) that a `modulation` makes of SiLU(vec) (B, D)."""
+def compute_modulation(linear: Linear, vec: jax.Array) -> jax.Array:
+    """Applies a modulation to SiLU(vec) (B, D): returns shifts, scales, gates (chunks, B, D)."""
     flat = broadcast_vectors(linear)(vec)
     return flat.reshape(len(vec), -1, vec.shape[1]).swapaxes(0, 1)
 
 
 def layer_norm(x: jax.Array) -> jax.Array:
-    """LayerNorm over the last axis in float32, eps 1e-6, without scale and bias."""
+    """Applies LayerNorm over the last axis in float32, eps 1e-6, without scale and bias."""
     x = x.astype(jnp.float32)
     centred = x - x.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    """(1 + scale) * LN(x) + shift in x's dtype; x (B, L, D), shift and scale (B, D)."""
+    """Returns (1 + scale) * LN(x) + shift in x's dtype; x (B, L, D), shift and scale (B, D)."""
     shift = shift[:, None]
     y = (1 + scale[:, None]) * layer_norm(x) + jax.lax.stop_gradient(shift)
     return materialize(with_matmul_gradient(y.astype(x.dtype), shift))
@@ -77,14 +82,14 @@ class LayerNorm(nnx.Module):
 
 
 class HeadNorm(nnx.Module):
-    """The scale of QK-norm; `qk_norm_rope_attention` does the arithmetic."""
+    """The scale (K,) of QK-norm, which `qk_norm_rope_attention` applies."""
 
     def __init__(self, width: int, *, config: ModelConfig, rngs: nnx.Rngs):
         self.scale = param(ones, (width,), ("head_dim",), config, rngs)
 
 
 class Embedder(nnx.Module):
-    """linear, SiLU, linear: the MLP in front of a conditioning vector."""
+    """The MLP of a conditioning vector: linear, SiLU, linear."""
 
     def __init__(self, c_in: int, width: int, *, config: ModelConfig, rngs: nnx.Rngs):
         make = partial(Linear, "bd,de->be", config=config, rngs=rngs)
@@ -97,30 +102,31 @@ class Embedder(nnx.Module):
 
 
 class _OneKey(nnx.RngStream):
-    """Gives the same key for all parameters: of those that get no numbers."""
+    """Returns the same key for all parameters, which are zeros anyway."""
 
     def __call__(self) -> jax.Array:
-        """Counts nothing: under a trace nnx takes milliseconds for each count."""
+        """Returns the key without counting: under a trace nnx needs milliseconds per count."""
         return self.key[...]
 
 
 def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, nnx.State]:
-    """Structure and abstract parameters of a module: a tenth of a second and no memory.
+    """Returns graph definition and abstract parameters of a module, in 0.1 s and without memory.
 
-    Unlike nnx.eval_shape it works under a mesh, where that takes logical axes for mesh axes.
+    Unlike nnx.eval_shape it works under a mesh, where nnx.eval_shape would treat logical axes as
+    mesh axes.
 
     Args:
-      build: makes the module.
+      build: creates the module.
 
     Returns:
-      Its graph definition, and its state as ShapeDtypeStructs with their logical axes.
+      The graph definition, and the state as ShapeDtypeStructs with their logical axes.
     """
     graphs: list[nnx.GraphDef] = []
 
     def parameters() -> nnx.State:
         rngs: Any = nnx.Rngs(0)
         rngs.default = _OneKey(0, tag="default")
-        with without_numbers():
+        with skip_init():
             graph, params = nnx.split(build(rngs))
         graphs.append(graph)
         return params
@@ -129,8 +135,8 @@ def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, nnx
     return graphs[0], params
 
 
-def stack(depth: int, build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> nnx.Module:
-    """`depth` modules as one, whose parameters have a leading "layers" axis."""
+def stack_blocks(depth: int, build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> nnx.Module:
+    """Builds `depth` modules as one, whose parameters have a leading "layers" axis."""
 
     @nnx.split_rngs(splits=depth)
     @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
@@ -140,13 +146,13 @@ def stack(depth: int, build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -
     return stacked(rngs)
 
 
-def all_chunks_of(linears: Linear, vec: jax.Array) -> jax.Array:
-    """As `chunks_of`, for a stack of modulations: (blocks, chunks, B, D), by one large matmul."""
+def compute_all_modulations(linears: Linear, vec: jax.Array) -> jax.Array:
+    """Applies a stack of modulations by one large matmul: returns (blocks, chunks, B, D)."""
     graph, params = nnx.split(linears)
-    return jax.vmap(lambda params: chunks_of(nnx.merge(graph, params), vec))(params)
+    return jax.vmap(lambda params: compute_modulation(nnx.merge(graph, params), vec))(params)
 
 
-def scan(
+def scan_blocks(
     blocks: nnx.Module,
     x,
     *context,
@@ -154,16 +160,15 @@ def scan(
     per_block: Any = None,
     collect: bool = False,
 ) -> Any:
-    """Runs a stack in order: x = block(x, *context) for each; compiles one block.
+    """Runs the blocks of a stack in order, x = block(x, *context). Compiles one block.
 
     Args:
-      blocks: of `stack`.
-      x: a tree of arrays (B, L, ...) that flows through the blocks.
-      *context: what every block sees (arrays or None).
-      remat: what of a block the backward pass finds stored, see remat.py.
-      per_block: a tree of arrays (depth, ...), of which each block gets its own part behind the
-        context.
-      collect: give what every block gives, stacked, instead of what the last one gives.
+      blocks: a module of `stack_blocks`.
+      x: the input, a tree of arrays (B, L, ...).
+      *context: further arguments of every block (arrays or None).
+      remat: rematerialization policy of a block; see remat.py.
+      per_block: a tree of arrays (depth, ...); each block gets its slice as the last argument.
+      collect: returns the outputs of all blocks instead of the last one.
 
     Returns:
       A tree like x; with `collect`, its arrays have a leading axis of blocks.
@@ -172,10 +177,10 @@ def scan(
 
     def layer(x, inputs):
         params, own = inputs
-        x = jax.tree.map(split_activation, x)
+        x = jax.tree.map(shard_activation, x)
         x = nnx.merge(graph, params)(x, *context, *own)
         return x, x if collect else None
 
     own = () if per_block is None else (per_block,)
-    last, outputs = jax.lax.scan(checkpointed(layer, remat), x, (params, own))
+    last, outputs = jax.lax.scan(apply_remat(layer, remat), x, (params, own))
     return outputs if collect else last

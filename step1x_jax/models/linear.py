@@ -1,4 +1,4 @@
-"""The linear layer of all models, and the parameters it is made of.
+"""The linear layer of all models, and the creation of parameters.
 
 Parameters carry logical axis names for parallel/rules.py.
 """
@@ -21,54 +21,54 @@ Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
 class Precision(Protocol):
-    """What of a model's config its parameters and layers look at."""
+    """The fields of a model's config that parameters and layers use."""
 
-    dtype: str  # of the arithmetic
+    dtype: str  # of the computation
     param_dtype: str
 
 
 def param(
     init: Initializer, shape: tuple[int, ...], axes: Axes, config: Precision, rngs: nnx.Rngs
 ) -> nnx.Param:
-    """A parameter in config.param_dtype with its logical axes."""
-    value = unless_abstract(init)(rngs.params(), shape).astype(config.param_dtype)
+    """Creates a parameter in config.param_dtype with its logical axes."""
+    value = skippable(init)(rngs.params(), shape).astype(config.param_dtype)
     return nnx.Param(value, out_sharding=tuple(axes))
 
 
-_ABSTRACT = ContextVar("_ABSTRACT", default=False)
+_SKIP_INIT = ContextVar("_SKIP_INIT", default=False)
 
 
 @contextlib.contextmanager
-def without_numbers() -> Iterator[None]:
-    """Parameters made inside are zeros: for callers that want their shapes alone.
+def skip_init() -> Iterator[None]:
+    """Creates all parameters as zeros inside this context, for callers that need only shapes.
 
-    Tracing the random numbers of a model would take three quarters of the time of tracing it.
+    Tracing a model's random number generation would take three quarters of its tracing time.
     """
-    token = _ABSTRACT.set(True)
+    token = _SKIP_INIT.set(True)
     try:
         yield
     finally:
-        _ABSTRACT.reset(token)
+        _SKIP_INIT.reset(token)
 
 
-def unless_abstract(init: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """An initializer that draws no numbers within `without_numbers`."""
+def skippable(init: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Wraps an initializer so that it returns zeros inside `skip_init`."""
 
     def initialize(key: jax.Array, shape: tuple[int, ...], *dtype: Any, **more: Any) -> jax.Array:
-        return (zeros if _ABSTRACT.get() else init)(key, shape, *dtype, **more)
+        return (zeros if _SKIP_INIT.get() else init)(key, shape, *dtype, **more)
 
     return initialize
 
 
 class Linear(nnx.Module):
-    """einsum(spec, x, kernel) + bias, plus what an adapter adds.
+    """einsum(spec, x, kernel) + bias, plus the output of an adapter if there is one.
 
     Attributes:
-      spec: of the einsum; its letters name the axes.
-      dtype: of the arithmetic.
-      kernel: (inputs, outputs). Random ones have variance 1 / inputs.
+      spec: the einsum's string; its letters name the axes.
+      dtype: dtype of the computation.
+      kernel: (inputs, outputs). The default initialization has variance 1 / inputs.
       bias: (outputs,) or None.
-      adapter: None, or a models/lora.py `Adapter`.
+      adapter: None, or an `Adapter` of models/lora.py.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Linear(nnx.Module):
         self.adapter: Callable[[jax.Array], jax.Array] | None = nnx.data(None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., inputs) -> (..., outputs) in the layer's dtype, as the spec says."""
+        """Applies the layer: (..., inputs) -> (..., outputs) in the layer's dtype."""
         x = x.astype(self.dtype)
         y = self.multiply(x)
         if self.bias is not None:
@@ -96,5 +96,5 @@ class Linear(nnx.Module):
         return y if self.adapter is None else y + self.adapter(x)
 
     def multiply(self, x: jax.Array) -> jax.Array:
-        """The product alone; x in the layer's dtype."""
+        """Computes the einsum without bias and adapter; x has the layer's dtype."""
         return jnp.einsum(self.spec, x, gather(self.kernel, self.dtype))

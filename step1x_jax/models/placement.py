@@ -1,9 +1,9 @@
-"""Where activations and weights are on the devices of the ambient mesh, as far as models say it.
+"""Sharding constraints on activations and weights, derived from the ambient mesh.
 
-Left alone, the compiler gathers the batch on every device and leaves the weights split: at 1024 px
-that is five times the memory. So the batch (and the tokens, over a sequence axis) are pinned
-between blocks, and weights are pinned where they are used, by the table in parallel/rules.py.
-Without a mesh nothing is said.
+Without constraints the compiler gathers the batch on every device and leaves the weights sharded:
+at 1024 px that takes five times the memory. Therefore the batch (and the tokens, with a sequence
+axis) is constrained between blocks, and weights are constrained where they are used, by the table
+in parallel/rules.py. Without a mesh there are no constraints.
 """
 
 import math
@@ -21,11 +21,18 @@ FREE = PartitionSpec.UNCONSTRAINED
 
 
 def gather(weight: nnx.Variable, dtype: jnp.dtype) -> jax.Array:
-    """A weight for a matmul in `dtype`, gathered from the devices that store its parts.
+    """Gathers a weight from the devices that store its shards, for a matmul in `dtype`.
 
-    Each device rounds its part before it travels, and gets its part of the gradient back: a scatter
-    in `dtype`, too. Under `nnx.vmap` or a scan over stacked blocks the leading logical axis
-    ("layers") is not there any more.
+    Each device casts its shard to `dtype` before the transfer. The gradient is reduce-scattered in
+    `dtype` as well. Under `nnx.vmap` or a scan over stacked blocks the value has no "layers" axis;
+    its logical name is dropped.
+
+    Args:
+      weight: a variable with its logical axes.
+      dtype: dtype of the matmul.
+
+    Returns:
+      The weight in `dtype`, sharded as rules.py says for weights in use.
     """
     value, names = weight[...], weight.get_metadata().get("out_sharding")
     mesh = jax.sharding.get_abstract_mesh()
@@ -40,9 +47,9 @@ def gather(weight: nnx.Variable, dtype: jnp.dtype) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _gather(value, dtype, stored_dtype, stored, used):
-    # pinned on both sides of the rounding: or else float32 may travel
-    part = jax.lax.with_sharding_constraint(value.astype(dtype), stored)
-    return jax.lax.with_sharding_constraint(part, used)
+    # constrained before and after the transfer: otherwise float32 may be transferred
+    shard = jax.lax.with_sharding_constraint(value.astype(dtype), stored)
+    return jax.lax.with_sharding_constraint(shard, used)
 
 
 def _gather_forward(value, dtype, stored_dtype, stored, used):
@@ -56,20 +63,20 @@ def _gather_backward(dtype, stored_dtype, stored, used, residuals, gradient):
 _gather.defvjp(_gather_forward, _gather_backward)
 
 
-def divides(size: int, axes: tuple[str, ...]) -> bool:
-    """Whether the ambient mesh has several devices along these axes, and they divide `size`."""
+def can_shard(size: int, axes: tuple[str, ...]) -> bool:
+    """Returns whether the ambient mesh has several devices along these axes that divide `size`."""
     sizes = jax.sharding.get_abstract_mesh().shape
     parts = math.prod(sizes.get(axis, 1) for axis in axes)
     return parts > 1 and size % parts == 0
 
 
-def split_activation(x: jax.Array) -> jax.Array:
-    """Keeps x (B, L, ...) split: the batch over BATCH_AXES, tokens over SEQUENCE_AXIS.
+def shard_activation(x: jax.Array) -> jax.Array:
+    """Constrains x (B, L, ...): the batch over BATCH_AXES, tokens over SEQUENCE_AXIS.
 
-    Nothing is said of an axis that does not divide, nor of the others.
+    Axes whose size is not divisible, and all other axes, stay unconstrained.
     """
-    batch = BATCH_AXES if divides(x.shape[0], BATCH_AXES) else FREE
-    tokens = SEQUENCE_AXIS if x.ndim > 2 and divides(x.shape[1], (SEQUENCE_AXIS,)) else FREE
+    batch = BATCH_AXES if can_shard(x.shape[0], BATCH_AXES) else FREE
+    tokens = SEQUENCE_AXIS if x.ndim > 2 and can_shard(x.shape[1], (SEQUENCE_AXIS,)) else FREE
     if (batch, tokens) == (FREE, FREE):
         return x
     rest = (FREE,) * (x.ndim - 2)

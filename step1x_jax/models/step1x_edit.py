@@ -1,4 +1,4 @@
-"""Step1X-Edit: connector and DiT from latents and embeddings to the velocity of the noise."""
+"""Step1X-Edit: connector and DiT, from latents and embeddings to the velocity."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from step1x_jax.models.transformer import Transformer
 
 
 def token_positions(version: str, sizes: Sequence[tuple[int, ...]], text_length: int) -> np.ndarray:
-    """Position ids of all tokens: noise, reference (if there is one), text.
+    """Returns the position ids of all tokens: noise, reference (if there is one), text.
 
-    v1.0 gives the reference the noise's positions; v1.1 shifts it by one on every axis. Text is
-    at 0.
+    In v1.0 the reference has the same positions as the noise; in v1.1 they are shifted by one on
+    every axis. Text tokens are at position 0.
 
     Args:
-      version: of the model.
-      sizes: rows and columns of the noise latents, and of the reference latents.
+      version: the model's version.
+      sizes: rows and columns of the noise latents, then of the reference latents.
       text_length: number of text tokens.
 
     Returns:
@@ -35,16 +35,16 @@ def token_positions(version: str, sizes: Sequence[tuple[int, ...]], text_length:
 
 
 def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Structure and abstract parameters of the model, see `abstract`."""
+    """Returns graph definition and abstract parameters of the model; see `abstract`."""
     return abstract(lambda rngs: Step1XEdit(config, rngs=rngs))
 
 
 class Step1XEdit(nnx.Module):
-    """The trainable model. Call it for the velocity; its parts are `connector`, `transformer`."""
+    """The trainable model: `connector` and `transformer`. Calling it computes the velocity."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         config.validate()
-        self.config = dataclasses.replace(config)  # a copy: it must not change any more
+        self.config = dataclasses.replace(config)  # a copy: later changes must not affect the model
         self.connector = Connector(self.config, rngs=rngs)
         self.transformer = Transformer(self.config, rngs=rngs)
 
@@ -56,10 +56,10 @@ class Step1XEdit(nnx.Module):
         text_lengths: jax.Array,
         timesteps: jax.Array,
     ) -> jax.Array:
-        """Velocities at all image tokens, the reference's included; arguments as in __call__.
+        """Computes velocities at all image tokens, noise and reference; arguments as in __call__.
 
         Returns:
-          (B, I, 64) in the compute dtype, noise tokens first.
+          (B, I, in_channels) in the compute dtype, noise tokens first.
         """
         config = self.config
         pictures = [latents] if reference is None else [latents, reference]
@@ -78,14 +78,14 @@ class Step1XEdit(nnx.Module):
         text_lengths: jax.Array,
         timesteps: jax.Array,
     ) -> jax.Array:
-        """The velocity eps - x0 of the noisy latents.
+        """Computes the velocity eps - x0 of the noisy latents.
 
         Args:
           latents: (B, h, w, 16) noisy latents, h and w even.
           reference: (B, h', w', 16) latents of the source picture; None for text-to-image.
-          text: (B, T, 3584) embeddings, zero behind each example's length.
-          text_lengths: (B,) int32, valid embeddings, at least 1.
-          timesteps: (B,) float32 in [0, 1], 1 is noise.
+          text: (B, T, 3584) embeddings, zero-padded past `text_lengths`.
+          text_lengths: (B,) int32, number of valid embeddings, at least 1.
+          timesteps: (B,) float32 in [0, 1]; 1 is pure noise.
 
         Returns:
           (B, h, w, 16) float32.

@@ -1,7 +1,8 @@
-"""Workarounds for XLA's compilers, each of which changes nothing but how a program is compiled.
+"""Workarounds for the XLA compilers, which change only how a program is compiled.
 
-Each says what the compiler does without it, what it gains, and with which version that was seen;
-tests/models/test_xla_tpu.py compiles a block with and without it, and fails once it gains nothing.
+Each docstring says what the compiler does without the workaround, what it gains, and with which
+version this was observed. tests/models/test_xla_tpu.py compiles a block with and without each
+workaround, and fails when it no longer gains anything.
 
 Legend: B batch, L tokens, D width, C vectors of an example, E outputs.
 """
@@ -13,21 +14,21 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from step1x_jax.kernels.mesh_axes import BATCH_AXES
-from step1x_jax.models.placement import divides
+from step1x_jax.models.placement import can_shard
 
 
 def materialize(x: jax.Array) -> jax.Array:
-    """Identity; x, and its gradient, become arrays of their own in memory.
+    """Identity; materializes x and its gradient in memory.
 
-    Without it XLA:TPU fuses the norm that made x into every matmul that reads it: each computes the
-    norm again, and takes smaller tiles for lack of room. A pass through a single block at 1024 px
-    on v6e then takes 6 % longer (planned; libtpu 0.0.42.1).
+    Without it XLA:TPU fuses the norm that produced x into every matmul that reads x. Each matmul
+    then recomputes the norm and uses smaller tiles. A pass through a single block at 1024 px on v6e
+    takes 6 % longer (planned; libtpu 0.0.42.1).
     """
     return jax.lax.optimization_barrier(x)
 
 
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """y + bias; of y (B, L, D) with the gradient of `with_matmul_gradient`.
+    """Returns y + bias; for y (B, L, D) with the gradient of `with_matmul_gradient`.
 
     Args:
       y: (..., D).
@@ -41,14 +42,14 @@ def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def with_matmul_gradient(y: jax.Array, addend: jax.Array) -> jax.Array:
-    """y, which `addend` is a term of: in the backward pass that receives dy's sum over tokens.
+    """Identity on y; in the backward pass `addend` receives the sum of dy over tokens.
 
-    The sum is a float32 matmul with rows of ones. Without it XLA:TPU sums over thousands of tokens
-    on the vector units, at a tenth of the memory's speed: 0.5 % of that pass.
+    The sum is computed as a float32 matmul with ones. Without it XLA:TPU sums over thousands of
+    tokens on the vector units, at a tenth of the memory bandwidth: 0.5 % of that pass.
 
     Args:
       y: (B, L, D).
-      addend: (1 or B, 1, D), which was added to y without a gradient (`stop_gradient`).
+      addend: (1 or B, 1, D), already a term of y, added there under `stop_gradient`.
     """
     return y
 
@@ -74,10 +75,10 @@ with_matmul_gradient.defvjp(_forward, _backward)
 
 
 def gather_first(x: jax.Array) -> jax.Array:
-    """Has every device of a copy of the parameters hold all of x (B, E) before the next pin.
+    """Gathers x (B, E) over the fsdp axis before the next sharding constraint.
 
-    Without it XLA:TPU makes one all-to-all of a gather and a split, which sends less, but whose
-    route through a torus of 256 chips it plans for minutes.
+    Without it XLA:TPU merges the gather and the following split into one all-to-all. That sends
+    less data, but planning its route through a torus of 256 chips takes the compiler minutes.
     """
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES[0], None))
 
@@ -85,21 +86,20 @@ def gather_first(x: jax.Array) -> jax.Array:
 def broadcast_vectors(
     function: Callable[[jax.Array], jax.Array],
 ) -> Callable[[jax.Array], jax.Array]:
-    """Wraps vectors (B, D) -> (B, E) so that the vectors travel and the weights stay.
+    """Wraps a function (B, D) -> (B, E) so that vectors are transferred instead of weights.
 
-    Each copy of the parameters sees the vectors of its whole part of the batch, and each device
-    computes a part of E for all of them. These parts are gathered, then each device takes its own
-    examples.
+    The vectors are gathered over the fsdp axis, and each device computes its shard of E for all of
+    them. The results are gathered, and each device keeps its own examples.
     """
-    copies, shards = BATCH_AXES
+    data, fsdp = BATCH_AXES
 
     def wrapped(vectors: jax.Array) -> jax.Array:
-        if not divides(len(vectors), BATCH_AXES):
+        if not can_shard(len(vectors), BATCH_AXES):
             return function(vectors)
-        pin = jax.lax.with_sharding_constraint
-        out = function(pin(vectors, PartitionSpec(copies, None)))
-        if divides(out.shape[1], (shards,)):
-            out = pin(out, PartitionSpec(copies, shards))
-        return pin(gather_first(out), PartitionSpec(BATCH_AXES, None))
+        constrain = jax.lax.with_sharding_constraint
+        out = function(constrain(vectors, PartitionSpec(data, None)))
+        if can_shard(out.shape[1], (fsdp,)):
+            out = constrain(out, PartitionSpec(data, fsdp))
+        return constrain(gather_first(out), PartitionSpec(BATCH_AXES, None))
 
     return wrapped

@@ -1,1 +1,1 @@
-"""The device mesh and the table that maps logical axes onto it."""
+"""The device mesh, the table from logical to mesh axes, and the properties of devices."""

@@ -1,4 +1,4 @@
-"""Compiled programs on disk, so that the next process need not compile them again."""
+"""The cache of compiled programs on disk, which later processes reuse."""
 
 import os
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 import jax
 
 FOLDER = "~/.cache/step1x_jax/compiled"
-LEAST_SECONDS = 0.1  # what compiles quicker is not kept
+MIN_COMPILE_SECONDS = 0.1  # programs that compile faster are not cached
 
 
-def keep_compiled() -> None:
-    """Keeps what is compiled from now on, and takes what is there.
+def enable_compile_cache() -> None:
+    """Enables JAX's persistent compilation cache in FOLDER.
 
-    Where the user has chosen a folder (JAX_COMPILATION_CACHE_DIR, or jax's option of that name),
-    that one stays, with whatever else was chosen for it.
+    If the user has chosen a folder (JAX_COMPILATION_CACHE_DIR, or the jax option of that name), it
+    stays, with the user's other settings.
     """
-    config: Any = jax.config  # its types do not know its options
+    config: Any = jax.config  # its type does not declare its options
     if config.jax_compilation_cache_dir is None:
         config.update("jax_compilation_cache_dir", os.path.expanduser(FOLDER))
-        config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+        config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)

@@ -1,6 +1,7 @@
-"""GPUs that are not here, for JAX's CUDA plugin to compile for.
+"""Descriptions of GPUs, to compile for GPUs that are not attached.
 
-The plugin comes with `jax[cuda13]`; of CUDA only the assembler (nvidia-cuda-nvcc) is used.
+Needs JAX's CUDA plugin, which comes with `jax[cuda13]`. Of CUDA only the assembler
+(nvidia-cuda-nvcc) is used.
 """
 
 from typing import NamedTuple
@@ -11,11 +12,11 @@ from step1x_jax.errors import UserError
 
 
 class Gpu(NamedTuple):
-    """What XLA asks of a device where kinds differ, and what JAX lets a program use."""
+    """The properties of a GPU that differ between kinds, as XLA needs them."""
 
     name: str
-    memory_bytes: int  # of which JAX takes 94 %, see launch/gpu.sh
-    bandwidth: int  # bytes a second
+    memory_bytes: int  # of which a program may use USABLE_FRACTION
+    bandwidth: int  # bytes per second
     l2_bytes: int
 
 
@@ -23,7 +24,7 @@ GPUS = {
     "h100": Gpu("NVIDIA H100 80GB HBM3", 84978434048, 3352320000000, 52428800),
     "h200": Gpu("NVIDIA H200", 150754820096, 4800000000000, 62914560),
 }
-USABLE = 0.94
+USABLE_FRACTION = 0.94  # of the memory, as set in launch/gpu.sh
 DESCRIPTION = """
 gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
@@ -43,11 +44,11 @@ device_description_str: "{gpu.name}"
 
 
 def gpu_devices(kind: str, count: int) -> list[jax.Device]:
-    """`count` GPUs of one machine, which can be compiled for and nothing else.
+    """Returns `count` GPUs of one machine, which can only be compiled for.
 
     Args:
-      kind: of GPUS.
-      count: how many.
+      kind: a key of GPUS.
+      count: number of GPUs.
 
     Raises:
       UserError: the kind is unknown, or JAX's CUDA plugin is not installed.
@@ -62,7 +63,7 @@ def gpu_devices(kind: str, count: int) -> list[jax.Device]:
         found = topologies.get_topology_desc(
             "", platform="cuda", topology=shape, target_config=described
         )
-    except Exception as e:  # of several kinds, by what is missing
+    except Exception as e:  # the exception type depends on what is missing
         reason = str(e).splitlines()[0]
         raise UserError(
             f"compiling for GPUs needs JAX's CUDA plugin ({reason}): pip install"

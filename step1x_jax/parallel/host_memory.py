@@ -1,7 +1,7 @@
-"""Frozen parameters that stay in the host's memory and are on the devices only while they are used.
+"""Offloading of frozen parameters: kept in the host's memory, copied to devices for use.
 
-For devices that do not hold all models of an edit at once. The host keeps its copy, so nothing ever
-travels back.
+For devices that cannot hold all models of an edit at once. The host keeps its copy, so nothing is
+transferred back.
 """
 
 import contextlib
@@ -15,24 +15,26 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from step1x_jax.parallel.rules import shardings
 
 
-def all_on_host(params: Any) -> Any:
-    """For every array of a tree the place to be loaded to, in the host's memory."""
+def host_shardings(params: Any) -> Any:
+    """Returns the sharding in the host's memory for every array of a tree."""
     host = SingleDeviceSharding(jax.devices("cpu")[0])
     return jax.tree.map(lambda _: host, params)
 
 
 @contextlib.contextmanager
-def borrowed(params: Any, mesh: Mesh | None) -> Iterator[Any]:
-    """The same tree on the devices, for the time of a `with` block.
+def on_device(params: Any, mesh: Mesh | None) -> Iterator[Any]:
+    """Yields a copy of the tree on the devices, which is deleted at the end of the `with` block.
 
     Args:
-      params: of a model, in the host's memory.
-      mesh: on which they are to lie, as parallel/rules.py says; None: on the default device.
+      params: a model's parameters, in the host's memory.
+      mesh: the mesh to shard them over, by parallel/rules.py; None: the default device.
     """
-    places = jax.devices()[0] if mesh is None else shardings(params, mesh)
-    if jax.default_backend() == "cpu":  # the devices' memory is the host's: nothing would be copied
+    target = jax.devices()[0] if mesh is None else shardings(params, mesh)
+    if (
+        jax.default_backend() == "cpu"
+    ):  # the device's memory is the host's, so device_put would not copy
         params = jax.tree.map(jnp.copy, params)
-    copies = jax.device_put(params, places)
+    copies = jax.device_put(params, target)
     try:
         yield copies
     finally:

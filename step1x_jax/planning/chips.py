@@ -5,7 +5,7 @@ import math
 import re
 
 from step1x_jax.errors import UserError
-from step1x_jax.parallel.devices import HBM, PEAK
+from step1x_jax.parallel.devices import HBM, PEAK_FLOPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Chip:
     @property
     def peak(self) -> float:
         """Peak FLOP/s in bfloat16."""
-        return PEAK[self.kind]
+        return PEAK_FLOPS[self.kind]
 
     @property
     def hbm_bytes(self) -> float:

@@ -24,7 +24,7 @@ from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.models.mllm.positions import Pictures, Prompts, padded_size
 from step1x_jax.parallel.compiler_options import compiler_options
 from step1x_jax.parallel.devices import GIB, bytes_per_device
-from step1x_jax.parallel.mesh import batch_parts
+from step1x_jax.parallel.mesh import count_batch_shards
 from step1x_jax.parallel.rules import batch_sharding, replicated
 from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.sampler import Conditions, scan_steps
@@ -154,7 +154,7 @@ def compile_language_model(mesh: Mesh) -> CompiledProgram:
     config = MLLMConfig(param_dtype="bfloat16")
     graph, params = abstract_mllm(config)
     split = batch_sharding(mesh)
-    b = batch_parts(mesh)
+    b = count_batch_shards(mesh)
 
     def array(*shape: int, dtype: Any = jnp.int32) -> Any:
         return jax.ShapeDtypeStruct((b, *shape), dtype, sharding=split)

@@ -11,9 +11,9 @@ import jax
 from jax.sharding import Mesh
 
 from step1x_jax.errors import UserError
-from step1x_jax.parallel.described_gpus import GPUS, USABLE
+from step1x_jax.parallel.described_gpus import GPUS, USABLE_FRACTION
 from step1x_jax.parallel.devices import GIB
-from step1x_jax.parallel.mesh import MeshConfig, batch_parts, make_mesh
+from step1x_jax.parallel.mesh import MeshConfig, count_batch_shards, make_mesh
 from step1x_jax.planning.compilation import (
     CompiledProgram,
     compile_decode,
@@ -50,8 +50,8 @@ def plan_gpu_memory(
     config = copy.deepcopy(config)
     config.model.attention = "pallas_gpu"
     mesh: Mesh = make_mesh(config.mesh, devices)
-    config.data.batch_size = examples * batch_parts(mesh)
-    available = USABLE * GPUS[kind].memory_bytes / GIB
+    config.data.batch_size = examples * count_batch_shards(mesh)
+    available = USABLE_FRACTION * GPUS[kind].memory_bytes / GIB
     compiled = compile_train(config, size, mesh)
     if compiled.program is None:
         needed, arguments, temporaries = compiled.needed_gib, None, None
@@ -132,7 +132,7 @@ def plan_edit_memory(
 
 def smallest_card(gib: float) -> int | None:
     """Return the GB of the smallest card in CARD_MIB with enough memory; None if none has."""
-    return next((gb for gb, mib in CARD_MIB.items() if gib * 1024 <= USABLE * mib), None)
+    return next((gb for gb, mib in CARD_MIB.items() if gib * 1024 <= USABLE_FRACTION * mib), None)
 
 
 def _temporaries_gib(compiled: CompiledProgram) -> float:

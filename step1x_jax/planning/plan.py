@@ -9,7 +9,7 @@ from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.errors import UserError
 from step1x_jax.models.remat import AUTO, SAVED
 from step1x_jax.parallel.devices import GIB
-from step1x_jax.parallel.mesh import MeshConfig, batch_parts, make_mesh
+from step1x_jax.parallel.mesh import MeshConfig, count_batch_shards, make_mesh
 from step1x_jax.planning import hlo
 from step1x_jax.planning.chips import Topology
 from step1x_jax.planning.compilation import (
@@ -89,7 +89,7 @@ def make_request(
             " to quantize the base of adapters."
         )
     config.mesh = mesh or config.mesh
-    parts = batch_parts(_make_mesh(config, topology))
+    parts = count_batch_shards(_make_mesh(config, topology))
     config.data.batch_size = examples * parts
     return PlanRequest(config, topology, program, size)
 

@@ -14,7 +14,7 @@ from flax import nnx
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.errors import UserError
 from step1x_jax.files import exclusive, user_path
-from step1x_jax.parallel.devices import peak_of
+from step1x_jax.parallel.devices import get_peak_flops
 from step1x_jax.parallel.mesh import check_batch_size, make_mesh
 from step1x_jax.training.batches import check_text_width, to_global_arrays
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
@@ -159,7 +159,7 @@ def train(
         train_step = make_train_step(config, mesh, abstract)
         # Tracing the model to count its FLOPs takes time: do it once per batch shape.
         flops = functools.cache(functools.partial(step_flops, config))
-        peak = peak_of(mesh.devices.flat[0])
+        peak = get_peak_flops(mesh.devices.flat[0])
         with (
             jax.set_mesh(mesh),
             contextlib.closing(metrics),

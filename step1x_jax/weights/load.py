@@ -10,7 +10,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder, abstract_autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
-from step1x_jax.parallel.host_memory import all_on_host
+from step1x_jax.parallel.host_memory import host_shardings
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.filling import Keep, as_stored, at, filled, kept
 from step1x_jax.weights.layouts.official import autoencoder_table, model_table
@@ -36,7 +36,7 @@ def load_model(
       dtype: of the arithmetic; None: as the run had it, or bfloat16 if all tensors of a file are,
         else float32.
       quantize: stores the kernels of the blocks in 8 bits, "int8" or "fp8", see models/lora.py.
-      on_host: in the host's memory instead, from where `borrowed` takes it.
+      on_host: in the host's memory instead, from which `on_device` copies it.
 
     Raises:
       UserError: see `open_weights`; they are no model, or have numbers that are not finite.
@@ -59,7 +59,7 @@ def load_model(
 
 def _places(params: nnx.State, mesh: Mesh | None, on_host: bool) -> nnx.State | None:
     if on_host:
-        return all_on_host(params)
+        return host_shardings(params)
     return None if mesh is None else shardings(params, mesh)
 
 

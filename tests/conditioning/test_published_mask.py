@@ -67,10 +67,10 @@ def test_without_such_tokens_there_is_no_mask_to_pay_for():
     picture, _ = case("0")
     config = MLLMConfig(image_token_id=int(INPUTS_TOKEN))
     ids = INPUTS["0/input_ids"].tolist()
-    assert pad_prompts([ids], [picture.grid], config, 64, unseen_id=0).attended is None
-    assert pad_prompts([ids], [picture.grid], config, 64).attended is None
+    assert pad_prompts([ids], [picture.grid], config, 64, unseen_id=0).key_mask is None
+    assert pad_prompts([ids], [picture.grid], config, 64).key_mask is None
     masked = pad_prompts([ids, case("0")[1]], [picture.grid] * 2, config, 64, unseen_id=0)
-    assert masked.attended.sum(1).tolist() == [len(ids), (GOLDEN["0/input_ids"] != 0).sum()]
+    assert masked.key_mask.sum(1).tolist() == [len(ids), (GOLDEN["0/input_ids"] != 0).sum()]
 
 
 @pytest.mark.torch

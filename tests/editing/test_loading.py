@@ -113,7 +113,7 @@ def test_a_home_folder_is_found(monkeypatch, tmp_path, parts):
         ({"quantize": "int4"}, "quantize is 'int4'; use one of int8, fp8"),
         ({"mesh": "fsdp=3"}, None),
         ({"mesh": "fsdp=16"}, "do not fit 8 devices"),
-        ({"mesh": "chips=2"}, "'chips=2' is no axis and its size"),
+        ({"mesh": "chips=2"}, "'chips=2' is not an axis and its size"),
     ],
 )
 def test_settings_are_checked_before_anything_is_read(nothing_is_read, settings, reason):

@@ -17,7 +17,7 @@ from step1x_jax.editing.memory import ComponentMemory, check_memory, describe_co
 from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.parallel.devices import GIB
-from step1x_jax.parallel.host_memory import all_on_host, borrowed
+from step1x_jax.parallel.host_memory import host_shardings, on_device
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.open import open_weights
@@ -84,12 +84,12 @@ def test_models_that_wait_on_the_host_give_the_same_picture():
     assert "models wait in the host's memory" in repr(editor)
 
 
-def test_what_is_borrowed_is_given_back():
+def test_copies_on_the_device_are_deleted():
     model = random_model()
     _, params = nnx.split(model)
-    host = jax.device_put(params, all_on_host(params))
+    host = jax.device_put(params, host_shardings(params))
     mesh = mesh_of(fsdp=2, tensor=2)
-    with borrowed(host, mesh) as there:
+    with on_device(host, mesh) as there:
         leaves = jax.tree.leaves(there)
         places = jax.tree.leaves(shardings(host, mesh))
         assert [x.sharding for x in leaves] == places
@@ -97,7 +97,7 @@ def test_what_is_borrowed_is_given_back():
             np.testing.assert_array_equal(x, want)
     assert all(x.is_deleted() for x in leaves)
     assert not any(x.is_deleted() for x in jax.tree.leaves(host))
-    with borrowed(host, None) as there:  # on a CPU that is the host: still a copy
+    with on_device(host, None) as there:  # on a CPU that is the host: still a copy
         leaves = jax.tree.leaves(there)
     assert not any(x.is_deleted() for x in jax.tree.leaves(host))
 
@@ -137,7 +137,7 @@ RELEASE = [part("model", 23.1), part("autoencoder", 0.3), part("language model",
     ],
 )
 def test_too_little_memory_is_said_before_anything_is_read(monkeypatch, available, options, needed):
-    monkeypatch.setattr(memory, "memory_of", lambda device: available and available * GIB)
+    monkeypatch.setattr(memory, "get_memory_bytes", lambda device: available and available * GIB)
     options = {"offload": False, "encoder_waits": False} | options
     if needed is None:
         return check_memory(RELEASE, None, **options)

@@ -69,7 +69,7 @@ def test_two_slices():
     assert trained["chips"] == 8
     refused = command(*small, "--slices=2")
     assert refused.returncode == 1
-    assert "mesh.data=1 is no multiple of the 2 slices" in refused.stderr
+    assert "mesh.data=1 is not a multiple of the 2 slices" in refused.stderr
 
 
 SAMPLER = """
@@ -162,7 +162,7 @@ def test_meshes_by_flag():
     assert parse_mesh("data=1,fsdp=64") == MeshConfig(data=1, fsdp=64)
     assert parse_mesh("data=4") == MeshConfig(data=4, fsdp=-1)
     assert parse_mesh("data=-1,tensor=2") == MeshConfig(data=-1, fsdp=1, tensor=2)
-    with pytest.raises(UserError, match="'fdsp=4' is no axis and its size"):
+    with pytest.raises(UserError, match="'fdsp=4' is not an axis and its size"):
         parse_mesh("data=1,fdsp=4")
 
 

@@ -1,4 +1,4 @@
-"""Sizes and choices of models: what a config may say is what there is."""
+"""Choices in model configs: they match the implementations."""
 
 import subprocess
 import sys
@@ -11,22 +11,22 @@ from step1x_jax.kernels.attention import choose
 from step1x_jax.models import eight_bits, remat
 
 
-def test_choices_are_those_that_are_implemented():
+def test_choices_match_the_implementations():
     implemented = (remat.AUTO, "none", *remat.SAVED, remat.OFFLOAD)
     assert implemented == choices.REMAT
-    assert tuple(eight_bits.STORED) == choices.EIGHT_BITS
+    assert tuple(eight_bits.DTYPES) == choices.EIGHT_BITS
 
 
 @pytest.mark.parametrize("name", [*choices.ATTENTION, "flash_attention_4"])
-def test_every_attention_is_known(name):
+def test_attention_choices_are_known(name):
     try:
         found = choose(64, "float16", implementation=name)
     except UserError as e:
-        found = "unknown" if "is unknown" in str(e) else name  # why it cannot run here
+        found = "unknown" if "is unknown" in str(e) else name  # known, but not supported here
     assert found == (name if name in choices.ATTENTION else "unknown")
 
 
-def test_the_table_of_sizes_loads_what_the_package_does_and_no_more():
+def test_importing_the_config_imports_no_heavy_packages():
     code = """
 import sys
 from step1x_jax.models.config import PRESETS

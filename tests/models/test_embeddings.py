@@ -15,7 +15,7 @@ from step1x_jax.models.embeddings import (
 )
 
 
-def test_a_token_is_channel_row_column():
+def test_token_order_is_channel_row_column():
     latents = np.random.default_rng(0).normal(size=(1, 4, 6, 3)).astype(np.float32)
     tokens = np.asarray(pack(jnp.asarray(latents)))
     assert tokens.shape == (1, 6, 12)
@@ -29,13 +29,13 @@ def test_unpack_inverts_pack():
     np.testing.assert_array_equal(unpack(pack(jnp.asarray(latents)), 6, 4), latents)
 
 
-def test_positions_run_row_by_row():
+def test_positions_are_row_by_row():
     assert position_ids(4, 6).tolist() == [[0, r, c] for r in range(2) for c in range(3)]
     assert position_ids(2, 4, offset=1).tolist() == [[1, 1, 1], [1, 1, 2]]
 
 
 def test_rope_equals_the_published_interleaved_pairs():
-    """The half-rotation form on permuted columns is the complex product on interleaved pairs."""
+    """Half rotation of permuted columns equals the complex product on interleaved pairs."""
     axes, theta = (4, 6, 6), 10_000
     ids = np.random.default_rng(0).integers(0, 90, size=(5, 3))
     x = np.random.default_rng(1).normal(size=(2, 5, 3, 16))

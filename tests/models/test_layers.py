@@ -1,4 +1,4 @@
-"""What of layers.py the golden vectors of tests/test_golden.py do not show."""
+"""Properties of layers.py that the golden vectors of tests/test_golden.py do not cover."""
 
 import dataclasses
 
@@ -10,17 +10,17 @@ from flax import nnx
 
 from step1x_jax.models.autoencoder import Autoencoder, abstract_autoencoder
 from step1x_jax.models.config import AutoencoderConfig, tiny
-from step1x_jax.models.layers import chunks_of, layer_norm, modulation
+from step1x_jax.models.layers import compute_modulation, layer_norm, make_modulation
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from step1x_jax.models.transformer import SelfAttention
 from tests.models.test_step1x_edit import inputs
 
 
-def test_where_gates_and_query_biases_start():
+def test_initial_gates_and_query_biases():
     config = tiny()
     config.gate_init = 0.5
-    mod = modulation(6, 4, gates=(2, 5), config=config, rngs=nnx.Rngs(0))
-    vectors = np.asarray(chunks_of(mod, jnp.ones((3, 4))))
+    mod = make_modulation(6, 4, gates=(2, 5), config=config, rngs=nnx.Rngs(0))
+    vectors = np.asarray(compute_modulation(mod, jnp.ones((3, 4))))
     assert vectors.shape == (6, 3, 4)
     assert vectors[:, 0, 0].tolist() == [0, 0, 0.5, 0, 0, 0.5]
     config.qk_bias_init = 1.0
@@ -29,7 +29,7 @@ def test_where_gates_and_query_biases_start():
 
 
 def test_layer_norm_has_an_eps_of_1e_6():
-    """On values of 1e-3, where it counts as much as the variance; golden ones are too large."""
+    """With values of 1e-3, eps is as large as the variance; golden values are larger."""
     x = 1e-3 * np.random.default_rng(0).normal(size=(2, 3, 8))
     centred = x - x.mean(-1, keepdims=True)
     want = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
@@ -38,7 +38,7 @@ def test_layer_norm_has_an_eps_of_1e_6():
 
 @pytest.mark.parametrize(("remat", "count"), [("none", 0), ("full", 3)])
 def test_remat_wraps_each_of_the_three_stacks(remat, count):
-    """It changes memory and no number, so the traced program has to tell."""
+    """Remat changes memory but no number, so the traced program is inspected."""
     config = dataclasses.replace(tiny(), remat=remat)
     graph, shapes = abstract_model(config)
     program = jax.make_jaxpr(lambda params, *args: nnx.merge(graph, params)(*args))(
@@ -49,7 +49,7 @@ def test_remat_wraps_each_of_the_three_stacks(remat, count):
 
 
 def _equations(program):
-    """Those of a jaxpr and of the scans in it."""
+    """Yields the equations of a jaxpr and of the scans in it."""
     for equation in program.eqns:
         yield equation
         if equation.primitive.name == "scan":
@@ -63,7 +63,7 @@ SMALL = AutoencoderConfig(ch=8, ch_mult=(1, 2), norm_groups=4)
     ("abstract", "module", "config"),
     [(abstract_model, Step1XEdit, tiny()), (abstract_autoencoder, Autoencoder, SMALL)],
 )
-def test_abstract_modules_are_those_that_random_numbers_make(abstract, module, config):
+def test_abstract_modules_match_initialized_ones(abstract, module, config):
     graph, shapes = abstract(config)
     real_graph, params = nnx.split(module(config, rngs=nnx.Rngs(0)))
     assert graph == real_graph
@@ -72,8 +72,8 @@ def test_abstract_modules_are_those_that_random_numbers_make(abstract, module, c
     )
 
 
-def test_an_abstract_autoencoder_is_nobodys_but_the_callers():
-    """It is traced once for the same sizes; what one does with it, or with them, no other sees."""
+def test_callers_of_abstract_autoencoder_are_independent():
+    """The result is cached: changing it, or the config, must not affect other callers."""
     config = dataclasses.replace(SMALL)
     _, shapes = abstract_autoencoder(config)
     del shapes["decoder"]

@@ -1,4 +1,4 @@
-"""Linear layers, their adapters and their 8 bits against numpy in float64."""
+"""Linear layers, adapters and 8-bit kernels against numpy in float64."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def linear(spec="bld,df->blf", shape=(8, 6), **options):
 
 
 @pytest.mark.parametrize(("spec", "shape"), [("bld,df->blf", (2, 7, 8)), ("bd,de->be", (2, 8))])
-def test_a_layer_is_its_einsum_plus_bias(spec, shape):
+def test_linear_is_einsum_plus_bias(spec, shape):
     rng = np.random.default_rng(0)
     layer = linear(spec)
     layer.bias[...] = jnp.float32(rng.normal(size=6))
@@ -30,11 +30,11 @@ def test_a_layer_is_its_einsum_plus_bias(spec, shape):
     np.testing.assert_allclose(layer(jnp.float32(x)), want, atol=1e-5)  # float32 sums of 8
 
 
-def test_8_bits_and_an_adapter_wrap_the_same_layer():
+def test_8_bit_layer_with_adapter():
     rng = np.random.default_rng(0)
     layer = linear()
     kernel = rng.integers(-9, 9, layer.kernel.shape)
-    kernel[0] = 127  # the largest of each channel: integers stay what they are
+    kernel[0] = 127  # the largest value of each channel, so integers are quantized exactly
     layer.kernel[...] = jnp.float32(kernel)
     layer.bias[...] = jnp.float32(rng.normal(size=6))
     holder = nnx.Module()
@@ -53,8 +53,8 @@ def test_8_bits_and_an_adapter_wrap_the_same_layer():
     np.testing.assert_allclose(small(jnp.float32(x)), want, atol=1e-3)  # float32, up to 1000
 
 
-def test_layers_of_one_published_layer_share_an_adapters_half():
-    """Once in the state, and with the gradients of both."""
+def test_layers_of_one_published_layer_share_an_adapter_matrix():
+    """The shared matrix occurs once in the state."""
 
     class Two(nnx.Module):
         def __init__(self):
@@ -69,13 +69,13 @@ def test_layers_of_one_published_layer_share_an_adapters_half():
         assert len(jax.tree.leaves(state)) == 3
         assert np.asarray(model.a.adapter.down).all()
         assert not np.asarray(model.b.adapter.up).any()
-        # uniform in 1 / sqrt(inputs): those of both, if their outputs are added
+        # uniform in +-1 / sqrt(inputs): the inputs of both layers if their outputs are added
         bound = (16 if shared == "up" else 8) ** -0.5
         assert 0.7 * bound < np.abs(model.a.adapter.down).max() <= bound
 
 
-def test_the_gradient_of_a_bias_is_a_matmul():
-    """Nothing sums over all tokens by itself: TPUs do that slowly. The number is a plain sum's."""
+def test_bias_gradient_is_a_matmul():
+    """No reduction runs over all tokens, which is slow on TPUs. The value equals a plain sum."""
     config = dataclasses.replace(tiny(), dtype="bfloat16")
     layer = Linear("bld,df->blf", (8, 6), ("embed", "mlp"), config=config, rngs=nnx.Rngs(0))
     graph, params = nnx.split(layer)
@@ -96,14 +96,14 @@ def test_the_gradient_of_a_bias_is_a_matmul():
     assert not sums
 
 
-def test_random_kernels_keep_the_variance():
+def test_default_initialization_preserves_variance():
     layer = linear(shape=(256, 256))
-    # 65536 draws: their standard deviation is known to 0.3 %
+    # 65536 samples: their standard deviation is accurate to 0.3 %
     np.testing.assert_allclose(np.std(layer.kernel[...]), 256**-0.5, rtol=0.02)
 
 
-def test_modulate_has_the_gradients_of_its_formula():
-    """Of each example's own shift and scale, and of x."""
+def test_modulate_gradients():
+    """Compares the gradients of x, shift and scale with those of the plain formula."""
     keys = jax.random.split(jax.random.key(0), 4)
     x, dy = (jax.random.normal(key, (3, 5, 8)) for key in keys[:2])
     shift, scale = (jax.random.normal(key, (3, 8)) for key in keys[2:])

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: padding, batches, compilations, sizes; its numbers are in tests/test_golden.py."""
+"""Qwen2.5-VL: padding, batches, compilation, sizes; tests/test_golden.py checks its numbers."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ from step1x_jax.weights.layouts.qwen import mllm_table
 from tests.golden import VECTORS
 
 FOLDER = VECTORS / "mllm" / "model"
-# One window; a row of them; windows cut on the right, below, and on both sides; one token high.
+# One window; a row of windows; windows cut at the right, at the bottom, at both; one token high.
 GRIDS = [(1, 8, 8), (1, 8, 24), (1, 10, 16), (1, 16, 10), (1, 14, 12), (1, 2, 30)]
 PARAMETERS = 7_747_169_280  # of Qwen2.5-VL-7B without the 152064 x 3584 of lm_head
 
@@ -49,14 +49,14 @@ def golden_model():
 
 
 def examples(config, grids, seed=0):
-    """Pictures as the processor gives them, and prompts: 3 to 20 tokens on both sides."""
+    """Returns random images in the processor's order, and prompts around them."""
     rng = np.random.default_rng(seed)
     vision = config.vision
     values = [rng.normal(size=(h * w, vision.patch_width)).astype(np.float32) for _, h, w in grids]
     ids = []
     for _, h, w in grids:
-        before, behind = (rng.integers(0, 500, n).tolist() for n in rng.integers(3, 20, 2))
-        ids.append(before + [config.image_token_id] * (h * w // vision.merge_unit) + behind)
+        before, after = (rng.integers(0, 500, n).tolist() for n in rng.integers(3, 20, 2))
+        ids.append(before + [config.image_token_id] * (h * w // vision.merge_unit) + after)
     return values, ids
 
 
@@ -66,7 +66,7 @@ def batch(config, values, ids, grids, patches, tokens):
 
 
 def singles(model, values, ids, grids):
-    """The last hidden state of each example by itself, without padding."""
+    """Yields the last hidden state of each example alone, without padding."""
     for value, prompt, grid in zip(values, ids, grids, strict=True):
         one = batch(model.config, [value], [prompt], [grid], len(value), len(prompt))
         yield np.asarray(run(model, *one))[0]
@@ -76,20 +76,20 @@ def test_a_padded_batch_of_mixed_lengths_equals_single_examples():
     model = golden_model()
     values, ids = examples(model.config, GRIDS)
     states = np.asarray(run(model, *batch(model.config, values, ids, GRIDS, 196, 112)))
-    assert np.isfinite(states).all()  # also where nobody looks
+    assert np.isfinite(states).all()  # also in the padding
     for row, want in zip(states, singles(model, values, ids, GRIDS), strict=True):
-        # float32: sums over more, masked keys come in another order
+        # float32: sums that include masked keys are computed in another order
         np.testing.assert_allclose(row[: len(want)], want, atol=1e-5 * np.abs(want).max())
 
 
-def test_padding_may_hold_anything():
+def test_padding_content_does_not_matter():
     model = golden_model()
     values, ids = examples(model.config, GRIDS[:2])
     pictures, prompts = batch(model.config, values, ids, GRIDS[:2], 196, 112)
     want = np.asarray(run(model, pictures, prompts))
     pixels = np.where(pictures.windows[..., None] == PADDING, 7.0, pictures.pixels)
-    behind = np.arange(112) >= np.array(list(map(len, ids)))[:, None]
-    other = prompts._replace(ids=np.where(behind, 5, prompts.ids))
+    is_padding = np.arange(112) >= np.array(list(map(len, ids)))[:, None]
+    other = prompts._replace(ids=np.where(is_padding, 5, prompts.ids))
     got = np.asarray(run(model, pictures._replace(pixels=np.float32(pixels)), other))
     for got_row, want_row, prompt in zip(got, want, ids, strict=True):
         np.testing.assert_array_equal(got_row[: len(prompt)], want_row[: len(prompt)])
@@ -107,7 +107,7 @@ def test_many_shapes_compile_once():
     assert encode._cache_size() == 1
 
 
-def test_a_mesh_changes_nothing_but_rounding():
+def test_a_mesh_changes_only_rounding():
     model = golden_model()
     values, ids = examples(model.config, GRIDS + GRIDS[:2])
     inputs = batch(model.config, values, ids, GRIDS + GRIDS[:2], 196, 112)
@@ -123,7 +123,7 @@ def test_a_mesh_changes_nothing_but_rounding():
 
 
 def test_bfloat16_stays_close_to_float32():
-    """Some 40 roundings of 2^-9 each; relative to the norm they sum to less than 3 %."""
+    """About 40 roundings of 2^-9 each: the error is below 3 % of the norm."""
     model = golden_model()
     values, ids = examples(model.config, GRIDS[:1])
     inputs = batch(model.config, values, ids, GRIDS[:1], 64, len(ids[0]))
@@ -134,7 +134,7 @@ def test_bfloat16_stays_close_to_float32():
     assert 1e-4 < error < 3e-2
 
 
-def test_the_last_of_the_outputs_is_the_output():
+def test_the_last_layer_output_gives_the_final_output():
     model = golden_model()
     values, ids = examples(model.config, GRIDS[:2])
     pictures, prompts = batch(model.config, values, ids, GRIDS[:2], 192, 112)
@@ -150,7 +150,7 @@ def test_the_last_of_the_outputs_is_the_output():
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_window_order_by_walking_through_the_windows(grid):
+def test_window_order_against_loops_over_windows(grid):
     _, h, w = grid
     layout = picture_layout(grid, VisionConfig())
     patches, rows_columns, windows, tokens, window = [], [], [], [], -1
@@ -168,48 +168,48 @@ def test_window_order_by_walking_through_the_windows(grid):
     assert layout.order.tolist() == patches
     assert layout.positions.T.tolist() == [list(x) for x in rows_columns]
     assert layout.windows.tolist() == windows
-    assert layout.places[tokens].tolist() == list(range(h * w // 4))
+    assert layout.window_index[tokens].tolist() == list(range(h * w // 4))
 
 
-def test_what_padding_looks_like():
+def test_values_in_the_padding():
     config = golden_model().config
     values, ids = examples(config, [(1, 2, 4)])
     pictures, prompts = batch(config, values, ids, [(1, 2, 4)], 12, len(ids[0]) + 2)
     assert pictures.windows[0].tolist() == [0] * 8 + [PADDING] * 4
     start = ids[0].index(config.image_token_id)
-    assert prompts.places[0, start : start + 3].tolist() == [0, 1, PADDING]
+    assert prompts.image_index[0, start : start + 3].tolist() == [0, 1, PADDING]
     assert prompts.ids[0, -2:].tolist() == [0, 0]
     assert not prompts.positions[0, :, -2:].any()
 
 
-def test_an_id_of_the_picture_behind_the_end_is_padding():
-    """Id 0 pads: a model whose picture token it is must not look for pictures there."""
+def test_image_token_id_in_the_padding_is_ignored():
+    """Padding has id 0, which may also be the model's image token."""
     config = dataclasses.replace(golden_model().config, image_token_id=0)
     prompts = pad_prompts([[5, 0, 6]], [(1, 2, 2)], config, 5)
-    assert prompts.places[0].tolist() == [PADDING, 0, PADDING, PADDING, PADDING]
+    assert prompts.image_index[0].tolist() == [PADDING, 0, PADDING, PADDING, PADDING]
 
 
-def test_what_does_not_fit_together_is_refused():
+def test_mismatching_prompts_grids_and_sizes_are_refused():
     config = golden_model().config
     values, ids = examples(config, [(1, 2, 4)])
     picture = config.image_token_id
     for prompt in ([1, 2], [1, picture, 2], [picture, 1, picture], [picture] * 3):
-        with pytest.raises(ValueError, match="want 2 in one piece"):
+        with pytest.raises(ValueError, match="expected 2, contiguous"):
             prompt_positions(prompt, (1, 2, 4), config)
     for grid in ((2, 2, 4), (1, 3, 4), (1, 4, 3), (1, 0, 4)):
-        with pytest.raises(ValueError, match="want one frame, and sides multiples of 2"):
+        with pytest.raises(ValueError, match="expected one frame, and multiples of 2"):
             picture_layout(grid, config.vision)
     with pytest.raises(ValueError, match="at most 4 patches"):
         pad_pictures(values, [(1, 2, 4)], config.vision, 4)
-    with pytest.raises(ValueError, match=r"want \(16, 1176\) for its grid"):
+    with pytest.raises(ValueError, match=r"expected \(16, 1176\) for its"):
         pad_pictures(values, [(1, 4, 4)], config.vision, 32)
-    with pytest.raises(ValueError, match="no multiple of 4"):
+    with pytest.raises(ValueError, match="not a multiple of 4"):
         pad_pictures(values, [(1, 2, 4)], config.vision, 10)
-    with pytest.raises(ValueError, match="want at most 5"):
+    with pytest.raises(ValueError, match="expected at most 5"):
         pad_prompts(ids, [(1, 2, 4)], config, 5)
 
 
-def test_sizes_to_pad_to():
+def test_padded_sizes():
     assert [padded_size(n, (100, 40)) for n in (1, 40, 41, 100, 101, 301)] == [
         40, 40, 100, 100, 200, 400,
     ]  # fmt: skip
@@ -219,7 +219,7 @@ def config_json(name="config.json", **changes):
     return json.loads((FOLDER / name).read_text()) | changes
 
 
-def test_the_flat_and_the_nested_form_say_the_same():
+def test_flat_and_nested_formats_are_equivalent():
     flat_form, nested = (
         mllm_from_json(config_json(name), name) for name in ("config.json", "config_nested.json")
     )
@@ -229,7 +229,7 @@ def test_the_flat_and_the_nested_form_say_the_same():
     assert hash(flat_form) == hash(nested)
 
 
-def test_absent_fields_mean_what_they_mean_to_transformers():
+def test_absent_fields_have_the_defaults_of_transformers():
     vision = {"hidden_size": 1280, "out_hidden_size": 8192, "in_chans": 3}
     config = mllm_from_json({"model_type": "qwen2_5_vl", "vision_config": vision}, "config.json")
     assert config.vision == VisionConfig(out_hidden_size=8192)
@@ -257,10 +257,10 @@ YARN = {"type": "yarn", "factor": 4.0, "mrope_section": [2, 3, 3]}
         (config_json(NESTED, text_config={"model_type": "qwen3_vl_text"}), "'qwen3_vl_text', not"),
         (config_json(vision_config={"model_type": "siglip"}), "'siglip', not"),
         (config_json(vision_config=[]), "vision_config must be a JSON object"),
-        (config_json(rope_scaling=YARN), "rotary positions of the kind 'yarn'"),
+        (config_json(rope_scaling=YARN), "has rope_type 'yarn', which is for"),
         (config_json(rope_scaling=[]), "mrope_section is .16, 24, 24.; use three numbers"),
-        (config_json(rope_scaling="mrope"), "rope parameters must be a JSON object"),
-        (config_json(use_sliding_window=True), "use_sliding_window, which is not implemented"),
+        (config_json(rope_scaling="mrope"), "RoPE parameters must be a JSON object"),
+        (config_json(use_sliding_window=True), "use_sliding_window, which is not supported"),
         (config_json(hidden_act="gelu"), "has hidden_act 'gelu'"),
         (config_json(num_attention_heads=5), "hidden_size is 64; use a multiple of its 5 heads"),
         (config_json(num_key_value_heads=3), "num_key_value_heads is 3; use a divisor"),
@@ -280,14 +280,14 @@ YARN = {"type": "yarn", "factor": 4.0, "mrope_section": [2, 3, 3]}
         ),
     ],
 )
-def test_other_models_are_refused_in_one_sentence(values, words):
+def test_other_models_are_refused(values, words):
     with pytest.raises(UserError, match=words) as e:
         mllm_from_json(values, "model/config.json")
     assert str(e.value).startswith("model/config.json")
 
 
 def test_size_of_the_7b_model():
-    """And each parameter has its axes: watches flax, as in test_step1x_edit.py."""
+    """Also checks that flax keeps each parameter's axes, as in test_step1x_edit.py."""
     _, params = abstract_mllm(MLLMConfig())
     leaves = flat(params)
     assert sum(x.size for x in leaves.values()) == PARAMETERS
@@ -299,7 +299,7 @@ def test_size_of_the_7b_model():
 
 
 @pytest.mark.torch
-def test_tensors_of_the_7b_model_are_those_of_transformers():
+def test_tensors_of_the_7b_model_match_transformers():
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -325,7 +325,7 @@ def test_tensors_of_the_7b_model_are_those_of_transformers():
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """transformers' model of random weights, norms and biases included, and its folder."""
+    """Returns the folder of a transformers model with random weights, and the model."""
     torch = pytest.importorskip("torch")
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -350,7 +350,7 @@ def reference(tmp_path_factory):
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.normal_(0.0 if name.endswith("bias") else 1.0, 0.3)
-            else:  # every part of the model then matters to the outcome
+            else:  # every part of the model then affects the output
                 parameter.normal_(0, 1 if "embed" in name else parameter[0].numel() ** -0.5)
     folder = tmp_path_factory.mktemp("qwen")
     model.save_pretrained(folder)
@@ -359,7 +359,7 @@ def reference(tmp_path_factory):
 
 @pytest.mark.torch
 def test_every_layer_against_transformers(reference):
-    """Float32 rounding through 9 blocks: 1e-4 of the largest value."""
+    """Tolerance: float32 rounding through 9 blocks, 1e-4 of the largest value."""
     import torch
 
     folder, theirs = reference
@@ -411,7 +411,7 @@ def test_every_layer_against_transformers(reference):
     for i, (start, size, prompt) in enumerate(zip(starts, sizes, ids, strict=False)):
         for j, block in enumerate(blocks[:5]):
             compare(f"block {j}", our_blocks[j, i, :size], block.numpy()[start : start + size])
-        places = picture_layout(GRIDS[i], config.vision).places
+        places = picture_layout(GRIDS[i], config.vision).window_index
         their_tokens = tokens[start // 4 : (start + size) // 4]
         compare("tokens", np.asarray(our_tokens)[i, places], their_tokens)
         for j, layer in enumerate(layers):

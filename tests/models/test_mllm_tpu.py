@@ -1,4 +1,4 @@
-"""The full-size encoder compiled for TPUs, on a machine without one (needs the extra [tpu])."""
+"""The full-size text encoder compiled for TPUs that are not attached (needs the extra [tpu])."""
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,19 @@ GIB = 2**30
 
 @pytest.mark.slow
 def test_the_release_fits_on_four_chips(monkeypatch):
-    """Those with the least memory, v5e. A successful compilation is a check by itself."""
+    """v5e has the least memory. The compilation itself fails if the program does not fit."""
     pytest.importorskip("libtpu", reason="needs the extra [tpu]")
     from jax.experimental import topologies
 
-    jax.devices()  # the CPUs of the other tests are set up before XLA_FLAGS is taken away,
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # for libtpu refuses flags that only CPUs know
+    jax.devices()  # sets up the CPU devices of other tests before XLA_FLAGS is removed:
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # libtpu rejects flags of the CPU backend
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # by other tests at the same time
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # other tests may use it concurrently
     devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1), devices)
     graph, params = abstract_mllm(MLLMConfig())
     params = jax.tree.map(
-        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+        lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
         params,
         shardings(params, mesh),
     )
@@ -47,6 +47,6 @@ def test_the_release_fits_on_four_chips(monkeypatch):
         memory = run.lower(params, pictures, prompts).compile().memory_analysis()
     arguments, peak = memory.argument_size_in_bytes / GIB, memory.peak_memory_in_bytes / GIB
     print(f"v5e:2x2: arguments {arguments:.2f}, peak {peak:.2f} of 15.75 GiB a chip")
-    # 7.75 billion bfloat16 parameters over four chips are 3.6 GiB: nothing is held whole.
+    # 7.75 billion bfloat16 parameters over four chips take 3.6 GiB: nothing is replicated.
     assert 3.6 < arguments < 3.8
     assert peak < 6

@@ -1,4 +1,4 @@
-"""Weights on the devices of a mesh: what travels, in which precision, and what comes back."""
+"""Weights on a mesh: what is transferred, in which dtype, and the gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from tests.training.tiny import tiny_config
 
 
 def gradients(mesh):
-    """Of a bfloat16 model, on a mesh or (None) on one device; 8 examples."""
+    """Returns the gradients of a bfloat16 model on a mesh, or on one device (None); 8 examples."""
     config = tiny()
     config.dtype = "bfloat16"
     graph, params = nnx.split(Step1XEdit(config, rngs=nnx.Rngs(0)))
@@ -50,20 +50,23 @@ def gradients(mesh):
     ],
 )
 def test_gradients_through_gathered_weights(config):
-    """bfloat16 keeps 8 bits: each device rounds its part of a sum before it is added to the others.
+    """bfloat16 has 8 bits: each device rounds its partial sum before the reduction.
 
-    Eight roundings of 2^-9 add up to about 2^-9 sqrt(8) = 0.6 % of a gradient's size, on top of
-    activations that differ as much; 3 % of each array's norm is room for both. The connector's key
-    biases change no softmax: their gradients are rounding alone, of norm 1e-6.
+    Eight roundings of 2^-9 amount to about 2^-9 sqrt(8) = 0.6 % of a gradient's size, plus similar
+    differences of activations; the tolerance of 3 % of each array's norm covers both. The
+    connector's key biases do not affect the softmax: their gradients are rounding errors of 1e-6.
     """
-    alone, spread = jax.tree.leaves(gradients(None)), jax.tree.leaves(gradients(make_mesh(config)))
-    for ours, theirs in zip(spread, alone, strict=True):
+    single, sharded = (
+        jax.tree.leaves(gradients(None)),
+        jax.tree.leaves(gradients(make_mesh(config))),
+    )
+    for ours, theirs in zip(sharded, single, strict=True):
         ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
         assert np.linalg.norm(ours - theirs) <= 0.03 * np.linalg.norm(theirs) + 1e-5
 
 
-def test_without_a_mesh_nothing_is_pinned():
-    """Nor on the mesh of one device; on others all that is said follows from the mesh alone."""
+def test_without_a_mesh_there_are_no_sharding_constraints():
+    """Nor on a mesh of one device; on other meshes they follow from the ambient mesh."""
     config = tiny()
     graph, params = nnx.split(Step1XEdit(config, rngs=nnx.Rngs(0)))
 
@@ -79,8 +82,8 @@ def test_without_a_mesh_nothing_is_pinned():
 
 
 @pytest.mark.slow
-def test_on_tpus_weights_travel_in_bfloat16_and_modulations_stay(monkeypatch):
-    """Compiled for four v5e chips (CPUs send bfloat16 as float32, whatever the program says)."""
+def test_on_tpus_weights_are_gathered_in_bfloat16_and_modulations_are_not(monkeypatch):
+    """Compiled for four v5e chips (CPUs transfer bfloat16 as float32)."""
     mesh = tpu_mesh("v5e:2x2", monkeypatch)
     config = tiny_config()
     config.model.dtype, config.model.hidden_size, config.model.num_heads = "bfloat16", 512, 4

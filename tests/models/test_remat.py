@@ -1,4 +1,4 @@
-"""Policies change what is stored and what is computed again, and no gradient."""
+"""Remat policies change what is saved and recomputed, but no gradient."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from flax import nnx
 from step1x_jax.choices import REMAT
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import tiny
-from step1x_jax.models.remat import AUTO, OFFLOAD, SAVED, checkpointed, stored_widths
+from step1x_jax.models.remat import AUTO, OFFLOAD, SAVED, apply_remat, count_saved_widths
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.training.monitoring.flops import jaxpr_flops
 from tests.models.test_step1x_edit import inputs
@@ -20,7 +20,7 @@ HERE = [policy for policy in REMAT if policy != OFFLOAD]
 
 
 def gradient_of(policy, implementation="auto"):
-    """Parameters to their gradient, and random parameters."""
+    """Returns the gradient function of the parameters, and random parameters."""
     config = dataclasses.replace(tiny(), remat=policy, attention=implementation)
     graph, params = nnx.split(Step1XEdit(config, rngs=nnx.Rngs(0)))
     leaves, tree = jax.tree.flatten(params)
@@ -45,7 +45,7 @@ def stored():
 
 @pytest.mark.parametrize("policy", [p for p in HERE if p != "none"])
 def test_gradients_are_equal(policy, stored):
-    """To float32's rounding: the compiler may fuse what it computes again otherwise."""
+    """Up to float32 rounding: the compiler may fuse recomputed values differently."""
     for ours, theirs in zip(gradients(policy), stored, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(np.abs(theirs).max(), 1e-3))
 
@@ -53,8 +53,8 @@ def test_gradients_are_equal(policy, stored):
 @pytest.mark.parametrize(
     "implementation", ["xla", pytest.param("pallas_tpu", marks=pytest.mark.slow)]
 )
-def test_what_is_stored_is_not_computed_again(implementation):
-    """Matmuls of the traced gradient, attention's in its own kernel or not."""
+def test_saved_values_are_not_recomputed(implementation):
+    """Counts the matmuls of the traced gradient, including those inside the attention kernel."""
 
     def work(policy):
         function, params = gradient_of(policy, implementation)
@@ -65,18 +65,18 @@ def test_what_is_stored_is_not_computed_again(implementation):
     assert amounts == sorted(amounts, reverse=True)
     assert len(set(amounts)) == len(order)
     assert work("attention_qkv_mlp") < work("attention_mlp") < work("attention")
-    assert work(AUTO) == work("full")  # until somebody chooses
+    assert work(AUTO) == work("full")  # unresolved, it is the same
 
 
-def test_widths_are_those_of_what_is_stored():
-    """A block that stores all: input, attention, gated, three of q, k and v, four of the MLP."""
-    assert stored_widths("full", double=False) == 1
-    assert stored_widths("attention_qkv_mlp", double=False) == 1 + 1 + 1 + 3 + 4
-    assert stored_widths("attention_qkv_mlp", double=True) == 1 + 1 + 2 + 3 + 4
-    order = [stored_widths(policy, double=True) for policy in SAVED]
+def test_saved_widths():
+    """A block that saves all: input, attention, gated, three for q, k and v, four for the MLP."""
+    assert count_saved_widths("full", double=False) == 1
+    assert count_saved_widths("attention_qkv_mlp", double=False) == 1 + 1 + 1 + 3 + 4
+    assert count_saved_widths("attention_qkv_mlp", double=True) == 1 + 1 + 2 + 3 + 4
+    order = [count_saved_widths(policy, double=True) for policy in SAVED]
     assert order == sorted(order)
 
 
-def test_offloading_needs_a_host_to_copy_to():
+def test_offload_is_refused_on_cpus():
     with pytest.raises(UserError, match="offload' needs a TPU or GPU"):
-        checkpointed(lambda x, y: (x, y), OFFLOAD)
+        apply_remat(lambda x, y: (x, y), OFFLOAD)

@@ -1,4 +1,4 @@
-"""Sizes, axes, padding and precision of the model; its numbers are in tests/test_golden.py."""
+"""Axes, padding and precision of the model; tests/test_golden.py checks its numbers."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from flax import nnx
 from step1x_jax.kernels.attention import working_length
 from step1x_jax.models.config import tiny
 from step1x_jax.models.connector import masked_attention
-from step1x_jax.models.layers import scan
+from step1x_jax.models.layers import scan_blocks
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from step1x_jax.weights.layouts.official import flat
 from step1x_jax.weights.load import load_model
@@ -31,7 +31,7 @@ def inputs(config, batch=2, text_length=None, seed=0):
 
 
 def random_model(**changes):
-    """Every parameter random, the gates and the last layer included."""
+    """Returns a model with all parameters random, including gates and the last layer."""
     config = dataclasses.replace(tiny(), **changes)
     graph, shapes = abstract_model(config)
     rng = np.random.default_rng(1)
@@ -44,7 +44,7 @@ image_velocity = nnx.jit(Step1XEdit.image_velocity)
 
 
 def test_every_parameter_has_its_logical_axes():
-    """Watches flax: stacking must keep the names and put "layers" in front."""
+    """Checks flax: stacking must keep the names and prepend "layers"."""
     leaves = flat(abstract_model(tiny())[1])
     axes = {path: leaf.get_metadata()["out_sharding"] for path, leaf in leaves.items()}
     for path, leaf in leaves.items():
@@ -55,7 +55,7 @@ def test_every_parameter_has_its_logical_axes():
 
 
 def test_masked_padding_equals_trimmed_text():
-    """With attend_to_padding=False, padding changes nothing: the second path has none."""
+    """With attend_to_padding=False, padded and trimmed text give the same velocity."""
     model = random_model(attend_to_padding=False)
     latents, reference, text, _, t = inputs(model.config)
     short = velocity(model, latents, reference, text[:, :5], jnp.full(2, 5), t)
@@ -89,8 +89,8 @@ def test_examples_of_a_batch_are_independent():
         np.testing.assert_allclose(batch[i : i + 1], single, atol=1e-4 * np.abs(single).max())
 
 
-def test_v1_1_moves_the_reference_and_v1_0_does_not():
-    """With equal pictures, v1.0 cannot tell noise tokens from reference tokens."""
+def test_v1_1_shifts_reference_positions_and_v1_0_does_not():
+    """With equal images, v1.0 cannot distinguish noise tokens from reference tokens."""
     for version, same in (("v1.0", True), ("v1.1", False)):
         model = random_model(version=version)
         latents, _, text, lengths, t = inputs(model.config)
@@ -100,7 +100,7 @@ def test_v1_1_moves_the_reference_and_v1_0_does_not():
         assert (difference < 1e-4) == same
 
 
-def test_scan_runs_the_layers_in_order():
+def test_scan_blocks_runs_the_blocks_in_order():
     model = random_model(depth_single_blocks=3)
     blocks = model.transformer.single_blocks
     x = jax.random.normal(jax.random.key(0), (1, 6, 32))
@@ -111,15 +111,15 @@ def test_scan_runs_the_layers_in_order():
     for i in range(3):
         want = one(jax.tree.map(lambda p, i=i: p[i], state), want, mods[i])
     for remat in ("none", "full"):
-        got = nnx.jit(lambda b, x, r=remat: scan(b, x, rope, None, remat=r, per_block=mods))(
+        got = nnx.jit(lambda b, x, r=remat: scan_blocks(b, x, rope, None, remat=r, per_block=mods))(
             blocks, x
         )
         np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("attend_to_padding", [True, False])
-def test_tokens_are_padded_for_kernels_and_nobody_sees_it(attend_to_padding):
-    """Plain attention works on the tokens as they are, the kernel here on 128."""
+def test_padding_for_kernels_does_not_change_the_result(attend_to_padding):
+    """Plain attention needs no padding; the kernel pads to 128 tokens here."""
     config = dataclasses.replace(tiny(), attend_to_padding=attend_to_padding)
     data = inputs(config)
     velocities = []
@@ -134,9 +134,9 @@ def test_tokens_are_padded_for_kernels_and_nobody_sees_it(attend_to_padding):
 
 @pytest.mark.parametrize("name", ["dit_v1_0", "dit_v1_1"])
 def test_bfloat16_stays_close_to_float32(name):
-    """The precision people use: bfloat16 has 8 bits, so each of some 40 roundings on the way adds
+    """bfloat16 has 8 bits: each of about 40 roundings adds 2^-9 of the values' size.
 
-    about 2^-9 of the values' size. Relative to the velocity's norm the sum stays under 3 %.
+    Relative to the velocity's norm the total error is below 3 %.
     """
     case = read_case(VECTORS / name)
     model = load_model(VECTORS / name, dtype="bfloat16")
@@ -153,10 +153,10 @@ def test_bfloat16_stays_close_to_float32(name):
     assert 1e-4 < error < 3e-2
 
 
-def test_without_padding_the_mask_changes_nothing():
-    """It leaves the picture's tokens alone; the path without it is that of the golden numbers."""
+def test_masking_without_padding_changes_nothing():
+    """The mask hides no image tokens. The golden numbers cover the path without a mask."""
     masked, free = (random_model(attend_to_padding=value) for value in (False, True))
-    arguments = inputs(free.config)  # lengths are those of all the text
+    arguments = inputs(free.config)  # all text is valid
     want = velocity(free, *arguments)
     np.testing.assert_allclose(
         velocity(masked, *arguments), want, atol=1e-4 * np.abs(want).max()

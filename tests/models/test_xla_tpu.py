@@ -1,6 +1,6 @@
-"""Each workaround of models/xla_tpu.py still gains something: compiled with and without it.
+"""Each workaround of models/xla_tpu.py is still useful: compiled with and without it.
 
-Where one of these fails, XLA does by itself what was done for it: take the workaround away.
+If one of these tests fails, XLA no longer needs the workaround: remove it.
 """
 
 import functools
@@ -13,7 +13,14 @@ from jax.sharding import NamedSharding
 
 from step1x_jax.models import layers, linear, xla_tpu
 from step1x_jax.models.config import ModelConfig
-from step1x_jax.models.layers import abstract, all_chunks_of, chunks_of, modulation, scan, stack
+from step1x_jax.models.layers import (
+    abstract,
+    compute_all_modulations,
+    compute_modulation,
+    make_modulation,
+    scan_blocks,
+    stack_blocks,
+)
 from step1x_jax.models.transformer import SingleBlock
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.planning import hlo
@@ -25,23 +32,23 @@ from step1x_jax.training.trainable_split import with_shardings
 from tests.kernels.test_tpu_compilation import tpu_mesh
 
 pytestmark = pytest.mark.slow  # they compile for TPUs
-WIDTH, HEADS, TOKENS = 3072, 24, 8832  # the release at 1024 px: narrower blocks gain nothing
+WIDTH, HEADS, TOKENS = 3072, 24, 8832  # the release at 1024 px: narrower blocks show no gain
 
 
 def seconds():
-    """Of two single blocks, forward and backward, on one v6e chip, by the planner's model."""
+    """Returns the planner's time of two single blocks, forward and backward, on a v6e chip."""
     topology = parse_topology("v6e:1x1")
     mesh = make_mesh(MeshConfig(), topology_devices(topology.name))
     config = ModelConfig(hidden_size=WIDTH, num_heads=HEADS, param_dtype="bfloat16")
     graph, params = abstract(
-        lambda rngs: stack(2, lambda rngs: SingleBlock(config, rngs=rngs), rngs)
+        lambda rngs: stack_blocks(2, lambda rngs: SingleBlock(config, rngs=rngs), rngs)
     )
 
     def loss(params, x, vec):
         blocks = nnx.merge(graph, params)
         rope = jnp.ones((2, TOKENS, config.head_dim))
-        mods = all_chunks_of(blocks.modulation, vec)
-        x = scan(blocks, x, rope, None, remat="none", per_block=mods)
+        mods = compute_all_modulations(blocks.modulation, vec)
+        x = scan_blocks(blocks, x, rope, None, remat="none", per_block=mods)
         return jnp.sum(x.astype(jnp.float32) ** 2)
 
     def array(*shape):
@@ -67,7 +74,7 @@ usual_seconds = functools.cache(seconds)
 
 
 def sum_gradient(y, addend):
-    """As `with_matmul_gradient`, by the plain gradient of a sum."""
+    """Replaces `with_matmul_gradient` by the plain gradient of a sum."""
     return y + (addend - jax.lax.stop_gradient(addend)).astype(y.dtype)
 
 
@@ -83,8 +90,8 @@ def plain_bias(y, bias):
     ],
     ids=["materialize", "with_matmul_gradient"],
 )
-def test_a_step_without_it_takes_longer(monkeypatch, without):
-    tpu_mesh("v6e:2x2", monkeypatch)  # makes this process one that compiles for TPUs
+def test_a_step_takes_longer_without_the_workaround(monkeypatch, without):
+    tpu_mesh("v6e:2x2", monkeypatch)  # prepares this process for compiling for TPUs
     usual = usual_seconds()
     for (module, name), replacement in without.items():
         monkeypatch.setattr(module, name, replacement)
@@ -93,16 +100,18 @@ def test_a_step_without_it_takes_longer(monkeypatch, without):
     assert longer > 1.002 * usual
 
 
-def test_without_the_step_between_vectors_take_an_all_to_all(monkeypatch):
+def test_without_gather_first_there_is_an_all_to_all(monkeypatch):
     mesh = tpu_mesh("v6e:2x2", monkeypatch)
     config = ModelConfig(hidden_size=WIDTH, num_heads=HEADS)
-    graph, params = abstract(lambda rngs: modulation(3, WIDTH, gates=(), config=config, rngs=rngs))
+    graph, params = abstract(
+        lambda rngs: make_modulation(3, WIDTH, gates=(), config=config, rngs=rngs)
+    )
     split = NamedSharding(mesh, jax.P(("data", "fsdp")))
     vectors = jax.ShapeDtypeStruct((8, WIDTH), jnp.bfloat16, sharding=split)
 
     def has_all_to_all():
         with jax.set_mesh(mesh):
-            program = jax.jit(lambda params, vec: chunks_of(nnx.merge(graph, params), vec))
+            program = jax.jit(lambda params, vec: compute_modulation(nnx.merge(graph, params), vec))
             text = program.lower(with_shardings(params, mesh), vectors).compile().as_text()
         return "all-to-all" in text
 

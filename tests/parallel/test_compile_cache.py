@@ -1,4 +1,4 @@
-"""Compiled programs are kept for the next process, where the user has chosen no other place."""
+"""Compiled programs are cached for later processes, unless the user has chosen a folder."""
 
 import os
 import subprocess
@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-# Something has been compiled before: in a notebook that is so. Then one program, kept however
-# quickly it was compiled; printed are how many were found.
+# Compiles something before the cache is enabled, as a notebook may. Then compiles a program, which
+# is cached regardless of its compile time, and prints the number of cache hits.
 CODE = """
 import jax, numpy as np
 from step1x_jax.parallel import compile_cache
 jax.block_until_ready(jax.jit(lambda x: x + 1)(np.ones(3)))
-compile_cache.LEAST_SECONDS = 0.0
-compile_cache.keep_compiled()
+compile_cache.MIN_COMPILE_SECONDS = 0.0
+compile_cache.enable_compile_cache()
 found = []
 jax.monitoring.register_event_listener(
     lambda name, **more: found.append(name.endswith("cache_hits")))
@@ -34,13 +34,13 @@ def compile_one(tmp_path, user_without_compile_cache):
     return run
 
 
-def test_the_next_process_finds_what_one_has_compiled(compile_one, tmp_path):
+def test_a_second_process_finds_the_compiled_program(compile_one, tmp_path):
     folder = str(tmp_path / ".cache/step1x_jax/compiled")
     assert compile_one() == (0, folder)
     assert compile_one() == (1, folder)
 
 
-def test_a_users_own_folder_stays_with_its_limits(compile_one, tmp_path):
+def test_the_users_folder_and_limits_are_kept(compile_one, tmp_path):
     folder = str(tmp_path / "mine")
     limit = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "60"}
     assert compile_one(JAX_COMPILATION_CACHE_DIR=folder, **limit) == (0, folder)

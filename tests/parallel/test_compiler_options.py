@@ -8,7 +8,7 @@ from tests.kernels.test_tpu_compilation import tpu_mesh
 from tests.parallel.test_mesh import Chip
 
 
-def test_a_device_has_the_options_of_its_platform():
+def test_devices_have_the_options_of_their_platform():
     tpu = compiler_options(Chip(0))
     assert tpu["xla_tpu_enable_async_collective_fusion"] is True
     assert set(tpu) == set(TABLE["tpu"])
@@ -21,8 +21,8 @@ def test_every_option_has_a_reason():
 
 
 @pytest.mark.slow
-def test_a_gradient_is_one_matmul(monkeypatch):
-    """Of the MLP's kernel at 1024 px, on chips of which the compiler would make 32 small ones."""
+def test_weight_gradient_is_one_matmul(monkeypatch):
+    """The MLP kernel's gradient at 1024 px; by default the compiler would make 32 small matmuls."""
     mesh = tpu_mesh("v5p:2x4x4", monkeypatch)
     split = NamedSharding(mesh, PartitionSpec("fsdp"))
     x = jax.ShapeDtypeStruct((mesh.size, 8832, 3072), jnp.bfloat16, sharding=split)

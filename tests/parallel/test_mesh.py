@@ -29,7 +29,7 @@ def test_sizes(config, sizes):
     assert set(mesh.axis_types) == {AxisType.Auto}
 
 
-def test_a_part_of_the_devices():
+def test_subset_of_devices():
     assert make_mesh(MeshConfig(), jax.devices()[:2]).devices.size == 2
 
 
@@ -44,7 +44,7 @@ def test_a_part_of_the_devices():
         MeshConfig(-1, -1, 3),
     ],
 )
-def test_sizes_that_do_not_fit_are_an_error(config):
+def test_sizes_that_do_not_fit_are_refused(config):
     with pytest.raises(UserError, match=r"mesh\.data"):
         make_mesh(config)
 
@@ -57,7 +57,7 @@ def test_batch_must_split_over_the_devices():
 
 
 class Chip:
-    """As much of a TPU as arranging them looks at: eight of them in two slices of 2 x 2."""
+    """A fake TPU chip with the attributes that make_mesh reads; eight make two slices of 2 x 2."""
 
     platform, device_kind, core_on_chip, process_index = "tpu", "TPU v5", 0, 0
 
@@ -66,7 +66,7 @@ class Chip:
         self.coords = [number % 2, number // 2 % 2, 0]
 
 
-def test_copies_lie_on_slices_and_parameters_within_one():
+def test_replicas_are_on_slices_and_shards_within_a_slice():
     chips = [Chip(n) for n in (0, 4, 1, 5, 2, 6, 3, 7)]
     mesh = make_mesh(MeshConfig(data=2), chips)
     assert mesh.axis_names == AXES
@@ -74,21 +74,21 @@ def test_copies_lie_on_slices_and_parameters_within_one():
     assert [{chip.slice_index for chip in copy.flat} for copy in mesh.devices] == [{0}, {1}]
 
 
-def test_two_that_fill_leave_parameters_whole_tiles_and_a_slice(monkeypatch):
+def test_automatic_data_and_fsdp_sizes(monkeypatch):
     chips = [Chip(n) for n in range(8)]
     assert make_mesh(MeshConfig(data=-1, fsdp=-1), chips).devices.shape == (2, 4, 1, 1)
-    monkeypatch.setattr(mesh_module, "WIDEST_FSDP", 4)
+    monkeypatch.setattr(mesh_module, "MAX_FSDP", 4)
     assert make_mesh(MeshConfig(data=-1, fsdp=-1)).devices.shape == (2, 4, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["finetune_512", "finetune_1024", "finetune_mixed", "lora"])
-def test_the_release_is_trained_in_whole_tiles_on_any_number_of_devices(monkeypatch, name):
-    monkeypatch.setattr(mesh_module, "WIDEST_FSDP", 4)
+def test_release_configs_limit_fsdp(monkeypatch, name):
+    monkeypatch.setattr(mesh_module, "MAX_FSDP", 4)
     config = importlib.import_module(f"configs.{name}").get_config()
     assert make_mesh(config.mesh).devices.shape == (2, 4, 1, 1)
 
 
-def test_parameters_are_not_split_over_slices():
+def test_parameters_are_not_sharded_over_slices():
     chips = [Chip(n) for n in range(8)]
-    with pytest.raises(UserError, match=r"mesh\.data=1 is no multiple of the 2 slices"):
+    with pytest.raises(UserError, match=r"mesh\.data=1 is not a multiple of the 2 slices"):
         make_mesh(MeshConfig(), chips)

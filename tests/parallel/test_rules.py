@@ -22,8 +22,8 @@ def test_logical_names_become_mesh_axes(mesh):
     assert partition_spec((None, None), (3, 8), mesh) == P(None, None)
 
 
-def test_where_a_matmul_sees_a_weight():
-    """Gathered over fsdp, split for good over tensor; modulations stay where they are stored."""
+def test_sharding_of_weights_in_use():
+    """Gathered over fsdp, sharded over tensor; modulations are sharded as stored."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     mlp, modulation = (("embed", "mlp"), (8, 8)), (("vector", "modulation"), (8, 24))
     assert partition_spec(*mlp, mesh) == P("fsdp", "tensor")
@@ -31,10 +31,10 @@ def test_where_a_matmul_sees_a_weight():
     assert partition_spec(*modulation, mesh) == P(None, "fsdp")
     assert partition_spec(*modulation, mesh, "used") == P(None, "fsdp")
     other = jax.make_mesh((2,), ("fsdp",), devices=jax.devices()[:2])
-    assert partition_spec(*mlp, other) == P("fsdp", None)  # which has no tensor axis
+    assert partition_spec(*mlp, other) == P("fsdp", None)  # a mesh without a tensor axis
 
 
-def test_an_axis_that_does_not_divide_stays_whole(mesh):
+def test_indivisible_axes_are_replicated(mesh):
     assert partition_spec(("embed", "mlp"), (6, 5), mesh) == P(None, None)
 
 
@@ -44,7 +44,7 @@ def test_unknown_names_are_refused(mesh):
 
 
 def test_a_wrong_number_of_names_is_refused(mesh):
-    with pytest.raises(ValueError, match="do not fit the shape"):
+    with pytest.raises(ValueError, match="do not match the shape"):
         partition_spec(("embed",), (8, 8), mesh)
 
 
@@ -53,7 +53,7 @@ def test_colliding_axes_are_refused(mesh):
         partition_spec(("embed", "embed"), (8, 8), mesh)
 
 
-def test_variables_are_placed_by_name_wherever_they_are(mesh):
+def test_variables_anywhere_in_a_tree_are_sharded_by_name(mesh):
     kernel = nnx.Param(jnp.ones((8, 3)), out_sharding=("embed", "mlp"))
     tree = {"moments": [nnx.State({"kernel": kernel})], "count": jnp.zeros(())}
     placed = shardings(jax.eval_shape(lambda: tree), mesh)
@@ -61,18 +61,18 @@ def test_variables_are_placed_by_name_wherever_they_are(mesh):
     assert placed["count"].spec == P()
 
 
-def test_batches_are_split_over_both_axes(mesh):
+def test_batches_are_sharded_over_both_axes(mesh):
     assert batch_sharding(mesh).spec == P(("data", "fsdp"))
 
 
 @pytest.mark.parametrize("preset", [*PRESETS, "qwen"])
-def test_every_large_array_of_the_models_is_split(preset, mesh):
-    """Also: each name that the model uses is in the table, and no two collide."""
+def test_large_arrays_of_the_models_are_sharded(preset, mesh):
+    """Also checks that the table has all names that the models use, without collisions."""
     is_qwen = preset == "qwen"
     _, params = abstract_mllm(MLLMConfig()) if is_qwen else abstract_model(PRESETS[preset]())
-    places = shardings(params, mesh)
-    whole = total = 0
-    for x, place in zip(jax.tree.leaves(params), jax.tree.leaves(places), strict=True):
+    sharded = shardings(params, mesh)
+    replicated = total = 0
+    for x, sharding in zip(jax.tree.leaves(params), jax.tree.leaves(sharded), strict=True):
         total += x.size
-        whole += 0 if "fsdp" in place.spec else x.size
-    assert whole < 0.03 * total  # what stays: biases and the small projection of the mean text
+        replicated += 0 if "fsdp" in sharding.spec else x.size
+    assert replicated < 0.03 * total  # biases and the small projection of the mean text

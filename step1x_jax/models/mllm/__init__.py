@@ -1,1 +1,1 @@
-"""Qwen2.5-VL, the multimodal language model, as a frozen encoder."""
+"""Qwen2.5-VL, a multimodal language model, as the frozen text encoder."""

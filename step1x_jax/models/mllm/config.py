@@ -12,12 +12,18 @@ from step1x_jax.json_files import build, check_fields
 Side = Annotated[int, Meta(ge=1, le=4096)]  # pixels, patches or frames
 
 MODEL_TYPE = "qwen2_5_vl"
-TEXT_MODEL_TYPE = "qwen2_5_vl_text"  # of a nested text_config
-VISION_MODEL_TYPES = (MODEL_TYPE, "qwen2_5_vl_vision")  # of vision_config: before and since 4.52
-ROPE_TYPES = ("mrope", "default")  # two names of the same; others stretch it for longer texts
+TEXT_MODEL_TYPE = "qwen2_5_vl_text"  # in a nested text_config
+VISION_MODEL_TYPES = (
+    MODEL_TYPE,
+    "qwen2_5_vl_vision",
+)  # in vision_config: before and since transformers 4.52
+ROPE_TYPES = (
+    "mrope",
+    "default",
+)  # two names of one type; other types scale the positions for longer texts
 
-# What an absent field means: the defaults of transformers' classes. Folders saved by it may lack
-# fields that equal them, and heads or eps cannot be told from the weights.
+# The values of absent fields: the defaults of transformers' classes. Folders that it saves may omit
+# fields with default values, and the weights do not tell the number of heads or eps.
 VISION_DEFAULTS = {
     "depth": 32,
     "hidden_size": 3584,
@@ -43,20 +49,25 @@ LANGUAGE_DEFAULTS = {
 IMAGE_TOKEN = 151655
 
 
-@dataclasses.dataclass(unsafe_hash=True)  # a model's graph holds a copy and is a jit key
+@dataclasses.dataclass(unsafe_hash=True)  # part of the model's graph definition, which is a jit key
 class VisionConfig:
-    """The vision tower. The defaults are those of Qwen2.5-VL-7B, names are Hugging Face's."""
+    """Sizes of the vision tower. Defaults are of Qwen2.5-VL-7B, names are Hugging Face's."""
 
     depth: Layers = 32
     hidden_size: Width = 1280
     intermediate_size: Width = 3420
     num_heads: Width = 16
     in_channels: Annotated[int, Meta(ge=1, le=64)] = 3
-    patch_size: Side = 14  # pixels along one side
-    temporal_patch_size: Side = 2  # frames; a picture is repeated
+    patch_size: Side = 14  # pixels along one side of a patch
+    temporal_patch_size: Side = 2  # frames in a patch; a still image is repeated
     spatial_merge_size: Side = 2  # patches along one side of a merged token
-    window_size: Side = 112  # pixels along one side
-    fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)  # the others attend within windows
+    window_size: Side = 112  # pixels along one side of a window
+    fullatt_block_indexes: tuple[int, ...] = (
+        7,
+        15,
+        23,
+        31,
+    )  # blocks with full attention; the others attend within windows
     out_hidden_size: Width = 3584
     rope_theta: Positive = 10_000.0
 
@@ -70,12 +81,12 @@ class VisionConfig:
 
     @property
     def patch_width(self) -> int:
-        """Numbers in one patch: channels x frames x pixels."""
+        """Values in one patch: channels * frames * pixels."""
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
     @property
     def merge_unit(self) -> int:
-        """Patches that become one token."""
+        """Patches that are merged into one token."""
         return self.spatial_merge_size**2
 
     @property
@@ -86,7 +97,7 @@ class VisionConfig:
 
 @dataclasses.dataclass(unsafe_hash=True)
 class LanguageConfig:
-    """The language model. The defaults are those of Qwen2.5-VL-7B, names are Hugging Face's."""
+    """Sizes of the language model. Defaults are of Qwen2.5-VL-7B, names are Hugging Face's."""
 
     vocab_size: Vocabulary = 152064
     hidden_size: Width = 3584
@@ -109,7 +120,7 @@ class LanguageConfig:
 
 @dataclasses.dataclass(unsafe_hash=True)
 class MLLMConfig:
-    """Both parts, their precision, and the token in whose places a picture goes."""
+    """Both networks, their dtypes, and the id of the tokens that stand for an image."""
 
     vision: VisionConfig = dataclasses.field(default_factory=VisionConfig)
     language: LanguageConfig = dataclasses.field(default_factory=LanguageConfig)
@@ -118,7 +129,7 @@ class MLLMConfig:
     param_dtype: str = "bfloat16"
 
     def validate(self) -> None:
-        """Raises UserError for sizes out of bounds, or that do not fit together."""
+        """Raises UserError for sizes that are out of bounds or do not match each other."""
         check_fields(self, "the language model's config")
         vision, language = self.vision, self.language
         for part, config, heads in (
@@ -141,14 +152,14 @@ class MLLMConfig:
             vision.head_dim % 4 == 0,
             "vision_config num_heads",
             vision.num_heads,
-            "use one that makes the head width a multiple of 4: two axes of pairs",
+            "use one that makes the head width a multiple of 4",
         )
         sections = language.mrope_section
         require(
             len(sections) == 3 and 2 * sum(sections) == language.head_dim,
             "mrope_section",
             sections,
-            f"use three numbers that add up to half the head width {language.head_dim}",
+            f"use three numbers whose sum is half the head width {language.head_dim}",
         )
         require(
             vision.out_hidden_size == language.hidden_size,
@@ -160,7 +171,7 @@ class MLLMConfig:
             vision.window_side > 0,
             "vision_config window_size",
             vision.window_size,
-            "use at least the pixels of one merged token",
+            "use at least the number of pixels of one merged token",
         )
         require(
             self.image_token_id < language.vocab_size,
@@ -174,33 +185,33 @@ class MLLMConfig:
 
 
 def mllm_from_json(values: dict[str, Any], source: str) -> MLLMConfig:
-    """The sizes in a Hugging Face config.json.
+    """Reads the sizes from a Hugging Face config.json.
 
-    Read are the form of the release (the language model's fields at the top) and the newer one
-    (text_config); an absent field means what it means to transformers.
+    Both formats are supported: that of the release (the language model's fields at the top level)
+    and the newer one (text_config). Absent fields have the defaults of transformers.
 
     Args:
-      values: what the file holds.
-      source: the file's name, for messages.
+      values: the file's content.
+      source: the file's name, for error messages.
 
     Returns:
-      The sizes, with the default precisions.
+      The sizes, with the default dtypes.
 
     Raises:
-      UserError: the file describes another model, a variant of this one that is not implemented,
-        or sizes that do not fit together.
+      UserError: the file describes another model or an unsupported variant of this one, or its
+        sizes do not match each other.
     """
-    text = _part(values, "text_config", source) if "text_config" in values else values
-    vision = _part(values, "vision_config", source)
-    _check_kind(values, text, vision, source)
+    text = _get_section(values, "text_config", source) if "text_config" in values else values
+    vision = _get_section(values, "vision_config", source)
+    _check_model_type(values, text, vision, source)
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     if not isinstance(rope, dict):
-        raise UserError(f"{source}: the rope parameters must be a JSON object; replace the file.")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ROPE_TYPES:
+        raise UserError(f"{source}: the RoPE parameters must be a JSON object; replace the file.")
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type not in ROPE_TYPES:
         raise UserError(
-            f"{source} asks for rotary positions of the kind {kind!r}; remove that setting, which"
-            " is for texts longer than any instruction."
+            f"{source} has rope_type {rope_type!r}, which is for longer texts than instructions and"
+            " is not supported; remove that setting."
         )
 
     language_fields = {
@@ -213,7 +224,7 @@ def mllm_from_json(values: dict[str, Any], source: str) -> MLLMConfig:
     vision_fields = {
         name: (old_names | vision).get(name, default) for name, default in VISION_DEFAULTS.items()
     }
-    vision_rope = _part(vision, "rope_parameters", source)
+    vision_rope = _get_section(vision, "rope_parameters", source)
     vision_fields["rope_theta"] = vision_rope.get("rope_theta", 1e4)
     config = MLLMConfig(
         vision=build(VisionConfig, vision_fields, source, "vision_config"),
@@ -229,18 +240,18 @@ def mllm_from_json(values: dict[str, Any], source: str) -> MLLMConfig:
     return config
 
 
-def _part(values: dict[str, Any], name: str, source: str) -> dict[str, Any]:
-    part = values.get(name)
-    part = {} if part is None else part
-    if not isinstance(part, dict):
+def _get_section(values: dict[str, Any], name: str, source: str) -> dict[str, Any]:
+    section = values.get(name)
+    section = {} if section is None else section
+    if not isinstance(section, dict):
         raise UserError(f"{source}: {name} must be a JSON object; replace the file.")
-    return part
+    return section
 
 
-def _check_kind(
+def _check_model_type(
     values: dict[str, Any], text: dict[str, Any], vision: dict[str, Any], source: str
 ) -> None:
-    """Raises UserError for another architecture, or settings of this one that no release has."""
+    """Raises UserError for another architecture, or for settings that no release has."""
     kinds = (
         (values.get("model_type"), (MODEL_TYPE,)),
         (text.get("model_type", TEXT_MODEL_TYPE), (MODEL_TYPE, TEXT_MODEL_TYPE)),
@@ -252,14 +263,14 @@ def _check_kind(
                 f"{source} describes a model of type {kind!r}, not {MODEL_TYPE!r}; give the folder"
                 " of a Qwen2.5-VL model."
             )
-    for part in (text, vision):
-        if part.get("hidden_act", "silu") != "silu":
+    for section in (text, vision):
+        if section.get("hidden_act", "silu") != "silu":
             raise UserError(
-                f"{source} has hidden_act {part['hidden_act']!r}, and Qwen2.5-VL has 'silu'; give"
-                " the folder of a Qwen2.5-VL model."
+                f"{source} has hidden_act {section['hidden_act']!r}, but Qwen2.5-VL uses 'silu';"
+                " give the folder of a Qwen2.5-VL model."
             )
     if text.get("use_sliding_window"):
         raise UserError(
-            f"{source} has use_sliding_window, which is not implemented; give the folder of a"
+            f"{source} has use_sliding_window, which is not supported; give the folder of a"
             " released Qwen2.5-VL model."
         )

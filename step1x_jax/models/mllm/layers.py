@@ -1,4 +1,4 @@
-"""The layers that vision tower and language model share.
+"""Layers that the vision tower and the language model share.
 
 Legend: B batch, L tokens, D width, F mlp width, H heads, K head width, A axes of positions.
 """
@@ -44,23 +44,23 @@ class MLP(nnx.Module):
 
 
 def rotary_table(positions: jax.Array, axes: np.ndarray, frequencies: np.ndarray) -> jax.Array:
-    """Cosines and sines for `embeddings.apply_rope`, of positions on several axes.
+    """Computes cosines and sines for `embeddings.apply_rope`, for positions on several axes.
 
-    Angles are float32 products of exact integers.
+    Angles are float32 products of frequencies and exact integers.
 
     Args:
       positions: (B, A, L) int32.
-      axes: (K/2,) which axis turns a pair of the head.
-      frequencies: (K/2,) float32, of that pair.
+      axes: (K/2,) index of the position axis that rotates each pair of the head.
+      frequencies: (K/2,) float32, frequency of each pair.
 
     Returns:
-      (2, B, L, K) float32, to be unpacked along the first axis.
+      (2, B, L, K) float32, cosines and sines.
     """
     angles = positions[:, axes].astype(jnp.float32) * frequencies[:, None]  # (B, K/2, L)
     cos, sin = (f(angles).swapaxes(1, 2) for f in (jnp.cos, jnp.sin))
     return jnp.stack([jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)])
 
 
-def frequencies(width: int, theta: float) -> np.ndarray:
-    """theta^(-2j / width) for the pairs j of an axis: (width / 2,) float32."""
+def rope_frequencies(width: int, theta: float) -> np.ndarray:
+    """Returns theta^(-2j / width) for the pairs j of an axis: (width / 2,) float32."""
     return (theta ** (-np.arange(0, width, 2) / width)).astype(np.float32)

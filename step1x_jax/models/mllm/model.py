@@ -1,4 +1,4 @@
-"""Qwen2.5-VL as an encoder: a picture and a prompt to the last hidden state, frozen.
+"""Qwen2.5-VL as a frozen encoder: maps an image and a prompt to the last hidden state.
 
 Legend: B examples, P patches, M merged tokens, T tokens, D width.
 """
@@ -17,16 +17,16 @@ from step1x_jax.models.mllm.vision import VisionTower
 
 
 def abstract_mllm(config: MLLMConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Structure and abstract parameters of the model, see `abstract`."""
+    """Returns graph definition and abstract parameters of the model; see `abstract`."""
     return abstract(lambda rngs: MLLM(config, rngs=rngs))
 
 
 class MLLM(nnx.Module):
-    """Call it for the last hidden state; its parts are `visual` and `language_model`."""
+    """`visual` and `language_model`. Calling it computes the last hidden state."""
 
     def __init__(self, config: MLLMConfig, *, rngs: nnx.Rngs):
         config.validate()
-        # copies: they must not change any more
+        # copies: later changes must not affect the model
         self.config = config = dataclasses.replace(
             config,
             vision=dataclasses.replace(config.vision),
@@ -36,25 +36,25 @@ class MLLM(nnx.Module):
         self.language_model = LanguageModel(config, rngs=rngs)
 
     def embed(self, pictures: Pictures, prompts: Prompts) -> jax.Array:
-        """Embedded tokens, those of the picture in their places.
+        """Embeds the prompts and inserts the image tokens.
 
         Args:
-          pictures: of `pad_pictures`, one for each example.
-          prompts: of `pad_prompts`.
+          pictures: result of `pad_pictures`, one image per example.
+          prompts: result of `pad_prompts`.
 
         Returns:
           (B, T, D) in the compute dtype.
         """
-        picture = self.visual(pictures)  # (B, M, D), window order
-        there = jnp.take_along_axis(picture, jnp.maximum(prompts.places, 0)[..., None], axis=1)
-        is_picture = (prompts.places != PADDING)[..., None]
-        return jnp.where(is_picture, there, self.language_model.embed(prompts.ids))
+        image = self.visual(pictures)  # (B, M, D), window order
+        tokens = jnp.take_along_axis(image, jnp.maximum(prompts.image_index, 0)[..., None], axis=1)
+        is_image = (prompts.image_index != PADDING)[..., None]
+        return jnp.where(is_image, tokens, self.language_model.embed(prompts.ids))
 
     def __call__(self, pictures: Pictures, prompts: Prompts) -> jax.Array:
-        """The last hidden state, behind the final norm; arguments as in `embed`.
+        """Computes the last hidden state, after the final norm; arguments as in `embed`.
 
         Returns:
-          (B, T, D) in the compute dtype; rubbish behind the end of an example.
+          (B, T, D) in the compute dtype; undefined past each example's length.
         """
         x = self.embed(pictures, prompts)
-        return self.language_model(x, prompts.positions, prompts.attended)
+        return self.language_model(x, prompts.positions, prompts.key_mask)

@@ -1,17 +1,17 @@
-"""What the model must know of a picture's grid and of a prompt, computed on the host with numpy.
+"""Positions, window order and padding of images and prompts, computed on the host with numpy.
 
-A batch has one picture per example. Rows are padded on the right to sizes that the caller gives, so
-that pictures and prompts of many shapes run in one compiled program. Rows, not one packed sequence:
-attention then costs what each picture costs, and a batch splits over devices. Nothing that stands
-in the padding reaches a valid place.
+A batch has one image per example. Rows are padded on the right to sizes given by the caller, so
+that one compiled program serves images and prompts of many shapes. The batch has padded rows rather
+than one packed sequence: the cost of attention is then the sum over images, and a batch can be
+sharded over devices. Padding never affects valid positions.
 
-The processor gives a picture's patches merge unit by merge unit (2 x 2 patches that become one
-token), the units row by row. The vision tower wants the units window by window, so that a window
-lies in one piece: *window order*. Patches are put into it here; `Prompts.places` finds the tokens
-that come out of it again.
+The processor orders a picture's patches by merge unit (2 x 2 patches that become one token), and
+the units row by row. The vision tower needs the units window by window, so that each window is
+contiguous: *window order*. `pad_pictures` reorders the patches; `Prompts.image_index` finds the
+resulting tokens.
 
-Legend: B examples, h w patches of a grid, P = h w patches, M = P / 4 merged tokens, T tokens of a
-prompt, C numbers in a patch.
+Legend: B examples, h w patches of a grid, P = h * w patches, M = P / 4 merged tokens, T tokens of a
+prompt, C values in a patch.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ import numpy as np
 
 from step1x_jax.models.mllm.config import MLLMConfig, VisionConfig
 
-Array = Any  # of numpy on the host, of jax in the model
+Array = Any  # a numpy array on the host, a jax array in the model
 PADDING = -1
-UNSEEN_POSITION = 1  # of a token that no other attends to, as in transformers before 5
+UNSEEN_POSITION = 1  # position of a token to which no other attends, as in transformers before 5
 
 
 class Pictures(NamedTuple):
-    """B pictures, patches in window order, padded to P patches."""
+    """B images, patches in window order, padded to P patches."""
 
     pixels: Array  # (B, P, C) float32, 0 in the padding
     positions: Array  # (B, 2, P) int32, row and column of a patch, 0 in the padding
-    windows: Array  # (B, P) int32, number of its window, PADDING in the padding
+    windows: Array  # (B, P) int32, index of the patch's window, PADDING in the padding
 
 
 class Prompts(NamedTuple):
@@ -39,37 +39,38 @@ class Prompts(NamedTuple):
 
     ids: Array  # (B, T) int32, 0 in the padding
     positions: Array  # (B, 3, T) int32, time, row and column, 0 in the padding
-    places: Array  # (B, T) int32, which merged token stands here, PADDING where there is text
-    attended: Array | None = None  # (B, T) bool, False where no token looks; None: all are seen
+    image_index: Array  # (B, T) int32, index of the merged image token, PADDING for text
+    key_mask: Array | None = None  # (B, T) bool, False: no token attends to it; None: no mask
 
 
-class Layout(NamedTuple):
-    """How the patches of one grid lie in window order."""
+class WindowLayout(NamedTuple):
+    """The window order of the patches of one grid."""
 
-    order: np.ndarray  # (P,) which patch of the processor comes here
-    positions: np.ndarray  # (2, P) row and column of the patch
-    windows: np.ndarray  # (P,) number of its window, ascending
-    places: np.ndarray  # (M,) where the merged tokens stand, these row by row
+    order: np.ndarray  # (P,) index of the patch in the processor's order
+    positions: np.ndarray  # (2, P) row and column of each patch
+    windows: np.ndarray  # (P,) index of the patch's window, ascending
+    window_index: np.ndarray  # (M,) index in window order of the merged tokens, row by row
 
 
 def check_grid(grid: Sequence[int] | np.ndarray, config: VisionConfig) -> tuple[int, int]:
-    """Rows and columns of a grid (1, h, w) of patches.
+    """Returns rows and columns of a grid (1, h, w) of patches.
 
     Raises:
-      ValueError: it has several frames, or sides that do not merge.
+      ValueError: the grid has several frames, or sides that are not multiples of the merge size.
     """
     frames, h, w = map(int, grid)
     side = config.spatial_merge_size
     if frames != 1 or h % side or w % side or h < 1 or w < 1:
-        raise ValueError(f"grid {frames, h, w}: want one frame, and sides multiples of {side}")
+        raise ValueError(f"grid {frames, h, w}: expected one frame, and multiples of {side}")
     return h, w
 
 
-def picture_layout(grid: Sequence[int] | np.ndarray, config: VisionConfig) -> Layout:
-    """Window order of a picture.
+def picture_layout(grid: Sequence[int] | np.ndarray, config: VisionConfig) -> WindowLayout:
+    """Computes the window order of an image.
 
-    Windows run row by row, merged tokens row by row within a window; windows at the right and lower
-    edge may be smaller. As in transformers' get_vision_window_index and get_vision_position_ids.
+    Windows are ordered row by row, and merged tokens row by row within a window. Windows at the
+    right and bottom edge may be smaller. Equivalent to get_vision_window_index and
+    get_vision_position_ids of transformers.
 
     Args:
       grid: (1, h, w), frames, rows and columns of patches.
@@ -88,11 +89,11 @@ def picture_layout(grid: Sequence[int] | np.ndarray, config: VisionConfig) -> La
     order = (token_order[:, None] * unit + np.arange(unit)).reshape(-1)
     positions = np.indices((h, w)).reshape(2, h // merge, merge, w // merge, merge)
     positions = positions.transpose(0, 1, 3, 2, 4).reshape(2, -1)  # as the processor orders them
-    return Layout(
+    return WindowLayout(
         order=order,
         positions=positions[:, order],
         windows=np.repeat(window[token_order], unit),
-        places=np.argsort(token_order),
+        window_index=np.argsort(token_order),
     )
 
 
@@ -102,23 +103,24 @@ def prompt_positions(
     config: MLLMConfig,
     unseen_id: int | None = None,
 ) -> np.ndarray:
-    """Multimodal rotary positions of a prompt with one picture.
+    """Computes the multimodal rotary positions (M-RoPE) of a prompt with one image.
 
-    Text counts on by one on all three axes. The picture's tokens stand at one time, at their row
-    and column, all three counted from where the picture starts; the text behind it goes on behind
-    the longer side. Tokens that are not attended to are not counted.
+    Text positions increase by one on all three axes. Image tokens have a constant time, and their
+    row and column, all counted from the position where the image starts. The text after the image
+    continues at that position plus the longer side. Tokens that are not attended to are not
+    counted.
 
     Args:
-      ids: (T,) with image_token_id in the places of the picture's merged tokens, in one piece.
-      grid: (1, h, w) of the picture.
-      config: of the model.
-      unseen_id: of tokens that are not attended to, see `pad_prompts`.
+      ids: (T,) with image_token_id for each merged token of the image, contiguous.
+      grid: (1, h, w) of the image.
+      config: the model's config.
+      unseen_id: id of the tokens that are not attended to; see `pad_prompts`.
 
     Returns:
       (3, T) int32: time, row, column.
 
     Raises:
-      ValueError: ids and grid do not fit together, or see `check_grid`.
+      ValueError: the number of image tokens does not match the grid; see also `check_grid`.
     """
     seen = np.asarray(ids) != unseen_id if unseen_id is not None else np.ones(len(ids), bool)
     if not seen.all():
@@ -128,18 +130,18 @@ def prompt_positions(
     h, w = check_grid(grid, config.vision)
     merge = config.vision.spatial_merge_size
     rows, columns = h // merge, w // merge
-    places = np.flatnonzero(np.asarray(ids) == config.image_token_id)
-    if len(places) != rows * columns or np.any(np.diff(places) != 1):
+    image = np.flatnonzero(np.asarray(ids) == config.image_token_id)
+    if len(image) != rows * columns or np.any(np.diff(image) != 1):
         raise ValueError(
-            f"the prompt has {len(places)} tokens of a picture; want {rows * columns} in one piece"
+            f"the prompt has {len(image)} image tokens; expected {rows * columns}, contiguous"
         )
-    start, stop = places[0], places[-1] + 1
-    behind = start + max(rows, columns)
+    start, stop = image[0], image[-1] + 1
+    after = start + max(rows, columns)
     positions = np.empty((3, len(ids)), np.int32)
     positions[:, :start] = np.arange(start)
     positions[0, start:stop] = start
     positions[1:, start:stop] = start + np.indices((rows, columns)).reshape(2, -1)
-    positions[:, stop:] = behind + np.arange(len(ids) - stop)
+    positions[:, stop:] = after + np.arange(len(ids) - stop)
     return positions
 
 
@@ -149,22 +151,22 @@ def pad_pictures(
     config: VisionConfig,
     patches: int,
 ) -> Pictures:
-    """Pictures as the processor gives them, in window order and padded.
+    """Puts the processor's images into window order and pads them.
 
     Args:
       pixel_values: B arrays (P_i, C) float32, patches in the processor's order.
       grids: B grids (1, h, w), P_i = h w.
-      config: of the vision tower.
-      patches: P, at least every P_i, a multiple of the patches in a merged token.
+      config: the vision tower's config.
+      patches: P, at least the largest P_i, and a multiple of the patches in a merged token.
 
     Returns:
       Pictures of numpy arrays.
 
     Raises:
-      ValueError: a picture does not fit its grid or P.
+      ValueError: an image does not match its grid, or has more than P patches.
     """
     if patches % config.merge_unit:
-        raise ValueError(f"{patches} patches are no multiple of {config.merge_unit}")
+        raise ValueError(f"{patches} patches are not a multiple of {config.merge_unit}")
     b = len(pixel_values)
     pixels = np.zeros((b, patches, config.patch_width), np.float32)
     positions = np.zeros((b, 2, patches), np.int32)
@@ -174,8 +176,8 @@ def pad_pictures(
         n = len(layout.order)
         if values.shape != (n, config.patch_width) or n > patches:
             raise ValueError(
-                f"picture {i} of shape {values.shape}: want {n, config.patch_width} for its grid,"
-                f" and at most {patches} patches"
+                f"picture {i} has shape {values.shape}: expected {n, config.patch_width} for its"
+                f" grid, and at most {patches} patches"
             )
         pixels[i, :n] = values[layout.order]
         positions[i, :, :n] = layout.positions
@@ -190,44 +192,44 @@ def pad_prompts(
     tokens: int,
     unseen_id: int | None = None,
 ) -> Prompts:
-    """Prompts with their positions and the places of their pictures, padded on the right.
+    """Pads prompts on the right, and computes their positions and image indices.
 
     Args:
-      ids: B prompts, T_i ids each; image_token_id once for each merged token of the picture.
-      grids: B grids (1, h, w) of their pictures.
-      config: of the model.
-      tokens: T, at least every T_i.
-      unseen_id: no token attends to those with this id, and they are not counted in positions
-        (prompt.py says why); None: all are seen.
+      ids: B prompts, T_i ids each; image_token_id once for each merged token of the image.
+      grids: B grids (1, h, w) of their images.
+      config: the model's config.
+      tokens: T, at least the largest T_i.
+      unseen_id: no token attends to tokens with this id, and they are not counted in positions (for
+        the reason see conditioning/prompt.py); None: there are no such tokens.
 
     Returns:
       Prompts of numpy arrays.
 
     Raises:
-      ValueError: a prompt does not fit its grid or T.
+      ValueError: a prompt does not match its grid, or has more than T tokens.
     """
     b = len(ids)
     padded = np.zeros((b, tokens), np.int32)
     positions = np.zeros((b, 3, tokens), np.int32)
-    places = np.full((b, tokens), PADDING, np.int32)
+    image_index = np.full((b, tokens), PADDING, np.int32)
     for i, (prompt, grid) in enumerate(zip(ids, grids, strict=True)):
         n = len(prompt)
         if n > tokens:
-            raise ValueError(f"prompt {i} has {n} tokens; want at most {tokens}")
+            raise ValueError(f"prompt {i} has {n} tokens; expected at most {tokens}")
         padded[i, :n] = prompt
         positions[i, :, :n] = prompt_positions(prompt, grid, config, unseen_id)
         is_picture = padded[i] == config.image_token_id
         is_picture[n:] = False
-        places[i, is_picture] = picture_layout(grid, config.vision).places
+        image_index[i, is_picture] = picture_layout(grid, config.vision).window_index
     if unseen_id is None or not any(unseen_id in prompt for prompt in ids):
-        return Prompts(padded, positions, places)
-    return Prompts(padded, positions, places, attended=padded != unseen_id)
+        return Prompts(padded, positions, image_index)
+    return Prompts(padded, positions, image_index, key_mask=padded != unseen_id)
 
 
 def padded_size(needed: int, sizes: Sequence[int]) -> int:
-    """The smallest of `sizes` that holds `needed`, or the next multiple of the largest.
+    """Returns the smallest of `sizes` that is at least `needed`, or a multiple of the largest.
 
-    One compiled program serves all that is padded to one size.
+    All inputs that are padded to one size share a compiled program.
     """
     largest = max(sizes)
     fitting = [size for size in sizes if size >= needed]

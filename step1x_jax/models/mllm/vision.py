@@ -1,11 +1,11 @@
-"""The vision tower of Qwen2.5-VL: patches to tokens of the language model.
+"""The vision tower of Qwen2.5-VL: maps patches to tokens of the language model.
 
-Patches come in window order (positions.py). Most blocks attend within windows of 8 x 8 patches, a
-few over the whole picture: the same block and the same scan, with another array of segment ids.
-Module names are those of the published file.
+Patches are in window order (positions.py). Most blocks attend within windows of 8 x 8 patches, a
+few attend to the whole image. Both kinds are the same block in one scan, with different segment
+ids. Module names are those of the published file.
 
-Legend: B pictures, P patches, M = P / 4 merged tokens, C numbers in a patch, D width, K head
-width, E = heads * K, N blocks, E width of the language model.
+Legend: B images, P patches, M = P / 4 merged tokens, C values in a patch, D width, K head width,
+N blocks, E width of the language model (in attention einsums: heads * K).
 """
 
 from functools import partial
@@ -17,17 +17,17 @@ from flax import nnx
 
 from step1x_jax.kernels.attention import attention
 from step1x_jax.models.embeddings import apply_rope
-from step1x_jax.models.layers import scan, stack
+from step1x_jax.models.layers import scan_blocks, stack_blocks
 from step1x_jax.models.linear import Linear
 from step1x_jax.models.mllm.config import MLLMConfig
-from step1x_jax.models.mllm.layers import MLP, RMSNorm, frequencies, rotary_table
+from step1x_jax.models.mllm.layers import MLP, RMSNorm, rope_frequencies, rotary_table
 from step1x_jax.models.mllm.positions import PADDING, Pictures
 
-EPS = 1e-6  # of all norms of the tower; config.json has none for them
+EPS = 1e-6  # eps of all norms of the tower; config.json does not contain it
 
 
 class VisionAttention(nnx.Module):
-    """Self-attention with 2-D rotary positions, within segments."""
+    """Self-attention within segments, with 2-D rotary positions."""
 
     def __init__(self, config: MLLMConfig, *, rngs: nnx.Rngs):
         d, self.head_dim = config.vision.hidden_size, config.vision.head_dim
@@ -43,7 +43,7 @@ class VisionAttention(nnx.Module):
 
 
 class VisionBlock(nnx.Module):
-    """Attention, then MLP, each behind its norm."""
+    """Pre-norm attention, then pre-norm MLP, each with a residual connection."""
 
     def __init__(self, config: MLLMConfig, *, rngs: nnx.Rngs):
         d, f = config.vision.hidden_size, config.vision.intermediate_size
@@ -63,7 +63,7 @@ class VisionBlock(nnx.Module):
 
 
 class Merger(nnx.Module):
-    """Norm, then an MLP on the four patches of a unit side by side."""
+    """Applies a norm, concatenates the four patches of a merge unit, and applies an MLP."""
 
     def __init__(self, config: MLLMConfig, *, rngs: nnx.Rngs):
         vision = config.vision
@@ -81,7 +81,7 @@ class Merger(nnx.Module):
 
 
 class VisionTower(nnx.Module):
-    """All of it."""
+    """The whole vision tower, from pixels to tokens of the language model."""
 
     def __init__(self, config: MLLMConfig, *, rngs: nnx.Rngs):
         vision = config.vision
@@ -94,32 +94,32 @@ class VisionTower(nnx.Module):
             rngs=rngs,
             bias_init=None,
         )
-        self.blocks = stack(vision.depth, lambda rngs: VisionBlock(config, rngs=rngs), rngs)
+        self.blocks = stack_blocks(vision.depth, lambda rngs: VisionBlock(config, rngs=rngs), rngs)
         self.merger = Merger(config, rngs=rngs)
 
     def block_outputs(self, pictures: Pictures) -> jax.Array:
-        """What each block gives, in window order: (N, B, P, D)."""
+        """Returns each block's output, in window order: (N, B, P, D)."""
         return self._run(pictures, collect=True)
 
     def __call__(self, pictures: Pictures) -> jax.Array:
-        """Tokens for the language model.
+        """Computes the image tokens of the language model.
 
         Args:
-          pictures: of `pad_pictures`.
+          pictures: result of `pad_pictures`.
 
         Returns:
-          (B, M, E) in the compute dtype, in window order; rubbish in the padding.
+          (B, M, E) in the compute dtype, in window order; undefined in the padding.
         """
         return self.merger(self._run(pictures, collect=False))
 
     def _run(self, pictures: Pictures, collect: bool) -> jax.Array:
         config = self.config
-        half = config.head_dim // 2  # each of the two axes turns half of a head's pairs
+        half = config.head_dim // 2  # each of the two axes rotates half of a head's pairs
         axes = np.repeat([0, 1], half // 2)
-        turns = np.tile(frequencies(half, config.rope_theta), 2)
-        rope = rotary_table(pictures.positions, axes, turns)
+        freqs = np.tile(rope_frequencies(half, config.rope_theta), 2)
+        rope = rotary_table(pictures.positions, axes, freqs)
         is_full = jnp.isin(jnp.arange(config.depth), jnp.array(config.fullatt_block_indexes))
-        return scan(
+        return scan_blocks(
             self.blocks,
             self.patch_embed(pictures.pixels),
             rope,

@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.embeddings import PATCH
-from step1x_jax.models.remat import AUTO, SAVED, stored_widths
-from step1x_jax.parallel.devices import GIB, bytes_per_device, memory_of
+from step1x_jax.models.remat import AUTO, SAVED, count_saved_widths
+from step1x_jax.parallel.devices import GIB, bytes_per_device, get_memory_bytes
 
 # Memory in bytes of a step beside state, gradients and saved intermediates, as read from compiled
 # steps at 1024 px: the activations of one block, per token on a device, and gathered weights.
@@ -26,8 +26,8 @@ def saved_bytes(config: ModelConfig, policy: str, tokens: float) -> float:
       policy: a policy of models/remat.py.
       tokens: tokens of all examples on the device.
     """
-    per_width = config.depth * stored_widths(policy, double=True)
-    per_width += config.depth_single_blocks * stored_widths(policy, double=False)
+    per_width = config.depth * count_saved_widths(policy, double=True)
+    per_width += config.depth_single_blocks * count_saved_widths(policy, double=False)
     return tokens * per_width * config.hidden_size * jnp.dtype(config.dtype).itemsize
 
 
@@ -47,7 +47,7 @@ def resolve_remat(config: ModelConfig, batch, abstract, frozen, mesh: Mesh) -> M
 
 
 def _choose_policy(config: ModelConfig, batch, abstract, frozen, mesh: Mesh) -> str:
-    available = memory_of(mesh.devices.flat[0])
+    available = get_memory_bytes(mesh.devices.flat[0])
     if available is None:
         return "full"
     pictures = sum(math.prod(batch[name].shape[:3]) / PATCH**2 for name in ("target", "source"))

@@ -33,7 +33,7 @@ TABLE: Table = {
         ("editor without the average", "find_weights", "ema=ema", ""),
     ],
     ("step1x_jax/editing/loading.py", "tests/test_package.py"): [
-        ("a notebook compiles each time", "load_parts", "keep_compiled()", "pass"),
+        ("a notebook compiles each time", "load_parts", "enable_compile_cache()", "pass"),
     ],
     ("step1x_jax/editing/settings.py", "tests/editing/test_settings.py"): [
         ("sampling of a run forgotten", "sampling_of",

@@ -27,7 +27,7 @@ TABLE: Table = {
         ("what does not fit is first", "ranking_key", "math.inf", "0.0"),
     ],
     ("step1x_jax/planning/gpu_memory.py", "tests/planning/test_gpu_memory.py"): [
-        ("all of a card", "smallest_card", "USABLE * mib", "mib"),
+        ("all of a card", "smallest_card", "USABLE_FRACTION * mib", "mib"),
         ("an edit on two GPUs", "plan_edit_memory", "if len(devices) > 1:", "if len(devices) > 9:"),
     ],
     ("step1x_jax/planning/hlo.py", "tests/planning"): [

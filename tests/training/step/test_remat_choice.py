@@ -25,7 +25,7 @@ def case():
 
 
 def chosen(case, gib, monkeypatch):
-    monkeypatch.setattr(remat_choice, "memory_of", lambda device: gib and gib * GIB)
+    monkeypatch.setattr(remat_choice, "get_memory_bytes", lambda device: gib and gib * GIB)
     return resolve_remat(*case).remat
 
 
@@ -56,7 +56,7 @@ def test_small_pictures_take_what_their_tokens_take(case, monkeypatch):
 def test_a_frozen_base_takes_memory_too(case, monkeypatch):
     """A frozen part as large as the state leaves less memory to save intermediates."""
     model, batch, state, _, mesh = case
-    monkeypatch.setattr(remat_choice, "memory_of", lambda device: 64 * GIB)
+    monkeypatch.setattr(remat_choice, "get_memory_bytes", lambda device: 64 * GIB)
     assert resolve_remat(model, batch, state, state, mesh).remat != "attention_qkv_mlp"
 
 
