@@ -35,18 +35,24 @@ from step1x_jax.files import check_local, check_writable, is_remote, user_path
 from step1x_jax.json_files import as_json
 from step1x_jax.models.config import VERSIONS, ModelConfig
 from step1x_jax.sampling.config import SamplingConfig, sampling_to_json
+from step1x_jax.weights.component_paths import locate_components
 from step1x_jax.weights.diffusers_folder import FOLDED, SCALE
-from step1x_jax.weights.files.fp8 import InFp8, stored_in_fp8
+from step1x_jax.weights.files.fp8 import QuantizeToFp8, is_fp8_weight
 from step1x_jax.weights.flux import FluxStart
 from step1x_jax.weights.info import describe_weights
 from step1x_jax.weights.load import open_autoencoder
-from step1x_jax.weights.lora.adapters import adapters_of
+from step1x_jax.weights.lora.adapters import to_adapters
 from step1x_jax.weights.lora.file import TEXT_ENCODER, Lora
 from step1x_jax.weights.lora.writers import save_kohya, save_peft
-from step1x_jax.weights.open import Weights, kind_at, open_lora, open_weights, sizes_for
-from step1x_jax.weights.places import places_of
-from step1x_jax.weights.readers import Cast, Rows, Tensors, nbytes
-from step1x_jax.weights.run.folder import is_run, no_average
+from step1x_jax.weights.open import (
+    Weights,
+    detect_format_at,
+    open_lora,
+    open_weights,
+    read_model_sizes,
+)
+from step1x_jax.weights.readers import Cast, RowIndices, Tensors, nbytes
+from step1x_jax.weights.run.folder import is_run, no_average_error
 from step1x_jax.weights.run.reader import RunFolder
 from step1x_jax.weights.run.writer import write_adapters_folder, write_weights_folder
 from step1x_jax.weights.save import SUFFIX, Components, write_diffusers, write_official
@@ -136,7 +142,9 @@ def main() -> None:
     _check_output(output)
     if not source.exists():
         raise UserError(f"{source} does not exist; give a file or folder of weights.")
-    if _TO.value in _LORA_ONLY or (_TO.value == "orbax" and kind_at(source).holds == "adapters"):
+    if _TO.value in _LORA_ONLY or (
+        _TO.value == "orbax" and detect_format_at(source).component == "adapters"
+    ):
         _convert_lora(source, output)
     else:
         _convert_weights(source, output)
@@ -156,7 +164,7 @@ def _convert_weights(source: epath.Path, output: epath.Path) -> None:
             tensors: Tensors = _Counted(weights.tensors, readings[name], bar)
             dtype = None
             if scaled is not None and name == "transformer":
-                tensors = InFp8(tensors, scaled=scaled)
+                tensors = QuantizeToFp8(tensors, scaled=scaled)
             elif scaled is None and _DTYPE.value:
                 dtype = np.dtype(jnp.dtype(_DTYPE.value))
                 tensors = Cast(tensors, dtype)
@@ -198,13 +206,13 @@ def _opened(source: epath.Path, output: epath.Path) -> dict[str, Weights]:
         exact=_DTYPE.value not in (None, "bfloat16") or (bool(_DTYPE.value) and bool(loras)),
         flux=FluxStart(_VERSION.value, _SEED.value, _FRESH_TEXT.value),
         ignore=_IGNORE.value,
-        room=tempfile.gettempdir() if is_remote(output) else output.parent,
+        temp_dir=tempfile.gettempdir() if is_remote(output) else output.parent,
         say=print,
     )
-    if weights.kind.holds == "autoencoder":
+    if weights.format.component == "autoencoder":
         return {"vae": weights}
     components = {"transformer": weights}
-    beside = places_of(source).autoencoder if source.is_dir() else None
+    beside = locate_components(source).autoencoder if source.is_dir() else None
     if _VAE.value:
         components["vae"] = open_autoencoder(model_path(_VAE.value))
     elif beside is not None and beside.exists():
@@ -230,7 +238,7 @@ def _chosen(
 
 def _sizes_for(lora: epath.Path) -> ModelConfig:
     """Return the sizes of the model that a LoRA is for."""
-    return sizes_for(model_path(_BASE.value) if _BASE.value else lora)
+    return read_model_sizes(model_path(_BASE.value) if _BASE.value else lora)
 
 
 def _opened_lora(source: epath.Path) -> tuple[Lora, ModelConfig]:
@@ -239,8 +247,8 @@ def _opened_lora(source: epath.Path) -> tuple[Lora, ModelConfig]:
         adapters = RunFolder(source, ema=weights_flags.EMA.value)
         return adapters.adapters(), adapters.model
     if weights_flags.EMA.value:
-        raise no_average(source)
-    if kind_at(source).holds != "adapters":
+        raise no_average_error(source)
+    if detect_format_at(source).component != "adapters":
         raise UserError(f"{source} is no LoRA, and --to={_TO.value} is a format of LoRAs alone.")
     sizes = _sizes_for(source)
     return open_lora(source, sizes, _IGNORE.value, print), sizes
@@ -252,7 +260,7 @@ def _convert_lora(source: epath.Path, output: epath.Path) -> None:
     lora, sizes = _opened_lora(source)
     check_writable(output)
     if _TO.value == "orbax":
-        adapters, settings = adapters_of(lora, sizes)
+        adapters, settings = to_adapters(lora, sizes)
         write_adapters_folder(output, adapters, sizes, settings)
         print(
             f"{output}: for lora.start_from, with lora.rank={settings.rank},"
@@ -280,7 +288,7 @@ class _Counted:
         self._source, self._bar = source, bar
         self._left = {name: nbytes(source, name) * times for name, times in readings.items()}
 
-    def read(self, name: str, rows: Rows = None) -> np.ndarray:
+    def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
         array = self._source.read(name, rows)
         counted = min(array.nbytes, self._left[name])
         self._left[name] -= counted
@@ -290,7 +298,7 @@ class _Counted:
 
 def _readings(tensors: Tensors, *, twice: bool) -> dict[str, int]:
     """Return how often each tensor is read: twice if it is scaled to 8 bits."""
-    return {n: 1 + (twice and stored_in_fp8(n, shape)) for n, shape in tensors.shapes.items()}
+    return {n: 1 + (twice and is_fp8_weight(n, shape)) for n, shape in tensors.shapes.items()}
 
 
 def _with(weights: Weights, tensors: Tensors, dtype: np.dtype | None = None) -> Weights:

@@ -56,11 +56,11 @@ from step1x_jax.sampling.schedule import timesteps
 from step1x_jax.training.step.loss import interpolate, rectified_flow_loss
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
 from step1x_jax.weights.language_model import load_mllm
-from step1x_jax.weights.layouts.official import flat, model_table
+from step1x_jax.weights.layouts.official import flatten_params, model_table
 from step1x_jax.weights.load import load_autoencoder, load_model
 from step1x_jax.weights.lora.adapters import add_adapters, load_adapters
+from step1x_jax.weights.official_tensors import OfficialTensors
 from step1x_jax.weights.open import open_weights
-from step1x_jax.weights.published import Published
 from tests.golden_pairs import compare_pairwise, compare_replies
 
 Case = dict[str, np.ndarray]
@@ -155,7 +155,7 @@ def training_rows(model: Step1XEdit, case: Case) -> Iterator[Row]:
     loss, gradients = loss_and_gradients(params)
     yield scalar("train_loss", loss, case["train_loss"])
     yield scalar("grad_global_norm", optax.tree.norm(gradients), case["grad_global_norm"])
-    read = Published(model_table(model.config), flat(gradients)).read
+    read = OfficialTensors(model_table(model.config), flatten_params(gradients)).read
     for name in sorted(case):
         if name.startswith("grad/"):
             yield of_largest(name, read(name.removeprefix("grad/")), case[name])

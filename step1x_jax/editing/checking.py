@@ -56,7 +56,7 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.devices import GIB, get_memory_bytes
 from step1x_jax.weights.checks import check_tensors
 from step1x_jax.weights.config_json import to_json
-from step1x_jax.weights.files.opening import open_stored
+from step1x_jax.weights.files.opening import open_raw
 from step1x_jax.weights.files.shards import is_index
 from step1x_jax.weights.language_model import FILE as LANGUAGE_FILE
 from step1x_jax.weights.language_model import open_mllm, read_mllm_config
@@ -206,7 +206,7 @@ def _files(place: epath.Path) -> list[epath.Path]:
     """The files with a part's tensors; of a run none."""
     if is_run(place):
         return []
-    file = open_stored(place)
+    file = open_raw(place)
     return find(file.path.parent, "*.safetensors") if is_index(file.path) else [file.path]
 
 
@@ -243,7 +243,7 @@ def _language_model(
     config, tensors = read_mllm_config(place), open_mllm(place)
     table = mllm_table(config, newer=any(name.startswith(NEW_PREFIXES) for name in tensors.shapes))
     check_tensors(folder, tensors.shapes, table, dtypes=tensors.dtypes)
-    stored = open_stored(folder, (LANGUAGE_FILE,))
+    stored = open_raw(folder, (LANGUAGE_FILE,))
     files = [stored.path]
     if is_index(stored.path):
         files = find(folder, "*.safetensors")

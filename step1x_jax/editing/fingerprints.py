@@ -9,7 +9,7 @@ from step1x_jax.editing.loading import FoundModels
 from step1x_jax.editing.recipe import File, MergedLora, noted_path
 from step1x_jax.files import fingerprint, user_path
 from step1x_jax.weights.run.description import DESCRIPTION
-from step1x_jax.weights.run.folder import folder_of, is_run
+from step1x_jax.weights.run.folder import checkpoints_folder, is_run
 from step1x_jax.weights.run.reader import RunFolder
 
 
@@ -23,7 +23,7 @@ def weights_fingerprint(path: epath.PathLike) -> str:
     """
     path = epath.Path(path)
     if is_run(path):
-        return fingerprint(folder_of(path) / str(RunFolder(path).step) / DESCRIPTION)
+        return fingerprint(checkpoints_folder(path) / str(RunFolder(path).step) / DESCRIPTION)
     return fingerprint(path)
 
 

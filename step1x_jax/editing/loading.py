@@ -1,6 +1,6 @@
 """From a name or a path to an editor: its model, autoencoder and encoder.
 
-The path is of any format that `weights/open.py` reads; `weights/places.py`, or the config of a run,
+The path is of any format that `weights/open.py` reads; `weights/component_paths.py`, or a config,
 says where the other components are. "quickstart" is the small model that ships
 with the package.
 """
@@ -39,10 +39,10 @@ from step1x_jax.files import find, is_file, user_path
 from step1x_jax.json_files import shown
 from step1x_jax.parallel.compile_cache import enable_compile_cache
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
+from step1x_jax.weights.component_paths import ComponentPaths, locate_components
 from step1x_jax.weights.files.opening import MODEL_NAMES
 from step1x_jax.weights.load import load_autoencoder, load_model
 from step1x_jax.weights.open import Weights, check_is_model, open_weights
-from step1x_jax.weights.places import Places, places_of
 from step1x_jax.weights.run.folder import is_run
 
 QUICKSTART = epath.Path(step1x_jax.__file__).parent / "assets" / "quickstart"
@@ -180,7 +180,7 @@ def model_path(given: str) -> epath.Path:
     return QUICKSTART if given == NAME else epath.Path(_checked(given, "a model"))
 
 
-def find_parts(path: str) -> Places:
+def find_parts(path: str) -> ComponentPaths:
     """Find the paths of a model's components, by names alone.
 
     Raises:
@@ -193,7 +193,7 @@ def find_parts(path: str) -> Places:
     known = is_run(folder) or (folder / "transformer").is_dir() or is_file(folder)
     if not known and not find(folder, "*.safetensors"):
         raise UserError(_no_model(path, folder))
-    return places_of(folder)
+    return locate_components(folder)
 
 
 def _checked(path: str, what: str) -> str:

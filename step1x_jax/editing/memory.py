@@ -17,12 +17,12 @@ from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.parallel.devices import GIB, bytes_per_device, get_memory_bytes
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.checks import common_dtype
-from step1x_jax.weights.filling import at
+from step1x_jax.weights.filling import set_shardings
 from step1x_jax.weights.language_model import open_mllm, read_mllm_config
 from step1x_jax.weights.load import open_autoencoder
-from step1x_jax.weights.lora.adapters import targeted
+from step1x_jax.weights.lora.adapters import select_targets
 from step1x_jax.weights.open import Weights
-from step1x_jax.weights.quantizing import abstract_quantized
+from step1x_jax.weights.quantize import abstract_quantized_model
 from step1x_jax.weights.readers import Tensors
 
 HELP = (
@@ -87,24 +87,24 @@ def describe_components(
     mllm = open_mllm(encoder)
     model_size, mllm_size = None, None
     if mesh is not None:
-        model_size = _on_each(abstract_quantized(config, quantize)[1], mesh)
+        model_size = _on_each(abstract_quantized_model(config, quantize)[1], mesh)
         sizes = read_mllm_config(encoder)
         sizes.param_dtype = common_dtype(mllm.dtypes.values())
         mllm_size = _on_each(abstract_mllm(sizes)[1], mesh)
-    names = targeted(config, LoraConfig().targets)[0] if quantize else {}
+    names = select_targets(config, LoraConfig().targets)[0] if quantize else {}
     in_8_bits = {f"{module}.weight": quantize or "" for module in names}
     vae = open_autoencoder(autoencoder)
-    title = f"{weights.kind.title}, {config.version}, of {weights.path}"
+    title = f"{weights.format.title}, {config.version}, of {weights.path}"
     return [
         _part("model", title, weights.tensors, model_size, in_8_bits),
-        _part("autoencoder", f"{vae.kind.title}, of {vae.path}", vae.tensors, None),
+        _part("autoencoder", f"{vae.format.title}, of {vae.path}", vae.tensors, None),
         _part("language model", f"Qwen2.5-VL, of {encoder}", mllm, mllm_size),
     ]
 
 
 def _on_each(params: nnx.State, mesh: Mesh) -> float:
     """Bytes of abstract parameters on each device; not every one is split over all of them."""
-    return bytes_per_device(at(params, shardings(params, mesh)))
+    return bytes_per_device(set_shardings(params, shardings(params, mesh)))
 
 
 def _part(

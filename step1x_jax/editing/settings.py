@@ -11,7 +11,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.json_files import build
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
-from step1x_jax.weights.kinds import RUN
+from step1x_jax.weights.formats import RUN
 from step1x_jax.weights.open import Weights
 
 
@@ -21,7 +21,7 @@ def sampling_of(weights: Weights) -> SamplingConfig:
     Raises:
       UserError: they are impossible.
     """
-    if weights.kind is not RUN:
+    if weights.format is not RUN:
         return sampling_from_json(dict(weights.settings))
     values = weights.settings.get("sampling", {})
     config = build(SamplingConfig, values, str(weights.path), "sampling")
@@ -36,7 +36,7 @@ def encoder_of(weights: Weights) -> EncoderConfig:
       UserError: the settings are impossible.
     """
     values = weights.settings
-    if weights.kind is RUN:
+    if weights.format is RUN:
         values = values.get("encoder", {})
         if not isinstance(values, dict):
             raise UserError(f"{weights.path}: encoder is no section of its config.")
@@ -52,7 +52,7 @@ def encoder_of(weights: Weights) -> EncoderConfig:
 
 def settings_json(weights: Weights) -> Mapping[str, Any]:
     """The same as entries of a config.json; those of files as they are there."""
-    if weights.kind is not RUN:
+    if weights.format is not RUN:
         return weights.settings
     encoder = encoder_of(weights)
     return sampling_to_json(sampling_of(weights)) | {n: getattr(encoder, n) for n in READING}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from step1x_jax.errors import UserError
 from step1x_jax.evaluation.reference import resize_to
-from step1x_jax.weights.files.opening import open_stored
+from step1x_jax.weights.files.opening import open_raw
 
 # LPIPS v0.1 (Zhang et al. 2018): after which of torchvision's `features` a layer is compared.
 LAYERS = {"alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29)}
@@ -120,7 +120,7 @@ class LpipsMeasure:
           UserError: torch or torchmetrics is missing, or the file holds another network.
         """
         torch = _torch()
-        file = open_stored(path)
+        file = open_raw(path)
         names = [name for name in file.shapes if name.startswith("features.")]
         first: tuple[int, ...] = tuple(file.shapes.get("features.0.weight", ()))
         kind = FIRST_SHAPES.get(first)

@@ -32,7 +32,7 @@ from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
 from step1x_jax.training.step.train_step import abstract_state, make_train_step
 from step1x_jax.training.trainable_split import abstract_frozen, with_shardings
-from step1x_jax.weights.quantizing import abstract_quantized
+from step1x_jax.weights.quantize import abstract_quantized_model
 
 # Language model tokens of the longest prompt: the release's picture, template and instruction.
 LONGEST_PROMPT_TOKENS = 860
@@ -190,7 +190,7 @@ def abstract_inference_model(
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """Return graph and abstract parameters for inference, in bfloat16 or with 8-bit blocks."""
     config = dataclasses.replace(config, param_dtype="bfloat16", remat="none")
-    return abstract_quantized(config, quantize)
+    return abstract_quantized_model(config, quantize)
 
 
 def _compile(program: jax.stages.Wrapped, *args: Any) -> CompiledProgram:

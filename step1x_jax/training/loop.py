@@ -39,8 +39,8 @@ from step1x_jax.training.step.train_step import (
 )
 from step1x_jax.training.trainable_split import abstract_base, make_freezer
 from step1x_jax.weights.load import load_parameters
-from step1x_jax.weights.run.fingerprints import described
-from step1x_jax.weights.run.folder import check_can_save, folder_of
+from step1x_jax.weights.run.fingerprints import make_fingerprinter
+from step1x_jax.weights.run.folder import check_can_save, checkpoints_folder
 
 # From the number of completed steps to an iterator over the following host batches (batches.py).
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
@@ -85,7 +85,7 @@ def train(
     print_once(f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
 
     with contextlib.ExitStack() as stack:
-        check_can_save(folder_of(workdir))
+        check_can_save(checkpoints_folder(workdir))
         busy = f"another process trains in {workdir}; wait for it, or choose another --workdir."
         lock = exclusive(workdir / LOCK, busy)  # process 0 locks for all
         run_on_first_process(functools.partial(stack.enter_context, lock))
@@ -103,7 +103,7 @@ def train(
         if config.lora.rank:
             source = config.training.start_from
             print_once(f"Adapters of rank {config.lora.rank} on the weights of {source}.")
-            base, keep = described(make_freezer(config, mesh))
+            base, keep = make_fingerprinter(make_freezer(config, mesh))
             weights = open_start_weights(config, print_once)
             frozen = load_parameters(weights, abstract_base(config, mesh), keep)
 

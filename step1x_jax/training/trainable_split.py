@@ -12,9 +12,9 @@ from step1x_jax.models.layers import abstract
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.step.randomness import rng_stream
-from step1x_jax.weights.filling import Keep, at
+from step1x_jax.weights.filling import Transform, set_shardings
 from step1x_jax.weights.lora.adapters import add_adapters
-from step1x_jax.weights.quantizing import quantizing
+from step1x_jax.weights.quantize import make_quantizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def abstract_split(config: TrainConfig) -> TrainableSplit:
 
 def with_shardings(tree: Any, mesh: Mesh) -> Any:
     """Add the shardings of parallel/rules.py to an abstract tree."""
-    return at(tree, shardings(tree, mesh))
+    return set_shardings(tree, shardings(tree, mesh))
 
 
 def shardings_of(abstract: Any) -> Any:
@@ -75,7 +75,7 @@ def abstract_base(config: TrainConfig, mesh: Mesh) -> nnx.State:
     return with_shardings(step1x_edit.abstract_model(config.model)[1], mesh)
 
 
-def make_freezer(config: TrainConfig, mesh: Mesh) -> Keep:
+def make_freezer(config: TrainConfig, mesh: Mesh) -> Transform:
     """Make the function that turns each loaded base parameter into the frozen part.
 
     With lora.quantize each kernel is quantized to 8 bits as soon as it is loaded, and its original
@@ -91,4 +91,4 @@ def make_freezer(config: TrainConfig, mesh: Mesh) -> Keep:
     if config.lora.quantize == "none":
         return lambda path, parameter: {path: parameter}
     places = shardings_of(abstract_frozen(config, mesh))
-    return quantizing(config.model, config.lora.quantize, places)
+    return make_quantizer(config.model, config.lora.quantize, places)

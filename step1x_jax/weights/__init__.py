@@ -1,1 +1,1 @@
-"""Weights: opening whatever holds them, loading onto devices, writing for other programs."""
+"""Weights of all formats: opened, loaded onto devices, written."""

@@ -1,4 +1,4 @@
-"""What is asked of a file's tensors before any of them is read."""
+"""Checks of a file's tensors that need only its header."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +10,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.weights.layouts.official import Table
 
 WRONG_SIZES = "Give the right file, or put a config.json with its sizes beside it."
-# What other programs make of weights in fewer bits: endings of names -> the program or format.
+# Suffixes of tensor names -> the program or format of unsupported quantized weights.
 QUANTIZED = {
     (".absmax", ".quant_map", ".quant_state.bitsandbytes__nf4", ".SCB"): "bitsandbytes",
     (".qweight", ".qzeros", ".g_idx", ".wscales", ".smooth_factor"): "GPTQ, AWQ or nunchaku",
@@ -20,7 +20,7 @@ QUANTIZED = {
 
 
 def common_dtype(dtypes: Iterable[np.dtype]) -> str:
-    """One dtype of parameters that holds all of these without loss: bfloat16 or float32."""
+    """Returns the parameter dtype that holds all of these exactly: bfloat16 or float32."""
     return "bfloat16" if set(dtypes) <= {np.dtype(jnp.bfloat16)} else "float32"
 
 
@@ -31,22 +31,22 @@ def check_tensors(
     advice: str = WRONG_SIZES,
     dtypes: Mapping[str, np.dtype] | None = None,
 ) -> None:
-    """Compares names and shapes of a file's tensors with those of the table.
+    """Compares names, shapes and dtypes of a file's tensors with the table of a model.
 
     Args:
-      path: of the file, or of the folder that has several, for the message.
-      shapes: of its tensors.
+      path: of the file, or of a folder of several, for the message.
+      shapes: of the file's tensors.
       table: of the model.
-      advice: a sentence that says what to do.
-      dtypes: of its tensors, if these are to be numbers that weights can be.
+      advice: the message's last sentence: what to do.
+      dtypes: of the file's tensors; given, each must be a floating-point dtype.
 
     Raises:
-      UserError: they differ; names the first tensors that do.
+      UserError: they differ, or the weights are quantized; names the first tensors that differ.
     """
-    for endings, program in QUANTIZED.items():
-        if found := next((name for name in shapes if name.endswith(endings)), None):
+    for suffixes, program in QUANTIZED.items():
+        if found := next((name for name in shapes if name.endswith(suffixes)), None):
             raise UserError(
-                f"{path} is quantised by {program} ({found}), which cannot be read; give the"
+                f"{path} is quantized by {program} ({found}), which cannot be read; give the"
                 " weights in bfloat16, float16, float32 or float8."
             )
     problems = [f"{name} is missing" for name in table if name not in shapes]

@@ -1,7 +1,7 @@
 """config.json beside a weight file: the sizes of its model. The releases have none.
 
-Its `kind` is "dit" (connector and DiT) or "vae" (autoencoder); entries of others, such as the
-sampling defaults of editing/settings.py, may stand beside the sizes.
+Its `kind` is "dit" (connector and DiT) or "vae" (autoencoder). It may also hold other entries, such
+as the sampling defaults of editing/settings.py.
 """
 
 import dataclasses
@@ -16,13 +16,17 @@ from step1x_jax.models.config import Architecture, AutoencoderConfig, ModelConfi
 Values = dict[str, Any]
 FILE = "config.json"
 
-# Fields that old files may lack.
+# Fields that older files may lack.
 MODEL_OPTIONAL = ("text_length", "attend_to_padding")
 AUTOENCODER_OPTIONAL = ("norm_groups",)
 
 
 def read_config_json(folder: epath.PathLike, kind: str) -> Values:
-    """The entries of a folder's config.json, none if it has no such file of this kind.
+    """Reads the entries of a folder's config.json; returns {} if it has none of this kind.
+
+    Args:
+      folder: the folder.
+      kind: "dit" or "vae".
 
     Raises:
       UserError: the file is unreadable.
@@ -33,25 +37,26 @@ def read_config_json(folder: epath.PathLike, kind: str) -> Values:
 
 
 def model_from_json(values: Values, source: str) -> ModelConfig:
-    """The sizes of connector and DiT.
+    """Returns the sizes of connector and DiT.
 
     Args:
-      values: of a config.json.
+      values: entries of a config.json.
       source: its path, for messages.
 
     Raises:
-      UserError: a size is missing, of another type or out of bounds, or they do not fit together.
+      UserError: a size is missing, has another type or is out of bounds, or sizes contradict each
+        other.
     """
     return _from_json(ModelConfig, Architecture, values, source, MODEL_OPTIONAL)
 
 
 def autoencoder_from_json(values: Values, source: str) -> AutoencoderConfig:
-    """The sizes of the autoencoder; arguments and errors as of `model_from_json`."""
+    """Returns the autoencoder's sizes; arguments and errors as in `model_from_json`."""
     return _from_json(AutoencoderConfig, AutoencoderConfig, values, source, AUTOENCODER_OPTIONAL)
 
 
 def to_json(config: ModelConfig | AutoencoderConfig) -> Values:
-    """The entries that say a model's sizes, as JSON has them."""
+    """Returns a model's sizes as entries of config.json."""
     is_model = isinstance(config, ModelConfig)
     values: Values = {"kind": "dit" if is_model else "vae"}
     for field in dataclasses.fields(Architecture if is_model else AutoencoderConfig):

@@ -1,10 +1,10 @@
-"""Weights as folders of diffusers: config.json and .safetensors files of a model, or of a pipeline.
+"""Folders of diffusers: config.json and .safetensors files of a model, or a pipeline.
 
-The classes are Step1XEditTransformer2DModel (of diffusers' pull request 12249),
-FluxTransformer2DModel (read only) and AutoencoderKL.
+The classes are Step1XEditTransformer2DModel (diffusers' pull request 12249), FluxTransformer2DModel
+(read only) and AutoencoderKL.
 
-config.json holds what the class takes, and under `_step1x_jax`, which diffusers skips as a private
-entry, our own config.json: sizes that the class does not know, and sampling defaults.
+config.json holds the arguments of the class and, under `_step1x_jax`, which diffusers ignores as a
+private entry, our own config.json: sizes that the class does not have, and sampling defaults.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.weights import config_json
 from step1x_jax.weights.files.shards import write_shards
 from step1x_jax.weights.layouts.diffusers import autoencoder_layout, transformer_layout
-from step1x_jax.weights.readers import Changed, Layout, Rearranged, Shape, Tensors
+from step1x_jax.weights.readers import LayoutMap, Override, Relayout, Shape, Tensors
 
 TRANSFORMER, FLUX, AUTOENCODER = (
     "Step1XEditTransformer2DModel",
@@ -35,7 +35,7 @@ FOLDED = (
     " into connector.global_proj_out.weight and rounded; and a pipeline made for v1.1 gives the"
     " reference picture other positions than v1.0 was trained with."
 )
-_MODEL = {  # the class's argument -> our size
+_MODEL = {  # argument of the class -> our size
     "in_channels": "in_channels",
     "num_layers": "depth",
     "num_single_layers": "depth_single_blocks",
@@ -61,7 +61,7 @@ _AUTOENCODER = {
 
 
 def transformer_json(config: ModelConfig, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of connector and DiT.
+    """Returns diffusers' config.json of connector and DiT.
 
     Args:
       config: sizes.
@@ -80,7 +80,7 @@ def transformer_json(config: ModelConfig, fields: Mapping[str, Any]) -> dict[str
 
 
 def autoencoder_json(config: AutoencoderConfig) -> dict[str, Any]:
-    """config.json of the autoencoder."""
+    """Returns diffusers' config.json of the autoencoder."""
     values = config_json.to_json(config)
     levels = len(config.ch_mult)
     return {
@@ -99,8 +99,8 @@ def autoencoder_json(config: AutoencoderConfig) -> dict[str, Any]:
     } | {theirs: values[ours] for theirs, ours in _AUTOENCODER.items()}
 
 
-def read_json_of(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Our own config.json from diffusers'.
+def convert_diffusers_json(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Converts diffusers' config.json to ours.
 
     Args:
       values: of diffusers' config.json.
@@ -109,26 +109,26 @@ def read_json_of(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     Raises:
       UserError: it is of another class, or lacks a size.
     """
-    kind = values.get("_class_name")
+    class_name = values.get("_class_name")
     if isinstance(values.get(OURS), dict):
         return dict(values[OURS])
-    if kind not in (TRANSFORMER, FLUX, AUTOENCODER):
+    if class_name not in (TRANSFORMER, FLUX, AUTOENCODER):
         raise UserError(
-            f"{source} is of {shown(kind)}, which cannot be used here; give a folder of"
+            f"{source} is of {shown(class_name)}, which cannot be used here; give a folder of"
             f" {TRANSFORMER}, {FLUX} or {AUTOENCODER}."
         )
 
-    def size(name: str, kind: Any = Width) -> Any:
+    def size(name: str, value_type: Any = Width) -> Any:
         if name not in values:
             raise UserError(f"{source} lacks a size, {name}; add it.")
-        return build(kind, values[name], source, name)
+        return build(value_type, values[name], source, name)
 
-    if kind == AUTOENCODER:
+    if class_name == AUTOENCODER:
         widths = size("block_out_channels", Annotated[list[Width], Meta(min_length=1)])
         sizes = {ours: size(theirs, Any) for theirs, ours in _AUTOENCODER.items()}
         mult = [n // widths[0] for n in widths]
         return {"kind": "vae", "ch": widths[0], "ch_mult": mult} | sizes
-    names = _STEP1X if kind == TRANSFORMER else _FLUX
+    names = _STEP1X if class_name == TRANSFORMER else _FLUX
     config = ModelConfig(
         hidden_size=size("num_attention_heads") * size("attention_head_dim"),
         axes_dim=size("axes_dims_rope", tuple[Width, ...]),
@@ -137,29 +137,29 @@ def read_json_of(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     return config_json.to_json(config)
 
 
-def layout_of(
+def diffusers_layout(
     config: ModelConfig | AutoencoderConfig, official: Mapping[str, Shape], flux: bool = False
-) -> Layout:
-    """Official tensors of these sizes, and where diffusers has them.
+) -> LayoutMap:
+    """Returns the map from official tensors to diffusers'.
 
     Args:
       config: sizes.
       official: shapes of the official tensors.
-      flux: in FluxTransformer2DModel.
+      flux: for FluxTransformer2DModel.
     """
     if isinstance(config, AutoencoderConfig):
         return autoencoder_layout(official, len(config.ch_mult))
     return transformer_layout(official, config.hidden_size, flux)
 
 
-def as_diffusers(tensors: Tensors, config: ModelConfig | AutoencoderConfig) -> Tensors:
-    """Official tensors seen as diffusers'; v1.0 is folded (FOLDED)."""
+def to_diffusers(tensors: Tensors, config: ModelConfig | AutoencoderConfig) -> Tensors:
+    """Shows official tensors as diffusers'; v1.0's scale_factor is folded (see FOLDED)."""
     if SCALE in tensors.shapes:
-        tensors = _folded(tensors)
-    return Rearranged(tensors, layout_of(config, tensors.shapes))
+        tensors = _fold_scale_factor(tensors)
+    return Relayout(tensors, diffusers_layout(config, tensors.shapes))
 
 
-def _folded(tensors: Tensors) -> Tensors:
+def _fold_scale_factor(tensors: Tensors) -> Tensors:
     def product() -> np.ndarray:
         weight, scale = tensors.read(PROJ), tensors.read(SCALE)
         exact = weight.astype(np.float32) * (1 + scale.astype(np.float32))
@@ -167,21 +167,21 @@ def _folded(tensors: Tensors) -> Tensors:
 
     change = tensors.shapes[PROJ], tensors.dtypes[PROJ], product
     note = dict(tensors.metadata) | {"note": FOLDED}
-    return Changed(tensors, {SCALE: None, PROJ: change}, note)
+    return Override(tensors, {SCALE: None, PROJ: change}, note)
 
 
-def as_official(tensors: Tensors, layout: Layout) -> Tensors:
-    """diffusers' tensors seen as official ones; a folded v1.0 gets a scale_factor of 0.
+def to_official(tensors: Tensors, layout: LayoutMap) -> Tensors:
+    """Shows diffusers' tensors as official ones; a folded v1.0 gets a scale_factor of 0.
 
     Args:
-      tensors: of a folder, whose names and shapes have been compared with the layout.
-      layout: see `layout_of`.
+      tensors: of a folder; their names and shapes have been compared with the layout.
+      layout: see `diffusers_layout`.
     """
     metadata = {name: x for name, x in tensors.metadata.items() if name != "format"}
-    result: Tensors = Rearranged(Changed(tensors, {}, metadata), layout.back())
-    if SCALE in layout.here:
+    result: Tensors = Relayout(Override(tensors, {}, metadata), layout.inverse())
+    if SCALE in layout.source:
         dtype = result.dtypes[PROJ]
-        result = Changed(result, {SCALE: ((1,), dtype, lambda: np.zeros(1, dtype))})
+        result = Override(result, {SCALE: ((1,), dtype, lambda: np.zeros(1, dtype))})
     return result
 
 
@@ -191,19 +191,19 @@ def write_folder(
     config: ModelConfig | AutoencoderConfig,
     fields: Mapping[str, Any],
 ) -> None:
-    """Writes one model's folder, which exists and is empty.
+    """Writes the folder of one model.
 
     Args:
-      folder: where.
-      tensors: official ones.
+      folder: exists and is empty.
+      tensors: the official tensors.
       config: sizes.
       fields: further entries of our own config.json.
 
     Raises:
-      UserError: the disk is full or the folder not writable.
+      UserError: the disk is full, or the folder cannot be written.
     """
-    theirs = as_diffusers(tensors, config)
-    write_shards(folder, Changed(theirs, {}, {"format": "pt"} | dict(theirs.metadata)))
+    theirs = to_diffusers(tensors, config)
+    write_shards(folder, Override(theirs, {}, {"format": "pt"} | dict(theirs.metadata)))
     values = (
         transformer_json(config, fields)
         if isinstance(config, ModelConfig)
@@ -213,9 +213,9 @@ def write_folder(
 
 
 def write_pipeline_json(folder: epath.Path) -> None:
-    """Writes what makes a pipeline of transformer/ and vae/: model_index.json and scheduler/.
+    """Writes model_index.json and scheduler/, which make transformer/ and vae/ a pipeline.
 
-    text_encoder/ and processor/ are those of Qwen2.5-VL, which the user adds.
+    The user adds text_encoder/ and processor/ of Qwen2.5-VL.
     """
     index = {
         "_class_name": "Step1XEditPipeline",

@@ -1,4 +1,4 @@
-"""Our parameters from official tensors, one after another, each process what its devices hold."""
+"""Fills abstract parameters from official tensors; each process reads what its devices hold."""
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,165 +9,184 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from step1x_jax.weights.copying import in_order, put
+from step1x_jax.weights.copying import copy_blocked, to_contiguous
 from step1x_jax.weights.finite import check_finite
-from step1x_jax.weights.layouts.official import Box, ParamSlice, Table, by_parameter, dotted
+from step1x_jax.weights.layouts.official import (
+    ParamSlice,
+    ShardIndex,
+    Table,
+    join_path,
+    slices_by_parameter,
+)
 from step1x_jax.weights.readers import Tensors
 
-KEPT = {np.dtype(jnp.bfloat16), np.dtype(np.float16), np.dtype(np.float32)}  # as parameters
+PARAM_DTYPES = {np.dtype(jnp.bfloat16), np.dtype(np.float16), np.dtype(np.float32)}
 Path = tuple[str | int, ...]
-# What is kept of a parameter that has just been placed, by path.
-Keep = Callable[[Path, nnx.Variable], Mapping[Path, nnx.Variable]]
-Source = tuple[ParamSlice, str, tuple[slice, ...]]  # see by_parameter
+# Called with each parameter once it is on its devices; returns what replaces it, by path.
+Transform = Callable[[Path, nnx.Variable], Mapping[Path, nnx.Variable]]
+SliceSource = tuple[ParamSlice, str, tuple[slice, ...]]  # see slices_by_parameter
 
 
-def filled(
+def fill_params(
     abstract_params: nnx.State,
     table: Table,
     tensors: Tensors,
-    keep: Keep | None = None,
+    transform: Transform | None = None,
 ) -> nnx.State:
-    """Abstract parameters with a reader's tensors in them.
+    """Reads the parameters from official tensors, one after another.
 
-    Of an official tensor that is split by rows a process reads the rows that its devices hold; one
-    that is split by columns it reads whole. Besides what has been placed, the host never holds more
-    than its part of one of our parameters, one reading, and what is made of that on the way (two
-    copies for RoPE's order, float32 sums for a LoRA).
+    Of an official tensor that is sharded along its rows a process reads the rows that its devices
+    hold; a tensor that is sharded along its columns is read whole. Besides the loaded parameters,
+    the host holds at most its shards of one parameter, one tensor that is read, and the copies made
+    of it (two for RoPE's order, float32 sums for a LoRA).
 
     Args:
-      abstract_params: shapes, dtypes, paths and shardings; what has none goes onto the default
-        device.
-      table: how they lie in official tensors.
-      tensors: gives these.
-      keep: is given each parameter before the next one is read; None keeps it as it is.
+      abstract_params: shapes, dtypes, paths and shardings; without a sharding: the default device.
+      table: maps our parameters to official tensors.
+      tensors: reader of the official tensors.
+      transform: is called with each parameter before the next one is read; None: no change.
+
+    Returns:
+      The parameters, or what `transform` returned.
+
+    Raises:
+      UserError: see the reader; or a number overflows the parameter's dtype.
     """
-    sources = by_parameter(table)
+    sources = slices_by_parameter(table)
     result: dict[Any, Any] = {}
     leaves: Iterable[Any] = nnx.to_flat_state(abstract_params)
     for path, leaf in leaves:
-        variable = leaf.replace(_loaded(leaf.get_value(), sources[dotted(path)], tensors))
-        result |= {path: variable} if keep is None else keep(path, variable)
-        # JAX lets go of the host's copy when the collector runs, or somewhere in its next call: not
-        # until the next parameter is there, too
+        variable = leaf.replace(_load(leaf.get_value(), sources[join_path(path)], tensors))
+        result |= {path: variable} if transform is None else transform(path, variable)
+        # JAX frees the host copy only on garbage collection or in its next call, i.e. after the
+        # next parameter was read: collect now.
         gc.collect(0)
     return nnx.from_flat_state(result)
 
 
-def as_stored(
+def with_stored_dtypes(
     abstract_params: nnx.State, table: Table, dtypes: Mapping[str, np.dtype]
 ) -> nnx.State:
-    """Abstract parameters in the dtypes of their official tensors, each by itself.
+    """Returns abstract parameters, each with the dtype of its official tensors.
 
     Args:
       abstract_params: shapes, dtypes and paths.
-      table: how they lie in official tensors.
-      dtypes: of these; where those of one parameter differ, it is float32, which holds them all.
+      table: maps our parameters to official tensors.
+      dtypes: of the official tensors; a parameter of tensors of several dtypes is float32, which
+        holds all of them exactly.
     """
-    sources = by_parameter(table)
+    sources = slices_by_parameter(table)
     result: dict[Any, Any] = {}
     leaves: Iterable[Any] = nnx.to_flat_state(abstract_params)
     for path, leaf in leaves:
-        stored = {dtypes[name] for _, name, _ in sources[dotted(path)]}
-        kept = len(stored) == 1 and stored <= KEPT
-        dtype = stored.pop() if kept else np.dtype(np.float32)
+        stored = {dtypes[name] for _, name, _ in sources[join_path(path)]}
+        is_param_dtype = len(stored) == 1 and stored <= PARAM_DTYPES
+        dtype = stored.pop() if is_param_dtype else np.dtype(np.float32)
         result[path] = leaf.replace(jax.ShapeDtypeStruct(leaf.shape, dtype))
     return nnx.from_flat_state(result)
 
 
-def our_block(source: Source, tensors: Tensors) -> np.ndarray:
-    """One of our parameters, or of a stacked one a block: (1, ...); in our order in memory, too."""
+def read_block(source: SliceSource, tensors: Tensors) -> np.ndarray:
+    """Reads one of our parameters, or one block of a stacked one: (1, ...), C-contiguous."""
     part, official, where = source
-    return _in_our_order(part, tensors.read(official)[where])
+    return _to_our_layout(part, tensors.read(official)[where])
 
 
-def our_blocks(table: Table, tensors: Tensors) -> Iterator[tuple[ParamSlice, np.ndarray]]:
-    """All of them, as `our_block`, in the order in which each tensor needs to be read once only."""
+def iter_blocks(table: Table, tensors: Tensors) -> Iterator[tuple[ParamSlice, np.ndarray]]:
+    """Yields all parameters as in `read_block`; the order is such that each tensor is read once."""
     for name, entry in table.items():
         tensor = tensors.read(name)
-        for part, where, _ in entry.pieces():
-            yield part, _in_our_order(part, tensor[where])
+        for part, where, _ in entry.iter_slices():
+            yield part, _to_our_layout(part, tensor[where])
 
 
-def _in_our_order(part: ParamSlice, piece: np.ndarray) -> np.ndarray:
-    ours = in_order(part.to_ours(piece, tuple(map(range, part.shape))))
+def _to_our_layout(part: ParamSlice, official: np.ndarray) -> np.ndarray:
+    ours = to_contiguous(part.to_ours(official, tuple(map(range, part.shape))))
     return ours if part.layer is None else ours[None]
 
 
-def at(abstract_params: nnx.State, places: nnx.State | None) -> nnx.State:
-    """Abstract parameters at the places of a tree of shardings; None leaves them as they are."""
-    if places is None:
+def set_shardings(abstract_params: nnx.State, shardings: nnx.State | None) -> nnx.State:
+    """Returns abstract parameters with the given shardings; None: unchanged."""
+    if shardings is None:
         return abstract_params
     return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         abstract_params,
-        places,
+        shardings,
     )
 
 
-def kept(params: nnx.State, keep: Keep) -> nnx.State:
-    """What is kept of parameters that are there already, one after another."""
+def map_params(params: nnx.State, transform: Transform) -> nnx.State:
+    """Returns what `transform` makes of loaded parameters, one after another."""
     leaves: Iterable[Any] = nnx.to_flat_state(params)
     result: dict[Any, Any] = {}
     for path, parameter in leaves:
-        result |= keep(path, parameter)
+        result |= transform(path, parameter)
     return nnx.from_flat_state(result)
 
 
-def _loaded(leaf: jax.ShapeDtypeStruct, sources: Sequence[Source], tensors: Tensors) -> jax.Array:
-    """One of our parameters."""
-    place = leaf.sharding
+def _load(
+    leaf: jax.ShapeDtypeStruct, sources: Sequence[SliceSource], tensors: Tensors
+) -> jax.Array:
+    """Reads one of our parameters."""
+    sharding = leaf.sharding
     indices: Iterable[Any] = [(slice(None),) * len(leaf.shape)]
-    if place is not None:
-        indices = place.addressable_devices_indices_map(leaf.shape).values()
-    here = dict.fromkeys(_box(leaf.shape, index) for index in indices)  # several may hold the same
-    boxes = {box: np.empty([len(part) for part in box], leaf.dtype) for box in here}
+    if sharding is not None:
+        indices = sharding.addressable_devices_indices_map(leaf.shape).values()
+    local = dict.fromkeys(
+        _shard_index(leaf.shape, index) for index in indices
+    )  # replicas share one
+    shards = {shard: np.empty([len(part) for part in shard], leaf.dtype) for shard in local}
     rounded = False
     for part, name, where in sources:
-        rounded |= _fill(boxes, part, name, where, tensors)
-    if rounded:  # to a dtype in which a sum, say, may be too large
-        for box in boxes.values():
-            check_finite(box, ", ".join(dict.fromkeys(name for _, name, _ in sources)), leaf.dtype)
-    if place is None:
-        (whole,) = boxes.values()
+        rounded |= _fill_shards(shards, part, name, where, tensors)
+    if rounded:  # rounding may overflow, e.g. a sum in float16
+        for shard in shards.values():
+            check_finite(
+                shard, ", ".join(dict.fromkeys(name for _, name, _ in sources)), leaf.dtype
+            )
+    if sharding is None:
+        (whole,) = shards.values()
         array = jax.device_put(whole)
     else:
         array = jax.make_array_from_callback(
-            leaf.shape, place, lambda index: boxes[_box(leaf.shape, index)]
+            leaf.shape, sharding, lambda index: shards[_shard_index(leaf.shape, index)]
         )
-    return jax.block_until_ready(array)  # or the next one is read before this one has left the host
+    return jax.block_until_ready(array)  # else the next one is read while this one is on the host
 
 
-def _box(shape: tuple[int, ...], index: Any) -> Box:
+def _shard_index(shape: tuple[int, ...], index: Any) -> ShardIndex:
+    """Returns a shard's index (slices) as ranges."""
     return tuple(range(size)[part] for size, part in zip(shape, index, strict=True))
 
 
-def _fill(
-    boxes: Mapping[Box, np.ndarray],
+def _fill_shards(
+    shards: Mapping[ShardIndex, np.ndarray],
     part: ParamSlice,
     name: str,
     where: tuple[slice, ...],
     tensors: Tensors,
 ) -> bool:
-    """Copies a part of the tensor `name` to the boxes; those of the same rows share a reading.
+    """Copies a slice of the official tensor `name` to the shards, reading each set of rows once.
 
     Returns:
-      Whether it is rounded to fewer bits on the way.
+      Whether numbers were rounded to fewer bits.
     """
     rounded = False
     first, *columns = where
     height = tensors.shapes[name][0]
-    piece = range(height)[first]
-    wanted: dict[bytes, tuple[np.ndarray, list[tuple[Box, np.ndarray]]]] = {}
-    for box, target in boxes.items():
+    official = range(height)[first]
+    wanted: dict[bytes, tuple[np.ndarray, list[tuple[ShardIndex, np.ndarray]]]] = {}
+    for shard, target in shards.items():
         if part.layer is not None:
-            if part.layer not in box[0]:
+            if part.layer not in shard[0]:
                 continue
-            box, target = box[1:], target[part.layer - box[0].start, ...]
-        rows = piece.start + part.rows_of(box)
-        wanted.setdefault(rows.tobytes(), (rows, []))[1].append((box, target))
+            shard, target = shard[1:], target[part.layer - shard[0].start, ...]
+        rows = official.start + part.official_rows(shard)
+        wanted.setdefault(rows.tobytes(), (rows, []))[1].append((shard, target))
     for rows, targets in wanted.values():
         data = tensors.read(name, None if len(rows) == height else rows)[:, *columns]
-        for box, target in targets:
-            put(target, part.to_ours(data, box))
+        for shard, target in targets:
+            copy_blocked(target, part.to_ours(data, shard))
             rounded |= target.dtype != data.dtype and target.dtype.itemsize <= data.dtype.itemsize
     return rounded

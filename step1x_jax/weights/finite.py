@@ -1,14 +1,14 @@
-"""Whether numbers are finite, seen in their bits: one pass at the speed of memory."""
+"""Checks that numbers are finite, from their bits: one pass at the speed of memory."""
 
 import jax.numpy as jnp
 import numpy as np
 
 from step1x_jax.errors import UserError
-from step1x_jax.weights.readers import Rows, Tensors
+from step1x_jax.weights.readers import RowIndices, Tensors
 
-AT_ONCE = 1 << 15  # numbers, which stay in the cache
-# Smallest bits, sign aside, that are no finite number; formats that are not here have only finite
-# numbers. float8_e4m3fn has one NaN and no infinity.
+CHUNK = 1 << 15  # numbers that fit in the cache
+# The smallest bit pattern, without the sign, that is not a finite number. Dtypes that are missing
+# here have only finite numbers. float8_e4m3fn has one NaN and no infinity.
 _FIRST_NOT_FINITE = {
     np.dtype(jnp.float8_e4m3fn): 0x7F,
     np.dtype(jnp.float8_e5m2): 0x7C,
@@ -20,28 +20,28 @@ _FIRST_NOT_FINITE = {
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether there is no NaN and no infinity in an array of any dtype."""
+    """Returns whether an array of any dtype has neither NaN nor infinity."""
     limit = _FIRST_NOT_FINITE.get(array.dtype)
     if limit is None:
         return True
-    kind = np.dtype(f"u{array.dtype.itemsize}")
-    bits = np.ascontiguousarray(array).reshape(-1).view(kind)
-    sizes = kind.type((1 << (8 * kind.itemsize - 1)) - 1)  # all bits but the sign
-    room = np.empty(min(len(bits), AT_ONCE), kind)
-    for i in range(0, len(bits), AT_ONCE):
-        part = bits[i : i + AT_ONCE]
-        if np.bitwise_and(part, sizes, out=room[: len(part)]).max() >= limit:
+    unsigned = np.dtype(f"u{array.dtype.itemsize}")
+    bits = np.ascontiguousarray(array).reshape(-1).view(unsigned)
+    magnitude = unsigned.type((1 << (8 * unsigned.itemsize - 1)) - 1)  # all bits but the sign
+    buffer = np.empty(min(len(bits), CHUNK), unsigned)
+    for i in range(0, len(bits), CHUNK):
+        part = bits[i : i + CHUNK]
+        if np.bitwise_and(part, magnitude, out=buffer[: len(part)]).max() >= limit:
             return False
     return True
 
 
 def check_finite(array: np.ndarray, name: str, source: object) -> None:
-    """Raises UserError for a tensor with a NaN or an infinity.
+    """Raises UserError if a tensor has a NaN or an infinity.
 
     Args:
       array: of any dtype.
       name: of the tensor.
-      source: where it is from, for the message.
+      source: where it comes from, for the message.
     """
     if not is_finite(array):
         raise UserError(
@@ -50,18 +50,22 @@ def check_finite(array: np.ndarray, name: str, source: object) -> None:
         )
 
 
-class Finite:
-    """A reader whose tensors are written to `path`: one that is not finite is a UserError.
+class RequireFinite:
+    """A reader for writing to `path`, which raises UserError for a tensor that is not finite.
 
-    What was read is finite already; sums and rounded numbers may be too large.
+    Tensors are checked when they are read from a file, but sums and rounded numbers may overflow.
+
+    Args:
+      source: the reader.
+      path: of the file or folder that is written, for the message.
     """
 
     def __init__(self, source: Tensors, path: object):
         self._source, self._path = source, path
         self.shapes, self.dtypes, self.metadata = source.shapes, source.dtypes, source.metadata
 
-    def read(self, name: str, rows: Rows = None) -> np.ndarray:
-        """One tensor, or some of its rows."""
+    def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
+        """Reads one tensor, or some of its rows."""
         array = self._source.read(name, rows)
         if not is_finite(array):
             raise UserError(

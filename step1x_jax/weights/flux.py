@@ -1,7 +1,8 @@
-"""FLUX.1's text-to-image weights as the start from which Step1X-Edit is trained.
+"""FLUX.1's text-to-image weights as initialization for training Step1X-Edit.
 
-Its DiT is ours. It has no connector: that is drawn as a new model's. Its guidance embedding has no
-place. txt_in and vector_in have our shapes, but were made for the embeddings of T5 and CLIP.
+The DiT is the same. FLUX.1 has no connector, which is drawn as in a new model; its guidance
+embedding is not used. txt_in and vector_in have the shapes of ours, but were trained on T5's and
+CLIP's embeddings.
 """
 
 import dataclasses
@@ -16,21 +17,22 @@ from flax import nnx
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.step1x_edit import Step1XEdit
-from step1x_jax.weights.layouts.official import Table, flat, model_table
-from step1x_jax.weights.published import Published
-from step1x_jax.weights.readers import Changed, Tensors
+from step1x_jax.weights.layouts.official import Table, flatten_params, model_table
+from step1x_jax.weights.official_tensors import OfficialTensors
+from step1x_jax.weights.readers import Override, Tensors
 
 TEXT = ("txt_in.", "vector_in.")
 
 
 @dataclasses.dataclass(frozen=True)
 class FluxStart:
-    """How FLUX.1 is filled up to a model.
+    """How FLUX.1 is completed to a model.
 
     Attributes:
       version: of the model, see ModelConfig.
-      seed: of what is drawn, which is as in a new model of this seed, but for rounding.
-      fresh_text: txt_in and vector_in are drawn, too.
+      seed: of the tensors that are drawn; they equal those of a new model of this seed up to
+        rounding.
+      fresh_text: draw txt_in and vector_in, too.
     """
 
     version: str = "v1.1"
@@ -39,17 +41,26 @@ class FluxStart:
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
-    """The model to start from, and what of it is not FLUX.1's, or is not taken."""
+class FluxModel:
+    """A model to start from.
+
+    Attributes:
+      tensors: under the official names.
+      config: sizes.
+      drawn: names of the official tensors that are drawn at random.
+      unused: names of FLUX.1's tensors that the model does not have.
+    """
 
     tensors: Tensors
     config: ModelConfig
-    fresh: Sequence[str]  # official tensors that are drawn
-    left_over: Sequence[str]  # FLUX.1's that have no place
+    drawn: Sequence[str]
+    unused: Sequence[str]
 
 
-def start_from_flux(path: epath.Path, flux: Tensors, sizes: ModelConfig, how: FluxStart) -> Start:
-    """Fills FLUX.1's weights up to a whole model.
+def start_from_flux(
+    path: epath.Path, flux: Tensors, sizes: ModelConfig, how: FluxStart
+) -> FluxModel:
+    """Completes FLUX.1's weights to a whole model.
 
     Args:
       path: of the weights, for messages.
@@ -58,41 +69,42 @@ def start_from_flux(path: epath.Path, flux: Tensors, sizes: ModelConfig, how: Fl
       how: version and seed.
 
     Raises:
-      UserError: the sizes do not fit together.
+      UserError: the sizes contradict each other, or a tensor of the DiT is missing.
     """
     config = dataclasses.replace(sizes, version=how.version)
     config.validate()
-    table, there = model_table(config), flux.shapes
-    fresh = [n for n in table if n not in there or (how.fresh_text and n.startswith(TEXT))]
-    left_over = [name for name in there if name not in table]
-    for name in fresh:
+    table, given = model_table(config), flux.shapes
+    drawn = [n for n in table if n not in given or (how.fresh_text and n.startswith(TEXT))]
+    unused = [name for name in given if name not in table]
+    for name in drawn:
         if not name.startswith(("connector.", *TEXT)):
             raise UserError(f"{path} lacks {name}; download it again.")
-    drawn = _Drawn(config, {name: table[name] for name in fresh}, how.seed)
+    random = _DrawnTensors(config, {name: table[name] for name in drawn}, how.seed)
     dtype = np.dtype(config.param_dtype if config.param_dtype == "float32" else jax.numpy.bfloat16)
-    changes: dict = dict.fromkeys(left_over)
-    for name in fresh:
-        changes[name] = table[name].shape, dtype, partial(drawn.read, name)
-    return Start(Changed(flux, changes), config, fresh, left_over)
+    changes: dict = dict.fromkeys(unused)
+    for name in drawn:
+        changes[name] = table[name].shape, dtype, partial(random.read, name)
+    return FluxModel(Override(flux, changes), config, drawn, unused)
 
 
-class _Drawn:
-    """Some of the official tensors of a new model."""
+class _DrawnTensors:
+    """Some official tensors of a new model with random weights."""
 
     def __init__(self, config: ModelConfig, table: Table, seed: int):
         self._config, self._table, self._seed = config, table, seed
-        self._paths = {part.path for entry in table.values() for part in entry.parts}
+        self._paths = {part.path for entry in table.values() for part in entry.slices}
         self._leaves: dict[str, jax.Array] = {}
 
     def read(self, name: str) -> np.ndarray:
-        """One of them; all are drawn at the first."""
+        """Reads one of them; the first call draws all of them."""
         if not self._leaves:
             config, seed, paths = self._config, self._seed, self._paths
 
             @jax.jit
-            def draw() -> dict[str, jax.Array]:  # of the rest, the compiler makes nothing
+            def draw() -> dict[str, jax.Array]:  # the compiler removes what is not returned
                 state = nnx.state(Step1XEdit(config, rngs=nnx.Rngs(seed)))
-                return {path: leaf[...] for path, leaf in flat(state).items() if path in paths}
+                leaves = flatten_params(state).items()
+                return {path: leaf[...] for path, leaf in leaves if path in paths}
 
             self._leaves = draw()
-        return Published(self._table, self._leaves).read(name)
+        return OfficialTensors(self._table, self._leaves).read(name)

@@ -1,4 +1,4 @@
-"""What a file or folder of weights is, in lines for a user."""
+"""Describes weights for users, in lines of text."""
 
 import math
 from collections import Counter
@@ -10,14 +10,14 @@ from etils import epath
 
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
-from step1x_jax.weights.files.fp8 import stored_as
+from step1x_jax.weights.component_paths import locate_components
+from step1x_jax.weights.files.fp8 import number_format
 from step1x_jax.weights.files.opening import WeightFile, open_file
-from step1x_jax.weights.kinds import RUN, kind_of
+from step1x_jax.weights.formats import RUN, detect_format
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.lora.file import LoraFile
-from step1x_jax.weights.lora.keys import DOWN, key_parts
-from step1x_jax.weights.open import open_weights, sizes_for
-from step1x_jax.weights.places import places_of
+from step1x_jax.weights.lora.keys import DOWN, parse_key
+from step1x_jax.weights.open import open_weights, read_model_sizes
 from step1x_jax.weights.readers import Shape
 from step1x_jax.weights.run.description import WEIGHTS
 from step1x_jax.weights.run.folder import is_run
@@ -25,35 +25,42 @@ from step1x_jax.weights.run.reader import RunFolder
 
 
 def describe_weights(path: epath.PathLike, sizes: ModelConfig | None = None) -> list[str]:
-    """Lines about what is at a path, part by part; no tensor but alphas is read.
+    """Describes what is at a path, component by component; of the numbers only alphas are read.
 
     Args:
-      path: of any form that `open_weights` understands, or of adapters.
-      sizes: of the model that adapters are for; None takes those of config.json beside them, or the
-        release's. Adapters of other models are described by their names alone.
+      path: any format that `open_weights` accepts, or adapters.
+      sizes: of the model that adapters are for; None: those of the config.json beside them, or the
+        release's. Adapters for other models are described by their names alone.
+
+    Returns:
+      Lines of text.
 
     Raises:
-      UserError: it is damaged, of no known kind, or does not fit its sizes.
+      UserError: it is damaged, has an unknown format, or does not fit its sizes.
     """
     path = epath.Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a file or folder of weights.")
     if is_run(path):
-        return _run(path)
-    places = places_of(path)
-    lines = _file(places.model, sizes)
-    if path.is_dir() and places.autoencoder is not None and places.autoencoder.exists():
-        lines += _file(places.autoencoder, sizes) if places.model != places.autoencoder else []
+        return _describe_run(path)
+    paths = locate_components(path)
+    lines = _describe_file(paths.model, sizes)
+    if path.is_dir() and paths.autoencoder is not None and paths.autoencoder.exists():
+        lines += (
+            _describe_file(paths.autoencoder, sizes) if paths.model != paths.autoencoder else []
+        )
     return lines
 
 
-def _run(path: epath.Path) -> list[str]:
+def _describe_run(path: epath.Path) -> list[str]:
     run = RunFolder(path)
     what = f"{RUN.title}, step {run.step}"
     if run.description.trained == WEIGHTS:
-        what = f"{'adapters' if run.lora.rank else 'weights'} alone, in the form of a run's folder"
-    lines = [str(path), f"  kind     {what}"]
-    lines.append(f"  sizes    {sizes_in_words(run.model)}")
+        what = (
+            f"{'adapters' if run.lora.rank else 'weights'} alone, in the format of a run's folder"
+        )
+    lines = [str(path), f"  format   {what}"]
+    lines.append(f"  sizes    {format_sizes(run.model)}")
     if run.lora.rank:
         lines.append(f"  adapters rank {run.lora.rank}, alpha {run.lora.alpha:g}")
         lines.append(f"  base     {run.description.start_from or 'not known'}")
@@ -63,27 +70,27 @@ def _run(path: epath.Path) -> list[str]:
         lines.append(f"  written  by step1x_jax {run.description.package}")
     shapes = {name: tuple(about["shape"]) for name, about in run.arrays.items()}
     dtypes = {name: np.dtype(jnp.dtype(about["dtype"])) for name, about in run.arrays.items()}
-    return lines + numbers_in_words(shapes, dtypes)
+    return lines + format_tensor_counts(shapes, dtypes)
 
 
-def _file(path: epath.Path, sizes: ModelConfig | None) -> list[str]:
+def _describe_file(path: epath.Path, sizes: ModelConfig | None) -> list[str]:
     file = open_file(path)
-    kind = kind_of(file, path)
-    lines = [str(path), f"  kind     {kind.title}"]
-    if kind.holds == "adapters":
-        lines += _adapters(file, sizes or sizes_for(path))
+    found = detect_format(file, path)
+    lines = [str(path), f"  format   {found.title}"]
+    if found.component == "adapters":
+        lines += _describe_adapters(file, sizes or read_model_sizes(path))
     else:
         weights = open_weights(path)
-        lines.append(f"  sizes    {sizes_in_words(weights.config)}")
+        lines.append(f"  sizes    {format_sizes(weights.config)}")
         lines += [f"  {name}: {value}" for name, value in weights.settings.items()]
-    lines.append(f"  stored   {stored_as(file)}")
-    lines += numbers_in_words(file.shapes, file.dtypes)
+    lines.append(f"  stored   {number_format(file)}")
+    lines += format_tensor_counts(file.shapes, file.dtypes)
     lines += [f"  {name}: {value}" for name, value in file.metadata.items()]
     return lines
 
 
-def sizes_in_words(config: ModelConfig | AutoencoderConfig) -> str:
-    """One line of sizes, the version first."""
+def format_sizes(config: ModelConfig | AutoencoderConfig) -> str:
+    """Returns one line of sizes; a model's begins with the version."""
     if isinstance(config, AutoencoderConfig):
         widths = ", ".join(str(config.ch * m) for m in config.ch_mult)
         return f"widths {widths}; {config.z_channels} latent channels"
@@ -94,50 +101,53 @@ def sizes_in_words(config: ModelConfig | AutoencoderConfig) -> str:
     )
 
 
-def numbers_in_words(shapes: Mapping[str, Shape], dtypes: Mapping[str, np.dtype]) -> list[str]:
-    """Tensors, parameters, bytes and dtypes."""
+def format_tensor_counts(shapes: Mapping[str, Shape], dtypes: Mapping[str, np.dtype]) -> list[str]:
+    """Returns lines with the numbers of tensors, parameters and bytes, and the dtypes."""
     count = {name: math.prod(shape) for name, shape in shapes.items()}
     total = sum(n * dtypes[name].itemsize for name, n in count.items())
-    kinds = Counter(str(dtype) for dtype in dtypes.values())
+    by_dtype = Counter(str(dtype) for dtype in dtypes.values())
     return [
-        f"  tensors  {len(count)} ({', '.join(f'{n} {d}' for d, n in kinds.most_common())})",
+        f"  tensors  {len(count)} ({', '.join(f'{n} {d}' for d, n in by_dtype.most_common())})",
         f"  numbers  {sum(count.values()):,}",
         f"  bytes    {total:,}",
     ]
 
 
-def _adapters(file: WeightFile, sizes: ModelConfig) -> list[str]:
-    """Modules, ranks and alphas of a LoRA."""
+def _describe_adapters(file: WeightFile, sizes: ModelConfig) -> list[str]:
+    """Returns lines about modules, ranks and alphas of a LoRA."""
     try:
         settings = LoraFile(file.path, model_table(sizes)).settings
         alphas = Counter(f"{alpha:g}" for _, alpha in settings.values())
         return [
-            f"  for      a model of {sizes_in_words(sizes)}",
+            f"  for      a model of {format_sizes(sizes)}",
             f"  modules  {len(settings)}",
-            f"  rank     {_few(Counter(str(rank) for rank, _ in settings.values()))}",
-            f"  alpha    {_few(alphas)}",
+            f"  rank     {_format_counts(Counter(str(rank) for rank, _ in settings.values()))}",
+            f"  alpha    {_format_counts(alphas)}",
         ]
     except UserError as e:
-        return [*_adapters_by_name(file), f"  not for a model of {sizes_in_words(sizes)}: {e}"]
+        return [
+            *_describe_adapters_by_name(file),
+            f"  not for a model of {format_sizes(sizes)}: {e}",
+        ]
 
 
-def _adapters_by_name(file: WeightFile) -> list[str]:
-    """The same of a LoRA that may be of any model."""
-    halves = {name: key_parts(name) for name in file.shapes}
-    found = {part[0]: file.shapes[n][0] for n, part in halves.items() if part and part[1] == DOWN}
+def _describe_adapters_by_name(file: WeightFile) -> list[str]:
+    """Returns the same for a LoRA that may be for any model."""
+    halves = {name: parse_key(name) for name in file.shapes}
+    ranks = {key[0]: file.shapes[n][0] for n, key in halves.items() if key and key[1] == DOWN}
     alphas = Counter(
         f"{float(file.read(name).astype(np.float32)):g}"
         for name, shape in file.shapes.items()
         if name.endswith(".alpha") and shape in ((), (1,))
     )
     return [
-        f"  modules  {len(found)}",
-        f"  rank     {_few(Counter(str(rank) for rank in found.values()))}",
-        f"  alpha    {_few(alphas) or 'not in the tensors'}",
+        f"  modules  {len(ranks)}",
+        f"  rank     {_format_counts(Counter(str(rank) for rank in ranks.values()))}",
+        f"  alpha    {_format_counts(alphas) or 'not in the tensors'}",
     ]
 
 
-def _few(values: Mapping[str, int]) -> str:
+def _format_counts(values: Mapping[str, int]) -> str:
     return ", ".join(
         value if len(values) == 1 else f"{value} ({n} modules)" for value, n in values.items()
     )

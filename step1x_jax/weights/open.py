@@ -1,4 +1,4 @@
-"""The one way to open weights: whatever is at a path, as tensors under the official names."""
+"""Opens weights of any format as tensors under the official names; the only way to do so."""
 
 import dataclasses
 import logging
@@ -16,17 +16,17 @@ from step1x_jax.models.autoencoder import abstract_autoencoder
 from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.weights import config_json, diffusers_folder
 from step1x_jax.weights.checks import check_tensors, common_dtype
-from step1x_jax.weights.files.fp8 import as_numbers
+from step1x_jax.weights.component_paths import locate_components
+from step1x_jax.weights.files.fp8 import dequantize
 from step1x_jax.weights.files.opening import open_file
 from step1x_jax.weights.flux import FluxStart, start_from_flux
-from step1x_jax.weights.kinds import RUN, Kind, kind_of
-from step1x_jax.weights.layouts.official import Entry, autoencoder_table, model_table
+from step1x_jax.weights.formats import RUN, Format, detect_format
+from step1x_jax.weights.layouts.official import TensorEntry, autoencoder_table, model_table
 from step1x_jax.weights.lora.file import Lora, LoraFile
 from step1x_jax.weights.lora.merging import Merged
-from step1x_jax.weights.places import places_of
-from step1x_jax.weights.readers import Cast, CheckedFirst, Shape, Tensors
+from step1x_jax.weights.readers import Cast, CheckOnFirstRead, Shape, Tensors
 from step1x_jax.weights.run.base import check_base, find_base
-from step1x_jax.weights.run.folder import is_run, no_average
+from step1x_jax.weights.run.folder import is_run, no_average_error
 from step1x_jax.weights.run.reader import RunFolder, RunTensors
 
 Config = ModelConfig | AutoencoderConfig
@@ -36,19 +36,19 @@ Loras = Sequence[tuple[epath.PathLike, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Opened weights; no number has been read yet, but those of LoRAs.
+    """Opened weights. Except for LoRAs, no tensor has been read yet.
 
     Attributes:
       path: of the file or folder.
-      kind: its format, and what it holds.
-      config: sizes and dtypes. Of files, param_dtype and dtype are one that holds all tensors'.
-      tensors: under the official names, compared with the sizes.
-      settings: what is said beside them: of a run its config's sections, else the entries of
-        config.json that are no sizes.
+      format: its format, and which component it holds.
+      config: sizes and dtypes. For files, param_dtype and dtype are one that holds all tensors'
+        exactly.
+      tensors: reader of the official tensors; names and shapes have been compared with the sizes.
+      settings: a run's config (sections as JSON), or the entries of config.json that are not sizes.
     """
 
     path: epath.Path
-    kind: Kind
+    format: Format
     config: Config
     tensors: Tensors
     settings: Mapping[str, Any]
@@ -64,85 +64,86 @@ def open_weights(
     sizes: ModelConfig | None = None,
     flux: FluxStart | None = None,
     ignore: Sequence[str] = (),
-    room: epath.PathLike | None = None,
+    temp_dir: epath.PathLike | None = None,
     say: Say = logging.warning,
 ) -> Weights:
-    """Opens a model (of a folder with several parts, connector and DiT) or an autoencoder.
+    """Opens a model (in a folder with several components: connector and DiT) or an autoencoder.
 
-    Understood are a .safetensors file (official or diffusers' names; plain or in 8 bits), an index
-    or a folder with one; diffusers' pipeline; a folder of parts; the release's folder; a run's
-    folder, of all parameters, of adapters or of weights alone.
+    Accepted are a .safetensors file (official or diffusers' names; plain or in 8 bits), an index or
+    a folder with one; a diffusers pipeline; a folder of components; the release's folder; the
+    folder of a run that trained all parameters or adapters, or of weights alone.
 
     Args:
-      path: of any of these.
-      base: of a run of adapters: the model that they were trained on, if it is not any more where
-        the run found it; of any form itself.
-      ema: of a run: the moving average instead of the parameters.
-      loras: to merge, each with its strength: files or folders of LoRAs, or runs of adapters.
-      exact: sums (of LoRAs; 8-bit numbers times their scales) are float32, instead of rounded to
-        the dtype in which the weights are stored (bfloat16 for 8 bits).
-      sizes: of the model where nothing beside it says them; None: the release's.
-      flux: how FLUX.1 is filled up to a model to start from; None: it is opened as it is.
+      path: of any of these formats.
+      base: for a run of adapters: the model that they were trained on, in any format; needed if it
+        is no longer where the run found it.
+      ema: for a run: opens the moving average instead of the parameters.
+      loras: LoRAs to merge, each with its strength: files or folders of LoRAs, or runs of adapters.
+      exact: sums (of LoRAs) and products (of 8-bit numbers and their scales) stay float32; else
+        they are rounded to the dtype in which the weights are stored (bfloat16 for 8 bits).
+      sizes: of the model, if no config.json gives them; None: the release's.
+      flux: how FLUX.1 is completed to a model; None: it is opened as it is.
       ignore: see `LoraFile`.
-      room: a local folder with room for a copy of a run that is read in the published order; None:
-        the system's for temporary files.
+      temp_dir: a local folder with space for a copy of a run that is read under the official names;
+        None: the system's folder for temporary files.
       say: prints a warning.
 
     Raises:
-      UserError: nothing is there, or what cannot be used; it is damaged, or does not fit its sizes
-        or its base; there is no average.
+      UserError: the path does not exist or has an unsupported format; it is damaged, or does not
+        fit its sizes or its base; there is no average.
     """
     path = epath.Path(path)
-    sums: list[tuple[Lora, float]] = []
+    merged: list[tuple[Lora, float]] = []
     rounded: Mapping[str, np.dtype] | None = None
     if is_run(path):
         run = RunFolder(path, ema=ema, say=say)
-        weights = Weights(path, RUN, run.model, RunTensors(run, room), run.config)
+        weights = Weights(path, RUN, run.model, RunTensors(run, temp_dir), run.config)
         if run.lora.rank:
-            below = _base_of(run, base, room, say)
-            weights = dataclasses.replace(weights, tensors=below)
-            sums.append((run.adapters(), 1.0))
+            base_weights = _open_base(run, base, temp_dir, say)
+            weights = dataclasses.replace(weights, tensors=base_weights)
+            merged.append((run.adapters(), 1.0))
     elif ema:
-        raise no_average(path)
+        raise no_average_error(path)
     else:
         weights, rounded = _open_files(path, exact or bool(loras), sizes)
-        if weights.kind.holds == "flux" and flux is not None:
-            weights = _started(weights, flux, say)
-    if base and not sums:
+        if weights.format.component == "flux" and flux is not None:
+            weights = _complete_flux(weights, flux, say)
+    if base and not merged:
         raise UserError(
-            f"{path} is no run of adapters, and only these have a base (--base); leave it out."
+            f"{path} is not a run of adapters, and only these have a base; leave --base out."
         )
-    if loras and weights.kind.holds != "model":
+    if loras and weights.format.component != "model":
         raise UserError(
-            f"{path} holds no model ({weights.kind.title}), and LoRAs are for one; leave them out."
+            f"{path} is not a model ({weights.format.title}), so LoRAs cannot be merged; leave"
+            " --lora out."
         )
     for lora, scale in loras:
         assert isinstance(weights.config, ModelConfig)
-        sums.append((open_lora(lora, weights.config, ignore, say), scale))
-    if not sums:
+        merged.append((open_lora(lora, weights.config, ignore, say), scale))
+    if not merged:
         return weights
     dtypes = dict(weights.tensors.dtypes)
     if exact:
-        modules = {module for lora, _ in sums for module in lora.shapes}
+        modules = {module for lora, _ in merged for module in lora.shapes}
         dtypes |= {f"{module}.weight": np.dtype(np.float32) for module in modules}
     elif rounded is not None:
         dtypes = {name: rounded.get(name, dtype) for name, dtype in dtypes.items()}
-    return dataclasses.replace(weights, tensors=Merged(weights.tensors, sums, dtypes))
+    return dataclasses.replace(weights, tensors=Merged(weights.tensors, merged, dtypes))
 
 
 def open_lora(
     path: epath.PathLike, sizes: ModelConfig, ignore: Sequence[str] = (), say: Say = logging.warning
 ) -> Lora:
-    """A LoRA for a model: a file or folder of any form, or a run of adapters.
+    """Opens a LoRA for a model.
 
     Args:
-      path: of it.
+      path: a file or folder of any LoRA format, or a run of adapters.
       sizes: of the model.
       ignore: see `LoraFile`.
-      say: is told what of it does nothing.
+      say: prints what the file has that is ignored or has no effect.
 
     Raises:
-      UserError: it is no LoRA, or for another model.
+      UserError: it is not a LoRA, or it is for another model.
     """
     path = epath.Path(path)
     if is_run(path):
@@ -152,73 +153,74 @@ def open_lora(
             weight = table.get(module + ".weight")
             if weight is None or weight.shape != shape:
                 raise UserError(
-                    f"{path} adapts {module} of {list(shape)}; it is for another model, give one"
-                    " that is for this."
+                    f"{path} adapts {module} with shape {list(shape)}, so it is for another"
+                    " model; give a LoRA for this one."
                 )
         return lora
-    kind = kind_at(path)
-    if kind.holds != "adapters":
+    found = detect_format_at(path)
+    if found.component != "adapters":
         raise UserError(
-            f"{path} is no LoRA ({kind.title}); give the file or folder of a LoRA, or a run of"
+            f"{path} is not a LoRA ({found.title}); give the file or folder of a LoRA, or a run of"
             " adapters, as --lora."
         )
     file = LoraFile(path, model_table(sizes), ignore)
-    if file.left_out:
-        say(f"{path}: left out: {len(file.left_out)} tensors of a text encoder")
+    if file.ignored:
+        say(f"{path}: ignored {len(file.ignored)} tensors of a text encoder")
     if file.switched_off:
         few = ", ".join(file.switched_off[:3])
         more = f" and {len(file.switched_off) - 3} more" if len(file.switched_off) > 3 else ""
-        say(f"{path}: switched off, by an alpha of 0: {few}{more}")
+        say(f"{path}: switched off by an alpha of 0: {few}{more}")
     return file
 
 
 def check_is_model(weights: Weights) -> None:
-    """Raises UserError unless opened weights are connector and DiT; says what to do with others."""
-    path, title = weights.path, weights.kind.title
-    if weights.kind.holds == "autoencoder":
-        raise UserError(f"{path} is an {title}, no model; give it as --vae.")
-    if weights.kind.holds == "flux":
+    """Raises UserError, which says what to do, unless opened weights are connector and DiT."""
+    path, title = weights.path, weights.format.title
+    if weights.format.component == "autoencoder":
+        raise UserError(f"{path} is an {title}, not a model; give it as --vae.")
+    if weights.format.component == "flux":
         raise UserError(
-            f"{path} is {title}, which does not know editing; make a model of it that can be"
+            f"{path} is {title}, which cannot edit pictures; convert it to a model that can be"
             f" trained: python -m launch.convert --input={path} --output=START.safetensors."
         )
 
 
-def kind_at(path: epath.PathLike) -> Kind:
-    """What is at a path, of a folder with several parts the model.
+def detect_format_at(path: epath.PathLike) -> Format:
+    """Returns the format of what is at a path; in a folder with several components, the model's.
 
     Raises:
-      UserError: nothing that is known.
+      UserError: the path does not exist, or the format is unknown or not supported.
     """
-    place = places_of(path).model
-    return RUN if is_run(place) else kind_of(open_file(place), place)
+    model = locate_components(path).model
+    return RUN if is_run(model) else detect_format(open_file(model), model)
 
 
-def sizes_for(path: epath.PathLike) -> ModelConfig:
-    """Sizes of a model, or of that for which a LoRA is: as a config.json beside it says.
+def read_model_sizes(path: epath.PathLike) -> ModelConfig:
+    """Returns the sizes of a model, or of the model that a LoRA is for, according to config.json.
 
     Args:
-      path: of a run, of weights, or of a LoRA; without a config.json the release's sizes.
+      path: a run, weights, or a LoRA; without a config.json beside it the release's sizes are
+        returned.
 
     Raises:
       UserError: it is an autoencoder, or damaged.
     """
-    place = places_of(path).model
-    if is_run(place):
-        return RunFolder(place).model
-    if kind_at(place).holds != "adapters":
-        config = open_weights(place).config
+    model = locate_components(path).model
+    if is_run(model):
+        return RunFolder(model).model
+    if detect_format_at(model).component != "adapters":
+        config = open_weights(model).config
         if not isinstance(config, ModelConfig):
             raise UserError(f"{path} is an autoencoder; give a model.")
         return config
-    folder = place if place.is_dir() else place.parent
+    folder = model if model.is_dir() else model.parent
     values = config_json.read_config_json(folder, "dit")
     source = str(folder / config_json.FILE)
     return config_json.model_from_json(values, source) if values else ModelConfig()
 
 
 def official_shapes(config: Config) -> dict[str, Shape]:
-    """Names and shapes of the official tensors of these sizes."""
+    """Returns names and shapes of the official tensors of these sizes."""
     if isinstance(config, ModelConfig):
         table = model_table(config)
     else:
@@ -226,61 +228,63 @@ def official_shapes(config: Config) -> dict[str, Shape]:
     return {name: entry.shape for name, entry in table.items()}
 
 
-def _base_of(
-    run: RunFolder, given: epath.PathLike | None, room: epath.PathLike | None, say: Say
+def _open_base(
+    run: RunFolder, given: epath.PathLike | None, temp_dir: epath.PathLike | None, say: Say
 ) -> Tensors:
-    """The weights to which a run's adapters belong, in the dtype in which the run had them."""
+    """Opens the base of a run's adapters, with the dtype in which the run had it."""
     model = run.model
-    place = find_base(run, given)
+    path = find_base(run, given)
     float32 = model.param_dtype == "float32"
-    below = open_weights(place, exact=float32, sizes=model, room=room, say=say)
-    check_is_model(below)
-    assert isinstance(below.config, ModelConfig)
-    if below.config.version != model.version:
+    base_weights = open_weights(path, exact=float32, sizes=model, temp_dir=temp_dir, say=say)
+    check_is_model(base_weights)
+    assert isinstance(base_weights.config, ModelConfig)
+    if base_weights.config.version != model.version:
         raise UserError(
-            f"{place} is Step1X-Edit {below.config.version}, and the adapters in {run.workdir} were"
-            f" trained on {model.version}; give their base (--base)."
+            f"{path} is Step1X-Edit {base_weights.config.version}, but the adapters in"
+            f" {run.workdir} were trained on {model.version}; give their base (--base)."
         )
-    check_tensors(epath.Path(place), below.tensors.shapes, model_table(model))
-    tensors = Cast(below.tensors, np.dtype(jnp.dtype(model.param_dtype)))
-    return CheckedFirst(tensors, partial(check_base, run, tensors))
+    check_tensors(path, base_weights.tensors.shapes, model_table(model))
+    tensors = Cast(base_weights.tensors, np.dtype(jnp.dtype(model.param_dtype)))
+    return CheckOnFirstRead(tensors, partial(check_base, run, tensors))
 
 
 def _open_files(
     path: epath.Path, exact: bool, sizes: ModelConfig | None
 ) -> tuple[Weights, Mapping[str, np.dtype]]:
-    """The weights of files, and the dtypes in which they are stored: bfloat16 for 8 bits."""
-    place = places_of(path).model
-    file = open_file(place)
-    kind = kind_of(file, place)
-    if kind.holds == "adapters":
+    """Opens weight files; returns also the dtypes in which they are stored (8 bits: bfloat16)."""
+    model = locate_components(path).model
+    file = open_file(model)
+    found = detect_format(file, model)
+    if found.component == "adapters":
         raise UserError(
-            f"{path} is a {kind.title}, no model; give the model, and this as --lora (launch.edit"
-            " and launch.convert merge it)."
+            f"{path} is a {found.title}, not a model; give the model, and this as --lora"
+            " (launch.edit and launch.convert merge it)."
         )
-    rounded = as_numbers(file)
-    values = _config_values(file.path.parent, kind)
+    rounded = dequantize(file)
+    values = _read_config(file.path.parent, found)
     source = str(file.path.parent / config_json.FILE)
-    config = _config_of(kind, values, source, rounded, sizes)
-    seen = [_official(file.path, kind, config, rounded)]
+    config = _make_config(found, values, source, rounded, sizes)
+    tensors = [_show_official(file.path, found, config, rounded)]
     if exact:
-        seen.append(_official(file.path, kind, config, as_numbers(file, "float32")))
+        tensors.append(_show_official(file.path, found, config, dequantize(file, "float32")))
     settings = {n: x for n, x in values.items() if n not in config_json.to_json(config)}
-    return Weights(path, kind, config, seen[-1], settings), seen[0].dtypes
+    return Weights(path, found, config, tensors[-1], settings), tensors[0].dtypes
 
 
-def _config_values(folder: epath.Path, kind: Kind) -> dict[str, Any]:
-    """Our config.json of the model, from whichever is beside its file; empty: nothing is said."""
+def _read_config(folder: epath.Path, found: Format) -> dict[str, Any]:
+    """Reads our config.json, or diffusers', beside a model's file; {} if there is none."""
     path = folder / config_json.FILE
-    if kind.diffusers:
-        return diffusers_folder.read_json_of(read_json(path), str(path))
-    return config_json.read_config_json(folder, "vae" if kind.holds == "autoencoder" else "dit")
+    if found.diffusers:
+        return diffusers_folder.convert_diffusers_json(read_json(path), str(path))
+    return config_json.read_config_json(
+        folder, "vae" if found.component == "autoencoder" else "dit"
+    )
 
 
-def _config_of(
-    kind: Kind, values: dict[str, Any], source: str, tensors: Tensors, sizes: ModelConfig | None
+def _make_config(
+    found: Format, values: dict[str, Any], source: str, tensors: Tensors, sizes: ModelConfig | None
 ) -> Config:
-    if kind.holds == "autoencoder":
+    if found.component == "autoencoder":
         return config_json.autoencoder_from_json(values, source) if values else AutoencoderConfig()
     if values:
         config = config_json.model_from_json(values, source)
@@ -291,22 +295,22 @@ def _config_of(
     return config
 
 
-def _official(path: epath.Path, kind: Kind, config: Config, tensors: Tensors) -> Tensors:
-    """A file's tensors under the official names, compared with the sizes."""
-    official, flux = official_shapes(config), kind.holds == "flux"
+def _show_official(path: epath.Path, found: Format, config: Config, tensors: Tensors) -> Tensors:
+    """Shows a file's tensors under the official names, after comparing them with the sizes."""
+    official, flux = official_shapes(config), found.component == "flux"
     if flux:
         official = {n: s for n, s in official.items() if not n.startswith("connector.")}
-        official |= _guidance(official, tensors)
-    if kind.diffusers:
-        layout = diffusers_folder.layout_of(config, official, flux)
-        _check(path, tensors, layout.there)
-        return diffusers_folder.as_official(tensors, layout)
+        official |= _guidance_shapes(official, tensors)
+    if found.diffusers:
+        layout = diffusers_folder.diffusers_layout(config, official, flux)
+        _check(path, tensors, layout.target)
+        return diffusers_folder.to_official(tensors, layout)
     _check(path, tensors, official)
     return tensors
 
 
-def _guidance(expected: Mapping[str, Shape], file: Tensors) -> dict[str, Shape]:
-    """The guidance embedding that FLUX.1-dev has and FLUX.1-schnell has not."""
+def _guidance_shapes(expected: Mapping[str, Shape], file: Tensors) -> dict[str, Shape]:
+    """Returns the shapes of the guidance embedding, which FLUX.1-dev has but not schnell."""
     if not any("guidance" in name for name in file.shapes):
         return {}
     return {
@@ -317,15 +321,15 @@ def _guidance(expected: Mapping[str, Shape], file: Tensors) -> dict[str, Shape]:
 
 
 def _check(path: epath.Path, tensors: Tensors, shapes: Mapping[str, Shape]) -> None:
-    table = {name: Entry(name, shape, ()) for name, shape in shapes.items()}
+    table = {name: TensorEntry(name, shape, ()) for name, shape in shapes.items()}
     check_tensors(path, tensors.shapes, table, dtypes=tensors.dtypes)
 
 
-def _started(weights: Weights, flux: FluxStart, say: Say) -> Weights:
-    """A whole model that begins as FLUX.1."""
+def _complete_flux(weights: Weights, flux: FluxStart, say: Say) -> Weights:
+    """Completes FLUX.1 to a model."""
     assert isinstance(weights.config, ModelConfig)
     start = start_from_flux(weights.path, weights.tensors, weights.config, flux)
-    say(f"drawn with seed {flux.seed}: {', '.join(start.fresh)}")
-    say(f"left out: {', '.join(start.left_over) or 'nothing'}")
-    kind = dataclasses.replace(weights.kind, holds="model")
-    return dataclasses.replace(weights, kind=kind, config=start.config, tensors=start.tensors)
+    say(f"drawn with seed {flux.seed}: {', '.join(start.drawn)}")
+    say(f"left out: {', '.join(start.unused) or 'nothing'}")
+    found = dataclasses.replace(weights.format, component="model")
+    return dataclasses.replace(weights, format=found, config=start.config, tensors=start.tensors)

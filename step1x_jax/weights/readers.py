@@ -1,12 +1,12 @@
-"""Named tensors that are read when asked for: one protocol, and what can be put around a reader.
+"""Readers of named tensors: one protocol, and the wrappers around a reader.
 
-What all readers have in common is `Tensors`: a .safetensors file, a folder of shards, a run's
-parameters under their published names. Each can give some rows of a tensor alone, and every wrapper
-passes them on: so whatever can be opened can be converted, and loaded onto a mesh whose processes
-read their own parts.
+All readers implement `Tensors`: a .safetensors file, a folder of shards, or the parameters of a run
+under the official names. A reader can read a subset of a tensor's rows, and every wrapper passes
+the rows on. Therefore everything that can be opened can also be converted, and loaded onto a mesh
+where each process reads only the rows that its devices hold.
 
-A layout that another library uses is a list of `Move`s; `Rearranged` shows a reader's tensors
-through it, and nothing is computed, so every move is exact.
+`Relayout` shows a reader's tensors in another layout, described by `RowRange`s. It copies numbers
+and computes none, so the conversion is exact.
 """
 
 import dataclasses
@@ -17,39 +17,39 @@ from typing import Protocol
 import numpy as np
 
 Shape = tuple[int, ...]
-Rows = np.ndarray | None  # numbers along the first axis, strictly increasing; None: all
+RowIndices = np.ndarray | None  # integers along the first axis, strictly increasing; None: all
 
 
 class Tensors(Protocol):
-    """A reader: what a header says, now; tensors when asked for."""
+    """A reader: shapes, dtypes and metadata are known at once, numbers are read on request."""
 
     @property
     def shapes(self) -> Mapping[str, Shape]:
-        """The shape of every tensor."""
+        """The shape of every tensor, by name."""
 
     @property
     def dtypes(self) -> Mapping[str, np.dtype]:
-        """The dtype of every tensor."""
+        """The dtype of every tensor, by name."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """Strings about the whole."""
+        """Strings that describe the tensors as a whole."""
 
-    def read(self, name: str, rows: Rows = None) -> np.ndarray:
-        """One tensor, or those of its rows: (len(rows), ...)."""
+    def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
+        """Reads one tensor, or only the given rows of it: (len(rows), ...)."""
 
 
 def nbytes(tensors: Tensors, name: str) -> int:
-    """How large a tensor is."""
+    """Returns the size of a tensor in bytes."""
     return math.prod(tensors.shapes[name]) * tensors.dtypes[name].itemsize
 
 
 class InMemory:
-    """Arrays as a reader.
+    """A reader of arrays that are in memory.
 
     Args:
       arrays: by name.
-      metadata: strings about the whole.
+      metadata: strings that describe the arrays as a whole.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None):
@@ -58,84 +58,103 @@ class InMemory:
         self.dtypes = {name: x.dtype for name, x in arrays.items()}
         self.metadata = metadata or {}
 
-    def read(self, name: str, rows: Rows = None) -> np.ndarray:
-        """One tensor, or some of its rows."""
+    def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
+        """Reads one tensor, or some of its rows."""
         return self._arrays[name] if rows is None else self._arrays[name][rows]
 
 
 @dataclasses.dataclass(frozen=True)
-class Move:
-    """Rows (of the first axis) of one tensor that are rows of another tensor elsewhere."""
+class RowRange:
+    """Consecutive rows (of the first axis) of a source tensor, and where the target has them.
 
-    here: str
-    here_at: int
-    there: str
-    there_at: int
-    rows: int
+    Attributes:
+      source: name of the source tensor.
+      source_start: first row in it.
+      target: name of the target tensor.
+      target_start: first row in it.
+      size: number of rows.
+    """
 
-    def back(self) -> "Move":
-        """The same rows, the other way."""
-        return Move(self.there, self.there_at, self.here, self.here_at, self.rows)
+    source: str
+    source_start: int
+    target: str
+    target_start: int
+    size: int
+
+    def inverse(self) -> "RowRange":
+        """Returns the same rows with source and target exchanged."""
+        return RowRange(self.target, self.target_start, self.source, self.source_start, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """One model in two layouts; every row of every tensor is in one move."""
+class LayoutMap:
+    """One model in two layouts.
 
-    here: Mapping[str, Shape]
-    there: Mapping[str, Shape]
-    moves: Sequence[Move]
-
-    def back(self) -> "Layout":
-        """The same, the other way."""
-        return Layout(self.there, self.here, [move.back() for move in self.moves])
-
-
-class Rearranged:
-    """The tensors of a reader, which has them as a layout's `here`, as its `there`.
-
-    What is put together of parts in several dtypes is float32, which holds them all.
+    Attributes:
+      source: shapes of the tensors in the source layout.
+      target: shapes of the tensors in the target layout.
+      ranges: every row of every tensor is in exactly one of them.
     """
 
-    def __init__(self, source: Tensors, layout: Layout):
+    source: Mapping[str, Shape]
+    target: Mapping[str, Shape]
+    ranges: Sequence[RowRange]
+
+    def inverse(self) -> "LayoutMap":
+        """Returns the map from target to source."""
+        return LayoutMap(self.target, self.source, [rows.inverse() for rows in self.ranges])
+
+
+class Relayout:
+    """A reader of the target layout's tensors, taken from a reader of the source layout's.
+
+    A tensor that is concatenated from tensors of different dtypes is float32, which holds all of
+    them exactly.
+
+    Args:
+      source: has the tensors of `layout.source`.
+      layout: the map between the two layouts.
+    """
+
+    def __init__(self, source: Tensors, layout: LayoutMap):
         self._source = source
-        self._moves: dict[str, list[Move]] = {}
-        for move in layout.moves:
-            self._moves.setdefault(move.there, []).append(move)
-        self.shapes = {name: layout.there[name] for name in self._moves}
+        self._ranges: dict[str, list[RowRange]] = {}
+        for part in layout.ranges:
+            self._ranges.setdefault(part.target, []).append(part)
+        self.shapes = {name: layout.target[name] for name in self._ranges}
         self.metadata = source.metadata
         self.dtypes: dict[str, np.dtype] = {}
-        for name, moves in self._moves.items():
-            moves.sort(key=lambda move: move.there_at)
-            dtypes = {source.dtypes[move.here] for move in moves}
+        for name, ranges in self._ranges.items():
+            ranges.sort(key=lambda part: part.target_start)
+            dtypes = {source.dtypes[part.source] for part in ranges}
             self.dtypes[name] = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
 
-    def read(self, name: str, rows: Rows = None) -> np.ndarray:
-        """One tensor of the new layout, or some of its rows."""
-        pieces = []
-        for move in self._moves[name]:
-            wanted = np.arange(move.rows)
+    def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
+        """Reads one tensor of the target layout, or some of its rows."""
+        arrays = []
+        for part in self._ranges[name]:
+            wanted = np.arange(part.size)
             if rows is not None:
-                wanted = rows[(rows >= move.there_at) & (rows < move.there_at + move.rows)]
-                wanted = wanted - move.there_at
+                wanted = rows[(rows >= part.target_start) & (rows < part.target_start + part.size)]
+                wanted = wanted - part.target_start
             if len(wanted):
-                pieces.append(self._moved(move, wanted).astype(self.dtypes[name], copy=False))
-        joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+                arrays.append(self._read_range(part, wanted).astype(self.dtypes[name], copy=False))
+        joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         return joined.reshape(len(joined), *self.shapes[name][1:])
 
-    def _moved(self, move: Move, wanted: np.ndarray) -> np.ndarray:
-        height = self._source.shapes[move.here][0]
-        rows = None if len(wanted) == height else move.here_at + wanted
-        return self._source.read(move.here, rows)
+    def _read_range(self, part: RowRange, wanted: np.ndarray) -> np.ndarray:
+        height = self._source.shapes[part.source][0]
+        rows = None if len(wanted) == height else part.source_start + wanted
+        return self._source.read(part.source, rows)
 
 
-class Changed:
-    """A reader with some tensors replaced, added (a function that gives them) or left out (None).
+class Override:
+    """A reader with some tensors replaced, added (given by a function) or removed (None).
 
     Args:
       source: the reader.
-      changes: name -> None, or shape, dtype and a function that gives the array.
-      metadata: instead of the source's.
+      changes: name -> None, or (shape, dtype, function that returns the array).
+      metadata: replaces the source's; None keeps it.
     """
 
     def __init__(
@@ -152,8 +171,8 @@ class Changed:
                 self.shapes[name], self.dtypes[name] = change[0], change[1]
         self.metadata = source.metadata if metadata is None else metadata
 
-    def read(self, name: str, rows: Rows = None) -> np.ndarray:
-        """One tensor, or some of its rows."""
+    def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
+        """Reads one tensor, or some of its rows."""
         if (change := self._changes.get(name)) is None:
             return self._source.read(name, rows)
         array = change[2]()
@@ -161,24 +180,29 @@ class Changed:
 
 
 class Cast:
-    """A reader whose tensors are rounded to another dtype."""
+    """A reader whose tensors are rounded to another dtype, to nearest even.
+
+    Args:
+      source: the reader.
+      dtype: of all tensors.
+    """
 
     def __init__(self, source: Tensors, dtype: np.dtype):
         self._source, self.shapes, self.metadata = source, source.shapes, source.metadata
         self.dtypes = {name: np.dtype(dtype) for name in source.dtypes}
 
-    def read(self, name: str, rows: Rows = None) -> np.ndarray:
-        """One tensor, or some of its rows, rounded to nearest."""
-        with np.errstate(over="ignore"):  # what is too large is refused when it is written
+    def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
+        """Reads one tensor, or some of its rows, rounded."""
+        with np.errstate(over="ignore"):  # writing refuses numbers that overflow
             return self._source.read(name, rows).astype(self.dtypes[name], copy=False)
 
 
-class CheckedFirst:
+class CheckOnFirstRead:
     """A reader that runs a check before the first tensor is read.
 
     Args:
       source: the reader.
-      check: raises what is wrong.
+      check: raises an error if the tensors must not be used.
     """
 
     def __init__(self, source: Tensors, check: Callable[[], None]):
@@ -186,8 +210,8 @@ class CheckedFirst:
         self.shapes, self.dtypes, self.metadata = source.shapes, source.dtypes, source.metadata
         self._checked = False
 
-    def read(self, name: str, rows: Rows = None) -> np.ndarray:
-        """One tensor, or some of its rows."""
+    def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
+        """Reads one tensor, or some of its rows."""
         if not self._checked:
             self._check()
             self._checked = True

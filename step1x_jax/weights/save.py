@@ -1,6 +1,6 @@
-"""Writing official tensors: as an official file, a folder of parts, or diffusers' folders.
+"""Writes official tensors as an official file, a folder of components, or diffusers' folders.
 
-A file or folder gets its name when it is complete. Folders that exist are not overwritten.
+A file or folder gets its name only when it is complete. Existing folders are not overwritten.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ from step1x_jax.models.config import AutoencoderConfig, ModelConfig
 from step1x_jax.weights import config_json
 from step1x_jax.weights.diffusers_folder import write_folder, write_pipeline_json
 from step1x_jax.weights.files.safetensors_io import write_safetensors
-from step1x_jax.weights.finite import Finite
-from step1x_jax.weights.layouts.official import autoencoder_table, flat
+from step1x_jax.weights.finite import RequireFinite
+from step1x_jax.weights.layouts.official import autoencoder_table, flatten_params
+from step1x_jax.weights.official_tensors import OfficialTensors
 from step1x_jax.weights.open import Weights
-from step1x_jax.weights.published import Published
 from step1x_jax.weights.readers import Cast, Tensors
 
 Components = Mapping[str, Weights]  # "transformer", "vae", or both
@@ -32,19 +32,20 @@ SUFFIX = ".safetensors"
 def write_official(
     path: epath.Path, components: Components, defaults: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes one part as a .safetensors file, or all into transformer/ and autoencoder/.
+    """Writes one component as a .safetensors file, or all into transformer/ and autoencoder/.
 
     Args:
-      path: ends in .safetensors for a file; "transformer" is written where there are two parts.
-      parts: what to write.
+      path: ends in .safetensors for a file, to which of two components "transformer" is written;
+        else a folder.
+      components: what to write.
       defaults: see `write_file`.
 
     Raises:
       UserError: see `write_file`.
     """
     if path.suffix == SUFFIX:
-        part = components.get("transformer") or components["vae"]
-        return write_file(path, part.tensors, part.config, part.settings, defaults)
+        component = components.get("transformer") or components["vae"]
+        return write_file(path, component.tensors, component.config, component.settings, defaults)
     with making_folder(path) as temporary:
         for name, folder in (("transformer", "transformer"), ("vae", "autoencoder")):
             if name in components:
@@ -55,21 +56,21 @@ def write_official(
 
 
 def write_diffusers(path: epath.Path, components: Components) -> None:
-    """Writes the folder of one model, or with two parts that of a pipeline.
+    """Writes the folder of one model, or that of a pipeline for two components.
 
     Args:
       path: the folder to make.
-      parts: what to write.
+      components: what to write.
 
     Raises:
-      UserError: the disk is full, or the place is not writable.
+      UserError: the disk is full, or the folder cannot be written.
     """
     with making_folder(path) as temporary:
-        for name, part in components.items():
+        for name, component in components.items():
             folder = temporary / name if len(components) > 1 else temporary
             if len(components) > 1:
                 folder.mkdir()
-            write_folder(folder, part.tensors, part.config, part.settings)
+            write_folder(folder, component.tensors, component.config, component.settings)
         if len(components) > 1:
             write_pipeline_json(temporary)
 
@@ -81,18 +82,18 @@ def write_file(
     fields: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes official tensors, and a config.json beside them unless the sizes are a release's.
+    """Writes official tensors, and beside them a config.json unless the sizes are a release's.
 
     Args:
       path: the .safetensors file.
-      tensors: official ones.
+      tensors: the official tensors.
       config: sizes.
-      fields: more entries for config.json (sampling defaults, say); given, it is written.
-      defaults: what an absent entry of config.json means.
+      fields: further entries for config.json (e.g. sampling defaults); given, it is always written.
+      defaults: the meaning of entries that config.json lacks.
 
     Raises:
-      UserError: a tensor is not finite, the file cannot be written, or the config.json of another
-        model is there.
+      UserError: a tensor is not finite, the file cannot be written, or the folder has the
+        config.json of another model.
     """
     path, sizes = epath.Path(path), config_json.to_json(config)
     values = sizes | dict(fields or {})
@@ -100,41 +101,43 @@ def write_file(
     beside = path.parent / config_json.FILE
     if beside.exists() and not path.exists():
         _check_same(beside, values, release | dict(defaults or {}))
-    write_safetensors(path, Finite(tensors, path))
+    write_safetensors(path, RequireFinite(tensors, path))
     if fields or sizes != release:
         write_json(beside, values)
 
 
 def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | None = None) -> None:
-    """Writes the autoencoder as an official file, with a config.json unless of release sizes.
+    """Writes the autoencoder as an official file; a config.json unless the sizes are the release's.
 
     Args:
       path: the .safetensors file.
       model: the model.
-      dtype: of the tensors in the file; None keeps the parameters'.
+      dtype: of the tensors in the file; None: as the parameters.
 
     Raises:
       UserError: the file cannot be written.
     """
     state = nnx.state(model)
-    tensors: Tensors = Published(autoencoder_table(state), flat(state))
+    tensors: Tensors = OfficialTensors(autoencoder_table(state), flatten_params(state))
     if dtype is not None:
         tensors = Cast(tensors, np.dtype(jnp.dtype(dtype)))
-    if model.config == AutoencoderConfig():  # beside the release's there is that of a model
-        write_safetensors(path, Finite(tensors, path))
+    if (
+        model.config == AutoencoderConfig()
+    ):  # a config.json beside the release's file is the model's
+        write_safetensors(path, RequireFinite(tensors, path))
     else:
         write_file(path, tensors, model.config)
 
 
 def _release_of(config: ModelConfig | AutoencoderConfig) -> ModelConfig | AutoencoderConfig:
-    """The release's sizes of the same model and version."""
+    """Returns the release's sizes of the same model and version."""
     if isinstance(config, ModelConfig):
         return ModelConfig(version=config.version)
     return AutoencoderConfig()
 
 
 def _check_same(beside: epath.Path, values: Mapping, defaults: Mapping) -> None:
-    """Raises UserError if a config.json says something else than would be written there."""
+    """Raises UserError if an existing config.json differs from the one to be written."""
     there = read_json(beside)
     for name in sorted(there.keys() | values.keys()):
         one, other = (x.get(name, defaults.get(name)) for x in (there, values))

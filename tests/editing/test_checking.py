@@ -28,7 +28,7 @@ from step1x_jax.editing.published import (
 )
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import ModelConfig
-from step1x_jax.weights.kinds import KINDS
+from step1x_jax.weights.formats import FORMATS
 from step1x_jax.weights.open import Weights, official_shapes
 from tests.conditioning.small_qwen import small_tokenizer
 from tests.conditioning.test_prompt import GOLDEN, _qwen_tokenizer
@@ -133,7 +133,7 @@ class ShapesAlone:
 
 @pytest.mark.parametrize("version", ["v1.0", "v1.1"])
 def test_the_released_model_is_accounted_for(version):
-    config, kind = ModelConfig(version=version), KINDS["official"]
+    config, kind = ModelConfig(version=version), FORMATS["official"]
 
     def check(shapes):
         weights = Weights(epath.Path("x"), kind, config, ShapesAlone(shapes), {})

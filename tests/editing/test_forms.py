@@ -102,9 +102,9 @@ def test_an_editor_is_found_in_every_form(tmp_path, make):
     [
         (
             '{"weight_map": {"a": "../outside.safetensors"}}',
-            "no .safetensors file of its own folder",
+            "no .safetensors file in its own folder",
         ),
-        ('{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}', "is no readable index"),
+        ('{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}', "is not a readable index"),
         (
             '{"weight_map": {"a": "absent.safetensors"}}',
             r"lacks absent\.safetensors of the 1 files",

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from launch.convert import main
 from step1x_jax.errors import UserError
-from step1x_jax.weights.files.fp8 import Fp8File, as_numbers
+from step1x_jax.weights.files.fp8 import Fp8File, dequantize
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_autoencoder, load_model
@@ -25,7 +25,7 @@ from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.readers import InMemory
 from tests.golden import VECTORS
 from tests.weights import round_trips
-from tests.weights.forms import adapters_alone, diffusers
+from tests.weights.formats import adapters_alone, diffusers
 from tests.weights.models import published
 
 FILE = "weights.safetensors"
@@ -217,7 +217,7 @@ def folders(tmp_path_factory):
         (["--input={dit}", "--output={new}", "--vae={dit}"],
          "is Step1X-Edit, official, no autoencoder"),
         (["--input={lora}", "--output={new}"],
-         "is a LoRA in kohya's form, no model; give the model, and this as --lora"),
+         "is a LoRA in kohya's format, not a model; give the model, and this as --lora"),
         (["--input={lora}", "--output={tmp}/x", "--to=diffusers"], "and this as --lora"),
         (["--input={lora}", "--output={new}", "--to=kohya"], "it was made for another model"),
         (["--input={lora}", "--output={new}", "--to=kohya", "--base={vae}"], "is an autoencoder"),
@@ -231,7 +231,7 @@ def folders(tmp_path_factory):
         (["--input={dit}", "--output=gs://bucket/x", "--to=diffusers"],
          "is on an object store, where no folder appears as a whole; write it to a disk"),
         (["--input={dit}", "--output={new}", "--lora={dit}/weights.safetensors"],
-         r"is no LoRA \(Step1X-Edit, official\); give the file or folder of a LoRA"),
+         r"is not a LoRA \(Step1X-Edit, official\); give the file or folder of a LoRA"),
         (["--input={dit}", "--output={new}", "--lora={lora}", "--lora_scale=1", "--lora_scale=2"],
          "there are 1 --lora and 2 --lora_scale"),
         (["--input={cut}", "--output={tmp}/folder/x.safetensors"], "truncated"),
@@ -243,8 +243,8 @@ def folders(tmp_path_factory):
         (["--input={run}", "--output={new}", "--base={vae}"], "is an autoencoder, .* no model"),
         (["--input={dit}", "--output={new}", "--base={dit}"], "is no run of adapters, and only"),
         (["--input={dit}", "--output={new}", "--lora={vae}"],
-         r"is no LoRA \(autoencoder, official\); give the file or folder of a LoRA"),
-        (["--input={vae}", "--output={new}", "--lora={lora}"], "and LoRAs are for one; leave"),
+         r"is not a LoRA \(autoencoder, official\); give the file or folder of a LoRA"),
+        (["--input={vae}", "--output={new}", "--lora={lora}"], "so LoRAs cannot be merged; leave"),
         (["--input={dit}", "--output={new}", "--lora={lora}", "--lora_scale=nan"],
          "the strength of a LoRA is nan; give a finite number"),
         (["--input={class}", "--output={new}"],
@@ -319,7 +319,7 @@ def test_a_sum_is_rounded_once(tmp_path, own_flags, stored, dtype):
     more = [f"--dtype={dtype}"] if dtype else []
     main_with(f"--input={base}", f"--output={out}", f"--lora={LORA}", *more)
     lora = LoraFile(LORA, model_table(load_model(VECTORS / "dit_v1_0").config))
-    exact = as_numbers(SafetensorsFile(base), "float32")
+    exact = dequantize(SafetensorsFile(base), "float32")
     found = load_file(out)
     # what float32 sums of 4 products may differ in is a last bit of the wanted dtype at times
     size = 2**-20 if dtype == "float32" else 2**-8
@@ -413,8 +413,8 @@ def test_what_of_a_lora_does_nothing_is_said(tmp_path, own_flags, capsys):
         main_with(*arguments)
     main_with(*arguments, "--ignore=text_encoder")
     told = capsys.readouterr()
-    assert "left out: 2 tensors of a text encoder" in told.out
-    assert "switched off, by an alpha of 0: lora_unet_single_blocks_0_linear2" in told.out
+    assert "ignored 2 tensors of a text encoder" in told.out
+    assert "switched off by an alpha of 0: lora_unet_single_blocks_0_linear2" in told.out
     assert "warning" not in told.err
     down, up = np.ones((2, 96), np.float32), np.ones((96, 2), np.float32)
     name = next(
@@ -457,8 +457,8 @@ def test_diffusers_autoencoder_is_loaded(tmp_path, own_flags):
 
 def test_what_is_no_model_is_told_what_it_is_and_what_to_do():
     for path, words in (
-        (LORA, "is a LoRA in kohya's form, no model; give the model, and this as --lora"),
-        (VECTORS / "vae", "is an autoencoder, official, no model; give it as --vae"),
+        (LORA, "is a LoRA in kohya's format, not a model; give the model, and this as --lora"),
+        (VECTORS / "vae", "is an autoencoder, official, not a model; give it as --vae"),
     ):
         with pytest.raises(UserError, match=words):
             load_model(path)

@@ -33,11 +33,11 @@ from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.adapters import Adapters, abstract_adapters
 from step1x_jax.weights.lora.writers import save_kohya
 from step1x_jax.weights.open import open_weights
-from step1x_jax.weights.run.fingerprints import describe, name_arrays
+from step1x_jax.weights.run.fingerprints import describe_arrays, name_arrays
 from step1x_jax.weights.run.writer import write_adapters_folder, write_weights_folder
 from tests.launch.test_convert import main_with
 from tests.training.tiny import tiny_config
-from tests.weights import forms
+from tests.weights import formats
 from tests.weights.models import published
 
 LORA = LoraConfig(rank=2, alpha=4.0)
@@ -65,7 +65,7 @@ def save_run(folder, lora, start_from):
     base = nnx.state(load_model(QUICKSTART))
     state = init_state(config, abstract, adapters(0) if lora.rank else base)
     state = dataclasses.replace(state, ema=jax.tree.map(lambda x: 0.9 * x, state.ema))
-    saved = describe(name_arrays(nnx.state(load_model(QUICKSTART)))) if lora.rank else None
+    saved = describe_arrays(name_arrays(nnx.state(load_model(QUICKSTART)))) if lora.rank else None
     checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save(state, config, saved)
     checkpoints.close()
@@ -115,7 +115,7 @@ class Made:
 
     @cached_property
     def golden(self):
-        return forms.adapters_alone(self.folder / "golden")
+        return formats.adapters_alone(self.folder / "golden")
 
     @cached_property
     def run(self):
@@ -271,19 +271,20 @@ def editor_of(made, model, loras=None, **options):
          r"lora holds adapters, and the weights .* are not in .*gone \(any more\); say where they"
          r" are \(--base= of launch\.edit and of launch\.convert"),
         ({"model": "alone"}, r"not in it \(any more\); say where they are \(--base="),
-        ({"model": "alone", "base": str(forms.GOLDEN)}, "were trained on v1.0; give their base"),
+        ({"model": "alone", "base": str(formats.GOLDEN)}, "were trained on v1.0; give their base"),
         ({"model": "quickstart", "base": "quickstart"}, r"is no run of adapters, .* leave it out"),
         ({"model": "weights", "base": "quickstart"}, r"is no run of adapters, .* leave it out"),
-        ({"model": "quickstart", "ema": True}, "is no run of launch.train, and only runs have"),
+        ({"model": "quickstart", "ema": True}, "is not a run of launch.train, and only runs have"),
         ({"model": "alone", "ema": True}, "has no moving average, .* leave --ema out"),
-        ({"model": "quickstart", "loras": {str(forms.LORA): 1.0}}, "it was made for another model"),
-        ({"model": "quickstart", "loras": {"golden": 1.0}}, "it is for another model, give one"),
+        ({"model": "quickstart", "loras": {str(formats.LORA): 1.0}},
+         "it was made for another model"),
+        ({"model": "quickstart", "loras": {"golden": 1.0}}, "so it is for another model; give"),
         ({"model": "quickstart", "loras": {str(QUICKSTART): 1.0}},
-         r"is no LoRA \(Step1X-Edit, official\); give the file or folder of a LoRA, or a run of"),
+         r"is not a LoRA \(Step1X-Edit, official\); give the file or folder of a LoRA, or a run"),
         ({"model": "quickstart", "loras": {str(QUICKSTART / "autoencoder"): 1.0}},
-         r"is no LoRA \(autoencoder, official\); give the file or folder of a LoRA"),
+         r"is not a LoRA \(autoencoder, official\); give the file or folder of a LoRA"),
         ({"model": "quickstart", "loras": {"weights": 1.0}},
-         "trained all parameters: there are no adapters in it"),
+         "trained all parameters: so it has no adapters"),
         ({"model": "quickstart", "loras": {"one": float("nan")}}, "the strength of a LoRA is nan"),
         ({"model": "quickstart", "loras": {"one": float("-inf")}},
          "the strength of a LoRA is -inf; give a finite number"),

@@ -30,7 +30,7 @@ from step1x_jax.models.mllm.vision import VisionTower
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import batch_sharding, shardings
 from step1x_jax.weights.language_model import load_mllm
-from step1x_jax.weights.layouts.official import flat
+from step1x_jax.weights.layouts.official import flatten_params
 from step1x_jax.weights.layouts.qwen import mllm_table
 from tests.golden import VECTORS
 
@@ -289,7 +289,7 @@ def test_other_models_are_refused(values, words):
 def test_size_of_the_7b_model():
     """Also checks that flax keeps each parameter's axes, as in test_step1x_edit.py."""
     _, params = abstract_mllm(MLLMConfig())
-    leaves = flat(params)
+    leaves = flatten_params(params)
     assert sum(x.size for x in leaves.values()) == PARAMETERS
     assert {str(x.dtype) for x in leaves.values()} == {"bfloat16"}
     for path, leaf in leaves.items():

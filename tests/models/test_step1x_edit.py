@@ -13,7 +13,7 @@ from step1x_jax.models.config import tiny
 from step1x_jax.models.connector import masked_attention
 from step1x_jax.models.layers import scan_blocks
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
-from step1x_jax.weights.layouts.official import flat
+from step1x_jax.weights.layouts.official import flatten_params
 from step1x_jax.weights.load import load_model
 from tests.golden import VECTORS, lengths_of, nchw, nhwc, read_case
 
@@ -45,7 +45,7 @@ image_velocity = nnx.jit(Step1XEdit.image_velocity)
 
 def test_every_parameter_has_its_logical_axes():
     """Checks flax: stacking must keep the names and prepend "layers"."""
-    leaves = flat(abstract_model(tiny())[1])
+    leaves = flatten_params(abstract_model(tiny())[1])
     axes = {path: leaf.get_metadata()["out_sharding"] for path, leaf in leaves.items()}
     for path, leaf in leaves.items():
         assert len(axes[path]) == leaf.ndim, path

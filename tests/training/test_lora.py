@@ -28,7 +28,7 @@ from step1x_jax.training.starting import load_first_adapters
 from step1x_jax.training.step.loss import rectified_flow_loss
 from step1x_jax.training.step.train_step import abstract_state, init_state, make_train_step
 from step1x_jax.training.trainable_split import abstract_frozen, abstract_split, make_freezer
-from step1x_jax.weights.filling import filled, kept
+from step1x_jax.weights.filling import fill_params, map_params
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.adapters import Adapters, abstract_adapters
@@ -119,7 +119,7 @@ def merged_into(base, adapters, config):
     """Merge adapters into the base in the published layout."""
     lora = Adapters(adapters, config.model, config.lora)
     tensors = Merged(published(config.model, base), [(lora, 1.0)])
-    return filled(abstract_model(config.model)[1], model_table(config.model), tensors)
+    return fill_params(abstract_model(config.model)[1], model_table(config.model), tensors)
 
 
 def arguments():
@@ -488,7 +488,7 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
     graph, _, given = parts_of(config)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     exact = jax.device_get(given)
-    frozen = kept(given, make_freezer(config, mesh))
+    frozen = map_params(given, make_freezer(config, mesh))
     assert jax.tree.structure(frozen) == jax.tree.structure(abstract_frozen(config, mesh))
 
     q = frozen["transformer"]["single_blocks"]["attn"]["q"]

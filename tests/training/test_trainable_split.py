@@ -11,12 +11,12 @@ from step1x_jax.models.eight_bits import quantize
 from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.trainable_split import abstract_base, abstract_frozen, make_freezer
-from step1x_jax.weights.filling import kept
-from step1x_jax.weights.layouts.official import flat
+from step1x_jax.weights.filling import map_params
+from step1x_jax.weights.layouts.official import flatten_params
 from step1x_jax.weights.load import load_parameters
 from step1x_jax.weights.lora.adapters import quantized_paths
 from step1x_jax.weights.open import open_weights
-from step1x_jax.weights.run.fingerprints import describe, described, name_arrays
+from step1x_jax.weights.run.fingerprints import describe_arrays, make_fingerprinter, name_arrays
 from tests.training.tiny import tiny_config
 from tests.weights.loading_worker import wide_config
 from tests.weights.models import load_as, save_model
@@ -53,7 +53,7 @@ def test_it_is_what_the_loaded_weights_give(files, sizes, stored):
     path, model = files["tiny"]
     config = run_config(model, stored)
     mesh = make_mesh(MeshConfig(**sizes), jax.devices()[: np.prod(list(sizes.values()))])
-    about, keep = described(make_freezer(config, mesh))
+    about, keep = make_fingerprinter(make_freezer(config, mesh))
     frozen = load_parameters(open_weights(path, sizes=model), abstract_base(config, mesh), keep)
 
     wanted = abstract_frozen(config, mesh)
@@ -62,10 +62,10 @@ def test_it_is_what_the_loaded_weights_give(files, sizes, stored):
         assert (x.shape, x.dtype, x.sharding) == (want.shape, want.dtype, want.sharding)
 
     whole = nnx.state(load_as(path, model))
-    assert about == describe(name_arrays(whole))
+    assert about == describe_arrays(name_arrays(whole))
     model = nnx.merge(abstract_model(model)[0], whole)
     quantize(model, quantized_paths(model.config), stored)
-    found, after = flat(frozen), flat(nnx.state(model))
+    found, after = flatten_params(frozen), flatten_params(nnx.state(model))
     assert found.keys() == after.keys()
     for name, x in after.items():
         assert found[name][...].dtype == x[...].dtype
@@ -100,5 +100,5 @@ def test_devices_never_hold_the_weights(files):
     # From a run's checkpoint, loaded as a whole, it takes over the buffers.
     del frozen
     params = load_parameters(open_weights(path, sizes=model), abstract_base(config, mesh))
-    frozen = kept(params, freeze)
+    frozen = map_params(params, freeze)
     assert in_use() == sum(x.nbytes for x in jax.tree.leaves(frozen)) == in_8_bits

@@ -15,7 +15,7 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
-from step1x_jax.weights.filling import at
+from step1x_jax.weights.filling import set_shardings
 from step1x_jax.weights.load import load_parameters
 from step1x_jax.weights.open import open_weights
 from tests.weights.models import load_as, parameters_as
@@ -59,7 +59,7 @@ def peak_beside_the_model(path, config, places) -> int:
         variable.get_value().delete()
         return {}
 
-    wanted = at(abstract_model(config)[1], places)
+    wanted = set_shardings(abstract_model(config)[1], places)
     tracemalloc.start()
     try:
         load_parameters(open_weights(path, sizes=config), wanted, drop)

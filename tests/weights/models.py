@@ -6,17 +6,17 @@ import numpy as np
 from flax import nnx
 
 from step1x_jax.models.step1x_edit import abstract_model
-from step1x_jax.weights.layouts.official import flat, model_table
+from step1x_jax.weights.layouts.official import flatten_params, model_table
 from step1x_jax.weights.load import load_parameters
+from step1x_jax.weights.official_tensors import OfficialTensors
 from step1x_jax.weights.open import open_weights
-from step1x_jax.weights.published import Published
 from step1x_jax.weights.readers import Cast
 from step1x_jax.weights.save import write_file
 
 
 def published(config, state):
     """A model's parameters, or a tree like them, as official tensors."""
-    return Published(model_table(config), flat(state))
+    return OfficialTensors(model_table(config), flatten_params(state))
 
 
 def save_model(path, model, *, dtype=None, fields=None):

@@ -1,4 +1,4 @@
-"""The table of launch/guides/weights.md: weights sent through every form and back.
+"""The table of launch/guides/weights.md: weights sent through every format and back.
 
     python -m tests.weights.round_trips FOLDER
 

@@ -15,9 +15,9 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
-from step1x_jax.weights.filling import at
+from step1x_jax.weights.filling import set_shardings
 from step1x_jax.weights.language_model import load_mllm
-from step1x_jax.weights.layouts.official import flat, model_table
+from step1x_jax.weights.layouts.official import flatten_params, model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.adapters import load_adapters
 from tests.golden import VECTORS
@@ -33,7 +33,7 @@ LORA = VECTORS / "lora" / "lora_kohya.safetensors"
 
 def assert_same(found, wanted, places):
     """Bit for bit, and where they should be."""
-    found, wanted, places = (flat(x) for x in (found, wanted, places))
+    found, wanted, places = (flatten_params(x) for x in (found, wanted, places))
     assert found.keys() == wanted.keys()
     for path, x in found.items():
         want = np.asarray(wanted[path][...])
@@ -75,7 +75,7 @@ def test_adapters_and_the_language_model_are_split_alike():
     abstract = abstract_adapters(config, lora)
     places = shardings(abstract, mesh)
     whole = load_adapters(LORA, abstract, config, lora)
-    assert_same(load_adapters(LORA, at(abstract, places), config, lora), whole, places)
+    assert_same(load_adapters(LORA, set_shardings(abstract, places), config, lora), whole, places)
 
     folder = VECTORS / "mllm" / "model"
     whole = load_mllm(folder)

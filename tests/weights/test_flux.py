@@ -1,4 +1,4 @@
-"""FLUX.1's weights as a start: what is taken, what is drawn, what is left over."""
+"""FLUX.1's weights as a start: what is taken, what is drawn, what is unused."""
 
 import dataclasses
 import json
@@ -11,12 +11,12 @@ from safetensors.numpy import load_file, save_file
 from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.weights.flux import FluxStart, start_from_flux
-from step1x_jax.weights.kinds import KINDS
+from step1x_jax.weights.formats import FORMATS
 from step1x_jax.weights.layouts.diffusers import transformer_layout
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.open import open_weights
-from step1x_jax.weights.readers import InMemory, Rearranged
+from step1x_jax.weights.readers import InMemory, Relayout
 from step1x_jax.weights.save import write_official
 from tests.golden import VECTORS
 from tests.weights.models import published
@@ -30,7 +30,7 @@ GUIDANCE = {  # what FLUX.1-dev has besides
 
 
 def flux(folder, *, diffusers, guidance=True):
-    """The golden DiT as FLUX.1's, in either form, with small sizes beside it."""
+    """The golden DiT as FLUX.1's, in either format, with small sizes beside it."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     arrays = {n: x for n, x in load_file(GOLDEN / "weights.safetensors").items()
@@ -40,7 +40,7 @@ def flux(folder, *, diffusers, guidance=True):
     sizes = json.loads((GOLDEN / "config.json").read_text())
     if diffusers:
         held = InMemory(arrays)
-        theirs = Rearranged(held, transformer_layout(held.shapes, 64, flux=True))
+        theirs = Relayout(held, transformer_layout(held.shapes, 64, flux=True))
         arrays = {name: np.ascontiguousarray(theirs.read(name)) for name in theirs.shapes}
         assert "time_text_embed.text_embedder.linear_1.weight" in arrays
         assert ("time_text_embed.guidance_embedder.linear_2.bias" in arrays) == guidance
@@ -58,10 +58,10 @@ def start(weights, **how):
 @pytest.mark.parametrize("diffusers", [False, True])
 def test_the_dit_is_taken_and_the_connector_drawn(tmp_path, diffusers):
     weights = flux(tmp_path / "flux", diffusers=diffusers)
-    assert weights.kind is KINDS["flux_diffusers" if diffusers else "flux"]
+    assert weights.format is FORMATS["flux_diffusers" if diffusers else "flux"]
     begun = start(weights, version="v1.0", seed=3)
-    assert set(begun.left_over) == set(GUIDANCE)
-    assert all(name.startswith("connector.") for name in begun.fresh)
+    assert set(begun.unused) == set(GUIDANCE)
+    assert all(name.startswith("connector.") for name in begun.drawn)
     said = []
     opened = open_weights(tmp_path / "flux", flux=FluxStart("v1.0", 3), say=said.append)
     assert said[0].startswith("drawn with seed 3: connector.")
@@ -80,7 +80,7 @@ def test_the_dit_is_taken_and_the_connector_drawn(tmp_path, diffusers):
         rtol = 1e-6 if is_connector else 0
         np.testing.assert_allclose(read(name), want, rtol=rtol, err_msg=name)
     again = start(weights, version="v1.0", seed=3).tensors
-    np.testing.assert_array_equal(again.read(begun.fresh[0]), read(begun.fresh[0]))
+    np.testing.assert_array_equal(again.read(begun.drawn[0]), read(begun.drawn[0]))
     gates = "connector.S.individual_token_refiner.blocks.0.adaLN_modulation.1"
     assert not read(f"{gates}.weight").any()
     assert not read(f"{gates}.bias").any()
@@ -93,8 +93,8 @@ def test_the_text_layers_may_be_drawn(tmp_path):
     drawn = start(weights, fresh_text=True)
     text = {n for n in load_file(GOLDEN / "weights.safetensors")
             if n.startswith(("txt_in.", "vector_in."))}  # fmt: skip
-    assert set(drawn.fresh) - set(taken.fresh) == text
-    assert taken.left_over == []
+    assert set(drawn.drawn) - set(taken.drawn) == text
+    assert taken.unused == []
     golden = load_file(GOLDEN / "weights.safetensors")
     name = "txt_in.weight"
     np.testing.assert_array_equal(taken.tensors.read(name), golden[name])

@@ -13,10 +13,10 @@ from safetensors.numpy import load_file, save_file
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import PRESETS
 from step1x_jax.models.step1x_edit import abstract_model
-from step1x_jax.weights.kinds import KINDS
-from step1x_jax.weights.layouts.official import flat, model_table
+from step1x_jax.weights.formats import FORMATS
+from step1x_jax.weights.layouts.official import flatten_params, model_table
 from step1x_jax.weights.load import load_autoencoder, load_model
-from step1x_jax.weights.open import _config_of, open_weights
+from step1x_jax.weights.open import _make_config, open_weights
 from step1x_jax.weights.readers import Cast, InMemory
 from step1x_jax.weights.save import save_autoencoder, write_file
 from tests.golden import VECTORS
@@ -121,7 +121,7 @@ def test_release_sizes_need_no_config_json():
     shapes = {name: e.shape for name, e in model_table(PRESETS["step1x_edit_v1_0"]()).items()}
     dtypes = dict.fromkeys(shapes, np.dtype(jax.numpy.bfloat16))
     file = types.SimpleNamespace(shapes=shapes, dtypes=dtypes)
-    config = _config_of(KINDS["official"], {}, "", file, None)
+    config = _make_config(FORMATS["official"], {}, "", file, None)
     assert (config.version, config.param_dtype) == ("v1.0", "bfloat16")
 
 
@@ -168,7 +168,7 @@ def test_each_parameter_keeps_its_dtype(tmp_path):
             tensors[name] = tensors[name].astype(dtype)
 
     state = nnx.state(load_model(altered(tmp_path, change)))
-    found = {path: leaf.get_value().dtype.name for path, leaf in flat(state).items()}
+    found = {path: leaf.get_value().dtype.name for path, leaf in flatten_params(state).items()}
     of = {"transformer.img_in.kernel": "bfloat16", "transformer.txt_in.bias": "float16"}
     assert found == {path: of.get(path, "float32") for path in found}
     assert of.keys() < found.keys()

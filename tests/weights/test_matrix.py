@@ -1,4 +1,4 @@
-"""Every form of weights and every use: it works, number for number, or says what to do instead."""
+"""Every format of weights in every use: it works exactly, or the error says what to do instead."""
 
 import functools
 import re
@@ -23,18 +23,18 @@ from step1x_jax.weights.open import check_is_model, open_lora, open_weights
 from step1x_jax.weights.run import reader
 from tests.launch.test_convert import main_with, own_flags  # noqa: F401
 from tests.training.tiny import tiny_config
-from tests.weights import forms
+from tests.weights import formats
 from tests.weights.models import published
 from tests.weights.round_trips import contents
 
-# What each form is (launch.convert --info), what it holds, and what may be done with it:
+# What each format is (launch.convert --info), what it holds, and what may be done with it:
 # - edit: opened, checked to be a model and loaded, as load_editor does
 # - start: training.start_from, onto eight devices
 # - base: that of a run of adapters, which was trained on the same numbers elsewhere
 # - the rest: launch.convert --to.
 # A word says that it is refused, and is explained below; - that there is no such flag.
 TABLE = """
-form                    | kind                   | holds   | edit  | start | base  | official | diffusers | orbax | kohya | peft
+format                  | title                  | holds   | edit  | start | base  | official | diffusers | orbax | kohya | peft
 official file           | Step1X-Edit, official  | golden  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
 official file, v1.0     | Step1X-Edit, official  | v1.0    | yes   | yes   | other | yes      | folded    | yes   | model | model
 with a prefix           | Step1X-Edit, official  | golden  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
@@ -58,114 +58,116 @@ fp8 of diffusers        | Step1X-Edit, diffusers | 8 bits  | yes   | yes   | yes
 scaled fp8              | Step1X-Edit, official  | 8 bits  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
 FLUX.1                  | FLUX.1, official       | begun   | flux  | yes   | flux  | yes      | yes       | yes   | model | model
 FLUX.1 of diffusers     | FLUX.1, diffusers      | begun   | flux  | yes   | flux  | yes      | yes       | yes   | model | model
-LoRA of kohya           | LoRA in kohya's form   | lora    | lora  | lora  | lora  | lora     | lora      | yes   | yes   | yes
-LoRA of PEFT            | LoRA in PEFT's form    | lora    | lora  | lora  | lora  | lora     | lora      | yes   | yes   | yes
+LoRA of kohya           | LoRA in kohya's format | lora    | lora  | lora  | lora  | lora     | lora      | yes   | yes   | yes
+LoRA of PEFT            | LoRA in PEFT's format  | lora    | lora  | lora  | lora  | lora     | lora      | yes   | yes   | yes
 older LoRA of diffusers | LoRA in diffusers'     | lora    | lora  | lora  | lora  | lora     | lora      | yes   | yes   | yes
 autoencoder             | autoencoder, official  | vae     | vae   | vae   | vae   | yes      | yes       | part  | model | model
 autoencoder, diffusers  | autoencoder, diffusers | vae     | vae   | vae   | vae   | yes      | yes       | part  | model | model
 """  # noqa: E501
 REFUSALS = {
     "model": r"is no LoRA, and --to=\w+ is a format of LoRAs alone\.",
-    "all": r"trained all parameters: there are no adapters in it\.",
-    "other": r"is Step1X-Edit v1\.0, and the adapters in .* were trained on v1\.1; give their base",
-    "base?": r"holds adapters, and the weights to which they belong are not in it \(any more\);"
-    r" say where they are \(--base=",
-    "flux": r"is FLUX\.1, .*, which does not know editing; make a model of it .* launch\.convert",
-    "lora": r"is a LoRA in .* form, no model; give the model, and this as --lora",
-    "vae": r"is an autoencoder, .*, no model; give it as --vae\.",
+    "all": r"trained all parameters, so it has no adapters; use it as a model\.",
+    "other": r"is Step1X-Edit v1\.0, but the adapters in .* were trained on v1\.1; give their base",
+    "base?": r"holds adapters, but the weights on which they were trained are not in it \(any more\); "
+    r"give them as --base",
+    "flux": r"is FLUX\.1, .*, which cannot edit pictures; convert it to a model .* launch\.convert",
+    "lora": r"is a LoRA in .* format, not a model; give the model, and this as --lora",
+    "vae": r"is an autoencoder, .*, not a model; give it as --vae\.",
     "part": r"--to=orbax is for a model; .* is an autoencoder\.",
 }
 NO_WAY = {  # in every use
-    "v1p2": (forms.v1p2, r"is of Step1X-Edit v1p2, .*; .*: give v1\.0 or v1\.1\."),
+    "v1p2": (formats.v1p2, r"is of Step1X-Edit v1p2, .*; .*: give v1\.0 or v1\.1\."),
     "pipeline of v1p2": (
-        forms.pipeline_v1p2,
+        formats.pipeline_v1p2,
         r"is of 'Step1XEditPipelineV1P2', .*; give one of these, or a model of Step1X-Edit v1\.0",
     ),
-    "GGUF": (forms.GGUF, r"is a GGUF file, .*; give the weights in \.safetensors"),
-    "pickle": (forms.PICKLE, r"is a pickle, .* so it is not; .* make a \.safetensors file"),
+    "GGUF": (formats.GGUF, r"is a GGUF file, .*; give the weights in \.safetensors"),
+    "pickle": (formats.PICKLE, r"is a pickle, .* so it is not; .* make a \.safetensors file"),
     "Qwen2.5-VL": (
-        forms.of_names("model.layers.0.mlp.up_proj.weight", "visual.blocks.0.norm1.weight"),
+        formats.of_names("model.layers.0.mlp.up_proj.weight", "visual.blocks.0.norm1.weight"),
         r"is of Qwen2\.5-VL, .*; give its folder as --text_encoder",
     ),
-    "T5": (forms.of_names("encoder.block.0.layer.0.x.weight", "shared.weight"), "is of T5 or CLIP"),
+    "T5": (
+        formats.of_names("encoder.block.0.layer.0.x.weight", "shared.weight"), "is of T5 or CLIP"
+    ),
     "Stable Diffusion": (
-        forms.of_names("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.x"),
+        formats.of_names("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.x"),
         "is of Stable Diffusion, ",
     ),
     "SD3": (
-        forms.of_names("model.diffusion_model.joint_blocks.0.x.weight"),
+        formats.of_names("model.diffusion_model.joint_blocks.0.x.weight"),
         "is of Stable Diffusion 3, ",
     ),
     "FLUX.2": (
-        forms.of_names(
+        formats.of_names(
             "double_blocks.0.img_attn.qkv.weight", "img_in.weight",
             "double_stream_modulation_img.lin.weight",
         ),
         r"is of FLUX\.2, ",
     ),
     "Chroma": (
-        forms.of_names(
+        formats.of_names(
             "double_blocks.0.img_attn.qkv.weight", "img_in.weight",
             "distilled_guidance_layer.in_proj.weight",
         ),
         "is of Chroma, ",
     ),
     "Qwen-Image": (
-        forms.of_names("transformer_blocks.0.img_mod.1.weight", "img_in.weight"),
+        formats.of_names("transformer_blocks.0.img_mod.1.weight", "img_in.weight"),
         "is of Qwen-Image, ",
     ),
     "Wan": (
-        forms.of_names("blocks.0.cross_attn.k.weight", "patch_embedding.weight"), "is of Wan, "
+        formats.of_names("blocks.0.cross_attn.k.weight", "patch_embedding.weight"), "is of Wan, "
     ),
     "HunyuanVideo": (
-        forms.of_names(
+        formats.of_names(
             "double_blocks.0.img_attn.qkv.weight", "img_in.proj.weight",
             "txt_in.individual_token_refiner.blocks.0.x.weight",
         ),
         "is of HunyuanVideo, ",
     ),
     "LoKr": (
-        forms.of_names("lycoris_double_blocks_0_img_attn_proj.lokr_w1"),
-        r"is an adapter of the kind LoKr, and only LoRAs can be read; merge it into its model",
+        formats.of_names("lycoris_double_blocks_0_img_attn_proj.lokr_w1"),
+        r"is a LoKr adapter, but only LoRAs can be read; merge it into its model",
     ),
 }  # fmt: skip
 
 
-FORMS = {
-    "official file": forms.official,
-    "official file, v1.0": forms.official_v1_0,
-    "with a prefix": forms.with_prefix,
-    "official shards": forms.official_shards,
-    "index of shards": forms.index_of_shards,
-    "diffusers folder": forms.diffusers,
-    "diffusers file": forms.file_of_diffusers,
-    "diffusers shards": forms.diffusers_shards,
-    "diffusers pipeline": forms.pipeline,
-    "release's folder": forms.release,
-    "folder of parts": forms.parts,
-    "run": forms.run,
-    "run, --ema": forms.run,
-    "run of adapters": forms.run_of_adapters,
-    "run of adapters, --ema": forms.run_of_adapters,
-    "adapters alone": forms.adapters_alone,
-    "adapters alone, --base": forms.adapters_alone,
-    "weights alone": forms.weights_alone,
-    "fp8": forms.eight_bits,
-    "fp8 of diffusers": forms.eight_bits_of_diffusers,
-    "scaled fp8": forms.scaled_eight_bits,
-    "FLUX.1": forms.flux,
-    "FLUX.1 of diffusers": forms.flux_of_diffusers,
-    "LoRA of kohya": forms.kohya,
-    "LoRA of PEFT": forms.peft,
-    "older LoRA of diffusers": forms.older_lora,
-    "autoencoder": forms.autoencoder,
-    "autoencoder, diffusers": forms.vae_of_diffusers,
+FORMATS = {
+    "official file": formats.official,
+    "official file, v1.0": formats.official_v1_0,
+    "with a prefix": formats.with_prefix,
+    "official shards": formats.official_shards,
+    "index of shards": formats.index_of_shards,
+    "diffusers folder": formats.diffusers,
+    "diffusers file": formats.file_of_diffusers,
+    "diffusers shards": formats.diffusers_shards,
+    "diffusers pipeline": formats.pipeline,
+    "release's folder": formats.release,
+    "folder of parts": formats.parts,
+    "run": formats.run,
+    "run, --ema": formats.run,
+    "run of adapters": formats.run_of_adapters,
+    "run of adapters, --ema": formats.run_of_adapters,
+    "adapters alone": formats.adapters_alone,
+    "adapters alone, --base": formats.adapters_alone,
+    "weights alone": formats.weights_alone,
+    "fp8": formats.eight_bits,
+    "fp8 of diffusers": formats.eight_bits_of_diffusers,
+    "scaled fp8": formats.scaled_eight_bits,
+    "FLUX.1": formats.flux,
+    "FLUX.1 of diffusers": formats.flux_of_diffusers,
+    "LoRA of kohya": formats.kohya,
+    "LoRA of PEFT": formats.peft,
+    "older LoRA of diffusers": formats.older_lora,
+    "autoencoder": formats.autoencoder,
+    "autoencoder, diffusers": formats.vae_of_diffusers,
 }
 ROWS = [[cell.strip() for cell in line.split("|")] for line in TABLE.strip().splitlines()]
 USES = ROWS[0][3:]
 HOLDS = {row[0]: row[2] for row in ROWS[1:]}
-# Orbax takes its second for each: of forms that hold the same, the first is among the quick ones.
-FIRST = {holds: form for form, holds in reversed(HOLDS.items())}
+# Orbax takes its second for each: of formats that hold the same, the first is among the quick ones.
+FIRST = {holds: fmt for fmt, holds in reversed(HOLDS.items())}
 CASES = [
     pytest.param(
         row[0], use, cell, id=f"{row[0]}: {use}",
@@ -179,8 +181,8 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The path of a form, and of what is made for a use, each made once."""
-    folder = tmp_path_factory.mktemp("forms")
+    """The path of a format, and of what is made for a use, each made once."""
+    folder = tmp_path_factory.mktemp("formats")
 
     @functools.cache
     def path_of(make, *arguments):
@@ -206,7 +208,7 @@ def once(function):
 def small_and_quick():
     """Models of the same sizes are traced once; and the release's autoencoder, of which no
     config.json says the sizes, is the golden one."""
-    sizes = opening.open_weights(forms.VAE).config
+    sizes = opening.open_weights(formats.VAE).config
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "AutoencoderConfig", lambda: AutoencoderConfig(**vars(sizes)))
         for module, name in (
@@ -218,46 +220,46 @@ def small_and_quick():
         yield
 
 
-def numbers(form, dtype=None):
-    """What a form holds, as a file would have it; or with 8 bits as numbers of a dtype."""
+def numbers(fmt, dtype=None):
+    """What a format holds, as a file would have it; or with 8 bits as numbers of a dtype."""
     arrays = {
-        "golden": forms.arrays_in,
-        "v1.0": lambda: forms.arrays_in(forms.GOLDEN_0),
-        "half": lambda: {name: x / 2 for name, x in forms.arrays_in().items()},
-        "merged": lambda: forms.with_lora(forms.arrays_in()),
-        "quarter": lambda: forms.with_lora(forms.arrays_in(), 0.25),
-        "8 bits": lambda: forms.from_eight_bits(form == "scaled fp8", dtype or jnp.bfloat16),
-        "begun": forms.begun,
-        "vae": lambda: forms.arrays_in(forms.VAE),
-    }[HOLDS[form]]()
+        "golden": formats.arrays_in,
+        "v1.0": lambda: formats.arrays_in(formats.GOLDEN_0),
+        "half": lambda: {name: x / 2 for name, x in formats.arrays_in().items()},
+        "merged": lambda: formats.with_lora(formats.arrays_in()),
+        "quarter": lambda: formats.with_lora(formats.arrays_in(), 0.25),
+        "8 bits": lambda: formats.from_eight_bits(fmt == "scaled fp8", dtype or jnp.bfloat16),
+        "begun": formats.begun,
+        "vae": lambda: formats.arrays_in(formats.VAE),
+    }[HOLDS[fmt]]()
     return arrays if dtype is None else {n: x.astype(dtype) for n, x in arrays.items()}
 
 
-def check_same(read, want, form):
+def check_same(read, want, fmt):
     """Bit for bit; but what the compiler draws for a connector may differ by a rounding."""
     for name, x in want.items():
         found = read(name)
         assert found.dtype == x.dtype, name
-        drawn = HOLDS[form] == "begun" and name.startswith("connector.")
+        drawn = HOLDS[fmt] == "begun" and name.startswith("connector.")
         np.testing.assert_allclose(found, x, rtol=1e-6 if drawn else 0, err_msg=name)
 
 
-def options(form):
+def options(fmt):
     """What open_weights is given for it besides its path."""
-    more = {"ema": True} if form.endswith("--ema") else {}
-    return more | ({"base": forms.GOLDEN} if form.endswith("--base") else {})
+    more = {"ema": True} if fmt.endswith("--ema") else {}
+    return more | ({"base": formats.GOLDEN} if fmt.endswith("--base") else {})
 
 
 # One function for each use, which checks what comes out.
 
 
-def edit(form, path, made):
-    weights = open_weights(path, **options(form))
+def edit(fmt, path, made):
+    weights = open_weights(path, **options(fmt))
     check_is_model(weights)
     model = load_model(weights)
-    want = numbers(form)
-    assert model.config.param_dtype == ("bfloat16" if HOLDS[form] == "8 bits" else "float32")
-    check_same(published(model.config, nnx.state(model)).read, want, form)
+    want = numbers(fmt)
+    assert model.config.param_dtype == ("bfloat16" if HOLDS[fmt] == "8 bits" else "float32")
+    check_same(published(model.config, nnx.state(model)).read, want, fmt)
 
 
 @functools.cache
@@ -265,99 +267,99 @@ def wanted_state(version):
     """The config of a run of all parameters, and its abstract parameters on eight devices."""
     config = tiny_config()
     config.mesh = MeshConfig(fsdp=4, tensor=2)
-    config.model = load_model(forms.GOLDEN_0 if version == "v1.0" else forms.GOLDEN).config
+    config.model = load_model(formats.GOLDEN_0 if version == "v1.0" else formats.GOLDEN).config
     return config, abstract_state(config, make_mesh(config.mesh)).params
 
 
-def start(form, path, made):
-    config, wanted = wanted_state(HOLDS.get(form))
+def start(fmt, path, made):
+    config, wanted = wanted_state(HOLDS.get(fmt))
     config.training.start_from = str(path)
     params = load_parameters(open_start_weights(config, print), wanted)
     assert {len(x.sharding.device_set) for x in nnx.to_pure_dict(params)["transformer"]["img_in"]
             .values()} == {8}  # fmt: skip
-    want = numbers(form, np.float32)
-    check_same(published(config.model, params).read, want, form)
+    want = numbers(fmt, np.float32)
+    check_same(published(config.model, params).read, want, fmt)
 
 
-def base(form, path, made):
-    adapters = made(forms.run_of_adapters)
-    if HOLDS[form] in ("8 bits", "merged"):
-        adapters = made(trained_on, form)
+def base(fmt, path, made):
+    adapters = made(formats.run_of_adapters)
+    if HOLDS[fmt] in ("8 bits", "merged"):
+        adapters = made(trained_on, fmt)
     tensors = open_weights(adapters, base=path).tensors
-    check_same(tensors.read, forms.with_lora(numbers(form, np.float32)), form)
+    check_same(tensors.read, formats.with_lora(numbers(fmt, np.float32)), fmt)
 
 
-def trained_on(folder, form):
+def trained_on(folder, fmt):
     """A run of adapters of which only the numbers of its base are known."""
-    tensors = numbers(form, np.float32)
-    return forms.run_of_adapters(folder, base="elsewhere", tensors=tensors)
+    tensors = numbers(fmt, np.float32)
+    return formats.run_of_adapters(folder, base="elsewhere", tensors=tensors)
 
 
-def convert(form, path, made, to):
-    flags = [f"--{name}={value}" for name, value in options(form).items()]
-    out = made(place_for, form, to)
+def convert(fmt, path, made, to):
+    flags = [f"--{name}={value}" for name, value in options(fmt).items()]
+    out = made(place_for, fmt, to)
     main_with(f"--input={path}", f"--output={out}", f"--to={to}", *flags)
     return out
 
 
-def place_for(folder, form, to):
+def place_for(folder, fmt, to):
     """A new place; a file's or a folder's name, as the target wants it."""
     folder.parent.mkdir()
     return folder.with_suffix(".safetensors") if to == "kohya" else folder
 
 
-def official(form, path, made):
-    out = convert(form, path, made, "official")
-    part = "autoencoder" if HOLDS[form] == "vae" else "transformer"
-    written = load_file(out / part / forms.FILE)
-    want = numbers(form)
+def official(fmt, path, made):
+    out = convert(fmt, path, made, "official")
+    part = "autoencoder" if HOLDS[fmt] == "vae" else "transformer"
+    written = load_file(out / part / formats.FILE)
+    want = numbers(fmt)
     assert written.keys() == want.keys()
-    check_same(written.__getitem__, want, form)
-    whole = form in ("diffusers pipeline", "release's folder", "folder of parts")
+    check_same(written.__getitem__, want, fmt)
+    whole = fmt in ("diffusers pipeline", "release's folder", "folder of parts")
     if whole:
-        assert contents(out / "autoencoder" / forms.FILE) == contents(forms.VAE / forms.FILE)
+        assert contents(out / "autoencoder" / formats.FILE) == contents(formats.VAE / formats.FILE)
     assert len(list(out.iterdir())) == 1 + whole
 
 
-def diffusers(form, path, made):
-    out = convert(form, path, made, "diffusers")
+def diffusers(fmt, path, made):
+    out = convert(fmt, path, made, "diffusers")
     place = out / "transformer" if (out / "transformer").exists() else out
-    written = load_file(place / f"{forms.STEM}.safetensors")
-    if HOLDS[form] == "vae":
-        want = load_file(made(forms.vae_of_diffusers) / f"{forms.STEM}.safetensors")
+    written = load_file(place / f"{formats.STEM}.safetensors")
+    if HOLDS[fmt] == "vae":
+        want = load_file(made(formats.vae_of_diffusers) / f"{formats.STEM}.safetensors")
     else:
-        arrays = numbers(form)
-        want = forms.as_diffusers(forms.folded(arrays) if HOLDS[form] == "v1.0" else arrays)
+        arrays = numbers(fmt)
+        want = formats.to_diffusers(formats.folded(arrays) if HOLDS[fmt] == "v1.0" else arrays)
     assert written.keys() == want.keys()
-    check_same(written.__getitem__, want, form)
+    check_same(written.__getitem__, want, fmt)
 
 
-def orbax(form, path, made):
-    out = convert(form, path, made, "orbax")
-    if HOLDS[form] == "lora":
-        check_lora(out, form)
+def orbax(fmt, path, made):
+    out = convert(fmt, path, made, "orbax")
+    if HOLDS[fmt] == "lora":
+        check_lora(out, fmt)
     else:
-        check_same(open_weights(out).tensors.read, numbers(form), form)
+        check_same(open_weights(out).tensors.read, numbers(fmt), fmt)
 
 
-def kohya(form, path, made):
-    check_lora(convert(form, path, made, "kohya"), form)
+def kohya(fmt, path, made):
+    check_lora(convert(fmt, path, made, "kohya"), fmt)
 
 
-def peft(form, path, made):
-    check_lora(convert(form, path, made, "peft"), form)
+def peft(fmt, path, made):
+    check_lora(convert(fmt, path, made, "peft"), fmt)
 
 
-def check_lora(path, form):
+def check_lora(path, fmt):
     """A LoRA adds what the golden one adds, or a quarter of it."""
-    strength = 0.25 if HOLDS[form] == "quarter" else 1
-    lora = open_lora(path, forms.model_config())
-    assert {f"{module}.weight" for module in lora.shapes} == forms.added().keys()
+    strength = 0.25 if HOLDS[fmt] == "quarter" else 1
+    lora = open_lora(path, formats.model_config())
+    assert {f"{module}.weight" for module in lora.shapes} == formats.added().keys()
     for module, shape in lora.shapes.items():
         found = np.zeros(shape, np.float32)
-        for piece in lora.pieces(module):
+        for piece in lora.deltas(module):
             found[piece.start : piece.start + len(piece.up)] += piece.scale * piece.up @ piece.down
-        want = strength * forms.added()[f"{module}.weight"]
+        want = strength * formats.added()[f"{module}.weight"]
         np.testing.assert_allclose(found, want, atol=1e-6)  # float32 sums, of parts of the rows
 
 
@@ -365,39 +367,39 @@ DO = dict(zip(USES, (edit, start, base, official, diffusers, orbax, kohya, peft)
 
 
 @pytest.mark.usefixtures("own_flags")
-@pytest.mark.parametrize(("form", "use", "cell"), CASES)
-def test_every_form_in_every_use(made, form, use, cell):
-    path = made(FORMS[form])
+@pytest.mark.parametrize(("fmt", "use", "cell"), CASES)
+def test_every_form_in_every_use(made, fmt, use, cell):
+    path = made(FORMATS[fmt])
     do = DO[use]
     if cell in REFUSALS:
         with pytest.raises(UserError, match=REFUSALS[cell]) as caught:
-            do(form, path, made)
+            do(fmt, path, made)
         assert str(caught.value).count("\n") == 0
     else:
         assert cell in ("yes", "folded")
-        do(form, path, made)
+        do(fmt, path, made)
 
 
 @pytest.mark.parametrize("row", ROWS[1:], ids=[row[0] for row in ROWS[1:]])
-def test_every_form_is_told(made, row):
-    form, kind, *_ = row
-    assert f"  kind     {kind}" in "\n".join(describe_weights(made(FORMS[form])))
+def test_every_format_is_detected(made, row):
+    fmt, title, *_ = row
+    assert f"  format   {title}" in "\n".join(describe_weights(made(FORMATS[fmt])))
 
 
 @pytest.mark.usefixtures("own_flags")
-@pytest.mark.parametrize("form", NO_WAY)
-def test_what_is_only_recognised_says_so_in_every_use(made, form):
-    make, words = NO_WAY[form]
+@pytest.mark.parametrize("fmt", NO_WAY)
+def test_what_is_only_recognised_says_so_in_every_use(made, fmt):
+    make, words = NO_WAY[fmt]
     path = made(make)
     uses = {
         "edit": lambda: Editor.load(str(path)),
-        "start": lambda: start(form, path, made),
-        "base": lambda: open_weights(made(forms.run_of_adapters), base=path),
+        "start": lambda: start(fmt, path, made),
+        "base": lambda: open_weights(made(formats.run_of_adapters), base=path),
         "info": lambda: describe_weights(path),
-        "lora": lambda: open_weights(forms.GOLDEN, loras=[(path, 1.0)]),
+        "lora": lambda: open_weights(formats.GOLDEN, loras=[(path, 1.0)]),
     }
     uses |= {
-        to: functools.partial(convert, form, path, made, to)
+        to: functools.partial(convert, fmt, path, made, to)
         for to in ("official", "diffusers", "orbax", "kohya", "peft")
     }
     said = {}

@@ -14,13 +14,13 @@ from step1x_jax.models.config import LoraConfig, tiny
 from step1x_jax.parallel.mesh import make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.step.train_step import abstract_state
-from step1x_jax.weights.files.fp8 import InFp8
+from step1x_jax.weights.component_paths import locate_components
+from step1x_jax.weights.files.fp8 import QuantizeToFp8
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
-from step1x_jax.weights.layouts.official import by_parameter, model_table
+from step1x_jax.weights.layouts.official import model_table, slices_by_parameter
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.adapters import Adapters
 from step1x_jax.weights.open import check_is_model, open_lora, open_weights
-from step1x_jax.weights.places import places_of
 from step1x_jax.weights.readers import Cast, InMemory
 from step1x_jax.weights.run.base import describe_parameters
 from step1x_jax.weights.run.writer import write_weights_folder
@@ -57,7 +57,7 @@ class Run:
         """By hand: a float32 sum of what the run had, rounded once."""
         weight = load_file(self.base)[name].astype(BF16).astype(np.float32)
         if (module := name.removesuffix(".weight")) in adapters.shapes:
-            (piece,) = adapters.pieces(module)
+            (piece,) = adapters.deltas(module)
             weight = weight + np.float32(SCALE) * (piece.up @ piece.down)
         return weight.astype(dtype)
 
@@ -77,7 +77,7 @@ def run(tmp_path_factory):
         for _ in range(2)
     )
     seen = Cast(open_weights(folder / "base.safetensors").tensors, BF16)
-    about = describe_parameters(seen, config.model, by_parameter(model_table(config.model)))
+    about = describe_parameters(seen, config.model, slices_by_parameter(model_table(config.model)))
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
     state = dataclasses.replace(zeros, params=trained, ema=average)
     state = jax.tree.map(lambda x, place: jax.device_put(x, place.sharding), state, abstract)
@@ -129,37 +129,43 @@ def test_a_base_that_moved_may_be_given_and_is_compared_before_anything_is_read(
 
 
 def test_only_runs_that_kept_one_have_an_average(tmp_path):
-    with pytest.raises(UserError, match=r"is no run of launch\.train, and only runs have a moving"):
+    with pytest.raises(
+        UserError, match=r"is not a run of launch\.train, and only runs have a moving"
+    ):
         open_weights(GOLDEN, ema=True)
     weights = open_weights(GOLDEN)
     write_weights_folder(tmp_path / "run", weights.tensors, weights.config, {})
-    with pytest.raises(UserError, match=r"has no moving average, which a run has with optimizer"):
+    with pytest.raises(UserError, match=r"has no moving average, which needs optimizer"):
         open_weights(tmp_path / "run", ema=True)
 
 
 def test_only_adapters_have_a_base_and_only_models_loras(run):
-    with pytest.raises(UserError, match=r"is no run of adapters, .*\(--base\); leave it out"):
+    with pytest.raises(UserError, match=r"is not a run of adapters, .*; leave --base out"):
         open_weights(GOLDEN, base=GOLDEN)
     with pytest.raises(
-        UserError, match=r"no model \(autoencoder, official\), and LoRAs are for one"
+        UserError, match=r"is not a model \(autoencoder, official\), so LoRAs cannot be merged"
     ):
         open_weights(VECTORS / "vae", loras=[(LORA, 1.0)])
-    with pytest.raises(UserError, match=r"is an autoencoder, .*no model; give it as --vae"):
+    with pytest.raises(UserError, match=r"is an autoencoder, .*not a model; give it as --vae"):
         check_is_model(open_weights(VECTORS / "vae"))
 
 
 def test_a_run_of_adapters_is_a_lora_of_its_own_model_alone(run):
     lora, module = open_lora(run.path, tiny()), NAME.removesuffix(".weight")
     assert lora.shapes == run.adapters.shapes
-    (found,), (wanted,) = lora.pieces(module), run.adapters.pieces(module)
+    (found,), (wanted,) = lora.deltas(module), run.adapters.deltas(module)
     np.testing.assert_array_equal(found.up, wanted.up)
-    with pytest.raises(UserError, match=r"adapts \S+ of \[.*\]; it is for another model"):
+    with pytest.raises(
+        UserError, match=r"adapts \S+ with shape \[.*\], so it is for another model"
+    ):
         open_weights(GOLDEN, loras=[(run.path, 1.0)])
 
 
 def test_eight_bits_are_bfloat16_or_exact_and_sums_are_rounded_once(tmp_path):
     official = open_weights(GOLDEN)
-    write_file(tmp_path / "x.safetensors", InFp8(official.tensors, scaled=True), official.config)
+    write_file(
+        tmp_path / "x.safetensors", QuantizeToFp8(official.tensors, scaled=True), official.config
+    )
     file = SafetensorsFile(tmp_path / "x.safetensors")
     stored = {name: file.read(name) for name in file.shapes}
     products = stored[NAME].astype(np.float32) * stored[NAME.replace("weight", "scale_weight")]
@@ -169,7 +175,7 @@ def test_eight_bits_are_bfloat16_or_exact_and_sums_are_rounded_once(tmp_path):
     check_same(weights.tensors, NAME, products.astype(BF16))
     check_same(open_weights(tmp_path, exact=True).tensors, NAME, products)
     lora = open_lora(LORA, official.config)
-    (piece,) = lora.pieces(NAME.removesuffix(".weight"))
+    (piece,) = lora.deltas(NAME.removesuffix(".weight"))
     total = products + np.float32(piece.scale) * (piece.up @ piece.down)
     assert (total.astype(BF16) != (products.astype(BF16) + total - products).astype(BF16)).any()
     merged = open_weights(tmp_path, loras=[(LORA, 1.0)])
@@ -181,7 +187,7 @@ def test_eight_bits_are_bfloat16_or_exact_and_sums_are_rounded_once(tmp_path):
 def test_pipelines_of_other_models_are_named(tmp_path):
     (tmp_path / "transformer").mkdir()
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxFillPipeline"}')
-    with pytest.raises(UserError, match="is of 'FluxFillPipeline', and of pipelines only Step1X"):
-        places_of(tmp_path)
+    with pytest.raises(UserError, match="is of 'FluxFillPipeline', but only Step1X"):
+        locate_components(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "Step1XEditPipeline"}')
-    assert places_of(tmp_path).model == tmp_path / "transformer"
+    assert locate_components(tmp_path).model == tmp_path / "transformer"

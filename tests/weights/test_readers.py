@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from step1x_jax.errors import UserError
-from step1x_jax.weights.files.fp8 import Fp8File, InFp8
-from step1x_jax.weights.files.opening import WithoutPrefix
-from step1x_jax.weights.finite import Finite
-from step1x_jax.weights.layouts.official import Entry, ParamSlice
-from step1x_jax.weights.lora.file import Piece
+from step1x_jax.weights.files.fp8 import Fp8File, QuantizeToFp8
+from step1x_jax.weights.files.opening import StripPrefix
+from step1x_jax.weights.finite import RequireFinite
+from step1x_jax.weights.layouts.official import ParamSlice, TensorEntry
+from step1x_jax.weights.lora.file import LoraDelta
 from step1x_jax.weights.lora.merging import Merged
-from step1x_jax.weights.published import Published
+from step1x_jax.weights.official_tensors import OfficialTensors
 from step1x_jax.weights.readers import (
     Cast,
-    Changed,
-    CheckedFirst,
+    CheckOnFirstRead,
     InMemory,
-    Layout,
-    Move,
-    Rearranged,
+    LayoutMap,
+    Override,
+    Relayout,
+    RowRange,
 )
 
 BF16, E4M3, F32 = (np.dtype(x) for x in (jnp.bfloat16, jnp.float8_e4m3fn, np.float32))
@@ -90,14 +90,14 @@ def rows_of(name, *rows):
 
 
 A, B = numbers(6, 3, dtype=BF16), numbers(5, 3, seed=1)
-LAYOUT = Layout(
+LAYOUT = LayoutMap(
     {"a": (6, 3), "b": (5, 3), "e": (5, 3)},
     {"c": (9, 3), "d": (2, 3), "e": (5, 3, 1, 1)},
     [
-        Move("b", 0, "c", 4, 5),
-        Move("a", 2, "c", 0, 4),
-        Move("a", 0, "d", 0, 2),
-        Move("e", 0, "e", 0, 5),
+        RowRange("b", 0, "c", 4, 5),
+        RowRange("a", 2, "c", 0, 4),
+        RowRange("a", 0, "d", 0, 2),
+        RowRange("e", 0, "e", 0, 5),
     ],
 )
 ROWS_OF_C = [("a", 2), ("a", 3), ("a", 4), ("a", 5), *(("b", row) for row in range(5))]
@@ -106,14 +106,14 @@ ROWS_OF_C = [("a", 2), ("a", 3), ("a", 4), ("a", 5), *(("b", row) for row in ran
 def test_rearranged():
     """c is the last rows of a, then b, whose dtypes differ; e has two axes more there."""
     source = Counting({"a": A, "b": B, "e": B})
-    tensors = Rearranged(source, LAYOUT)
+    tensors = Relayout(source, LAYOUT)
     check_rows(tensors, "c", np.concatenate([A[2:].astype(F32), B]))
     check_rows(tensors, "d", A[:2])
     check_rows(tensors, "e", B.reshape(5, 3, 1, 1))
     check_what_is_read(source, tensors, "c", ROWS_OF_C)
     check_what_is_read(source, tensors, "d", rows_of("a", 0, 1))
     check_what_is_read(source, tensors, "e", rows_of("e", *range(5)))
-    back = Rearranged(tensors, LAYOUT.back())
+    back = Relayout(tensors, LAYOUT.inverse())
     check_rows(back, "a", A.astype(F32))
     check_rows(back, "b", B)
     check_rows(back, "e", B)
@@ -121,7 +121,7 @@ def test_rearranged():
 
 def test_changed():
     source = Counting({"a": A, "b": B, "c": B}, {"format": "pt"})
-    tensors = Changed(source, {"a": None, "b": (A.shape, A.dtype, lambda: A)}, {"note": "x"})
+    tensors = Override(source, {"a": None, "b": (A.shape, A.dtype, lambda: A)}, {"note": "x"})
     assert (tensors.shapes.keys(), tensors.metadata) == ({"b", "c"}, {"note": "x"})
     check_rows(tensors, "b", A)
     assert not source.rows_read
@@ -145,9 +145,9 @@ def test_without_prefix_and_finite():
     given = B.copy()
     given[4, 1] = np.inf
     source = Counting({"model.b": given})
-    tensors = WithoutPrefix(source, "model.")
+    tensors = StripPrefix(source, "model.")
     check_rows(tensors, "b", given)
-    checked = Finite(tensors, "x")
+    checked = RequireFinite(tensors, "x")
     np.testing.assert_array_equal(checked.read("b", np.array([0, 3])), given[[0, 3]])
     assert {row for _, row in source.rows_read} == {0, 1, 2, 3, 4}
     with pytest.raises(UserError, match="b has numbers that are not finite"):
@@ -164,7 +164,7 @@ def test_checked_first():
         if (error := checks.pop(0)) is not None:
             raise error
 
-    tensors = CheckedFirst(source, check)
+    tensors = CheckOnFirstRead(source, check)
     assert len(checks) == 2
     with pytest.raises(UserError, match="other weights"):
         tensors.read("b")
@@ -179,7 +179,7 @@ class LoraOf:
     def __init__(self, shapes, *pieces):
         self.shapes, self._pieces, self.asked = shapes, pieces, []
 
-    def pieces(self, module):
+    def deltas(self, module):
         self.asked.append(module)
         return list(self._pieces)
 
@@ -190,8 +190,8 @@ def test_merged():
     up, down, up2, down2, base = (
         rng.integers(-8, 9, shape).astype(F32) for shape in ((4, 2), (2, 4), (9, 1), (1, 4), (9, 4))
     )
-    lora = LoraOf({"m": (9, 4)}, Piece(3, down, up, 4.0))
-    other = LoraOf({"m": (9, 4), "n": (9, 4)}, Piece(0, down2, up2, 1.0))
+    lora = LoraOf({"m": (9, 4)}, LoraDelta(3, down, up, 4.0))
+    other = LoraOf({"m": (9, 4), "n": (9, 4)}, LoraDelta(0, down2, up2, 1.0))
     source = Counting({"m.weight": base, "m.bias": base[:, 0], "n.weight": 2 * base})
     tensors = Merged(source, [(lora, 0.5), (other, 2.0)])
     second = 2 * np.einsum("or,ri->oi", up2, down2)
@@ -208,7 +208,7 @@ def test_merged():
 def test_merged_is_rounded_alike_in_rows():
     """Bit for bit, at sizes at which matmuls of other heights sum in another order."""
     base, up, down = numbers(96, 80), numbers(96, 48, seed=1), numbers(48, 80, seed=2)
-    lora = LoraOf({"m": (96, 80)}, Piece(0, down, up, 1.0))
+    lora = LoraOf({"m": (96, 80)}, LoraDelta(0, down, up, 1.0))
     for dtype in (F32, BF16):
         tensors = Merged(InMemory({"m.weight": base}), [(lora, 1.0)], {"m.weight": dtype})
         check_rows(tensors, "m.weight", tensors.read("m.weight"))
@@ -237,7 +237,7 @@ WEIGHT, SCALE = "double_blocks.0.m.weight", "double_blocks.0.m.scale_weight"
 def test_in_fp8_plain():
     given = numbers(6, 4)
     source = Counting({WEIGHT: given, "m.bias": B})
-    tensors = InFp8(source, scaled=False)
+    tensors = QuantizeToFp8(source, scaled=False)
     check_rows(tensors, WEIGHT, given.astype(E4M3))
     check_rows(tensors, "m.bias", B.astype(BF16))
     check_what_is_read(source, tensors, WEIGHT, rows_of(WEIGHT, *range(6)))
@@ -250,7 +250,7 @@ def test_in_fp8_scaled(first):
     given = numbers(6, 4)
     given[4, 1] = -56.0  # the largest: a scale of 1 / 8
     source = Counting({WEIGHT: given})
-    tensors = InFp8(source, scaled=True)
+    tensors = QuantizeToFp8(source, scaled=True)
     wanted = (given * 8).astype(E4M3)
     rows = row_sets(6)[first]
     np.testing.assert_array_equal(tensors.read(WEIGHT, rows), wanted[rows])
@@ -276,10 +276,10 @@ def test_published():
     a, b, read = numbers(3, 4), numbers(2, 3, 5, seed=1), []
     parts = ParamSlice("a", None, (4, 3), (1, 0)), ParamSlice("b", 1, (5, 3), (1, 0))
     sides = ParamSlice("c", None, (4, 3), (1, 0)), ParamSlice("d", 0, (4, 5), (0, 1))
-    table = {"w": Entry("w", (9, 3), parts), "v": Entry("v", (4, 8), sides, axis=1)}
+    table = {"w": TensorEntry("w", (9, 3), parts), "v": TensorEntry("v", (4, 8), sides, axis=1)}
     c, d = numbers(3, 4, seed=2), numbers(2, 4, 5, seed=3)
     leaves = {"a": a, "b": CountingLeaf(b, read), "c": c, "d": d}
-    tensors = Published(table, leaves)
+    tensors = OfficialTensors(table, leaves)
     check_rows(tensors, "w", np.concatenate([a.T, b[1].T]))
     check_rows(tensors, "v", np.concatenate([c.T, d[0]], axis=1))
     for rows, layers in (([0, 3], []), ([4], [1]), ([3, 8], [1])):
@@ -291,11 +291,13 @@ def test_published():
 def test_one_around_another():
     """As launch.convert has them: rows go through all of them."""
     source = Counting({"a": A, "b": B, "e": B})
-    moves = [dataclasses.replace(move, there=f"{move.there}.weight") for move in LAYOUT.moves]
-    layout = Layout(LAYOUT.here, {f"{n}.weight": shape for n, shape in LAYOUT.there.items()}, moves)
-    lora = LoraOf({"c": (9, 3)}, Piece(0, np.eye(3), np.eye(9, 3), 3.0))
-    merged = Merged(Rearranged(Changed(source, {}), layout), [(lora, 1.0)])
-    tensors = Finite(Cast(CheckedFirst(merged, lambda: None), BF16), "x")
+    ranges = [dataclasses.replace(part, target=f"{part.target}.weight") for part in LAYOUT.ranges]
+    layout = LayoutMap(
+        LAYOUT.source, {f"{n}.weight": shape for n, shape in LAYOUT.target.items()}, ranges
+    )
+    lora = LoraOf({"c": (9, 3)}, LoraDelta(0, np.eye(3), np.eye(9, 3), 3.0))
+    merged = Merged(Relayout(Override(source, {}), layout), [(lora, 1.0)])
+    tensors = RequireFinite(Cast(CheckOnFirstRead(merged, lambda: None), BF16), "x")
     wanted = np.concatenate([A[2:].astype(F32), B])
     wanted[:3] += np.eye(3)
     check_rows(tensors, "c.weight", wanted.astype(BF16))

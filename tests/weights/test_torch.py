@@ -17,7 +17,7 @@ from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model, token_posi
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.file import LoraFile
-from step1x_jax.weights.lora.names import adaptable, diffusers_layers
+from step1x_jax.weights.lora.names import diffusers_layers, linear_shapes
 from step1x_jax.weights.lora.writers import save_kohya, save_peft
 from step1x_jax.weights.open import open_weights
 from tests.weights.models import save_model
@@ -84,7 +84,7 @@ def write_lora(path, config, wanted=lambda name: True, scale=0.1):
     layers; one of these, proj_out, has a name in which others end."""
     rng = np.random.default_rng(1)
     tensors = {}
-    for module, shape in adaptable(model_table(config)).items():
+    for module, shape in linear_shapes(model_table(config)).items():
         for rows in diffusers_layers(module, shape):
             if wanted(rows.name):
                 rank, alpha = (5, 1) if rows.name in ("proj_out", "x_embedder") else (3, 6)
@@ -110,7 +110,7 @@ def test_our_kohya_file_does_in_torch_what_it_does_here(case, tmp_path):
             up, down = kohya[f"{key}.lora_up.weight"], kohya[f"{key}.lora_down.weight"]
             tensors[name] = weight + kohya[f"{key}.alpha"] / len(down) * up @ down
             changed += 1
-    assert changed == len(kohya) / 3 == len(adaptable(model_table(config)))
+    assert changed == len(kohya) / 3 == len(linear_shapes(model_table(config)))
     model = load_model(open_weights(path, loras=[(tmp_path / "peft.safetensors", 1.0)]))
     assert_close(theirs(config, tensors, inputs), ours(model, inputs))
     assert np.abs(ours(model, inputs) - ours(load_model(path), inputs)).max() > 0.1
@@ -154,13 +154,13 @@ def flux(case):
         axes_dims_rope=config.axes_dim,
     )
     tensors, state = load_file(path), {}
-    for module, shape in adaptable(model_table(config)).items():
+    for module, shape in linear_shapes(model_table(config)).items():
         if module.startswith("connector."):
             continue
         for rows in diffusers_layers(module, shape):
             name = EMBEDDERS.get(rows.name, rows.name)
             for kind in ("weight", "bias"):
-                state[f"{name}.{kind}"] = rows.taken(tensors[f"{module}.{kind}"])
+                state[f"{name}.{kind}"] = rows.take(tensors[f"{module}.{kind}"])
     for i in range(2):
         state |= {flux_.format(i): tensors[ours_.format(i)] for ours_, flux_ in NORMS.items()}
     model.load_state_dict({name: torch.tensor(x) for name, x in state.items()})  # strict

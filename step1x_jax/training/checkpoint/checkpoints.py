@@ -28,25 +28,25 @@ from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.config_file import from_json
 from step1x_jax.training.failures.first_process import run_on_first_process
 from step1x_jax.training.step.train_step import TrainState
-from step1x_jax.weights.run.damage import DamagedError, why_not_written
+from step1x_jax.weights.run.damage import DamagedError, write_failure_reason
 from step1x_jax.weights.run.description import (
     WEIGHTS,
-    Description,
+    CheckpointDescription,
     different_base,
-    other_base,
+    different_base_error,
     read_description,
 )
-from step1x_jax.weights.run.fingerprints import About, Arrays, describe, name_arrays
+from step1x_jax.weights.run.fingerprints import ArrayInfos, Arrays, describe_arrays, name_arrays
 from step1x_jax.weights.run.folder import (
     any_set_aside,
     check_can_save,
-    folder_of,
-    note,
+    checkpoints_folder,
+    list_steps,
+    record_step,
     set_aside,
-    steps_in,
 )
-from step1x_jax.weights.run.restoring import fill, load_items
-from step1x_jax.weights.run.stored_arrays import storing
+from step1x_jax.weights.run.restoring import load_items, unflatten_arrays
+from step1x_jax.weights.run.stored_arrays import save_context
 
 
 def _to_items(state: TrainState) -> dict[str, Arrays]:
@@ -72,7 +72,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int):
-        self.folder = folder_of(workdir)
+        self.folder = checkpoints_folder(workdir)
         check_can_save(self.folder)
         self._keep = keep
         self._failed = False
@@ -88,7 +88,7 @@ class Checkpoints:
                 try:
                     self._opened = self._open()
                 except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
-                    if isinstance(e, ValueError) and why_not_written(e):
+                    if isinstance(e, ValueError) and write_failure_reason(e):
                         raise
                     for step in self.steps:
                         self._set_aside_if_damaged(step, say)
@@ -105,7 +105,7 @@ class Checkpoints:
             self.folder,
             preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
             cleanup_tmp_directories=remote,
-            context=storing(),
+            context=save_context(),
         )
 
     def _remove_unfinished(self) -> None:
@@ -127,7 +127,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, newest first."""
-        return steps_in(self.folder)
+        return list_steps(self.folder)
 
     def read_newest_config(self) -> tuple[TrainConfig, list[str] | None] | None:
         """Read the config and record fingerprints of the newest checkpoint.
@@ -156,7 +156,7 @@ class Checkpoints:
         self,
         state: TrainState,
         config: TrainConfig,
-        base: About | None = None,
+        base: ArrayInfos | None = None,
         records: Sequence[str] | None = None,
     ) -> None:
         """Copy the state to the host and return; the files are written in the background.
@@ -172,13 +172,13 @@ class Checkpoints:
             Older checkpoints stay intact, and `close` removes the incomplete one.
         """
         items = _to_items(state)
-        about = Description(
+        about = CheckpointDescription(
             as_json(config),
-            {item: describe(arrays) for item, arrays in items.items()},
+            {item: describe_arrays(arrays) for item, arrays in items.items()},
             base,
             None if records is None else list(records),
         )
-        note(self.folder, "saved", int(state.step))
+        record_step(self.folder, "saved", int(state.step))
         with self._explain_write_errors():
             self._checkpointer().save_checkpointables_async(
                 int(state.step), items, force=True, custom_metadata=about.to_json()
@@ -203,7 +203,7 @@ class Checkpoints:
                     self._remove_unfinished()
 
     def restore(
-        self, abstract: TrainState, say: Callable[[str], None], base: About | None = None
+        self, abstract: TrainState, say: Callable[[str], None], base: ArrayInfos | None = None
     ) -> TrainState | None:
         """Restore the newest intact checkpoint; None if the run has no checkpoint.
 
@@ -225,15 +225,15 @@ class Checkpoints:
                 about = read_description(path)
                 _check_is_run(about, path)
                 if base is not None and (name := different_base(about, base)) is not None:
-                    raise other_base(about, path, name)
+                    raise different_base_error(about, path, name)
                 items = load_items(path, about, _to_items(abstract))
             except DamagedError as e:
                 self._set_aside(step, e, say)
                 continue
             self._checkpointer(say)  # removes the files of an interrupted save
-            opt_state = fill(abstract.opt_state, items["optimizer"])
-            ema = fill(abstract.ema, items["ema"]) if abstract.ema is not None else None
-            params = fill(abstract.params, items["params"])
+            opt_state = unflatten_arrays(abstract.opt_state, items["optimizer"])
+            ema = unflatten_arrays(abstract.ema, items["ema"]) if abstract.ema is not None else None
+            params = unflatten_arrays(abstract.params, items["params"])
             return TrainState(items["optimizer"]["step"], params, opt_state, ema)
         if any_set_aside(self.folder):
             raise UserError(
@@ -249,7 +249,7 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as e:
-            if (reason := why_not_written(e)) is None:
+            if (reason := write_failure_reason(e)) is None:
                 raise
             self._failed = True
             full = "space" in reason or "quota" in reason
@@ -263,7 +263,7 @@ class Checkpoints:
             ) from e
 
 
-def _check_is_run(about: Description, path: epath.Path) -> None:
+def _check_is_run(about: CheckpointDescription, path: epath.Path) -> None:
     if WEIGHTS in about.arrays:
         raise UserError(
             f"{path} holds only weights, written by launch.convert, and no run to resume; give its"

@@ -1,1 +1,1 @@
-"""Weight files and folders as other programs write them."""
+"""Weight files and folders in other programs' formats."""

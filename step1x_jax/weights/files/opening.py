@@ -1,4 +1,4 @@
-"""Where a folder has its weights, and the tensors of a file or an index as they are."""
+"""Finds the weight file of a folder, and opens .safetensors files and indices."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,9 +9,9 @@ from step1x_jax.errors import UserError
 from step1x_jax.files import find, is_file
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
 from step1x_jax.weights.files.shards import STEM, ShardedFile, indices, is_index
-from step1x_jax.weights.readers import Rows, Shape
+from step1x_jax.weights.readers import RowIndices, Shape
 
-MODEL_NAMES = (  # the releases, newest first, then the name that we write
+MODEL_NAMES = (  # the releases, newest first, then our own name
     "step1x-edit-v1p1-official.safetensors",
     "step1x-edit-i1258.safetensors",
     "weights.safetensors",
@@ -19,7 +19,7 @@ MODEL_NAMES = (  # the releases, newest first, then the name that we write
 AUTOENCODER_NAME = "vae.safetensors"  # of the release
 LORA_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
-# What other programs put before every name of a model, the longest first.
+# Prefixes that other programs put before all names of a model, the longest first.
 PREFIXES = (
     "model.diffusion_model.", "diffusion_model.", "first_stage_model.", "transformer.",
     "_orig_mod.", "module.", "model.", "vae.", "dit.",
@@ -27,47 +27,51 @@ PREFIXES = (
 
 
 def find_weights(path: epath.PathLike, names: Sequence[str]) -> epath.Path:
-    """The weight file itself, or in a folder the first of `names`, the index, or the only file.
+    """Returns the path itself, or a folder's first file of `names`, its index, or its only file.
+
+    Args:
+      path: a file or folder.
+      names: of files, in order of preference.
 
     Raises:
-      UserError: there is none.
+      UserError: the folder has none, or several without a preferred name.
     """
     path = epath.Path(path)
     if not path.is_dir():
-        return path  # a missing file is named when it is opened
+        return path  # opening a missing file raises the error
     for name in names:
         if is_file(path / name):
             return path / name
     found = indices(path) or find(path, "*.safetensors")
     if len(found) == 1:
         return found[0]
-    there = ", ".join(file.name for file in found[:5])
+    some = ", ".join(file.name for file in found[:5])
     raise UserError(
-        f"{path} has {len(found)} files of weights, {there}; give the weight file itself."
+        f"{path} has {len(found)} weight files, {some}; give the weight file itself."
         if found
         else f"{path} holds none of {', '.join(names)}; give the weight file itself."
     )
 
 
 def refuse_pickle(path: epath.Path) -> None:
-    """Raises UserError if the file is a pickle, by its name: it is not opened to find out."""
+    """Raises UserError if a file's suffix is that of a pickle; the file is not opened."""
     if path.suffix.lower() in PICKLES:
         raise UserError(
-            f"{path} is a pickle, which may run any code when it is opened, so it is not; where you"
-            f" trust it, torch.load(..., weights_only=True) and safetensors.torch.save_file make a"
-            " .safetensors file of it, which you can give here."
+            f"{path} is a pickle, which may run any code when it is opened, so it is not opened; if"
+            " you trust it, convert it with torch.load(..., weights_only=True) and"
+            " safetensors.torch.save_file, and give the .safetensors file."
         )
 
 
-def open_stored(path: epath.PathLike, names: Sequence[str] = ()) -> SafetensorsFile | ShardedFile:
-    """The tensors of a .safetensors file, an index, or a folder with one of them, as they are.
+def open_raw(path: epath.PathLike, names: Sequence[str] = ()) -> SafetensorsFile | ShardedFile:
+    """Opens a .safetensors file, an index, or a folder with one of them; names are as stored.
 
     Args:
       path: the file or folder.
-      names: of files in a folder that go before its index; () takes the index first.
+      names: of files that are preferred to a folder's index; (): the index is preferred.
 
     Raises:
-      UserError: there is none, it is damaged, or a pickle.
+      UserError: there is none, it is damaged, or it is a pickle.
     """
     path = epath.Path(path)
     if path.is_dir():
@@ -85,8 +89,13 @@ def open_stored(path: epath.PathLike, names: Sequence[str] = ()) -> SafetensorsF
     return ShardedFile(path) if is_index(path) else SafetensorsFile(path)
 
 
-class WithoutPrefix:
-    """A file's tensors under their names without what comes before all of them."""
+class StripPrefix:
+    """A reader of a file's tensors without the prefix that all their names have.
+
+    Args:
+      file: the file.
+      prefix: of all names.
+    """
 
     def __init__(self, file: SafetensorsFile | ShardedFile, prefix: str):
         self.path, self.metadata = file.path, file.metadata
@@ -97,26 +106,26 @@ class WithoutPrefix:
     def _renamed(self, values: Mapping) -> dict:
         return {name.removeprefix(self._prefix): value for name, value in values.items()}
 
-    def read(self, name: str, rows: Rows = None) -> np.ndarray:
-        """One tensor, or some of its rows, in the file's dtype."""
+    def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
+        """Reads one tensor, or some of its rows, in the file's dtype."""
         return self._file.read(self._prefix + name, rows)
 
 
-WeightFile = SafetensorsFile | ShardedFile | WithoutPrefix
+WeightFile = SafetensorsFile | ShardedFile | StripPrefix
 
 
 def open_file(path: epath.PathLike) -> WeightFile:
-    """As `open_stored`, without what other programs put before all the names.
+    """Opens weights as `open_raw` does, but strips the prefix that all names have in common.
 
     Args:
       path: the file or folder.
 
     Raises:
-      UserError: see `open_stored`.
+      UserError: see `open_raw`.
     """
-    file = open_stored(path)
+    file = open_raw(path)
     some = next(iter(file.shapes), "")
     for prefix in PREFIXES:
         if some.startswith(prefix) and all(name.startswith(prefix) for name in file.shapes):
-            return WithoutPrefix(file, prefix)
+            return StripPrefix(file, prefix)
     return file

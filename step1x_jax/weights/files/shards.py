@@ -1,8 +1,8 @@
 """Weights in several .safetensors files with an index, as diffusers and transformers write them.
 
-STEM-00001-of-00002.safetensors, ..., and STEM.safetensors.index.json, whose `weight_map` says which
-file has which tensor. A variant is named in the index, too: STEM.safetensors.index.fp16.json. One
-file alone is STEM.safetensors, without an index.
+The files are STEM-00001-of-00002.safetensors, ..., and STEM.safetensors.index.json, whose
+`weight_map` gives the file of each tensor. A variant's index is named
+STEM.safetensors.index.fp16.json. A single file is STEM.safetensors, without an index.
 """
 
 import re
@@ -14,31 +14,35 @@ from etils import epath
 from step1x_jax.errors import UserError
 from step1x_jax.files import file_size, find, is_file, reason
 from step1x_jax.json_files import LARGEST, write_json
-from step1x_jax.weights.files.safetensors_io import SafetensorsFile, parse_unique, write_safetensors
-from step1x_jax.weights.finite import Finite
-from step1x_jax.weights.readers import Rows, Shape, Tensors, nbytes
+from step1x_jax.weights.files.safetensors_io import (
+    SafetensorsFile,
+    parse_json_object,
+    write_safetensors,
+)
+from step1x_jax.weights.finite import RequireFinite
+from step1x_jax.weights.readers import RowIndices, Shape, Tensors, nbytes
 
 STEM = "diffusion_pytorch_model"
 INDEX = ".safetensors.index.json"
-_ANY_INDEX = re.compile(r".*\.safetensors\.index(\.[\w-]+)?\.json")  # the group is the variant
+_ANY_INDEX = re.compile(r".*\.safetensors\.index(\.[\w-]+)?\.json")  # group 1: the variant
 _SHARD_NAME = re.compile(r"[^/\\]{1,240}\.safetensors")
-SHARD_BYTES = 10 * 10**9  # diffusers' own limit
+SHARD_BYTES = 10 * 10**9  # as diffusers
 
 
 def is_index(path: epath.PathLike) -> bool:
-    """Whether a file's name is that of an index."""
+    """Returns whether a file has the name of an index."""
     return _ANY_INDEX.fullmatch(epath.Path(path).name) is not None
 
 
 def indices(folder: epath.PathLike) -> list[epath.Path]:
-    """The indices of a folder; those of variants (fp16) only where there is no other."""
+    """Returns the indices in a folder; those of variants (fp16) only if there is no other."""
     found = [path for path in find(folder, "*.json") if is_index(path)]
     plain = [path for path in found if path.name.endswith(INDEX)]
     return plain or found
 
 
 class ShardedFile:
-    """The files of an index as one reader."""
+    """A reader of all files of an index."""
 
     def __init__(self, index: epath.PathLike):
         """Reads the index and all headers.
@@ -67,19 +71,19 @@ class ShardedFile:
                     other = self._file_of[name].path.name
                     raise UserError(
                         f"{self.path.parent} has {name} twice, in {other} and {file_name};"
-                        " download the folder anew, without files of another download in it."
+                        " download the folder again, without files of another download in it."
                     )
                 if where.get(name) != file_name:
                     raise UserError(
-                        f"{file_name} has {name}, which {self.path} does not say; download both"
-                        " again: they are of different downloads."
+                        f"{file_name} has {name}, which {self.path} does not list for it; download"
+                        " both again: they are from different downloads."
                     )
                 self._file_of[name] = file
         for name, file_name in where.items():
             if name not in self._file_of:
                 raise UserError(
-                    f"{file_name} lacks {name}, which {self.path} promises; download both again:"
-                    " they are of different downloads."
+                    f"{file_name} lacks {name}, which {self.path} lists; download both again: they"
+                    " are from different downloads."
                 )
         self.shapes: dict[str, Shape] = {}
         self.dtypes: dict[str, np.dtype] = {}
@@ -89,53 +93,55 @@ class ShardedFile:
             self.dtypes |= file.dtypes
             self.metadata |= file.metadata
 
-    def read(self, name: str, rows: Rows = None) -> np.ndarray:
-        """One tensor, or some of its rows, in the files' dtype."""
+    def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
+        """Reads one tensor, or some of its rows, in the file's dtype."""
         return self._file_of[name].read(name, rows)
 
 
 def _weight_map(path: epath.Path) -> dict[str, str]:
-    """The index: tensor -> name of a file in the index's folder."""
+    """Reads an index: tensor name -> name of a file in the index's folder."""
     try:
         if not is_file(path):
             raise UserError(f"{path} does not exist; give the index of a folder of weights.")
         if (size := file_size(path)) > LARGEST:
             raise ValueError(f"it has {size} bytes")
-        where: Any = parse_unique(path.read_bytes(), "its text").get("weight_map")
+        where: Any = parse_json_object(path.read_bytes(), "its text").get("weight_map")
         if not (where and isinstance(where, dict) and all(type(x) is str for x in where.values())):
             raise ValueError("its weight_map does not give a file for each tensor")
     except OSError as e:
-        raise UserError(f"{path} cannot be read ({reason(e)}); check its rights and disk.") from e
+        raise UserError(
+            f"{path} cannot be read ({reason(e)}); check its permissions and disk."
+        ) from e
     except ValueError as e:
-        raise UserError(f"{path} is no readable index ({e}); download it again.") from e
+        raise UserError(f"{path} is not a readable index ({e}); download it again.") from e
     for name in set(where.values()):
         if not _SHARD_NAME.fullmatch(name) or not name.isprintable():
             raise UserError(
-                f"{path} names {name!r}, which is no .safetensors file of its own folder; do not"
-                " use it unless you know where it is from."
+                f"{path} names {name!r}, which is not a .safetensors file in its own folder; do"
+                " not use it unless you know where it comes from."
             )
     return where
 
 
 def write_shards(folder: epath.Path, tensors: Tensors) -> None:
-    """Writes one file, or several with an index where it would be larger than SHARD_BYTES.
+    """Writes one file, or several and an index if the file would be larger than SHARD_BYTES.
 
     Args:
-      folder: where; it exists.
+      folder: an existing folder.
       tensors: what to write, in this order.
 
     Raises:
-      UserError: a tensor is not finite, the disk is full or the folder not writable.
+      UserError: a tensor is not finite, the disk is full, or the folder cannot be written.
     """
-    tensors = Finite(tensors, folder)
+    tensors = RequireFinite(tensors, folder)
     shards: list[list[str]] = [[]]
-    room = SHARD_BYTES
+    free = SHARD_BYTES
     for name in tensors.shapes:
-        if nbytes(tensors, name) > room and shards[-1]:
+        if nbytes(tensors, name) > free and shards[-1]:
             shards.append([])
-            room = SHARD_BYTES
+            free = SHARD_BYTES
         shards[-1].append(name)
-        room -= nbytes(tensors, name)
+        free -= nbytes(tensors, name)
     if len(shards) == 1:
         write_safetensors(folder / f"{STEM}.safetensors", tensors)
         return

@@ -1,1 +1,1 @@
-"""Names of tensors in published layouts, and where ours lie in them."""
+"""Official and other published layouts: names of tensors, and how they map to our parameters."""

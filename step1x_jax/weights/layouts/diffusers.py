@@ -1,16 +1,17 @@
-"""The one place that knows diffusers' layout: which rows of an official tensor it has where.
+"""Diffusers' layout: which rows of an official tensor are in which of its tensors.
 
-Checked against the class Step1XEditTransformer2DModel of diffusers' pull request 12249, against
-FluxTransformer2DModel, which its blocks are those of, and against AutoencoderKL. Fused projections
-are apart there (q, k, v, and the MLP of the single blocks); the last layer's modulation has scale
-before shift; the autoencoder's attention has linear layers for 1x1 convolutions, and its `up` runs
-the other way.
+Only this file knows that layout. It was checked against the class Step1XEditTransformer2DModel of
+diffusers' pull request 12249, against FluxTransformer2DModel, whose blocks it shares, and against
+AutoencoderKL. Differences from the official layout: fused projections are split (q, k, v, and the
+MLP of the single blocks); the last layer's modulation has scale before shift; the autoencoder's
+attention has linear layers instead of 1x1 convolutions, and its `up` levels are numbered in
+reverse.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from step1x_jax.weights.readers import Layout, Move, Shape
+from step1x_jax.weights.readers import LayoutMap, RowRange, Shape
 
 # Modules outside the blocks: official name -> diffusers' name.
 _STEP1X = {
@@ -21,16 +22,16 @@ _STEP1X = {
     "vector_in.in_layer": "vec_embed.in_layer",
     "vector_in.out_layer": "vec_embed.out_layer",
     "final_layer.linear": "proj_out",
-    "final_layer.adaLN_modulation.1": "norm_out.linear",  # its halves swapped, see _swapped
+    "final_layer.adaLN_modulation.1": "norm_out.linear",  # halves swapped, see _swap_halves
 }
 _FLUX = _STEP1X | {
     f"{ours}_in.{layer}": f"time_text_embed.{theirs}_embedder.{linear}"
     for ours, theirs in (("time", "timestep"), ("vector", "text"), ("guidance", "guidance"))
     for layer, linear in (("in_layer", "linear_1"), ("out_layer", "linear_2"))
 }
-_SWAPPED = "final_layer.adaLN_modulation.1"
+_SHIFT_SCALE = "final_layer.adaLN_modulation.1"
 
-# Inside a block: official module -> diffusers' modules, one after another along the rows.
+# Inside a block: official module -> diffusers' modules, concatenated along the rows.
 _DOUBLE = {
     "img_mod.lin": ("norm1.linear",),
     "txt_mod.lin": ("norm1_context.linear",),
@@ -61,10 +62,10 @@ _BLOCKS = {
 
 
 def modules_of(module: str, flux: bool = False) -> tuple[str, ...]:
-    """diffusers' modules of an official module of connector or DiT, in the order of its rows.
+    """Returns diffusers' modules for an official one of connector or DiT, in the order of its rows.
 
     Args:
-      module: such as double_blocks.0.img_attn.qkv.
+      module: official name, e.g. double_blocks.0.img_attn.qkv.
       flux: names of FluxTransformer2DModel instead of Step1XEditTransformer2DModel.
     """
     if module.startswith("connector."):
@@ -77,49 +78,51 @@ def modules_of(module: str, flux: bool = False) -> tuple[str, ...]:
     return ((_FLUX if flux else _STEP1X)[module],)
 
 
-def transformer_layout(official: Mapping[str, Shape], width: int, flux: bool = False) -> Layout:
-    """Connector and DiT.
+def transformer_layout(official: Mapping[str, Shape], width: int, flux: bool = False) -> LayoutMap:
+    """Returns the map from official tensors of connector and DiT to diffusers'.
 
     Args:
-      official: shapes of its tensors.
-      width: of the DiT, at which fused projections are cut.
+      official: shapes of the official tensors.
+      width: of the DiT, at which fused projections are split.
       flux: see `modules_of`.
     """
-    there: dict[str, Shape] = {}
-    moves: list[Move] = []
+    target: dict[str, Shape] = {}
+    ranges: list[RowRange] = []
     for name, shape in official.items():
         if name == "connector.scale_factor":
-            continue  # has no place there, see diffusers_folder.py
+            continue  # diffusers has no such tensor, see diffusers_folder.py
         module, _, kind = name.rpartition(".")
         theirs = [f"{m}.{'weight' if kind == 'scale' else kind}" for m in modules_of(module, flux)]
-        swap = module == _SWAPPED
-        new = _swapped(name, theirs[0], shape) if swap else _cut(name, theirs, shape[0], width)
-        for move in new:
-            rows = there.get(move.there, (0,))[0] + move.rows
-            there[move.there] = (rows, *shape[1:])
-        moves += new
-    return Layout(official, there, moves)
+        if module == _SHIFT_SCALE:
+            new = _swap_halves(name, theirs[0], shape)
+        else:
+            new = _split_rows(name, theirs, shape[0], width)
+        for part in new:
+            rows = target.get(part.target, (0,))[0] + part.size
+            target[part.target] = (rows, *shape[1:])
+        ranges += new
+    return LayoutMap(official, target, ranges)
 
 
-def _cut(name: str, theirs: Sequence[str], rows: int, width: int) -> list[Move]:
-    """One after another; all but the last are as wide as the model."""
+def _split_rows(name: str, theirs: Sequence[str], rows: int, width: int) -> list[RowRange]:
+    """Splits consecutive rows; all tensors but the last have as many rows as the model's width."""
     starts = [i * width for i in range(len(theirs))]
     stops = [*starts[1:], rows]
     return [
-        Move(name, start, there, 0, stop - start)
-        for there, start, stop in zip(theirs, starts, stops, strict=True)
+        RowRange(name, start, target, 0, stop - start)
+        for target, start, stop in zip(theirs, starts, stops, strict=True)
     ]
 
 
-def _swapped(name: str, theirs: str, shape: Shape) -> list[Move]:
-    """(shift, scale) there is (scale, shift)."""
+def _swap_halves(name: str, theirs: str, shape: Shape) -> list[RowRange]:
+    """Maps (shift, scale) to (scale, shift)."""
     half = shape[0] // 2
-    return [Move(name, 0, theirs, half, half), Move(name, half, theirs, 0, half)]
+    return [RowRange(name, 0, theirs, half, half), RowRange(name, half, theirs, 0, half)]
 
 
-# What a match becomes: a replacement, or a function that gives it.
+# A pattern, and its replacement or a function that returns it.
 _Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-_AUTOENCODER: list[_Rule] = [  # official module -> AutoencoderKL's, in this order
+_AUTOENCODER: list[_Rule] = [  # official module -> AutoencoderKL's; applied in this order
     (r"^(encoder|decoder)\.norm_out", r"\1.conv_norm_out"),
     (r"mid\.block_(\d+)", lambda m: f"mid_block.resnets.{int(m[1]) - 1}"),
     (r"mid\.attn_1\.norm", "mid_block.attentions.0.group_norm"),
@@ -131,24 +134,24 @@ _AUTOENCODER: list[_Rule] = [  # official module -> AutoencoderKL's, in this ord
 ]
 
 
-def autoencoder_layout(official: Mapping[str, Shape], levels: int) -> Layout:
-    """The autoencoder.
+def autoencoder_layout(official: Mapping[str, Shape], levels: int) -> LayoutMap:
+    """Returns the map from official tensors of the autoencoder to diffusers'.
 
     Args:
-      official: shapes of its tensors.
-      levels: resolutions; there the decoder's are counted from the other end.
+      official: shapes of the official tensors.
+      levels: number of resolutions; diffusers numbers the decoder's in reverse.
     """
     up: list[_Rule] = [
         (r"up\.(\d+)\.upsample", lambda m: f"up_blocks.{levels - 1 - int(m[1])}.upsamplers.0"),
         (r"up\.(\d+)\.block", lambda m: f"up_blocks.{levels - 1 - int(m[1])}.resnets"),
     ]
-    there: dict[str, Shape] = {}
-    moves = []
+    target: dict[str, Shape] = {}
+    ranges = []
     for name, shape in official.items():
         theirs = name
         for pattern, replacement in _AUTOENCODER + up:
             theirs = re.sub(pattern, replacement, theirs)
         is_linear = "attentions.0.to_" in theirs and len(shape) == 4
-        there[theirs] = shape[:2] if is_linear else shape
-        moves.append(Move(name, 0, theirs, 0, shape[0]))
-    return Layout(official, there, moves)
+        target[theirs] = shape[:2] if is_linear else shape
+        ranges.append(RowRange(name, 0, theirs, 0, shape[0]))
+    return LayoutMap(official, target, ranges)

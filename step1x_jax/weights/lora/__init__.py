@@ -1,1 +1,1 @@
-"""LoRAs: files, merging, and our adapters."""
+"""LoRAs: their files, merging, and our adapters."""

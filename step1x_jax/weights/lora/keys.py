@@ -1,16 +1,16 @@
-"""What the keys of LoRA files say: which layer, which half of it, of which model."""
+"""Parses the keys of LoRA files: which layer, which half of it, of which model."""
 
 from collections.abc import Container
 
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
-# What comes before a layer's halves, and which of them it is; maybe an adapter's name follows.
+# Suffix of a layer's name -> which half it is. An adapter's name may follow the suffix.
 HALVES = {
     ".lora_A": DOWN, ".lora_B": UP, ".lora_down": DOWN, ".lora_up": UP,
     ".lora.down": DOWN, ".lora.up": UP,
     ".lora_linear_layer.down": DOWN, ".lora_linear_layer.up": UP,
 }  # fmt: skip
 WEIGHT = ".weight"
-# What says of which of several models a layer is, or is a trainer's own.
+# Prefixes that say which of several models a layer is in, or that trainers add.
 PREFIXES = (
     "base_model.model.", "transformer.", "diffusion_model.", "model.", "unet.", "dit.", "module.",
     "_orig_mod.", "pipe.", "lora_unet_", "lora_transformer_", "lycoris_",
@@ -23,8 +23,8 @@ TEXT_ENCODERS = (
 )  # fmt: skip
 
 
-def key_parts(key: str) -> tuple[str, str, str | None] | None:
-    """A tensor's layer, which half or alpha it is, and its adapter's name, if the key has one."""
+def parse_key(key: str) -> tuple[str, str, str | None] | None:
+    """Returns a key's layer, half (or ALPHA) and adapter's name (or None); None: not a LoRA's."""
     if key.endswith(ALPHA):
         return key.removesuffix(ALPHA), ALPHA, None
     stem = key.removesuffix(WEIGHT)
@@ -38,14 +38,16 @@ def key_parts(key: str) -> tuple[str, str, str | None] | None:
 
 
 def layer_of(key: str) -> str:
-    """The layer of a half or an alpha, as the file calls it."""
-    parts = key_parts(key)
-    assert parts is not None  # it has been taken for a half
+    """Returns the layer of a half or an alpha, as named in the file."""
+    parts = parse_key(key)
+    assert parts is not None  # the caller has parsed the key
     return parts[0]
 
 
-def bare(layer: str, names: Container[str]) -> str:
-    """A layer's name without what says of which of several models it is."""
+def strip_prefixes(layer: str, names: Container[str]) -> str:
+    """Removes prefixes that say which of several models a layer is in, until the name is in
+    `names`.
+    """
     stripped = True
     while stripped and layer not in names:
         stripped = False

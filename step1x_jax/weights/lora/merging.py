@@ -1,4 +1,4 @@
-"""LoRAs added to the published weights to which they belong, as these are read."""
+"""Merges LoRAs into the official weights while these are read."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,19 @@ from step1x_jax.errors import UserError
 from step1x_jax.weights.finite import is_finite
 from step1x_jax.weights.lora.file import Lora
 from step1x_jax.weights.lora.names import WEIGHT
-from step1x_jax.weights.readers import Rows, Tensors
+from step1x_jax.weights.readers import RowIndices, Tensors
 
 
 class Merged:
-    """A reader of official tensors with LoRAs in them.
+    """A reader of official tensors with LoRAs merged into them.
 
-    To a weight is added scale * alpha / rank * up @ down of each LoRA: a sum in float32, which is
+    weight + sum over LoRAs of strength * alpha / rank * up @ down is computed in float32 and
     rounded once.
 
     Args:
-      source: the base.
+      source: reader of the base.
       loras: each with its strength.
-      dtypes: of all tensors; None: as in the base.
+      dtypes: of all tensors; None: those of the base.
 
     Raises:
       UserError: a strength is not finite.
@@ -41,15 +41,15 @@ class Merged:
         self.dtypes = source.dtypes if dtypes is None else dtypes
         self._last: tuple[str, list[tuple[int, np.ndarray]]] = "", []
 
-    def read(self, name: str, rows: Rows = None) -> np.ndarray:
-        """One tensor, or some of its rows.
+    def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
+        """Reads one tensor, or some of its rows.
 
         Raises:
           UserError: a sum is not finite.
         """
         weight, dtype = self._source.read(name, rows), self.dtypes[name]
         products = self._products(name)
-        with np.errstate(over="ignore", invalid="ignore"):  # told below, or when it is written
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below, or on writing
             if not products:
                 return weight.astype(dtype, copy=False)
             total = weight.astype(np.float32)
@@ -62,25 +62,24 @@ class Merged:
             result = total.astype(dtype, copy=False)
         if not is_finite(result):
             raise UserError(
-                f"{name} with its LoRA is too large for {dtype}; give a smaller strength"
-                " (--lora_scale)."
+                f"{name} with its LoRA overflows {dtype}; give a smaller strength (--lora_scale)."
             )
         return result
 
     def _products(self, name: str) -> list[tuple[int, np.ndarray]]:
-        """What is added to a weight: the first row, and the product of all rows.
+        """Returns what is added to a weight: first row and product of each delta.
 
-        Those of some rows may be rounded in another order. The last ones are kept: devices ask for
-        rows of one weight one after another.
+        Products are computed for all rows, because those of some rows may be rounded differently.
+        The last weight's are cached: devices request rows of one weight one after another.
         """
         if self._last[0] != name:
             products = []
             module = name.removesuffix(WEIGHT) if name.endswith(WEIGHT) else ""
             for lora, strength in self._loras:
-                for piece in lora.pieces(module) if module in lora.shapes else ():
-                    up, down = piece.up.astype(np.float32), piece.down.astype(np.float32)
-                    with np.errstate(over="ignore", invalid="ignore"):  # told by `read`
-                        product = np.float32(strength * piece.scale) * (up @ down)
-                    products.append((piece.start, product))
+                for delta in lora.deltas(module) if module in lora.shapes else ():
+                    up, down = delta.up.astype(np.float32), delta.down.astype(np.float32)
+                    with np.errstate(over="ignore", invalid="ignore"):  # checked by `read`
+                        product = np.float32(strength * delta.scale) * (up @ down)
+                    products.append((delta.start, product))
             self._last = name, products
         return self._last[1]

@@ -1,7 +1,7 @@
-"""The linear layers that a LoRA may adapt, and what they are called in the files that occur.
+"""The linear layers that a LoRA may adapt, and their names in LoRA files.
 
-A `Rows` says which rows of which published weight a layer is: of diffusers' layers,
-diffusers_names.py knows it.
+`LayerRows` says which rows of which official weight a layer is. For diffusers' layers they follow
+from layouts/diffusers.py.
 """
 
 import dataclasses
@@ -15,35 +15,42 @@ WEIGHT = ".weight"
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-    """A layer by some name: rows of a published layer's weight, in the order that it has them."""
+class LayerRows:
+    """A layer under some name: rows of an official layer's weight.
 
-    module: str  # published
+    Attributes:
+      module: name of the official layer.
+      name: of the layer itself.
+      segments: ranges (first row, last row + 1) of the official weight, in the order of the layer's
+        rows.
+    """
+
+    module: str
     name: str
-    segments: tuple[tuple[int, int], ...]  # first row and the one behind the last
+    segments: tuple[tuple[int, int], ...]
 
     @property
     def start(self) -> int:
-        """The first of its rows in the published weight."""
+        """The first of its rows in the official weight."""
         return min(first for first, _ in self.segments)
 
     @property
     def size(self) -> int:
-        """How many there are; they are one run in the published weight."""
+        """The number of its rows; in the official weight they are contiguous."""
         return sum(last - first for first, last in self.segments)
 
-    def taken(self, published: np.ndarray) -> np.ndarray:
-        """Its rows of the published weight's."""
+    def take(self, published: np.ndarray) -> np.ndarray:
+        """Returns its rows of the official weight, in its own order."""
         return np.concatenate([published[first:last] for first, last in self.segments])
 
-    def put_back(self, own: np.ndarray) -> np.ndarray:
-        """Its own rows in the order that they have in the published weight."""
+    def restore_order(self, own: np.ndarray) -> np.ndarray:
+        """Returns its own rows in the order of the official weight."""
         order = np.concatenate([np.arange(*segment) for segment in self.segments])
         return own[np.argsort(order)]
 
 
-def adaptable(table: Table) -> dict[str, tuple[int, int]]:
-    """The published linear layers and the shapes of their weights, (out, in)."""
+def linear_shapes(table: Table) -> dict[str, tuple[int, int]]:
+    """Returns the official linear layers and the shapes of their weights, (out, in)."""
     return {
         name.removesuffix(WEIGHT): (entry.shape[0], entry.shape[1])
         for name, entry in table.items()
@@ -51,23 +58,25 @@ def adaptable(table: Table) -> dict[str, tuple[int, int]]:
     }
 
 
-def diffusers_layers(module: str, shape: tuple[int, int]) -> list[Rows]:
-    """What diffusers' model has in a published layer's place.
+def diffusers_layers(module: str, shape: tuple[int, int]) -> list[LayerRows]:
+    """Returns the layers of diffusers' model that make up an official layer.
 
     Args:
-      module: the published name.
-      shape: of its weight.
+      module: official name.
+      shape: of its weight, (out, in).
     """
     weight = module + WEIGHT
-    segments: dict[str, list[tuple[int, int]]] = {}  # a layer's rows, in the order that it has them
-    moves = transformer_layout({weight: shape}, shape[1]).moves  # q, k, v are as wide as the input
-    for move in sorted(moves, key=lambda move: move.there_at):
-        rows = move.here_at, move.here_at + move.rows
-        segments.setdefault(move.there.removesuffix(WEIGHT), []).append(rows)
-    return [Rows(module, name, tuple(rows)) for name, rows in segments.items()]
+    segments: dict[str, list[tuple[int, int]]] = {}  # in the order of the layer's own rows
+    ranges = transformer_layout(
+        {weight: shape}, shape[1]
+    ).ranges  # q, k, v are as wide as the input
+    for part in sorted(ranges, key=lambda part: part.target_start):
+        rows = part.source_start, part.source_start + part.size
+        segments.setdefault(part.target.removesuffix(WEIGHT), []).append(rows)
+    return [LayerRows(module, name, tuple(rows)) for name, rows in segments.items()]
 
 
-# Inside a block: published module -> the name in DiffSynth's model, which has the same rows.
+# Inside a block: official module -> its name in DiffSynth's model; rows are the same.
 _DIFFSYNTH = {
     "img_mod.lin": "norm1_a.linear",
     "txt_mod.lin": "norm1_b.linear",
@@ -89,12 +98,12 @@ _DIFFSYNTH_OUTSIDE = {
     "vector_in.in_layer": "pooled_text_embedder.0",
     "vector_in.out_layer": "pooled_text_embedder.2",
     "final_layer.linear": "final_proj_out",
-    "final_layer.adaLN_modulation.1": "final_norm_out.linear",  # scale before shift, as diffusers
+    "final_layer.adaLN_modulation.1": "final_norm_out.linear",  # scale before shift, too
 }
 
 
 def _other_names(module: str) -> list[str]:
-    """Names of a published layer outside of diffusers' Step1X-Edit, of the same rows as there."""
+    """Returns further names of an official layer that has the rows of diffusers' layer."""
     names = [_DIFFSYNTH_OUTSIDE[module]] if module in _DIFFSYNTH_OUTSIDE else []
     if module.startswith(("time_in.", "vector_in.")):
         names += modules_of(module, flux=True)
@@ -108,26 +117,26 @@ def _diffsynth_name(module: str) -> str | None:
     return f"{blocks.removeprefix('double_')}.{number}.{_DIFFSYNTH[name]}"
 
 
-def spellings(table: Table) -> dict[str, Rows]:
-    """Every name under which a LoRA file may have a layer of this model.
+def layer_names(table: Table) -> dict[str, LayerRows]:
+    """Returns the layers of this model by every name that a LoRA file may use.
 
-    These are the published names, diffusers' (of FLUX.1, too) and DiffSynth's, as they are and
-    joined by underscores, as kohya does behind `lora_unet_`.
+    These are the official names, diffusers' (also FLUX.1's) and DiffSynth's, each with dots and, as
+    kohya writes them after `lora_unet_`, with underscores.
     """
-    found: dict[str, Rows] = {}
-    for module, shape in adaptable(table).items():
-        whole = Rows(module, module, ((0, shape[0]),))
+    found: dict[str, LayerRows] = {}
+    for module, shape in linear_shapes(table).items():
+        official = LayerRows(module, module, ((0, shape[0]),))
         theirs = diffusers_layers(module, shape)
-        rows = [whole, *theirs]
+        rows = [official, *theirs]
         rows += [dataclasses.replace(theirs[0], name=name) for name in _other_names(module)]
         if name := _diffsynth_name(module):
-            rows.append(dataclasses.replace(whole, name=name))
+            rows.append(dataclasses.replace(official, name=name))
         for one in rows:
             for name in (one.name, one.name.replace(".", "_")):
-                found.setdefault(name, one)  # equal names (connector) are equal layers
+                found.setdefault(name, one)  # equal names (connector) are the same layer
     return found
 
 
 def kohya_name(layer: str) -> str:
-    """A layer's name as kohya writes it."""
+    """Returns a layer's name in kohya's format."""
     return "lora_unet_" + layer.replace(".", "_")

@@ -1,11 +1,11 @@
-"""Rank and alpha of a LoRA's layers, where files say them apart from the tensors.
+"""Reads rank and alpha of a LoRA's layers where they are not stored as tensors.
 
-- the header's JSON, of diffusers and PEFT: `lora_adapter_metadata` and the like, with r,
-  lora_alpha, rank_pattern, alpha_pattern and use_rslora;
-- the header itself, of kohya and others: ss_network_alpha and ss_network_dim, lora_alpha, rank;
+- JSON in the header, from diffusers and PEFT: `lora_adapter_metadata` etc., with r, lora_alpha,
+  rank_pattern, alpha_pattern and use_rslora;
+- header entries, from kohya and others: ss_network_alpha and ss_network_dim, lora_alpha, rank;
 - JSON beside the file: PEFT's adapter_config.json, or NAME.json and lora_config.json.
 
-Several may speak of one LoRA: then they must agree.
+If several of these exist, they must agree.
 """
 
 import math
@@ -29,8 +29,8 @@ ALPHAS = ("lora_alpha", "ss_network_alpha", "network_alpha", "alpha")
 RANKS = ("r", "ss_network_dim", "network_dim", "lora_rank", "lora_dim", "rank", "dim")
 UNSET = ("", "None", "none", "null")
 LARGEST = 16 << 20  # bytes of settings beside a file
-# What makes a PEFT adapter something else than alpha / rank * up @ down on the published weights.
-OTHERS = (
+# Settings with which a PEFT adapter is not alpha / rank * up @ down on the official weights.
+UNSUPPORTED = (
     "use_dora", "lora_bias", "use_qalora", "use_bdlora", "layer_replication", "arrow_config",
     "alora_invocation_tokens", "megatron_config", "target_parameters",
 )  # fmt: skip
@@ -41,18 +41,18 @@ Alpha = Annotated[float, Meta(ge=0, le=1e15)]
 
 
 class Settings:
-    """What one place says of the ranks and alphas of a LoRA."""
+    """Ranks and alphas of a LoRA according to one source."""
 
     def __init__(self, source: str, values: Mapping[str, Any], *, peft: bool):
         """Reads the settings.
 
         Args:
-          source: where they are from, for messages.
-          values: names and numbers, or texts of numbers.
-          peft: they are those of a PEFT LoraConfig, which has both r and lora_alpha.
+          source: where they come from, for messages.
+          values: names and numbers, or numbers as text.
+          peft: they are a PEFT LoraConfig, which must have both r and lora_alpha.
 
         Raises:
-          UserError: they are of no plain LoRA, or cannot be read.
+          UserError: they are not those of a plain LoRA, or cannot be read.
         """
         self.source = source
         self._check_kind(values)
@@ -63,46 +63,46 @@ class Settings:
         if peft and (self._alpha is None or self._rank is None):
             name = "lora_alpha" if self._alpha is None else "r"
             raise UserError(
-                f"{source}: {name} of the LoRA's settings cannot be read, for it is missing; add it"
-                " as it was trained."
+                f"{source}: {name} is missing or not a number in the LoRA's settings; add the value"
+                " with which it was trained."
             )
         self._alphas = self._patterns(values, "alpha_pattern", Alpha)
         self._ranks = self._patterns(values, "rank_pattern", Rank)
 
     def alpha(self, names: tuple[str, ...], rank: int) -> float | None:
-        """The alpha of a layer, None if nothing is said of it.
+        """Returns the alpha of a layer, or None if the settings do not give one.
 
         Args:
-          names: of the layer, as patterns may have it.
+          names: of the layer, as patterns may spell it.
           rank: of its tensors.
 
         Raises:
-          UserError: the settings give it another rank, or an alpha that is no number.
+          UserError: the settings give the layer another rank, or an alpha that is not a number.
         """
-        said = _first(self._ranks, names, self._rank)
-        if said is not None and said != rank:
+        expected = _first(self._ranks, names, self._rank)
+        if expected is not None and expected != rank:
             raise UserError(
-                f"{self.source}: {names[0]} has rank {rank}, its settings say {said:g}; weights and"
-                " settings are of different LoRAs: put each into a folder of its own."
+                f"{self.source}: {names[0]} has rank {rank}, its settings say {expected:g}; weights"
+                " and settings are from different LoRAs: put each LoRA into its own folder."
             )
         alpha = _first(self._alphas, names, self._alpha)
         if alpha is None and self._alpha_text is not None:
             raise UserError(
-                f"{self.source}: alpha is {shown(self._alpha_text)}, no number, and {names[0]} has"
-                " none of its own; ask for the LoRA with its alphas."
+                f"{self.source}: alpha is {shown(self._alpha_text)}, not a number, and {names[0]}"
+                " has no alpha of its own; get the LoRA with its alphas."
             )
         if alpha is not None and self._rslora:
-            alpha *= math.sqrt(rank)  # alpha / sqrt(rank) is what PEFT multiplies with then
+            alpha *= math.sqrt(rank)  # rsLoRA's factor is alpha / sqrt(rank)
         return alpha
 
     def _check_kind(self, values: Mapping[str, Any]) -> None:
         kind = values.get("peft_type", "LORA")
         if kind != "LORA":
             raise UserError(
-                f"{self.source}: the adapter is of the kind {shown(kind)}, and only LORA can be"
+                f"{self.source}: the adapter's peft_type is {shown(kind)}, but only LORA can be"
                 " read; merge it with PEFT, and give the model."
             )
-        for field in OTHERS:
+        for field in UNSUPPORTED:
             if values.get(field):
                 raise UserError(
                     f"{self.source}: the LoRA has {field}, which cannot be converted; merge it with"
@@ -111,9 +111,9 @@ class Settings:
         start = values.get("init_lora_weights")
         if isinstance(start, str) and start.lower().startswith(CHANGED_BASE):
             raise UserError(
-                f"{self.source}: the LoRA began as {shown(start)}, which changes the base, so it"
-                " does not belong to the published weights; save it with PEFT's"
-                " path_initial_model_for_weight_conversion, which makes a plain LoRA of it."
+                f"{self.source}: the LoRA was initialized with {shown(start)}, which changes the"
+                " base, so it does not fit the official weights; save it with PEFT's"
+                " path_initial_model_for_weight_conversion, which converts it to a plain LoRA."
             )
 
     def _number(self, values: Mapping[str, Any], names: tuple[str, ...], kind: Any) -> float | None:
@@ -125,15 +125,15 @@ class Settings:
             if isinstance(value, str):
                 if not re.fullmatch(r"\s*\d{1,9}(\.\d{1,18})?(e[+-]?\d{1,2})?\s*", value):
                     if names is ALPHAS:
-                        self._alpha_text = value  # "Dynamic", say: the tensors have them
+                        self._alpha_text = value  # e.g. "Dynamic": the tensors have the alphas
                     continue
                 number = float(value)
                 value = int(number) if kind is Rank and number == int(number) else number
             found[name] = build(kind, value, self.source, name)
         if len(set(found.values())) > 1:
-            told = " and ".join(f"{name} {value:g}" for name, value in found.items())
+            both = " and ".join(f"{name} {value:g}" for name, value in found.items())
             raise UserError(
-                f"{self.source} says {told}, which cannot both be; correct the settings."
+                f"{self.source} has {both}, which contradict each other; correct the settings."
             )
         return next(iter(found.values()), None)
 
@@ -142,20 +142,20 @@ class Settings:
         return NamePatterns(patterns or {}, f"{self.source}, {name}")
 
 
-def _first(patterns: NamePatterns, names: tuple[str, ...], otherwise: float | None) -> float | None:
+def _first(patterns: NamePatterns, names: tuple[str, ...], default: float | None) -> float | None:
     found = (patterns.get(name) for name in names)
-    return next((value for value in found if value is not None), otherwise)
+    return next((value for value in found if value is not None), default)
 
 
-def settings_of(path: epath.Path, metadata: Mapping[str, str]) -> list[Settings]:
-    """What is said of a LoRA in its header and beside it.
+def load_settings(path: epath.Path, metadata: Mapping[str, str]) -> list[Settings]:
+    """Reads all settings of a LoRA, in its header and beside it.
 
     Args:
       path: of its file.
       metadata: of its header.
 
     Raises:
-      UserError: settings that cannot be read, or are of no plain LoRA.
+      UserError: settings cannot be read, or are not those of a plain LoRA.
     """
     result = []
     for name in IN_HEADER:
@@ -165,18 +165,18 @@ def settings_of(path: epath.Path, metadata: Mapping[str, str]) -> list[Settings]
             values = parse_json(text, source)
             if not isinstance(values, dict):
                 raise UserError(
-                    f"{source} is {shown(values)}, no JSON object; ask for the LoRA with its"
+                    f"{source} is {shown(values)}, not a JSON object; get the LoRA with its"
                     " settings."
                 )
-            result.append(Settings(source, _own(values), peft=name == METADATA))
+            result.append(Settings(source, _model_settings(values), peft=name == METADATA))
     if any(name in metadata for name in (*ALPHAS, *RANKS)):
         result.append(Settings(str(path), metadata, peft=False))
-    result += _beside(path)
+    result += _settings_beside(path)
     return result
 
 
-def _own(values: dict[str, Any]) -> dict[str, Any]:
-    """A pipeline's file has the settings of all its models, each under the model's name."""
+def _model_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the model's own settings; a pipeline's file has those of several models."""
     own = {
         key.removeprefix("transformer."): value
         for key, value in values.items()
@@ -185,8 +185,8 @@ def _own(values: dict[str, Any]) -> dict[str, Any]:
     return own or values
 
 
-def _beside(path: epath.Path) -> Iterator[Settings]:
-    """The settings in JSON files beside a LoRA."""
+def _settings_beside(path: epath.Path) -> Iterator[Settings]:
+    """Yields the settings in JSON files beside a LoRA."""
     folder, stem = path.parent, path.name.removesuffix(".safetensors")
     another = path.name != LORA_NAMES[0] and is_file(folder / LORA_NAMES[0])
     if not another and is_file(folder / CONFIG):
@@ -198,6 +198,6 @@ def _beside(path: epath.Path) -> Iterator[Settings]:
         try:
             values = read_json(file)
         except UserError:
-            continue  # it may be of anything, and has not said that it is of a LoRA
+            continue  # it may belong to anything else
         if any(key in values for key in (*ALPHAS, *RANKS, "peft_type")):
             yield Settings(str(file), values, peft=values.get("peft_type") == "LORA")

@@ -1,1 +1,1 @@
-"""The folder of a run: which checkpoints it has, what they say of themselves, and their arrays."""
+"""A run's folder, as others read it: its checkpoints, their descriptions and their arrays."""

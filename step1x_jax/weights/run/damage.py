@@ -1,8 +1,8 @@
-"""Which failures to read a checkpoint are damage, and which not; why writing one fails.
+"""Which failures to read a checkpoint are damage, and which are not; why writing one fails.
 
-Damage is in the files and stays there: a wrong checksum or fingerprint, a missing file, bytes that
-make no sense. Missing rights, a full memory, a disk or a network that fails for now and a process
-that is gone are no damage: a checkpoint is never set aside for them.
+Damage is in the files and permanent: a wrong checksum or fingerprint, a missing file, invalid
+bytes. Missing permissions, full memory, a temporary failure of disk or network, and a lost process
+are not damage: a checkpoint is never set aside for these.
 """
 
 import contextlib
@@ -18,40 +18,40 @@ from jax.experimental import multihost_utils
 from step1x_jax.errors import UserError
 from step1x_jax.files import is_remote, reason
 
-# Of the system's errors those that files with wrong names or of another kind cause.
-OF_FILES = (
+# System errors that are caused by missing files or files of another type.
+DAMAGE_ERRNOS = (
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP
 )  # fmt: skip
-# Of tensorstore's those that are not about what is stored.
-STATUSES = (
+# tensorstore's statuses that do not depend on what is stored.
+ENVIRONMENT_STATUSES = (
     "PERMISSION_DENIED", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "UNAVAILABLE",
     "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED",
 )  # fmt: skip
-CLIENTS = ("aiohttp", "gcsfs", "google", "requests", "urllib3")  # of object stores
+CLIENT_PACKAGES = ("aiohttp", "gcsfs", "google", "requests", "urllib3")  # of object stores' clients
 
 
 class DamagedError(Exception):
-    """A checkpoint that cannot be trusted."""
+    """A checkpoint is damaged."""
 
 
 @contextlib.contextmanager
-def damage(path: epath.Path, what: str) -> Iterator[None]:
-    """Around reading from a checkpoint: one outcome on all processes.
+def detect_damage(path: epath.Path, what: str) -> Iterator[None]:
+    """A context for reading from a checkpoint, with the same outcome on all processes.
 
     Args:
       path: of the checkpoint.
-      what: fails if reading fails, for the message.
+      what: the message if reading fails.
 
     Raises:
       DamagedError: reading failed, here or on another process, because of what is stored.
-      UserError: it failed for another reason.
+      UserError: reading failed for another reason.
     """
     error: Exception | None = None
     try:
         yield
-    except Exception as e:  # Orbax, tensorstore and JSON each have their own
+    except Exception as e:  # Orbax, tensorstore and JSON raise different types
         error = e
-    other = None if error is None else _other_reason(error, path)
+    other = None if error is None else _environment_reason(error, path)
     if jax.process_count() > 1:
         failures = np.array([error is not None, other is not None])
         failed, otherwise = np.any(multihost_utils.process_allgather(failures), axis=0)
@@ -61,37 +61,40 @@ def damage(path: epath.Path, what: str) -> Iterator[None]:
             other = "on another process"
     if other is not None:
         raise UserError(
-            f"{path} cannot be read ({other}); check rights, disk, network and memory, and run the"
-            " command again: the checkpoint was left as it is."
+            f"{path} cannot be read ({other}); check permissions, disk, network and memory, and"
+            " run the command again; the checkpoint was not changed."
         ) from error
     if error is not None:
-        first = list(_chain(error))[-1]  # Orbax says it in many words
+        first = list(_chain(error))[-1]  # the cause; Orbax wraps it in long messages
         raise DamagedError(f"{what}: {first!r}".split("\n")[0][:200]) from error
 
 
-def _other_reason(error: BaseException, path: epath.Path) -> str | None:
-    """Why reading failed, if the reason is not in the files."""
+def _environment_reason(error: BaseException, path: epath.Path) -> str | None:
+    """Returns why reading failed, if the cause is not in the files."""
     for one in _chain(error):
         if isinstance(one, MemoryError):
             return "out of memory"
         missing = isinstance(one, FileNotFoundError)
-        if isinstance(one, OSError) and not missing and one.errno not in OF_FILES:
+        if isinstance(one, OSError) and not missing and one.errno not in DAMAGE_ERRNOS:
             return reason(one)
         text = str(one)
         if code := re.search(r"os_error_code='(\d+)'", text):
-            if int(code[1]) not in OF_FILES:
-                return why_not_done(text)
-        elif isinstance(one, ValueError) and text.startswith(STATUSES):
-            return why_not_done(text)
+            if int(code[1]) not in DAMAGE_ERRNOS:
+                return failure_reason(text)
+        elif isinstance(one, ValueError) and text.startswith(ENVIRONMENT_STATUSES):
+            return failure_reason(text)
         if isinstance(one, jax.errors.JaxRuntimeError):
-            return why_not_done(text)
-        if type(one).__module__.split(".")[0] in CLIENTS or "can't start new thread" in text:
-            return f"{type(one).__name__}: {why_not_done(text)}"
+            return failure_reason(text)
+        if (
+            type(one).__module__.split(".")[0] in CLIENT_PACKAGES
+            or "can't start new thread" in text
+        ):
+            return f"{type(one).__name__}: {failure_reason(text)}"
     return None if is_remote(path) else _unreadable(path)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that led to it."""
+    """Yields an exception and those that caused it."""
     seen: list[BaseException] = []
     todo: list[BaseException | None] = [error]
     while todo:
@@ -102,26 +105,31 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     yield from seen
 
 
-def why_not_done(text: str) -> str:
-    """The system's reason in one of tensorstore's messages, on one line."""
-    said = re.split(r" \[(?=[a-z])", text)[0]  # behind it are codes and places
-    return " ".join(said.rsplit(": ", 1)[-1].split())[:200]
+def failure_reason(text: str) -> str:
+    """Returns the system's reason in one of tensorstore's messages, on one line."""
+    message = re.split(r" \[(?=[a-z])", text)[0]  # codes and source locations follow
+    return " ".join(message.rsplit(": ", 1)[-1].split())[:200]
 
 
-def why_not_written(e: OSError | ValueError) -> str | None:
-    """Why writing failed: the system's reason, which tensorstore puts into a ValueError.
+def write_failure_reason(e: OSError | ValueError) -> str | None:
+    """Returns why writing failed.
+
+    Args:
+      e: an OSError, or tensorstore's ValueError, which contains the system's reason.
 
     Returns:
       The reason; None: it is another error.
     """
     if isinstance(e, OSError):
-        return e.strerror or why_not_done(str(e))
-    from_store = "os_error_code" in str(e) or str(e).startswith(STATUSES)
-    return why_not_done(str(e)) if from_store else None
+        return e.strerror or failure_reason(str(e))
+    from_store = "os_error_code" in str(e) or str(e).startswith(ENVIRONMENT_STATUSES)
+    return failure_reason(str(e)) if from_store else None
 
 
 def _unreadable(path: epath.Path) -> str | None:
-    """Why a file in a local folder cannot be opened: Orbax takes some of these for missing ones."""
+    """Returns why a file in a local folder cannot be opened; Orbax takes some of these for missing
+    files.
+    """
     try:
         if not path.is_dir():
             path.exists()
@@ -135,5 +143,5 @@ def _unreadable(path: epath.Path) -> str | None:
                 with entry.open("rb") as f:
                     f.read(1)
     except OSError as e:
-        return None if e.errno in OF_FILES else f"{reason(e)}: {e.filename or path}"
+        return None if e.errno in DAMAGE_ERRNOS else f"{reason(e)}: {e.filename or path}"
     return None

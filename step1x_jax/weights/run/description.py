@@ -1,6 +1,6 @@
-"""What a checkpoint says of itself: the run's config and records, and of each array what it is.
+"""A checkpoint's description: config and data sets of the run; shape, dtype and hash of each array.
 
-It is in the file _CHECKPOINT_METADATA, as the part of Orbax's JSON that is ours.
+It is stored in the file _CHECKPOINT_METADATA, in the part of Orbax's JSON that is ours.
 """
 
 import dataclasses
@@ -16,17 +16,17 @@ from step1x_jax.errors import UserError
 from step1x_jax.json_files import build, parse_json
 from step1x_jax.models.config import LoraConfig, ModelConfig
 from step1x_jax.weights.run import earlier
-from step1x_jax.weights.run.damage import damage
-from step1x_jax.weights.run.fingerprints import About, Arrays, checksum, same, summary
+from step1x_jax.weights.run.damage import detect_damage
+from step1x_jax.weights.run.fingerprints import ArrayInfos, Arrays, checksum, matches, summary
 from step1x_jax.weights.run.folder import COMMITTED, check_listed
 
-DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's name for it
-WEIGHTS = "state"  # the one item of a checkpoint that is weights alone, so named by Orbax
-# 3: other names and shapes, see earlier.py; 2: fingerprints were one sum of bits, besides; 1: other
-# names again.
+DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's name of the file
+WEIGHTS = "state"  # the only item of a checkpoint of weights alone; Orbax names it
+# Schema 3: other names and shapes, see earlier.py. 2: also, a fingerprint was a single sum of bits.
+# 1: other names again.
 SCHEMA_VERSION = 4
 READ = (2, 3, SCHEMA_VERSION)
-# Of parameters, moments and counters, and of files that launch.convert wrote as checkpoints.
+# Dtypes of parameters, moments and counters, and of files that launch.convert wrote as checkpoints.
 DTYPES = (
     "float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2",
     "int64", "int32", "int8", "uint64", "uint32", "uint8",
@@ -34,7 +34,7 @@ DTYPES = (
 
 
 class _OrbaxMetadata(TypedDict, total=False):
-    """The file; of another type Orbax could read none of the run's checkpoints."""
+    """The whole file. If a field had another type, Orbax could not read the run's checkpoints."""
 
     item_handlers: dict[str, Any] | str | None
     metrics: dict[str, Any] | None
@@ -45,21 +45,21 @@ class _OrbaxMetadata(TypedDict, total=False):
 
 
 @dataclasses.dataclass
-class Description:
+class CheckpointDescription:
     """A checkpoint without its arrays.
 
     Attributes:
-      config: the run's config as JSON: what it says of the model and of adapters is read here.
-      arrays: by item.
-      base: of adapters, the arrays of the weights to which they belong; None: not known.
-      records: fingerprint of each data set of data.path (`records_fingerprint`); None: not known.
-      package: the version of step1x_jax that wrote it; "": one that did not say so yet.
-      schema: how it names and shapes its arrays.
+      config: the run's config as JSON; only its sections on model and adapters are read here.
+      arrays: shape, dtype and fingerprint of the arrays, by item.
+      base: for adapters, the same of the weights on which they were trained; None: unknown.
+      records: fingerprint of each data set of data.path (`records_fingerprint`); None: unknown.
+      package: the version of step1x_jax that wrote it; "": one that did not record its version.
+      schema: version of the names and shapes of its arrays.
     """
 
     config: Mapping[str, Any]
-    arrays: dict[str, About]
-    base: About | None = None
+    arrays: dict[str, ArrayInfos]
+    base: ArrayInfos | None = None
     records: list[str] | None = None
     package: str = step1x_jax.__version__
     schema: int = SCHEMA_VERSION
@@ -67,36 +67,36 @@ class Description:
     @property
     def is_earlier(self) -> bool:
         """Whether its arrays have the names and shapes of earlier.py."""
-        return self.schema <= earlier.LAST
+        return self.schema <= earlier.LAST_SCHEMA
 
     @functools.cached_property
     def model(self) -> ModelConfig:
         """Sizes and dtypes of the model.
 
         Raises:
-          UserError: they are of no model.
+          UserError: the config's section is not valid.
         """
-        return _section(ModelConfig, self.config, "model")
+        return _read_section(ModelConfig, self.config, "model")
 
     @functools.cached_property
     def lora(self) -> LoraConfig:
         """Settings of the adapters; rank 0: all parameters are trained."""
-        return _section(LoraConfig, self.config, "lora")
+        return _read_section(LoraConfig, self.config, "lora")
 
     @property
     def start_from(self) -> str:
-        """Where the run found the weights that it started from, or its adapters' base."""
+        """Path of the weights from which the run started, or of its adapters' base."""
         values = self.config.get("training", {})
         source = values.get("start_from", "") if isinstance(values, dict) else ""
         return source if isinstance(source, str) else ""
 
     @property
     def trained(self) -> str:
-        """The item that holds what was trained."""
+        """Name of the item that holds the trained parameters."""
         return WEIGHTS if WEIGHTS in self.arrays else "params"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON has it, with a checksum."""
+        """Returns the description as JSON, with a checksum."""
         values: dict[str, Any] = {
             "schema_version": self.schema,
             "config": self.config,
@@ -109,22 +109,25 @@ class Description:
         return values | {"checksum": checksum(values)}
 
 
-def read_description(path: epath.Path) -> Description:
-    """What a checkpoint says of itself.
+def read_description(path: epath.Path) -> CheckpointDescription:
+    """Reads a checkpoint's description.
+
+    Args:
+      path: WORKDIR/checkpoints/STEP.
 
     Raises:
-      DamagedError: it cannot be read or is not what was saved.
-      UserError: it is of another version; or it cannot be read for now.
+      DamagedError: it cannot be read, or is not what was saved.
+      UserError: it has an unsupported version, or cannot be read at the moment.
     """
     check_listed(path, COMMITTED)
-    with damage(path, "its description cannot be read"):
+    with detect_damage(path, "its description cannot be read"):
         text = (path / DESCRIPTION).read_bytes()
-    if re.search(rb"[:,\[]\s*(NaN|-?Infinity)\b", text):  # Python's JSON once let settings be so
+    if re.search(rb"[:,\[]\s*(NaN|-?Infinity)\b", text):  # earlier versions accepted these
         raise UserError(
-            f"a setting in {path / DESCRIPTION} is not a finite number, which runs can no longer"
-            " have; go on with the version of step1x_jax that wrote it."
+            f"a setting in {path / DESCRIPTION} is not a finite number, which is no longer"
+            " supported; continue with the version of step1x_jax that wrote it."
         )
-    with damage(path, "its description cannot be read"):
+    with detect_damage(path, "its description cannot be read"):
         about = build(_OrbaxMetadata, parse_json(text, DESCRIPTION), DESCRIPTION)["custom_metadata"]
         if about.pop("checksum") != checksum(about):
             raise ValueError("its checksum is wrong")
@@ -138,15 +141,17 @@ def read_description(path: epath.Path) -> Description:
                 for one in (*arrays.values(), base or {}):
                     for array in one.values():
                         array["fingerprint"] = [array["fingerprint"]]
-            arrays = build(dict[str, About], arrays, DESCRIPTION, "arrays")
-            base = build(About | None, base, DESCRIPTION, "base")
+            arrays = build(dict[str, ArrayInfos], arrays, DESCRIPTION, "arrays")
+            base = build(ArrayInfos | None, base, DESCRIPTION, "base")
             records = build(list[str] | None, records, DESCRIPTION, "records")
             if not arrays.keys() & {WEIGHTS, "params"}:
                 raise ValueError("it describes no parameters")
             for one in (*arrays.values(), base or {}):
                 _check_dtypes(one)
     if version not in READ:
-        advice = "write it as .safetensors with that version's launch.convert, and start from that"
+        advice = (
+            "convert it to .safetensors with that version's launch.convert, and start from that"
+        )
         advice += " file (training.start_from)"
         if version > SCHEMA_VERSION:
             advice = "install a newer version"
@@ -154,61 +159,63 @@ def read_description(path: epath.Path) -> Description:
             f"{path} was written by another version of step1x_jax (schema {version}, this one has"
             f" {SCHEMA_VERSION}); {advice}."
         )
-    result = Description(config, arrays, base, records, package, version)
+    result = CheckpointDescription(config, arrays, base, records, package, version)
     try:
         result.model.validate()
         result.lora.validate()
     except UserError as e:
-        raise UserError(f"the config in {path} fits no model: {e}") from e
+        raise UserError(f"the config in {path} is not valid: {e}") from e
     return result
 
 
-def _section(kind: type[Any], config: Mapping[str, Any], name: str) -> Any:
-    """A section of a run's config, with the defaults of what it does not say."""
-    return build(kind, config.get(name, {}), "the config", name)
+def _read_section(section_type: type[Any], config: Mapping[str, Any], name: str) -> Any:
+    """Reads a section of a run's config; missing fields have their defaults."""
+    return build(section_type, config.get(name, {}), "the config", name)
 
 
-def _check_dtypes(about: About) -> None:
+def _check_dtypes(infos: ArrayInfos) -> None:
     """Raises ValueError for dtypes that no checkpoint has."""
-    for name, array in about.items():
+    for name, array in infos.items():
         if array["dtype"] not in DTYPES:
             raise ValueError(f"{name} is of dtype {array['dtype']}")
 
 
-def different_base(description: Description, base: About) -> str | None:
-    """The first array in which weights differ from those that adapters were trained on.
+def different_base(description: CheckpointDescription, base: ArrayInfos) -> str | None:
+    """Returns the first array in which weights differ from the base of adapters, or None.
 
     Args:
       description: of the adapters' checkpoint.
-      base: what is there now, or a part of it.
+      base: describes the weights, or some of their arrays.
     """
     saved = description.base or {}
     if description.is_earlier:
         base = earlier.describe_earlier(base, saved)
-    return next((n for n, x in base.items() if n not in saved or not same(saved[n], x)), None)
+    return next((n for n, x in base.items() if n not in saved or not matches(saved[n], x)), None)
 
 
-def other_base(description: Description, path: epath.Path, name: str) -> UserError:
-    """What to say of adapters (in the checkpoint at `path`) on weights that differ in `name`."""
+def different_base_error(
+    description: CheckpointDescription, path: epath.Path, name: str
+) -> UserError:
+    """Returns the error for adapters (checkpoint at `path`) whose base differs in array `name`."""
     return UserError(
         f"the adapters in {path} were trained on other weights: {name} differs; give those that"
-        f" were in {description.start_from} then."
+        f" were in {description.start_from} when training began."
     )
 
 
-def check_same_arrays(saved: About, wanted: Arrays, path: epath.Path) -> None:
-    """Raises UserError naming the first array in which checkpoint and model differ."""
+def check_same_arrays(saved: ArrayInfos, wanted: Arrays, path: epath.Path) -> None:
+    """Raises UserError for the first array in which checkpoint and model differ."""
     for name, x in wanted.items():
-        here = f"{x.dtype}{list(x.shape)}"
-        there = summary(saved[name]) if name in saved else "missing"
-        if here != there:
+        expected = f"{x.dtype}{list(x.shape)}"
+        found = summary(saved[name]) if name in saved else "missing"
+        if found != expected:
             raise UserError(
-                f"{path} is of another model: {name} is {there} there and {here} in this config;"
-                " use the config that the checkpoint was made with."
+                f"{path} is of another model: {name} is {found} there and {expected} in this"
+                " config; use the config with which the checkpoint was made."
             )
     for name in saved:
         if name not in wanted:
             raise UserError(
                 f"{path} is of another model: its {name} does not exist in this config; use the"
-                " config that the checkpoint was made with."
+                " config with which the checkpoint was made."
             )

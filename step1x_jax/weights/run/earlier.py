@@ -1,9 +1,9 @@
-"""Checkpoints of schemas 2 and 3 under today's names and shapes.
+"""Checkpoints of schemas 2 and 3 under the current names and shapes.
 
-Until schema 3 queries, keys and values were one projection, heads and the vectors of a modulation
-had axes of their own, and the halves of an adapter were attributes of a layer (R rank, C vectors):
+Until schema 3 queries, keys and values were one projection; heads and the vectors of a modulation
+had axes of their own; and the halves of an adapter were attributes of a layer (R rank, C vectors):
 
-| today | until schema 3 |
+| now | until schema 3 |
 |---|---|
 | attn.q.kernel (D, H K), attn.k..., attn.v... | attn.qkv.kernel (3, D, H, K) |
 | attn.q.bias (H K), ... | attn.qkv.bias (3, H, K) |
@@ -13,8 +13,8 @@ had axes of their own, and the halves of an adapter were attributes of a layer (
 | mod.kernel (D, C D) | (D, C, D) |
 | mlp_in.adapter.up | mlp_in.lora_up |
 
-and so in the moments and the average of these. Numbers are neither changed nor reordered: each of
-today's arrays is one of the earlier ones, or a third of it, in another shape.
+The same holds for their moments and moving averages. Numbers are neither changed nor reordered:
+each current array is an earlier one, or a third of it, in another shape.
 """
 
 import math
@@ -27,20 +27,20 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from step1x_jax.errors import UserError
-from step1x_jax.weights.run.fingerprints import About, Arrays
+from step1x_jax.weights.run.fingerprints import ArrayInfos, Arrays
 
-LAST = 3  # the last of these schemas
+LAST_SCHEMA = 3  # the last one with these names
 _FUSED = re.compile(r"\b(attn|connector\.blocks)\.([qkv])\.(kernel|bias|adapter\.up)$")
-_SHARED = re.compile(r"\battn\.k\.adapter\.down$")  # by q, k and v (and mlp_in)
+_SHARED = re.compile(r"\battn\.k\.adapter\.down$")  # shared by q, k and v (and mlp_in)
 
 
 class Origin(NamedTuple):
-    """The earlier array that one of today's is, or is a third of.
+    """The earlier array from which a current one is taken.
 
     Attributes:
-      name: of it.
-      third: which; None: it is all of it.
-      axis: of the three, from the end.
+      name: of the earlier array.
+      third: index of the third that is taken; None: the whole array is taken.
+      axis: of the thirds, negative.
     """
 
     name: str
@@ -48,12 +48,14 @@ class Origin(NamedTuple):
     axis: int = 0
 
     def take(self, x: Any, shape: Sequence[int]) -> Any:
-        """Today's array of `shape` from the earlier one (of numpy or jax), or a layer of it."""
+        """Takes a current array of `shape` from the earlier one (numpy or jax), or from a layer of
+        it.
+        """
         return (x if self.third is None else x.take(self.third, axis=self.axis)).reshape(shape)
 
 
-def source_of(name: str) -> Origin:
-    """Where the array `name` was."""
+def find_origin(name: str) -> Origin:
+    """Returns the earlier array from which the current array `name` is taken."""
     third, axis = None, 0
     if fused := _FUSED.search(name):
         third, axis = "qkv".index(fused[2]), -4 if fused[3] == "kernel" else -3
@@ -63,40 +65,45 @@ def source_of(name: str) -> Origin:
     return Origin(re.sub(r"adapter\.(down|up)$", r"lora_\1", name), third, axis)
 
 
-def wanted_earlier(wanted: Arrays, saved: About) -> Arrays:
-    """The arrays of a checkpoint that today's are made of, as abstract arrays.
+def abstract_earlier(wanted: Arrays, saved: ArrayInfos) -> Arrays:
+    """Returns, as abstract arrays, the earlier arrays from which current ones are taken.
 
     Args:
-      wanted: abstract arrays of today, with their dtypes and shardings.
-      saved: what the checkpoint says of its arrays; one whose axes are not those of an earlier one
-        keeps the shape of today, so that whoever compares them with `saved` finds it.
+      wanted: current abstract arrays, with dtypes and shardings.
+      saved: the checkpoint's description of its arrays. An array whose shape cannot be an earlier
+        one gets the current shape, so that comparing with `saved` reports it.
 
     Raises:
-      UserError: the moments of Adafactor are among them.
+      UserError: moments of Adafactor are among them.
     """
     result: Arrays = {}
     for name, x in wanted.items():
-        source = source_of(name)
+        source = find_origin(name)
         if ".moments." in name:
             raise UserError(
-                "the checkpoint is of an earlier version of step1x_jax, and Adafactor's moments of"
-                " then cannot be used any more; go on with that version, or start a new run from"
+                "the checkpoint is from an earlier version of step1x_jax, whose Adafactor moments"
+                " cannot be used any more; continue with that version, or start a new run from"
                 " its weights (training.start_from)."
             )
         shape = tuple(saved[source.name]["shape"]) if source.name in saved else x.shape
-        groups = _groups(x.shape, shape, source)
+        groups = _group_axes(x.shape, shape, source)
         if groups is None:
-            shape, place = x.shape, x.sharding
+            shape, sharding = x.shape, x.sharding
         else:
-            place = _spread(x.sharding, groups, source)
-        result[source.name] = jax.ShapeDtypeStruct(shape, x.dtype, sharding=place)
+            sharding = _earlier_sharding(x.sharding, groups, source)
+        result[source.name] = jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
     return result
 
 
-def _groups(shape: Sequence[int], earlier: Sequence[int], source: Origin) -> list[list[int]] | None:
-    """The sizes of the earlier axes that each of today's joins; None: it is no such array.
+def _group_axes(
+    shape: Sequence[int], earlier: Sequence[int], source: Origin
+) -> list[list[int]] | None:
+    """Groups the sizes of earlier axes by the current axis into which they are merged.
 
-    That of q, k and v is left out.
+    The axis of q, k and v is left out.
+
+    Returns:
+      The groups; None: the earlier shape does not fit.
     """
     sizes = list(earlier)
     if source.third is not None and (len(sizes) < -source.axis or sizes.pop(source.axis) != 3):
@@ -116,34 +123,36 @@ def _groups(shape: Sequence[int], earlier: Sequence[int], source: Origin) -> lis
     return groups
 
 
-def _spread(place: Any, groups: Sequence[Sequence[int]], source: Origin) -> Any:
-    """The sharding of an earlier array that splits it where today's is split, if that divides."""
-    if not isinstance(place, NamedSharding):
-        return place
+def _earlier_sharding(sharding: Any, groups: Sequence[Sequence[int]], source: Origin) -> Any:
+    """Returns the sharding of an earlier array: split where the current one is, if the axis is
+    divisible.
+    """
+    if not isinstance(sharding, NamedSharding):
+        return sharding
     spec: list[Any] = []
-    entries = [*place.spec, *[None] * (len(groups) - len(place.spec))]
+    entries = [*sharding.spec, *[None] * (len(groups) - len(sharding.spec))]
     for group, entry in zip(groups, entries, strict=True):
         axes = (entry,) if isinstance(entry, str) else (entry or ())
-        devices = math.prod(place.mesh.shape[axis] for axis in axes)
+        devices = math.prod(sharding.mesh.shape[axis] for axis in axes)
         widest = group.index(max(group))
         split = group[widest] % devices == 0
         spec += [entry if split and i == widest else None for i in range(len(group))]
     if source.third is not None:
         spec.insert(len(spec) + 1 + source.axis, None)
-    return NamedSharding(place.mesh, PartitionSpec(*spec))
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
 def from_earlier(loaded: Arrays, wanted: Arrays) -> Arrays:
-    """Today's arrays from earlier ones, which are given up one after another.
+    """Returns current arrays from earlier ones, which are freed one after another.
 
     Args:
-      loaded: the arrays of `wanted_earlier`.
-      wanted: abstract arrays of today, with their shardings.
+      loaded: the arrays of `abstract_earlier`.
+      wanted: current abstract arrays, with shardings.
     """
     result: Arrays = {}
-    left = [source_of(name).name for name in wanted]
+    left = [find_origin(name).name for name in wanted]
     for name, x in wanted.items():
-        source = source_of(name)
+        source = find_origin(name)
         left.remove(source.name)
         array = loaded[source.name]
         if source.third is None and array.shape == x.shape:
@@ -156,19 +165,19 @@ def from_earlier(loaded: Arrays, wanted: Arrays) -> Arrays:
     return result
 
 
-def describe_earlier(about: About, saved: About) -> About:
-    """What a checkpoint of then would say of today's arrays.
+def describe_earlier(infos: ArrayInfos, saved: ArrayInfos) -> ArrayInfos:
+    """Returns what an earlier checkpoint's description would say about current arrays.
 
-    Of q, k and v together only the sum of their bits is known, the first number of a fingerprint;
-    the others are the same numbers in the same order, and have the same fingerprint.
+    For q, k and v only the sum of their bits is known, the first number of a fingerprint. The other
+    arrays have the same numbers in the same order, hence the same fingerprint.
 
     Args:
-      about: of today's arrays; of q, k and v all three.
-      saved: what the checkpoint says, for the shapes.
+      infos: of current arrays; q, k and v only together.
+      saved: the checkpoint's description, which gives the shapes.
     """
-    result: About = {}
-    for name, array in about.items():
-        source = source_of(name)
+    result: ArrayInfos = {}
+    for name, array in infos.items():
+        source = find_origin(name)
         sums = array["fingerprint"]
         if source.third is not None:
             before = result[source.name]["fingerprint"][0] if source.name in result else 0
@@ -178,9 +187,9 @@ def describe_earlier(about: About, saved: About) -> About:
     return result
 
 
-def group_names(names: Iterable[str]) -> dict[str, list[str]]:
-    """Today's names by that of the earlier array."""
+def group_by_earlier_name(names: Iterable[str]) -> dict[str, list[str]]:
+    """Groups current names by the name of the earlier array."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(source_of(name).name, []).append(name)
+        groups.setdefault(find_origin(name).name, []).append(name)
     return groups

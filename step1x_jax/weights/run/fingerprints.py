@@ -1,4 +1,4 @@
-"""What a checkpoint says of its arrays: shape, dtype, and a fingerprint of every bit."""
+"""Shape, dtype and fingerprint of arrays, as a checkpoint's description stores them."""
 
 import json
 import math
@@ -12,30 +12,30 @@ import numpy as np
 from flax import nnx
 from msgspec import Meta
 
-from step1x_jax.weights.filling import Keep, Path
-from step1x_jax.weights.layouts.official import dotted
+from step1x_jax.weights.filling import Path, Transform
+from step1x_jax.weights.layouts.official import join_path
 
 Arrays = dict[str, Any]  # name of the parameter (transformer.img_in.kernel) -> array
 Fingerprint = list[Annotated[int, Meta(ge=0, lt=1 << 32)]]
-CHUNK = 1 << 16  # numbers that the host hashes at once: they stay in its cache
-_SPREAD = np.uint32(0x9E3779B1)  # from place to place
+CHUNK = 1 << 16  # numbers that the host hashes at once; they fit in its cache
+_SPREAD = np.uint32(0x9E3779B1)  # multiplies the index of a number
 _MURMUR = ((16, np.uint32(0x85EBCA6B)), (13, np.uint32(0xC2B2AE35)))  # MurmurHash3's finalizer
 _LAST_SHIFT = 16
 
 
-class AboutArray(TypedDict):
-    """What is noted of one array; `fingerprint` is explained at `fingerprints`."""
+class ArrayInfo(TypedDict):
+    """Description of one array; `fingerprints` explains `fingerprint`."""
 
     shape: list[Annotated[int, Meta(ge=0, lt=1 << 40)]]
     dtype: str
     fingerprint: Fingerprint
 
 
-About = dict[str, AboutArray]  # by name
+ArrayInfos = dict[str, ArrayInfo]  # by name
 
 
 def name_arrays(tree: Any) -> Arrays:
-    """A tree's arrays by name: the path of modules and attributes, joined by dots."""
+    """Returns a tree's arrays by name: the path of modules and attributes, joined by dots."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
     return {n.removesuffix(".value"): x for n, (_, x) in zip(names, leaves, strict=True)}
@@ -43,24 +43,24 @@ def name_arrays(tree: Any) -> Arrays:
 
 @jax.jit
 def fingerprints(arrays: Arrays) -> Arrays:
-    """Of each array two sums over its numbers, modulo 2^32: (2,) uint32.
+    """Computes two sums over the numbers of each array, modulo 2^32: (2,) uint32.
 
-    The first is of their bits, read as unsigned integers. It does not notice numbers that change
-    places, or two changes that cancel; the second, of hashes of bits and place, does.
+    The first one sums their bits, read as unsigned integers. It does not detect numbers that
+    exchange places, or changes that cancel. The second one, over hashes of bits and index, does.
 
-    Integer sums have no rounding and no order: they do not depend on the sharding, and of an array
-    that is split nothing but the sums travels between devices.
+    Integer sums are exact in any order. Therefore they do not depend on the sharding, and for a
+    sharded array only the sums travel between devices.
     """
 
     def fingerprint(x: jax.Array) -> jax.Array:
         bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
         bits = bits.astype(jnp.uint32)
-        place = jnp.zeros(x.shape, jnp.uint32)
+        index = jnp.zeros(x.shape, jnp.uint32)
         for axis, stride in enumerate(_strides(x.shape)):
             along = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-            place += along * np.uint32(stride % 2**32)
-        both, zero = (bits, _hash(bits, place)), np.uint32(0)
-        # as one reduction: of two, XLA on CPUs would write what they sum to memory
+            index += along * np.uint32(stride % 2**32)
+        both, zero = (bits, _hash(bits, index)), np.uint32(0)
+        # A single reduction: for two, XLA on CPUs would write the operands to memory.
         return jnp.stack(jax.lax.reduce(both, (zero, zero), _add_both, tuple(range(x.ndim))))
 
     return jax.tree.map(fingerprint, arrays)
@@ -71,17 +71,17 @@ def _add_both(a: Any, b: Any) -> Any:
 
 
 def _strides(shape: Sequence[int]) -> list[int]:
-    """How far apart neighbours along each axis are in row-major order."""
+    """Returns the distance of neighbours along each axis in row-major order."""
     return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
-def _hash(bits: jax.Array, place: jax.Array) -> jax.Array:
+def _hash(bits: jax.Array, index: jax.Array) -> jax.Array:
     """Hashes uint32 arrays by the finalizer of MurmurHash3.
 
-    At one place it is a permutation of the bits, so that a single change always changes the sum;
-    and it is far from linear, so that several changes cancel once in 2^32 only.
+    For a fixed index it is a permutation of the bits, so a single change always changes the sum;
+    and it is far from linear, so several changes cancel only with probability 2^-32.
     """
-    x = bits ^ (place * _SPREAD)
+    x = bits ^ (index * _SPREAD)
     for shift, factor in _MURMUR:
         x = (x ^ (x >> shift)) * factor
     return x ^ (x >> _LAST_SHIFT)
@@ -90,11 +90,11 @@ def _hash(bits: jax.Array, place: jax.Array) -> jax.Array:
 def fingerprint_of(
     block: np.ndarray, start: Sequence[int] | None = None, shape: Sequence[int] | None = None
 ) -> Fingerprint:
-    """The same of an array on the host; or of a block of it, what that adds to the array's.
+    """Computes an array's fingerprint on the host, or what a block contributes to it.
 
     Args:
-      block: the array or a part of it.
-      start: index of the block's first number in the array; None: the array's first.
+      block: the array, or a block of it.
+      start: index of the block's first number in the array; None: zeros.
       shape: of the array; None: that of the block.
     """
     shape = block.shape if shape is None else tuple(shape)
@@ -104,23 +104,23 @@ def fingerprint_of(
 
 
 def _sums(bits: np.ndarray, first: int, shape: Sequence[int]) -> Fingerprint:
-    """Of a block whose first number is the array's number `first`."""
+    """Computes the sums of a block whose first number has the flat index `first`."""
     whole = [part == size for part, size in zip(bits.shape, shape, strict=True)]
     if all(whole[1:]):
         return _sums_of_rows(bits.reshape(1, -1), first, 0)
     stride = _strides(shape)[0]
-    if all(whole[2:]):  # its rows are apart in the array
+    if all(whole[2:]):  # rows that are not contiguous in the array
         return _sums_of_rows(bits.reshape(len(bits), -1), first, stride)
-    return add(*(_sums(x, first + i * stride, shape[1:]) for i, x in enumerate(bits)))
+    return combine(*(_sums(x, first + i * stride, shape[1:]) for i, x in enumerate(bits)))
 
 
 def _sums_of_rows(rows: np.ndarray, first: int, stride: int) -> Fingerprint:
-    """Of rows whose first numbers are the array's numbers first, first + stride, ..."""
+    """Computes the sums of rows that begin at flat indices first, first + stride, ...."""
     width = min(max(rows.shape[1], 1), CHUNK)
     height = min(len(rows), CHUNK // width)
-    places = np.arange(height)[:, None] * stride + np.arange(width)
-    steps = places.astype(np.uint32) * _SPREAD
-    # The same memory for all chunks: new memory would take as long as the arithmetic.
+    indices = np.arange(height)[:, None] * stride + np.arange(width)
+    steps = indices.astype(np.uint32) * _SPREAD
+    # Buffers are reused for all chunks: allocating them takes as long as the arithmetic.
     numbers, hashes, shifted = (np.empty(steps.shape, np.uint32) for _ in range(3))
     total = [0, 0]
     for i in range(0, len(rows), height):
@@ -136,28 +136,28 @@ def _sums_of_rows(rows: np.ndarray, first: int, stride: int) -> Fingerprint:
                 x ^= np.right_shift(x, shift, out=y)
                 x *= factor
             x ^= np.right_shift(x, _LAST_SHIFT, out=y)
-            total = add(total, [int(part.sum(dtype=np.uint32)) for part in (n, x)])
+            total = combine(total, [int(part.sum(dtype=np.uint32)) for part in (n, x)])
     return total
 
 
-def add(*parts: Fingerprint) -> Fingerprint:
-    """The fingerprint of an array from what its blocks add to it."""
+def combine(*parts: Fingerprint) -> Fingerprint:
+    """Returns the fingerprint of an array from those of its blocks."""
     return [sum(numbers) % 2**32 for numbers in zip(*parts, strict=True)]
 
 
-def same(saved: AboutArray, found: AboutArray) -> bool:
-    """Whether two descriptions agree; one of schema 2 has the first number of a fingerprint."""
+def matches(saved: ArrayInfo, found: ArrayInfo) -> bool:
+    """Returns whether two descriptions agree; schema 2 has only a fingerprint's first number."""
     bits = zip(saved["fingerprint"], found["fingerprint"], strict=False)
     return summary(saved) == summary(found) and all(a == b for a, b in bits)
 
 
-def summary(about: AboutArray) -> str:
-    """Dtype and shape in words: float32[16, 32]."""
-    return f"{about['dtype']}{list(about['shape'])}"
+def summary(info: ArrayInfo) -> str:
+    """Returns dtype and shape as text: float32[16, 32]."""
+    return f"{info['dtype']}{list(info['shape'])}"
 
 
-def describe(arrays: Arrays) -> About:
-    """Shape, dtype and fingerprint of each array."""
+def describe_arrays(arrays: Arrays) -> ArrayInfos:
+    """Returns shape, dtype and fingerprint of each array."""
     sums = jax.device_get(fingerprints(arrays))
     return {
         name: {
@@ -169,18 +169,25 @@ def describe(arrays: Arrays) -> About:
     }
 
 
-def described(keep: Keep) -> tuple[About, Keep]:
-    """A description, and `keep` so changed that each parameter which it is given is in it."""
-    about: About = {}
+def make_fingerprinter(transform: Transform) -> tuple[ArrayInfos, Transform]:
+    """Wraps a transform so that it also describes each parameter it is called with.
 
-    def describe_and_keep(path: Path, parameter: nnx.Variable) -> Mapping[Path, nnx.Variable]:
+    Args:
+      transform: what replaces each parameter.
+
+    Returns:
+      The descriptions, filled during loading, and the wrapped transform.
+    """
+    infos: ArrayInfos = {}
+
+    def describe_and_transform(path: Path, parameter: nnx.Variable) -> Mapping[Path, nnx.Variable]:
         array = parameter.get_value()
-        about[dotted(path)] = describe({"": array})[""]  # compiled once for a shape
-        return keep(path, parameter)
+        infos[join_path(path)] = describe_arrays({"": array})[""]  # one compilation per shape
+        return transform(path, parameter)
 
-    return about, describe_and_keep
+    return infos, describe_and_transform
 
 
-def checksum(about: dict[str, Any]) -> int:
-    """Guards the description itself."""
-    return zlib.crc32(json.dumps(about, sort_keys=True).encode())
+def checksum(description: dict[str, Any]) -> int:
+    """Returns the CRC-32 of a description."""
+    return zlib.crc32(json.dumps(description, sort_keys=True).encode())

@@ -1,10 +1,10 @@
-"""Where a run's checkpoints lie, and which of them there are: on a disk and on an object store.
+"""Where a run's checkpoints are, and which exist, on a disk and on an object store.
 
-WORKDIR/checkpoints/STEP/         complete with its name; on an object store (gs://) written in
-                                  its place and complete with its last object,
-                                  commit_success.txt, for which we ask by name
-WORKDIR/checkpoints.json          on an object store: what its listings may not tell (yet): the
-                                  steps last saved or begun, and those that were damaged
+WORKDIR/checkpoints/STEP/         has this name only once it is complete; on an object store (gs://)
+                                  it is written in place and complete once its last object,
+                                  commit_success.txt, exists, which we look up by name
+WORKDIR/checkpoints.json          only on an object store, whose listings may lag: the steps last
+                                  saved or begun, and the damaged ones
 """
 
 import contextlib
@@ -23,35 +23,41 @@ from step1x_jax.json_files import build, read_json, write_json
 FOLDER = "checkpoints"
 COMMITTED = "commit_success.txt"  # Orbax's name for it
 NOTES = "checkpoints.json"
-NOTED = 20  # steps that NOTES holds
+NOTED = 20  # steps per list in NOTES
 DAMAGED = ".damaged"
 
 
 @dataclasses.dataclass
 class Notes:
-    """What NOTES holds: steps that were saved or begun, and those that were damaged."""
+    """The contents of NOTES.
+
+    Attributes:
+      saved: steps whose checkpoints were saved or begun.
+      damaged: steps whose checkpoints were damaged.
+    """
 
     saved: list[int] = dataclasses.field(default_factory=list)
     damaged: list[int] = dataclasses.field(default_factory=list)
 
 
 def is_run(path: epath.PathLike) -> bool:
-    """Whether a path is the folder of a run, or one of weights in the form of a run's."""
+    """Returns whether a path is a run's folder, or weights alone in that format."""
     return (epath.Path(path) / FOLDER).is_dir()
 
 
-def no_average(path: epath.PathLike) -> UserError:
-    """What to say where a moving average is asked for of something that is no run."""
+def no_average_error(path: epath.PathLike) -> UserError:
+    """Returns the error for a moving average requested of something that is not a run."""
     return UserError(
-        f"{path} is no run of launch.train, and only runs have a moving average; leave --ema out."
+        f"{path} is not a run of launch.train, and only runs have a moving average; leave --ema"
+        " out."
     )
 
 
-def folder_of(workdir: epath.PathLike) -> epath.Path:
-    """Of a run's checkpoints; from the root, for Orbax refuses relative paths.
+def checkpoints_folder(workdir: epath.PathLike) -> epath.Path:
+    """Returns the folder of a run's checkpoints as an absolute path, which Orbax requires.
 
     Raises:
-      UserError: Orbax or tensorstore would look for them in another place.
+      UserError: Orbax or tensorstore would resolve the path differently.
     """
     if is_remote(workdir) and not os.fspath(workdir).startswith("gs://"):
         raise UserError(
@@ -62,22 +68,22 @@ def folder_of(workdir: epath.PathLike) -> epath.Path:
     if not is_remote(folder) and ("\\" in text or ":/" in text or not _is_unicode(text)):
         raise UserError(
             f"checkpoints cannot be in {os.fspath(workdir)!a}: tensorstore, which reads and"
-            " writes them, takes no backslash, no colon at the end of a folder's name and nothing"
-            " but UTF-8 in a path; use another name."
+            " writes them, accepts no backslash, no colon at the end of a folder's name and only"
+            " UTF-8 in a path; use another name."
         )
     return folder
 
 
 def check_can_save(folder: epath.PathLike) -> None:
-    """Raises UserError if checkpoints that Orbax writes below a folder could not be read again.
+    """Raises UserError if Orbax could not read checkpoints that it writes below a folder.
 
-    It takes the path for a pattern when it joins what the processes wrote.
+    It takes the path for a glob pattern when it merges what the processes wrote.
     """
     text = os.fspath(folder)
     if not is_remote(text) and re.search(r"[*?]|\[.*\]", text):
         raise UserError(
-            f"{text} has one of the characters * ? [ ] in its path, with which Orbax writes"
-            " checkpoints that cannot be read; use another name."
+            f"{text} has one of the characters * ? [ ] in its path, and Orbax could not read"
+            " checkpoints written there; use another name."
         )
 
 
@@ -89,15 +95,15 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def steps_in(folder: epath.Path) -> list[int]:
-    """The steps that have a checkpoint, newest first.
+def list_steps(folder: epath.Path) -> list[int]:
+    """Returns the steps that have a checkpoint, newest first.
 
     Raises:
       UserError: the folder cannot be read.
     """
-    with _reading(folder):
+    with _read_errors(folder):
         listed = [path.name for path in folder.iterdir()] if folder.exists() else []
-        # not the digits of other scripts, and no name that is not the number's own
+        # only ASCII digits, and no leading zeros
         steps = {int(name) for name in listed if re.fullmatch(r"0|[1-9][0-9]{0,17}", name)}
         if is_remote(folder):
             steps |= set(_notes(folder).saved)
@@ -106,12 +112,12 @@ def steps_in(folder: epath.Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def _reading(folder: epath.Path) -> Iterator[None]:
+def _read_errors(folder: epath.Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
         raise UserError(
-            f"{folder} cannot be read ({reason(e)}); check its rights, disk and network."
+            f"{folder} cannot be read ({reason(e)}); check its permissions, disk and network."
         ) from e
 
 
@@ -120,45 +126,52 @@ def _notes(folder: epath.Path) -> Notes:
     return build(Notes, read_json(path), str(path)) if path.exists() else Notes()
 
 
-def note(folder: epath.Path, what: str, step: int) -> None:
-    """Keeps a step's number where it is found by name, before anything is done to its checkpoint.
+def record_step(folder: epath.Path, field: str, step: int) -> None:
+    """Records a step where it is found by name, before anything is done to its checkpoint.
+
+    Only on an object store, and by process 0.
 
     Args:
       folder: of the checkpoints.
-      what: a field of `Notes`.
+      field: a field of `Notes`.
       step: the number.
 
     Raises:
-      UserError: it could not be written.
+      UserError: NOTES could not be written.
     """
     if is_remote(folder) and jax.process_index() == 0:
         notes = dataclasses.asdict(_notes(folder))
-        others = [other for other in notes[what] if other != step]
-        write_json(folder.parent / NOTES, notes | {what: [*others, step][-NOTED:]})
+        others = [other for other in notes[field] if other != step]
+        write_json(folder.parent / NOTES, notes | {field: [*others, step][-NOTED:]})
 
 
 def check_listed(folder: epath.Path, file: str) -> None:
-    """Orbax looks for folders: one that is not listed yet would be taken for damaged.
+    """Refuses a folder that the object store does not list yet: Orbax would take it for damaged.
+
+    Args:
+      folder: the folder.
+      file: name of a file in it, which can be looked up.
 
     Raises:
-      UserError: the folder is not there, but a file in it is.
+      UserError: the folder is not listed, but the file exists.
     """
     if is_remote(folder) and not folder.is_dir() and (folder / file).exists():
         raise UserError(
-            f"{folder} is there, but the object store does not list it yet; run the command again"
+            f"{folder} exists, but the object store does not list it yet; run the command again"
             " in a minute."
         )
 
 
 def set_aside(path: epath.Path) -> None:
-    """Makes sure that a damaged checkpoint is not taken for a whole one again.
+    """Makes sure that a damaged checkpoint is not used again: renames it, or on an object store
+         uncommits it.
 
     Raises:
       UserError: it could not be renamed.
     """
     try:
-        if is_remote(path):  # where many objects cannot be renamed as one
-            note(path.parent, "damaged", int(path.name))
+        if is_remote(path):  # an object store cannot rename a folder at once
+            record_step(path.parent, "damaged", int(path.name))
             (path / COMMITTED).unlink()
             return
         names = (path.name + DAMAGED + again for again in ("", *(f".{n}" for n in range(2, 1000))))
@@ -172,7 +185,7 @@ def set_aside(path: epath.Path) -> None:
 
 
 def any_set_aside(folder: epath.Path) -> bool:
-    """Whether a damaged checkpoint was."""
+    """Returns whether a damaged checkpoint was set aside."""
     if is_remote(folder):
         return bool(_notes(folder).damaged)
     return bool(find(folder, f"*{DAMAGED}*"))

@@ -1,8 +1,8 @@
-"""What a run trained, read for others: onto devices by Orbax, or as tensors of the official names.
+"""Reads what a run trained: onto devices by Orbax, or as official tensors.
 
-A checkpoint has its parameters stacked over all blocks, and cut as its devices had them, where the
-published layout wants one block after another. What is stored block by block is read as it is; the
-rest is put together in raw files first: it is never in memory as a whole.
+A checkpoint's parameters are stacked over all blocks and split as the devices had them, while the
+official layout has one block after another. Arrays that are stored block by block are read
+directly; others are first copied to raw files, so they are never in memory as a whole.
 """
 
 import functools
@@ -23,19 +23,25 @@ from tqdm import tqdm
 
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig, ModelConfig
-from step1x_jax.weights.filling import at
-from step1x_jax.weights.layouts.official import by_parameter, model_table
+from step1x_jax.weights.filling import set_shardings
+from step1x_jax.weights.layouts.official import model_table, slices_by_parameter
 from step1x_jax.weights.lora.adapters import Adapters, abstract_adapters
-from step1x_jax.weights.published import Published
-from step1x_jax.weights.readers import Rows, Shape
+from step1x_jax.weights.official_tensors import OfficialTensors
+from step1x_jax.weights.readers import RowIndices, Shape
 from step1x_jax.weights.run import earlier
-from step1x_jax.weights.run.damage import DamagedError, damage, why_not_done
-from step1x_jax.weights.run.description import Description, read_description
-from step1x_jax.weights.run.fingerprints import About, AboutArray, add, fingerprint_of, same
-from step1x_jax.weights.run.folder import folder_of, steps_in
+from step1x_jax.weights.run.damage import DamagedError, detect_damage, failure_reason
+from step1x_jax.weights.run.description import CheckpointDescription, read_description
+from step1x_jax.weights.run.fingerprints import (
+    ArrayInfo,
+    ArrayInfos,
+    combine,
+    fingerprint_of,
+    matches,
+)
+from step1x_jax.weights.run.folder import checkpoints_folder, list_steps
 
-# restoring.py and stored_arrays.py are imported where a run is read: they bring Orbax and
-# tensorstore, a sixth of what all imports take, and every editor imports this file.
+# restoring.py and stored_arrays.py are imported inside functions: they import Orbax and
+# tensorstore, a sixth of the time of all imports, and every editor imports this file.
 if TYPE_CHECKING:
     import tensorstore as ts
 
@@ -46,33 +52,33 @@ Say = Callable[[str], None]
 
 
 class RunFolder:
-    """A run's newest whole checkpoint: parameters or adapters, or the moving average of them.
+    """A run's newest undamaged checkpoint: parameters or adapters, or their moving average.
 
     Attributes:
       workdir: the run's folder.
-      step: of the newest checkpoint that can be described.
-      description: what that says of itself.
+      step: of the newest checkpoint with a valid description.
+      description: of that checkpoint.
     """
 
     def __init__(self, workdir: epath.PathLike, *, ema: bool = False, say: Say = logging.warning):
-        """Reads the description; no array.
+        """Reads the description, but no array.
 
         Args:
           workdir: the run's folder.
-          ema: the moving average is wanted.
+          ema: reads the moving average.
           say: prints a warning about a damaged checkpoint.
 
         Raises:
-          UserError: no whole checkpoint, or one without an average.
+          UserError: there is no undamaged checkpoint, or it has no average.
         """
         self.workdir, self._ema, self._say = epath.Path(workdir), ema, say
-        self.step, self.description = self.from_newest(
-            lambda path, about, _: (int(path.name), about)
+        self.step, self.description = self.read_newest(
+            lambda path, description, _: (int(path.name), description)
         )
 
     @property
     def model(self) -> ModelConfig:
-        """Sizes and dtypes."""
+        """Sizes and dtypes of the model."""
         return self.description.model
 
     @property
@@ -86,85 +92,93 @@ class RunFolder:
         return self.description.config
 
     @property
-    def arrays(self) -> About:
-        """What is said of the arrays."""
+    def arrays(self) -> ArrayInfos:
+        """Descriptions of the arrays, by name."""
         return self.description.arrays[self._item(self.description)]
 
     def restore(self, wanted: nnx.State) -> nnx.State:
-        """The parameters, or adapters, each process its parts.
+        """Loads the parameters or adapters, each process its shards.
 
         Args:
-          wanted: shapes, dtypes and shardings; what has none lies on one device.
+          wanted: shapes, dtypes and shardings; without a sharding: one local device.
 
         Raises:
-          UserError: no whole checkpoint, or one of another model.
+          UserError: there is no undamaged checkpoint, or it is of another model.
         """
         from step1x_jax.weights.run.restoring import load_state
 
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        wanted = at(wanted, jax.tree.map(lambda x: x.sharding or one, wanted))
-        return self.from_newest(lambda path, about, item: load_state(path, about, item, wanted))
+        wanted = set_shardings(wanted, jax.tree.map(lambda x: x.sharding or one, wanted))
+        return self.read_newest(
+            lambda path, description, item: load_state(path, description, item, wanted)
+        )
 
     def check_adapters(self) -> None:
-        """Raises UserError for a run of all parameters."""
+        """Raises UserError if the run trained all parameters."""
         if not self.lora.rank:
-            raise UserError(f"{self.workdir} trained all parameters: there are no adapters in it.")
+            raise UserError(
+                f"{self.workdir} trained all parameters, so it has no adapters; use it as a model."
+            )
 
     def adapters(self) -> Adapters:
-        """The adapters of the run as a LoRA.
+        """Loads the run's adapters as a LoRA.
 
         Raises:
-          UserError: the run has trained all parameters.
+          UserError: the run trained all parameters.
         """
         self.check_adapters()
         state = self.restore(abstract_adapters(self.model, self.lora))
         return Adapters(state, self.model, self.lora)
 
-    def from_newest(self, read: Callable[[epath.Path, Description, str], Result]) -> Result:
-        """What `read` makes of the newest checkpoint in which it finds no damage.
+    def read_newest(
+        self, read: Callable[[epath.Path, CheckpointDescription, str], Result]
+    ) -> Result:
+        """Returns the result of `read` for the newest checkpoint in which it finds no damage.
 
         Args:
-          read: is given its folder, its description, and the name of the item that is wanted.
+          read: called with the checkpoint's folder, its description, and the name of the wanted
+            item; raises DamagedError.
 
         Raises:
           UserError: there is none.
         """
-        folder = folder_of(self.workdir)
-        steps = steps_in(folder)
+        folder = checkpoints_folder(self.workdir)
+        steps = list_steps(folder)
         for step in steps:
             path = folder / str(step)
             try:
-                about = read_description(path)
-                return read(path, about, self._item(about))
+                description = read_description(path)
+                return read(path, description, self._item(description))
             except DamagedError as e:
                 self._say(f"Checkpoint {path} is damaged ({e}); trying the one before it.")
         if steps:
-            raise UserError(
-                f"{folder} holds no whole checkpoint: all are damaged; give another run."
-            )
+            raise UserError(f"{folder} has no undamaged checkpoint; give another run.")
         raise UserError(
-            f"{folder} holds no whole checkpoint; is {self.workdir} the folder of a run?"
+            f"{folder} has no complete checkpoint; check that {self.workdir} is the folder of a"
+            " run."
         )
 
-    def _item(self, about: Description) -> str:
-        if self._ema and "ema" not in about.arrays:
+    def _item(self, description: CheckpointDescription) -> str:
+        if self._ema and "ema" not in description.arrays:
             raise UserError(
-                f"{self.workdir} has no moving average, which a run has with optimizer.ema_decay;"
-                " leave --ema out."
+                f"{self.workdir} has no moving average, which needs optimizer.ema_decay in"
+                " training; leave --ema out."
             )
-        return "ema" if self._ema else about.trained
+        return "ema" if self._ema else description.trained
 
 
 class RunTensors:
-    """A run of all parameters as official tensors. Its arrays are checked before the first is read.
+    """A reader of a run of all parameters under the official names.
+
+    The first read compares all arrays with their fingerprints.
 
     Args:
       run: the run.
-      room: a local folder with room for a copy of it; None: the system's for temporary files.
+      temp_dir: a local folder with space for a copy of it; None: the system's for temporary files.
     """
 
-    def __init__(self, run: RunFolder, room: epath.PathLike | None = None):
-        self.run, self._room = run, os.fspath(room or tempfile.gettempdir())
+    def __init__(self, run: RunFolder, temp_dir: epath.PathLike | None = None):
+        self.run, self._temp_dir = run, os.fspath(temp_dir or tempfile.gettempdir())
         self.metadata: Mapping[str, str] = {}
 
     @functools.cached_property
@@ -177,107 +191,119 @@ class RunTensors:
         """The dtype of every official tensor."""
         arrays, stored = self.run.arrays, _stored_names(self.run.description)
         table = model_table(self.run.model)
-        return {n: np.dtype(arrays[stored(e.parts[0].path)]["dtype"]) for n, e in table.items()}
+        return {n: np.dtype(arrays[stored(e.slices[0].path)]["dtype"]) for n, e in table.items()}
 
-    def read(self, name: str, rows: Rows = None) -> np.ndarray:
-        """One tensor, or some of its rows.
+    def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
+        """Reads one tensor, or some of its rows.
 
         Raises:
-          UserError: no whole checkpoint, or no room for a copy.
+          UserError: there is no undamaged checkpoint, or no space for a copy.
         """
         return self._published.read(name, rows)
 
     @functools.cached_property
-    def _published(self) -> Published:
-        return self.run.from_newest(self._opened)
+    def _published(self) -> OfficialTensors:
+        return self.run.read_newest(self._open)
 
-    def _opened(self, path: epath.Path, about: Description, item: str) -> Published:
-        saved, table = about.arrays[item], model_table(self.run.model)
-        stored = _stored_names(about)
-        parts = {name: sources[0][0] for name, sources in by_parameter(table).items()}
+    def _open(
+        self, path: epath.Path, description: CheckpointDescription, item: str
+    ) -> OfficialTensors:
+        saved, table = description.arrays[item], model_table(self.run.model)
+        stored = _stored_names(description)
+        parts = {name: sources[0][0] for name, sources in slices_by_parameter(table).items()}
         stacked = {stored(name): part.layer is not None for name, part in parts.items()}
         _check_same_arrays(saved, stacked, path)
         arrays: dict[str, Any] = {}
-        folder = _Folder(self._room, self.run.workdir)
+        folder = _TempFolder(self._temp_dir, self.run.workdir)
         quiet = jax.process_index() > 0
         for name in tqdm(stacked, desc=f"checking {path}", unit="array", disable=quiet):
-            room = folder if stacked[name] else None
-            arrays[name] = _checked(path, item, name, saved[name], room)
-        if not about.is_earlier:
-            return Published(table, arrays)
+            copy = folder if stacked[name] else None
+            arrays[name] = _verify(path, item, name, saved[name], copy)
+        if not description.is_earlier:
+            return OfficialTensors(table, arrays)
         leaves = {}
         for name, part in parts.items():
-            source = earlier.source_of(name)
-            leaves[name] = _Earlier(arrays[source.name], source, part.shape)
-        return Published(table, leaves)
+            source = earlier.find_origin(name)
+            leaves[name] = _EarlierArray(arrays[source.name], source, part.shape)
+        return OfficialTensors(table, leaves)
 
 
-def stored_parts(path: epath.Path, item: str, name: str) -> Iterator[tuple["Index", np.ndarray]]:
-    """An array of a checkpoint in the blocks in which it is stored: those that its devices had.
+def iter_stored_blocks(
+    path: epath.Path, item: str, name: str
+) -> Iterator[tuple["Index", np.ndarray]]:
+    """Yields index and numbers of the blocks in which an array of a checkpoint is stored.
 
-    Orbax gives whole arrays only, so tensorstore, in which it stores them, is asked itself.
+    The blocks are the shards of the devices that saved it. They are read by tensorstore, because
+    Orbax reads only whole arrays.
 
     Raises:
-      DamagedError, UserError: see `damage`.
+      DamagedError, UserError: see `detect_damage`.
     """
-    from step1x_jax.weights.run.stored_arrays import read_blocks, stored_array
+    from step1x_jax.weights.run.stored_arrays import open_array, read_blocks
 
-    with damage(path, "its arrays cannot be read"):
-        blocks = read_blocks(stored_array(path / item, name))
+    with detect_damage(path, "its arrays cannot be read"):
+        blocks = read_blocks(open_array(path / item, name))
     while True:
-        with damage(path, "its arrays cannot be read"):
+        with detect_damage(path, "its arrays cannot be read"):
             block = next(blocks, None)
         if block is None:
             return
         yield block
 
 
-def _checked(
-    path: epath.Path, item: str, name: str, about: AboutArray, folder: "_Folder | None"
+def _verify(
+    path: epath.Path, item: str, name: str, info: ArrayInfo, folder: "_TempFolder | None"
 ) -> Any:
-    """A leaf for `Published`, after the array has been compared with its fingerprint.
+    """Compares an array with its fingerprint, and returns it as a leaf for `OfficialTensors`.
 
     Args:
       path: of the checkpoint.
-      item: of it.
+      item: name of the item.
       name: of the array.
-      about: what is said of it.
-      folder: where an array is put together that is stacked; None: it is read as a whole.
+      info: its description.
+      folder: for a stacked array that is not stored block by block: where it is copied to; None:
+        the array is read as a whole.
     """
-    from step1x_jax.weights.run.stored_arrays import stored_array
+    from step1x_jax.weights.run.stored_arrays import open_array
 
-    with damage(path, "its arrays cannot be read"):
-        array = stored_array(path / item, name)
+    with detect_damage(path, "its arrays cannot be read"):
+        array = open_array(path / item, name)
     shape, dtype = array.shape, array.dtype.numpy_dtype
-    if (list(shape), dtype.name) != (about["shape"], about["dtype"]):
+    if (list(shape), dtype.name) != (info["shape"], info["dtype"]):
         raise DamagedError(f"{item}.{name} is {dtype.name}{list(shape)}")
-    leaf: Any = _Stored(path, array)
+    leaf: Any = _StoredArray(path, array)
     blocks: Any = array.chunk_layout.read_chunk.shape
     if folder is not None and blocks[0] > 1:
-        leaf = _OnDisk(folder, name, shape, dtype)
-    bits = [0, 0]
-    for index, block in stored_parts(path, item, name):
-        bits = add(bits, fingerprint_of(block, [part.start for part in index], shape))
-        if isinstance(leaf, _OnDisk):
-            leaf.put(index, block)
-    if not same(about, {**about, "fingerprint": bits}):
+        leaf = _RawFile(folder, name, shape, dtype)
+    fingerprint = [0, 0]
+    for index, block in iter_stored_blocks(path, item, name):
+        fingerprint = combine(
+            fingerprint, fingerprint_of(block, [part.start for part in index], shape)
+        )
+        if isinstance(leaf, _RawFile):
+            leaf.write(index, block)
+    if not matches(info, {**info, "fingerprint": fingerprint}):
         raise DamagedError(f"{item}.{name} does not match its fingerprint")
     return leaf
 
 
-def _check_same_arrays(saved: About, parameters: Mapping[str, Any], path: epath.Path) -> None:
-    """Raises DamagedError unless a description is of the arrays that its config has."""
+def _check_same_arrays(saved: ArrayInfos, parameters: Mapping[str, Any], path: epath.Path) -> None:
+    """Raises DamagedError unless a description has exactly the arrays of its config."""
     if saved.keys() != parameters.keys():
         raise DamagedError(f"{path} describes other arrays than its config has")
 
 
-def _stored_names(about: Description) -> Callable[[str], str]:
-    """From the name of one of our parameters to that of the array in which it is stored."""
-    return (lambda name: earlier.source_of(name).name) if about.is_earlier else lambda name: name
+def _stored_names(description: CheckpointDescription) -> Callable[[str], str]:
+    """Returns a function from a parameter's name to the name of the stored array."""
+    return (
+        (lambda name: earlier.find_origin(name).name)
+        if description.is_earlier
+        else lambda name: name
+    )
 
 
-class _Earlier:
-    """One of our parameters in an array of an earlier schema; [layer] or [...] is read."""
+class _EarlierArray:
+    """One of our parameters in an array of an earlier schema, read by [layer] or [...]."""
 
     def __init__(self, array: Any, source: earlier.Origin, shape: tuple[int, ...]):
         self._array, self._source, self._shape, self.dtype = array, source, shape, array.dtype
@@ -286,61 +312,61 @@ class _Earlier:
         return self._source.take(np.asarray(self._array[layer]), self._shape)
 
 
-class _Stored:
-    """An array in a checkpoint, stored block by block; [layer] or [...] is read."""
+class _StoredArray:
+    """An array in a checkpoint that is stored block by block, read by [layer] or [...]."""
 
     def __init__(self, path: epath.Path, array: "ts.TensorStore"):
         self._path, self._array, self.dtype = path, array, array.dtype.numpy_dtype
 
     def __getitem__(self, layer: Any) -> np.ndarray:
-        try:  # alone: processes read other layers, so they cannot agree on what is damage
+        try:  # not detect_damage: processes read different layers, so they cannot agree
             return self._array[layer].read().result()
         except ValueError as e:
             raise UserError(
-                f"{self._path} cannot be read any more ({why_not_done(str(e))}); check its rights,"
-                " disk and network, and run the command again."
+                f"{self._path} cannot be read any more ({failure_reason(str(e))}); check"
+                " permissions, disk and network, and run the command again."
             ) from e
 
 
-class _Folder:
-    """A temporary folder, made for the first file and gone with the last."""
+class _TempFolder:
+    """A temporary folder, created with the first file and removed with this object."""
 
-    def __init__(self, room: str, workdir: epath.Path):
-        self._room, self._workdir = room, workdir
+    def __init__(self, temp_dir: str, workdir: epath.Path):
+        self._temp_dir, self._workdir = temp_dir, workdir
 
     @functools.cached_property
     def _path(self) -> epath.Path:
-        epath.Path(self._room).mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=".run-", dir=self._room)
+        epath.Path(self._temp_dir).mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=".run-", dir=self._temp_dir)
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return epath.Path(folder)
 
-    def path_of(self, name: str) -> epath.Path:
-        """Of the file of this name."""
+    def file_path(self, name: str) -> epath.Path:
+        """Returns the path of the file with this name."""
         return self._path / name
 
-    def no_room(self, e: OSError) -> UserError:
-        """What to say of an error of the system."""
+    def no_space_error(self, e: OSError) -> UserError:
+        """Returns the error for a system error."""
         return UserError(
-            f"no room for a copy of {self._workdir} in {self._room} ({e.strerror}); free some"
-            " space, or name another folder for temporary files (TMPDIR)."
+            f"no space for a copy of {self._workdir} in {self._temp_dir} ({e.strerror}); free some"
+            " space, or set another folder for temporary files (TMPDIR)."
         )
 
 
-class _OnDisk:
-    """An array in a raw file, of which blocks are put, and [layer] or [...] is read."""
+class _RawFile:
+    """An array in a raw file: written by blocks, read by [layer] or [...]."""
 
-    def __init__(self, folder: _Folder, name: str, shape: Sequence[int], dtype: np.dtype):
+    def __init__(self, folder: _TempFolder, name: str, shape: Sequence[int], dtype: np.dtype):
         self._folder, self._shape, self.dtype = folder, tuple(shape), dtype
         try:
-            self._path = folder.path_of(name)
+            self._path = folder.file_path(name)
             with self._path.open("wb") as f:
                 f.truncate(math.prod(shape) * dtype.itemsize)
         except OSError as e:
-            raise folder.no_room(e) from e
+            raise folder.no_space_error(e) from e
 
-    def put(self, index: "Index", block: np.ndarray) -> None:
-        """Puts a block in its place."""
+    def write(self, index: "Index", block: np.ndarray) -> None:
+        """Writes a block."""
         row = math.prod(self._shape[1:]) * self.dtype.itemsize
         try:
             if block.shape[1:] == self._shape[1:]:
@@ -348,13 +374,15 @@ class _OnDisk:
                     f.seek(index[0].start * row)
                     f.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
                 return
-            for i, part in enumerate(block, start=index[0].start):  # one by one: mapped pages count
+            for i, part in enumerate(
+                block, start=index[0].start
+            ):  # one by one: mapped pages count as memory
                 mapped: np.ndarray = np.memmap(
                     self._path, self.dtype, "r+", offset=i * row, shape=self._shape[1:]
                 )
                 mapped[index[1:]] = part
         except OSError as e:
-            raise self._folder.no_room(e) from e
+            raise self._folder.no_space_error(e) from e
 
     def __getitem__(self, layer: Any) -> np.ndarray:
         shape = self._shape if layer is ... else self._shape[1:]

@@ -1,6 +1,7 @@
-"""How the arrays of a checkpoint are stored, and the arrays in parts: Orbax takes whole ones only.
+"""How a checkpoint's arrays are stored, and access to their blocks.
 
-It stores them with tensorstore, as zarr arrays in one key-value store (OCDBT) for each item.
+Orbax reads and writes only whole arrays. It stores them by tensorstore, as zarr arrays in one
+key-value store (OCDBT) per item.
 """
 
 import collections
@@ -20,14 +21,14 @@ from step1x_jax.files import is_remote
 
 Index = tuple[slice, ...]  # a block of an array
 Write = Callable[[ts.TensorStore, Index, np.ndarray], None]
-BLOCK_BYTES = 1 << 28  # at most, of a block that is stored: what reads in parts needs a few of them
+BLOCK_BYTES = 1 << 28  # limit of a stored block; readers of blocks hold a few of them
 
 
-def storing() -> ocp.Context:
-    """The context in which arrays are saved.
+def save_context() -> ocp.Context:
+    """Returns the Orbax context for saving arrays.
 
-    Not compressed: that would save 8 % of float32 weights, a quarter of bfloat16 ones, and take
-    several times as long.
+    Compression is off: it would save 8 % of float32 weights and a quarter of bfloat16 ones, and
+    take several times as long.
     """
     context = ocp.Context()
     context.array.saving.use_compression = False
@@ -35,37 +36,43 @@ def storing() -> ocp.Context:
     return context
 
 
-def stored_array(item: epath.Path, name: str) -> ts.TensorStore:
-    """An array of a checkpoint's item as tensorstore has it, to be read or written in parts.
+def open_array(item: epath.Path, name: str) -> ts.TensorStore:
+    """Opens an array of a checkpoint's item in tensorstore, to read or write blocks of it.
 
     Raises:
-      ValueError: it is not there, or not stored as this version of Orbax does.
+      ValueError: it does not exist, or is not stored as this version of Orbax does.
     """
-    return ts.open(_spec(item, name), open=True).result()
+    return ts.open(_tensorstore_spec(item, name), open=True).result()
 
 
-class Room(NamedTuple):
-    """What an array needs."""
+class ArraySpec(NamedTuple):
+    """An array to create.
+
+    Attributes:
+      shape: of the array.
+      block: shape of the blocks in which it is stored; those above BLOCK_BYTES are split.
+      dtype: of the array.
+    """
 
     shape: tuple[int, ...]
-    block: tuple[int, ...]  # in which it is stored; what is larger than BLOCK_BYTES is cut further
+    block: tuple[int, ...]
     dtype: np.dtype
 
 
-def make_room(item: epath.Path, rooms: Mapping[str, Room]) -> dict[str, ts.TensorStore]:
-    """Arrays without numbers yet, in the places of those that Orbax has stored under their names.
+def create_arrays(item: epath.Path, specs: Mapping[str, ArraySpec]) -> dict[str, ts.TensorStore]:
+    """Creates arrays without numbers, replacing those that Orbax stored under the same names.
 
     Args:
       item: the checkpoint's item.
-      rooms: what is needed, by name.
+      specs: the arrays, by name.
     """
-    context = ts.Context()  # one writer of the store for all
-    coming = {}
-    for name, (shape, block, dtype) in rooms.items():
-        layout = ts.ChunkLayout(chunk_shape=_cut(block, dtype.itemsize))
-        coming[name] = ts.open(
-            # or a block of zeros would be left out, which Orbax takes for one that is missing
-            _spec(item, name) | {"store_data_equal_to_fill_value": True},
+    context = ts.Context()  # shared: the store allows one writer
+    pending = {}
+    for name, (shape, block, dtype) in specs.items():
+        layout = ts.ChunkLayout(chunk_shape=_split_block(block, dtype.itemsize))
+        pending[name] = ts.open(
+            # Otherwise blocks of zeros are not stored, and Orbax takes them for missing.
+            _tensorstore_spec(item, name) | {"store_data_equal_to_fill_value": True},
             create=True,
             delete_existing=True,
             dtype=ts.dtype(dtype),
@@ -73,11 +80,11 @@ def make_room(item: epath.Path, rooms: Mapping[str, Room]) -> dict[str, ts.Tenso
             chunk_layout=layout,
             context=context,
         )
-    return {name: array.result() for name, array in coming.items()}
+    return {name: array.result() for name, array in pending.items()}
 
 
-def _cut(block: Sequence[int], itemsize: int) -> list[int]:
-    """A block halved along its longest axes until it has BLOCK_BYTES at most."""
+def _split_block(block: Sequence[int], itemsize: int) -> list[int]:
+    """Halves a block along its longest axes until it has at most BLOCK_BYTES."""
     sizes = list(block)
     while math.prod(sizes) * itemsize > BLOCK_BYTES:
         axis = sizes.index(max(sizes))
@@ -85,8 +92,8 @@ def _cut(block: Sequence[int], itemsize: int) -> list[int]:
     return sizes
 
 
-def _spec(item: epath.Path, name: str) -> dict[str, Any]:
-    """Where tensorstore finds an array."""
+def _tensorstore_spec(item: epath.Path, name: str) -> dict[str, Any]:
+    """Returns tensorstore's spec of an array."""
     if is_remote(item):
         bucket, _, folder = os.fspath(item).removeprefix("gs://").partition("/")
         base: Any = {"driver": "gcs", "bucket": bucket, "path": f"{folder}/"}
@@ -97,34 +104,34 @@ def _spec(item: epath.Path, name: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def writing() -> Iterator[Write]:
-    """Gives a function that begins to write a block, which must not be changed any more.
+def block_writer() -> Iterator[Write]:
+    """Yields a function that starts to write a block, which must not be changed any more.
 
-    What is on its way to the disk is one block or BLOCK_BYTES. All is written when the context
-    ends; on an error, too, nothing is on its way any more.
+    Pending writes are limited to one block or BLOCK_BYTES. When the context ends all are finished,
+    also after an error.
 
     Raises:
-      ValueError: a block could not be written; the function, too, may say so of an earlier one.
+      ValueError: a block could not be written; the function may raise it for an earlier block.
     """
-    under_way: collections.deque[tuple[ts.WriteFutures, int]] = collections.deque()
+    pending: collections.deque[tuple[ts.WriteFutures, int]] = collections.deque()
 
     def write(array: ts.TensorStore, index: Index, block: np.ndarray) -> None:
-        while under_way and block.nbytes + sum(size for _, size in under_way) > BLOCK_BYTES:
-            under_way.popleft()[0].result()
+        while pending and block.nbytes + sum(size for _, size in pending) > BLOCK_BYTES:
+            pending.popleft()[0].result()
         future = array[index].write(block, can_reference_source_data_indefinitely=True)
-        under_way.append((future, block.nbytes))
+        pending.append((future, block.nbytes))
 
     try:
         yield write
-        while under_way:
-            under_way.popleft()[0].result()
+        while pending:
+            pending.popleft()[0].result()
     finally:
-        for future, _ in under_way:
-            future.exception()  # waits
+        for future, _ in pending:
+            future.exception()  # waits for it
 
 
-def stored_blocks(array: ts.TensorStore) -> Iterator[Index]:
-    """Places of the blocks of which it is stored."""
+def block_indices(array: ts.TensorStore) -> Iterator[Index]:
+    """Yields the index of each block in which an array is stored."""
     sizes: Any = array.chunk_layout.read_chunk.shape
     cuts = [
         [slice(start, min(start + size, n)) for start in range(0, n, size)]
@@ -134,23 +141,23 @@ def stored_blocks(array: ts.TensorStore) -> Iterator[Index]:
 
 
 def read_blocks(array: ts.TensorStore) -> Iterator[tuple[Index, np.ndarray]]:
-    """Gives each block in which an array is stored, with its place, while the next ones are read.
+    """Yields index and numbers of each block in which an array is stored, and reads ahead.
 
-    These are one block or BLOCK_BYTES.
+    Pending reads are limited to one block or BLOCK_BYTES.
 
     Raises:
-      ValueError: a block cannot be read; it is what `next` raises when that block's turn has come.
+      ValueError: a block cannot be read; raised when it is that block's turn.
     """
-    coming: collections.deque[tuple[Index, ts.Future[np.ndarray], int]] = collections.deque()
-    for index in stored_blocks(array):
+    pending: collections.deque[tuple[Index, ts.Future[np.ndarray], int]] = collections.deque()
+    for index in block_indices(array):
         part = array[index]
-        coming.append((index, part.read(), part.size * part.dtype.numpy_dtype.itemsize))
-        while len(coming) > 1 and sum(size for _, _, size in coming) > BLOCK_BYTES:
-            yield _arrived(coming.popleft())
-    while coming:
-        yield _arrived(coming.popleft())
+        pending.append((index, part.read(), part.size * part.dtype.numpy_dtype.itemsize))
+        while len(pending) > 1 and sum(size for _, _, size in pending) > BLOCK_BYTES:
+            yield _wait(pending.popleft())
+    while pending:
+        yield _wait(pending.popleft())
 
 
-def _arrived(block: tuple[Index, ts.Future[np.ndarray], int]) -> tuple[Index, np.ndarray]:
-    index, numbers, _ = block  # by a function, so that no name in `read_blocks` keeps them
+def _wait(block: tuple[Index, ts.Future[np.ndarray], int]) -> tuple[Index, np.ndarray]:
+    index, numbers, _ = block  # in a function, so that no local of `read_blocks` holds the numbers
     return index, numbers.result()

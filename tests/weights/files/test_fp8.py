@@ -14,17 +14,17 @@ from step1x_jax.models.config import step1x_edit_v1_1
 from step1x_jax.weights.files.fp8 import (
     E4M3,
     Fp8File,
-    InFp8,
-    as_numbers,
-    rounded,
-    stored_as,
-    stored_in_fp8,
+    QuantizeToFp8,
+    dequantize,
+    is_fp8_weight,
+    number_format,
+    round_to_fp8,
 )
 from step1x_jax.weights.files.opening import open_file
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
-from step1x_jax.weights.readers import Cast, Changed, InMemory
+from step1x_jax.weights.readers import Cast, InMemory, Override
 from tests.golden import VECTORS
 from tests.weights.models import published
 
@@ -54,7 +54,7 @@ def save(path, base, scaled, dtype=np.float32):
 
 
 def save_reader(path, reader, scaled):
-    eight = InFp8(reader, scaled=scaled)
+    eight = QuantizeToFp8(reader, scaled=scaled)
     write_safetensors(path, eight)
     return SafetensorsFile(path)
 
@@ -65,8 +65,8 @@ def test_what_is_written_is_near_and_comes_back_exactly(tmp_path, base, scaled, 
     """Half a unit in the last place: 2^-4 of a number, or 2^-10 scale where numbers are small; a
     division in float32 comes before, hence 1 + 2^-20."""
     file = save(tmp_path / "eight.safetensors", base, scaled, dtype)
-    assert stored_as(file) == ("scaled fp8" if scaled else "fp8")
-    assert stored_as(base) == "plain"
+    assert number_format(file) == ("scaled fp8" if scaled else "fp8")
+    assert number_format(base) == "plain"
     seen = Fp8File(file, "float32")
     assert seen.shapes == base.shapes
     eights = 0
@@ -87,7 +87,7 @@ def test_what_is_written_is_near_and_comes_back_exactly(tmp_path, base, scaled, 
         assert np.all(np.abs(exact - original) <= bound)
         if scaled:
             assert np.abs(decoded(file.read(name))).max() == 448
-    assert eights == sum(stored_in_fp8(*item) for item in base.shapes.items())
+    assert eights == sum(is_fp8_weight(*item) for item in base.shapes.items())
 
 
 def test_the_nearest_number_is_taken_and_the_even_one_of_two():
@@ -96,17 +96,19 @@ def test_the_nearest_number_is_taken_and_the_even_one_of_two():
         [1.0625, 1.0626, 1.1875, 2.0**-10, 3 * 2.0**-10, -1.0625, 448, 0], np.float32
     )
     want = [1.0, 1.125, 1.25, 0, 2.0**-8, -1.0, 448, 0]
-    np.testing.assert_array_equal(decoded(rounded(numbers, np.float32(1))), want)
+    np.testing.assert_array_equal(decoded(round_to_fp8(numbers, np.float32(1))), want)
     many = np.random.default_rng(0).normal(size=(3, 70_000)).astype(np.float32)
     for dtype, some in itertools.product((jnp.bfloat16, np.float16), (numbers, many)):
         half = some.astype(dtype)
-        table, one_by_one = (rounded(x, np.float32(0.5)) for x in (half, half.astype(np.float32)))
+        table, one_by_one = (
+            round_to_fp8(x, np.float32(0.5)) for x in (half, half.astype(np.float32))
+        )
         np.testing.assert_array_equal(table.view(np.uint8), one_by_one.view(np.uint8))
 
 
 def test_the_blocks_matrices_are_most_of_the_model():
     table = model_table(step1x_edit_v1_1())
-    numbers = [(np.prod(e.shape), stored_in_fp8(name, e.shape)) for name, e in table.items()]
+    numbers = [(np.prod(e.shape), is_fp8_weight(name, e.shape)) for name, e in table.items()]
     share = sum(n for n, eight in numbers if eight) / sum(n for n, _ in numbers)
     assert 0.95 < share < 0.96
     assert sum(eight for _, eight in numbers) == 304
@@ -158,7 +160,7 @@ def test_newer_names_are_read_alike(tmp_path, base, how):
     older = save(tmp_path / "older.safetensors", base, True)
     file = rewritten(tmp_path / "new.safetensors", older, lambda t, m: newer(t, m, how))
     one, other = Fp8File(older), Fp8File(file)
-    assert stored_as(file) == "scaled fp8"
+    assert number_format(file) == "scaled fp8"
     assert other.shapes == base.shapes
     assert not other.metadata
     for name in base.shapes:
@@ -185,7 +187,7 @@ REFUSED = {
     ),
     "one row's is zero": (
         lambda t, m: t.update({f"{LINEAR}.scale_weight": np.arange(192, dtype=np.float32)}),
-        "scale_weight is 0.0, no positive number",
+        "scale_weight is 0.0, not a positive number",
     ),
     "infinite": (
         lambda t, m: t.update({f"{LINEAR}.scale_weight": np.array(np.inf, np.float32)}),
@@ -197,11 +199,11 @@ REFUSED = {
     ),
     "marker's JSON": (
         lambda t, m: t.update({f"{OTHER}.comfy_quant": np.frombuffer(b'[["a", 1]]', np.uint8)}),
-        "comfy_quant is .*no JSON object",
+        "comfy_quant is .*not a JSON object",
     ),
     "marker of numbers": (
         lambda t, m: t.update({f"{OTHER}.comfy_quant": np.ones(9, np.float32)}),
-        "comfy_quant is no text of JSON",
+        "comfy_quant is not JSON",
     ),
     "header of a list": (
         lambda t, m: m.update({"_quantization_metadata": '{"layers": ["a"]}'}), "lists no layers",
@@ -211,7 +213,7 @@ REFUSED = {
     ),
     "zero": (
         lambda t, m: t.update({f"{LINEAR}.scale_weight": np.array(0, np.float32)}),
-        "is 0.0, no positive number",
+        "is 0.0, not a positive number",
     ),
     "of bfloat16": (
         lambda t, m: t.update({"img_in.scale_weight": np.array(2, np.float32)}),
@@ -271,7 +273,7 @@ def test_what_is_too_large_with_its_scale(tmp_path, base):
     older = save(tmp_path / "older.safetensors", base, True)
     large = {f"{LINEAR}.scale_weight": np.array(1e38, np.float32)}
     file = rewritten(tmp_path / "large.safetensors", older, lambda t, m: t.update(large))
-    with pytest.raises(UserError, match=f"{LINEAR}.weight times its scale is too large"):
+    with pytest.raises(UserError, match=f"{LINEAR}.weight times its scale overflows"):
         Fp8File(file).read(f"{LINEAR}.weight")
 
 
@@ -285,7 +287,7 @@ def test_layers_are_listed_with_what_comes_before_all_names(tmp_path, base):
         path = tmp_path / f"{prefix}safetensors"
         metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
         write_safetensors(path, InMemory(tensors, metadata))
-        seen = as_numbers(open_file(path))
+        seen = dequantize(open_file(path))
         assert seen.shapes == base.shapes
         name = f"{LINEAR}.weight"
         np.testing.assert_array_equal(seen.read(name), Fp8File(older).read(name))
@@ -309,9 +311,9 @@ def test_numbers_that_have_no_place_are_refused(tmp_path, base, value):
         tensor[3, 4] = value
         return tensor
 
-    bad = Changed(base, {name: (base.shapes[name], np.dtype(jnp.bfloat16), read)})
+    bad = Override(base, {name: (base.shapes[name], np.dtype(jnp.bfloat16), read)})
     path = tmp_path / "eight.safetensors"
-    words = "write the scaled form" if value == 512 else "not finite"
+    words = "write the scaled format" if value == 512 else "not finite"
     with pytest.raises(UserError, match=f"{LINEAR}.weight .*{words}"):
         save_reader(path, bad, False)
     assert not list(tmp_path.iterdir())
@@ -367,7 +369,7 @@ def test_plain_files_that_torch_wrote(tmp_path, base):
         }
         save_torch(tensors, tmp_path / "plain.safetensors")
         seen = Fp8File(SafetensorsFile(tmp_path / "plain.safetensors"), "float32")
-        assert stored_as(seen.file) == "fp8"
+        assert number_format(seen.file) == "fp8"
         for name, x in tensors.items():
             np.testing.assert_array_equal(seen.read(name), x.float().numpy())
 
@@ -375,4 +377,4 @@ def test_plain_files_that_torch_wrote(tmp_path, base):
 def test_files_of_numpy_without_eight_bits_pass_through(tmp_path):
     save_file({"x": np.ones(3, np.float32)}, tmp_path / "wide.safetensors")
     file = SafetensorsFile(tmp_path / "wide.safetensors")
-    assert as_numbers(file) is file
+    assert dequantize(file) is file

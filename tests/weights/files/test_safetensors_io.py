@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from step1x_jax.errors import UserError
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile, write_safetensors
 from step1x_jax.weights.finite import is_finite
-from step1x_jax.weights.readers import Changed, InMemory
+from step1x_jax.weights.readers import InMemory, Override
 
 TENSORS = {
     "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -95,7 +95,7 @@ def test_a_truncated_file_is_named(tmp_path, keep):
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        (b"", "is empty, no safetensors file; download it again"),
+        (b"", "is empty, not a safetensors file; download it again"),
         (b"GGUF\3\0\0\0" + bytes(100), "is a GGUF file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "is a Git LFS pointer"),
         (b"\n<!DOCTYPE html><html>" + b"x" * 99, "is a web page"),
@@ -104,7 +104,7 @@ def test_a_truncated_file_is_named(tmp_path, keep):
         (b"\x80\4\x95" + bytes(100), "is a pickle"),
         (b"\x89PNG" * 100, "is a PNG picture"),
         (b"Entry not found.", "is a text file"),
-        (bytes(1000), "is only zeros"),
+        (bytes(1000), "is all zeros"),
         (b"\xfe" * 100, "is truncated or not a safetensors file"),
     ],
 )
@@ -124,7 +124,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         SafetensorsFile(tmp_path / "absent.safetensors")
     os.mkfifo(tmp_path / "pipe.safetensors")
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         SafetensorsFile(tmp_path / "pipe.safetensors")
     with pytest.raises(UserError, match="is a folder"):
         SafetensorsFile(tmp_path)
@@ -176,7 +176,7 @@ def with_header(path, text, data_bytes=16):
         ('"a": 3', "unreadable header"),
         ('"__metadata__": {"n": 3}, "a": E', "not all strings"),
         ('"a": ' + "[" * 100_000, "unreadable header"),
-        ('"__metadata__": [["n", "m"]], "a": E', "metadata are no JSON object"),
+        ('"__metadata__": [["n", "m"]], "a": E', "metadata are not a JSON object"),
         ('"\\ud800": E', "unreadable header"),
         ('"a\\u001b[31m": E', r"name is 'a\\x1b"),
         ('"a": {"dtype": ["F32"], "shape": [4], "data_offsets": [0, 16]}', "dtype of a is"),
@@ -272,7 +272,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     # the last one in the file
-    full_at_last = Changed(InMemory(TENSORS), {"mask": ((3,), np.dtype(bool), full)})
+    full_at_last = Override(InMemory(TENSORS), {"mask": ((3,), np.dtype(bool), full)})
     with pytest.raises(UserError, match=r"could not be written \(No space left"):
         write_safetensors(path, full_at_last)
     assert path.read_bytes() == b"before"

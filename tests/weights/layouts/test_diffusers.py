@@ -10,11 +10,11 @@ from safetensors.numpy import load_file, save_file
 
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import PRESETS
+from step1x_jax.weights.component_paths import locate_components
 from step1x_jax.weights.diffusers_folder import FOLDED, write_folder
 from step1x_jax.weights.files import shards
 from step1x_jax.weights.layouts.diffusers import transformer_layout
 from step1x_jax.weights.open import official_shapes, open_weights
-from step1x_jax.weights.places import places_of
 from step1x_jax.weights.save import write_diffusers, write_official
 from tests.golden import VECTORS
 
@@ -100,10 +100,12 @@ def test_which_rows_lie_where(tmp_path):
 def test_the_full_size_has_every_number_once():
     official = official_shapes(PRESETS["step1x_edit_v1_1"]())
     layout = transformer_layout(official, 3072)
-    for side in (layout.here, layout.there):
+    for side in (layout.source, layout.target):
         assert sum(np.prod(shape, dtype=int) for shape in side.values()) == 12_427_800_384
-    rows = [(move.there, move.there_at + i) for move in layout.moves for i in range(move.rows)]
-    assert len(rows) == len(set(rows)) == sum(s[0] for s in layout.there.values())
+    rows = [
+        (move.target, move.target_start + i) for move in layout.ranges for i in range(move.size)
+    ]
+    assert len(rows) == len(set(rows)) == sum(s[0] for s in layout.target.values())
 
 
 def test_v1_0_is_folded_and_says_so(tmp_path):
@@ -154,7 +156,7 @@ def test_a_pipeline(tmp_path):
     index = json.loads((tmp_path / "pipeline" / "model_index.json").read_text())
     assert index["_class_name"] == "Step1XEditPipeline"
     assert index["transformer"] == ["diffusers", "Step1XEditTransformer2DModel"]
-    found = places_of(tmp_path / "pipeline")
+    found = locate_components(tmp_path / "pipeline")
     parts = {"transformer": open_weights(found.model), "vae": open_weights(found.autoencoder)}
     write_official(tmp_path / "back", parts)
     for part, name in (("transformer", "dit_v1_1"), ("autoencoder", "vae")):

@@ -13,7 +13,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.mllm.config import MLLMConfig
 from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.weights.language_model import load_mllm, open_mllm, read_mllm_config
-from step1x_jax.weights.layouts.official import flat
+from step1x_jax.weights.layouts.official import flatten_params
 from step1x_jax.weights.layouts.qwen import mllm_table
 from tests.golden import VECTORS
 from tests.weights.tables import assert_covers_once
@@ -61,8 +61,8 @@ def newer(name):
 
 
 def assert_same(one, other):
-    leaves = flat(nnx.state(other))
-    for path, x in flat(nnx.state(one)).items():
+    leaves = flatten_params(nnx.state(other))
+    for path, x in flatten_params(nnx.state(one)).items():
         np.testing.assert_array_equal(x[...], leaves[path][...], err_msg=path)
 
 
@@ -148,7 +148,7 @@ def test_a_tensor_that_its_shard_lacks_is_named(tmp_path):
     name = min(name for name in part if not name.startswith("lm_head"))
     del part[name]
     save_file(part, tmp_path / SHARDS[0])
-    with pytest.raises(UserError, match=f"{SHARDS[0]} lacks {name}, which .* promises"):
+    with pytest.raises(UserError, match=f"{SHARDS[0]} lacks {name}, which .* lists"):
         load_mllm(tmp_path)
 
 
@@ -170,7 +170,7 @@ def test_a_tensor_in_two_shards_is_named(tmp_path):
 )
 def test_a_damaged_index_is_named(tmp_path, text):
     (sharded(tmp_path) / INDEX).write_text(text)
-    with pytest.raises(UserError, match=f"{INDEX} is no readable index"):
+    with pytest.raises(UserError, match=f"{INDEX} is not a readable index"):
         load_mllm(tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_an_index_that_leaves_its_folder(tmp_path):
         folder,
         lambda where: where.update({n: outside for n in where if where[n] == SHARDS[1]}),
     )
-    with pytest.raises(UserError, match="file of its own folder"):
+    with pytest.raises(UserError, match="file in its own folder"):
         load_mllm(folder)
 
 
@@ -196,7 +196,7 @@ def test_an_index_that_says_less_than_its_files_hold(tmp_path):
     folder = sharded(tmp_path)
     name = "model.norm.weight"
     rewritten_index(folder, lambda where: where.pop(name))
-    with pytest.raises(UserError, match=f"has {name}, which .* does not say"):
+    with pytest.raises(UserError, match=f"has {name}, which .* does not list"):
         load_mllm(folder)
 
 

@@ -14,7 +14,7 @@ from step1x_jax.weights.lora.adapters import (
     abstract_adapters,
     load_adapters,
     lora_table,
-    targeted,
+    select_targets,
 )
 from step1x_jax.weights.lora.merging import Merged
 from step1x_jax.weights.lora.writers import save_kohya
@@ -33,7 +33,7 @@ def config():
 
 def test_the_released_loras_have_304_modules():
     """19 double blocks with 10 linear layers, 38 single ones with 3, as the published files."""
-    weights, places = targeted(step1x_edit_v1_1(), LoraConfig().targets)
+    weights, places = select_targets(step1x_edit_v1_1(), LoraConfig().targets)
     assert len(weights) == 19 * 10 + 38 * 3 == 304
     assert len(places) == 10 + 3
     adapters = abstract_adapters(step1x_edit_v1_1(), LoraConfig(rank=64))
@@ -45,7 +45,7 @@ def test_the_released_loras_have_304_modules():
 @pytest.mark.parametrize("targets", [("*",), ("connector.*", "*img_mlp.?"), ("*.linear2",)])
 def test_the_table_covers_every_half(targets):
     lora = LoraConfig(rank=3, targets=targets)
-    weights, _ = targeted(tiny(), targets)
+    weights, _ = select_targets(tiny(), targets)
     assert_covers_once(lora_table(weights, 3), abstract_adapters(tiny(), lora))
 
 
@@ -81,7 +81,7 @@ def test_merging_ours_is_merging_the_file(config):
 )
 def test_patterns_that_fit_nothing_or_half_are_refused(targets, words):
     with pytest.raises(UserError, match=words):
-        targeted(tiny(), targets)
+        select_targets(tiny(), targets)
 
 
 @pytest.mark.parametrize(

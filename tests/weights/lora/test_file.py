@@ -46,7 +46,7 @@ def test_several_are_added_before_the_sum_is_rounded(table, base):
     """1 + 3/1024 is 1 in bfloat16, but 1 + 6/1024 is 1 + 1/128."""
     lora = LoraFile(FILE, table)
     name, module = "single_blocks.0.linear1.weight", "single_blocks.0.linear1"
-    (piece,) = lora.pieces(module)
+    (piece,) = lora.deltas(module)
     delta = piece.up @ piece.down  # its alpha / rank is 1/2
     flat = np.argmax(np.abs(delta))
     scale = 2 * 3 / 1024 / delta.flat[flat]
@@ -89,7 +89,7 @@ def test_parts_are_rows_of_the_fused_layer(tmp_path, table, width, prefix):
         tensors[f"{prefix}transformer_blocks_0_attn_to_k.alpha"] = np.array(4, np.float32)
     save_file(tensors, tmp_path / "lora.safetensors")
     lora = LoraFile(tmp_path / "lora.safetensors", table)
-    q, k = lora.pieces("double_blocks.0.img_attn.qkv")
+    q, k = lora.deltas("double_blocks.0.img_attn.qkv")
     assert (q.start, k.start) == (0, width)
     np.testing.assert_array_equal(q.down, down)
     np.testing.assert_array_equal(k.up, up)
@@ -116,7 +116,7 @@ def test_alpha_in_the_settings(tmp_path, table, width):
         {"lora_adapter_metadata": json.dumps(values)},
     )
     for path in (tmp_path, tmp_path / "one.safetensors"):
-        q, k = LoraFile(path, table).pieces("double_blocks.0.img_attn.qkv")
+        q, k = LoraFile(path, table).deltas("double_blocks.0.img_attn.qkv")
         assert (q.alpha, k.alpha) == (8, 3)
 
 
@@ -135,7 +135,7 @@ def bad_peft(change, **settings):
 REFUSED = {
     "text encoder": (
         bad_kohya(lambda t: t.update({"lora_te_encoder_q.alpha": np.array(1, np.float32)})),
-        "lora_te_encoder_q.alpha is of a text encoder, .* with --ignore=text_encoder",
+        "lora_te_encoder_q.alpha adapts a text encoder, .* with --ignore=text_encoder",
     ),
     "no such block": (
         bad_kohya(lambda t: t.update({f"{MODULE.replace('0', '7')}.lora_up.weight": t[
@@ -148,11 +148,11 @@ REFUSED = {
     ),
     "no partner": (
         bad_kohya(lambda t: t.pop(f"{MODULE}.lora_up.weight")),
-        f"{MODULE}.* is there without the layer's up",
+        f"{MODULE}.* has no up",
     ),
     "no down": (
         bad_kohya(lambda t: t.pop(f"{MODULE}.lora_down.weight")),
-        f"{MODULE}.* is there without the layer's down",
+        f"{MODULE}.* has no down",
     ),
     "other sizes": (
         bad_kohya(lambda t: t.update({f"{MODULE}.lora_up.weight": np.zeros((5, 4), np.float32)})),
@@ -176,7 +176,7 @@ REFUSED = {
         bad_kohya(lambda t: t.update({
             f"{MODULE}.lora_up.weight": t[f"{MODULE}.lora_up.weight"][:, :0].copy(),
             f"{MODULE}.lora_down.weight": t[f"{MODULE}.lora_down.weight"][:0].copy()})),
-        "has rank 0, but a layer of .* takes 1 to",
+        "has rank 0, but a layer of .* can have 1 to",
     ),
     "absurd rank": (
         bad_kohya(lambda t: t.update({
@@ -184,7 +184,7 @@ REFUSED = {
                                                  np.float32),
             f"{MODULE}.lora_down.weight": np.zeros((9999, t[f"{MODULE}.lora_down.weight"].shape[1]),
                                                    np.float32)})),
-        "has rank 9999, but a layer of .* takes 1 to",
+        "has rank 9999, but a layer of .* can have 1 to",
     ),
     "fused and in parts": (
         bad_kohya(lambda t: t.update({
@@ -212,17 +212,19 @@ REFUSED = {
         bad_peft(lambda t: None, r=16, lora_alpha=16),
         "has rank 2, its settings say 16",
     ),
-    "settings without alpha": (bad_peft(lambda t: None, r=2), "lora_alpha of .* cannot be read"),
+    "settings without alpha": (
+        bad_peft(lambda t: None, r=2), "lora_alpha is missing or not a number in the LoRA's settings"),
     "dora by its settings": (
         bad_peft(lambda t: None, r=2, lora_alpha=2, use_dora=True), "has use_dora"),
     "not a LoRA by its settings": (
-        bad_peft(lambda t: None, r=2, lora_alpha=2, peft_type="LOHA"), "of the kind 'LOHA'"),
+        bad_peft(lambda t: None, r=2, lora_alpha=2, peft_type="LOHA"), "peft_type is 'LOHA'"),
     "changed base": (
         bad_peft(lambda t: None, r=2, lora_alpha=2, init_lora_weights="pissa_niter_4"),
-        "began as 'pissa_niter_4', which changes the base",
+        "was initialized with 'pissa_niter_4', which changes the base",
     ),
-    "rank no number": (
-        bad_peft(lambda t: None, r="two", lora_alpha=2), "r of the LoRA's settings cannot be read"),
+    "rank not a number": (
+        bad_peft(lambda t: None, r="two", lora_alpha=2),
+        "r is missing or not a number in the LoRA's settings"),
     "alpha not finite": (
         bad_peft(lambda t: None, r=2, lora_alpha=1e30), "lora_alpha is 1e\\+30; expected"),
     "alpha is a list": (bad_peft(lambda t: None, r=2, lora_alpha=[2]), "lora_alpha is \\[2\\]"),
@@ -230,20 +232,20 @@ REFUSED = {
         bad_peft(lambda t: None, r=2, lora_alpha=2, rank_pattern=["a"]), "rank_pattern is"),
     "a pattern that backtracks": (
         bad_peft(lambda t: None, r=2, lora_alpha=2, rank_pattern={"(a+)+$": 2}),
-        "rank_pattern: the pattern '\\(a\\+\\)\\+\\$' repeats a bracket",
+        "rank_pattern: the pattern '\\(a\\+\\)\\+\\$' repeats parentheses",
     ),
     "dora": (
         bad_peft(lambda t: t.update({
             f"transformer.{DOUBLE}.attn.to_q.lora_magnitude_vector": np.ones(64, np.float32)})),
-        "lora_magnitude_vector is neither .* of the kind DoRA",
+        "lora_magnitude_vector is neither .* belongs to a DoRA",
     ),
     "loha": (
         bad_kohya(lambda t: t.update({f"{MODULE}.hada_w1_a": np.ones((2, 2), np.float32)})),
-        "of the kind LoHa",
+        "belongs to a LoHa",
     ),
     "lokr": (
         bad_kohya(lambda t: t.update({f"{MODULE}.lokr_w1": np.ones((2, 2), np.float32)})),
-        "of the kind LoKr",
+        "belongs to a LoKr",
     ),
     "two adapters": (
         bad_peft(lambda t: t.update({
@@ -254,7 +256,7 @@ REFUSED = {
     ),
     "not finite": (
         bad_kohya(lambda t: t.update({f"{MODULE}.alpha": np.array(-1, np.float32)})),
-        f"{MODULE}.alpha is -1, no positive number",
+        f"{MODULE}.alpha is -1, but an alpha must not be negative",
     ),
     "alphas of several numbers": (
         bad_kohya(lambda t: t.update({f"{MODULE}.alpha": np.ones(3, np.float32)})),
@@ -291,7 +293,7 @@ def test_names_and_halves_in_any_pairing(tmp_path, table, width, name, halves):
     save_file(tensors, tmp_path / "lora.safetensors")
     lora = LoraFile(tmp_path / "lora.safetensors", table)
     assert lora.shapes == {"double_blocks.0.img_attn.proj": (width, width)}
-    (piece,) = lora.pieces("double_blocks.0.img_attn.proj")
+    (piece,) = lora.deltas("double_blocks.0.img_attn.proj")
     np.testing.assert_array_equal(piece.up, up)
     assert lora.settings == {name: (2, 2.0)}
 
@@ -313,7 +315,7 @@ QKV = "double_blocks.0.img_attn.qkv"
 
 
 def alphas(path, table, **how):
-    return [piece.alpha for piece in LoraFile(path, table, **how).pieces(QKV)]
+    return [piece.alpha for piece in LoraFile(path, table, **how).deltas(QKV)]
 
 
 @pytest.mark.parametrize(
@@ -341,17 +343,17 @@ def test_alpha_in_the_header_under_any_of_its_names(tmp_path, table, width, meta
     ("metadata", "words"),
     [
         ({"ss_network_alpha": "1", "ss_network_dim": "16"}, "has rank 2, its settings say 16"),
-        ({"ss_network_alpha": "Dynamic"}, "alpha is 'Dynamic', no number"),
-        ({"ss_network_alpha": "nan"}, "alpha is 'nan', no number"),
+        ({"ss_network_alpha": "Dynamic"}, "alpha is 'Dynamic', not a number"),
+        ({"ss_network_alpha": "nan"}, "alpha is 'nan', not a number"),
         (
             {"ss_network_alpha": "1", "lora_alpha": "2"},
             "lora_alpha 2 and ss_network_alpha 1, which",
         ),
         (
             {"ss_network_alpha": "1", "lora_adapter_metadata": '{"r": 2, "lora_alpha": 3}'},
-            "is said to be 3 .* and 1 ",
+            "different alphas: 3 .* and 1 ",
         ),
-        ({"lora_adapter_metadata": "[1]"}, "no JSON object"),
+        ({"lora_adapter_metadata": "[1]"}, "not a JSON object"),
         ({"lora_adapter_metadata": "{"}, "not valid JSON"),
         ({"lora_adapter_metadata": "[" * 100_000}, "nested too deeply"),
     ],
@@ -404,7 +406,7 @@ def test_an_adapters_name_in_the_keys(tmp_path, table, width):
     save_file(named, tmp_path / "named.safetensors", {"lora_alpha": "6"})
     one, other = (LoraFile(tmp_path / f"{n}.safetensors", table) for n in ("plain", "named"))
     assert one.settings.keys() == other.settings.keys()
-    for piece, same in zip(one.pieces(QKV), other.pieces(QKV), strict=True):
+    for piece, same in zip(one.deltas(QKV), other.deltas(QKV), strict=True):
         np.testing.assert_array_equal(piece.down, same.down)
         np.testing.assert_array_equal(piece.up, same.up)
         assert same.alpha == 6
@@ -439,7 +441,7 @@ def test_names_of_other_programs(tmp_path, table, name, prefix):
     tensors = {f"{prefix}{joined}.lora_A.default.weight": np.ones((2, width), np.float32),
                f"{prefix}{joined}.lora_B.default.weight": up}  # fmt: skip
     save_file(tensors, tmp_path / "x.safetensors")
-    (piece,) = LoraFile(tmp_path / "x.safetensors", table).pieces(module)
+    (piece,) = LoraFile(tmp_path / "x.safetensors", table).deltas(module)
     published = np.empty_like(up)
     published[np.concatenate([np.arange(*segment) for segment in segments])] = up
     np.testing.assert_array_equal(piece.up, published)
@@ -461,7 +463,7 @@ def test_a_layer_whose_alpha_is_0_is_off(tmp_path, table, base):
     off = {key: np.array(0, np.float32) if key.endswith("alpha") else x
            for key, x in tensors.items()}  # fmt: skip
     save_file(off, tmp_path / "all.safetensors")
-    with pytest.raises(UserError, match="is switched off as a whole"):
+    with pytest.raises(UserError, match="has no effect: all its alphas are 0"):
         LoraFile(tmp_path / "all.safetensors", table)
 
 
@@ -474,10 +476,10 @@ def test_a_text_encoder_is_left_out_where_that_is_asked_for(tmp_path, table, lay
     extra = {f"{layer}.lora_down.weight": np.ones((2, 768), np.float32),
              f"{layer}.lora_up.weight": np.ones((768, 2), np.float32)}  # fmt: skip
     save_file(tensors | extra, tmp_path / "x.safetensors")
-    with pytest.raises(UserError, match="is of a text encoder"):
+    with pytest.raises(UserError, match="adapts a text encoder"):
         LoraFile(tmp_path / "x.safetensors", table)
     lora = LoraFile(tmp_path / "x.safetensors", table, ["text_encoder"])
-    assert sorted(lora.left_out) == sorted(extra)
+    assert sorted(lora.ignored) == sorted(extra)
     assert lora.settings == LoraFile(FILE, table).settings
 
 
@@ -486,7 +488,7 @@ def test_sums_are_rounded_once_to_what_is_asked_for(table, base):
     lora = LoraFile(FILE, table)
     name = "single_blocks.0.linear1.weight"
     half = base.read(name).astype(jnp.bfloat16)
-    (piece,) = lora.pieces("single_blocks.0.linear1")
+    (piece,) = lora.deltas("single_blocks.0.linear1")
     want = half.astype(np.float64) + piece.scale * piece.up.astype(np.float64) @ piece.down
     for dtype, size in ((np.float32, 2**-22), (jnp.bfloat16, 2**-8), (np.float16, 2**-10)):
         read = Merged(InMemory({name: half}), [(lora, 1.0)], {name: np.dtype(dtype)}).read
@@ -503,5 +505,7 @@ def test_a_strength_that_is_not_finite(table, base, scale):
 
 def test_a_sum_that_is_too_large(table, base):
     read = Merged(base, [(LoraFile(FILE, table), 1e39)]).read
-    with pytest.raises(UserError, match=r"single_blocks\.0\.linear1\.weight with its LoRA is too"):
+    with pytest.raises(
+        UserError, match=r"single_blocks\.0\.linear1\.weight with its LoRA overflows"
+    ):
         read("single_blocks.0.linear1.weight")

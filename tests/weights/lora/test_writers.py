@@ -13,10 +13,10 @@ from step1x_jax.models.config import step1x_edit_v1_1
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
-from step1x_jax.weights.lora.adapters import Adapters, adapters_of
-from step1x_jax.weights.lora.file import LoraFile, Piece, taken_apart, whole
+from step1x_jax.weights.lora.adapters import Adapters, to_adapters
+from step1x_jax.weights.lora.file import LoraDelta, LoraFile, fuse_deltas, split_delta
 from step1x_jax.weights.lora.merging import Merged
-from step1x_jax.weights.lora.names import adaptable, diffusers_layers
+from step1x_jax.weights.lora.names import diffusers_layers, linear_shapes
 from step1x_jax.weights.lora.writers import save_kohya, save_peft
 from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.readers import InMemory
@@ -41,7 +41,7 @@ def random_lora(table, path, layers=None, seed=0, rank=2):
     """A PEFT file of diffusers' layers, every one with other numbers: all, or those named."""
     rng = np.random.default_rng(seed)
     tensors = {}
-    for module, shape in adaptable(table).items():
+    for module, shape in linear_shapes(table).items():
         for rows in diffusers_layers(module, shape):
             if layers is None or rows.name in layers:
                 a, b = (rank, shape[1]), (rows.size, rank)
@@ -76,7 +76,7 @@ def test_kohya_to_peft_and_back_is_the_same_file(tmp_path, table, name):
     save_peft(tmp_path / name, LoraFile(FILE, table))
     lora = LoraFile(tmp_path / name, table)
     assert set(lora.settings.values()) == {(4, 2.0)}
-    assert len(lora.pieces("single_blocks.0.linear1")) == 4
+    assert len(lora.deltas("single_blocks.0.linear1")) == 4
     save_kohya(tmp_path / "again.safetensors", lora)
     assert_same_bits(tmp_path / "again.safetensors", FILE)
 
@@ -96,7 +96,7 @@ def test_every_layer_in_peft_survives_the_fused_form(tmp_path, table):
     """Each part has its own down: blocks of the fused layer, which come back to the bit."""
     random_lora(table, tmp_path / "peft.safetensors")
     first = LoraFile(tmp_path / "peft.safetensors", table)
-    assert first.shapes.keys() == adaptable(table).keys()
+    assert first.shapes.keys() == linear_shapes(table).keys()
     save_kohya(tmp_path / "kohya.safetensors", first)
     second = LoraFile(tmp_path / "kohya.safetensors", table)
     assert second.settings["lora_unet_double_blocks_0_img_attn_qkv"] == (6, 6.0)
@@ -127,21 +127,21 @@ def test_scale_and_shift_change_places(tmp_path, table):
     up = np.arange(out * 2, dtype=np.float32).reshape(out, 2)
     down = np.ones((2, c_in), np.float32)
     (layer,) = diffusers_layers(module, (out, c_in))
-    ((_, piece),) = taken_apart(Piece(0, down, up, 2.0), [layer])
+    ((_, piece),) = split_delta(LoraDelta(0, down, up, 2.0), [layer])
     assert layer.name == "norm_out.linear"
     np.testing.assert_array_equal(piece.up, np.concatenate([up[64:], up[:64]]))
     np.testing.assert_array_equal(piece.down, down)
-    np.testing.assert_array_equal(layer.put_back(piece.up), up)
+    np.testing.assert_array_equal(layer.restore_order(piece.up), up)
 
 
 def test_parts_of_other_strengths_keep_them():
     """alpha / rank of 1/2 and 3: one product has one, so the second up is multiplied by 6."""
     rng = np.random.default_rng(0)
     pieces = [
-        Piece(0, *(rng.normal(size=s).astype(np.float32) for s in ((4, 7), (5, 4))), 2.0),
-        Piece(5, *(rng.normal(size=s).astype(np.float32) for s in ((2, 7), (5, 2))), 6.0),
+        LoraDelta(0, *(rng.normal(size=s).astype(np.float32) for s in ((4, 7), (5, 4))), 2.0),
+        LoraDelta(5, *(rng.normal(size=s).astype(np.float32) for s in ((2, 7), (5, 2))), 6.0),
     ]
-    both = whole(pieces, 12)  # two rows are of no part
+    both = fuse_deltas(pieces, 12)  # two rows are of no part
     assert (both.rank, both.alpha) == (6, 3.0)
     want = np.zeros((12, 7))
     for p, scale in zip(pieces, (0.5, 3.0), strict=True):
@@ -153,10 +153,10 @@ def test_a_fresh_lora_whose_ups_are_zero_keeps_its_downs():
     """Zeros are blocks of any shape: taken for that, a part would start with less of its rank."""
     rng = np.random.default_rng(0)
     shape = (96, 32)
-    fused = Piece(0, rng.normal(size=(6, 32)), np.zeros((96, 6)), 6.0)
-    parts = taken_apart(fused, diffusers_layers("double_blocks.0.img_attn.qkv", shape))
+    fused = LoraDelta(0, rng.normal(size=(6, 32)), np.zeros((96, 6)), 6.0)
+    parts = split_delta(fused, diffusers_layers("double_blocks.0.img_attn.qkv", shape))
     assert [piece.rank for _, piece in parts] == [6, 6, 6]
-    back = whole([piece for _, piece in parts], 96)
+    back = fuse_deltas([piece for _, piece in parts], 96)
     np.testing.assert_array_equal(back.down, fused.down)
     assert back.alpha == 6.0
 
@@ -167,7 +167,7 @@ def test_any_lora_becomes_our_adapters(tmp_path, config, table):
     layers += ["single_transformer_blocks.2.proj_out", "transformer_blocks.0.norm1.linear"]
     random_lora(table, tmp_path / "peft.safetensors", layers)
     first = LoraFile(tmp_path / "peft.safetensors", table)
-    adapters, settings = adapters_of(first, config)
+    adapters, settings = to_adapters(first, config)
     assert (settings.rank, settings.alpha) == (4, 4.0)
     assert settings.targets == (
         "double_blocks.*.img_attn.qkv", "double_blocks.*.img_mod.lin", "single_blocks.*.linear2",
@@ -183,7 +183,7 @@ def test_any_lora_becomes_our_adapters(tmp_path, config, table):
 
 
 def test_adapters_of_a_published_lora_are_what_is_in_the_file(tmp_path, config, table):
-    adapters, settings = adapters_of(LoraFile(FILE, table), config)
+    adapters, settings = to_adapters(LoraFile(FILE, table), config)
     assert (settings.rank, settings.alpha) == (4, 2.0)
     save_kohya(tmp_path / "again.safetensors", Adapters(adapters, config, settings))
     assert_same_bits(tmp_path / "again.safetensors", FILE)
@@ -204,7 +204,7 @@ def test_full_size_names_are_those_of_the_published_files(tmp_path):
     table = model_table(step1x_edit_v1_1())
     names = [
         rows.name
-        for module, shape in adaptable(table).items()
+        for module, shape in linear_shapes(table).items()
         for rows in diffusers_layers(module, shape)
     ]
     assert len(set(names)) == len(names)
@@ -248,7 +248,7 @@ def products(path, table):
     result = {}
     for module, shape in lora.shapes.items():
         total = np.zeros(shape)
-        for piece in lora.pieces(module):
+        for piece in lora.deltas(module):
             part = piece.up.astype(np.float64) @ piece.down.astype(np.float64)
             total[piece.start : piece.start + len(part)] += piece.alpha / piece.rank * part
         result[module] = total

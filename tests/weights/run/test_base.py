@@ -14,7 +14,7 @@ from step1x_jax.training.step.train_step import abstract_state, init_state
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.run.base import describe_parameters
-from step1x_jax.weights.run.fingerprints import describe, name_arrays
+from step1x_jax.weights.run.fingerprints import describe_arrays, name_arrays
 from tests.golden import VECTORS
 from tests.processes import results
 from tests.training.tiny import tiny_config
@@ -36,7 +36,7 @@ def run(tmp_path_factory):
         lambda x: jax.device_put(rng.normal(size=x.shape).astype(x.dtype), x.sharding),
         abstract.params,
     )
-    base = describe(name_arrays(nnx.state(load_model(BASE))))
+    base = describe_arrays(name_arrays(nnx.state(load_model(BASE))))
     path = tmp_path_factory.mktemp("run")
     with contextlib.closing(Checkpoints(path, keep=1)) as checkpoints:
         checkpoints.save(init_state(config, abstract, adapters), config, base)
@@ -45,7 +45,7 @@ def run(tmp_path_factory):
 
 def test_a_description_by_tensors_is_that_of_the_arrays_on_devices():
     weights = open_weights(BASE)
-    wanted = describe(name_arrays(nnx.state(load_model(weights))))
+    wanted = describe_arrays(name_arrays(nnx.state(load_model(weights))))
     assert describe_parameters(weights.tensors, weights.config, wanted) == wanted
 
 

@@ -131,7 +131,7 @@ def test_errors_of_the_machine_are_no_damage(
         raise error
 
     monkeypatch.setattr(restoring.ocp, "load_checkpointables", fail)
-    with pytest.raises(UserError, match=f"cannot be read .*{sentence}.*left as it is"):
+    with pytest.raises(UserError, match=f"cannot be read .*{sentence}.*not changed"):
         restore(workdir, abstract)
     assert folders(workdir) == ["1", "2"]
 
@@ -256,7 +256,7 @@ def test_names_of_arrays_lead_nowhere(workdir, tmp_path):
     for step in "12":
         rewrite(rename)(workdir / "checkpoints" / step)
     tensors = RunTensors(RunFolder(workdir), tmp_path / "room")
-    with pytest.raises(UserError, match="holds no whole checkpoint"):
+    with pytest.raises(UserError, match="has no undamaged checkpoint"):
         tensors.read("img_in.weight")
     assert not (tmp_path / "room").exists()
     assert not (tmp_path / "outside").exists()

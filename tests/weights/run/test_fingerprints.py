@@ -10,11 +10,11 @@ import pytest
 
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.weights.run.fingerprints import (
-    add,
-    describe,
+    combine,
+    describe_arrays,
     fingerprint_of,
     fingerprints,
-    same,
+    matches,
 )
 
 
@@ -84,7 +84,7 @@ def test_blocks_add_up_to_the_whole(cut, chunk, monkeypatch):
             for k in range(0, 6, cut[2]):
                 block = x[i : i + cut[0], j : j + cut[1], k : k + cut[2]]
                 parts.append(fingerprint_of(block, (i, j, k), x.shape))
-    assert add(*parts) == expected(x)
+    assert combine(*parts) == expected(x)
 
 
 def test_large_arrays_are_hashed_in_chunks(monkeypatch):
@@ -129,10 +129,10 @@ def swap_rows(bits):
 def test_changes_that_leave_the_sum(change):
     x = numbers(8, 8)
     x.view(np.uint32).reshape(-1)[[7, 9]] = 6, 7
-    before, sums = describe({"x": jnp.asarray(x)})["x"], int(x.view(np.uint32).sum() % 2**32)
+    before, sums = describe_arrays({"x": jnp.asarray(x)})["x"], int(x.view(np.uint32).sum() % 2**32)
     change(x.view(np.uint32).reshape(-1))
     assert int(x.view(np.uint32).sum() % 2**32) == sums  # what checkpoints once noted
-    assert not same(before, describe({"x": jnp.asarray(x)})["x"])
+    assert not matches(before, describe_arrays({"x": jnp.asarray(x)})["x"])
 
 
 def test_every_single_bit_counts():

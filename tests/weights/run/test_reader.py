@@ -14,8 +14,8 @@ from step1x_jax.training.step.train_step import abstract_state, init_state
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.run import stored_arrays
 from step1x_jax.weights.run.description import WEIGHTS
-from step1x_jax.weights.run.reader import RunFolder, RunTensors, stored_parts
-from step1x_jax.weights.run.stored_arrays import stored_array
+from step1x_jax.weights.run.reader import RunFolder, RunTensors, iter_stored_blocks
+from step1x_jax.weights.run.stored_arrays import open_array
 from tests.training.tiny import tiny_config
 from tests.weights.models import parameters_as
 from tests.weights.run.test_damage import everything, without_rights
@@ -47,7 +47,7 @@ def parts_of(run):
     opened = RunFolder(run)
     path = run / "checkpoints" / str(opened.step)
     item = opened.description.trained
-    return [(n, block) for n in opened.arrays for _, block in stored_parts(path, item, n)]
+    return [(n, block) for n in opened.arrays for _, block in iter_stored_blocks(path, item, n)]
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +69,10 @@ def test_a_changed_number_is_noticed(folder, tmp_path):
     """Of the last block of a stacked kernel, changed in the store itself."""
     shutil.copytree(folder, tmp_path / "changed")
     item = tmp_path / "changed" / "checkpoints" / "0" / WEIGHTS
-    array = stored_array(item, "transformer.single_blocks.mlp_in.kernel")
+    array = open_array(item, "transformer.single_blocks.mlp_in.kernel")
     array[2, 0, 0].write(array[2, 0, 0].read().result() + 1).result()
     tensors = RunTensors(RunFolder(tmp_path / "changed"), tmp_path)
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="no undamaged checkpoint"):
         tensors.read("img_in.weight")
 
 
@@ -94,7 +94,7 @@ def test_damage_leads_to_the_checkpoint_before(tmp_path):
     """While the arrays are copied, in which the files are sound."""
     run = run_of(tmp_path / "run", MeshConfig(data=1))
     shutil.copytree(run / "checkpoints" / "0", run / "checkpoints" / "1")
-    array = stored_array(run / "checkpoints" / "1" / "params", "transformer.img_in.bias")
+    array = open_array(run / "checkpoints" / "1" / "params", "transformer.img_in.bias")
     array[0].write(7).result()
     said = []
     tensors = RunTensors(RunFolder(run, say=said.append), tmp_path)
@@ -115,7 +115,7 @@ def test_no_room_for_the_copy(tmp_path, monkeypatch):
     run = run_of(tmp_path / "run", MeshConfig(data=1))
     (tmp_path / "room").write_text("a file")
     tensors = RunTensors(RunFolder(run), tmp_path / "room")
-    with pytest.raises(UserError, match=r"no room for a copy of .*; free some space, or name"):
+    with pytest.raises(UserError, match=r"no space for a copy of .*; free some space, or set"):
         tensors.read("img_in.bias")
 
 
@@ -125,7 +125,7 @@ def test_what_one_device_had_is_stored_in_small_blocks(tmp_path, monkeypatch):
     run = run_of(tmp_path / "run", MeshConfig(data=1))
     sizes = [block.nbytes for _, block in parts_of(run)]
     assert 1 << 13 < max(sizes) <= 1 << 14
-    array = stored_array(
+    array = open_array(
         run / "checkpoints" / "0" / "params", "transformer.single_blocks.mlp_in.kernel"
     )
     assert array.size * 4 > 1 << 16
@@ -139,6 +139,6 @@ def test_files_that_go_while_they_are_read(folder, tmp_path):
     tensors.read("img_in.weight")
     for file in (run / "checkpoints" / "0").rglob("d/*"):
         file.unlink()
-    with pytest.raises(UserError, match=r"cannot be read any more .*; check its rights") as error:
+    with pytest.raises(UserError, match=r"cannot be read any more .*; check permissions") as error:
         check_same(tensors)
     assert "\n" not in str(error.value)

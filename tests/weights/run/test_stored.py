@@ -21,9 +21,9 @@ from step1x_jax.training.loop import train
 from step1x_jax.weights.lora.adapters import abstract_adapters
 from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.run.description import DESCRIPTION, SCHEMA_VERSION
-from step1x_jax.weights.run.earlier import wanted_earlier
+from step1x_jax.weights.run.earlier import abstract_earlier
 from step1x_jax.weights.run.reader import RunFolder
-from step1x_jax.weights.run.stored_arrays import stored_array
+from step1x_jax.weights.run.stored_arrays import open_array
 from tests.weights.run.make_stored import (
     STEPS,
     STOPPED,
@@ -161,8 +161,8 @@ def test_another_model_of_as_many_numbers_is_refused(unpacked, name):
 
 def test_moments_of_adafactor_are_refused():
     rows = jax.ShapeDtypeStruct((2, 6), np.float32)
-    with pytest.raises(UserError, match=r"Adafactor's moments .*training\.start_from"):
-        wanted_earlier({"1.moments.transformer.img_in.kernel.rows": rows}, {})
+    with pytest.raises(UserError, match=r"whose Adafactor moments .*training\.start_from"):
+        abstract_earlier({"1.moments.transformer.img_in.kernel.rows": rows}, {})
 
 
 @pytest.mark.parametrize("name", WITH_ADAPTERS)
@@ -216,11 +216,11 @@ def test_a_changed_number_is_noticed(unpacked, tmp_path, monkeypatch, name, item
     run = shutil.copytree(unpacked / name / "run", tmp_path / "run")
     names = part(dict(np.load(unpacked / name / "run.npz")), f"{item}.")
     kernel = next(n for n in names if n.endswith("single_blocks.mlp_in.kernel"))
-    number = stored_array(run / "checkpoints" / str(STOPPED) / item, kernel)[1, 0, 0]
+    number = open_array(run / "checkpoints" / str(STOPPED) / item, kernel)[1, 0, 0]
     number.write(np.nextafter(number.read().result(), np.float32(9))).result()
     if item != "optimizer":
         for reading in (read, official):
-            with pytest.raises(UserError, match="no whole checkpoint"):
+            with pytest.raises(UserError, match="no undamaged checkpoint"):
                 reading(run, ema=item == "ema")
     with pytest.raises(UserError, match=r"All checkpoints in .* are damaged"):
         going_on(tmp_path, "run", run_config(), monkeypatch)
@@ -285,7 +285,7 @@ def newer(about):
     about["items"] = about.pop("arrays")
 
 
-FILE = r"write it as \.safetensors with that version's launch\.convert, and start from that file"
+FILE = r"convert it to \.safetensors with that version's launch\.convert, and start from that file"
 
 
 @pytest.mark.parametrize(

@@ -8,23 +8,25 @@ from orbax.checkpoint import v1 as ocp
 
 from step1x_jax.weights.run import stored_arrays
 from step1x_jax.weights.run.stored_arrays import (
-    Room,
-    make_room,
+    ArraySpec,
+    block_writer,
+    create_arrays,
+    open_array,
     read_blocks,
-    stored_array,
-    storing,
-    writing,
+    save_context,
 )
 
 
 @pytest.fixture
 def room(tmp_path):
     """Gives an array as `make_room` does, of 6 blocks of 64 bytes, and its item."""
-    with storing():
+    with save_context():
         ocp.save(tmp_path / "0", {"x": np.zeros(1, np.float32), "y": np.zeros(1, np.float32)})
     item = epath.Path(tmp_path / "0" / "state")
     assert item.is_dir()
-    return item, make_room(item, {"x": Room((6, 4, 4), (1, 4, 4), np.dtype(np.float32))})["x"]
+    return item, create_arrays(item, {"x": ArraySpec((6, 4, 4), (1, 4, 4), np.dtype(np.float32))})[
+        "x"
+    ]
 
 
 def numbers():
@@ -32,7 +34,7 @@ def numbers():
 
 
 def fill(array):
-    with writing() as write:
+    with block_writer() as write:
         for i, block in enumerate(numbers()):
             write(array, np.s_[i : i + 1], block[None])
 
@@ -48,12 +50,12 @@ def test_orbax_reads_what_was_put_in_the_place_of_its_array(room):
 def test_large_blocks_are_cut(room, monkeypatch):
     monkeypatch.setattr(stored_arrays, "BLOCK_BYTES", 20 * 4)
     item, _ = room
-    array = make_room(item, {"x": Room((2, 9, 9), (1, 9, 9), np.dtype(np.float32))})["x"]
+    array = create_arrays(item, {"x": ArraySpec((2, 9, 9), (1, 9, 9), np.dtype(np.float32))})["x"]
     assert array.chunk_layout.read_chunk.shape == (1, 3, 5)
     want = np.arange(162, dtype=np.float32).reshape(2, 9, 9)
-    with writing() as write:
+    with block_writer() as write:
         write(array, np.s_[:], want)
-    blocks = list(read_blocks(stored_array(item, "x")))
+    blocks = list(read_blocks(open_array(item, "x")))
     assert len(blocks) == 2 * 3 * 2
     for index, block in blocks:
         np.testing.assert_array_equal(block, want[index])
@@ -82,7 +84,7 @@ def test_blocks_are_read_ahead_within_bounds(room, monkeypatch, limit, ahead):
     fill(array)
     monkeypatch.setattr(stored_arrays, "BLOCK_BYTES", limit)
     begun, taken = [], 0
-    for index, block in read_blocks(Counting(stored_array(item, "x"), begun)):
+    for index, block in read_blocks(Counting(open_array(item, "x"), begun)):
         assert index[0] == slice(taken, taken + 1)
         np.testing.assert_array_equal(block, numbers()[index])
         taken += 1
@@ -107,7 +109,7 @@ class Broken(Counting):
 def test_a_block_that_is_gone_is_an_error_in_its_turn(room):
     item, array = room
     fill(array)
-    blocks = read_blocks(Broken(stored_array(item, "x"), []))
+    blocks = read_blocks(Broken(open_array(item, "x"), []))
     np.testing.assert_array_equal(next(blocks)[1], numbers()[:1])
     with pytest.raises(ValueError, match="gone"):
         next(blocks)
@@ -148,7 +150,7 @@ class Writing:
 def test_few_blocks_are_on_their_way(monkeypatch, limit, most):
     monkeypatch.setattr(stored_arrays, "BLOCK_BYTES", limit)
     array = Slow()
-    with writing() as write:
+    with block_writer() as write:
         for _ in range(9):
             write(array, np.s_[:], np.zeros(10, np.float32))
     assert (array.most, array.under_way, array.written) == (most, 0, 9)
@@ -157,7 +159,7 @@ def test_few_blocks_are_on_their_way(monkeypatch, limit, most):
 def test_nothing_is_on_its_way_after_an_error(monkeypatch):
     """Or it would be written into a folder that is being removed."""
     array = Slow()
-    with pytest.raises(KeyError), writing() as write:
+    with pytest.raises(KeyError), block_writer() as write:
         for _ in range(3):
             write(array, np.s_[:], np.zeros(10, np.float32))
         assert array.under_way == 120
@@ -169,7 +171,7 @@ def test_nothing_is_on_its_way_after_an_error(monkeypatch):
 def test_no_error_is_lost(monkeypatch, failing):
     monkeypatch.setattr(stored_arrays, "BLOCK_BYTES", 80)
     array = Slow(failing)
-    with pytest.raises(ValueError, match="no room"), writing() as write:
+    with pytest.raises(ValueError, match="no room"), block_writer() as write:
         for _ in range(9):
             write(array, np.s_[:], np.zeros(10, np.float32))
     assert array.under_way == 0

@@ -1,6 +1,6 @@
-"""What a file or folder of weights is, told by the names of its tensors.
+"""Detects the format of a weight file from the names of its tensors.
 
-`KINDS` are those that can be opened; what else occurs is named where it is refused.
+`FORMATS` can be opened. Other formats that occur are recognized only to be refused by name.
 """
 
 import dataclasses
@@ -15,42 +15,50 @@ from step1x_jax.weights.readers import Tensors
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
-    """One kind: what it is called, how it is told, and what it holds."""
+class Format:
+    """A format of weights.
+
+    Attributes:
+      title: its name for users.
+      key_patterns: regular expressions; each of them matches the name of some tensor.
+      component: what the file holds: "model" (connector and DiT), "autoencoder", "flux" or
+        "adapters".
+      diffusers: the tensors have diffusers' names.
+    """
 
     title: str
-    marks: tuple[str, ...]  # patterns, each of which some tensor's name matches
-    holds: str  # "model", "autoencoder", "flux" or "adapters"
+    key_patterns: tuple[str, ...]
+    component: str
     diffusers: bool = False
 
 
-RUN = Kind("a run's folder", (), "model")
-# In the order in which they are tried.
-KINDS = {
-    # behind a half there may be the name of an adapter, and .weight
-    "kohya": Kind("LoRA in kohya's form", (r"\.lora_down(\.[^.]+){0,2}$",), "adapters"),
-    "peft": Kind("LoRA in PEFT's form", (r"\.lora_A(\.[^.]+){0,2}$",), "adapters"),
-    "lora_diffusers": Kind(
-        "LoRA in diffusers' older form",
+RUN = Format("a run's folder", (), "model")
+# Tried in this order.
+FORMATS = {
+    # after the half there may be the name of an adapter, and .weight
+    "kohya": Format("LoRA in kohya's format", (r"\.lora_down(\.[^.]+){0,2}$",), "adapters"),
+    "peft": Format("LoRA in PEFT's format", (r"\.lora_A(\.[^.]+){0,2}$",), "adapters"),
+    "lora_diffusers": Format(
+        "LoRA in diffusers' older format",
         (r"\.lora(_linear_layer)?\.down(\.[^.]+){0,2}$",),
         "adapters",
     ),
-    "official": Kind("Step1X-Edit, official", (r"^double_blocks\.0\.", r"^connector\."), "model"),
-    "diffusers": Kind(
+    "official": Format("Step1X-Edit, official", (r"^double_blocks\.0\.", r"^connector\."), "model"),
+    "diffusers": Format(
         "Step1X-Edit, diffusers", (r"^transformer_blocks\.0\.", r"^connector\."), "model", True
     ),
-    "flux": Kind("FLUX.1, official", (r"^double_blocks\.0\.", r"^img_in\."), "flux"),
-    "flux_diffusers": Kind(
+    "flux": Format("FLUX.1, official", (r"^double_blocks\.0\.", r"^img_in\."), "flux"),
+    "flux_diffusers": Format(
         "FLUX.1, diffusers", (r"^transformer_blocks\.0\.", r"^x_embedder\."), "flux", True
     ),
-    "autoencoder": Kind("autoencoder, official", (r"^decoder\.up\.0\.",), "autoencoder"),
-    "autoencoder_diffusers": Kind(
+    "autoencoder": Format("autoencoder, official", (r"^decoder\.up\.0\.",), "autoencoder"),
+    "autoencoder_diffusers": Format(
         "autoencoder, diffusers", (r"^decoder\.up_blocks\.0\.",), "autoencoder", True
     ),
 }
 
 
-# Adapters that are no LoRA, by endings of their tensors' names.
+# Adapters that are not LoRAs, by suffixes of their tensors' names.
 OTHER_ADAPTERS = {
     (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight"): "DoRA",
     (".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b", ".hada_t1", ".hada_t2"): "LoHa",
@@ -63,23 +71,23 @@ OTHER_ADAPTERS = {
     (".vera_lambda_b", ".vera_lambda_d"): "VeRA",
     (".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight"): "GLoRA",
     (".lora_mid.weight",): "LoCon in Tucker form",
-    (".diff", ".diff_b", ".set_weight"): "difference of whole weights",
+    (".diff", ".diff_b", ".set_weight"): "difference of full weights",
 }  # fmt: skip
 
 
 def other_adapter(name: str) -> str | None:
-    """What kind of adapter, LoRA aside, a tensor of this name belongs to; None if to none."""
-    for endings, title in OTHER_ADAPTERS.items():
-        if name.endswith(endings):
+    """Returns which type of adapter a tensor's name indicates; None: a LoRA or no adapter."""
+    for suffixes, title in OTHER_ADAPTERS.items():
+        if name.endswith(suffixes):
             return title
     return None
 
 
-# Models that cannot be used here, tried first: title, marks as of a Kind, what to do.
+# Unsupported models, tried before those of FORMATS: title, key patterns as in Format, advice.
 _WRONG = "give the weights of Step1X-Edit"
-UNUSABLE = (
+UNSUPPORTED = (
     ("Step1X-Edit v1p2", (r"^text_token_mapping\.",),
-     "its prompts, positions and sampling are others: give v1.0 or v1.1"),
+     "its prompts, positions and sampling differ: give v1.0 or v1.1"),
     ("Qwen2.5-VL, the language model", (r"(^|\.)visual\.blocks\.",),
      "give its folder as --text_encoder, and the weights of Step1X-Edit as the model"),
     ("T5 or CLIP", (r"^(encoder\.block|text_model\.encoder\.layers)\.0\.",), _WRONG),
@@ -95,23 +103,27 @@ UNUSABLE = (
 )  # fmt: skip
 
 
-def kind_of(tensors: Tensors, path: epath.PathLike) -> Kind:
-    """Which of KINDS.
+def detect_format(tensors: Tensors, path: epath.PathLike) -> Format:
+    """Returns the format of a reader's tensors.
+
+    Args:
+      tensors: the reader; only its names are used.
+      path: of the file, for messages.
 
     Raises:
-      UserError: of no known kind.
+      UserError: the format is unknown, or known and not supported.
     """
-    found = next((kind for kind in KINDS.values() if _has(kind.marks, tensors)), None)
-    if found is not None and found.holds == "adapters":
+    found = next((x for x in FORMATS.values() if _has(x.key_patterns, tensors)), None)
+    if found is not None and found.component == "adapters":
         return found
-    for title, marks, advice in UNUSABLE:
-        if _has(marks, tensors):
+    for title, patterns, advice in UNSUPPORTED:
+        if _has(patterns, tensors):
             raise UserError(f"{path} is of {title}, which cannot be used here; {advice}.")
     if found is not None:
         return found
     for title in filter(None, map(other_adapter, tensors.shapes)):
         raise UserError(
-            f"{path} is an adapter of the kind {title}, and only LoRAs can be read; merge it into"
+            f"{path} is a {title} adapter, but only LoRAs can be read; merge it into"
             " its model with the program that made it, and give the model."
         )
     if not tensors.shapes:
@@ -119,15 +131,15 @@ def kind_of(tensors: Tensors, path: epath.PathLike) -> Kind:
     first = "; ".join(sorted(tensors.shapes)[:3])
     if any(name.startswith(f"{PREFIXES[0]}double_blocks.") for name in tensors.shapes):
         raise UserError(
-            f"{path} is a checkpoint of several models in one ({first}; ...); save its tensors"
-            f" {PREFIXES[0]}* alone, with the program that made it."
+            f"{path} holds several models ({first}; ...); save only its tensors {PREFIXES[0]}*,"
+            " with the program that made it."
         )
     raise UserError(
-        f"{path} is of no known kind: its tensors are {first}; ...; known are"
-        f" {'; '.join(kind.title for kind in KINDS.values())}."
+        f"{path} has an unknown format: its tensors are {first}; ...; known formats are"
+        f" {'; '.join(known.title for known in FORMATS.values())}."
     )
 
 
-def _has(marks: Sequence[str], tensors: Tensors) -> bool:
-    """Whether each of the patterns is in the name of some tensor."""
-    return all(any(re.search(mark, name) for name in tensors.shapes) for mark in marks)
+def _has(patterns: Sequence[str], tensors: Tensors) -> bool:
+    """Returns whether each pattern matches the name of some tensor."""
+    return all(any(re.search(pattern, name) for name in tensors.shapes) for pattern in patterns)

@@ -10,12 +10,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from step1x_jax.errors import UserError
-from step1x_jax.weights.files.fp8 import stored_as
+from step1x_jax.weights.component_paths import locate_components
+from step1x_jax.weights.files.fp8 import number_format
 from step1x_jax.weights.files.opening import PREFIXES, open_file
+from step1x_jax.weights.formats import FORMATS, detect_format
 from step1x_jax.weights.info import describe_weights
-from step1x_jax.weights.kinds import KINDS, kind_of
 from step1x_jax.weights.open import open_weights
-from step1x_jax.weights.places import places_of
 from step1x_jax.weights.save import write_diffusers
 from tests.golden import VECTORS
 
@@ -25,7 +25,7 @@ NUMBER = np.zeros((2, 2), np.float32)
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"),
+    ("name", "names"),
     [
         ("kohya", ["lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"]),
         ("peft", ["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"]),
@@ -40,9 +40,9 @@ NUMBER = np.zeros((2, 2), np.float32)
         ("autoencoder_diffusers", ["decoder.up_blocks.0.resnets.0.conv1.weight"]),
     ],
 )
-def test_each_kind_is_told_by_its_names(tmp_path, kind, names):
+def test_each_format_is_detected_by_its_names(tmp_path, name, names):
     save_file(dict.fromkeys(names, NUMBER), tmp_path / FILE)
-    assert kind_of(open_file(tmp_path / FILE), tmp_path) is KINDS[kind]
+    assert detect_format(open_file(tmp_path / FILE), tmp_path) is FORMATS[name]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -58,7 +58,7 @@ def test_what_other_programs_put_before_all_names_is_left_out(tmp_path, prefix):
 
 def test_how_numbers_are_stored(tmp_path):
     eight = NUMBER.astype(jnp.float8_e4m3fn)
-    for form, tensors in [
+    for stored, tensors in [
         ("plain", {"a.weight": NUMBER}),
         ("fp8", {"a.weight": eight, "a.bias": NUMBER}),
         ("scaled fp8", {"a.weight": eight, "scaled_fp8": eight[0]}),
@@ -66,7 +66,7 @@ def test_how_numbers_are_stored(tmp_path):
         ("scaled fp8", {"a.weight": eight, "a.weight_scale": NUMBER[0]}),
     ]:
         save_file(tensors, tmp_path / FILE)
-        assert stored_as(open_file(tmp_path / FILE)) == form
+        assert number_format(open_file(tmp_path / FILE)) == stored
 
 
 def test_what_is_said_of_a_model():
@@ -83,28 +83,28 @@ def test_what_is_said_of_a_model():
 
 def test_what_is_said_of_adapters():
     text = "\n".join(describe_weights(VECTORS / "lora" / "lora_kohya.safetensors"))
-    for words in ("LoRA in kohya's form", "modules  29", "rank     4", "alpha    2"):
+    for words in ("LoRA in kohya's format", "modules  29", "rank     4", "alpha    2"):
         assert words in text
 
 
 def test_the_parts_of_folders(tmp_path):
     for name in ("step1x-edit-v1p1-official.safetensors", "vae.safetensors"):
         (tmp_path / name).write_bytes(b"")
-    found = places_of(tmp_path)
+    found = locate_components(tmp_path)
     assert (found.model, found.autoencoder) == (tmp_path, tmp_path / "vae.safetensors")
     assert found.encoder == tmp_path / "Qwen2.5-VL-7B-Instruct"
-    found = places_of(tmp_path / "mine.safetensors")
+    found = locate_components(tmp_path / "mine.safetensors")
     assert (found.model.name, found.autoencoder) == (
         "mine.safetensors",
         tmp_path / "vae.safetensors",
     )
     (tmp_path / "transformer").mkdir()
-    found = places_of(tmp_path)
+    found = locate_components(tmp_path)
     assert (found.model, found.autoencoder) == (tmp_path / "transformer", tmp_path / "autoencoder")
     assert found.encoder == tmp_path / "encoder"
     for name in ("vae", "text_encoder"):  # as diffusers has it
         (tmp_path / name).mkdir()
-    found = places_of(tmp_path)
+    found = locate_components(tmp_path)
     assert (found.autoencoder, found.encoder) == (tmp_path / "vae", tmp_path / "text_encoder")
 
 
@@ -154,12 +154,12 @@ def test_a_good_index_is_read(sharded):
 @pytest.mark.parametrize("place", ["../a.safetensors", "/etc/a.safetensors", "x\\a.safetensors"])
 def test_an_index_that_points_outside_its_folder(sharded, place):
     folder, index = sharded
-    refused(folder, index | {"a": place}, "is no .safetensors file of its own folder")
+    refused(folder, index | {"a": place}, "is not a .safetensors file in its own folder")
 
 
 def test_an_index_that_names_a_pickle(sharded):
     folder, index = sharded
-    refused(folder, index | {"a": "one.bin"}, "is no .safetensors file of its own folder")
+    refused(folder, index | {"a": "one.bin"}, "is not a .safetensors file in its own folder")
 
 
 def test_a_tensor_in_two_shards(sharded):
@@ -189,7 +189,7 @@ def test_shards_that_do_not_fit_the_index(sharded):
     ],
 )
 def test_an_unreadable_index(sharded, text):
-    refused(sharded[0], text, "is no readable index")
+    refused(sharded[0], text, "is not a readable index")
 
 
 def test_weights_that_are_no_floating_point_numbers(tmp_path):
@@ -202,11 +202,12 @@ def test_weights_that_are_no_floating_point_numbers(tmp_path):
 
 def test_adapters_and_unknown_files_are_no_model(tmp_path):
     with pytest.raises(
-        UserError, match=r"is a LoRA in kohya's form, no model; give the model, and this as --lora"
+        UserError,
+        match=r"is a LoRA in kohya's format, not a model; give the model, and this as --lora",
     ):
         open_weights(VECTORS / "lora" / "lora_kohya.safetensors")
     save_file({"lm_head": NUMBER}, tmp_path / FILE)
-    with pytest.raises(UserError, match=r"of no known kind: its tensors are lm_head"):
+    with pytest.raises(UserError, match=r"has an unknown format: its tensors are lm_head"):
         open_weights(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         open_weights(tmp_path / "absent")

@@ -1,10 +1,10 @@
-"""What a file that is no .safetensors file seems to be, by its first bytes."""
+"""Identifies files that are not .safetensors by their first bytes."""
 
-_SIGNS = (  # first bytes, what it is, what to do
+_SIGNATURES = (  # first bytes, what the file is, what to do
     (b"GGUF", "a GGUF file", "give the weights in .safetensors; GGUF cannot be read"),
     (
         b"version https://git-lfs",
-        "a Git LFS pointer, a text in the place of the real file",
+        "a Git LFS pointer, a text in place of the real file",
         "download the file itself (git lfs pull)",
     ),
     (b"PK\3\4", "a zip archive, as PyTorch writes pickles", "give the weights in .safetensors"),
@@ -18,27 +18,30 @@ _SIGNS = (  # first bytes, what it is, what to do
     (b"\xfd7zXZ", "an xz archive", "unpack it first"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
-    (b"\x89PNG", "a PNG picture", "give the weights' file"),
-    (b"\xff\xd8\xff", "a JPEG picture", "give the weights' file"),
+    (b"\x89PNG", "a PNG picture", "give the weight file"),
+    (b"\xff\xd8\xff", "a JPEG picture", "give the weight file"),
 )
-_PAGE = "a web page", "download the file itself: the address gave a page, of an error or a login"
-_TEXT = "a text file", "give the weights' file"
-_JSON = "a JSON text", "give the weights' file, or download it: the address may have given an error"
+_PAGE = "a web page", "download the file itself: the address returned an error page or a login page"
+_TEXT = "a text file", "give the weight file"
+_JSON = (
+    "a JSON text",
+    "give the weight file, or download it again: the address may have returned an error",
+)
 _EMPTY = "empty", "download it again"
-_ZEROS = "only zeros at its start, as of a download that was broken off", "download it again"
-LOOKED_AT = 512  # bytes
+_ZEROS = "all zeros at its start, as after an interrupted download", "download it again"
+SIGNATURE_BYTES = 512  # bytes
 
 
-def what_it_is(start: bytes) -> tuple[str, str] | None:
-    """What the file is and what to do about it; None if its first bytes do not say.
+def identify_file(start: bytes) -> tuple[str, str] | None:
+    """Returns what a file is and what to do about it; None if its first bytes do not tell.
 
     Args:
-      start: its first LOOKED_AT bytes, or all.
+      start: its first SIGNATURE_BYTES bytes, or all of a shorter file.
     """
     if not start:
         return _EMPTY
-    for sign, *words in _SIGNS:
-        if start.startswith(sign):
+    for signature, *words in _SIGNATURES:
+        if start.startswith(signature):
             return words[0], words[1]
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<!--")):

@@ -1,6 +1,6 @@
-"""The golden weights in every form in which weights occur, and what is only recognised.
+"""The golden weights in every format that occurs, and files that are only recognized.
 
-Each form is made once, when it is first asked for; `numbers` says by hand what it holds.
+Each file is made once, when it is first requested; test_matrix.py computes its contents by hand.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.adapters import abstract_adapters, load_adapters
 from step1x_jax.weights.lora.names import kohya_name
-from step1x_jax.weights.readers import InMemory, Rearranged
-from step1x_jax.weights.run.fingerprints import describe, name_arrays
+from step1x_jax.weights.readers import InMemory, Relayout
+from step1x_jax.weights.run.fingerprints import describe_arrays, name_arrays
 from step1x_jax.weights.run.writer import write_adapters_folder, write_weights_folder
 from tests.golden import VECTORS
 from tests.training.tiny import tiny_config
@@ -40,7 +40,7 @@ SHARD, STEM = "part-{}.safetensors", "diffusion_pytorch_model"
 WIDTH = 64
 
 
-# What forms hold.
+# Contents of the formats.
 
 
 @functools.cache
@@ -109,10 +109,10 @@ def begun():
     return {n: drawn.read(n) if n.startswith("connector.") else x for n, x in arrays_in().items()}
 
 
-def as_diffusers(arrays):
+def to_diffusers(arrays):
     """Official tensors of connector and DiT under diffusers' names."""
     held = InMemory(arrays)
-    theirs = Rearranged(held, transformer_layout(held.shapes, WIDTH))
+    theirs = Relayout(held, transformer_layout(held.shapes, WIDTH))
     return {name: np.ascontiguousarray(theirs.read(name)) for name in theirs.shapes}
 
 
@@ -164,7 +164,7 @@ def index_of_shards(folder):
 def diffusers(folder, arrays=None, in_shards=False):
     """As the class writes it: sizes by its own names, none of our entries."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = as_diffusers(arrays_in() if arrays is None else arrays)
+    arrays = to_diffusers(arrays_in() if arrays is None else arrays)
     if in_shards:
         shards(folder, arrays, f"{STEM}.safetensors.index.json")
     else:
@@ -191,7 +191,7 @@ def diffusers_shards(folder):
 def vae_of_diffusers(folder):
     folder.mkdir(parents=True, exist_ok=True)
     held = InMemory(arrays_in(VAE))
-    theirs = Rearranged(held, autoencoder_layout(held.shapes, 4))
+    theirs = Relayout(held, autoencoder_layout(held.shapes, 4))
     arrays = {name: np.ascontiguousarray(theirs.read(name)) for name in theirs.shapes}
     save_file(arrays, folder / f"{STEM}.safetensors")
     values = {
@@ -258,7 +258,7 @@ def run_of_adapters(folder, base=GOLDEN / FILE, tensors=None):
     state = init_state(config, abstract, adapters)
     state = dataclasses.replace(state, ema=jax.tree.map(lambda x: x / 2, state.params))
     checkpoints = Checkpoints(folder, keep=1)
-    checkpoints.save(state, config, describe(name_arrays(weights)))
+    checkpoints.save(state, config, describe_arrays(name_arrays(weights)))
     checkpoints.close()
     return folder
 
@@ -299,7 +299,7 @@ def flux(folder):
 
 def flux_of_diffusers(folder):
     held = InMemory(load_file(flux(folder / "official")))
-    theirs = Rearranged(held, transformer_layout(held.shapes, WIDTH, flux=True))
+    theirs = Relayout(held, transformer_layout(held.shapes, WIDTH, flux=True))
     arrays = {name: np.ascontiguousarray(theirs.read(name)) for name in theirs.shapes}
     (folder / "flux").mkdir()
     save_file(arrays, folder / "flux" / f"{STEM}.safetensors")
@@ -320,7 +320,7 @@ def halves_of_diffusers():
     for layer in added_layers():
         key = kohya_name(layer.removesuffix(".weight"))
         down, up = (tensors[f"{key}.lora_{half}.weight"] for half in ("down", "up"))
-        rows = Rearranged(InMemory({layer: up}), transformer_layout({layer: up.shape}, WIDTH))
+        rows = Relayout(InMemory({layer: up}), transformer_layout({layer: up.shape}, WIDTH))
         for theirs in rows.shapes:
             yield theirs.removesuffix(".weight"), down, np.ascontiguousarray(rows.read(theirs))
 
