@@ -185,7 +185,7 @@ def test_settings_of_adapters(tmp_path):
     def read():
         lora = LoraFile(tmp_path, table)
         for module in lora.shapes:
-            list(lora.pieces(module))
+            list(lora.deltas(module))
 
     try_file(path, read, least=0.1)
 

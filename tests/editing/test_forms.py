@@ -102,7 +102,7 @@ def test_an_editor_is_found_in_every_form(tmp_path, make):
     [
         (
             '{"weight_map": {"a": "../outside.safetensors"}}',
-            "no .safetensors file in its own folder",
+            "not a .safetensors file in its own folder",
         ),
         ('{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}', "is not a readable index"),
         (

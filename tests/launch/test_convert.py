@@ -215,7 +215,7 @@ def folders(tmp_path_factory):
         (["--input={tmp}/x.ckpt", "--output={new}"], "is a pickle"),
         (["--input={vae}", "--output={tmp}/run", "--to=orbax"], "is an autoencoder"),
         (["--input={dit}", "--output={new}", "--vae={dit}"],
-         "is Step1X-Edit, official, no autoencoder"),
+         "is Step1X-Edit, official, not an autoencoder"),
         (["--input={lora}", "--output={new}"],
          "is a LoRA in kohya's format, not a model; give the model, and this as --lora"),
         (["--input={lora}", "--output={tmp}/x", "--to=diffusers"], "and this as --lora"),
@@ -239,9 +239,9 @@ def folders(tmp_path_factory):
         (["--input={lora}", "--output={new}", "--to=kohya", "--base={dit}", "--ema"],
          "only runs have a moving average; leave --ema out"),
         (["--input={run}", "--output={new}", "--ema"], "has no moving average, .* leave --ema"),
-        (["--input={run}", "--output={new}"], r"say where they are \(--base= of launch\.edit"),
-        (["--input={run}", "--output={new}", "--base={vae}"], "is an autoencoder, .* no model"),
-        (["--input={dit}", "--output={new}", "--base={dit}"], "is no run of adapters, and only"),
+        (["--input={run}", "--output={new}"], r"give them as --base to launch\.edit"),
+        (["--input={run}", "--output={new}", "--base={vae}"], "is an autoencoder, .* not a model"),
+        (["--input={dit}", "--output={new}", "--base={dit}"], "is not a run of adapters, and only"),
         (["--input={dit}", "--output={new}", "--lora={vae}"],
          r"is not a LoRA \(autoencoder, official\); give the file or folder of a LoRA"),
         (["--input={vae}", "--output={new}", "--lora={lora}"], "so LoRAs cannot be merged; leave"),
@@ -327,8 +327,8 @@ def test_a_sum_is_rounded_once(tmp_path, own_flags, stored, dtype):
     names = [name for name in exact.shapes if name.removesuffix(".weight") in lora.shapes]
     different = 0
     for name in names:
-        (piece,) = lora.pieces(name.removesuffix(".weight"))
-        product = piece.up.astype(np.float64) @ piece.down.astype(np.float64)
+        (delta,) = lora.deltas(name.removesuffix(".weight"))
+        product = delta.up.astype(np.float64) @ delta.down.astype(np.float64)
         want = exact.read(name).astype(np.float64) + 0.5 * product
         assert found[name].dtype == wanted
         np.testing.assert_allclose(found[name].astype(np.float64), want, rtol=size, atol=1e-6)
@@ -409,7 +409,7 @@ def test_what_of_a_lora_does_nothing_is_said(tmp_path, own_flags, capsys):
     save_file(tensors | encoder, tmp_path / "in.safetensors")
     base, out = f"--base={VECTORS / 'dit_v1_0'}", f"--output={tmp_path / 'out.safetensors'}"
     arguments = (f"--input={tmp_path / 'in.safetensors'}", "--to=kohya", base, out)
-    with pytest.raises(UserError, match="--ignore=text_encoder takes the rest"):
+    with pytest.raises(UserError, match="--ignore=text_encoder converts the rest"):
         main_with(*arguments)
     main_with(*arguments, "--ignore=text_encoder")
     told = capsys.readouterr()
@@ -451,7 +451,7 @@ def test_diffusers_autoencoder_is_loaded(tmp_path, own_flags):
     assert one.config == other.config
     for x, y in zip(*(jax.tree.leaves(nnx.state(m)) for m in (one, other)), strict=True):
         np.testing.assert_array_equal(x, y)
-    with pytest.raises(UserError, match="is Step1X-Edit, official, no autoencoder"):
+    with pytest.raises(UserError, match="is Step1X-Edit, official, not an autoencoder"):
         load_autoencoder(VECTORS / "dit_v1_1")
 
 

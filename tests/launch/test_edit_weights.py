@@ -268,12 +268,12 @@ def editor_of(made, model, loras=None, **options):
     ("options", "words"),
     [
         ({"model": "lora"},
-         r"lora holds adapters, and the weights .* are not in .*gone \(any more\); say where they"
-         r" are \(--base= of launch\.edit and of launch\.convert"),
-        ({"model": "alone"}, r"not in it \(any more\); say where they are \(--base="),
+         r"lora holds adapters, but the weights .* are not in .*gone \(any more\); give"
+         r" them as --base to launch\.edit or launch\.convert"),
+        ({"model": "alone"}, r"not in it \(any more\); give them as --base"),
         ({"model": "alone", "base": str(formats.GOLDEN)}, "were trained on v1.0; give their base"),
-        ({"model": "quickstart", "base": "quickstart"}, r"is no run of adapters, .* leave it out"),
-        ({"model": "weights", "base": "quickstart"}, r"is no run of adapters, .* leave it out"),
+        ({"model": "quickstart", "base": "quickstart"}, r"is not a run of adapters, .* leave --base out"),
+        ({"model": "weights", "base": "quickstart"}, r"is not a run of adapters, .* leave --base out"),
         ({"model": "quickstart", "ema": True}, "is not a run of launch.train, and only runs have"),
         ({"model": "alone", "ema": True}, "has no moving average, .* leave --ema out"),
         ({"model": "quickstart", "loras": {str(formats.LORA): 1.0}},
@@ -284,7 +284,7 @@ def editor_of(made, model, loras=None, **options):
         ({"model": "quickstart", "loras": {str(QUICKSTART / "autoencoder"): 1.0}},
          r"is not a LoRA \(autoencoder, official\); give the file or folder of a LoRA"),
         ({"model": "quickstart", "loras": {"weights": 1.0}},
-         "trained all parameters: so it has no adapters"),
+         "trained all parameters, so it has no adapters"),
         ({"model": "quickstart", "loras": {"one": float("nan")}}, "the strength of a LoRA is nan"),
         ({"model": "quickstart", "loras": {"one": float("-inf")}},
          "the strength of a LoRA is -inf; give a finite number"),

@@ -68,8 +68,8 @@ REFUSALS = {
     "model": r"is no LoRA, and --to=\w+ is a format of LoRAs alone\.",
     "all": r"trained all parameters, so it has no adapters; use it as a model\.",
     "other": r"is Step1X-Edit v1\.0, but the adapters in .* were trained on v1\.1; give their base",
-    "base?": r"holds adapters, but the weights on which they were trained are not in it \(any more\); "
-    r"give them as --base",
+    "base?": r"holds adapters, but the weights on which they were trained are not in it .*;"
+    r" give them as --base",
     "flux": r"is FLUX\.1, .*, which cannot edit pictures; convert it to a model .* launch\.convert",
     "lora": r"is a LoRA in .* format, not a model; give the model, and this as --lora",
     "vae": r"is an autoencoder, .*, not a model; give it as --vae\.",
@@ -82,7 +82,7 @@ NO_WAY = {  # in every use
         r"is of 'Step1XEditPipelineV1P2', .*; give one of these, or a model of Step1X-Edit v1\.0",
     ),
     "GGUF": (formats.GGUF, r"is a GGUF file, .*; give the weights in \.safetensors"),
-    "pickle": (formats.PICKLE, r"is a pickle, .* so it is not; .* make a \.safetensors file"),
+    "pickle": (formats.PICKLE, r"is a pickle, .* so it is not opened; .* give the \.safetensors file"),
     "Qwen2.5-VL": (
         formats.of_names("model.layers.0.mlp.up_proj.weight", "visual.blocks.0.norm1.weight"),
         r"is of Qwen2\.5-VL, .*; give its folder as --text_encoder",

@@ -213,7 +213,8 @@ REFUSED = {
         "has rank 2, its settings say 16",
     ),
     "settings without alpha": (
-        bad_peft(lambda t: None, r=2), "lora_alpha is missing or not a number in the LoRA's settings"),
+        bad_peft(lambda t: None, r=2),
+        "lora_alpha is missing or not a number in the LoRA's settings"),
     "dora by its settings": (
         bad_peft(lambda t: None, r=2, lora_alpha=2, use_dora=True), "has use_dora"),
     "not a LoRA by its settings": (
