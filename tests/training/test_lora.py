@@ -423,7 +423,7 @@ def test_adapters_of_other_settings_are_no_start(base, whole_run, change, words)
 def test_adapters_without_a_base_take_the_one_that_is_given(base, whole_run, tmp_path):
     config = lora_config(base)
     write_adapters_folder(tmp_path / "x", whole_run[1].params, config.model, config.lora)
-    with pytest.raises(UserError, match=r"say where they are \(--base= of launch"):
+    with pytest.raises(UserError, match=r"give them as --base to launch"):
         open_weights(tmp_path / "x")
     assert_same(run_parameters(tmp_path / "x", base=base)[0], run_parameters(whole_run[0])[0])
 

@@ -33,8 +33,8 @@ from tests.training.tiny import tiny_config
 from tests.weights.models import parameters_as, published
 
 GOLDEN, GOLDEN_0, VAE = VECTORS / "dit_v1_1", VECTORS / "dit_v1_0", VECTORS / "vae"
-LORA = VECTORS / "lora" / "lora_kohya.safetensors"  # its sizes are those of both versions
-ADAPTERS = LoraConfig(rank=4, alpha=2.0)  # its settings
+LORA = VECTORS / "lora" / "lora_kohya.safetensors"  # fits both versions
+ADAPTERS = LoraConfig(rank=4, alpha=2.0)  # LORA's settings
 FILE, INDEX = "weights.safetensors", "weights.safetensors.index.json"
 SHARD, STEM = "part-{}.safetensors", "diffusion_pytorch_model"
 WIDTH = 64
@@ -55,14 +55,14 @@ def arrays_in(folder=GOLDEN):
 
 
 def layer_of_lora(tensors, key):
-    """What a layer of a kohya file adds: alpha / rank * up @ down."""
+    """Returns the delta of a layer in a kohya file: alpha / rank * up @ down."""
     down, up = (tensors[f"{key}.lora_{half}.weight"] for half in ("down", "up"))
     return tensors[f"{key}.alpha"] / len(down) * (up @ down)
 
 
 @functools.cache
 def added():
-    """What the golden LoRA adds, by published weight."""
+    """Returns the golden LoRA's deltas by official weight."""
     tensors = load_file(LORA)
     names = {kohya_name(n.removesuffix(".weight")): n for n in arrays_in() if n.endswith(".weight")}
     keys = {key.partition(".")[0] for key in tensors}
@@ -70,13 +70,13 @@ def added():
 
 
 def with_lora(arrays, strength=1):
-    """Tensors with the golden LoRA in them."""
+    """Returns tensors with the golden LoRA merged."""
     return {n: x + strength * added()[n] if n in added() else x for n, x in arrays.items()}
 
 
 @functools.cache
 def stored_in_eight_bits(scaled):
-    """As ComfyUI's users have them: matrices of the blocks in float8, the rest bfloat16."""
+    """Returns the tensors of an 8-bit file: the blocks' matrices in float8, others bfloat16."""
     arrays: dict[str, np.ndarray] = {}
     for name, x in arrays_in().items():
         if "blocks" not in name or x.ndim != 2:
@@ -90,7 +90,7 @@ def stored_in_eight_bits(scaled):
 
 
 def from_eight_bits(scaled, dtype):
-    """Their numbers: times the scale in float32, rounded once."""
+    """Returns them dequantized: times the scale in float32, rounded once."""
     stored = stored_in_eight_bits(scaled)
     result = {}
     for name in arrays_in():
@@ -103,7 +103,7 @@ def from_eight_bits(scaled, dtype):
 
 @functools.cache
 def begun():
-    """FLUX.1's part of the golden v1.1, and the connector of a new model."""
+    """Returns the golden v1.1's DiT with the connector of a new model."""
     new = Step1XEdit(dataclasses.replace(model_config()), rngs=nnx.Rngs(0))
     drawn = published(new.config, nnx.state(new))
     return {n: drawn.read(n) if n.startswith("connector.") else x for n, x in arrays_in().items()}
@@ -117,14 +117,14 @@ def to_diffusers(arrays):
 
 
 def folded(arrays):
-    """A v1.0 as diffusers' class holds it."""
+    """Folds scale_factor of a v1.0, as diffusers' class requires."""
     arrays = dict(arrays)
     scale = arrays.pop("connector.scale_factor")
     arrays["connector.global_proj_out.weight"] *= 1 + scale
     return arrays
 
 
-# How they are made: functions of an empty folder, which return the path to give.
+# Functions that write a format into an empty folder, and return the path to open.
 
 
 def official(folder, arrays=None, name=FILE, sizes=GOLDEN):
@@ -143,7 +143,7 @@ def with_prefix(folder):
 
 
 def shards(folder, arrays, index):
-    """Three files and their index."""
+    """Writes three files and their index."""
     folder.mkdir(parents=True, exist_ok=True)
     where = {name: SHARD.format(i % 3) for i, name in enumerate(arrays)}
     for file in set(where.values()):
@@ -162,7 +162,7 @@ def index_of_shards(folder):
 
 
 def diffusers(folder, arrays=None, in_shards=False):
-    """As the class writes it: sizes by its own names, none of our entries."""
+    """As diffusers' class writes it: its own names of sizes, without our entries."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = to_diffusers(arrays_in() if arrays is None else arrays)
     if in_shards:
@@ -211,7 +211,7 @@ def pipeline(folder, name="Step1XEditPipeline"):
 
 
 def release(folder):
-    """The autoencoder's sizes are said nowhere: test_matrix.py takes the small ones for known."""
+    """No file gives the autoencoder's sizes: test_matrix.py patches the release's."""
     official(folder, name="step1x-edit-v1p1-official.safetensors")
     shutil.copy(VAE / FILE, folder / "vae.safetensors")
     return folder
@@ -225,12 +225,12 @@ def parts(folder):
 
 
 def one_device():
-    """Saved from several: tests/weights/run/test_reader.py."""
+    """Runs on several devices are in tests/weights/run/test_reader.py."""
     return make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
 
 
 def run(folder):
-    """A run of all parameters as launch.train saves it; the average is half of them."""
+    """A run of all parameters as launch.train saves it; its average is half the parameters."""
     config = tiny_config()
     config.model, config.mesh = model_config(), MeshConfig(fsdp=1)
     abstract = abstract_state(config, one_device())
@@ -244,9 +244,9 @@ def run(folder):
 
 
 def run_of_adapters(folder, base=GOLDEN / FILE, tensors=None):
-    """The golden LoRA as a run; its average has half of both halves, so it adds a quarter.
+    """The golden LoRA as a run; its average halves both factors, so it adds a quarter.
 
-    It knows its base by the prints of these tensors.
+    Its description has the fingerprints of these tensors as the base's.
     """
     config = tiny_config()
     config.model, config.lora, config.mesh = model_config(), ADAPTERS, MeshConfig(fsdp=1)
@@ -264,7 +264,7 @@ def run_of_adapters(folder, base=GOLDEN / FILE, tensors=None):
 
 
 def parameters_of(arrays, path):
-    """Our parameters of official tensors."""
+    """Returns our parameters from official tensors."""
     return nnx.state(load_model(official(path.parent, arrays, path.name)))
 
 
@@ -310,12 +310,12 @@ def flux_of_diffusers(folder):
 
 
 def kohya(folder):
-    """With the sizes of its model beside it, which are not the release's."""
+    """With a config.json of its model, whose sizes are not the release's."""
     return official(folder, load_file(LORA))
 
 
 def halves_of_diffusers():
-    """Each layer of the golden LoRA as those of diffusers' model: name, down and up."""
+    """Yields name, down and up of diffusers' layers for each layer of the golden LoRA."""
     tensors = load_file(LORA)
     for layer in added_layers():
         key = kohya_name(layer.removesuffix(".weight"))
@@ -326,7 +326,7 @@ def halves_of_diffusers():
 
 
 def peft(folder):
-    """As PEFT writes it: fused layers apart, alpha beside the tensors."""
+    """As PEFT writes it: fused layers are split, alpha is in a JSON file."""
     halves = {}
     for name, down, up in halves_of_diffusers():
         halves[f"base_model.model.{name}.lora_A.weight"] = down
@@ -338,7 +338,7 @@ def peft(folder):
 
 
 def older_lora(folder):
-    """As diffusers wrote it before PEFT: alpha / rank is in the ups."""
+    """As diffusers wrote it before PEFT: ups are multiplied by alpha / rank."""
     halves = {}
     for name, down, up in halves_of_diffusers():
         halves[f"transformer.{name}.lora.down.weight"] = down
@@ -354,11 +354,11 @@ def autoencoder(folder):
     return official(folder, sizes=VAE)
 
 
-# What is only recognised.
+# Files that are only recognized.
 
 
 def of_names(*names, size=(2, 2)):
-    """A file with tensors of these names."""
+    """Returns a function that writes a file with tensors of these names."""
 
     def make(folder):
         folder.mkdir(parents=True)
@@ -377,7 +377,7 @@ def pipeline_v1p2(folder):
 
 
 def other_file(name, data):
-    """A file with these bytes."""
+    """Returns a function that writes a file with these bytes."""
 
     def make(folder):
         folder.mkdir(parents=True)

@@ -53,7 +53,7 @@ def counted():
 
 
 def peak_beside_the_model(path, config, places) -> int:
-    """Most bytes that numpy and Python held (JAX may take numpy's memory for an array's)."""
+    """Peak of the bytes that numpy and Python held (JAX may reuse numpy's memory for an array)."""
 
     def drop(_, variable):
         variable.get_value().delete()

@@ -1,4 +1,4 @@
-"""Whole models to and from files, and a run's parameters, as tests want them."""
+"""Helpers that load and save whole models and a run's parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,13 @@ def save_model(path, model, *, dtype=None, fields=None):
 
 
 def load_as(path, config, loras=(), places=None):
-    """The model of a config, whose dtypes count, at the places of a tree of shardings."""
+    """Loads a model with the dtypes of a config and the given shardings."""
     graph, wanted = abstract_model(config)
     return nnx.merge(graph, parameters_as(path, config, wanted, loras=loras, places=places))
 
 
 def parameters_as(path, config, wanted=None, *, places=None, **options):
-    """The parameters in the dtypes of a config, or as an abstract tree wants them."""
+    """Loads the parameters with the dtypes of a config, or as an abstract tree specifies."""
     wanted = abstract_model(config)[1] if wanted is None else wanted
     if places is not None:
         wanted = jax.tree.map(
@@ -46,6 +46,6 @@ def parameters_as(path, config, wanted=None, *, places=None, **options):
 
 
 def run_parameters(path, wanted=None, **options):
-    """The parameters of a run (adapters merged), and what was opened."""
+    """Loads a run's parameters (adapters merged); returns them and the opened weights."""
     weights = open_weights(path, **options)
     return parameters_as(path, weights.config, wanted, **options), weights

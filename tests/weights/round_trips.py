@@ -19,7 +19,7 @@ LORA = VECTORS / "lora" / "lora_kohya.safetensors"
 
 
 class Way(NamedTuple):
-    """Where it starts, and the steps: a name for the output, and arguments."""
+    """The input and the steps: name of the output, and arguments."""
 
     source: pathlib.Path
     steps: tuple[tuple[str, ...], ...]
@@ -62,7 +62,7 @@ WAYS = {
 
 
 def commands(way, folder):
-    """Arguments of launch.convert for each step; the last output is the end of the way."""
+    """Returns arguments of launch.convert for each step; the last output is the result."""
     source = way.source
     for name, *arguments in way.steps:
         yield [f"--input={source}", f"--output={folder / name}", *arguments]
@@ -70,7 +70,7 @@ def commands(way, folder):
 
 
 def contents(path):
-    """Tensors as dtype, shape and bytes, and how many bytes there are in all."""
+    """Returns tensors as dtype, shape and bytes, and the total number of bytes."""
     with safe_open(path, "numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     found = {name: (str(x.dtype), x.shape, x.tobytes()) for name, x in tensors.items()}

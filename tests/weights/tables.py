@@ -1,10 +1,10 @@
-"""What every key table must do."""
+"""A check for all tables of tensor names."""
 
 from step1x_jax.weights.layouts.official import flatten_params, slices_by_parameter
 
 
 def assert_covers_once(table, abstract_params):
-    """Every parameter is filled by the table, each layer once, in its shape."""
+    """Asserts that the table fills every parameter with its shape, each layer once."""
     leaves, sources = flatten_params(abstract_params), slices_by_parameter(table)
     assert set(sources) == set(leaves)
     for path, parts in sources.items():

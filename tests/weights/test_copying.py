@@ -40,7 +40,7 @@ def test_into_a_part_of_an_array_and_another_dtype():
 
 
 def test_rows_and_small_matrices_are_not_copied_one_by_one(monkeypatch):
-    """Each would be a step of Python: a thousand for cut columns, a million for convolutions."""
+    """Each matrix costs Python time: a thousand for split columns, a million for convolutions."""
     steps, original = [], itertools.product
 
     def product(*axes):

@@ -1,4 +1,4 @@
-"""Weights onto devices: each process reads and holds its own share, and no number changes."""
+"""Loading onto devices: each process reads and holds only its shards, exactly."""
 
 import json
 import math
@@ -32,7 +32,7 @@ LORA = VECTORS / "lora" / "lora_kohya.safetensors"
 
 
 def assert_same(found, wanted, places):
-    """Bit for bit, and where they should be."""
+    """Asserts equal numbers and shardings."""
     found, wanted, places = (flatten_params(x) for x in (found, wanted, places))
     assert found.keys() == wanted.keys()
     for path, x in found.items():
@@ -54,7 +54,7 @@ def test_a_split_model_is_the_whole_one(sizes):
 
 
 def test_a_lora_is_merged_into_shards_of_bfloat16():
-    """Rounded after the sum, as in the whole."""
+    """Sums are rounded once, as without sharding."""
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
     config = load_model(MODEL).config
     config.param_dtype = "bfloat16"
@@ -85,7 +85,7 @@ def test_adapters_and_the_language_model_are_split_alike():
 
 @pytest.mark.parametrize("axis", range(3))
 def test_any_axis_may_be_split(axis):
-    """Layers, and the pairs that RoPE turns, too, where two divides them."""
+    """Layers and RoPE's pairs are split, too, if they are divisible by two."""
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,),
                          devices=jax.devices()[:2])  # fmt: skip
     whole = load_model(MODEL)
@@ -108,7 +108,7 @@ def test_any_axis_may_be_split(axis):
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
-    """A file of 68 MB, large against all that Python holds besides."""
+    """A file of 68 MB, much larger than Python's other memory."""
     path = tmp_path_factory.mktemp("wide") / "weights.safetensors"
     config = wide_config()
     rng = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def wide(tmp_path_factory):
 
 
 def test_what_is_read(wide):
-    """Rows once, by those that have them; columns once for all devices of the process."""
+    """Rows are read once, by the processes that hold them; columns once per process."""
     config = wide_config()
     places = placed_at(config, make_mesh(MeshConfig(fsdp=8)))
     with counted() as reads:

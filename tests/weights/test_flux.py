@@ -1,4 +1,4 @@
-"""FLUX.1's weights as a start: what is taken, what is drawn, what is unused."""
+"""FLUX.1's weights as initialization: what is kept, drawn and unused."""
 
 import dataclasses
 import json
@@ -51,7 +51,7 @@ def flux(folder, *, diffusers, guidance=True):
 
 
 def start(weights, **how):
-    """The start that launch.convert makes of it."""
+    """Completes FLUX.1 to a model as launch.convert does."""
     return start_from_flux(weights.path, weights.tensors, weights.config, FluxStart(**how))
 
 

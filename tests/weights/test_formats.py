@@ -1,4 +1,4 @@
-"""What an input is, and the inputs that are refused, each in one sentence."""
+"""Detection of formats, and the inputs that are refused, each in one sentence."""
 
 import json
 import os
@@ -109,7 +109,7 @@ def test_the_parts_of_folders(tmp_path):
 
 
 class Trap:
-    """Makes a file where it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

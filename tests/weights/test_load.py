@@ -1,4 +1,4 @@
-"""Official files in and out, strictly."""
+"""Reading (strictly) and writing official files."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def test_the_table_covers_every_parameter_once(preset):
 
 
 def altered(tmp_path, change):
-    """The v1.0 vectors with their tensors changed in place."""
+    """Writes the v1.0 vectors after `change` has modified their tensors."""
     shutil.copy(VECTORS / "dit_v1_0" / "config.json", tmp_path)
     tensors = load_file(VECTORS / "dit_v1_0" / "weights.safetensors")
     change(tensors)
@@ -117,7 +117,7 @@ def test_an_empty_folder_is_named(tmp_path):
 
 
 def test_release_sizes_need_no_config_json():
-    """A file of the release's shapes is recognised by them (abstractly: nothing is loaded)."""
+    """Shapes of the release need no config.json; nothing is loaded."""
     shapes = {name: e.shape for name, e in model_table(PRESETS["step1x_edit_v1_0"]()).items()}
     dtypes = dict.fromkeys(shapes, np.dtype(jax.numpy.bfloat16))
     file = types.SimpleNamespace(shapes=shapes, dtypes=dtypes)
@@ -160,7 +160,7 @@ def test_another_dtype_is_rounded_on_saving(tmp_path):
 
 
 def test_each_parameter_keeps_its_dtype(tmp_path):
-    """Of a file of several; of blocks in several, which are one parameter, float32."""
+    """In a file of several dtypes; a parameter stacked from several dtypes is float32."""
 
     def change(tensors):
         for name in ("img_in.weight", "txt_in.bias", "double_blocks.0.img_mlp.0.weight"):
@@ -175,7 +175,7 @@ def test_each_parameter_keeps_its_dtype(tmp_path):
 
 
 def test_numbers_that_become_too_large_are_not_written(tmp_path):
-    """float32 reaches further than bfloat16: by half a step of its last bit."""
+    """float32's largest number overflows bfloat16."""
     largest = {"x": np.array([1, np.finfo(np.float32).max], np.float32)}
     tensors = Cast(InMemory(largest), np.dtype(jax.numpy.bfloat16))
     with pytest.raises(UserError, match=r"x has numbers .* too large for bfloat16, so .* written"):

@@ -32,7 +32,7 @@ from tests.weights.round_trips import contents
 # - start: training.start_from, onto eight devices
 # - base: that of a run of adapters, which was trained on the same numbers elsewhere
 # - the rest: launch.convert --to.
-# A word says that it is refused, and is explained below; - that there is no such flag.
+# yes: it works; a word: refused with the message in REFUSALS; -: there is no such flag.
 TABLE = """
 format                  | title                  | holds   | edit  | start | base  | official | diffusers | orbax | kohya | peft
 official file           | Step1X-Edit, official  | golden  | yes   | yes   | yes   | yes      | yes       | yes   | model | model
@@ -82,7 +82,8 @@ NO_WAY = {  # in every use
         r"is of 'Step1XEditPipelineV1P2', .*; give one of these, or a model of Step1X-Edit v1\.0",
     ),
     "GGUF": (formats.GGUF, r"is a GGUF file, .*; give the weights in \.safetensors"),
-    "pickle": (formats.PICKLE, r"is a pickle, .* so it is not opened; .* give the \.safetensors file"),
+    "pickle": (formats.PICKLE, r"is a pickle, .* so it is not opened;"
+    r" .* give the \.safetensors file"),
     "Qwen2.5-VL": (
         formats.of_names("model.layers.0.mlp.up_proj.weight", "visual.blocks.0.norm1.weight"),
         r"is of Qwen2\.5-VL, .*; give its folder as --text_encoder",
@@ -166,7 +167,7 @@ FORMATS = {
 ROWS = [[cell.strip() for cell in line.split("|")] for line in TABLE.strip().splitlines()]
 USES = ROWS[0][3:]
 HOLDS = {row[0]: row[2] for row in ROWS[1:]}
-# Orbax takes its second for each: of formats that hold the same, the first is among the quick ones.
+# Orbax takes a second for each case: for equal contents, only the first format is a quick test.
 FIRST = {holds: fmt for fmt, holds in reversed(HOLDS.items())}
 CASES = [
     pytest.param(
@@ -181,7 +182,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The path of a format, and of what is made for a use, each made once."""
+    """Returns a function that makes each file once and returns its path."""
     folder = tmp_path_factory.mktemp("formats")
 
     @functools.cache
@@ -192,7 +193,7 @@ def made(tmp_path_factory):
 
 
 def once(function):
-    """A function that answers from memory where its arguments look the same."""
+    """Caches a function by the repr of its arguments."""
     known = {}
 
     def remembered(*arguments):
@@ -206,8 +207,8 @@ def once(function):
 
 @pytest.fixture(scope="module", autouse=True)
 def small_and_quick():
-    """Models of the same sizes are traced once; and the release's autoencoder, of which no
-    config.json says the sizes, is the golden one."""
+    """Models of equal sizes are traced once, and the release's autoencoder, for which no
+    config.json gives the sizes, is the golden one."""
     sizes = opening.open_weights(formats.VAE).config
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "AutoencoderConfig", lambda: AutoencoderConfig(**vars(sizes)))
@@ -221,7 +222,7 @@ def small_and_quick():
 
 
 def numbers(fmt, dtype=None):
-    """What a format holds, as a file would have it; or with 8 bits as numbers of a dtype."""
+    """Returns the expected tensors of a format; a dtype casts, or dequantizes 8 bits."""
     arrays = {
         "golden": formats.arrays_in,
         "v1.0": lambda: formats.arrays_in(formats.GOLDEN_0),
@@ -236,7 +237,7 @@ def numbers(fmt, dtype=None):
 
 
 def check_same(read, want, fmt):
-    """Bit for bit; but what the compiler draws for a connector may differ by a rounding."""
+    """Asserts equality; only a connector drawn under jit may differ by rounding."""
     for name, x in want.items():
         found = read(name)
         assert found.dtype == x.dtype, name
@@ -245,12 +246,12 @@ def check_same(read, want, fmt):
 
 
 def options(fmt):
-    """What open_weights is given for it besides its path."""
+    """Returns the arguments of open_weights besides the path."""
     more = {"ema": True} if fmt.endswith("--ema") else {}
     return more | ({"base": formats.GOLDEN} if fmt.endswith("--base") else {})
 
 
-# One function for each use, which checks what comes out.
+# One function per use; each checks its result.
 
 
 def edit(fmt, path, made):
@@ -264,7 +265,7 @@ def edit(fmt, path, made):
 
 @functools.cache
 def wanted_state(version):
-    """The config of a run of all parameters, and its abstract parameters on eight devices."""
+    """Returns a run's config and its abstract parameters on eight devices."""
     config = tiny_config()
     config.mesh = MeshConfig(fsdp=4, tensor=2)
     config.model = load_model(formats.GOLDEN_0 if version == "v1.0" else formats.GOLDEN).config
@@ -290,7 +291,7 @@ def base(fmt, path, made):
 
 
 def trained_on(folder, fmt):
-    """A run of adapters of which only the numbers of its base are known."""
+    """A run of adapters whose base is known only by its fingerprints."""
     tensors = numbers(fmt, np.float32)
     return formats.run_of_adapters(folder, base="elsewhere", tensors=tensors)
 
@@ -303,7 +304,7 @@ def convert(fmt, path, made, to):
 
 
 def place_for(folder, fmt, to):
-    """A new place; a file's or a folder's name, as the target wants it."""
+    """Returns a new path: a file or folder, as the target requires."""
     folder.parent.mkdir()
     return folder.with_suffix(".safetensors") if to == "kohya" else folder
 
@@ -351,7 +352,7 @@ def peft(fmt, path, made):
 
 
 def check_lora(path, fmt):
-    """A LoRA adds what the golden one adds, or a quarter of it."""
+    """Asserts that a LoRA adds what the golden one adds, or a quarter of it."""
     strength = 0.25 if HOLDS[fmt] == "quarter" else 1
     lora = open_lora(path, formats.model_config())
     assert {f"{module}.weight" for module in lora.shapes} == formats.added().keys()

@@ -1,4 +1,4 @@
-"""What `open_weights` makes of runs of adapters, averages, bases, LoRAs and 8 bits."""
+"""`open_weights` for runs of adapters, averages, bases, LoRAs and 8 bits."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ SCALE = 6 / 3
 
 
 def random_numbers(seed):
-    """Of the tiny model, float32, under the official names."""
+    """Returns random official tensors of the tiny model, float32."""
     rng = np.random.default_rng(seed)
     return {
         name: rng.normal(size=entry.shape).astype(np.float32)
@@ -54,7 +54,7 @@ class Run:
     average: Adapters
 
     def wanted(self, adapters, name, dtype=BF16):
-        """By hand: a float32 sum of what the run had, rounded once."""
+        """Computes the expected weight: a float32 sum of the run's numbers, rounded once."""
         weight = load_file(self.base)[name].astype(BF16).astype(np.float32)
         if (module := name.removesuffix(".weight")) in adapters.shapes:
             (piece,) = adapters.deltas(module)
@@ -110,7 +110,7 @@ def test_a_run_of_adapters_is_its_base_as_the_run_had_it_and_they(run, ema):
 
 
 def test_a_base_that_moved_may_be_given_and_is_compared_before_anything_is_read(run, tmp_path):
-    """One number in one of the last tensors is enough."""
+    """A single changed number in one of the last tensors is detected."""
     numbers = load_file(run.base)
     config = run.base.with_name("config.json").read_bytes()
     for name, change in (("same", 0), ("other", 1)):

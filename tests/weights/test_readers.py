@@ -1,4 +1,4 @@
-"""Every wrapper passes rows on: some rows are those of the whole, and no others are read."""
+"""Every wrapper passes rows on: it returns the same rows, and reads no others."""
 
 import collections
 import dataclasses
@@ -29,7 +29,7 @@ BF16, E4M3, F32 = (np.dtype(x) for x in (jnp.bfloat16, jnp.float8_e4m3fn, np.flo
 
 
 class Counting:
-    """Arrays as a reader that counts the rows that are asked of it."""
+    """A reader of arrays that counts the requested rows."""
 
     path = "counting.safetensors"
 
@@ -58,7 +58,7 @@ def row_sets(height):
 
 
 def check_rows(tensors, name, wanted):
-    """Whole and in rows, as numpy has them."""
+    """Compares a whole tensor and sets of its rows with an array."""
     assert tensors.shapes[name] == wanted.shape
     assert tensors.dtypes[name] == wanted.dtype
     whole = tensors.read(name)
@@ -71,7 +71,7 @@ def check_rows(tensors, name, wanted):
 
 
 def check_what_is_read(source, tensors, name, source_of):
-    """Of each set of rows: each row once, and no other.
+    """Asserts that for each set of rows, each row is read once and no other.
 
     Args:
       source: a counting reader.
@@ -130,7 +130,7 @@ def test_changed():
 
 
 def test_cast():
-    """To nearest, ties to even: bfloat16 has seven bits behind the first."""
+    """To nearest, ties to even: bfloat16 has seven mantissa bits."""
     given = np.float32([[1 + 2**-8], [1 + 3 * 2**-8], [-1 - 2**-7], [3e38], [2.0**-130], [0]])
     wanted = np.float32([[1], [1 + 2**-6], [-1 - 2**-7], [3e38], [2.0**-130], [0]])
     wanted[3] = np.uint32([0x7F62 << 16]).view(F32)  # 3e38 is 0x7f61b1e6
@@ -156,7 +156,7 @@ def test_without_prefix_and_finite():
 
 
 def test_checked_first():
-    """Once, before the first reading; as long as it fails, nothing is read."""
+    """The check runs once, before the first read; nothing is read until it passes."""
     source, checks = Counting({"b": B}), [UserError("other weights"), None]
 
     def check():
@@ -174,7 +174,7 @@ def test_checked_first():
 
 
 class LoraOf:
-    """A LoRA of these products, which counts how often they are asked for."""
+    """A LoRA of given deltas that records requests."""
 
     def __init__(self, shapes, *pieces):
         self.shapes, self._pieces, self.asked = shapes, pieces, []
@@ -185,7 +185,7 @@ class LoraOf:
 
 
 def test_merged():
-    """Two LoRAs, one of them on some of the rows; in whole numbers no sum is rounded."""
+    """Two LoRAs, one on some rows only; numbers are integers, so sums are exact."""
     rng = np.random.default_rng(0)
     up, down, up2, down2, base = (
         rng.integers(-8, 9, shape).astype(F32) for shape in ((4, 2), (2, 4), (9, 1), (1, 4), (9, 4))
@@ -206,7 +206,7 @@ def test_merged():
 
 
 def test_merged_is_rounded_alike_in_rows():
-    """Bit for bit, at sizes at which matmuls of other heights sum in another order."""
+    """Exactly, at sizes for which matmuls of different heights sum in different orders."""
     base, up, down = numbers(96, 80), numbers(96, 48, seed=1), numbers(48, 80, seed=2)
     lora = LoraOf({"m": (96, 80)}, LoraDelta(0, down, up, 1.0))
     for dtype in (F32, BF16):
@@ -246,7 +246,7 @@ def test_in_fp8_plain():
 
 @pytest.mark.parametrize("first", range(5))
 def test_in_fp8_scaled(first):
-    """The scale is that of the whole tensor, whichever rows come first."""
+    """The scale is that of the whole tensor, whichever rows are read first."""
     given = numbers(6, 4)
     given[4, 1] = -56.0  # the largest: a scale of 1 / 8
     source = Counting({WEIGHT: given})
@@ -261,7 +261,7 @@ def test_in_fp8_scaled(first):
 
 
 class CountingLeaf:
-    """A parameter that notes which of its layers are asked for."""
+    """A parameter that records which of its layers are requested."""
 
     def __init__(self, array, read):
         self._array, self._read, self.dtype = array, read, array.dtype
@@ -289,7 +289,7 @@ def test_published():
 
 
 def test_one_around_another():
-    """As launch.convert has them: rows go through all of them."""
+    """Wrappers nested as in launch.convert pass rows through."""
     source = Counting({"a": A, "b": B, "e": B})
     ranges = [dataclasses.replace(part, target=f"{part.target}.weight") for part in LAYOUT.ranges]
     layout = LayoutMap(

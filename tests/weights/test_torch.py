@@ -31,7 +31,7 @@ TIMES = (0.3, 0.9)
 
 @pytest.fixture(scope="module", params=["v1.0", "v1.1"])
 def case(request, tmp_path_factory):
-    """Our model with random weights (the preset's own let nothing through), and its export."""
+    """Our model with random weights (a new model's zero gates hide the blocks), and its export."""
     config = tiny()
     config.version, config.depth, config.depth_single_blocks = request.param, 2, 2
     rng = np.random.default_rng(0)
@@ -70,7 +70,7 @@ def theirs(config, tensors, inputs):
 
 
 def assert_close(x, y):
-    assert np.abs(y).max() > 0.1  # something is said
+    assert np.abs(y).max() > 0.1  # the output is not trivial
     np.testing.assert_allclose(x, y, rtol=0, atol=2e-5 * max(1, np.abs(y).max()))
 
 
@@ -80,8 +80,8 @@ def test_our_export_is_the_model_in_plain_torch(case):
 
 
 def write_lora(path, config, wanted=lambda name: True, scale=0.1):
-    """A PEFT file of other downs in every part of a layer. Rank and alpha are 3 and 6, but for two
-    layers; one of these, proj_out, has a name in which others end."""
+    """A PEFT file with different downs for each split layer. Rank and alpha are 3 and 6, except
+    in two layers; the name of one of these, proj_out, is a suffix of others' names."""
     rng = np.random.default_rng(1)
     tensors = {}
     for module, shape in linear_shapes(model_table(config)).items():
@@ -96,7 +96,7 @@ def write_lora(path, config, wanted=lambda name: True, scale=0.1):
 
 
 def test_our_kohya_file_does_in_torch_what_it_does_here(case, tmp_path):
-    """Here merged on loading, there added by kohya's formula and names to the module's weights."""
+    """Merged on loading here, added to the module's weights by kohya's formula and names there."""
     config, path, inputs = case
     write_lora(tmp_path / "peft.safetensors", config)
     lora = LoraFile(tmp_path / "peft.safetensors", model_table(config))
@@ -116,7 +116,7 @@ def test_our_kohya_file_does_in_torch_what_it_does_here(case, tmp_path):
     assert np.abs(ours(model, inputs) - ours(load_model(path), inputs)).max() > 0.1
 
 
-# What diffusers' FLUX.1 calls otherwise than its Step1X-Edit.
+# Names that differ between diffusers' FLUX.1 and its Step1X-Edit.
 EMBEDDERS = {
     f"{there}_embed.{layer}": f"time_text_embed.{flux_}_embedder.{linear}"
     for there, flux_ in (("time", "timestep"), ("vec", "text"))
@@ -168,7 +168,7 @@ def flux(case):
 
 
 def both_dits(case, flux, loras=()):
-    """What our DiT and diffusers' make of one connector's tokens: all image tokens."""
+    """Returns the outputs of our DiT and of diffusers' for the same tokens: all image tokens."""
     config, path, inputs = case
     model = load_model(open_weights(path, loras=loras))
     lengths, times = np.array(LENGTHS, np.int32), np.array(TIMES, np.float32)
@@ -199,7 +199,7 @@ def both_dits(case, flux, loras=()):
 
 @pytest.mark.slow
 def test_diffusers_flux_is_our_dit(case, flux):
-    """Which confirms the names, the rows, and that scale and shift change places."""
+    """Confirms the names, the rows, and that scale and shift are exchanged."""
     here, there = both_dits(case, flux)
     assert_close(there, here)
 
@@ -207,7 +207,7 @@ def test_diffusers_flux_is_our_dit(case, flux):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["header", "file", "peft"])
 def test_peft_adds_our_lora_to_diffusers_flux(case, flux, tmp_path, form):
-    """Theirs unmerged beside the weights, ours merged into them; two ways to load diffusers' file,
+    """Unmerged in PEFT, merged in ours; two ways to load diffusers' file,
     of which one reads the settings in its header and the other does not."""
     config, _, _ = case
     write_lora(

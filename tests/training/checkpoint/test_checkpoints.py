@@ -255,7 +255,7 @@ def test_reading_for_others_falls_back_and_leaves_the_run_alone(workdir, state):
 
 
 def test_reading_for_others_says_what_is_wrong(workdir, tmp_path):
-    with pytest.raises(UserError, match="no undamaged checkpoint"):
+    with pytest.raises(UserError, match="no complete checkpoint"):
         RunFolder(tmp_path / "nothing")
     config = tiny_config()
     config.model.hidden_size = 64

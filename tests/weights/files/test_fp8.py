@@ -62,7 +62,7 @@ def save_reader(path, reader, scaled):
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_what_is_written_is_near_and_comes_back_exactly(tmp_path, base, scaled, dtype):
-    """Half a unit in the last place: 2^-4 of a number, or 2^-10 scale where numbers are small; a
+    """Half a unit in the last place: 2^-4 of a number, or 2^-10 scale for subnormal numbers; a
     division in float32 comes before, hence 1 + 2^-20."""
     file = save(tmp_path / "eight.safetensors", base, scaled, dtype)
     assert number_format(file) == ("scaled fp8" if scaled else "fp8")
@@ -116,7 +116,7 @@ def test_the_blocks_matrices_are_most_of_the_model():
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_model_is_loaded_from_it(tmp_path, base, scaled):
-    """Of the form itself, what launch.edit and training.start_from load; rows of a tensor, too."""
+    """The dequantized tensors, the model that is loaded from them, and rows of a tensor."""
     seen = Fp8File(save(tmp_path / "weights.safetensors", base, scaled))
     (tmp_path / "config.json").write_text((BASE / "config.json").read_text())
     model = load_model(tmp_path)
@@ -131,7 +131,7 @@ def test_a_model_is_loaded_from_it(tmp_path, base, scaled):
 
 
 def rewritten(path, file, change):
-    """The file with other tensors: name -> array, and other metadata."""
+    """Copies the file with tensors (name -> array) and metadata replaced."""
     tensors = {name: file.read(name) for name in file.shapes}
     metadata = dict(file.metadata)
     change(tensors, metadata)
@@ -140,7 +140,7 @@ def rewritten(path, file, change):
 
 
 def newer(tensors, metadata, how):
-    """From `scaled_fp8` and `.scale_weight` to what newer ComfyUI has."""
+    """Converts `scaled_fp8` and `.scale_weight` to newer ComfyUI's tensors."""
     del tensors["scaled_fp8"]
     layers = {}
     for name in [name for name in tensors if name.endswith(".scale_weight")]:
@@ -252,7 +252,7 @@ def test_what_is_beside_a_weight_is_accounted_for(tmp_path, base, case):
 
 
 def test_a_scale_for_each_row(tmp_path, base):
-    """float64: the stored number times its row's scale, which float32 rounds once."""
+    """Against float64: the stored number times its row's scale; float32 rounds once."""
     older = save(tmp_path / "older.safetensors", base, True)
     scales = np.random.default_rng(0).uniform(1e-3, 1e-2, 192).astype(np.float32)
     for i, shape in enumerate([(192,), (192, 1)]):
@@ -331,7 +331,7 @@ def test_zeros_have_a_scale(tmp_path):
 @pytest.mark.torch
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_torch_reads_the_same_numbers(tmp_path, base, dtype):
-    """torch's own float8: what ComfyUI computes, in float32, and what it rounds."""
+    """torch's float8, as ComfyUI uses it: products in float32, and rounding."""
     torch = pytest.importorskip("torch", reason="needs the extra [torch]")
     from safetensors.torch import load_file
 
@@ -356,7 +356,7 @@ def test_torch_reads_the_same_numbers(tmp_path, base, dtype):
 
 @pytest.mark.torch
 def test_plain_files_that_torch_wrote(tmp_path, base):
-    """All cast, or all but norms and biases; e5m2, too."""
+    """All tensors are cast, or all but norms and biases; also e5m2."""
     torch = pytest.importorskip("torch", reason="needs the extra [torch]")
     from safetensors.torch import save_file as save_torch
 

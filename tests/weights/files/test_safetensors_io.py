@@ -64,7 +64,7 @@ def test_a_file_is_opened_once(tmp_path):
     save_file(TENSORS, path)
     file = SafetensorsFile(path)
     handle = file._file
-    path.rename(tmp_path / "moved")  # it could not be opened again
+    path.rename(tmp_path / "moved")  # so it cannot be opened again
     for name, want in TENSORS.items():
         np.testing.assert_array_equal(file.read(name), want)
     assert not handle.closed
@@ -143,7 +143,7 @@ def test_overlapping_tensors_are_refused(tmp_path):
 
 
 def with_header(path, text, data_bytes=16):
-    """A file with that header."""
+    """Writes a file with that header."""
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data_bytes))
     return path
 
@@ -196,7 +196,7 @@ def test_absurd_headers_are_refused(tmp_path, entries, words):
 
 @pytest.mark.parametrize("twins", [True, False])
 def test_many_and_long_names_take_no_more_than_their_share_of_time(tmp_path, twins):
-    """A quadratic search would take minutes; the message must not repeat a name of a megabyte."""
+    """A quadratic search would take minutes; the message must not contain a name of a megabyte."""
     entry = '{"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}'
     names = [f"a{i}" for i in range(60_000)] * 2 if twins else ["a" * 1_000_000]
     text = ("{" + ",".join(f'"{name}":{entry}' for name in names) + "}").encode()
@@ -204,12 +204,12 @@ def test_many_and_long_names_take_no_more_than_their_share_of_time(tmp_path, twi
     with pytest.raises(UserError, match="occurs twice" if twins else "of 1000000 char") as error:
         SafetensorsFile(with_header(tmp_path / "x.safetensors", text))
     assert len(str(error.value)) < 600
-    assert time.process_time() - begin < 20  # of a second or two
+    assert time.process_time() - begin < 20  # it takes a second or two
 
 
 @pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float16", "bfloat16"])
 def test_what_is_finite_of_every_number(name):
-    """All numbers of the small formats, and each on its own."""
+    """All numbers of the 8-bit and 16-bit formats, together and each on its own."""
     dtype = np.dtype(getattr(ml_dtypes, name, name))
     bits = np.arange(1 << (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
     numbers = bits.view(dtype)

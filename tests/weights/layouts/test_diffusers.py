@@ -1,4 +1,4 @@
-"""diffusers' folders: which number lies where, and that nothing is lost there and back."""
+"""diffusers' folders: where each number is stored, and exact round trips."""
 
 import json
 import tracemalloc
@@ -45,7 +45,7 @@ def test_there_and_back_byte_for_byte(tmp_path, name):
 
 
 def test_which_rows_lie_where(tmp_path):
-    """Against the class of diffusers' pull request 12249, one module of each kind by hand."""
+    """Against the class of diffusers' pull request 12249, one module of each type by hand."""
     theirs = load_file(written(tmp_path, "dit_v1_1") / STORED)
     ours = load_file(VECTORS / "dit_v1_1" / FILE)
     d = 64
@@ -117,7 +117,7 @@ def test_v1_0_is_folded_and_says_so(tmp_path):
     np.testing.assert_array_equal(theirs[f"{name}.bias"], ours[f"{name}.bias"])
     assert "connector.scale_factor" not in theirs
     assert open_weights(folder).tensors.metadata["note"] == FOLDED
-    back = open_weights(folder)  # the same function, with the positions of v1.0
+    back = open_weights(folder)  # computes the same, with the positions of v1.0
     assert back.config.version == "v1.0"
     assert back.tensors.read("connector.scale_factor") == [0.0]
 
@@ -141,7 +141,7 @@ def test_shards_and_their_index(tmp_path, monkeypatch):
 
 
 def test_little_memory_is_needed(tmp_path):
-    """A model of 3.4 MB, none of whose tensors has more than 0.15 MB, in 0.8 MB."""
+    """Converts a model of 3.4 MB, with tensors of at most 0.15 MB, within 0.8 MB."""
     weights = open_weights(VECTORS / "dit_v1_1")
     tracemalloc.start()
     write_diffusers(tmp_path / "there", {"transformer": weights})
@@ -190,7 +190,7 @@ def test_a_folder_that_does_not_fit_is_named(tmp_path):
 
 
 def test_sizes_from_diffusers_own_entries(tmp_path):
-    """A folder that another program wrote; theta and the MLP's width are the class's."""
+    """A folder by another program; theta and the MLP's width are fixed in the class."""
     folder = written(tmp_path, "dit_v1_1")
     config = json.loads((folder / "config.json").read_text())
     del config["_step1x_jax"]

@@ -1,4 +1,6 @@
-"""Our folders in diffusers itself, on golden numbers. Skipped where diffusers is not installed.
+"""Our folders loaded by diffusers, against golden numbers.
+
+Skipped where diffusers is not installed.
 
 The class of pull request 12249 is not in a release. Its DiT is FluxTransformer2DModel's but for the
 names of two embedders, so that class with these renamed stands in for it; the connector, whose

@@ -1,4 +1,4 @@
-"""Hugging Face folders of Qwen2.5-VL in, strictly."""
+"""Hugging Face folders of Qwen2.5-VL, loaded strictly."""
 
 import json
 import shutil

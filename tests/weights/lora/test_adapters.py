@@ -1,4 +1,4 @@
-"""Adapters by published names; that a kohya file loaded as adapters gives the golden numbers is in
+"""Adapters under official names; that a kohya file loaded as adapters gives golden numbers is in
 tests/test_golden.py (lora)."""
 
 import jax
@@ -37,7 +37,7 @@ def test_the_released_loras_have_304_modules():
     assert len(weights) == 19 * 10 + 38 * 3 == 304
     assert len(places) == 10 + 3
     adapters = abstract_adapters(step1x_edit_v1_1(), LoraConfig(rank=64))
-    # each module has 64 (inputs + outputs)
+    # parameters of each module: 64 (inputs + outputs)
     wanted = sum(64 * sum(entry.shape) for entry in weights.values())
     assert sum(x.size for x in jax.tree.leaves(adapters)) == wanted
 
@@ -62,7 +62,7 @@ def test_a_file_comes_back_byte_for_byte(config, tmp_path):
 
 
 def test_merging_ours_is_merging_the_file(config):
-    """Through our layout and back the numbers are the same."""
+    """Conversion to our layout and back changes no number."""
     base = open_weights(VECTORS / "dit_v1_0").tensors
     wanted = open_weights(VECTORS / "dit_v1_0", loras=[(FILE, 1.0)]).tensors
     adapters = load_adapters(FILE, abstract_adapters(config, SETTINGS), config, SETTINGS)

@@ -1,5 +1,5 @@
-"""LoRA files: reading, merging, what is refused. Merged outputs are in tests/test_golden.py (lora);
-files that we write, and pieces put together and taken apart, in test_writers.py."""
+"""LoRA files: reading, merging, refusals. Merged outputs are in tests/test_golden.py (lora);
+writing, fusing and splitting are in test_writers.py."""
 
 import json
 
@@ -78,7 +78,7 @@ def width(table):
 
 @pytest.mark.parametrize("prefix", ["", "transformer.", "base_model.model.", "lora_transformer_"])
 def test_parts_are_rows_of_the_fused_layer(tmp_path, table, width, prefix):
-    """In PEFT's names with and without what stands before them, and as kohya joins them."""
+    """In PEFT's names with and without prefixes, and in kohya's names."""
     kohya = prefix.startswith("lora_")
     if kohya:
         tensors = peft_tensors(prefix, width, halves=("lora_down", "lora_up"), dot="_")
@@ -103,7 +103,7 @@ def test_parts_are_rows_of_the_fused_layer(tmp_path, table, width, prefix):
 
 
 def test_alpha_in_the_settings(tmp_path, table, width):
-    """PEFT's folder, and diffusers' header; patterns are of names, and ^ is their beginning."""
+    """PEFT's folder, and diffusers' header; a pattern matches names, and ^ their beginning."""
     config = {"r": 2, "lora_alpha": 8, "alpha_pattern": {"^transformer_blocks.0.attn.to_k": 3}}
     tensors = peft_tensors("base_model.model.", width)
     save_file(tensors, tmp_path / "adapter_model.safetensors")
@@ -310,7 +310,7 @@ def test_a_folder_without_a_lora(tmp_path, table):
         LoraFile(tmp_path, table)
 
 
-# ------------------------------------------------ the ways in which files say alpha and rank
+# ------------------------------------------------ where files store alpha and rank
 
 QKV = "double_blocks.0.img_attn.qkv"
 
@@ -384,7 +384,7 @@ def test_settings_beside_a_file_of_any_name(tmp_path, table, width, name, beside
     save_file(peft_tensors(width=width), tmp_path / f"{name}.safetensors")
     (tmp_path / beside).write_text(json.dumps({"r": 2, "lora_alpha": 16}))
     assert alphas(tmp_path / f"{name}.safetensors", table) == [16] * 2
-    assert alphas(tmp_path, table) == [16] * 2  # the only file of the folder
+    assert alphas(tmp_path, table) == [16] * 2  # the folder's only file
     (tmp_path / beside).write_text(json.dumps({"r": 4, "lora_alpha": 16}))
     with pytest.raises(UserError, match="has rank 2, its settings say 4"):
         LoraFile(tmp_path / f"{name}.safetensors", table)

@@ -1,4 +1,4 @@
-"""Patterns of names against Python's own expressions, which PEFT runs."""
+"""Patterns of names against Python's regular expressions, which PEFT runs."""
 
 import random
 import re
@@ -72,7 +72,7 @@ def test_what_is_not_read_is_named(pattern):
 
 
 def test_no_pattern_takes_long():
-    """Of what is read: repetitions that an expression would try in all combinations."""
+    """Supported repetitions for which a regular expression would try all combinations."""
     begin = time.process_time()
     patterns = NamePatterns({".*a" * 200 + "b": 1.0, "a*" * 400 + "b": 2.0}, "x")
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""LoRAs that we write, and layers put together and taken apart."""
+"""Writing LoRAs, fusing and splitting layers."""
 
 import json
 
@@ -38,7 +38,7 @@ def table(config):
 
 
 def random_lora(table, path, layers=None, seed=0, rank=2):
-    """A PEFT file of diffusers' layers, every one with other numbers: all, or those named."""
+    """A PEFT file of diffusers' layers (all, or those named), each with different numbers."""
     rng = np.random.default_rng(seed)
     tensors = {}
     for module, shape in linear_shapes(table).items():
@@ -72,7 +72,7 @@ def assert_same_merged(one, other, table):
 
 @pytest.mark.parametrize("name", ["lora.safetensors", "folder"])
 def test_kohya_to_peft_and_back_is_the_same_file(tmp_path, table, name):
-    """And on the way every part has the fused layer's down, and its alpha / rank."""
+    """In between, every split layer has the fused layer's down and alpha / rank."""
     save_peft(tmp_path / name, LoraFile(FILE, table))
     lora = LoraFile(tmp_path / name, table)
     assert set(lora.settings.values()) == {(4, 2.0)}
@@ -93,7 +93,7 @@ def test_the_peft_form_gives_the_golden_outputs(tmp_path, table):
 
 
 def test_every_layer_in_peft_survives_the_fused_form(tmp_path, table):
-    """Each part has its own down: blocks of the fused layer, which come back to the bit."""
+    """Each split layer has its own down: blocks of the fused layer, which are split exactly."""
     random_lora(table, tmp_path / "peft.safetensors")
     first = LoraFile(tmp_path / "peft.safetensors", table)
     assert first.shapes.keys() == linear_shapes(table).keys()
@@ -122,7 +122,7 @@ def test_parts_that_are_missing_are_zero(tmp_path, table):
 
 
 def test_scale_and_shift_change_places(tmp_path, table):
-    """Published: shift, scale. diffusers: scale, shift; the down is not touched."""
+    """Official: shift, scale. diffusers: scale, shift; the down is unchanged."""
     module, (out, c_in) = "final_layer.adaLN_modulation.1", (128, 64)
     up = np.arange(out * 2, dtype=np.float32).reshape(out, 2)
     down = np.ones((2, c_in), np.float32)
@@ -135,13 +135,13 @@ def test_scale_and_shift_change_places(tmp_path, table):
 
 
 def test_parts_of_other_strengths_keep_them():
-    """alpha / rank of 1/2 and 3: one product has one, so the second up is multiplied by 6."""
+    """alpha / rank of 1/2 and 3: the fused delta has one, so the second up is multiplied by 6."""
     rng = np.random.default_rng(0)
     pieces = [
         LoraDelta(0, *(rng.normal(size=s).astype(np.float32) for s in ((4, 7), (5, 4))), 2.0),
         LoraDelta(5, *(rng.normal(size=s).astype(np.float32) for s in ((2, 7), (5, 2))), 6.0),
     ]
-    both = fuse_deltas(pieces, 12)  # two rows are of no part
+    both = fuse_deltas(pieces, 12)  # two rows belong to no delta
     assert (both.rank, both.alpha) == (6, 3.0)
     want = np.zeros((12, 7))
     for p, scale in zip(pieces, (0.5, 3.0), strict=True):
@@ -150,7 +150,7 @@ def test_parts_of_other_strengths_keep_them():
 
 
 def test_a_fresh_lora_whose_ups_are_zero_keeps_its_downs():
-    """Zeros are blocks of any shape: taken for that, a part would start with less of its rank."""
+    """Zero ups look block-diagonal; split as blocks, a layer would have less than its rank."""
     rng = np.random.default_rng(0)
     shape = (96, 32)
     fused = LoraDelta(0, rng.normal(size=(6, 32)), np.zeros((96, 6)), 6.0)
@@ -162,7 +162,7 @@ def test_a_fresh_lora_whose_ups_are_zero_keeps_its_downs():
 
 
 def test_any_lora_becomes_our_adapters(tmp_path, config, table):
-    """Ranks of 2 to 8, one block of three alone: filled up with zeros, the same is merged."""
+    """Ranks of 2 to 8, and only one block of three: padded with zeros, merging gives the same."""
     layers = ["transformer_blocks.1.attn.to_q", "transformer_blocks.1.attn.to_v"]
     layers += ["single_transformer_blocks.2.proj_out", "transformer_blocks.0.norm1.linear"]
     random_lora(table, tmp_path / "peft.safetensors", layers)
@@ -200,7 +200,7 @@ def test_dtypes_are_kept_or_asked_for(tmp_path, table):
 
 
 def test_full_size_names_are_those_of_the_published_files(tmp_path):
-    """19 double blocks of 14 layers and 38 single ones of 6 are what diffusers' model has."""
+    """diffusers' model has 19 double blocks of 14 layers and 38 single blocks of 6."""
     table = model_table(step1x_edit_v1_1())
     names = [
         rows.name
@@ -228,7 +228,7 @@ def test_full_size_names_are_those_of_the_published_files(tmp_path):
 
 
 def test_settings_of_unequal_layers_are_told_apart(tmp_path, table):
-    """The last layer is called proj_out, and so is a part of every single block."""
+    """The last layer is named proj_out, and so is a layer of every single block."""
     singles = [f"single_transformer_blocks.{i}.proj_out" for i in range(3)]
     random_lora(table, tmp_path / "a.safetensors", ["proj_out"], rank=3)
     random_lora(table, tmp_path / "b.safetensors", singles, rank=5)
@@ -243,7 +243,7 @@ def test_settings_of_unequal_layers_are_told_apart(tmp_path, table):
 
 
 def products(path, table):
-    """Of each published layer, in float64."""
+    """Returns the products of all official layers in float64."""
     lora = LoraFile(path, table)
     result = {}
     for module, shape in lora.shapes.items():
@@ -257,7 +257,7 @@ def products(path, table):
 
 @pytest.mark.parametrize("alpha", [1, 3, 4, 8, 0.7])
 def test_diffusers_file_has_its_strength_in_the_tensors(tmp_path, table, alpha):
-    """up @ down alone is what the LoRA adds, for readers that know no alpha."""
+    """up @ down is what the LoRA adds, for readers that ignore alpha."""
     tensors = load_file(FILE)
     for key in tensors:
         if key.endswith(".alpha"):
@@ -271,7 +271,10 @@ def test_diffusers_file_has_its_strength_in_the_tensors(tmp_path, table, alpha):
     bare = written[f"{name}.lora_B.weight"].astype(np.float64) @ written[f"{name}.lora_A.weight"]
     np.testing.assert_allclose(bare, want["single_blocks.0.linear2"], rtol=1e-5, atol=1e-7)
     found = products(tmp_path / "diffusers.safetensors", table)
-    for module, product in want.items():  # one rounding to float32 where alpha / rank is odd
+    for (
+        module,
+        product,
+    ) in want.items():  # rounded once to float32 unless alpha / rank is a power of two
         np.testing.assert_allclose(found[module], product, rtol=1e-5, atol=1e-6)
     with safe_open(tmp_path / "diffusers.safetensors", "np") as file:
         metadata = file.metadata()

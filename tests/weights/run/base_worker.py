@@ -1,5 +1,5 @@
 """One process of several that open a run of adapters: python -m tests.weights.run.base_worker PORT
-COUNT INDEX RUN BASE. Prints what was wrong, or that the model's parts are those of the whole."""
+COUNT INDEX RUN BASE. Prints the error, or that the model's shards equal the whole model's."""
 
 import sys
 

@@ -33,7 +33,7 @@ STOPPED, STEPS = 2, 4  # the run was stopped after the first of these
 
 
 def run_config() -> TrainConfig:
-    """Of all parameters of the real model, in sizes that are all small and mostly different."""
+    """A run of all parameters of the real model, with sizes that are small and mostly distinct."""
     config = TrainConfig()
     config.model = ModelConfig(
         version="v1.0",
@@ -66,7 +66,7 @@ def run_config() -> TrainConfig:
 
 
 def lora_config() -> TrainConfig:
-    """Of adapters on what the run above had when it was stopped."""
+    """A run of adapters on the weights that the run above had when it was stopped."""
     config = run_config()
     config.lora.rank = 2
     config.lora.alpha = 4.0
@@ -76,7 +76,7 @@ def lora_config() -> TrainConfig:
 
 
 def batches(first_step: int):
-    """Batches without end, each a function of its step alone."""
+    """Yields batches without end; each depends only on its step."""
     for step in range(first_step, 1 << 31):
         rng = np.random.default_rng(step)
         latents = (8, 4, 6, 16)
@@ -89,7 +89,7 @@ def batches(first_step: int):
 
 
 def stopped(first_step: int):
-    """The same; while step STOPPED runs, the process is told to end."""
+    """Yields the same; during step STOPPED it sends the process SIGTERM."""
     for step, batch in enumerate(batches(first_step), first_step):
         if step == STOPPED:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -111,7 +111,7 @@ def arrays_of(state) -> dict[str, np.ndarray]:
 
 
 def arithmetic() -> dict:
-    """What bits of results depend on, besides the program: jax, and the processor's instructions.
+    """What results depend on besides the program: jax, and the processor's instructions.
 
     The numbers are the bits of sums, products and functions as XLA computes them here.
     """
@@ -131,7 +131,7 @@ def convert(*arguments: str) -> None:
 
 
 def make(folder: pathlib.Path) -> None:
-    """Fills the folder, in which everything is named without a path."""
+    """Fills the folder; names in it are relative."""
     os.chdir(folder)
     state = train(run_config(), "run", stopped)
     np.savez("run.npz", **arrays_of(state))
@@ -151,7 +151,7 @@ def make(folder: pathlib.Path) -> None:
 
 
 def without_traces(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """What is packed, and of whose files nothing is told."""
+    """Packs a file without its owner and time."""
     if entry.name.endswith(("/tensorboard", "/.lock")):
         return None
     return entry.replace(uid=0, gid=0, uname="", gname="", mtime=0, deep=False)

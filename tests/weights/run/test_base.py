@@ -53,7 +53,7 @@ def test_a_description_by_tensors_is_that_of_the_arrays_on_devices():
 def test_two_processes_share_the_comparison_and_agree(run, tmp_path):
     assert results(WORKER, run, BASE) == ["same", "same"]
     model = load_model(BASE)
-    bias = model.transformer.img_in.bias  # which one of the two processes looks at
+    bias = model.transformer.img_in.bias  # compared by one of the two processes
     bias.set_value(bias[...].at[3].add(1e-3))
     save_model(tmp_path / "weights.safetensors", model)
     for said in results(WORKER, run, tmp_path):

@@ -1,4 +1,4 @@
-"""What is damage to a checkpoint and what is not: files, rights, memory and descriptions."""
+"""What is damage to a checkpoint and what is not: files, permissions, memory, descriptions."""
 
 import contextlib
 import errno
@@ -53,7 +53,7 @@ def workdir(saved_run, tmp_path):
 
 
 def restore(workdir, abstract):
-    """The step that a run would go on from, and what was said."""
+    """Returns the step from which a run would resume, and the warnings."""
     said = []
     with contextlib.closing(Checkpoints(workdir, keep=2)) as checkpoints:
         checkpoints.read_newest_config()
@@ -63,7 +63,7 @@ def restore(workdir, abstract):
 
 @contextlib.contextmanager
 def without_rights():
-    """Root may read everything: as root, somebody else tries."""
+    """Root may read everything, so as root this switches to another user."""
     if os.geteuid():
         yield
         return
@@ -137,7 +137,7 @@ def test_errors_of_the_machine_are_no_damage(
 
 
 def rewrite(change):
-    """Changes a checkpoint's description, with a right checksum."""
+    """Changes a checkpoint's description and updates its checksum."""
 
     def damage(path):
         values = json.loads((path / DESCRIPTION).read_text())
@@ -247,7 +247,7 @@ def test_impossible_configs_are_one_sentence(workdir, abstract, section, name, v
 
 
 def test_names_of_arrays_lead_nowhere(workdir, tmp_path):
-    """RunTensors makes temporary files of these names."""
+    """RunTensors creates temporary files with these names."""
 
     def rename(values):
         params = values["custom_metadata"]["arrays"]["params"]
@@ -298,7 +298,7 @@ def test_what_cannot_be_set_aside_is_one_sentence(workdir, abstract):
 
 
 def test_checkpoints_of_schema_2_are_read_and_checked(workdir, abstract):
-    """They have the sum of bits alone."""
+    """These have only the sum of bits."""
 
     def older(values):
         ours = values["custom_metadata"]

@@ -1,4 +1,4 @@
-"""Fingerprints against the same sums in Python's integers, written from their description."""
+"""Fingerprints against the same sums in Python integers, written from their definition."""
 
 import math
 import re
@@ -19,7 +19,7 @@ from step1x_jax.weights.run.fingerprints import (
 
 
 def expected(x, places=None):
-    """By definition: the sum of bits, and of MurmurHash3's finalizer of bits and place."""
+    """The definition: the sums of bits and of MurmurHash3's finalizer of bits and index."""
     x, sums = np.asarray(x).reshape(-1), [0, 0]
     for place, number in zip(range(x.size) if places is None else places, x, strict=True):
         bits = int.from_bytes(number.tobytes(), "little")

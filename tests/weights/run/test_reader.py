@@ -1,4 +1,4 @@
-"""A run's parameters as official tensors; adapters merged: test_lora.py."""
+"""A run's parameters as official tensors; merged adapters are in test_lora.py."""
 
 import gc
 import shutil
@@ -43,7 +43,7 @@ def check_same(tensors):
 
 
 def parts_of(run):
-    """(name, block) of all that a run has stored, as it is stored."""
+    """Returns (name, block) of all blocks that a run has stored."""
     opened = RunFolder(run)
     path = run / "checkpoints" / str(opened.step)
     item = opened.description.trained
@@ -66,7 +66,7 @@ def test_it_comes_back_bit_for_bit(folder, tmp_path):
 
 
 def test_a_changed_number_is_noticed(folder, tmp_path):
-    """Of the last block of a stacked kernel, changed in the store itself."""
+    """A number in the last block of a stacked kernel is changed in the store."""
     shutil.copytree(folder, tmp_path / "changed")
     item = tmp_path / "changed" / "checkpoints" / "0" / WEIGHTS
     array = open_array(item, "transformer.single_blocks.mlp_in.kernel")
@@ -77,7 +77,7 @@ def test_a_changed_number_is_noticed(folder, tmp_path):
 
 
 def test_a_run_on_a_mesh_comes_back_from_its_parts(tmp_path):
-    """Stored as eight devices had it, cut along several axes."""
+    """Stored as the shards of eight devices, split along several axes."""
     run = run_of(tmp_path / "run", MeshConfig(fsdp=4, tensor=2))
     names = [name for name, _ in parts_of(run)]
     assert len(names) > 4 * len(set(names))
@@ -91,7 +91,7 @@ def test_a_run_on_a_mesh_comes_back_from_its_parts(tmp_path):
 
 
 def test_damage_leads_to_the_checkpoint_before(tmp_path):
-    """While the arrays are copied, in which the files are sound."""
+    """Damage that is found only while the arrays are copied: the files are valid."""
     run = run_of(tmp_path / "run", MeshConfig(data=1))
     shutil.copytree(run / "checkpoints" / "0", run / "checkpoints" / "1")
     array = open_array(run / "checkpoints" / "1" / "params", "transformer.img_in.bias")
@@ -120,7 +120,7 @@ def test_no_room_for_the_copy(tmp_path, monkeypatch):
 
 
 def test_what_one_device_had_is_stored_in_small_blocks(tmp_path, monkeypatch):
-    """So that nobody who reads it needs room for the largest array; and uncompressed."""
+    """Readers need no memory for the largest array; blocks are not compressed."""
     monkeypatch.setattr(stored_arrays, "BLOCK_BYTES", 1 << 14)
     run = run_of(tmp_path / "run", MeshConfig(data=1))
     sizes = [block.nbytes for _, block in parts_of(run)]

@@ -1,4 +1,4 @@
-"""Checkpoints that the code of earlier versions wrote, stored/README.md, read by today's.
+"""Checkpoints written by earlier versions (stored/README.md), read by the current one.
 
 The numbers to compare with were written beside them by the same code, in files of other kinds.
 """
@@ -38,31 +38,31 @@ from tests.weights.run.make_stored import (
 
 NAMES = sorted(path.name.removesuffix(".tar.xz") for path in STORED.glob("*.tar.xz"))
 NEWEST = f"schema_{SCHEMA_VERSION}"
-FIRST = "schema_2_first"  # there were no adapters yet, and no folders of weights alone
+FIRST = "schema_2_first"  # before adapters and folders of weights alone
 WITH_ADAPTERS = [name for name in NAMES if name != FIRST]
 
 
 def read(workdir, *, ema=False):
-    """The parameters of a run by name, as they are stored."""
+    """Returns a run's parameters by name, as they are stored."""
     run = RunFolder(workdir, ema=ema)
     return named(run.restore(abstract_model(run.model)[1]))
 
 
 def read_adapters(workdir):
-    """The same of adapters."""
+    """Returns the same for adapters."""
     run = RunFolder(workdir)
     return named(run.restore(abstract_adapters(run.model, run.lora)))
 
 
 def official(workdir, **options):
-    """The tensors of a run's model, as for launch.convert."""
+    """Returns the official tensors of a run's model, as launch.convert reads them."""
     tensors = open_weights(workdir, **options).tensors
     return {name: tensors.read(name) for name in tensors.shapes}
 
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory):
-    """A folder with one of each name. What tests write into it, others do not read."""
+    """A folder with one checkpoint of each name; tests may write to it."""
     folder = tmp_path_factory.mktemp("stored")
     for name in NAMES:
         with tarfile.open(STORED / f"{name}.tar.xz") as archive:
@@ -71,7 +71,7 @@ def unpacked(tmp_path_factory):
 
 
 def today(arrays, name):
-    """Arrays of an earlier schema under the names and in the shapes that they would have now."""
+    """Returns arrays of an earlier schema with current names and shapes."""
     if int(name.split("_")[1]) > 3:
         return arrays
     result = {}
@@ -98,7 +98,7 @@ def today(arrays, name):
 
 
 def arrays_then(file, name):
-    """What the code of then wrote beside its checkpoint."""
+    """Reads what the earlier code wrote beside its checkpoint."""
     return today(dict(np.load(file)), name)
 
 
@@ -115,7 +115,7 @@ def assert_same(found, wanted):
 
 
 def going_on(folder, name, config, monkeypatch):
-    """All arrays with which a run goes on: it is told that no step is left to do."""
+    """Returns all arrays with which a run resumes, by resuming with no step left."""
     monkeypatch.chdir(folder)  # training.start_from of the adapters is "run"
     config.training.steps = STOPPED
     state = train(config, name, batches)
@@ -150,7 +150,7 @@ def test_a_run_goes_on_with_all_that_it_had(unpacked, monkeypatch, capsys, name)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_another_model_of_as_many_numbers_is_refused(unpacked, name):
-    """No axis is cut elsewhere: numbers would come to other places without a word."""
+    """No axis may be split at another position: numbers would silently be exchanged."""
     abstract = abstract_model(run_config().model)[1]
     kernel = abstract["transformer"]["img_in"]["kernel"]
     wider = jax.ShapeDtypeStruct((32, 12), kernel.dtype)  # not (64, 6)
@@ -187,7 +187,7 @@ def test_adapters_are_merged_into_their_base(unpacked, name):
     assert adapted == len(lora) // 3 > 10
     found = official(folder / "lora", base=str(folder / "run"))
     assert found.keys() == wanted.keys()
-    for tensor, x in wanted.items():  # two rounded products and sums of float32
+    for tensor, x in wanted.items():  # two rounded products and float32 sums
         np.testing.assert_allclose(found[tensor], x, rtol=1e-6, atol=1e-7)
 
 
@@ -212,7 +212,7 @@ def test_adapters_alone(unpacked, name):
 @pytest.mark.parametrize("item", ["params", "optimizer", "ema"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_changed_number_is_noticed(unpacked, tmp_path, monkeypatch, name, item):
-    """By the smallest step, in the store itself, so that the store's checksums are right again."""
+    """The number changes by one unit in the last place, and the store's own checksums stay valid."""
     run = shutil.copytree(unpacked / name / "run", tmp_path / "run")
     names = part(dict(np.load(unpacked / name / "run.npz")), f"{item}.")
     kernel = next(n for n in names if n.endswith("single_blocks.mlp_in.kernel"))
@@ -228,7 +228,7 @@ def test_a_changed_number_is_noticed(unpacked, tmp_path, monkeypatch, name, item
 
 @pytest.fixture(scope="module")
 def check_end(unpacked):
-    """Compares a state with the one that the code of then had at the end of its run.
+    """Compares a state with the final state of the earlier code's run.
 
     Bit for bit where jax and the processor compute as those of then did. Others round otherwise:
     that changed numbers by up to 4e-7 (jax 0.12; other instructions; other flags of the compiler).
@@ -262,7 +262,7 @@ def test_the_same_run_from_its_start(tmp_path, check_end):
 
 
 def rewritten(run, change):
-    """Another description, with a checksum that is right."""
+    """Changes the description and updates its checksum."""
     path = run / "checkpoints" / str(STOPPED) / DESCRIPTION
     values = json.loads(path.read_text())
     about = values["custom_metadata"]
@@ -273,14 +273,14 @@ def rewritten(run, change):
 
 
 def older(about):
-    """As schema 1 was: without a number, and with other names of parameters."""
+    """Schema 1: without a version, and with other names of parameters."""
     del about["schema_version"]
     for arrays in about["arrays"].values():
         arrays |= {name.replace("attn.", ""): arrays.pop(name) for name in list(arrays)}
 
 
 def newer(about):
-    """As a version to come may be: of what it says, nothing but its number is known."""
+    """A future version, of which only the number is known."""
     about["schema_version"] = SCHEMA_VERSION + 1
     about["items"] = about.pop("arrays")
 

@@ -1,4 +1,4 @@
-"""Arrays in parts: read ahead, and written while others are made."""
+"""Blocks of arrays: read ahead, and written while others are made."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from step1x_jax.weights.run.stored_arrays import (
 
 @pytest.fixture
 def room(tmp_path):
-    """Gives an array as `make_room` does, of 6 blocks of 64 bytes, and its item."""
+    """Returns an array of `create_arrays`, of 6 blocks of 64 bytes, and its item."""
     with save_context():
         ocp.save(tmp_path / "0", {"x": np.zeros(1, np.float32), "y": np.zeros(1, np.float32)})
     item = epath.Path(tmp_path / "0" / "state")
@@ -62,7 +62,7 @@ def test_large_blocks_are_cut(room, monkeypatch):
 
 
 class Counting:
-    """An array, or a part of it, that counts the blocks whose reading began."""
+    """An array, or a slice of it, that counts started reads of blocks."""
 
     def __init__(self, array, counts):
         self._array, self._counts = array, counts
@@ -93,7 +93,7 @@ def test_blocks_are_read_ahead_within_bounds(room, monkeypatch, limit, ahead):
 
 
 class Broken(Counting):
-    """One of which no block can be read but the first."""
+    """An array of which only the first block can be read."""
 
     def __getitem__(self, index):
         return Broken(self._array[index], self._counts)
@@ -116,7 +116,7 @@ def test_a_block_that_is_gone_is_an_error_in_its_turn(room):
 
 
 class Slow:
-    """An array whose writings end when they are waited for; some fail."""
+    """An array whose writes finish when they are awaited; some fail."""
 
     def __init__(self, failing=()):
         self.under_way, self.most, self.written, self._failing = 0, 0, 0, failing
@@ -157,7 +157,7 @@ def test_few_blocks_are_on_their_way(monkeypatch, limit, most):
 
 
 def test_nothing_is_on_its_way_after_an_error(monkeypatch):
-    """Or it would be written into a folder that is being removed."""
+    """Otherwise it would be written to a folder that is being removed."""
     array = Slow()
     with pytest.raises(KeyError), block_writer() as write:
         for _ in range(3):

@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 
 
 def test_training_starts_from_it_on_a_mesh(folder):
-    """What training.start_from gives, against the file read by itself."""
+    """The parameters of training.start_from against those of the file."""
     config = load_model(GOLDEN).config
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
     given = parameters_as(folder, config, with_shardings(abstract_model(config)[1], mesh))
@@ -76,7 +76,7 @@ def test_bfloat16_stays_and_starts_float32(tmp_path):
 
 
 def test_arrays_of_zeros_are_stored_too(tmp_path):
-    """Else Orbax takes their blocks for missing ones."""
+    """Otherwise Orbax takes their blocks for missing."""
     weights = open_weights(GOLDEN)
     tensors = {name: weights.tensors.read(name) for name in weights.tensors.shapes}
     tensors["img_in.bias"] = np.zeros_like(tensors["img_in.bias"])
@@ -105,7 +105,7 @@ def test_no_room_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_block_that_cannot_be_written_leaves_nothing(tmp_path):
-    """The system refuses it to tensorstore, in a thread of its own, while others are written."""
+    """The system fails tensorstore's write, in another thread, while others are written."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))  # what Orbax writes is shorter
     try:
@@ -117,7 +117,7 @@ def test_a_block_that_cannot_be_written_leaves_nothing(tmp_path):
 
 
 def test_a_tensor_that_cannot_be_read_leaves_nothing(tmp_path):
-    """The last one, when others are on their way to the disk."""
+    """The last tensor cannot be read while others are being written."""
     weights = open_weights(GOLDEN)
     last = list(weights.tensors.shapes)[-1]
 
@@ -151,7 +151,7 @@ def test_each_tensor_is_read_once_and_few_are_held(tmp_path, monkeypatch):
             reads.append(name)
             return np.ones(shapes[name], self.dtypes[name])
 
-    write_weights_folder(tmp_path / "warm", Ones(), model, {})  # what is imported and compiled once
+    write_weights_folder(tmp_path / "warm", Ones(), model, {})  # imports and compilation
     reads.clear()
     tracemalloc.start()
     try:
@@ -161,8 +161,8 @@ def test_each_tensor_is_read_once_and_few_are_held(tmp_path, monkeypatch):
         tracemalloc.stop()
     assert sorted(reads) == sorted(shapes)
     sizes = [2 * math.prod(shape) for shape in shapes.values()]
-    # One tensor and three copies (RoPE's order, ours) in one thread; a block that is noted, and one
-    # on its way to the disk; what notes a block (five arrays of uint32 and two of int64, of CHUNK
+    # One tensor and three copies (RoPE's order, ours) in one thread; a block being hashed, and one
+    # being written; buffers for hashing (five arrays of uint32 and two of int64, of CHUNK
     # numbers); and 1 MB of Python's own.
     hashing = (5 * 4 + 2 * 8) * CHUNK
     assert peak < 6 * max(sizes) + hashing + (1 << 20) < sum(sizes) / 3
