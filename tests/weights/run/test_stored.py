@@ -212,7 +212,7 @@ def test_adapters_alone(unpacked, name):
 @pytest.mark.parametrize("item", ["params", "optimizer", "ema"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_changed_number_is_noticed(unpacked, tmp_path, monkeypatch, name, item):
-    """The number changes by one unit in the last place, and the store's own checksums stay valid."""
+    """A number changes by one unit in the last place; the store's own checksums stay valid."""
     run = shutil.copytree(unpacked / name / "run", tmp_path / "run")
     names = part(dict(np.load(unpacked / name / "run.npz")), f"{item}.")
     kernel = next(n for n in names if n.endswith("single_blocks.mlp_in.kernel"))
