@@ -536,7 +536,7 @@ def test_no_base_is_a_mistake():
 def test_a_run_of_all_parameters_has_no_adapters(tmp_path, monkeypatch):
     monkeypatch.setattr(step1x_edit, "Step1XEdit", Toy)  # for this test alone
     train(tiny_config(steps=1), tmp_path, batches)
-    with pytest.raises(UserError, match="there are no adapters in it"):
+    with pytest.raises(UserError, match="so it has no adapters"):
         RunFolder(tmp_path).adapters()
 
 
