@@ -51,8 +51,9 @@ from step1x_jax.models.mllm.vision import VisionTower
 from step1x_jax.models.step1x_edit import Step1XEdit, token_positions
 from step1x_jax.sampling.config import sampling_from_json
 from step1x_jax.sampling.guidance import Guidance
-from step1x_jax.sampling.sampler import Conditions, sample, sample_with_progress
+from step1x_jax.sampling.sampler import sample, sample_with_progress
 from step1x_jax.sampling.schedule import timesteps
+from step1x_jax.sampling.step import Conditions
 from step1x_jax.training.step.loss import interpolate, rectified_flow_loss
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
 from step1x_jax.weights.language_model import load_mllm

@@ -44,8 +44,9 @@ from step1x_jax.parallel.rules import replicated
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.noise import noise_from_seed, noise_given
-from step1x_jax.sampling.sampler import Conditions, sample_with_progress
+from step1x_jax.sampling.sampler import sample_with_progress
 from step1x_jax.sampling.schedule import timesteps
+from step1x_jax.sampling.step import Conditions
 
 # Pillow's filters on the way in, as the two releases use them.
 RESAMPLING = {"v1.0": Image.Resampling.BICUBIC, "v1.1": Image.Resampling.LANCZOS}

@@ -27,7 +27,8 @@ from step1x_jax.parallel.devices import GIB, bytes_per_device
 from step1x_jax.parallel.mesh import count_batch_shards
 from step1x_jax.parallel.rules import batch_sharding, replicated
 from step1x_jax.sampling.guidance import Guidance
-from step1x_jax.sampling.sampler import Conditions, scan_steps
+from step1x_jax.sampling.sampler import scan_steps
+from step1x_jax.sampling.step import Conditions
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
 from step1x_jax.training.step.train_step import abstract_state, make_train_step

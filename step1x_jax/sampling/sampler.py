@@ -1,16 +1,12 @@
-"""Euler steps from noise to latents: one step function, two drivers.
+"""From noise to latents, by two drivers.
 
 `sample` is a scan, one compiled program; `sample_with_progress` is a loop on the host that shows
 what it has after every step. Both give the same latents within rounding, on one device or over a
-mesh.
+mesh, and both can skip steps (skipping.py).
 """
 
-import contextlib
-import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,78 +14,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from step1x_jax.parallel.compiler_options import compiler_options
-from step1x_jax.sampling.guidance import Guidance, guide
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-    """The inputs of an edit. B edits, T text tokens, C width of the language model.
-
-    Attributes:
-      reference: (B, h', w', 16) latents of the source pictures; None for text-to-image.
-      text: (B, T, C) embeddings, zero past their lengths.
-      text_lengths: (B,) int32.
-      negative_text: like text, of the empty instruction (or of what is not wanted) with the same
-        picture.
-      negative_lengths: (B,) int32.
-      keep: (B, h, w, 1) bool, where the result is the source picture's, which then has the result's
-        size; None keeps nothing.
-    """
-
-    reference: jax.Array | None
-    text: jax.Array
-    text_lengths: jax.Array
-    negative_text: jax.Array
-    negative_lengths: jax.Array
-    keep: jax.Array | None = None
-
-
-def euler_step(
-    graph: nnx.GraphDef,
-    guidance: Guidance,
-    params: nnx.State,
-    conditions: Conditions,
-    noise: jax.Array,
-    latents: jax.Array,
-    t: jax.Array,
-    t_next: jax.Array,
-) -> jax.Array:
-    """latents + (t_next - t) * guided velocity; condition and negative run as one batch of 2B.
-
-    What is to be kept is set to the source picture with the noise of t_next, so that the model sees
-    at every step what it is to continue there.
-
-    Args:
-      graph: of the model.
-      guidance: of the run.
-      params: of the model.
-      conditions: of B edits.
-      noise: (B, h, w, 16) float32, from which the edits started.
-      latents: (B, h, w, 16) float32 at time t.
-      t: current time, a scalar.
-      t_next: next time, a scalar.
-
-    Returns:
-      (B, h, w, 16) float32 at time t_next.
-    """
-    c = conditions
-    reference = None if c.reference is None else jnp.concatenate([c.reference] * 2)
-    velocity = nnx.merge(graph, params)(
-        jnp.concatenate([latents] * 2),
-        reference,
-        jnp.concatenate([c.text, c.negative_text]),
-        jnp.concatenate([c.text_lengths, c.negative_lengths]),
-        jnp.full(2 * len(latents), t, jnp.float32),
-    )
-    conditional, unconditional = jnp.split(velocity, 2)
-    guided = guide(conditional, unconditional, guidance, t)
-    following = latents + (t_next - t) * guided
-    if c.keep is None:
-        return following
-    assert c.reference is not None
-    return jnp.where(c.keep, (1 - t_next) * c.reference + t_next * noise, following)
+from step1x_jax.sampling.guidance import Guidance
+from step1x_jax.sampling.plan import SamplingPlan
+from step1x_jax.sampling.skipping import scan_plan, steps_of_plan
+from step1x_jax.sampling.step import Conditions, euler_step, on_devices
 
 
 def scan_steps(
@@ -108,23 +36,6 @@ def scan_steps(
     return jax.lax.scan(step, noise, (times[:-1], times[1:]))[0]
 
 
-@functools.cache
-def _jitted(program: Callable[..., jax.Array], options: tuple[tuple[str, Any], ...]) -> Any:
-    return jax.jit(program, static_argnums=0, compiler_options=dict(options))
-
-
-@contextlib.contextmanager
-def _on(mesh: Mesh | None, program: Callable[..., jax.Array], params: nnx.State) -> Iterator[Any]:
-    """The jitted program, to be called for parameters on the mesh, or on their one device."""
-    device = min(jax.tree.leaves(params)[0].devices(), key=lambda device: device.id)
-    jitted = _jitted(program, tuple(compiler_options(device).items()))
-    if mesh is None:
-        yield jitted
-        return
-    with jax.set_mesh(mesh):
-        yield jitted
-
-
 def sample(
     model: nnx.Module,
     conditions: Conditions,
@@ -132,6 +43,7 @@ def sample(
     times: np.ndarray,
     guidance: Guidance,
     mesh: Mesh | None = None,
+    plan: SamplingPlan | None = None,
 ) -> jax.Array:
     """Run all steps as one program.
 
@@ -142,12 +54,18 @@ def sample(
       times: (steps + 1,) float32 from 1 to 0, see `timesteps`.
       guidance: of the run.
       mesh: on which the model is placed; None: on one device.
+      plan: which steps compute the velocity, but see `SamplingPlan.fitted`; None: all.
 
     Returns:
       (B, h, w, 16) float32 latents.
+
+    Raises:
+      UserError: the plan is for another number of steps.
     """
     graph, params = nnx.split(model)
-    with _on(mesh, scan_steps, params) as program:
+    if plan is not None:
+        return scan_plan(graph, params, conditions, noise, times, guidance, mesh, plan)
+    with on_devices(mesh, scan_steps, params) as program:
         return program(graph, guidance, params, conditions, noise, jnp.asarray(times))
 
 
@@ -159,12 +77,18 @@ def sample_with_progress(
     guidance: Guidance,
     show: Callable[[int, jax.Array], object],
     mesh: Mesh | None = None,
+    plan: SamplingPlan | None = None,
 ) -> jax.Array:
     """Do the same as `sample`, but call `show(step, latents)` on the host after each step."""
     graph, params = nnx.split(model)
     latents = noise
+    if plan is not None:
+        steps = steps_of_plan(graph, params, conditions, noise, times, guidance, mesh, plan)
+        for i, latents in enumerate(steps):
+            show(i + 1, latents)
+        return latents
     for i, (t, t_next) in enumerate(itertools.pairwise(times)):
-        with _on(mesh, euler_step, params) as step:
+        with on_devices(mesh, euler_step, params) as step:
             latents = step(graph, guidance, params, conditions, noise, latents, t, t_next)
         show(i + 1, latents)
     return latents

@@ -25,8 +25,9 @@ from step1x_jax.models.step1x_edit import abstract_model
 from step1x_jax.sampling.config import SamplingConfig, sampling_to_json
 from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.noise import noise_from_seed
-from step1x_jax.sampling.sampler import Conditions, sample
+from step1x_jax.sampling.sampler import sample
 from step1x_jax.sampling.schedule import timesteps
+from step1x_jax.sampling.step import Conditions
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.save import save_autoencoder

@@ -10,14 +10,9 @@ from step1x_jax.errors import UserError
 from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
 from step1x_jax.sampling.guidance import Guidance, guide
 from step1x_jax.sampling.noise import noise_from_seed
-from step1x_jax.sampling.sampler import (
-    Conditions,
-    _jitted,
-    sample,
-    sample_with_progress,
-    scan_steps,
-)
+from step1x_jax.sampling.sampler import sample, sample_with_progress, scan_steps
 from step1x_jax.sampling.schedule import timesteps
+from step1x_jax.sampling.step import Conditions, _jitted
 
 
 class Flow(nnx.Module):

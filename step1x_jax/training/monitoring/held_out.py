@@ -26,8 +26,9 @@ from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.embeddings import PATCH
 from step1x_jax.parallel.rules import batch_sharding, replicated
 from step1x_jax.sampling.guidance import Guidance
-from step1x_jax.sampling.sampler import Conditions, sample
+from step1x_jax.sampling.sampler import sample
 from step1x_jax.sampling.schedule import timesteps
+from step1x_jax.sampling.step import Conditions
 from step1x_jax.training.batches import check_text_width, to_global_arrays
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.step.loss import interpolate, rectified_flow_loss
