@@ -220,6 +220,7 @@ def take_from(like: Recipe) -> None:
         "steps": like.steps,
         "guidance_scale": like.guidance,
         "truncate": like.truncate,
+        "speed": like.speed,
         "size": like.size,
         "output_size": like.output_size,
         "keep_unchanged": like.keep_unchanged,
@@ -244,7 +245,7 @@ def tell_of(like: Recipe, now: Recipe) -> None:
         f" {now.guidance:g}, size {now.size}, seed {now.seed}, model {now.model.path!r:.200}",
         file=sys.stderr,
     )
-    others = [name for name in differences(like, now) if name in FILES]
+    others = [name for name in differences(like, now) if name in (*FILES, "plan")]
     if others:
         print(
             f"warning: {_LIKE.value} was made with other files ({', '.join(others)}): this will be"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # EXPORTS, as type checkers and editors read it
     from step1x_jax.parallel.mesh import MeshConfig as MeshConfig
     from step1x_jax.parallel.mesh import make_mesh as make_mesh
     from step1x_jax.sampling.config import SamplingConfig as SamplingConfig
+    from step1x_jax.sampling.plan import SamplingPlan as SamplingPlan
     from step1x_jax.training.config import CheckpointConfig as CheckpointConfig
     from step1x_jax.training.config import HeldOutConfig as HeldOutConfig
     from step1x_jax.training.config import OptimizerConfig as OptimizerConfig
@@ -51,6 +52,7 @@ EXPORTS = {
     "load_editor": "editing.editor",
     "Step": "editing.progress",
     "SamplingConfig": "sampling.config",
+    "SamplingPlan": "sampling.plan",
     "EncoderConfig": "conditioning.encoder",
     "open_weights": "weights.open",
     "Weights": "weights.open",

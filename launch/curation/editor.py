@@ -13,7 +13,8 @@ from step1x_jax.curation.operators.own_editor import Edit, OwnEditor
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.fingerprints import noted_models
 from step1x_jax.editing.loading import default_dtype, find_weights
-from step1x_jax.editing.settings import sampling_of
+from step1x_jax.editing.settings import plans_of, sampling_of
+from step1x_jax.sampling.plan import EXACT, unscaled
 
 
 def give_editors(config: CurateConfig) -> None:
@@ -64,4 +65,10 @@ def _digests(model: str, ema: bool, autoencoder: str, qwen: str) -> dict[str, An
     found = find_weights(model, ema=ema, text_encoder=qwen or None, vae=autoencoder or None)
     models = noted_models(found, model, autoencoder or None, qwen or None, ())
     digests = {name: models[name].digest for name in ("model", "autoencoder", "encoder")}
-    return {**digests, "sampling": dataclasses.asdict(sampling_of(found.weights))}
+    sampling = dataclasses.asdict(sampling_of(found.weights))
+    if sampling["speed"] == EXACT:
+        del sampling["speed"]  # as before there was a choice
+    else:
+        plan = unscaled(sampling["speed"], plans_of(found.weights))
+        sampling["plan"] = dataclasses.asdict(plan)
+    return {**digests, "sampling": sampling}

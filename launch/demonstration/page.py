@@ -24,6 +24,7 @@ from step1x_jax.conditioning.prompt import check_instruction
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.progress import Step
 from step1x_jax.errors import UserError
+from step1x_jax.sampling.plan import SPEEDS
 
 PREVIEWS = 6  # of one edit, about
 LARGEST_SEED = 2**32 - 1  # JavaScript's numbers end at 2^53
@@ -131,6 +132,11 @@ class Page:
                 self._guidance = gr.Slider(
                     0, max(15, sampling.guidance), sampling.guidance, step=0.1, label="Guidance"
                 )
+            self._speed = gr.Radio(
+                list(SPEEDS), value=sampling.speed, label="Speed",
+                info="exact computes every step; balanced and fast skip some, and differ a little.",
+                elem_id="speed",
+            )  # fmt: skip
             with gr.Row():
                 self._size = gr.Slider(
                     32, max(64, sampling.size * 3 // 2), sampling.size, step=16,
@@ -187,7 +193,7 @@ class Page:
             self._run,
             [
                 self._session, self._instruction, self._negative, self._brush, self._keep,
-                self._steps, self._guidance, self._size, self._seed,
+                self._steps, self._guidance, self._speed, self._size, self._seed,
             ],
             [self._session, self._edit, self._cancel, self._preview, *shown, *history],
             api_name="edit", concurrency_limit=None, **hidden,
@@ -251,6 +257,7 @@ class Page:
         keep: bool,
         steps: float,
         guidance_scale: float,
+        speed: str,
         size: float,
         seed: float,
     ) -> Iterator[dict]:
@@ -264,6 +271,7 @@ class Page:
                 keep_unchanged=keep,
                 steps=int(steps),
                 guidance_scale=float(guidance_scale),
+                speed=speed,
                 size=int(size),
                 seed=int(seed),
             )

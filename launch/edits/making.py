@@ -119,6 +119,7 @@ def _make(
         seed=job.seed,
         size=recipe.size,
         truncate=recipe.truncate,
+        speed=recipe.speed,
         noise=extras.noise,
         mask=job.row.mask,
         keep_unchanged=recipe.keep_unchanged,

@@ -37,7 +37,9 @@ from step1x_jax.evaluation.datasets import find_source
 from step1x_jax.evaluation.generate import generate, note_run, take_share
 from step1x_jax.evaluation.method_pictures import method_folder
 from step1x_jax.evaluation.samples import SampleId
+from step1x_jax.json_files import as_json
 from step1x_jax.sampling.noise import SEED_BITS
+from step1x_jax.sampling.plan import EXACT
 
 _RESULTS = flags.DEFINE_string("results", "results", "Folder of all methods.")
 _METHOD = flags.DEFINE_string("method", None, "Name of the method, a folder of it.", required=True)
@@ -80,6 +82,7 @@ def main() -> int:
             guidance_scale=sampling["guidance"],
             truncate=sampling["truncate"],
             size=sampling["size"],
+            speed=sampling.get("speed", EXACT),
         )
         return edited
 
@@ -140,6 +143,8 @@ def run_facts(
     )
     loras = models.pop("loras")
     encoder = dataclasses.asdict(found.encoder)
+    if "plan" in sampling:
+        sampling = sampling | {"plan": as_json(sampling["plan"])}
     facts = {
         "weights": {name: file.digest for name, file in models.items()}
         | {"loras": [[lora.digest, lora.strength] for lora in loras]},

@@ -1,13 +1,14 @@
-"""--steps, --guidance_scale, --truncate, --size: how to sample where not as the model says."""
+"""--steps, --guidance_scale, --truncate, --size, --speed: sampling, where not as the model says."""
 
 from typing import Any, get_type_hints
 
 from absl import flags
 
 from launch.shared.old_names import keep_old_name
-from step1x_jax.editing.settings import sampling_of
+from step1x_jax.editing.settings import plans_of, sampling_of
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.sampling.config import SamplingConfig
+from step1x_jax.sampling.plan import EXACT, SPEEDS, unscaled
 from step1x_jax.weights.open import Weights
 
 
@@ -36,13 +37,20 @@ SIZE = flags.DEFINE_integer(
     "Size level: about size^2 pixels are edited (default: the model's).",
     **_bounds("size"),
 )
+SPEED = flags.DEFINE_enum(
+    "speed",
+    None,
+    list(SPEEDS),
+    "Steps that are computed: all, about 16 of 28, or about 11 of 28 (default: the model's).",
+)
 keep_old_name("guidance", "guidance_scale")
 
 
 def resolved(weights: Weights) -> dict[str, Any]:
     """Return steps, guidance, truncate and size, the model's where no flag gives them.
 
-    The names are those that are stored, of a Recipe and of a run.json.
+    Also speed and its plan, unless every step is computed, as before there was a choice. The names
+    are those that are stored, of a Recipe and of a run.json.
 
     Raises:
       UserError: the model's are impossible.
@@ -55,4 +63,8 @@ def resolved(weights: Weights) -> dict[str, Any]:
         "truncate": (TRUNCATE.value, defaults.truncate_for(weights.config.version)),
         "size": (SIZE.value, defaults.size),
     }
-    return {name: default if one is None else one for name, (one, default) in values.items()}
+    chosen = {name: default if one is None else one for name, (one, default) in values.items()}
+    speed = SPEED.value or defaults.speed
+    if speed != EXACT:
+        chosen |= {"speed": speed, "plan": unscaled(speed, plans_of(weights))}
+    return chosen

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,7 @@ from step1x_jax.parallel.rules import replicated
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.noise import noise_from_seed, noise_given
+from step1x_jax.sampling.plan import SamplingPlan, plan_of
 from step1x_jax.sampling.sampler import sample_with_progress
 from step1x_jax.sampling.schedule import timesteps
 from step1x_jax.sampling.step import Conditions
@@ -72,6 +73,7 @@ class Editor:
       on_host: the model is in the host's memory, and on the devices while it samples.
       known_edits: of a small model, what it was trained for; empty: not known.
       about: lines on what was loaded.
+      plans: what the model's speeds mean, where that is not what is built in.
     """
 
     model: Step1XEdit
@@ -82,6 +84,7 @@ class Editor:
     on_host: bool = False
     known_edits: Edits = ()
     about: Sequence[str] = ()
+    plans: Mapping[str, SamplingPlan] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._conditioner = Conditioner(self.encoder, self.encode)
@@ -164,6 +167,7 @@ class Editor:
         seed: int | Sequence[int] = 0,
         size: int | None = None,
         truncate: float | None = None,
+        speed: str | SamplingPlan | None = None,
         noise: Any = None,
         mask: Any = None,
         keep_unchanged: bool = False,
@@ -187,6 +191,9 @@ class Editor:
           size: about size^2 pixels are edited.
           truncate: the time, 1 is noise, above which the guidance is damped. 0 damps it at every
             step.
+          speed: "exact": every step computes the model's velocity; "balanced" and "fast" compute
+            about 16 and 11 of 28, the others go on with what was computed before; or a plan for
+            this number of steps.
           noise: instead of the seed's: an array (B, 16, h, w), or the path of one as .npy, for
             pictures that are edited at one size.
           mask: what may change, of the picture's size (turned upright): white, or painted on a
@@ -210,8 +217,8 @@ class Editor:
           UserError: something of this is impossible (found before any model runs), the device's
             memory does not suffice, or a value on the way is not finite. The editor stays usable.
         """
-        sampling = self._sampling(
-            steps=steps, guidance_scale=guidance_scale, size=size, truncate=truncate
+        sampling, plan = self._sampling(
+            speed, steps=steps, guidance_scale=guidance_scale, size=size, truncate=truncate
         )
         requests = edit_requests(
             image,
@@ -224,7 +231,7 @@ class Editor:
             num_images=num_images,
         )
         finishing = Finishing(align, keep_unchanged)
-        return self._make(requests, sampling, noise, on_step, previews, finishing)
+        return self._make(requests, sampling, plan, noise, on_step, previews, finishing)
 
     @rename_argument("guidance", "guidance_scale")
     def generate(
@@ -237,6 +244,7 @@ class Editor:
         seed: int | Sequence[int] = 0,
         size: int | tuple[int, int] | None = None,
         truncate: float | None = None,
+        speed: str | SamplingPlan | None = None,
         noise: Any = None,
         num_images: int = 1,
         on_step: Callable[[Step], object] | None = None,
@@ -253,7 +261,9 @@ class Editor:
         """
         if self.model.config.version == "v1.0":
             raise UserError("v1.0 makes no pictures from text alone; load v1.1.")
-        sampling = self._sampling(steps=steps, guidance_scale=guidance_scale, truncate=truncate)
+        sampling, plan = self._sampling(
+            speed, steps=steps, guidance_scale=guidance_scale, truncate=truncate
+        )
         requests = generate_requests(
             prompt,
             negative=negative,
@@ -261,7 +271,7 @@ class Editor:
             size=sampling.size if size is None else size,
             num_images=num_images,
         )
-        return self._make(requests, sampling, noise, on_step, previews)
+        return self._make(requests, sampling, plan, noise, on_step, previews)
 
     def encode(self, picture: Image.Image) -> np.ndarray:
         """A picture, its sides multiples of 16, to latents (h, w, 16) float32."""
@@ -279,21 +289,31 @@ class Editor:
         check_finite(arrays, "what the autoencoder decodes", "another autoencoder")
         return [from_array(array) for array in arrays]
 
-    def _sampling(self, **given: Any) -> SamplingConfig:
-        """The defaults with what was given instead, checked."""
+    def _sampling(
+        self, speed: str | SamplingPlan | None, **given: Any
+    ) -> tuple[SamplingConfig, SamplingPlan | None]:
+        """The defaults with what was given instead, checked; and the plan, None: every step."""
         self.sampling.validate()
         hints = typing.get_type_hints(SamplingConfig, include_extras=True)
         changes = {}
+        if not isinstance(speed, SamplingPlan):
+            given["speed"] = speed
         for name, value in given.items():
             if value is not None:
                 field = _FIELDS.get(name, name)
                 changes[field] = build(hints[field], value, "edit", name)
-        return dataclasses.replace(self.sampling, **changes)
+        sampling = dataclasses.replace(self.sampling, **changes)
+        if not isinstance(speed, SamplingPlan):
+            return sampling, plan_of(sampling.speed, self.plans, sampling.num_steps)
+        speed.validate()
+        speed.check_steps(sampling.num_steps)
+        return sampling, speed
 
     def _make(
         self,
         requests: list[EditRequest],
         sampling: SamplingConfig,
+        plan: SamplingPlan | None,
         noise: Any,
         on_step: Callable[[Step], object] | None,
         previews: int,
@@ -328,7 +348,7 @@ class Editor:
                 smalls = [self._resized(request) for request in chosen]
                 conditions = self._conditions(chosen, smalls, sampling.size)
                 latents = self._sample(
-                    conditions, sampling, start, None if on_step is None else tell, previews
+                    conditions, sampling, plan, start, None if on_step is None else tell, previews
                 )
                 check_finite(latents, "the model's result", "a smaller guidance, or other weights")
                 for i, small, picture in zip(group, smalls, self.decode(latents), strict=True):
@@ -344,6 +364,7 @@ class Editor:
         self,
         conditions: Conditions,
         sampling: SamplingConfig,
+        plan: SamplingPlan | None,
         noise: jax.Array,
         tell: Callable[[list[Image.Image] | None], None] | None,
         previews: int,
@@ -368,9 +389,11 @@ class Editor:
                 before = after
                 tell(shown)
 
-            # the host's loop: another number of steps compiles nothing
+            # the host's loop: another number of steps compiles nothing, nor does another plan
             return np.asarray(
-                sample_with_progress(model, conditions, noise, times, guidance, show, self.mesh)
+                sample_with_progress(
+                    model, conditions, noise, times, guidance, show, self.mesh, plan
+                )
             )
 
     def _resized(self, request: EditRequest) -> Image.Image | None:

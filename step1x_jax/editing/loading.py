@@ -33,7 +33,7 @@ from step1x_jax.conditioning.encoder import (
 from step1x_jax.conditioning.input_files import check_protocol
 from step1x_jax.editing.known_edits import read_known_edits
 from step1x_jax.editing.memory import check_memory, describe_components
-from step1x_jax.editing.settings import encoder_of, sampling_of
+from step1x_jax.editing.settings import encoder_of, plans_of, sampling_of
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import find, is_file, user_path
 from step1x_jax.json_files import shown
@@ -104,6 +104,7 @@ def load_parts(
         "model": load_model(weights, devices, dtype, quantize=quantize, on_host=offload),
         "encoder": load(config) if cache is None else CachedEncoder(config, load, cache),
         "sampling": sampling_of(weights),
+        "plans": plans_of(weights),
         "mesh": devices,
         "on_host": offload,
         "known_edits": read_known_edits(QUICKSTART) if model_path(path) == QUICKSTART else (),

@@ -19,6 +19,7 @@ from step1x_jax.files import is_remote, user_path
 from step1x_jax.json_files import build, parse_json
 from step1x_jax.sampling.config import GuidanceScale, SizeLevel, Steps
 from step1x_jax.sampling.noise import check_seed
+from step1x_jax.sampling.plan import EXACT, SamplingPlan, Speed
 
 Digest = Annotated[str, Meta(pattern=r"^([0-9a-f]{64}|[0-9a-f]{16}-[0-9a-f]{16})?\Z")]
 Dtype = Annotated[str, Meta(pattern=r"^(float32|bfloat16)\Z")]
@@ -54,6 +55,7 @@ class Recipe:
 
     Attributes:
       seed: digits, because many readers of JSON round numbers of 64 bits.
+      plan: what the speed means, for the number of steps it is stored for; None: all are computed.
       made_with: versions and device, for people.
     """
 
@@ -65,6 +67,8 @@ class Recipe:
     guidance: GuidanceScale = 6.0
     size: SizeLevel = 1024
     truncate: NotNegative = 0.93
+    speed: Speed = EXACT
+    plan: SamplingPlan | None = None
     output_size: OutputSize = "input"
     mask: File | None = None
     keep_unchanged: bool = False
@@ -127,6 +131,8 @@ def from_note(text: str, source: str) -> Recipe:
     recipe = build(Recipe, parse_json(text, source), source)
     try:
         check_seed(int(recipe.seed))
+        if recipe.plan is not None:
+            recipe.plan.validate()
         for path in _paths(recipe):
             if is_remote(user_path(path)):  # only the user decides what is downloaded
                 raise UserError(f"{path:.300} is on the network; give the flag yourself.")

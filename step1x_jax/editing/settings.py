@@ -1,16 +1,22 @@
 """How weights are sampled and how their prompts are read, as is said beside them.
 
-A run says it in sections of its config, files in entries of a config.json.
+A run says it in sections of its config, files in entries of a config.json; what its speeds mean is
+in a file of its own (sampling/stored_plans.py).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
 from step1x_jax.conditioning.encoder import READING, EncoderConfig, stored_reading
 from step1x_jax.errors import UserError
+from step1x_jax.files import is_file
 from step1x_jax.json_files import build
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.sampling.config import SamplingConfig, sampling_from_json, sampling_to_json
+from step1x_jax.sampling.plan import SamplingPlan
+from step1x_jax.sampling.stored_plans import read_plans
 from step1x_jax.weights.formats import RUN
 from step1x_jax.weights.open import Weights
 
@@ -27,6 +33,20 @@ def sampling_of(weights: Weights) -> SamplingConfig:
     config = build(SamplingConfig, values, str(weights.path), "sampling")
     config.validate()
     return config
+
+
+def folder_of_plans(weights: Weights) -> epath.Path:
+    """Where the plans of a model's speeds are stored: in its folder, or beside its file."""
+    return weights.path.parent if is_file(weights.path) else weights.path
+
+
+def plans_of(weights: Weights) -> dict[str, SamplingPlan]:
+    """The plans that are stored with the model, by the names of speeds.
+
+    Raises:
+      UserError: their file is damaged.
+    """
+    return read_plans(folder_of_plans(weights))
 
 
 def encoder_of(weights: Weights) -> EncoderConfig:

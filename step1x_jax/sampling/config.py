@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from step1x_jax.bounds import NotNegative, Positive
 from step1x_jax.json_files import build, check_fields
+from step1x_jax.sampling.plan import EXACT, Speed
 
 # Above this time v1.1 damps the guidance (REFERENCE: timesteps_truncate); v1.0 never does.
 TRUNCATE = {"v1.0": 1.0, "v1.1": 0.93}
@@ -22,7 +23,7 @@ class SamplingConfig:
 
     `size` is the published size level: an edit has about size^2 pixels. `shift` is the schedule's
     e^mu; None takes it from the number of noise tokens, as published. `truncate` None takes the
-    release's value.
+    release's value. `speed` names which steps compute the velocity, see `plan_of`; "exact": all.
     """
 
     size: SizeLevel = 1024
@@ -30,6 +31,7 @@ class SamplingConfig:
     guidance: GuidanceScale = 6.0
     shift: Positive | None = None
     truncate: NotNegative | None = None
+    speed: Speed = EXACT
 
     def validate(self) -> None:
         """Raises UserError for impossible values."""
@@ -47,6 +49,7 @@ _JSON_KEYS = {
     "guidance": "cfg_scale",
     "shift": "sample_shift",
     "truncate": "timesteps_truncate",
+    "speed": "sample_speed",
 }
 
 
@@ -59,6 +62,6 @@ def sampling_from_json(values: dict) -> SamplingConfig:
 
 
 def sampling_to_json(config: SamplingConfig) -> dict:
-    """The entries for a model's config.json; fields that are None are left out."""
+    """The entries for a model's config.json; fields that are None and the exact speed are not."""
     values = {key: getattr(config, ours) for ours, key in _JSON_KEYS.items()}
-    return {key: value for key, value in values.items() if value is not None}
+    return {key: value for key, value in values.items() if value not in (None, EXACT)}

@@ -361,7 +361,7 @@ def test_each_version_has_its_filter_and_truncation(monkeypatch, version, kernel
     """The published pair: the editor asks Pillow for one and the sampler for the other."""
     seen = []
 
-    def sample(model, conditions, noise, times, guidance, show, mesh):
+    def sample(model, conditions, noise, times, guidance, show, mesh, plan):
         seen.append((guidance.truncate, guidance.scale, float(times[1])))
         return noise
 

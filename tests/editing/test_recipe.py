@@ -28,6 +28,7 @@ from step1x_jax.editing.recipe import (
     to_note,
 )
 from step1x_jax.errors import UserError
+from step1x_jax.sampling.plan import SamplingPlan
 
 SHA, WEIGHTS = "ab" * 32, "0123456789abcdef-0123456789abcdef"
 FULL = Recipe(
@@ -53,6 +54,8 @@ FULL = Recipe(
     dtype="bfloat16",
     quantize="int8",
     made_with="x",
+    speed="fast",
+    plan=SamplingPlan(7, (0, 3, 6), (0, 6), 0),
 )
 P = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8))
 
@@ -154,6 +157,9 @@ def changed(**values):
         (changed(output_size="1x1;rm"), "output_size is"),
         (changed(dtype="float8"), "dtype is"),
         (changed(quantize="x"), "quantize is"),
+        (changed(speed="quick"), "speed is 'quick'"),
+        (changed(plan={"num_steps": 2, "computed": [1], "unconditional": [1]}), "computed should"),
+        (changed(plan={"num_steps": 2}), "missing required field"),
         (changed(model={"path": "x", "digest": "zz"}), "model.digest is"),
         (changed(model={"path": "gs://bucket/x"}), "gs://bucket/x is on the network"),
         (changed(image={"path": "s3://bucket/x"}), "s3://bucket/x is on the network"),
@@ -182,6 +188,8 @@ def other_value(name, value):
         return not value
     if isinstance(value, File):
         return dataclasses.replace(value, digest="cd" * 32)
+    if isinstance(value, SamplingPlan):
+        return dataclasses.replace(value, order=1)
     if isinstance(value, tuple):
         return value[:1]
     return value + 1 if isinstance(value, int | float) else f"{value}1"

@@ -303,7 +303,7 @@ class Person:
 
     def request(self, instruction, steps=4, seed=0, keep=False, painted=None):
         return self.client.submit(
-            instruction, "blurry", painted, keep, steps, 2.0, 64, seed, api_name="/edit"
+            instruction, "blurry", painted, keep, steps, 2.0, "exact", 64, seed, api_name="/edit"
         )
 
     def edit(self, *arguments, **options):
@@ -325,6 +325,7 @@ def test_an_edit_by_the_client(server, photo):
     assert call == {
         "instruction": "Make it night", "negative": "blurry", "steps": 4, "guidance_scale": 2.0,
         "size": 64, "seed": 7, "mask": None, "keep_unchanged": True, "previews": 1,
+        "speed": "exact",
     }  # fmt: skip
     assert history(outputs) == ["my photo.png", "Make it night · seed 7"]
     (png,) = server.folder.glob("pictures/*/edited-*.png")

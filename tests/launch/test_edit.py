@@ -116,6 +116,7 @@ def test_what_is_wrong_is_refused_before_anything_is_loaded(
         "--truncate=-1": "--truncate=-1",
         "--num_images=0": "--num_images=0",
         "--quantize=int4": "--quantize=int4",
+        "--speed=quick": "--speed=quick",
     }
     for flag, reason in cases.items():
         words = [] if "--instruction" in flag else ["--instruction=night"]

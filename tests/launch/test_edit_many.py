@@ -1,5 +1,6 @@
 """launch.edit with several pictures, lists, and what was made before; with a tiny random model."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from step1x_jax.editing import recipe as recipe_module
 from step1x_jax.editing.recipe import read_recipe
 from step1x_jax.errors import UserError
+from step1x_jax.sampling.plan import BUILT_IN
 from tests.editing.test_editor import picture
 from tests.launch.edit_command import Command, alone
 
@@ -268,6 +270,23 @@ def test_like_with_another_source_or_other_weights_is_said(
     )  # fmt: skip
     assert command(f"--like={out}", f"--output={tmp_path}/2.png") == 0
     assert "b.png was made with other files (model)" in capsys.readouterr().err
+
+
+def test_speed_is_noted_and_made_again(command, photos, tmp_path, capsys, monkeypatch):
+    exact, fast, again = (tmp_path / f"{name}.png" for name in ("exact", "fast", "again"))
+    flags = (f"--image={photos}/a.png", NIGHT, "--steps=8")
+    assert command(*flags, f"--output={exact}") == 0
+    assert command(*flags, f"--output={fast}", "--speed=fast") == 0
+    assert (read_recipe(exact).speed, read_recipe(exact).plan) == ("exact", None)
+    assert (read_recipe(fast).speed, read_recipe(fast).plan) == ("fast", BUILT_IN["fast"])
+    assert (pixels(fast) != pixels(exact)).any()
+    assert command(f"--like={fast}", f"--output={again}") == 0
+    np.testing.assert_array_equal(pixels(again), pixels(fast))
+    capsys.readouterr()
+    # a plan that is stored with the model later is another one
+    monkeypatch.setitem(BUILT_IN, "fast", dataclasses.replace(BUILT_IN["fast"], order=1))
+    assert command(f"--like={fast}", f"--output={tmp_path}/other.png") == 0
+    assert "fast.png was made with other files (plan)" in capsys.readouterr().err
 
 
 def test_like_for_a_list(command, photos, tmp_path):

@@ -106,7 +106,10 @@ def test_defaults_are_the_published_ones():
 
 
 def test_defaults_travel_in_config_json():
-    config = SamplingConfig(size=128, num_steps=10, guidance=1.5, shift=1.5)
+    config = SamplingConfig(size=128, num_steps=10, guidance=1.5, shift=1.5, speed="fast")
     assert sampling_from_json(sampling_to_json(config)) == config
+    assert "sample_speed" not in sampling_to_json(SamplingConfig())  # as before there was a choice
+    with pytest.raises(UserError, match="speed is 'quick'"):
+        sampling_from_json({"sample_speed": "quick"})
     with pytest.raises(UserError, match="num_steps is 0"):
         sampling_from_json({"sample_steps": 0})

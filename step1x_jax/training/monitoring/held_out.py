@@ -26,6 +26,7 @@ from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.embeddings import PATCH
 from step1x_jax.parallel.rules import batch_sharding, replicated
 from step1x_jax.sampling.guidance import Guidance
+from step1x_jax.sampling.plan import plan_of
 from step1x_jax.sampling.sampler import sample
 from step1x_jax.sampling.schedule import timesteps
 from step1x_jax.sampling.step import Conditions
@@ -132,7 +133,8 @@ class HeldOutEvaluator:
             config.sampling.guidance, config.sampling.truncate_for(config.model.version)
         )
         model: Any = nnx.merge(self._graph, params, frozen)
-        edited = sample(model, conditions, noise, times, guidance)
+        plan = plan_of(config.sampling.speed, {}, config.sampling.num_steps)
+        edited = sample(model, conditions, noise, times, guidance, plan=plan)
         columns = batch["source"], edited, batch["target"]
         shown = multihost_utils.process_allgather(columns, tiled=True)
         if jax.process_index():

@@ -45,12 +45,16 @@ TABLE: Table = {
     ],
     ("launch/edit.py",
      f"{REFUSED} {RESUMED} {MANY}::test_like_makes_the_same_picture "
-     f"{MANY}::test_like_with_another_source_or_other_weights_is_said"): [
+     f"{MANY}::test_like_with_another_source_or_other_weights_is_said "
+     f"{MANY}::test_speed_is_noted_and_made_again"): [
         ("like over flags", "take_from", "if not flags.FLAGS[name].present:", "if True:"),
         ("one file replaced unasked", "check_new",
          "if is_file(place) and not _OVERWRITE.value:", "if False:"),
         ("loaded for nothing", "main", "if not todo:\n    return 0", "pass"),
         ("like's truncation forgotten", "take_from", "'truncate': like.truncate", ""),
-        ("other files unsaid", "tell_of", "name in FILES", "False"),
+        ("other files unsaid", "tell_of",
+         "name in (*FILES, 'plan')", "False"),
+        ("another plan unsaid", "tell_of", "name in (*FILES, 'plan')", "name in FILES"),
+        ("like's speed forgotten", "take_from", "'speed': like.speed", ""),
     ],
 }

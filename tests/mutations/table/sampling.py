@@ -64,6 +64,11 @@ TABLE: Table = {
         ("groups of other lengths in a segment", "arrays_of",
          "len(part[0]) - 1", "len(part[-1]) - 2"),
     ],
+    ("step1x_jax/sampling/stored_plans.py", "tests/sampling/test_stored_plans.py"): [
+        ("any name is a speed", "read_plans", "if name not in BUILT_IN:", "if False:"),
+        ("impossible plans are read", "read_plans",
+         "plans[name].validate(f'{path}: {name}')", "pass"),
+    ],
     ("step1x_jax/sampling/noise.py", "tests/sampling/test_noise.py"): [
         ("noise seeds", "noise_from_seed", "first + i", "first"),
         ("upper half of a seed", "_key", "seed >> 32", "0"),
