@@ -33,6 +33,7 @@ class ListedRow:
       steps: of the sampler.
       guidance: scale.
       output: path of the result, from the output folder on.
+      target: path of the true edit, likewise as the picture: launch.bench compares with it.
     """
 
     image: str
@@ -43,6 +44,7 @@ class ListedRow:
     steps: Steps | None = None
     guidance: GuidanceScale | None = None
     output: str | None = None
+    target: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,11 +140,12 @@ def read_rows(path: str, root: str | None = None) -> list[Row]:
     for name, values in _values(place):
         source = f"{place}, {name}"
         listed = build(ListedRow, values, source)
-        for part in (listed.image, listed.mask, listed.output):
+        for part in (listed.image, listed.mask, listed.output, listed.target):
             check_stays(part, source)
         whole = vars(listed) | {"image": str(folder / listed.image)}
-        if listed.mask is not None:
-            whole["mask"] = str(folder / listed.mask)
+        for field in ("mask", "target"):
+            if (part := getattr(listed, field)) is not None:
+                whole[field] = str(folder / part)
         stem = str(pathlib.PurePosixPath(listed.image).with_suffix(""))
         rows.append(Row(**whole, stem=stem))
     if not rows:

@@ -41,10 +41,11 @@ from step1x_jax.models.step1x_edit import Step1XEdit
 from step1x_jax.parallel.host_memory import on_device
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.parallel.rules import replicated
+from step1x_jax.sampling.calibration import Trajectory, record
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.noise import noise_from_seed, noise_given
-from step1x_jax.sampling.plan import SamplingPlan, plan_of
+from step1x_jax.sampling.plan import EXACT, SamplingPlan, plan_of
 from step1x_jax.sampling.sampler import sample_with_progress
 from step1x_jax.sampling.schedule import timesteps
 from step1x_jax.sampling.step import Conditions
@@ -273,6 +274,48 @@ class Editor:
         )
         return self._make(requests, sampling, plan, noise, on_step, previews)
 
+    def record(
+        self,
+        image: Any,
+        instruction: str,
+        *,
+        negative: str = "",
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int = 0,
+        size: int | None = None,
+        truncate: float | None = None,
+        mask: Any = None,
+    ) -> Trajectory:
+        """The velocities of one exact edit, in which launch.calibrate looks for steps to skip.
+
+        Args as of `edit`, of one picture; errors, too.
+        """
+        sampling, _ = self._sampling(
+            EXACT, steps=steps, guidance_scale=guidance_scale, size=size, truncate=truncate
+        )
+        (request,) = edit_requests(
+            image,
+            instruction,
+            negative=negative,
+            seed=seed,
+            size_level=sampling.size,
+            mask=mask,
+            output_size="edited",
+            num_images=1,
+        )
+        noise = noise_from_seeds([request], self._latent_shape([request]))
+        with memory_explained():
+            conditions = self._conditions([request], [self._resized(request)], sampling.size)
+            conditions, noise, times, guidance = self._inputs(conditions, sampling, noise)
+            with self._model_there() as model:
+                velocities = list(record(model, conditions, noise, times, guidance, self.mesh))
+        check_finite(np.stack(velocities), "the model's velocity", "other weights")
+        keep = np.zeros((*noise.shape[1:3], 1), bool)
+        if conditions.keep is not None:
+            keep = np.asarray(conditions.keep[0])
+        return Trajectory(times, np.stack(velocities), guidance, ~keep)
+
     def encode(self, picture: Image.Image) -> np.ndarray:
         """A picture, its sides multiples of 16, to latents (h, w, 16) float32."""
         encode = _encode_tiled if _is_large(*picture.size) else _encode
@@ -370,11 +413,7 @@ class Editor:
         previews: int,
     ) -> np.ndarray:
         """Latents (B, h, w, 16)."""
-        _, h, w, _ = noise.shape
-        times = timesteps(sampling.num_steps, h * w // PATCH**2, sampling.shift)
-        guidance = Guidance(sampling.guidance, sampling.truncate_for(self.model.config.version))
-        if self.mesh is not None:
-            conditions, noise = jax.device_put((conditions, noise), replicated(self.mesh))
+        conditions, noise, times, guidance = self._inputs(conditions, sampling, noise)
         with self._model_there() as model:
             before = np.asarray(noise)
 
@@ -395,6 +434,17 @@ class Editor:
                     model, conditions, noise, times, guidance, show, self.mesh, plan
                 )
             )
+
+    def _inputs(
+        self, conditions: Conditions, sampling: SamplingConfig, noise: jax.Array
+    ) -> tuple[Conditions, jax.Array, np.ndarray, Guidance]:
+        """What the sampler is given, on the devices: conditions, noise, times and guidance."""
+        _, h, w, _ = noise.shape
+        times = timesteps(sampling.num_steps, h * w // PATCH**2, sampling.shift)
+        guidance = Guidance(sampling.guidance, sampling.truncate_for(self.model.config.version))
+        if self.mesh is not None:
+            conditions, noise = jax.device_put((conditions, noise), replicated(self.mesh))
+        return conditions, noise, times, guidance
 
     def _resized(self, request: EditRequest) -> Image.Image | None:
         """The source at the size at which it is edited, by the release's filter."""

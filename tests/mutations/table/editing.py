@@ -12,7 +12,7 @@ TABLE: Table = {
         ("filters of the releases", "",
          "'v1.0': Image.Resampling.BICUBIC, 'v1.1': Image.Resampling.LANCZOS",
          "'v1.1': Image.Resampling.BICUBIC, 'v1.0': Image.Resampling.LANCZOS"),
-        ("version's truncation", "Editor._sample", "self.model.config.version", "'v1.0'"),
+        ("version's truncation", "Editor._inputs", "self.model.config.version", "'v1.0'"),
         ("previews at the wrong steps", "Editor._sample",
          "step % previews == 0", "step % previews == 1"),
         ("previews at the wrong time", "Editor._sample",

@@ -31,12 +31,15 @@ TABLE: Table = {
         ("masks not noted", "recipe_of",
          "noted_file(row.mask, 'a mask') if row.mask else None", "None"),
     ],
-    ("launch/edits/making.py", f"{FAILING} {MASKS} {MANY}::test_like_makes_the_same_picture"): [
+    ("launch/edits/making.py",
+     f"{FAILING} {MASKS} {MANY}::test_like_makes_the_same_picture "
+     f"{MANY}::test_speed_is_noted_and_made_again"): [
         ("one failure ends all", "make_all", "if report is None:\n    raise", "raise"),
         ("failures are success", "make_all", "return SOME_FAILED", "return 0"),
         ("settings not noted", "_make", "to_note(recipe)", ""),
         ("mask not given on", "_make", "mask=job.row.mask", "mask=None"),
         ("truncation not given on", "_make", "truncate=recipe.truncate", ""),
+        ("speed not given on", "_make", "speed=recipe.speed", ""),
     ],
     ("launch/edits/report.py", f"{FAILING} {RESUMED}"): [
         ("reports forget", "EditReport.__init__", "if is_file(self.path):", "if False:"),
@@ -56,5 +59,24 @@ TABLE: Table = {
          "name in (*FILES, 'plan')", "False"),
         ("another plan unsaid", "tell_of", "name in (*FILES, 'plan')", "name in FILES"),
         ("like's speed forgotten", "take_from", "'speed': like.speed", ""),
+    ],
+    ("launch/speeds/edits.py", "tests/launch/test_speeds.py"): [
+        ("to the mode before instead of the exact one", "compare",
+         "exact, before = (exact or made, before or true)", "exact, before = (made, true)"),
+        ("gains are losses", "compare", "b - a", "a - b"),
+        ("rows have their own settings", "read_edits",
+         "if getattr(row, name) is not None:", "if False:"),
+        ("one seed for all edits", "read_edits", "dataclasses.replace(row, seed=number)",
+         "dataclasses.replace(row, seed=0)"),
+        ("share of the plan before it is fitted", "_fitted",
+         "plan.fitted(times, settings.truncate)", "plan"),
+    ],
+    ("launch/calibrate.py", "tests/launch/test_speeds.py"): [
+        ("the worst is stored", "best", "errors[name].psnr_mean + errors[name].psnr_worst",
+         "-errors[name].psnr_mean"),
+        ("plans replaced unasked", "_folder",
+         "is_file(folder / FILE) and not _OVERWRITE.value", "False"),
+        ("stored in the package", "_folder",
+         "if not _OUTPUT.value and _MODEL.value == NAME:", "if False:"),
     ],
 }

@@ -64,6 +64,22 @@ TABLE: Table = {
         ("groups of other lengths in a segment", "arrays_of",
          "len(part[0]) - 1", "len(part[-1]) - 2"),
     ],
+    ("step1x_jax/sampling/calibration.py", "tests/sampling/test_calibration.py"): [
+        ("errors of skipped steps apart", "_errors_after",
+         "jnp.cumsum(moved, axis=0)", "moved"),
+        ("computed steps have errors", "_errors_after",
+         "skipped & changing", "changing"),
+        ("what is kept counts", "_errors_after", "skipped & changing", "skipped"),
+        ("held is found for both orders", "gap_errors", "order == 0 or h == i", "True"),
+        ("steps that have to be computed are skipped", "best_steps",
+         "allowed[:, :step, step + 1 :] = np.inf", "pass"),
+        ("the last gap is free", "best_steps", "cost + allowed[:, :, n]", "cost"),
+        ("steps of another path", "best_steps", "pair = (int(origin[pair]), pair[0])",
+         "pair = (int(origin[pair]), int(origin[pair]))"),
+        ("damping's end is skipped", "candidates", "ends - {0, n}", "()"),
+        ("the worst edit does not count", "candidates",
+         "(errors.mean(axis=0), errors.max(axis=0))", "(errors.mean(axis=0),)"),
+    ],
     ("step1x_jax/sampling/stored_plans.py", "tests/sampling/test_stored_plans.py"): [
         ("any name is a speed", "read_plans", "if name not in BUILT_IN:", "if False:"),
         ("impossible plans are read", "read_plans",
@@ -83,6 +99,9 @@ TABLE: Table = {
      "tests/test_golden.py::test_published_numbers[schedule.json]"): [
         ("mu at 4096", "resolution_mu", "1.15 - 0.5", "1.16 - 0.5"),
         ("shift inverted", "time_shift", "s * t / (1 + (s - 1) * t)", "t / (s - (s - 1) * t)"),
+    ],
+    ("step1x_jax/sampling/config.py", "tests/sampling/test_sampling.py"): [
+        ("exact is stored", "sampling_to_json", "(None, EXACT)", "(None,)"),
     ],
     ("step1x_jax/sampling/config.py", "tests/sampling"): [
         ("truncation swapped", "", "'v1.0': 1.0, 'v1.1': 0.93", "'v1.0': 0.93, 'v1.1': 1.0"),

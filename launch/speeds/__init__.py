@@ -1,0 +1,1 @@
+"""launch.calibrate and launch.bench sample: edits at several speeds, beside the exact ones."""
