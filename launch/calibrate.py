@@ -20,7 +20,7 @@ from tqdm import tqdm
 from launch.edits.rows import Row
 from launch.shared import editor_flags, sampling_flags
 from launch.shared.command import run
-from launch.speeds.edits import Settings, SpeedError, compare, given, read_edits, table
+from launch.speeds.edits import EditSettings, SpeedError, compare, given, read_edits, table
 from step1x_jax.editing.editor import Editor
 from step1x_jax.editing.loading import NAME, find_weights
 from step1x_jax.editing.settings import folder_of_plans
@@ -55,7 +55,7 @@ def main() -> None:
     found = find_weights(_MODEL.value, **editor_flags.opening())
     folder = _folder(folder_of_plans(found.weights))
     sampling = sampling_flags.resolved(found.weights)
-    settings = Settings(*(sampling[name] for name in ("steps", "guidance", "truncate", "size")))
+    settings = EditSettings(*(sampling[name] for name in ("steps", "guidance", "truncate", "size")))
     editor = Editor.load(
         _MODEL.value,
         **editor_flags.loading(),
@@ -93,7 +93,7 @@ def _folder(beside: epath.Path) -> epath.Path:
     return folder
 
 
-def record_all(editor: Editor, rows: Sequence[Row], settings: Settings) -> list[Trajectory]:
+def record_all(editor: Editor, rows: Sequence[Row], settings: EditSettings) -> list[Trajectory]:
     """The exact trajectories of all edits."""
     return [
         editor.record(row.image, row.instruction or "", **given(row, settings))

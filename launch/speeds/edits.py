@@ -25,7 +25,7 @@ MOST = 1000  # edits
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class EditSettings:
     """How all edits are sampled, besides their speed; of the command, or the model's."""
 
     steps: int
@@ -88,7 +88,7 @@ def read_edits(path: str, root: str | None = None) -> list[Row]:
     ]
 
 
-def given(row: Row, settings: Settings) -> dict[str, Any]:
+def given(row: Row, settings: EditSettings) -> dict[str, Any]:
     """The arguments that `Editor.edit` and `Editor.record` take alike."""
     return {
         "negative": row.negative or "",
@@ -104,7 +104,7 @@ def given(row: Row, settings: Settings) -> dict[str, Any]:
 def compare(
     editor: Editor,
     rows: Sequence[Row],
-    settings: Settings,
+    settings: EditSettings,
     plans: Mapping[str, SamplingPlan],
     tell: Callable[[], object] = lambda: None,
 ) -> dict[str, SpeedError]:
@@ -153,7 +153,9 @@ def compare(
     return found
 
 
-def _edit(editor: Editor, row: Row, settings: Settings, plan: SamplingPlan | None) -> Image.Image:
+def _edit(
+    editor: Editor, row: Row, settings: EditSettings, plan: SamplingPlan | None
+) -> Image.Image:
     """A result at the size at which it is edited; of no plan, the exact one."""
     (edited,) = editor.edit(
         row.image,
@@ -174,7 +176,7 @@ def _to_true_edit(picture: Image.Image, row: Row) -> float | None:
 
 
 def _fitted(
-    plan: SamplingPlan, source: Image.Image, editor: Editor, settings: Settings
+    plan: SamplingPlan, source: Image.Image, editor: Editor, settings: EditSettings
 ) -> SamplingPlan:
     """The plan as it is sampled for a picture."""
     width, height = image_size(*source.size, settings.size)

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.sampling.guidance import Guidance, guide
-from step1x_jax.sampling.plan import Move, SamplingPlan
+from step1x_jax.sampling.plan import PlannedStep, SamplingPlan
 from step1x_jax.sampling.skipping import full_step
 from step1x_jax.sampling.step import Conditions, on_devices
 
@@ -64,7 +64,7 @@ def record(
     graph, params = nnx.split(model)
     latents = noise
     for t, t_next in itertools.pairwise(times.tolist()):
-        move = Move(t, t_next, 0.0)
+        move = PlannedStep(t, t_next, 0.0)
         with on_devices(mesh, full_step, params) as step:
             latents, velocity = step(graph, guidance, params, conditions, noise, latents, move)
         yield np.asarray(velocity)

@@ -143,7 +143,7 @@ def unscaled(speed: str, stored: Mapping[str, SamplingPlan]) -> SamplingPlan:
     return stored.get(speed, BUILT_IN[speed])
 
 
-class Move(NamedTuple):
+class PlannedStep(NamedTuple):
     """One step of the sampler.
 
     Attributes:
@@ -167,7 +167,7 @@ class Evaluation(NamedTuple):
     """
 
     both: bool
-    moves: tuple[Move, ...]
+    moves: tuple[PlannedStep, ...]
 
 
 def evaluations(plan: SamplingPlan, times: np.ndarray) -> list[Evaluation]:
@@ -184,7 +184,7 @@ def evaluations(plan: SamplingPlan, times: np.ndarray) -> list[Evaluation]:
         if plan.order == 1 and i > 0:
             slope = 1 / (float(times[step]) - float(times[plan.computed[i - 1]]))
         moves = tuple(
-            Move(
+            PlannedStep(
                 float(times[k]), float(times[k + 1]), (float(times[k]) - float(times[step])) * slope
             )
             for k in range(step, end)

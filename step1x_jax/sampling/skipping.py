@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from step1x_jax.kernels.mesh_axes import BATCH_AXES
 from step1x_jax.models.placement import can_shard
 from step1x_jax.sampling.guidance import Guidance
-from step1x_jax.sampling.plan import Evaluation, Move, SamplingPlan, evaluations
+from step1x_jax.sampling.plan import Evaluation, PlannedStep, SamplingPlan, evaluations
 from step1x_jax.sampling.step import Conditions, advance, both_velocities, on_devices
 
 
@@ -61,7 +61,7 @@ def full_step(
     conditions: Conditions,
     noise: jax.Array,
     latents: jax.Array,
-    move: Move,
+    move: PlannedStep,
 ) -> tuple[jax.Array, jax.Array]:
     """A computed step: the latents after it, and its velocities (2B, h, w, 16)."""
     velocity = both_velocities(graph, params, conditions, latents, move.t)
@@ -75,7 +75,7 @@ def conditional_step(
     conditions: Conditions,
     noise: jax.Array,
     latents: jax.Array,
-    move: Move,
+    move: PlannedStep,
     latest: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """As `full_step`, without an evaluation of the unconditional velocities."""
@@ -89,7 +89,7 @@ def skipped_step(
     conditions: Conditions,
     noise: jax.Array,
     latents: jax.Array,
-    move: Move,
+    move: PlannedStep,
     latest: jax.Array,
     before: jax.Array,
 ) -> jax.Array:
@@ -180,7 +180,7 @@ def arrays_of(
     rows = []
     for evaluation in found:
         end = evaluation.moves[-1].t_next
-        filling = [Move(end, end, 0.0)] * (longest - len(evaluation.moves))
+        filling = [PlannedStep(end, end, 0.0)] * (longest - len(evaluation.moves))
         rows.append([*evaluation.moves, *filling])
     groups: list[list[Any]] = []
     for evaluation, row in zip(found, rows, strict=True):
@@ -222,7 +222,7 @@ def scan_segments(
         def step(latents: jax.Array, move: jax.Array) -> Any:
             pair = (velocity, latest)
             return skipped_step(
-                None, guidance, conditions, noise, latents, Move(*move), *pair
+                None, guidance, conditions, noise, latents, PlannedStep(*move), *pair
             ), None
 
         return jax.lax.scan(step, latents, moves)[0], velocity

@@ -8,7 +8,7 @@ from absl import flags
 from flax import nnx
 from PIL import Image
 
-from launch.speeds.edits import Settings, compare, read_edits, table
+from launch.speeds.edits import EditSettings, compare, read_edits, table
 from step1x_jax.editing.editor import Editor
 from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
@@ -18,7 +18,7 @@ from step1x_jax.sampling.stored_plans import read_plans
 from tests.editing.test_editor import AUTOENCODER, SAMPLING, Words, picture, random_model
 from tests.launch.edit_command import MODULES, alone
 
-SETTINGS = Settings(6, 2.0, 0.9, 64)
+SETTINGS = EditSettings(6, 2.0, 0.9, 64)
 
 
 class Command:
@@ -81,7 +81,7 @@ def test_calibrate_stores_what_is_nearest_to_exact(calibrate, edits, tmp_path, c
         fitted = [p.fitted(times, 0.9) for p in (plan, BUILT_IN[name].scaled(8))]
         assert len(fitted[0].computed) == len(fitted[1].computed)
         tried = {"stored": plan, "built in": BUILT_IN[name].scaled(8)}
-        found = compare(calibrate.editor, rows, Settings(8, 2.0, 0.9, 64), tried)
+        found = compare(calibrate.editor, rows, EditSettings(8, 2.0, 0.9, 64), tried)
         stored, built_in = (
             found[which].psnr_mean + found[which].psnr_worst for which in ("stored", "built in")
         )
