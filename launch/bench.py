@@ -3,6 +3,7 @@
 python -m launch.bench attention                       # every implementation that runs here
 python -m launch.bench encoder --json=encoder.json     # Qwen2.5-VL-7B, random weights, bfloat16
 python -m launch.bench loader                          # records a second, beside what chips take
+python -m launch.bench sample --error --model=quickstart --edits=edits.jsonl    # of each --speed
 
 Ratios are of one run. Every table names the device and the versions.
 """
@@ -17,6 +18,7 @@ from absl import flags
 from launch.benches import attention as bench_attention
 from launch.benches import encoder as bench_encoder
 from launch.benches import loader as bench_loader
+from launch.benches import sample as bench_sample
 from launch.shared.command import run
 from step1x_jax.files import replacing
 
@@ -26,6 +28,7 @@ BENCHMARKS = {
     "attention": bench_attention.rows,
     "encoder": bench_encoder.rows,
     "loader": bench_loader.rows,
+    "sample": bench_sample.rows,
 }
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers")
 
@@ -40,7 +43,8 @@ def main(name: str) -> None:
         print("  ".join(f"{key} {_text(value)}" for key, value in row.items()), flush=True)
     if _JSON.value:
         with replacing(_JSON.value) as temporary:
-            temporary.write_text(json.dumps({"where": where, "rows": measured}, indent=1) + "\n")
+            rows = bench_sample.as_json(measured) if name == "sample" else {"rows": measured}
+            temporary.write_text(json.dumps({"where": where} | rows, indent=1) + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -79,4 +79,7 @@ TABLE: Table = {
         ("stored in the package", "_folder",
          "if not _OUTPUT.value and _MODEL.value == NAME:", "if False:"),
     ],
+    ("launch/benches/sample.py", "tests/launch/test_bench_sample.py"): [
+        ("held at all steps", "held", "i % 2 == 0 or i >= last", "i % 2 == 0"),
+    ],
 }
