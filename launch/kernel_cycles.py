@@ -74,10 +74,10 @@ def compile_kernel() -> str:
     with jax.set_mesh(mesh):
         if _DIRECTION.value == "forward":
             step = jax.jit(lambda *x: KERNELS.forward(WIDTH, *x, 0))
-            step.lower(q, q, q, lengths, norms).compile()
+            step.lower(q, q, q, lengths, None, norms).compile()
         else:
             backward = partial(KERNELS.backward, WIDTH)
-            step = jax.jit(lambda q, k, v, n, norms, *x: backward(q, k, v, n, norms, 0, *x))
+            step = jax.jit(lambda q, k, v, n, norms, *x: backward(q, k, v, n, None, norms, 0, *x))
             step.lower(q, q, q, lengths, norms, q, sums, q).compile()
     return device.device_kind
 

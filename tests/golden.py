@@ -126,6 +126,13 @@ def lengths_of(mask: np.ndarray) -> jax.Array:
     return jnp.asarray(lengths, jnp.int32)
 
 
+def load_for_case(weights, case: Case, dtype: str = "float32") -> Step1XEdit:
+    """The model with the case's number of text tokens, which the published code sees all."""
+    model = load_model(weights, dtype=dtype)
+    model.config.text_length = case["text_embeddings"].shape[1]
+    return model
+
+
 def forward_rows(model: Step1XEdit, inputs: Case, golden: Case) -> Iterator[Row]:
     """Those of output_tokens and velocity that `golden` has."""
     latents, reference = nhwc(inputs["latents"]), nhwc(inputs["ref_latents"])
@@ -185,7 +192,7 @@ def sampling_rows(model: Step1XEdit, case: Case, values: dict) -> Iterator[Row]:
 def check_dit(folder: pathlib.Path, values: dict) -> Iterator[Row]:
     """Connector, DiT, training and sampling."""
     case = read_case(folder)
-    model = load_model(folder, dtype="float32")
+    model = load_for_case(folder, case)
     text, lengths = jnp.asarray(case["text_embeddings"]), lengths_of(case["text_mask"])
     t = jnp.asarray(case["timesteps"])
     h, w = case["latents"].shape[2:]
@@ -209,11 +216,11 @@ def check_lora(folder: pathlib.Path, values: dict) -> Iterator[Row]:
     """A kohya file merged into the weights of its base, and as adapters beside them."""
     base = folder / values["base"]
     (file,) = folder.glob("*.safetensors")
-    model = load_model(open_weights(base, loras=[(file, 1.0)]), dtype="float32")
-    case = read_case(folder)
-    yield from forward_rows(model, read_case(base), case)
+    case, inputs = read_case(folder), read_case(base)
+    model = load_for_case(open_weights(base, loras=[(file, 1.0)]), inputs)
+    yield from forward_rows(model, inputs, case)
 
-    model = load_model(base, dtype="float32")
+    model = load_for_case(base, inputs)
     stored = SafetensorsFile(file)
     module = "lora_unet_single_blocks_0_linear1"
     rank = stored.shapes[f"{module}.lora_down.weight"][0]
@@ -221,7 +228,7 @@ def check_lora(folder: pathlib.Path, values: dict) -> Iterator[Row]:
     add_adapters(model, model.config, lora)
     graph, adapters, frozen = nnx.split(model, nnx.LoRAParam, ...)
     adapters = load_adapters(file, adapters, model.config, lora)
-    for row in forward_rows(nnx.merge(graph, adapters, frozen), read_case(base), case):
+    for row in forward_rows(nnx.merge(graph, adapters, frozen), inputs, case):
         yield row._replace(name=f"{row.name} (adapters apart)")
 
 

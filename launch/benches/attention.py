@@ -125,8 +125,8 @@ def kernel_pass(length: int, on_gpu: bool, backward: bool) -> Callable[[], Any]:
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, do = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
     scales, rope = jnp.ones((1, WIDTH)), jnp.ones((2, length, WIDTH))
-    inputs = (WIDTH, q, k, v, jnp.array([length]), Norms(scales, scales, rope), 0)
-    static = (0, 6)
+    inputs = (WIDTH, q, k, v, jnp.array([length]), None, Norms(scales, scales, rope), 0)
+    static = (0, 7)
     if not backward:
         return partial(jax.jit(lambda *x: kernels.forward(*x), static_argnums=static), *inputs)
     lse = jnp.full((1, _HEADS.value, 1, length), 10.0)

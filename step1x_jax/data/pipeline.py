@@ -49,6 +49,7 @@ from step1x_jax.data.records import DamagedRecordError, EditRecord
 from step1x_jax.data.shards import ShardInfo, ShardReader, check_size, unreadable_error
 from step1x_jax.errors import UserError, require
 from step1x_jax.files import user_path
+from step1x_jax.models.text_tokens import text_bucket
 
 MAX_OPEN_SHARDS = 512  # per process, and at most a quarter of its limit of open files
 
@@ -96,7 +97,7 @@ def make_batches(
 
     Args:
       config: which data is read, and how.
-      text_length: T, the length to which texts are padded, in tokens.
+      text_length: that of the model, in tokens.
       seed: seed of the run.
       start_step: step of the first batch.
       process_index: index of this process.
@@ -106,7 +107,8 @@ def make_batches(
       An iterator over dicts of arrays of b edits (batch_size / process_count, or a multiple of it
       if the pictures are small), all of one latent size (h, w):
         target, source: (b, h, w, 16) bfloat16 latents;
-        text: (b, T, C) bfloat16 embeddings, zero past their lengths;
+        text: (b, T, C) bfloat16 embeddings, zero past their lengths; T is the same for all batches
+          of a data set: `text_bucket` of its longest text;
         text_lengths: (b,) int32;
         ids: (b,) strings, the ids of the records, for messages.
 
@@ -119,8 +121,13 @@ def make_batches(
         config.batch_size % process_count == 0,
         "data.batch_size", config.batch_size, f"use a multiple of the {process_count} processes",
     )  # fmt: skip
-    folders, manifest = _find_records(config, text_length)
+    folders, manifest, longest_text = _find_records(config, text_length)
     multiples = compute_batch_multiples(manifest, text_length)
+    padded_length = text_bucket(longest_text, text_length)
+    logging.info(
+        "Texts have up to %d of %d tokens: %d are computed.",
+        longest_text, text_length, padded_length,
+    )  # fmt: skip
     sizes = [config.batch_size * times for times in multiples]
     batches = []
     buckets = _open_buckets(config, folders, manifest, sizes, seed)
@@ -129,7 +136,7 @@ def make_batches(
         batches.append(shares[process_index::process_count])
     dropout = compute_drop_rate(manifest, config.caption_dropout)
     process = process_index, process_count
-    assemble = functools.partial(_assemble, dropout, text_length, seed, process)
+    assemble = functools.partial(_assemble, dropout, padded_length, seed, process)
     plan = BucketPlan(count_turns(manifest, multiples), seed)
     steps = grain.MapDataset.select_from_datasets(batches, plan).map_with_index(assemble)
     options = grain.ReadOptions(config.threads, prefetch_buffer_size=max(config.threads, 1))
@@ -147,12 +154,12 @@ def data_folders(config: DataConfig) -> list[epath.Path]:
     return [epath.Path(user_path(path.strip())) for path in config.path.split(",")]
 
 
-def _find_records(config: DataConfig, text_length: int) -> tuple[list[epath.Path], Manifest]:
+def _find_records(config: DataConfig, text_length: int) -> tuple[list[epath.Path], Manifest, int]:
     """Read the manifests, check that all shards exist and that the data fits the config.
 
     Returns:
-      For each source of the manifest the folder of its shards, on a local or mounted disk; and the
-      manifest of all data sets combined.
+      For each source of the manifest the folder of its shards, on a local or mounted disk; the
+      manifest of all data sets combined; and the number of tokens of the longest text.
     """
     given = data_folders(config)
     manifests = [_read_manifest(folder, text_length) for folder in given]
@@ -163,7 +170,8 @@ def _find_records(config: DataConfig, text_length: int) -> tuple[list[epath.Path
         for shard in manifest.shards:
             check_size(here / shard.file, shard)
         folders += [here] * len(manifest.sources)
-    return folders, mix_manifests(manifests, config.weights)
+    longest_text = max(shard.longest_text for one in manifests for shard in one.shards)
+    return folders, mix_manifests(manifests, config.weights), longest_text
 
 
 def _check_made_alike(folders: Sequence[epath.Path], manifests: Sequence[Manifest]) -> None:
@@ -367,7 +375,7 @@ class RecordSequence:
 
 def _assemble(
     dropout: float,
-    text_length: int,
+    padded_length: int,
     seed: int,
     process: tuple[int, int],
     step: int,
@@ -377,7 +385,7 @@ def _assemble(
 
     Args:
       dropout: probability of the negative embedding, for records that have one.
-      text_length: T, the length to which texts are padded.
+      padded_length: T, the length to which texts are padded.
       seed: seed of the run.
       process: index of the process, and number of processes.
       step: the step.
@@ -393,7 +401,7 @@ def _assemble(
         record.text if record.negative_text is None or draw >= dropout else record.negative_text
         for record, draw in zip(records, draws[first : first + len(records)], strict=True)
     ]
-    padded = np.zeros((len(texts), text_length, texts[0].shape[-1]), jnp.bfloat16)
+    padded = np.zeros((len(texts), padded_length, texts[0].shape[-1]), jnp.bfloat16)
     for row, text in zip(padded, texts, strict=True):
         row[: len(text)] = text
     return {

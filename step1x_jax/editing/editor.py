@@ -38,6 +38,7 @@ from step1x_jax.models.autoencoder_tiles import (
 )
 from step1x_jax.models.embeddings import PATCH
 from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.models.text_tokens import text_bucket
 from step1x_jax.parallel.host_memory import on_device
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.parallel.rules import replicated
@@ -484,11 +485,13 @@ class Editor:
                 kept.append(~changing[..., None])
         text, lengths = (np.concatenate(parts) for parts in zip(*texts, strict=True))
         others, other_lengths = (np.concatenate(parts) for parts in zip(*negatives, strict=True))
+        longest = np.concatenate([lengths, other_lengths])
+        computed = text_bucket(longest, self.model.config.text_length)
         return Conditions(
             reference=jnp.asarray(np.stack(references)) if references else None,
-            text=jnp.asarray(text),
+            text=jnp.asarray(text[:, :computed]),
             text_lengths=jnp.asarray(lengths),
-            negative_text=jnp.asarray(others),
+            negative_text=jnp.asarray(others[:, :computed]),
             negative_lengths=jnp.asarray(other_lengths),
             keep=jnp.asarray(np.stack(kept)) if kept else None,
         )

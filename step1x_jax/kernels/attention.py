@@ -1,6 +1,7 @@
 """The attention functions of the package, and the choice of their implementation."""
 
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ def attention(
     *,
     head_dim: int,
     kv_lengths: jax.Array | None = None,
+    total_keys: int | None = None,
     causal: bool = False,
     segment_ids: jax.Array | None = None,
     key_mask: jax.Array | None = None,
@@ -40,6 +42,10 @@ def attention(
       head_dim: K.
       kv_lengths: (B,) int32 in 1..S; keys and values past an example's length are ignored. All
         queries are computed. None: all S keys are valid.
+      total_keys: number of keys that every example attends to, at least its length: its last valid
+        key stands for total_keys - kv_lengths[b] + 1 equal ones (their values included). The result
+        is that of the repeated keys, and gradients of the last key are the sums over them. None:
+        every key counts once.
       causal: query i attends to keys 0..i only (S = L).
       segment_ids: (B, L) int32; a query attends to the keys of its own segment only (S = L).
       key_mask: (B, S) bool; no query attends to a key where it is False. Slower than the other
@@ -56,16 +62,22 @@ def attention(
       ValueError: the operands' shapes do not match.
     """
     _check_operands(q, k, v, head_dim)
+    if total_keys is not None and causal:
+        raise ValueError("total_keys: a causal mask would hide some of the equal keys")
+    if total_keys is not None and kv_lengths is None:
+        kv_lengths = jnp.full(k.shape[:1], k.shape[1], jnp.int32)
     masked = segment_ids is not None or key_mask is not None
     name = choose(head_dim, q.dtype, causal=causal, masked=masked, implementation=implementation)
     if name in ("pallas_tpu", "pallas_gpu"):
-        return flash_attention(_import_kernels(name), head_dim, q, k, v, kv_lengths)
+        kernels = _import_kernels(name)
+        return flash_attention(kernels, head_dim, q, k, v, kv_lengths, total_keys)
+    keys: dict[str, Any] = {"kv_lengths": kv_lengths, "total_keys": total_keys}
     qh, kh, vh = (split_heads(x, head_dim) for x in (q, k, v))
     if name == "cudnn":
-        out = attention_cudnn(qh, kh, vh, kv_lengths=kv_lengths, causal=causal)
+        out = attention_cudnn(qh, kh, vh, **keys, causal=causal)
     else:
-        masks = {"segment_ids": segment_ids, "key_mask": key_mask}
-        out = attention_xla(qh, kh, vh, kv_lengths=kv_lengths, causal=causal, **masks)
+        masks: dict[str, Any] = {"segment_ids": segment_ids, "key_mask": key_mask}
+        out = attention_xla(qh, kh, vh, **keys, causal=causal, **masks)
     return checkpoint_name(out.reshape(q.shape), ATTENTION)
 
 
@@ -79,6 +91,7 @@ def qk_norm_rope_attention(
     *,
     split: int = 0,
     kv_lengths: jax.Array | None = None,
+    total_keys: int | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
     """Applies QK-norm and RoPE to q and k, then computes `attention`.
@@ -98,6 +111,7 @@ def qk_norm_rope_attention(
       rope: (2, L, K) float32 of `embeddings.rope_table`.
       split: number of leading tokens that use the first of two scales.
       kv_lengths: as in `attention`.
+      total_keys: as in `attention`.
       implementation: as in `attention`.
 
     Returns:
@@ -112,14 +126,17 @@ def qk_norm_rope_attention(
     norms = Norms(*(jnp.asarray(x, jnp.float32) for x in (q_scale, k_scale, rope)))
     name = choose(head_dim, q.dtype, implementation=implementation)
     if name in ("pallas_tpu", "pallas_gpu") and not tokens_are_sharded():
-        return flash_attention(_import_kernels(name), head_dim, q, k, v, kv_lengths, norms, split)
+        kernels = _import_kernels(name)
+        return flash_attention(kernels, head_dim, q, k, v, kv_lengths, total_keys, norms, split)
     q, k = (
         norm_rope(x, scale, norms.rope, split).astype(v.dtype)
         for x, scale in ((q, norms.q_scale), (k, norms.k_scale))
     )
     return attention(
-        q, k, v, head_dim=head_dim, kv_lengths=kv_lengths, implementation=implementation
-    )
+        q, k, v,
+        head_dim=head_dim, kv_lengths=kv_lengths, total_keys=total_keys,
+        implementation=implementation,
+    )  # fmt: skip
 
 
 def working_length(

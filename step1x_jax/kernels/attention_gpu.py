@@ -40,6 +40,7 @@ def forward(
     k: jax.Array,
     v: jax.Array,
     kv_lengths: jax.Array,
+    last_key_bias: jax.Array | None,
     norms: Norms | None,
     split: int,
 ) -> tuple[jax.Array, jax.Array]:
@@ -54,6 +55,8 @@ def forward(
     padded_kv_len = -(-k.shape[1] // tiles.rows) * tiles.rows
     padded_k, padded_v = (pad(x, 1, padded_kv_len) for x in (k, v))
     inputs = [pad(q, 1, padded_q_len), padded_k, padded_v, kv_lengths]
+    if last_key_bias is not None:
+        inputs.append(last_key_bias)
     if norms is not None:
         inputs += [is_bounded(norms, head_dim), norms.q_scale, pad(norms.rope, 1, padded_q_len)]
     barrier = functools.partial(plgpu.Barrier, num_barriers=tiles.stages)
@@ -74,7 +77,11 @@ def forward(
     o, lse = gpu.run_kernel(
         _forward_kernel,
         inputs,
-        static={"fused": norms is not None, "split": split},
+        static={
+            "counted": last_key_bias is not None,
+            "fused": norms is not None,
+            "split": split,
+        },
         out_type=[
             jax.ShapeDtypeStruct((b, padded_q_len, h, head_dim), q.dtype),
             jax.ShapeDtypeStruct((b, h, padded_q_len), jnp.float32),
@@ -86,17 +93,20 @@ def forward(
     return o[:, :q_len].reshape(b, q_len, -1), lse[:, :, None, :q_len]
 
 
-def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None:
+def _forward_kernel(*refs: Ref, counted: bool, fused: bool, split: int, **scratch: Ref) -> None:
     """Attends from WARPGROUPS tiles of queries to all keys of a head."""
+    q_ref, k_ref, v_ref, kv_lengths, *rest = refs
+    last_key_biases, *rest = rest if counted else (None, *rest)
     if fused:
-        q_ref, k_ref, v_ref, kv_lengths, bounded, q_scale, rope, o_ref, lse_ref = refs
+        bounded, q_scale, rope, o_ref, lse_ref = rest
     else:
-        q_ref, k_ref, v_ref, kv_lengths, o_ref, lse_ref = refs
+        o_ref, lse_ref = rest
     batch_head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     keys, values, turn = scratch["keys"], scratch["values"], scratch["turn"]
     stages, block_kv, head_dim = keys.shape
     to_base_2 = LOG2E / math.sqrt(head_dim)
     kv_length = kv_lengths[batch_head[0]]
+    last_key_bias = last_key_biases[batch_head[0]] if counted else None
 
     def compute(group: Any) -> None:
         start = (jax.lax.axis_index("block") * WARPGROUPS + group) * TILE_ROWS
@@ -112,7 +122,7 @@ def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None
             plgpu.barrier_arrive(turn)
             plgpu.barrier_wait(turn)
 
-        def attend(step: Any, carry: Any, masked: bool, online: bool) -> Any:
+        def attend(step: Any, carry: Any, at_end: bool, online: bool) -> Any:
             acc, m, denominator = carry
             slot = jax.lax.rem(step, jnp.int32(stages))
             plgpu.barrier_wait(scratch["keys_ready"].at[slot])
@@ -126,8 +136,8 @@ def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None
             plgpu.barrier_arrive(scratch["keys_free"].at[slot])
             if not fused:
                 s = s * to_base_2
-            if masked:
-                s = jnp.where(gpu.iota(s.shape, 1) + step * block_kv < kv_length, s, -jnp.inf)
+            if at_end:
+                s = gpu.logits_at_end(s, step * block_kv, kv_length, last_key_bias)
             if online:
                 before, m = m, jnp.maximum(m, s.max(axis=1))
                 rescale = jnp.exp2(before - m)
@@ -149,7 +159,9 @@ def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None
             plgpu.barrier_arrive(scratch["values_free"].at[slot])
             return acc, m, denominator
 
-        full_blocks = jax.lax.div(kv_length, jnp.int32(block_kv))
+        # the block of a last key with a bias is never a plain one, even if the length fills it
+        plain_length = kv_length - 1 if counted else kv_length
+        plain_blocks = jax.lax.div(plain_length, jnp.int32(block_kv))
 
         def attend_to_all(online: bool) -> None:
             lowest = -jnp.inf if online else 0.0
@@ -160,11 +172,11 @@ def _forward_kernel(*refs: Ref, fused: bool, split: int, **scratch: Ref) -> None
             carry = (*zero, gpu.full((TILE_ROWS,), 0.0, WGMMA_ROW))
             pl.when(group == 1)(take_turns)  # starts half a step later
             carry = jax.lax.fori_loop(
-                0, full_blocks, functools.partial(attend, masked=False, online=online), carry
+                0, plain_blocks, functools.partial(attend, at_end=False, online=online), carry
             )
             acc, m, denominator = jax.lax.cond(
-                full_blocks * block_kv < kv_length,
-                lambda carry: attend(full_blocks, carry, masked=True, online=online),
+                plain_blocks * block_kv < kv_length,
+                lambda carry: attend(plain_blocks, carry, at_end=True, online=online),
                 lambda carry: carry,
                 carry,
             )

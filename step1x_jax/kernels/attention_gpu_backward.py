@@ -37,6 +37,7 @@ def backward(
     k: jax.Array,
     v: jax.Array,
     kv_lengths: jax.Array,
+    last_key_bias: jax.Array | None,
     norms: Norms | None,
     split: int,
     o: jax.Array,
@@ -56,7 +57,7 @@ def backward(
     )
     delta = jnp.sum(o.astype(jnp.float32) * do.astype(jnp.float32), axis=-1).swapaxes(1, 2)
     lse = lse[:, :, 0]
-    run = functools.partial(_run, kv_lengths=kv_lengths, split=split)
+    run = functools.partial(_run, kv_lengths=kv_lengths, last_key_bias=last_key_bias, split=split)
     # all lengths are multiples of 64; do is zero in the padding, so padded queries contribute to no
     # gradient
     block = WARPGROUPS * TILE_ROWS
@@ -90,6 +91,7 @@ def _run(
     norms: Norms | None,
     *,
     kv_lengths: jax.Array,
+    last_key_bias: jax.Array | None,
     split: int,
     results: int,
 ) -> list[jax.Array]:
@@ -103,6 +105,7 @@ def _run(
       scale: (M, K) of the resident rows' norm, or None.
       norms: the parameters of QK-norm and RoPE, or None.
       kv_lengths: (B,) int32.
+      last_key_bias: see flash.Kernels.
       split: see flash.Kernels.
       results: number of outputs, each with the shape and dtype of resident[0].
 
@@ -111,6 +114,8 @@ def _run(
     """
     b, length, h, head_dim = resident[0].shape
     inputs = [*resident, *streamed, kv_lengths]
+    if last_key_bias is not None:
+        inputs.append(last_key_bias)
     out_type = [jax.ShapeDtypeStruct(resident[0].shape, resident[0].dtype)] * results
     if norms is not None and scale is not None:
         inputs += [scale, pad(norms.rope, 1, length)]
@@ -140,7 +145,11 @@ def _run(
     return gpu.run_kernel(
         kernel,
         inputs,
-        static={"fused": norms is not None, "split": split},
+        static={
+            "counted": last_key_bias is not None,
+            "fused": norms is not None,
+            "split": split,
+        },
         out_type=out_type,
         grid=(h, length // (WARPGROUPS * TILE_ROWS), b),
         grid_names=("head", "block", "batch"),
@@ -215,16 +224,20 @@ class _ResidentTiles:
         plgpu.wait_smem_to_gmem(0)
 
 
-def _dq_kernel(*refs: Ref, fused: bool, split: int, **scratch: Any) -> None:
+def _dq_kernel(*refs: Ref, counted: bool, fused: bool, split: int, **scratch: Any) -> None:
     """Computes dq of WARPGROUPS tiles of queries; keys and values are streamed."""
     q_ref, do_ref, lse_ref, delta_ref, k_ref, v_ref, kv_lengths, *rest = refs
+    last_key_biases, *rest = rest if counted else (None, *rest)
     scale, rope, dq_ref, scale_gradients = rest if fused else (None, None, rest[0], None)
     batch_head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     keys, values = scratch["streamed"]
     stages, block_kv, head_dim = keys.shape
     softmax_scale = 1 / math.sqrt(head_dim)
     kv_length = kv_lengths[batch_head[0]]
-    full_blocks = jax.lax.div(kv_length, jnp.int32(block_kv))
+    last_key_bias = last_key_biases[batch_head[0]] if counted else None
+    # as in the forward kernel
+    plain_length = kv_length - 1 if counted else kv_length
+    plain_blocks = jax.lax.div(plain_length, jnp.int32(block_kv))
 
     def compute(group: Any) -> None:
         mine = _ResidentTiles(group, [q_ref, do_ref, lse_ref, delta_ref], scratch)
@@ -234,7 +247,7 @@ def _dq_kernel(*refs: Ref, fused: bool, split: int, **scratch: Any) -> None:
         lse, delta = gpu.load(lse, WGMMA_ROW), gpu.load(delta, WGMMA_ROW)
         a_smem = scratch["a_smem"].at[group] if "a_smem" in scratch else None
 
-        def step(i: Any, dq: jax.Array, masked: bool) -> jax.Array:
+        def step(i: Any, dq: jax.Array, at_end: bool) -> jax.Array:
             slot = jax.lax.rem(i, jnp.int32(stages))
             plgpu.barrier_wait(scratch["first_ready"].at[slot])
             plgpu.barrier_wait(scratch["second_ready"].at[slot])
@@ -244,19 +257,19 @@ def _dq_kernel(*refs: Ref, fused: bool, split: int, **scratch: Any) -> None:
             plgpu.barrier_arrive(scratch["second_free"].at[slot])
             if not fused:
                 s = s * (softmax_scale * LOG2E)
+            if at_end:
+                s = gpu.logits_at_end(s, i * block_kv, kv_length, last_key_bias)
             p = jnp.exp2(s - gpu.broadcast_per_row(lse, s.shape))
-            if masked:
-                p = jnp.where(gpu.iota(s.shape, 1) + i * block_kv < kv_length, p, 0.0)
             ds = (p * (dp - gpu.broadcast_per_row(delta, s.shape))).astype(q.dtype)
             dq = gpu.add_matmul(dq, ds, keys.at[slot], a_smem)
             plgpu.barrier_arrive(scratch["first_free"].at[slot])
             return dq
 
         dq = gpu.full((TILE_ROWS, head_dim), 0.0, WGMMA)
-        dq = jax.lax.fori_loop(0, full_blocks, functools.partial(step, masked=False), dq)
+        dq = jax.lax.fori_loop(0, plain_blocks, functools.partial(step, at_end=False), dq)
         dq = jax.lax.cond(
-            full_blocks * block_kv < kv_length,
-            lambda x: step(full_blocks, x, masked=True),
+            plain_blocks * block_kv < kv_length,
+            lambda x: step(plain_blocks, x, at_end=True),
             lambda x: x,
             dq,
         )
@@ -282,13 +295,15 @@ def _dq_kernel(*refs: Ref, fused: bool, split: int, **scratch: Any) -> None:
     gpu.specialize_warpgroups(compute, fetcher)
 
 
-def _dkv_kernel(*refs: Ref, fused: bool, split: int, **scratch: Any) -> None:
+def _dkv_kernel(*refs: Ref, counted: bool, fused: bool, split: int, **scratch: Any) -> None:
     """Computes dk and dv of WARPGROUPS tiles of keys and values; queries are streamed.
 
     Logits and their gradients are transposed, (keys, queries): each key has a row of its own, so
-    the rows of masked keys are set to zero once, at the end.
+    the rows of masked keys are set to zero once, at the end. The bias of the last key multiplies
+    its softmax weights, on which both gradients depend linearly: its row is multiplied there, too.
     """
     k_ref, v_ref, q_ref, do_ref, lse_ref, delta_ref, kv_lengths, *rest = refs
+    last_key_biases, *rest = rest if counted else (None, *rest)
     if fused:
         scale, rope, dk_ref, dv_ref, scale_gradients = rest
     else:
@@ -332,7 +347,12 @@ def _dkv_kernel(*refs: Ref, fused: bool, split: int, **scratch: Any) -> None:
         shape = TILE_ROWS, head_dim
         zeros = gpu.full(shape, 0.0, WGMMA), gpu.full(shape, 0.0, WGMMA)
         dk, dv = jax.lax.fori_loop(0, steps, step, zeros)
-        valid = gpu.iota(dk.shape, 0) + mine.start < kv_length
+        indices = gpu.iota(dk.shape, 0) + mine.start
+        if last_key_biases is not None:
+            last_key_bias = last_key_biases[batch_head[0]]
+            weight = jnp.exp2(jnp.where(indices == kv_length - 1, last_key_bias, 0.0))
+            dk, dv = dk * weight, dv * weight
+        valid = indices < kv_length
         # rotated queries contain the softmax scale and the factor for base 2; raw queries do not
         dk = jnp.where(valid, dk * (1 / LOG2E if fused else softmax_scale), 0.0)
         v[...] = jnp.where(valid, dv, 0.0).astype(v.dtype)

@@ -101,21 +101,32 @@ def _row_indices(start: Any, size: int) -> jax.Array:
     return start + jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0)
 
 
+def _logits_at_end(
+    s: jax.Array, indices: jax.Array, kv_length: Any, last_key_bias: Any | None
+) -> jax.Array:
+    """Masks base-2 logits (R, Q) of keys past the length, and adds the last key's bias."""
+    if last_key_bias is not None:
+        s = s + jnp.where(indices == kv_length - 1, last_key_bias, 0)
+    return jnp.where(indices < kv_length, s, MASK_VALUE)
+
+
 def _forward_kernel(
     kv_lengths: Ref,
     bounded: Ref,
     *refs: Ref,
     block_kv: int,
+    counted: bool,
     fused: bool,
     split: int,
     precision: Any,
 ) -> None:
     """Attends from one block of queries to all keys of a head; grid (B, H, blocks of queries)."""
+    last_key_biases, *rest = refs if counted else (None, *refs)
     if fused:
         (q_ref, k_ref, v_ref, q_scale_ref, k_scale_ref, rope_ref,
-         o_ref, lse_ref, rotated_k_ref, vt_ref, *state) = refs  # fmt: skip
+         o_ref, lse_ref, rotated_k_ref, vt_ref, *state) = rest  # fmt: skip
     else:
-        q_ref, k_ref, v_ref, o_ref, lse_ref, vt_ref, *state = refs
+        q_ref, k_ref, v_ref, o_ref, lse_ref, vt_ref, *state = rest
     m_ref, l_ref, acc_ref = state
     b, i = pl.program_id(0), pl.program_id(2)
     block_q, head_dim = q_ref.shape
@@ -146,17 +157,18 @@ def _forward_kernel(
         q = (q * to_base_2).astype(dtype)
     keys = rotated_k_ref if fused else k_ref
     kv_length = kv_lengths[b]
+    last_key_bias = last_key_biases[b] if counted else None
     m_ref[...] = jnp.full_like(m_ref, MASK_VALUE)
     l_ref[...] = jnp.zeros_like(l_ref)
     acc_ref[...] = jnp.zeros_like(acc_ref)
 
-    def attend(j: Any, masked: bool, online: bool) -> None:
+    def attend(j: Any, at_end: bool, online: bool) -> None:
         at = pl.ds(pl.multiple_of(j * block_kv, block_kv), block_kv)
         s = _dot(keys[at, :], q, (1, 1), precision)  # (block_kv, block_q)
         if not fused:
             s = s * to_base_2
-        if masked:
-            s = jnp.where(_row_indices(j * block_kv, block_kv) < kv_length, s, MASK_VALUE)
+        if at_end:
+            s = _logits_at_end(s, _row_indices(j * block_kv, block_kv), kv_length, last_key_bias)
         if not online:
             p = jnp.exp2(s)
             l_ref[...] += jnp.sum(p, axis=0, keepdims=True)
@@ -170,14 +182,15 @@ def _forward_kernel(
         values = _dot(vt_ref[:, at], p.astype(dtype), (1, 0), precision)
         acc_ref[...] = acc_ref[...] * rescale + values
 
-    full_blocks = jax.lax.div(kv_length, block_kv)
+    # the block of a last key with a bias is never a plain one, even if the length fills it
+    plain_blocks = jax.lax.div(kv_length - 1 if counted else kv_length, block_kv)
 
     def attend_to_all(online: bool) -> None:
-        _loop(full_blocks, lambda j: attend(j, masked=False, online=online))
+        _loop(plain_blocks, lambda j: attend(j, at_end=False, online=online))
 
-        @pl.when(full_blocks * block_kv < kv_length)
+        @pl.when(plain_blocks * block_kv < kv_length)
         def _():
-            attend(full_blocks, masked=True, online=online)
+            attend(plain_blocks, at_end=True, online=online)
 
     if fused:
 
@@ -198,25 +211,33 @@ def _forward_kernel(
 
 
 def _backward_kernel(
-    kv_lengths: Ref, *refs: Ref, block_q: int, fused: bool, split: int, precision: Any
+    kv_lengths: Ref,
+    *refs: Ref,
+    block_q: int,
+    counted: bool,
+    fused: bool,
+    split: int,
+    precision: Any,
 ) -> None:
     """Computes dk and dv of one block of keys, and adds the block's part to dq and to both scales.
 
     Grid (B, H, blocks of keys).
     """
+    last_key_biases, *rest = refs if counted else (None, *refs)
     if fused:
         (q_ref, k_ref, v_ref, o_ref, do_ref, lse_ref, q_scale_ref, k_scale_ref, rope_ref,
          dq_ref, dk_ref, dv_ref, dq_scale_ref, dk_scale_ref,
-         rotated_q_ref, acc_ref, delta_ref) = refs  # fmt: skip
+         rotated_q_ref, acc_ref, delta_ref) = rest  # fmt: skip
     else:
         (q_ref, k_ref, v_ref, o_ref, do_ref, lse_ref,
-         dq_ref, dk_ref, dv_ref, acc_ref, delta_ref) = refs  # fmt: skip
+         dq_ref, dk_ref, dv_ref, acc_ref, delta_ref) = rest  # fmt: skip
     b, j, last = pl.program_id(0), pl.program_id(2), pl.num_programs(2) - 1
     block_kv, head_dim = k_ref.shape
     dtype = q_ref.dtype
     scale = 1 / math.sqrt(head_dim)
     q_blocks = q_ref.shape[0] // block_q
     kv_length = kv_lengths[b]
+    last_key_bias = last_key_biases[b] if counted else None
 
     def q_rows(i: Any) -> Any:
         return pl.ds(pl.multiple_of(i * block_q, block_q), block_q)
@@ -249,7 +270,7 @@ def _backward_kernel(
         k = _norm_rope(k.astype(jnp.float32), k_indices, k_scale_ref[...], k_rope, split)
         k = k.astype(dtype)
 
-    def gradients(masked: bool) -> None:
+    def gradients(at_end: bool) -> None:
         def step(i: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             dk, dv = carry
             at = q_rows(i)
@@ -257,9 +278,10 @@ def _backward_kernel(
             s = _dot(k, q, (1, 1), precision)  # (block_kv, block_q)
             if not fused:
                 s = s * (scale * LOG2E)
+            if at_end:
+                indices = _row_indices(j * block_kv, block_kv)
+                s = _logits_at_end(s, indices, kv_length, last_key_bias)
             p = jnp.exp2(s - lse_ref[:, at])
-            if masked:
-                p = jnp.where(_row_indices(j * block_kv, block_kv) < kv_length, p, 0)
             dv = dv + _dot(p.astype(dtype), do, (1, 0), precision)
             dp = _dot(v, do, (1, 1), precision)
             ds = (p * (dp - delta_ref[:, at])).astype(dtype)
@@ -278,13 +300,16 @@ def _backward_kernel(
         dk_ref[...] = dk.astype(dk_ref.dtype)
         dv_ref[...] = dv.astype(dv_ref.dtype)
 
-    @pl.when((j + 1) * block_kv <= kv_length)
-    def _():
-        gradients(masked=False)
+    # as in the forward kernel
+    plain = (j + 1) * block_kv <= (kv_length - 1 if counted else kv_length)
 
-    @pl.when((j * block_kv < kv_length) & ((j + 1) * block_kv > kv_length))
+    @pl.when(plain)
     def _():
-        gradients(masked=True)
+        gradients(at_end=False)
+
+    @pl.when((j * block_kv < kv_length) & jnp.logical_not(plain))
+    def _():
+        gradients(at_end=True)
 
     @pl.when(j * block_kv >= kv_length)
     def _():
@@ -366,9 +391,16 @@ def _run_kernel(kernel: Callable, grid: tuple, scalars: list, inputs: list, **sp
     )(*scalars, *inputs)
 
 
-def _kernel_options(q: jax.Array, norms: Norms | None, split: int) -> dict[str, Any]:
+def _optional(x: jax.Array | None) -> list[jax.Array]:
+    return [] if x is None else [x]
+
+
+def _kernel_options(
+    q: jax.Array, last_key_bias: jax.Array | None, norms: Norms | None, split: int
+) -> dict[str, Any]:
     precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
-    return {"fused": norms is not None, "split": split, "precision": precision}
+    counted = last_key_bias is not None
+    return {"counted": counted, "fused": norms is not None, "split": split, "precision": precision}
 
 
 def _check_lengths(q_len: int, kv_len: int) -> None:
@@ -385,6 +417,7 @@ def forward(
     k: jax.Array,
     v: jax.Array,
     kv_lengths: jax.Array,
+    last_key_bias: jax.Array | None,
     norms: Norms | None,
     split: int,
 ) -> tuple[jax.Array, jax.Array]:
@@ -419,9 +452,11 @@ def forward(
         # normalised and rotated keys
         scratch.insert(0, pltpu.VMEM((padded_kv_len, head_dim), q.dtype))
     o, lse = _run_kernel(
-        functools.partial(_forward_kernel, block_kv=block_kv, **_kernel_options(q, norms, split)),
+        functools.partial(
+            _forward_kernel, block_kv=block_kv, **_kernel_options(q, last_key_bias, norms, split)
+        ),
         (b, h, padded_q_len // block_q),
-        [kv_lengths, is_bounded(norms, head_dim)],
+        [kv_lengths, is_bounded(norms, head_dim), *_optional(last_key_bias)],
         inputs,
         in_specs=in_specs,
         out_specs=[
@@ -443,6 +478,7 @@ def backward(
     k: jax.Array,
     v: jax.Array,
     kv_lengths: jax.Array,
+    last_key_bias: jax.Array | None,
     norms: Norms | None,
     split: int,
     o: jax.Array,
@@ -485,9 +521,11 @@ def backward(
         # normalised and rotated queries
         scratch.insert(0, pltpu.VMEM((padded_q_len, head_dim), q.dtype))
     dq, dk, dv, *scales = _run_kernel(
-        functools.partial(_backward_kernel, block_q=block_q, **_kernel_options(q, norms, split)),
+        functools.partial(
+            _backward_kernel, block_q=block_q, **_kernel_options(q, last_key_bias, norms, split)
+        ),
         (b, h, padded_kv_len // block_kv),
-        [kv_lengths],
+        [kv_lengths, *_optional(last_key_bias)],
         inputs,
         in_specs=in_specs,
         out_specs=out_specs,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
+from step1x_jax.kernels.last_key import last_key_counts
 from step1x_jax.kernels.mesh_axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
 from step1x_jax.kernels.norm_rope import Norms, pad, split_heads
 from step1x_jax.kernels.ring import ring_backward, ring_forward
@@ -26,10 +27,11 @@ class Kernels(NamedTuple):
     """A platform's kernels. B batch, H heads, L queries, S keys, K head width.
 
     Attributes:
-      forward: (head_dim, q, k, v, kv_lengths, norms, split) -> (o, lse). q is (B, L, H * K), k and
-        v are (B, S, H * K), kv_lengths is (B,) int32, norms is a Norms or None, and the first
-        `split` tokens use the first of two norms. o is (B, L, H * K); lse (B, H, 1, L) float32 is
-        log2 of the softmax's denominators.
+      forward: (head_dim, q, k, v, kv_lengths, last_key_bias, norms, split) -> (o, lse). q is
+        (B, L, H * K), k and v are (B, S, H * K), kv_lengths is (B,) int32, last_key_bias is None or
+        (B,) float32, added to the base-2 logits of key kv_lengths - 1, norms is a Norms or None,
+        and the first `split` tokens use the first of two norms. o is (B, L, H * K); lse
+        (B, H, 1, L) float32 is log2 of the softmax's denominators.
       backward: (the same arguments, o, lse, do) -> (dq, dk, dv, scale gradients). The last is a
         tuple of the gradients of q_scale and k_scale, empty without norms.
     """
@@ -45,6 +47,7 @@ def flash_attention(
     k: jax.Array,
     v: jax.Array,
     kv_lengths: jax.Array | None,
+    total_keys: int | None = None,
     norms: Norms | None = None,
     split: int = 0,
 ) -> jax.Array:
@@ -60,6 +63,7 @@ def flash_attention(
       k: (B, S, N * K), H a multiple of N.
       v: (B, S, N * K).
       kv_lengths: (B,) int32 or None, as in `attention`.
+      total_keys: as in `attention`.
       norms: the parameters of QK-norm and RoPE, applied by the kernels; None: neither is applied.
       split: number of leading tokens that use the first of two norms.
 
@@ -72,12 +76,15 @@ def flash_attention(
     b, h, s = q.shape[0], q.shape[2] // head_dim, k.shape[1]
     if kv_lengths is None:
         kv_lengths = jnp.full((b,), s, jnp.int32)
+    last_key_bias = None
+    if total_keys is not None:
+        last_key_bias = jnp.log2(last_key_counts(kv_lengths, total_keys).astype(jnp.float32))
     if k.shape[2] != q.shape[2]:  # grouped-query attention
         k, v = (_repeat_heads(x, h, head_dim) for x in (k, v))
     run = functools.partial(_flash, kernels, head_dim, split)
     sizes = jax.sharding.get_abstract_mesh().shape
     if math.prod(sizes.values()) == 1:
-        return run(q, k, v, kv_lengths, norms)
+        return run(q, k, v, kv_lengths, last_key_bias, norms)
     batch_shards = math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
     batch = BATCH_AXES if b % batch_shards == 0 else None
     ring = sizes.get(SEQUENCE_AXIS, 1)
@@ -85,17 +92,20 @@ def flash_attention(
     spec = PartitionSpec(batch, SEQUENCE_AXIS if ring > 1 else None, heads)
     per_example, replicated = PartitionSpec(batch), PartitionSpec()
     if ring == 1:
-        specs = (spec, spec, spec, per_example, replicated)
+        specs = (spec, spec, spec, per_example, per_example, replicated)
         sharded = jax.shard_map(run, in_specs=specs, out_specs=spec, check_vma=False)
-        return sharded(q, k, v, kv_lengths, norms)
+        return sharded(q, k, v, kv_lengths, last_key_bias, norms)
     if norms is not None:
         raise ValueError("ring attention takes no norms: normalise and rotate q and k before it")
     padded = [pad(x, 1, x.shape[1] + -x.shape[1] % ring) for x in (q, k, v)]
     run = functools.partial(_ring, kernels, head_dim)
     sharded = jax.shard_map(
-        run, in_specs=(spec, spec, spec, per_example), out_specs=spec, check_vma=False
+        run,
+        in_specs=(spec, spec, spec, per_example, per_example),
+        out_specs=spec,
+        check_vma=False,
     )
-    return sharded(*padded, kv_lengths)[:, : q.shape[1]]
+    return sharded(*padded, kv_lengths, last_key_bias)[:, : q.shape[1]]
 
 
 def _repeat_heads(x: jax.Array, heads: int, head_dim: int) -> jax.Array:
@@ -114,43 +124,47 @@ def tokens_are_sharded() -> bool:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _flash(kernels, head_dim, split, q, k, v, kv_lengths, norms):
-    o, _ = kernels.forward(head_dim, q, k, v, kv_lengths, norms, split)
+def _flash(kernels, head_dim, split, q, k, v, kv_lengths, last_key_bias, norms):
+    o, _ = kernels.forward(head_dim, q, k, v, kv_lengths, last_key_bias, norms, split)
     return o
 
 
-def _flash_forward(kernels, head_dim, split, q, k, v, kv_lengths, norms):
-    o, lse = _name_residuals(*kernels.forward(head_dim, q, k, v, kv_lengths, norms, split))
-    return o, (q, k, v, kv_lengths, norms, o, lse)
+def _flash_forward(kernels, head_dim, split, q, k, v, kv_lengths, last_key_bias, norms):
+    inputs = q, k, v, kv_lengths, last_key_bias, norms
+    o, lse = _name_residuals(*kernels.forward(head_dim, *inputs, split))
+    return o, (*inputs, o, lse)
 
 
 def _flash_backward(kernels, head_dim, split, residuals, do):
-    q, k, v, kv_lengths, norms, o, lse = residuals
-    dq, dk, dv, scales = kernels.backward(head_dim, q, k, v, kv_lengths, norms, split, o, lse, do)
+    *inputs, o, lse = residuals
+    dq, dk, dv, scales = kernels.backward(head_dim, *inputs, split, o, lse, do)
+    norms = inputs[-1]
     if norms is None:
-        return dq, dk, dv, None, None
+        return dq, dk, dv, None, None, None
     q_scale, k_scale = scales
-    return dq, dk, dv, None, Norms(q_scale, k_scale, jnp.zeros_like(norms.rope))
+    return dq, dk, dv, None, None, Norms(q_scale, k_scale, jnp.zeros_like(norms.rope))
 
 
 _flash.defvjp(_flash_forward, _flash_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _ring(kernels, head_dim, q, k, v, kv_lengths):
-    o, _ = ring_forward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, kv_lengths)
+def _ring(kernels, head_dim, q, k, v, kv_lengths, last_key_bias):
+    o, _ = ring_forward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, kv_lengths, last_key_bias)
     return o
 
 
-def _ring_forward(kernels, head_dim, q, k, v, kv_lengths):
-    o, lse = _name_residuals(*ring_forward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, kv_lengths))
-    return o, (q, k, v, kv_lengths, o, lse)
+def _ring_forward(kernels, head_dim, *inputs):
+    o, lse = _name_residuals(*ring_forward(kernels, SEQUENCE_AXIS, head_dim, *inputs))
+    return o, (*inputs, o, lse)
 
 
 def _ring_backward(kernels, head_dim, residuals, do):
-    q, k, v, kv_lengths, o, lse = residuals
-    gradients = ring_backward(kernels, SEQUENCE_AXIS, head_dim, q, k, v, kv_lengths, o, lse, do)
-    return *gradients, None
+    q, k, v, kv_lengths, last_key_bias, o, lse = residuals
+    gradients = ring_backward(
+        kernels, SEQUENCE_AXIS, head_dim, q, k, v, kv_lengths, last_key_bias, o, lse, do
+    )
+    return *gradients, None, None
 
 
 _ring.defvjp(_ring_forward, _ring_backward)

@@ -87,6 +87,21 @@ def iota(shape: tuple[int, ...], axis: int) -> jax.Array:
     return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=WGMMA)
 
 
+def logits_at_end(s: jax.Array, start: Any, kv_length: Any, last_key_bias: Any | None) -> jax.Array:
+    """Masks base-2 logits of keys past the length, and adds the last key's bias.
+
+    Args:
+      s: (queries, keys) float32.
+      start: index of the first key.
+      kv_length: number of valid keys.
+      last_key_bias: float32, or None.
+    """
+    indices = iota(s.shape, 1) + start
+    if last_key_bias is not None:
+        s = jnp.where(indices == kv_length - 1, s + last_key_bias, s)
+    return jnp.where(indices < kv_length, s, -jnp.inf)
+
+
 def add_matmul(acc: jax.Array, a: jax.Array, b: Ref, a_smem: Ref | None) -> jax.Array:
     """Returns acc + a @ b, with a in registers.
 

@@ -28,6 +28,22 @@ def local_lengths(kv_lengths: jax.Array, owner: jax.Array | int, size: int) -> j
     return jnp.clip(kv_lengths - owner * size, 0, size)
 
 
+def local_bias(
+    last_key_bias: jax.Array | None, kv_lengths: jax.Array, owner: jax.Array | int, size: int
+) -> jax.Array | None:
+    """Returns the bias of device `owner`'s last valid key, zero unless it is the last of all.
+
+    Args:
+      last_key_bias: (B,) float32 of the last key of all, or None.
+      kv_lengths: see `local_lengths`.
+      owner: see `local_lengths`.
+      size: see `local_lengths`.
+    """
+    if last_key_bias is None:
+        return None
+    return jnp.where((kv_lengths - 1) // size == owner, last_key_bias, 0)
+
+
 def _send_to_next(axis: str, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     """Sends arrays (B, S, H * K) to the next device of the ring."""
     n = jax.lax.axis_size(axis)
@@ -36,7 +52,7 @@ def _send_to_next(axis: str, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, 
 
 
 def ring_forward(
-    kernels, axis: str, head_dim: int, q, k, v, kv_lengths
+    kernels, axis: str, head_dim: int, q, k, v, kv_lengths, last_key_bias
 ) -> tuple[jax.Array, jax.Array]:
     """Runs the forward pass over the keys of all devices.
 
@@ -48,6 +64,7 @@ def ring_forward(
       k: (B, S, H * K), this device's keys.
       v: (B, S, H * K).
       kv_lengths: (B,) valid keys over all devices, in the order of the axis.
+      last_key_bias: (B,) or None, see flash.Kernels; the last of all devices' keys.
 
     Returns:
       Output (B, L, H * K), and log2 of the softmax's denominators (B, H, 1, L) float32.
@@ -57,8 +74,10 @@ def ring_forward(
     def step(i, carry):
         acc, lse, k, v = carry
         next_kv = _send_to_next(axis, (k, v))
-        valid = local_lengths(kv_lengths, (index - i) % n, k.shape[1])
-        o, block_lse = kernels.forward(head_dim, q, k, v, jnp.maximum(valid, 1), None, 0)
+        owner = (index - i) % n
+        valid = local_lengths(kv_lengths, owner, k.shape[1])
+        bias = local_bias(last_key_bias, kv_lengths, owner, k.shape[1])
+        o, block_lse = kernels.forward(head_dim, q, k, v, jnp.maximum(valid, 1), bias, None, 0)
         block_lse = jnp.where(valid[:, None, None, None] > 0, block_lse, -jnp.inf)
         merged = jnp.logaddexp2(lse, block_lse)
         o = split_heads(o.astype(jnp.float32), head_dim)
@@ -80,7 +99,7 @@ def _merge_weight(lse: jax.Array, merged: jax.Array) -> jax.Array:
 
 
 def ring_backward(
-    kernels, axis: str, head_dim: int, q, k, v, kv_lengths, o, lse, do
+    kernels, axis: str, head_dim: int, q, k, v, kv_lengths, last_key_bias, o, lse, do
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Runs the backward pass; returns the gradients of this device's q, k and v.
 
@@ -93,8 +112,10 @@ def ring_backward(
         next_kv = _send_to_next(axis, (k, v))
         # the gradients of the current keys so far, from the device that had these keys before
         dk, dv = _send_to_next(axis, tuple(sums))
-        valid = local_lengths(kv_lengths, (index - i) % n, k.shape[1])
-        gradients = kernels.backward(head_dim, q, k, v, valid, None, 0, o, lse, do)
+        owner = (index - i) % n
+        valid = local_lengths(kv_lengths, owner, k.shape[1])
+        bias = local_bias(last_key_bias, kv_lengths, owner, k.shape[1])
+        gradients = kernels.backward(head_dim, q, k, v, valid, bias, None, 0, o, lse, do)
         new_dq, new_dk, new_dv, _ = gradients
         return dq + new_dq, *next_kv, dk + new_dk, dv + new_dv
 

@@ -62,13 +62,21 @@ class Step1XEdit(nnx.Module):
           (B, I, in_channels) in the compute dtype, noise tokens first.
         """
         config = self.config
+        if text.shape[1] > config.text_length:
+            raise ValueError(f"{text.shape[1]} text tokens, model.text_length={config.text_length}")
         pictures = [latents] if reference is None else [latents, reference]
         image = jnp.concatenate([pack(x) for x in pictures], axis=1)
         tokens, vector = self.connector(text, text_lengths, timesteps)
         ids = token_positions(config.version, [x.shape[1:3] for x in pictures], text.shape[1])
         rope = jnp.asarray(rope_table(ids, config.axes_dim, config.theta))
-        kv_lengths = None if config.attend_to_padding else image.shape[1] + text_lengths
-        return self.transformer(image, tokens, vector, timesteps, rope, kv_lengths)
+        total_keys = None
+        if config.attend_to_padding:
+            # The padded text tokens of an example stay equal through all blocks: they have the same
+            # embedding and position. The first one stands for all.
+            text_lengths = jnp.minimum(text_lengths + 1, config.text_length)
+            total_keys = image.shape[1] + config.text_length
+        kv_lengths = image.shape[1] + text_lengths
+        return self.transformer(image, tokens, vector, timesteps, rope, kv_lengths, total_keys)
 
     def __call__(
         self,
@@ -80,15 +88,22 @@ class Step1XEdit(nnx.Module):
     ) -> jax.Array:
         """Computes the velocity eps - x0 of the noisy latents.
 
+        The result does not depend on T. Where config.attend_to_padding, it is that of text padded
+        to config.text_length.
+
         Args:
           latents: (B, h, w, 16) noisy latents, h and w even.
           reference: (B, h', w', 16) latents of the source picture; None for text-to-image.
-          text: (B, T, 3584) embeddings, zero-padded past `text_lengths`.
+          text: (B, T, 3584) embeddings, zero-padded past `text_lengths`. T is config.text_length or
+            greater than the longest of `text_lengths`, see `text_bucket`.
           text_lengths: (B,) int32, number of valid embeddings, at least 1.
           timesteps: (B,) float32 in [0, 1]; 1 is pure noise.
 
         Returns:
           (B, h, w, 16) float32.
+
+        Raises:
+          ValueError: T is greater than config.text_length.
         """
         h, w = latents.shape[1:3]
         velocity = self.image_velocity(latents, reference, text, text_lengths, timesteps)

@@ -109,6 +109,7 @@ class DoubleBlock(nnx.Module):
         x: tuple[jax.Array, jax.Array],
         rope: jax.Array,
         kv_lengths: jax.Array | None,
+        total_keys: int | None,
         mods: tuple[jax.Array, jax.Array],
     ) -> tuple[jax.Array, jax.Array]:
         """Returns image and text; x = image (B, I, D), text (B, T, D); mods = two (6, B, D)."""
@@ -121,7 +122,8 @@ class DoubleBlock(nnx.Module):
         scales = jnp.stack([self.img.attn.scales, self.txt.attn.scales], axis=1)
         attended = attend(
             q, k, v, scales, rope,
-            split=n, kv_lengths=kv_lengths, implementation=self.implementation,
+            split=n, kv_lengths=kv_lengths, total_keys=total_keys,
+            implementation=self.implementation,
         )  # fmt: skip
 
         image = self.img.update(image, image_mod, attended[:, :n])
@@ -146,7 +148,12 @@ class SingleBlock(nnx.Module):
         self.mlp_out = make("blf,fd->bld", (f, d), ("mlp", "embed"), bias_init=None)
 
     def __call__(
-        self, x: jax.Array, rope: jax.Array, kv_lengths: jax.Array | None, mod: jax.Array
+        self,
+        x: jax.Array,
+        rope: jax.Array,
+        kv_lengths: jax.Array | None,
+        total_keys: int | None,
+        mod: jax.Array,
     ) -> jax.Array:
         """x (B, L, D), mod (3, B, D) -> (B, L, D)."""
         shift, scale, gate = mod
@@ -154,7 +161,7 @@ class SingleBlock(nnx.Module):
         q, k, v = self.attn.qkv(normed)
         attended = attend(
             q, k, v, self.attn.scales[:, None], rope,
-            kv_lengths=kv_lengths, implementation=self.implementation,
+            kv_lengths=kv_lengths, total_keys=total_keys, implementation=self.implementation,
         )  # fmt: skip
         hidden = gelu(checkpoint_name(self.mlp_in(normed), MLP))
         both = self.attn.proj(attended) + self.mlp_out(hidden)
@@ -208,7 +215,8 @@ class Transformer(nnx.Module):
         vector: jax.Array,
         timesteps: jax.Array,
         rope: jax.Array,
-        kv_lengths: jax.Array | None,
+        kv_lengths: jax.Array,
+        total_keys: int | None,
     ) -> jax.Array:
         """Computes the velocity at every image token.
 
@@ -218,7 +226,9 @@ class Transformer(nnx.Module):
           vector: (B, V) global vector of the connector.
           timesteps: (B,) float32 in [0, 1].
           rope: (2, I + T, K) of `rope_table`, text last.
-          kv_lengths: (B,) int32 valid tokens; None: all, as in the releases.
+          kv_lengths: (B,) int32 valid tokens.
+          total_keys: as in `attention`: tokens that the last valid one completes; None: it counts
+            once.
 
         Returns:
           (B, I, C) in the compute dtype.
@@ -226,7 +236,8 @@ class Transformer(nnx.Module):
         image, text = self.img_in(image), self.txt_in(text)
         vec = self.time_in(timestep_embedding(timesteps)) + self.vector_in(vector)
         vec = nnx.silu(vec)
-        text, rope, kv_lengths = self._pad_tokens(text, image.shape[1], rope, kv_lengths)
+        text, rope = self._pad_tokens(text, image.shape[1], rope)
+        context = rope, kv_lengths, total_keys
         run = partial(scan_blocks, remat=self.config.remat)
 
         # the modulations of all blocks at once: they depend only on the conditioning
@@ -236,22 +247,16 @@ class Transformer(nnx.Module):
             compute_all_modulations(double.img.mod, vec),
             compute_all_modulations(double.txt.mod, vec),
         )
-        image, text = run(double, (image, text), rope, kv_lengths, per_block=mods)
+        image, text = run(double, (image, text), *context, per_block=mods)
         x = jnp.concatenate([image, text], axis=1)
-        x = run(
-            single, x, rope, kv_lengths, per_block=compute_all_modulations(single.modulation, vec)
-        )
+        x = run(single, x, *context, per_block=compute_all_modulations(single.modulation, vec))
         return self.final_layer(x[:, : image.shape[1]], vec)
 
-    def _pad_tokens(
-        self, text: jax.Array, n: int, rope: jax.Array, kv_lengths: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    def _pad_tokens(self, text: jax.Array, n: int, rope: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Pads text and rope so that the number of tokens suits the attention kernel."""
         config, length = self.config, n + text.shape[1]
         padded = working_length(length, config.head_dim, config.dtype, config.attention)
         if padded == length:
-            return text, rope, kv_lengths
-        if kv_lengths is None:
-            kv_lengths = jnp.full(len(text), length, jnp.int32)
+            return text, rope
         widths = (0, 0), (0, padded - length), (0, 0)
-        return jnp.pad(text, widths), jnp.pad(rope, widths), kv_lengths
+        return jnp.pad(text, widths), jnp.pad(rope, widths)

@@ -76,6 +76,15 @@ def test_batches_contain_the_padded_records(path):
             assert not batch["text"][i, len(record.text) :].any()
 
 
+def test_texts_are_padded_for_the_longest_of_the_data_set(path, caplog):
+    """Not to all 640 tokens of the release; the edits of a step stay the same."""
+    caplog.set_level("INFO")
+    long, short = batches(path, length=640), batches(path, length=9)
+    assert all(batch["text"].shape == (4, 64, 8) for batch in long)
+    assert [ids(batch) for batch in long] == [ids(batch) for batch in short]
+    assert "Texts have up to 6 of 640 tokens: 64 are computed." in caplog.text
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_the_number_of_processes_does_not_matter(path, count):
     parts = [batches(path, process=(i, count), caption_dropout=0.5) for i in range(count)]

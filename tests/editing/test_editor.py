@@ -110,6 +110,31 @@ def random_edits(editor, **settings):
     return editor.edit(sources, ["fog", "night", "a frame"], num_images=2, **settings), sources
 
 
+def test_text_is_cut_to_what_the_longer_branch_needs(editor, monkeypatch):
+    """The release's 640 tokens, of which most edits need half."""
+
+    class Long(Words):
+        def encode(self, images, instructions):
+            short, lengths = super().encode(images, instructions)
+            text = np.zeros((len(images), 640, 24), np.float32)
+            text[:, :8] = short
+            return text, lengths + [60 + len(instruction) for instruction in instructions]
+
+    lengths = []
+
+    def no_sampling(model, conditions, noise, *_):
+        lengths.append((conditions.text.shape[1], conditions.negative_text.shape[1]))
+        return noise
+
+    monkeypatch.setattr(editor_module, "sample_with_progress", no_sampling)
+    model = random_model()
+    model.config.text_length = 640
+    editor = dataclasses.replace(editor, model=model, encoder=Long())
+    editor.edit(picture((64, 64)), "")
+    editor.edit(picture((64, 64)), "fog", negative="a")
+    assert lengths == [(64, 64), (128, 128)]
+
+
 def test_mixed_sizes_are_what_each_is_alone(editor):
     """In the order in which they were given, each with its own seed."""
     for seed, first in ((5, [5, 7, 9]), ([9, 2, 2], [9, 2, 2])):

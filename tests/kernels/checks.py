@@ -20,6 +20,7 @@ class Shape(NamedTuple):
     head_dim: int
     kv_lengths: tuple[int, ...] | None = None
     scale: float = 1.0  # factor on the queries
+    total_keys: int | None = None
 
 
 # The names say what makes a shape difficult.
@@ -31,6 +32,10 @@ SHAPES = {
     "lengths in different blocks": Shape(3, 1, 1, 260, 900, 16, (896, 897, 10)),
     "grouped heads": Shape(2, 4, 2, 33, 65, 64, (65, 30)),
     "large logits": Shape(1, 1, 1, 60, 300, 128, None, 40.0),
+    # counts from 1 to 891, and a length that is a multiple of every block
+    "last keys count": Shape(4, 1, 1, 260, 900, 16, (896, 900, 10, 128), total_keys=900),
+    "more keys than rows": Shape(3, 4, 2, 33, 65, 64, (1, 64, 65), total_keys=300),
+    "the last of all rows counts": Shape(1, 2, 2, 128, 128, 128, total_keys=500),
 }
 NORM_SHAPES = {
     "one norm": (Shape(2, 2, 2, 130, 130, 128, (130, 77)), 0, 1.0),
@@ -39,6 +44,8 @@ NORM_SHAPES = {
     "queries so small that eps counts": (Shape(1, 1, 1, 40, 40, 16, None, 1e-3), 0, 1.0),
     # base-2 logits up to about 370: without a maximum, 2^370 overflows float32
     "unbounded logits": (Shape(1, 1, 1, 200, 200, 128, (150,)), 0, 8.0),
+    "last keys count": (Shape(3, 2, 2, 300, 300, 16, (256, 300, 17), total_keys=310), 250, 1.0),
+    "unbounded last keys": (Shape(1, 1, 1, 200, 200, 128, (150,), total_keys=640), 0, 8.0),
 }
 
 
@@ -80,8 +87,13 @@ def norm_operands(shape: Shape, split: int, size: float, seed=1):
     return [jnp.asarray(x, jnp.float32) for x in (*scales, rope)]
 
 
-def plain_attention(q, k, v, lengths):
+def plain_attention(q, k, v, lengths, total_keys=None):
     """Computes softmax(q k^T / sqrt(K)) v without any optimization."""
+    if total_keys is not None:  # every example gets its last key as often as it counts
+        lengths = np.full(len(k), k.shape[1]) if lengths is None else np.asarray(lengths)
+        rows = np.minimum(np.arange(total_keys), lengths[:, None] - 1)
+        k, v = (jnp.stack([x[i] for x, i in zip(both, rows, strict=True)]) for both in (k, v))
+        lengths = None
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     logits = jnp.einsum("bqhk,bshk->bhqs", q, k) / np.sqrt(q.shape[-1])
     if lengths is not None:
@@ -120,9 +132,10 @@ def assert_close(got, want, names, tolerance):
 def check(attention, shape: Shape, dtype, tolerance):
     """Compares the output and the gradients of q, k and v with the float64 reference."""
     (q, k, v, do), lengths = operands(shape, dtype)
-    value, vjp = jax.vjp(lambda *x: attention(*x, kv_lengths=lengths), q, k, v)
+    keys = {"kv_lengths": lengths, "total_keys": shape.total_keys}
+    value, vjp = jax.vjp(lambda *x: attention(*x, **keys), q, k, v)
     assert value.dtype == q.dtype
-    want = in_float64(lambda *x: plain_attention(*x, lengths), (q, k, v), do)
+    want = in_float64(lambda *x: plain_attention(*x, lengths, shape.total_keys), (q, k, v), do)
     assert_close([value, *vjp(do)], want, ["o", "dq", "dk", "dv"], tolerance)
 
 
@@ -130,15 +143,16 @@ def check_fused(fused, shape: Shape, split: int, size: float, dtype, tolerance):
     """Compares the output and the gradients of q, k, v and both scales with the reference."""
     (q, k, v, do), lengths = operands(shape, dtype)
     q_scale, k_scale, rope = norm_operands(shape, split, size)
+    keys = {"kv_lengths": lengths, "total_keys": shape.total_keys}
     value, vjp = jax.vjp(
-        lambda q, k, v, a, b: fused(q, k, v, a, b, rope, split=split, kv_lengths=lengths),
+        lambda q, k, v, a, b: fused(q, k, v, a, b, rope, split=split, **keys),
         q, k, v, q_scale, k_scale,
     )  # fmt: skip
 
     def reference(q, k, v, a, b):
         table = np.asarray(rope, np.float64)
         q, k = plain_norm_rope(q, a, table, split), plain_norm_rope(k, b, table, split)
-        return plain_attention(q, k, v, lengths)
+        return plain_attention(q, k, v, lengths, shape.total_keys)
 
     want = in_float64(reference, (q, k, v, q_scale, k_scale), do)
     names = ["o", "dq", "dk", "dv", "dq_scale", "dk_scale"]

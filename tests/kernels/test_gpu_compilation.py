@@ -22,17 +22,18 @@ MIB = 2**20
 KERNEL = r"custom_call @mosaic_gpu"
 
 
-def loss(entry, q, k, v, q_scale, k_scale, rope, lengths):
+def loss(entry, total_keys, q, k, v, q_scale, k_scale, rope, lengths):
+    keys = {"kv_lengths": lengths, "total_keys": total_keys}
     if entry == "plain":
-        out = attention(q, k, v, kv_lengths=lengths, implementation="pallas_gpu")
+        out = attention(q, k, v, **keys, implementation="pallas_gpu")
     else:
-        run = partial(qk_norm_rope_attention, split=8192, kv_lengths=lengths)
+        run = partial(qk_norm_rope_attention, split=8192, **keys)
         out = run(q, k, v, q_scale, k_scale, rope, implementation="pallas_gpu")
     return jnp.sum(out.astype(jnp.float32) ** 2)
 
 
-def step(entry):
-    return jax.jit(jax.value_and_grad(partial(loss, entry), argnums=(0, 1, 2)))
+def step(entry, total_keys=TOKENS):
+    return jax.jit(jax.value_and_grad(partial(loss, entry, total_keys), argnums=(0, 1, 2)))
 
 
 def operands(sharding=None, batch=1):
@@ -44,11 +45,13 @@ def operands(sharding=None, batch=1):
     return q, q, q, scales, scales, rope, array(batch, dtype=jnp.int32)
 
 
+@pytest.mark.parametrize("total_keys", [None, TOKENS])
 @pytest.mark.parametrize("entry", ["plain", "fused"])
-def test_forward_and_backward_are_lowered_for_cuda(entry):
+def test_forward_and_backward_are_lowered_for_cuda(entry, total_keys):
     """Checks shapes, layouts and shared memory of three kernels; the next test checks registers."""
     with jax.sharding.use_abstract_mesh(gpus.abstract_mesh()):
-        lowered = step(entry).trace(*operands()).lower(lowering_platforms=("cuda",))
+        traced = step(entry, total_keys).trace(*operands())
+        lowered = traced.lower(lowering_platforms=("cuda",))
     assert len(re.findall(KERNEL, lowered.as_text())) == 3
 
 

@@ -37,10 +37,12 @@ SHAPES = {
     "a single valid key": Shape(2, 1, 1, 40, 200, 128, (1, 200)),
     "grouped heads": Shape(1, 2, 1, 33, 65, 64, (30,)),
     "large logits": Shape(1, 1, 1, 60, 300, 128, None, 40.0),
+    "last keys count": Shape(3, 1, 1, 40, 200, 64, (128, 200, 77), total_keys=200),
 }
 NORM_SHAPES = {
     "one norm": (Shape(2, 1, 1, 130, 130, 128, (130, 77)), 0),
     "two norms, split inside a tile": (Shape(1, 1, 1, 200, 200, 64, (190,)), 70),
+    "last keys count": (Shape(2, 1, 1, 130, 130, 64, (128, 77), total_keys=640), 0),
 }
 
 
@@ -103,6 +105,6 @@ def test_gradients_are_zero_without_valid_keys():
     heads, _ = operands(Shape(1, 1, 1, 64, 64, 64), jnp.bfloat16)
     q, k, v, do = (x.reshape(1, 64, 64) for x in heads)
     lse = jnp.zeros((1, 1, 1, 64))
-    gradients = KERNELS.backward(64, q, k, v, jnp.array([0]), None, 0, q, lse, do)[:3]
+    gradients = KERNELS.backward(64, q, k, v, jnp.array([0]), None, None, 0, q, lse, do)[:3]
     for gradient in gradients:
         np.testing.assert_array_equal(gradient.astype(float), 0)

@@ -10,6 +10,7 @@ import pytest
 from step1x_jax.errors import UserError
 from step1x_jax.kernels import tuning
 from step1x_jax.kernels.attention import choose
+from step1x_jax.kernels.attention_cudnn import attention_cudnn
 from step1x_jax.kernels.tuning import BLOCK_SIZES, Blocks, choose_block_size
 from tests.kernels.checks import (
     NORM_SHAPES,
@@ -25,7 +26,7 @@ from tests.kernels.checks import (
 HERE = ["xla", "pallas_tpu"]  # implementations that run on CPUs
 # float32: rounding of dot products of width 128 and of sums over 1000 keys. Logits of several
 # hundred have errors of 3e-5, which appear in the softmax weights.
-FLOAT32 = {"large logits": 4e-5, "unbounded logits": 1e-4}
+FLOAT32 = {"large logits": 4e-5, "unbounded logits": 1e-4, "unbounded last keys": 1e-4}
 # bfloat16 has 8 significant bits: operands are exact, but q and k after norm and RoPE, softmax
 # weights, gradients of logits and results are rounded, by 2^-8 each.
 BFLOAT16 = 2e-2
@@ -39,7 +40,7 @@ def test_values_and_gradients_in_float32(implementation, name):
         check(run, SHAPES[name], jnp.float32, FLOAT32.get(name, 1e-5))
 
 
-@pytest.mark.parametrize("name", ["one block", "lengths in different blocks"])
+@pytest.mark.parametrize("name", ["one block", "lengths in different blocks", "last keys count"])
 @pytest.mark.parametrize("implementation", HERE)
 def test_values_and_gradients_in_bfloat16(implementation, name):
     run = partial(attention, implementation=implementation)
@@ -54,10 +55,37 @@ def test_qk_norm_rope_attention_in_float32(implementation, name):
         check_fused(run, *NORM_SHAPES[name], jnp.float32, FLOAT32.get(name, 1e-5))
 
 
+@pytest.mark.parametrize("name", ["one norm", "last keys count"])
 @pytest.mark.parametrize("implementation", HERE)
-def test_qk_norm_rope_attention_in_bfloat16(implementation):
+def test_qk_norm_rope_attention_in_bfloat16(implementation, name):
     run = partial(qk_norm_rope_attention, implementation=implementation)
-    check_fused(run, *NORM_SHAPES["one norm"], jnp.bfloat16, BFLOAT16)
+    check_fused(run, *NORM_SHAPES[name], jnp.bfloat16, BFLOAT16)
+
+
+@pytest.mark.parametrize("name", [name for name, shape in SHAPES.items() if shape.total_keys])
+def test_cudnn_gets_repeated_keys(name, monkeypatch):
+    """cuDNN itself runs on GPUs only: plain JAX stands in for it."""
+    plain = jax.nn.dot_product_attention
+
+    def stand_in(*arrays, implementation, **options):
+        assert implementation == "cudnn"
+        return plain(*arrays, implementation="xla", **options)
+
+    def run(q, k, v, *, kv_lengths, total_keys):
+        if kv_lengths is None:
+            kv_lengths = jnp.full(len(k), k.shape[1])
+        keys = {"kv_lengths": kv_lengths, "total_keys": total_keys}
+        return attention_cudnn(q, k, v, **keys, causal=False)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    with jax.default_matmul_precision("highest"):
+        check(run, SHAPES[name], jnp.float32, 1e-5)
+
+
+def test_equal_keys_and_a_causal_mask_are_refused():
+    x = jnp.zeros((1, 4, 1, 16))
+    with pytest.raises(ValueError, match="a causal mask would hide"):
+        attention(x, x, x, causal=True, total_keys=5)
 
 
 @pytest.mark.parametrize("implementation", HERE)

@@ -50,10 +50,11 @@ def test_forward_and_backward_compile_and_store_no_logits(topology, entry, monke
     rope = array(2, TOKENS, WIDTH, dtype=jnp.float32)
 
     def loss(q, k, v, q_scale, k_scale, rope, lengths):
+        keys = {"kv_lengths": lengths, "total_keys": TOKENS}
         if entry == "plain":
-            out = attention(q, k, v, kv_lengths=lengths)
+            out = attention(q, k, v, **keys)
         else:
-            run = partial(qk_norm_rope_attention, split=8192, kv_lengths=lengths)
+            run = partial(qk_norm_rope_attention, split=8192, **keys)
             out = run(q, k, v, q_scale, k_scale, rope)
         return jnp.sum(out.astype(jnp.float32) ** 2)
 

@@ -11,11 +11,21 @@ from flax import nnx
 from step1x_jax.kernels.attention import working_length
 from step1x_jax.models.config import tiny
 from step1x_jax.models.connector import masked_attention
+from step1x_jax.models.embeddings import pack, rope_table
 from step1x_jax.models.layers import scan_blocks
-from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
+from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model, token_positions
+from step1x_jax.models.text_tokens import text_bucket
 from step1x_jax.weights.layouts.official import flatten_params
-from step1x_jax.weights.load import load_model
-from tests.golden import VECTORS, lengths_of, nchw, nhwc, read_case
+from tests.golden import (
+    VECTORS,
+    forward_rows,
+    lengths_of,
+    load_for_case,
+    nchw,
+    nhwc,
+    read_case,
+    training_rows,
+)
 
 
 def inputs(config, batch=2, text_length=None, seed=0):
@@ -64,11 +74,83 @@ def test_masked_padding_equals_trimmed_text():
 
 
 def test_the_releases_attend_to_padding():
-    model = random_model()
+    model, unpadded = random_model(), random_model(text_length=5)
     latents, reference, text, _, t = inputs(model.config)
-    short = velocity(model, latents, reference, text[:, :5], jnp.full(2, 5), t)
+    short = velocity(unpadded, latents, reference, text[:, :5], jnp.full(2, 5), t)
     padded = velocity(model, latents, reference, text.at[:, 5:].set(0), jnp.full(2, 5), t)
     assert np.abs(padded - short).max() > 1e-2 * np.abs(short).max()
+
+
+def published_velocity(model, latents, reference, text, lengths, t):
+    """Computes the velocities as published: every padded token by itself."""
+    image = jnp.concatenate([pack(latents), pack(reference)], axis=1)
+    tokens, vector = model.connector(text, lengths, t)
+    sizes = [x.shape[1:3] for x in (latents, reference)]
+    ids = token_positions(model.config.version, sizes, text.shape[1])
+    rope = jnp.asarray(rope_table(ids, model.config.axes_dim, model.config.theta))
+    everything = jnp.full(len(text), len(ids))
+    return model.transformer(image, tokens, vector, t, rope, everything, None)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("length", [6, 7, 8])
+def test_one_padded_token_stands_for_all(length, remat):
+    """Values, and the gradients of all parameters and of the text, whose padding has the sum."""
+    model = random_model(remat=remat)
+    latents, reference, text, _, t = inputs(model.config)
+    lengths = jnp.array([5, 2])
+    text = jnp.where((jnp.arange(8) < lengths[:, None])[..., None], text, 0)
+    graph, params = nnx.split(model)
+    weights = jax.random.normal(jax.random.key(0), (2, 12, 64))
+
+    def run(compute, text):
+        def loss(params, text):
+            out = compute(nnx.merge(graph, params), latents, reference, text, lengths, t)
+            return jnp.sum(out * weights), out
+
+        (_, out), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
+            params, text
+        )
+        return out, *gradients
+
+    want, want_params, want_text = run(published_velocity, text)
+    got, got_params, got_text = run(Step1XEdit.image_velocity, text[:, :length])
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(want_params))
+    for ours, theirs in zip(*map(jax.tree.leaves, (got_params, want_params)), strict=True):
+        tolerance = 1e-4 * np.abs(theirs).max() + 1e-7 * largest  # biases of keys have none
+        np.testing.assert_allclose(ours, theirs, atol=tolerance)
+    for ours, theirs, n in zip(got_text, want_text, lengths, strict=True):
+        tolerance = 1e-4 * np.abs(theirs).max()
+        np.testing.assert_allclose(ours[:n], theirs[:n], atol=tolerance)
+        np.testing.assert_allclose(ours[n:].sum(0), theirs[n:].sum(0), atol=tolerance)
+
+
+def test_golden_numbers_hold_for_cut_text():
+    """Published with 20 text tokens, of which the longer text has 13."""
+    case = read_case(VECTORS / "dit_v1_0")
+    model = load_for_case(VECTORS / "dit_v1_0", case)
+    for name in ("text_embeddings", "text_mask"):
+        case[name] = case[name][:, :14]
+    with jax.default_matmul_precision("highest"):
+        rows = [*forward_rows(model, case, case), *training_rows(model, case)]
+    assert not [row for row in rows if not row.ok]
+
+
+def test_more_text_than_the_model_has_is_refused():
+    model = random_model()
+    latents, reference, text, lengths, t = inputs(model.config, text_length=9)
+    with pytest.raises(ValueError, match="9 text tokens, model"):
+        velocity(model, latents, reference, text, lengths, t)
+
+
+def test_text_is_cut_to_few_lengths_with_room_for_padding():
+    assert text_bucket([5], 640) == 64
+    assert text_bucket([63, 5], 640) == 64
+    assert text_bucket([5, 64], 640) == 128  # not 64: one padded token has to be there
+    assert text_bucket(np.array([639]), 640) == text_bucket(np.array([640]), 640) == 640
+    assert text_bucket([5], 8) == 8
+    assert {text_bucket([n], 640) for n in range(1, 641)} == set(range(64, 641, 64))
 
 
 def test_padded_queries_of_the_connector_take_the_value_of_key_0():
@@ -106,14 +188,14 @@ def test_scan_blocks_runs_the_blocks_in_order():
     x = jax.random.normal(jax.random.key(0), (1, 6, 32))
     mods, rope = jax.random.normal(jax.random.key(1), (3, 3, 1, 32)), jnp.ones((2, 6, 16))
     graph, state = nnx.split(blocks)
-    one = jax.jit(lambda params, x, mod: nnx.merge(graph, params)(x, rope, None, mod))
+    one = jax.jit(lambda params, x, mod: nnx.merge(graph, params)(x, rope, None, None, mod))
     want = x
     for i in range(3):
         want = one(jax.tree.map(lambda p, i=i: p[i], state), want, mods[i])
     for remat in ("none", "full"):
-        got = nnx.jit(lambda b, x, r=remat: scan_blocks(b, x, rope, None, remat=r, per_block=mods))(
-            blocks, x
-        )
+        got = nnx.jit(
+            lambda b, x, r=remat: scan_blocks(b, x, rope, None, None, remat=r, per_block=mods)
+        )(blocks, x)
         np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
 
 
@@ -121,7 +203,8 @@ def test_scan_blocks_runs_the_blocks_in_order():
 def test_padding_for_kernels_does_not_change_the_result(attend_to_padding):
     """Plain attention needs no padding; the kernel pads to 128 tokens here."""
     config = dataclasses.replace(tiny(), attend_to_padding=attend_to_padding)
-    data = inputs(config)
+    latents, reference, text, _, t = inputs(config)
+    data = latents, reference, text.at[0, 3:].set(0), jnp.array([3, 8]), t
     velocities = []
     for name in ("xla", "pallas_tpu"):
         config.attention = name
@@ -139,7 +222,7 @@ def test_bfloat16_stays_close_to_float32(name):
     Relative to the velocity's norm the total error is below 3 %.
     """
     case = read_case(VECTORS / name)
-    model = load_model(VECTORS / name, dtype="bfloat16")
+    model = load_for_case(VECTORS / name, case, dtype="bfloat16")
     ours = velocity(
         model,
         nhwc(case["latents"]),

@@ -48,7 +48,7 @@ def seconds():
         blocks = nnx.merge(graph, params)
         rope = jnp.ones((2, TOKENS, config.head_dim))
         mods = compute_all_modulations(blocks.modulation, vec)
-        x = scan_blocks(blocks, x, rope, None, remat="none", per_block=mods)
+        x = scan_blocks(blocks, x, rope, None, None, remat="none", per_block=mods)
         return jnp.sum(x.astype(jnp.float32) ** 2)
 
     def array(*shape):

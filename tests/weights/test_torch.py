@@ -181,7 +181,7 @@ def both_dits(case, flux, loras=()):
             model.connector, inputs["text"], lengths, times
         )
         here = nnx.jit(type(model.transformer).__call__)(
-            model.transformer, image, text, vector, times, rope, None
+            model.transformer, image, text, vector, times, rope, np.full(B, len(ids)), None
         )
     n = image.shape[1]
     with torch.no_grad():

@@ -1,4 +1,8 @@
-"""FLOPs that the model requires, independent of kernels and rematerialization: for MFU."""
+"""FLOPs of the published computation, independent of kernels and rematerialization: for MFU.
+
+It includes every padded text token, of which the model computes only one per example
+(`Step1XEdit`). MFU counts the FLOPs that this saves as if they had been executed.
+"""
 
 import dataclasses
 import math

@@ -25,6 +25,7 @@ TABLE: Table = {
         ("noise of other results", "Editor._make", "given[np.array(group)]", "given[: len(group)]"),
         ("text alone of v1.0", "Editor.generate",
          "if self.model.config.version == 'v1.0':", "if False:"),
+        ("text cut to one branch", "Editor._conditions", "[lengths, other_lengths]", "[lengths]"),
         ("mask turned", "Editor._conditions", "~changing[..., None]", "changing[..., None]"),
         ("tiles never", "_is_large", "width * height > LARGEST_WHOLE_PIXELS", "False"),
     ],

@@ -83,8 +83,6 @@ TABLE: Table = {
          "mods = compute_all_modulations(double.img.mod, vec), ...",
          "mods = (compute_all_modulations(double.txt.mod, vec),\n"
          "        compute_all_modulations(double.img.mod, vec))"),
-        ("padding behind the text seen", "Transformer._pad_tokens",
-         "len(text), length", "len(text), padded"),
         ("double block without gate", "Stream.update", "gate1[:, None] * ...", "..."),
         ("single block without gate", "SingleBlock.__call__", "gate[:, None] * ...", "..."),
         ("final layer order", "FinalLayer.__call__", "(shift, scale)", "(scale, shift)"),
@@ -94,6 +92,8 @@ TABLE: Table = {
          "self.txt.attn.scales, self.img.attn.scales"),
         ("double block sees padding", "DoubleBlock.__call__", "kv_lengths=kv_lengths", ""),
         ("single block sees padding", "SingleBlock.__call__", "kv_lengths=kv_lengths", ""),
+        ("double block sees padding once", "DoubleBlock.__call__", "total_keys=total_keys", ""),
+        ("single block sees padding once", "SingleBlock.__call__", "total_keys=total_keys", ""),
     ],
     ("step1x_jax/models/embeddings.py", "tests/models/test_embeddings.py"): [
         ("order in a token", "pack", "5, 2, 4", "2, 4, 5"),
@@ -124,8 +124,15 @@ TABLE: Table = {
         ("text has positions", "token_positions", "np.zeros", "np.ones"),
         ("padding masked", "Step1XEdit.image_velocity",
          "config.attend_to_padding", "not config.attend_to_padding"),
+        ("no padded token left", "Step1XEdit.image_velocity", "text_lengths + 1", "text_lengths"),
+        ("padding of the cut text counts", "Step1XEdit.image_velocity",
+         "image.shape[1] + config.text_length", "image.shape[1] + text.shape[1]"),
         ("lengths without picture", "Step1XEdit.image_velocity",
          "image.shape[1] + text_lengths", "text_lengths"),
+    ],
+    ("step1x_jax/models/text_tokens.py", MODEL): [
+        ("text cut to its longest", "text_bucket", "longest + 1", "longest"),
+        ("text longer than the model's", "text_bucket", "min(..., text_length)", "max(..., 1)"),
     ],
     ("step1x_jax/models/autoencoder.py", VAE): [
         ("padding before", "Downsample.__init__", "(0, 1), (0, 1)", "(1, 0), (1, 0)"),

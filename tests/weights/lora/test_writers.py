@@ -20,7 +20,7 @@ from step1x_jax.weights.lora.names import diffusers_layers, linear_shapes
 from step1x_jax.weights.lora.writers import save_kohya, save_peft
 from step1x_jax.weights.open import open_weights
 from step1x_jax.weights.readers import InMemory
-from tests.golden import VECTORS, forward_rows, read_case
+from tests.golden import VECTORS, forward_rows, load_for_case, read_case
 
 FOLDER = VECTORS / "lora"
 FILE = FOLDER / "lora_kohya.safetensors"
@@ -83,11 +83,11 @@ def test_kohya_to_peft_and_back_is_the_same_file(tmp_path, table, name):
 
 def test_the_peft_form_gives_the_golden_outputs(tmp_path, table):
     save_peft(tmp_path / "lora.safetensors", LoraFile(FILE, table))
-    model = load_model(
-        open_weights(BASE, loras=[(tmp_path / "lora.safetensors", 1.0)]), dtype="float32"
-    )
+    inputs = read_case(BASE)
+    weights = open_weights(BASE, loras=[(tmp_path / "lora.safetensors", 1.0)])
+    model = load_for_case(weights, inputs)
     with jax.default_matmul_precision("highest"):
-        rows = list(forward_rows(model, read_case(BASE), read_case(FOLDER)))
+        rows = list(forward_rows(model, inputs, read_case(FOLDER)))
     assert rows
     assert not [row for row in rows if not row.ok]
 
