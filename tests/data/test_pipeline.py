@@ -78,7 +78,7 @@ def test_batches_contain_the_padded_records(path):
 
 def test_texts_are_padded_for_the_longest_of_the_data_set(path, caplog):
     """Not to all 640 tokens of the release; the edits of a step stay the same."""
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     long, short = batches(path, length=640), batches(path, length=9)
     assert all(batch["text"].shape == (4, 64, 8) for batch in long)
     assert [ids(batch) for batch in long] == [ids(batch) for batch in short]
