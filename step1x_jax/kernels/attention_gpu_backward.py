@@ -129,8 +129,11 @@ def _run(
 
     ready_barrier = functools.partial(plgpu.Barrier, num_arrivals=len(streamed) // 2)
     scratch: dict[str, Any] = {
-        "resident": [allocate(WARPGROUPS, TILE_ROWS, x) for x in resident],
-        "streamed": [allocate(tiles.stages, tiles.rows, x) for x in streamed],
+        # in this order in shared memory: in the other one the dk/dv kernel spills registers
+        "tiles": (
+            [allocate(tiles.stages, tiles.rows, x) for x in streamed],
+            [allocate(WARPGROUPS, TILE_ROWS, x) for x in resident],
+        ),
         "resident_ready": plgpu.Barrier(num_barriers=WARPGROUPS, num_arrivals=len(resident)),
         "reloaded": plgpu.Barrier(num_barriers=WARPGROUPS),
         "first_ready": ready_barrier(num_barriers=tiles.stages),
@@ -166,7 +169,8 @@ class _ResidentTiles:
         self.batch_head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
         self.rows = pl.ds(self.start, TILE_ROWS)
         self.refs = refs
-        self.smem = [tile.at[group] for tile in scratch["resident"]]
+        _, resident = scratch["tiles"]
+        self.smem = [tile.at[group] for tile in resident]
         for ref, tile in zip(refs, self.smem, strict=True):
             ready = scratch["resident_ready"].at[group]
             plgpu.copy_gmem_to_smem(gpu.slice_head(ref, self.batch_head, self.rows), tile, ready)
@@ -230,7 +234,7 @@ def _dq_kernel(*refs: Ref, counted: bool, fused: bool, split: int, **scratch: An
     last_key_biases, *rest = rest if counted else (None, *rest)
     scale, rope, dq_ref, scale_gradients = rest if fused else (None, None, rest[0], None)
     batch_head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
-    keys, values = scratch["streamed"]
+    (keys, values), _ = scratch["tiles"]
     stages, block_kv, head_dim = keys.shape
     softmax_scale = 1 / math.sqrt(head_dim)
     kv_length = kv_lengths[batch_head[0]]
@@ -309,7 +313,7 @@ def _dkv_kernel(*refs: Ref, counted: bool, fused: bool, split: int, **scratch: A
     else:
         dk_ref, dv_ref = rest
     batch_head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
-    queries, gradients, lses, deltas = scratch["streamed"]
+    (queries, gradients, lses, deltas), _ = scratch["tiles"]
     stages, block_q, head_dim = queries.shape
     softmax_scale = 1 / math.sqrt(head_dim)
     kv_length = kv_lengths[batch_head[0]]
