@@ -80,12 +80,14 @@ def batches(first_step: int):
     for step in range(first_step, 1 << 31):
         rng = np.random.default_rng(step)
         latents = (8, 4, 6, 16)
-        yield {
+        batch = {
             "target": rng.standard_normal(latents, np.float32),
             "source": rng.standard_normal(latents, np.float32),
             "text": rng.standard_normal((8, 6, 10), np.float32),
             "text_lengths": rng.integers(1, 7, 8).astype(np.int32),
         }
+        valid = np.arange(6) < batch["text_lengths"][:, None]
+        yield batch | {"text": batch["text"] * valid[:, :, None]}
 
 
 def stopped(first_step: int):
