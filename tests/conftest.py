@@ -80,3 +80,10 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_compiled_programs():
+    """Frees the programs of a file after it: those of all files take 9 GB."""
+    yield
+    jax.clear_caches()

@@ -498,10 +498,20 @@ class Visitor:
     def ask(self, instruction, steps=3):
         self.tab.fill("#instruction textarea", instruction)
         self.tab.click("#more button >> nth=0")
-        self.tab.fill("#steps input[type=number]", str(steps))
-        self.tab.press("#steps input[type=number]", "Tab")
+        self.set_steps(steps)
         self.tab.click("#more button >> nth=0")
         self.tab.click("#edit")
+
+    def set_steps(self, steps):
+        """Fills the field until the page has noted it: an opening panel loses what is filled."""
+        noted = "steps => document.querySelector('#steps input[type=range]').value == steps"
+        for _ in range(100):
+            self.tab.fill("#steps input[type=number]", str(steps))
+            self.tab.press("#steps input[type=number]", "Tab")
+            if self.tab.evaluate(noted, str(steps)):
+                return
+            self.tab.wait_for_timeout(200)
+        raise AssertionError(f"the page does not take {steps} steps")
 
     def says(self, text):
         self.tab.wait_for_selector(f"#progress :text('{text}')")

@@ -145,7 +145,7 @@ def whole_run(base, tmp_path_factory):
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
-def test_at_first_the_model_is_its_base_bit_for_bit(base, dtype):
+def test_at_first_the_model_is_its_base(base, dtype):
     config = lora_config(base)
     config.model.dtype, config.model.param_dtype = dtype, dtype
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -156,7 +156,9 @@ def test_at_first_the_model_is_its_base_bit_for_bit(base, dtype):
     adapted = jax.jit(lambda *x: nnx.merge(graph, adapters, frozen)(*x))(*arguments())
     plain = jax.jit(lambda *x: nnx.merge(abstract_model(config.model)[0], frozen)(*x))
     assert np.abs(adapted).max() > 0.1
-    np.testing.assert_array_equal(adapted, plain(*arguments()))
+    # in bfloat16 bit for bit; in float32 XLA may fuse the sums of the two programs otherwise
+    tolerance = 1e-5 if dtype == "float32" else 0
+    np.testing.assert_allclose(adapted, plain(*arguments()), rtol=0, atol=tolerance)
 
 
 def test_gradients_are_those_of_the_full_weights_by_the_chain_rule(base):
