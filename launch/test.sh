@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests.
 #
-#   bash launch/test.sh [PYTEST_ARGUMENT...]         # the quick ones, without PyTorch: seven minutes on two cores
+#   bash launch/test.sh [PYTEST_ARGUMENT...]         # the quick ones, without PyTorch: nine minutes on two cores
 #   bash launch/test.sh --all [PYTEST_ARGUMENT...]   # all that can run here, the linter and the type checker
 #
 # --all adds the slow tests and those that need extras. The quick ones of what stands on JAX, Flax
