@@ -29,7 +29,7 @@ def pytest_configure(config):
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }
     for name, value in chosen.items():
-        os.environ.setdefault(name.upper(), str(value))
+        os.environ[name.upper()] = str(value)
         jax.config.update(name, value)
 
 

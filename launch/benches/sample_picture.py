@@ -10,6 +10,7 @@ from etils import epath
 from launch.speeds.edits import SpeedError
 from step1x_jax.errors import UserError
 from step1x_jax.files import replacing
+from step1x_jax.sampling.plan import EXACT
 
 INCHES, DOTS = (7.5, 4.5), 120  # of the picture; dots in an inch
 
@@ -34,7 +35,7 @@ def draw(path: epath.PathLike, errors: Mapping[str, SpeedError], title: str) -> 
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, error in errors.items():
-        if name == "exact":
+        if name == EXACT:
             continue
         share, mean, worst = error.share_of_flops, error.psnr_mean, error.psnr_worst
         (line,) = axes.plot([share, share], [worst, mean], linewidth=1)

@@ -310,12 +310,13 @@ class Editor:
             conditions = self._conditions([request], [self._resized(request)], sampling.size)
             conditions, noise, times, guidance = self._inputs(conditions, sampling, noise)
             with self._model_there() as model:
-                velocities = list(record(model, conditions, noise, times, guidance, self.mesh))
-        check_finite(np.stack(velocities), "the model's velocity", "other weights")
+                recorded = record(model, conditions, noise, times, guidance, self.mesh)
+                velocities = np.stack(list(recorded))
+        check_finite(velocities, "the model's velocity", "other weights")
         keep = np.zeros((*noise.shape[1:3], 1), bool)
         if conditions.keep is not None:
             keep = np.asarray(conditions.keep[0])
-        return Trajectory(times, np.stack(velocities), guidance, ~keep)
+        return Trajectory(times, velocities, guidance, ~keep)
 
     def encode(self, picture: Image.Image) -> np.ndarray:
         """A picture, its sides multiples of 16, to latents (h, w, 16) float32."""

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from step1x_jax.sampling.guidance import Guidance, guide
-from step1x_jax.sampling.plan import PlannedStep, SamplingPlan
+from step1x_jax.sampling.plan import PlannedStep, SamplingPlan, end_of_damping
 from step1x_jax.sampling.skipping import full_step
 from step1x_jax.sampling.step import Conditions, on_devices
 
@@ -170,7 +170,7 @@ def candidates(trajectories: Sequence[Trajectory], count: int) -> list[SamplingP
       count: see `best_steps`; as many as there are ends of damping at least.
     """
     n = len(trajectories[0].times) - 1
-    ends = {int(np.sum(x.times[:-1] > float(x.guidance.truncate))) for x in trajectories}
+    ends = {end_of_damping(x.times, float(x.guidance.truncate)) for x in trajectories}
     always = sorted(ends - {0, n})
     found = []
     for order in (0, 1):

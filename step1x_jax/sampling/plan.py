@@ -102,7 +102,7 @@ class SamplingPlan:
           UserError: the plan is for another number of steps.
         """
         self.check_steps(len(times) - 1)
-        end = int(np.sum(times[:-1] > truncate))
+        end = end_of_damping(times, truncate)
         if end == self.num_steps:
             return self
         return dataclasses.replace(
@@ -110,6 +110,16 @@ class SamplingPlan:
             computed=tuple(sorted({*self.computed, end})),
             unconditional=tuple(sorted({*self.unconditional, end})),
         )
+
+
+def end_of_damping(times: np.ndarray, truncate: float) -> int:
+    """The first step that does not begin above `truncate`; the number of steps if all do.
+
+    Args:
+      times: (steps + 1,) from 1 to 0.
+      truncate: the time above which guidance is damped.
+    """
+    return int(np.sum(times[:-1] > truncate))
 
 
 def every_step(num_steps: int) -> SamplingPlan:

@@ -31,7 +31,7 @@ TABLE: Table = {
          "self.computed"),
         ("difference held at damping's end", "SamplingPlan.fitted", "{*self.unconditional, end}",
          "self.unconditional"),
-        ("the step before damping's end", "SamplingPlan.fitted",
+        ("the step before damping's end", "end_of_damping",
          "times[:-1] > truncate", "times[1:] > truncate"),
         ("any number of steps", "SamplingPlan.check_steps",
          "if num_steps != self.num_steps:", "if False:"),
