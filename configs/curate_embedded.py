@@ -12,7 +12,8 @@ portraits:
     # end
 """
 
-from step1x_jax.curation.config import CurateConfig
+from step1x_jax.conditioning.encoder import EncoderConfig
+from step1x_jax.curation.config import CurateConfig, ExportConfig
 from step1x_jax.curation.review import Review
 from step1x_jax.curation.sources.photographs import EmbeddedPhotographs
 from step1x_jax.curation.stages.decontamination import Decontamination
@@ -28,29 +29,32 @@ from step1x_jax.curation.stages.whole_filters import (
 
 
 def get_config() -> CurateConfig:
-    config = CurateConfig(source=EmbeddedPhotographs())
-    config.stages = {
-        "edit": EmbeddedEdits(),
-        "size": Size(),
-        "unchanged": Unchanged(),
-        "leak": Leak(),
-        "decontamination": Decontamination(),  # .dataset: path of the benchmark
-        "hashes": EditHashes(),
-        "duplicates": Duplicates(),
-        "instructions": TemplateInstructions(),
-        "languages": Languages(),
-        "template_share": TemplateShare(),
-        "review": Review(),  # .verdicts: file saved by the page of `review`
-        "few_sources": FewSources(),
-    }
-    # Records for the quickstart's small models; set the two paths for the released ones.
-    config.export.held_out = 0.15
-    config.export.size = 128
-    config.export.encoder.path = "step1x_jax/assets/quickstart/encoder"
-    config.export.encoder.dtype = "float32"
-    config.export.encoder.min_pixels = 4 * 28 * 28
-    config.export.encoder.text_length = (
-        128  # the longest instruction with its picture has 115 tokens
+    return CurateConfig(
+        source=EmbeddedPhotographs(),
+        stages={
+            "edit": EmbeddedEdits(),
+            "size": Size(),
+            "unchanged": Unchanged(),
+            "leak": Leak(),
+            "decontamination": Decontamination(),  # .dataset: path of the benchmark
+            "hashes": EditHashes(),
+            "duplicates": Duplicates(),
+            "instructions": TemplateInstructions(),
+            "languages": Languages(),
+            "template_share": TemplateShare(),
+            "review": Review(),  # .verdicts: file saved by the page of `review`
+            "few_sources": FewSources(),
+        },
+        # Records for the quickstart's small models; set the two paths for the released ones.
+        export=ExportConfig(
+            held_out=0.15,
+            size=128,
+            encoder=EncoderConfig(
+                path="step1x_jax/assets/quickstart/encoder",
+                dtype="float32",
+                min_pixels=4 * 28 * 28,
+                text_length=128,  # the longest instruction with its picture has 115 tokens
+            ),
+            autoencoder="step1x_jax/assets/quickstart/autoencoder",
+        ),
     )
-    config.export.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
-    return config

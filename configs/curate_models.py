@@ -42,28 +42,31 @@ LANGUAGE: dict[str, Any] = {
 
 
 def get_config() -> CurateConfig:
-    config = CurateConfig(source=ImageFolder())
-    config.stages = {
-        "nsfw": Nsfw(**NSFW),
-        "aesthetics": Aesthetics(**CLIP),  # .head: path of its head
-        "photographs": Limits(),
-        "detect": Detect(**FLORENCE2),
-        "masks": Masks(**SAM2),
-        "plan": PlanFills(things=("a cat", "a potted plant", "a red suitcase", "a stack of books")),
-        "edit": FluxFill(**FLUX_FILL, count=4),
-        "unchanged": Unchanged(),
-        "leak": Leak(),
-        "target_nsfw": TargetNsfw(**NSFW),
-        "decontamination": Decontamination(),  # .dataset: path of the benchmark
-        "hashes": EditHashes(),
-        "duplicates": Duplicates(),
-        "describe": Describe(**FLORENCE2),
-        "scores": ClipScores(**CLIP),
-        "limits": Limits(),
-        "caption": Caption(**LANGUAGE),
-        "languages": Languages(),
-        "verdict": Verdict(**LANGUAGE),
-        "good": Limits(),
-        "review": Review(),
-    }
-    return config
+    return CurateConfig(
+        source=ImageFolder(),
+        stages={
+            "nsfw": Nsfw(**NSFW),
+            "aesthetics": Aesthetics(**CLIP),  # .head: path of its head
+            "photographs": Limits(),
+            "detect": Detect(**FLORENCE2),
+            "masks": Masks(**SAM2),
+            "plan": PlanFills(
+                things=("a cat", "a potted plant", "a red suitcase", "a stack of books")
+            ),
+            "edit": FluxFill(**FLUX_FILL, count=4),
+            "unchanged": Unchanged(),
+            "leak": Leak(),
+            "target_nsfw": TargetNsfw(**NSFW),
+            "decontamination": Decontamination(),  # .dataset: path of the benchmark
+            "hashes": EditHashes(),
+            "duplicates": Duplicates(),
+            "describe": Describe(**FLORENCE2),
+            "scores": ClipScores(**CLIP),
+            "limits": Limits(),
+            "caption": Caption(**LANGUAGE),
+            "languages": Languages(),
+            "verdict": Verdict(**LANGUAGE),
+            "good": Limits(),
+            "review": Review(),
+        },
+    )

@@ -27,23 +27,24 @@ from step1x_jax.curation.stages.whole_filters import Duplicates, EditHashes
 
 
 def get_config() -> CurateConfig:
-    config = CurateConfig(source=ImageFolder())
-    config.stages = {
-        "nsfw": Nsfw(**NSFW),
-        "photographs": Limits(),
-        "detect": Detect(**FLORENCE2),  # tags for the planner
-        "plan": PlanEdits(**LANGUAGE),
-        "edit": OwnEditor(count=4),  # .model: the model
-        "unchanged": Unchanged(),
-        "target_nsfw": TargetNsfw(**NSFW),
-        "decontamination": Decontamination(),  # .dataset: path of the benchmark
-        "hashes": EditHashes(),
-        "duplicates": Duplicates(),
-        "scores": ClipScores(**CLIP),
-        "verdict": Verdict(**LANGUAGE),  # judges the planned instruction
-        "limits": Limits(),
-        "caption": Caption(**LANGUAGE),  # captions the result, in both languages
-        "languages": Languages(),
-        "review": Review(),
-    }
-    return config
+    return CurateConfig(
+        source=ImageFolder(),
+        stages={
+            "nsfw": Nsfw(**NSFW),
+            "photographs": Limits(),
+            "detect": Detect(**FLORENCE2),  # tags for the planner
+            "plan": PlanEdits(**LANGUAGE),
+            "edit": OwnEditor(count=4),  # .model: the model
+            "unchanged": Unchanged(),
+            "target_nsfw": TargetNsfw(**NSFW),
+            "decontamination": Decontamination(),  # .dataset: path of the benchmark
+            "hashes": EditHashes(),
+            "duplicates": Duplicates(),
+            "scores": ClipScores(**CLIP),
+            "verdict": Verdict(**LANGUAGE),  # judges the planned instruction
+            "limits": Limits(),
+            "caption": Caption(**LANGUAGE),  # captions the result, in both languages
+            "languages": Languages(),
+            "review": Review(),
+        },
+    )

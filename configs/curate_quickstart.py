@@ -8,7 +8,8 @@ Expected time: a minute and a half on 2 CPU cores. For your own photographs, set
 ImageFolder(path=...) (curation/sources/folder.py).
 """
 
-from step1x_jax.curation.config import CurateConfig
+from step1x_jax.conditioning.encoder import EncoderConfig
+from step1x_jax.curation.config import CurateConfig, ExportConfig
 from step1x_jax.curation.sources.crops import EmbeddedCrops
 from step1x_jax.curation.stages.plain_edits import PlainEdits
 from step1x_jax.curation.stages.template_instructions import TemplateInstructions
@@ -16,14 +17,18 @@ from step1x_jax.quickstart.held_out import PHOTOGRAPHS
 
 
 def get_config() -> CurateConfig:
-    config = CurateConfig(source=EmbeddedCrops(count=200, apart=PHOTOGRAPHS))
-    config.stages = {"edit": PlainEdits(), "instructions": TemplateInstructions()}
-
-    config.export.held_out_groups = PHOTOGRAPHS
-    config.export.size = 128
-    config.export.encoder.path = "step1x_jax/assets/quickstart/encoder"
-    config.export.encoder.dtype = "float32"
-    config.export.encoder.min_pixels = 4 * 28 * 28  # 25 tokens per picture
-    config.export.encoder.text_length = 64
-    config.export.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
-    return config
+    return CurateConfig(
+        source=EmbeddedCrops(count=200, apart=PHOTOGRAPHS),
+        stages={"edit": PlainEdits(), "instructions": TemplateInstructions()},
+        export=ExportConfig(
+            held_out_groups=PHOTOGRAPHS,
+            size=128,
+            encoder=EncoderConfig(
+                path="step1x_jax/assets/quickstart/encoder",
+                dtype="float32",
+                min_pixels=4 * 28 * 28,  # 25 tokens per picture
+                text_length=64,
+            ),
+            autoencoder="step1x_jax/assets/quickstart/autoencoder",
+        ),
+    )

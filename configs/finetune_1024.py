@@ -25,28 +25,34 @@ The loss to expect was not measured. `python -m launch.describe` with this confi
 without allocating memory.
 """
 
+import dataclasses
+
+from step1x_jax.conditioning.encoder import EncoderConfig
+from step1x_jax.data.pipeline import DataConfig
 from step1x_jax.models.config import step1x_edit_v1_1
-from step1x_jax.training.config import TrainConfig
+from step1x_jax.parallel.mesh import MeshConfig
+from step1x_jax.training.config import (
+    CheckpointConfig,
+    OptimizerConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 
 
 def get_config() -> TrainConfig:
-    config = TrainConfig(model=step1x_edit_v1_1())
-    config.model.dtype = "bfloat16"  # compute dtype; parameters and optimizer state stay float32
-    config.model.remat = "auto"  # saves as many intermediates as fit
-
-    config.data.batch_size = 8
-    config.mesh.data = (
-        config.mesh.fsdp
-    ) = -1  # any number of devices; parameters are sharded over up to 64
-
-    config.optimizer.learning_rate = 1e-5  # constant, as in the paper
-
-    config.training.start_from = "step1x-edit-v1p1-official.safetensors"
-    config.training.steps = 10_000
-    config.checkpoint.every = 500
-    config.checkpoint.keep = 2  # 150 GB each
-
-    # The models with which the records were encoded, for launch.edit.
-    config.autoencoder = "vae.safetensors"
-    config.encoder.path = "Qwen2.5-VL-7B-Instruct"
-    return config
+    return TrainConfig(
+        # Computes in bfloat16; parameters and optimizer state stay float32. Remat "auto" saves as
+        # many intermediates as fit.
+        model=dataclasses.replace(step1x_edit_v1_1(), dtype="bfloat16", remat="auto"),
+        mesh=MeshConfig(data=-1, fsdp=-1),  # any number of devices, shards over up to 64
+        data=DataConfig(batch_size=8),
+        optimizer=OptimizerConfig(learning_rate=1e-5),  # constant, as in the paper
+        training=TrainingConfig(
+            start_from="step1x-edit-v1p1-official.safetensors",
+            steps=10_000,
+        ),
+        checkpoint=CheckpointConfig(every=500, keep=2),  # 150 GB each
+        # The models with which the records were encoded, for launch.edit.
+        autoencoder="vae.safetensors",
+        encoder=EncoderConfig(path="Qwen2.5-VL-7B-Instruct"),
+    )

@@ -21,11 +21,9 @@ The loss to expect was not measured.
 """
 
 from configs.finetune_1024 import get_config as at_1024
+from step1x_jax.overrides import override
 from step1x_jax.training.config import TrainConfig
 
 
 def get_config() -> TrainConfig:
-    config = at_1024()
-    config.data.batch_size = 32
-    config.sampling.size = 512
-    return config
+    return override(at_1024(), {"data.batch_size": 32, "sampling.size": 512})

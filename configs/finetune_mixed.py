@@ -22,10 +22,9 @@ of all shapes have about as many tokens. The loss to expect was not measured.
 """
 
 from configs.finetune_1024 import get_config as at_1024
+from step1x_jax.overrides import override
 from step1x_jax.training.config import TrainConfig
 
 
 def get_config() -> TrainConfig:
-    config = at_1024()
-    config.data.path = "data/1024,data/512"
-    return config
+    return override(at_1024(), {"data.path": "data/1024,data/512"})

@@ -26,36 +26,41 @@ Edit with the run, or write a LoRA file in kohya's format:
     python -m launch.convert --input=runs/lora --to=kohya --output=out/lora.safetensors
 """
 
-from step1x_jax.models.config import step1x_edit_v1_1
-from step1x_jax.training.config import TrainConfig
+import dataclasses
+
+from step1x_jax.conditioning.encoder import EncoderConfig
+from step1x_jax.data.pipeline import DataConfig
+from step1x_jax.models.config import LoraConfig, step1x_edit_v1_1
+from step1x_jax.parallel.mesh import MeshConfig
+from step1x_jax.training.config import (
+    CheckpointConfig,
+    OptimizerConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+from step1x_jax.training.step.timesteps import TimestepConfig
 
 
 def get_config() -> TrainConfig:
-    config = TrainConfig(model=step1x_edit_v1_1())
-    config.model.dtype = "bfloat16"  # compute dtype
-    config.model.param_dtype = "bfloat16"  # dtype of the frozen base; adapters are always float32
-    config.model.remat = "auto"  # saves as many intermediates as fit
-
-    config.lora.rank = 64
-    config.lora.alpha = 32.0
-    # lora.targets defaults to the linear layers of all blocks; "connector.*" may be added.
-
-    config.mesh.data = (
-        config.mesh.fsdp
-    ) = -1  # any number of devices; parameters are sharded over up to 64
-    config.data.batch_size = 1  # for one GPU; otherwise a multiple of the number of devices
-
-    config.optimizer.learning_rate = 1e-4  # constant, as published
-
-    # Timesteps sigmoid(N(0, 1)) with the published shift.
-    config.timesteps.shift = 3.1582
-
-    config.training.start_from = "step1x-edit-v1p1-official.safetensors"
-    config.training.steps = 10_000
-    config.checkpoint.every = 500
-    config.checkpoint.keep = 2  # 3.7 GB each: adapters and two moments
-
-    # The models with which the records were encoded, for launch.edit.
-    config.autoencoder = "vae.safetensors"
-    config.encoder.path = "Qwen2.5-VL-7B-Instruct"
-    return config
+    return TrainConfig(
+        # The frozen base is stored and computed in bfloat16; adapters are always stored in float32.
+        # Remat "auto" saves as many intermediates as fit.
+        model=dataclasses.replace(
+            step1x_edit_v1_1(), dtype="bfloat16", param_dtype="bfloat16", remat="auto"
+        ),
+        # The linear layers of all blocks are adapted; targets=(..., "connector.*") adds others.
+        lora=LoraConfig(rank=64, alpha=32.0),
+        mesh=MeshConfig(data=-1, fsdp=-1),  # any number of devices, shards over up to 64
+        data=DataConfig(batch_size=1),  # for one GPU; otherwise a multiple of the devices
+        optimizer=OptimizerConfig(learning_rate=1e-4),  # constant, as published
+        # Timesteps sigmoid(N(0, 1)) with the published shift.
+        timesteps=TimestepConfig(shift=3.1582),
+        training=TrainingConfig(
+            start_from="step1x-edit-v1p1-official.safetensors",
+            steps=10_000,
+        ),
+        checkpoint=CheckpointConfig(every=500, keep=2),  # 3.7 GB each: adapters and two moments
+        # The models with which the records were encoded, for launch.edit.
+        autoencoder="vae.safetensors",
+        encoder=EncoderConfig(path="Qwen2.5-VL-7B-Instruct"),
+    )

@@ -7,36 +7,48 @@ Expected: 7 minutes of training on 2 CPU cores, 10 for the script, and a mean ga
 the unedited source on held-out photographs.
 """
 
+from step1x_jax.conditioning.encoder import EncoderConfig
+from step1x_jax.data.pipeline import DataConfig
 from step1x_jax.models.config import quickstart
-from step1x_jax.training.config import TrainConfig
+from step1x_jax.sampling.config import SamplingConfig
+from step1x_jax.training.config import (
+    CheckpointConfig,
+    OptimizerConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+from step1x_jax.training.step.timesteps import TimestepConfig
 
 
 def get_config() -> TrainConfig:
-    config = TrainConfig(model=quickstart())
-    config.data.path = "runs/quickstart/edits/export/train"
-    config.data.batch_size = 12  # small: in a run this short, more steps help most
-
-    config.optimizer.learning_rate = 1.5e-3
-    config.optimizer.b2 = 0.98
-    config.optimizer.clip_norm = 1.0
-    config.optimizer.schedule = "linear"
-    config.optimizer.warmup_steps = 60
-    config.optimizer.flat_fraction = 0.4
-
-    config.timesteps.shift = 3.0  # favors noisy timesteps, at which the edit is decided
-
-    config.training.steps = 1250
-    config.training.log_every = 25
-    config.checkpoint.every = 250
-    config.checkpoint.keep = 2
-
-    # The models with which the records were encoded (configs/curate_quickstart.py), for editing.
-    config.autoencoder = "step1x_jax/assets/quickstart/autoencoder"
-    config.encoder.path = "step1x_jax/assets/quickstart/encoder"
-    config.encoder.min_pixels = 4 * 28 * 28  # 25 tokens per picture; the release has 256 or more
-
-    config.sampling.size = 128
-    config.sampling.num_steps = 10
-    config.sampling.guidance = 1.2  # the release's 6 overshoots in so small a model
-    config.sampling.shift = 3.0
-    return config
+    return TrainConfig(
+        model=quickstart(),
+        data=DataConfig(
+            path="runs/quickstart/edits/export/train",
+            batch_size=12,  # small: in a run this short, more steps help most
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=1.5e-3,
+            b2=0.98,
+            clip_norm=1.0,
+            schedule="linear",
+            warmup_steps=60,
+            flat_fraction=0.4,
+        ),
+        timesteps=TimestepConfig(shift=3.0),  # favors noisy timesteps, where the edit is decided
+        training=TrainingConfig(steps=1250, log_every=25),
+        checkpoint=CheckpointConfig(every=250, keep=2),
+        # The models with which the records were encoded (configs/curate_quickstart.py), for
+        # editing.
+        autoencoder="step1x_jax/assets/quickstart/autoencoder",
+        encoder=EncoderConfig(
+            path="step1x_jax/assets/quickstart/encoder",
+            min_pixels=4 * 28 * 28,  # 25 tokens per picture; the release has 256 or more
+        ),
+        sampling=SamplingConfig(
+            size=128,
+            num_steps=10,
+            guidance=1.2,  # the release's 6 overshoots in so small a model
+            shift=3.0,
+        ),
+    )

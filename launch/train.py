@@ -24,7 +24,8 @@ from step1x_jax.data.manifest import MANIFEST, read_manifest, records_fingerprin
 from step1x_jax.data.pipeline import DataConfig, data_folders, make_batches
 from step1x_jax.errors import UserError
 from step1x_jax.files import absolute, check_writable, is_remote, user_path
-from step1x_jax.training.config import check_records, expand_paths
+from step1x_jax.overrides import override
+from step1x_jax.training.config import TrainConfig, check_records, expand_paths
 from step1x_jax.training.loop import print_once, train
 
 flags.adopt_module_key_flags(config_flag)
@@ -40,18 +41,13 @@ SILENCE = 60  # seconds after which a process counts as lost, and the others end
 
 def main() -> int:
     """Brings data and training together."""
-    config, workdir = read_config(), user_path(_WORKDIR.value)
-    expand_paths(config)
+    config, workdir = expand_paths(read_config()), user_path(_WORKDIR.value)
     if is_remote(workdir):  # one sentence before any work, if there is no access
         check_writable(epath.Path(workdir) / "config.json")
     check_records(config)
     manifests = [read_manifest(folder / MANIFEST) for folder in data_folders(config.data)]
     records = [records_fingerprint(manifest) for manifest in manifests]
-    config.encoder.text_length = config.model.text_length  # as editing with the run reads
-    config.autoencoder = from_anywhere(config.autoencoder)
-    config.encoder.path = from_anywhere(config.encoder.path)
-    if config.lora.rank:  # adapters are no use without these
-        config.training.start_from = from_anywhere(config.training.start_from)
+    config = config_of_run(config)
     if _DISTRIBUTED.value:
         join_others()
 
@@ -82,6 +78,18 @@ def main() -> int:
         return TERMINATED
     print_once(f"Done: {steps} steps. Checkpoints and metrics are in {workdir}.")
     return 0
+
+
+def config_of_run(config: TrainConfig) -> TrainConfig:
+    """Return what the run's folder stores: launch.edit, elsewhere, needs nothing else."""
+    changes = {
+        "encoder.text_length": config.model.text_length,
+        "autoencoder": from_anywhere(config.autoencoder),
+        "encoder.path": from_anywhere(config.encoder.path),
+    }
+    if config.lora.rank:  # adapters are no use without these
+        changes["training.start_from"] = from_anywhere(config.training.start_from)
+    return override(config, changes)
 
 
 def join_others() -> None:

@@ -49,6 +49,7 @@ from step1x_jax.models.mllm.positions import (
 )
 from step1x_jax.models.mllm.vision import VisionTower
 from step1x_jax.models.step1x_edit import Step1XEdit, token_positions
+from step1x_jax.overrides import override
 from step1x_jax.sampling.config import sampling_from_json
 from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.sampler import sample, sample_with_progress
@@ -129,7 +130,7 @@ def lengths_of(mask: np.ndarray) -> jax.Array:
 def load_for_case(weights, case: Case, dtype: str = "float32") -> Step1XEdit:
     """The model with the case's number of text tokens, which the published code sees all."""
     model = load_model(weights, dtype=dtype)
-    model.config.text_length = case["text_embeddings"].shape[1]
+    model.config = override(model.config, {"text_length": case["text_embeddings"].shape[1]})
     return model
 
 

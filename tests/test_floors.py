@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # From the ground up; rooms on one line do not import each other.
 FLOORS = (
-    {"bounds", "choices", "errors", "files", "json_files"},
+    {"bounds", "choices", "errors", "files", "json_files", "overrides"},
     {"kernels"},
     {"parallel"},
     {"models"},

@@ -8,7 +8,7 @@ from step1x_jax.curation.sheet import MOST
 
 ENGINES = ("inline", "ray")
 
-_CONFIG = define_config(CurateConfig, "seed=1")
+define_config("seed=1")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, on a disk.", required=True)
 ENGINE = flags.DEFINE_enum("engine", "inline", ENGINES, "run: in this process, or in Ray's actors.")
 ADDRESS = flags.DEFINE_string(
@@ -31,9 +31,9 @@ EACH = flags.DEFINE_integer(
 
 
 def read_config() -> CurateConfig:
-    """The config of the file named by --config, with the flags' overrides, validated.
+    """Return the config of the file named by --config, with the flags' overrides, validated.
 
     Raises:
       UserError: there is no such file, it holds no such config, or a value is impossible.
     """
-    return read_typed(_CONFIG, CurateConfig)
+    return read_typed(CurateConfig)

@@ -8,7 +8,6 @@ import re
 import select
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -139,8 +138,6 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         message = " ".join(str(e).split())
     except KeyError as e:  # from ml_collections: --config.section.no_such_field=...
         message = re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", str(e.args[0]))
-    except Exception as e:  # whatever the Python of a config file raises
-        frame = traceback.extract_tb(e.__traceback__)[-1]
-        where = (e.filename, e.lineno) if isinstance(e, SyntaxError) else (frame[0], frame[1])
-        message = f"--config: {where[0]}, line {where[1]}: {type(e).__name__}: {e}"
+    except UserError as e:  # whatever the Python of a config file raises
+        message = str(e)
     sys.exit(_say(message))

@@ -40,7 +40,7 @@ Array = Any  # of numpy or jax
 READING = ("min_pixels", "max_pixels", "quoting", "picture_label")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class EncoderConfig:
     """Which language model reads the instructions, and how. The defaults are the release's."""
 

@@ -1,7 +1,7 @@
 """Everything that a data set is made from, as plain dataclasses.
 
 A file in configs/ returns a CurateConfig; command-line flags override fields of the source and of
-stages by their names: --config.stages.size.smallest=128.
+stages by their names: --config.stages.size.least_side=128.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from step1x_jax.json_files import as_json, build, check_fields
 LANGUAGES = ("en", "cn")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class ExportConfig:
     """What goes into lists of edits and, with models, into records."""
 
@@ -27,7 +27,7 @@ class ExportConfig:
     held_out_groups: tuple[str, ...] = ()  # these instead, by name
     # Records are made with these, as launch.precompute makes them; without them lists are all.
     size: Count = 512  # level: about size^2 pixels
-    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    encoder: EncoderConfig = EncoderConfig()
     autoencoder: str = ""
 
     def validate(self) -> None:
@@ -46,7 +46,7 @@ class ExportConfig:
             )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class CurateConfig:
     """A pipeline and what is made of its results."""
 
@@ -54,13 +54,10 @@ class CurateConfig:
     stages: dict[str, Stage] = dataclasses.field(default_factory=dict)
     seed: Count = 0
     max_error_rate: Fraction = 0.05  # of a stage's rows; above it the stage ends
-    export: ExportConfig = dataclasses.field(default_factory=ExportConfig)
+    export: ExportConfig = ExportConfig()
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for values that cannot be used."""
-        names = [field.name for field in dataclasses.fields(self)]
-        for name, value in vars(self).items():
-            require(name in names, name, value, f"the config has {', '.join(names)} alone")
         build(Count, self.seed, "the config", "seed")
         build(Fraction, self.max_error_rate, "the config", "max_error_rate")
         check_fields(self.export, "the config", "export")

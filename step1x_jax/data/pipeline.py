@@ -54,7 +54,7 @@ from step1x_jax.models.text_tokens import text_bucket
 MAX_OPEN_SHARDS = 512  # per process, and at most a quarter of its limit of open files
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which data is read, and how."""
 

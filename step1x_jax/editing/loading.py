@@ -140,9 +140,9 @@ def find_weights(
     check_is_model(weights)
     config = encoder_of(weights)
     if places.encoder is not None:
-        config.path = str(places.encoder)
+        config = dataclasses.replace(config, path=str(places.encoder))
     if text_encoder:
-        config.path = _checked(text_encoder, "a language model")
+        config = dataclasses.replace(config, path=_checked(text_encoder, "a language model"))
     decoder = epath.Path(_checked(vae, "an autoencoder")) if vae else None
     decoder = decoder or places.autoencoder or autoencoder_of_run(weights)
     _check_all_there(weights, decoder, config.path)

@@ -88,8 +88,8 @@ def describe_components(
     model_size, mllm_size = None, None
     if mesh is not None:
         model_size = _on_each(abstract_quantized_model(config, quantize)[1], mesh)
-        sizes = read_mllm_config(encoder)
-        sizes.param_dtype = common_dtype(mllm.dtypes.values())
+        param_dtype = common_dtype(mllm.dtypes.values())
+        sizes = dataclasses.replace(read_mllm_config(encoder), param_dtype=param_dtype)
         mllm_size = _on_each(abstract_mllm(sizes)[1], mesh)
     names = select_targets(config, LoraConfig().targets)[0] if quantize else {}
     in_8_bits = {f"{module}.weight": quantize or "" for module in names}

@@ -4,6 +4,7 @@ A run says it in sections of its config, files in entries of a config.json; what
 in a file of its own (sampling/stored_plans.py).
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,7 @@ def encoder_of(weights: Weights) -> EncoderConfig:
     config = build(EncoderConfig, fields, str(weights.path), "encoder")
     config.validate()
     if isinstance(weights.config, ModelConfig):
-        config.text_length = weights.config.text_length
+        config = dataclasses.replace(config, text_length=weights.config.text_length)
     return config
 
 

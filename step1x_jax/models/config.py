@@ -22,7 +22,7 @@ def _check_dtypes(config, *names: str) -> None:
             raise UserError(f"model.{name} is {value}")
 
 
-@dataclasses.dataclass(unsafe_hash=True)  # part of the model's graph definition, which is a jit key
+@dataclasses.dataclass(frozen=True)  # part of the model's graph definition, which is a jit key
 class Architecture:
     """The architecture: sizes of connector and diffusion transformer (DiT), as published.
 
@@ -53,9 +53,8 @@ class Architecture:
     attend_to_padding: bool = True
 
     def __post_init__(self) -> None:
-        self.axes_dim = tuple(
-            self.axes_dim
-        )  # JSON and notebooks give lists, which are not hashable
+        # JSON and notebooks give lists, which are not hashable.
+        object.__setattr__(self, "axes_dim", tuple(self.axes_dim))
 
     @property
     def head_dim(self) -> int:
@@ -68,7 +67,7 @@ class Architecture:
         return int(self.hidden_size * self.mlp_ratio)
 
 
-@dataclasses.dataclass(unsafe_hash=True)
+@dataclasses.dataclass(frozen=True)
 class ModelConfig(Architecture):
     """An architecture, with the initialization of its weights and how it is computed.
 
@@ -129,7 +128,7 @@ class ModelConfig(Architecture):
         _check_dtypes(self, "dtype", "param_dtype")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters (models/lora.py); the published ones have rank 64 and alpha 32."""
 
@@ -156,7 +155,7 @@ class LoraConfig:
             require(fine, f"lora.{field}", value, "it needs adapters: also set lora.rank")
 
 
-@dataclasses.dataclass(unsafe_hash=True)  # part of the model's graph definition, which is a jit key
+@dataclasses.dataclass(frozen=True)  # part of the model's graph definition, which is a jit key
 class AutoencoderConfig:
     """The FLUX autoencoder: downsamples 8x (with four multipliers) to `z_channels` channels.
 
@@ -172,7 +171,7 @@ class AutoencoderConfig:
     norm_groups: Width = 32
 
     def __post_init__(self) -> None:
-        self.ch_mult = tuple(self.ch_mult)  # as above
+        object.__setattr__(self, "ch_mult", tuple(self.ch_mult))  # as above
 
     def validate(self) -> None:
         """Raises UserError for sizes that are out of bounds or do not match each other."""

@@ -23,8 +23,13 @@ Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 class Precision(Protocol):
     """The fields of a model's config that parameters and layers use."""
 
-    dtype: str  # of the computation
-    param_dtype: str
+    @property
+    def dtype(self) -> str:
+        """Dtype of the computation."""
+
+    @property
+    def param_dtype(self) -> str:
+        """Dtype of the parameters."""
 
 
 def param(

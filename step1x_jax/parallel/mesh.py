@@ -27,7 +27,7 @@ MAX_FSDP = 64
 Devices = Annotated[int, Meta(ge=-1, le=1 << 20)]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """The number of devices along each axis. -1 (for one axis) takes all remaining devices.
 

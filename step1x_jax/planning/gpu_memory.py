@@ -4,13 +4,13 @@ The real programs are compiled with our attention kernels, because building cuDN
 Time is not estimated.
 """
 
-import copy
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from step1x_jax.errors import UserError
+from step1x_jax.overrides import override
 from step1x_jax.parallel.described_gpus import GPUS, USABLE_FRACTION
 from step1x_jax.parallel.devices import GIB
 from step1x_jax.parallel.mesh import MeshConfig, count_batch_shards, make_mesh
@@ -47,10 +47,9 @@ def plan_gpu_memory(
     Returns:
       A JSON object.
     """
-    config = copy.deepcopy(config)
-    config.model.attention = "pallas_gpu"
     mesh: Mesh = make_mesh(config.mesh, devices)
-    config.data.batch_size = examples * count_batch_shards(mesh)
+    batch_size = examples * count_batch_shards(mesh)
+    config = override(config, {"model.attention": "pallas_gpu", "data.batch_size": batch_size})
     available = USABLE_FRACTION * GPUS[kind].memory_bytes / GIB
     compiled = compile_train(config, size, mesh)
     if compiled.program is None:
@@ -104,8 +103,7 @@ def plan_edit_memory(
     """
     if len(devices) > 1:
         raise UserError("an edit is planned for one GPU; give --gpus=1 with --program=edit.")
-    config = copy.deepcopy(config)
-    config.model.attention = "pallas_gpu"
+    config = override(config, {"model.attention": "pallas_gpu"})
     mesh = make_mesh(MeshConfig(), devices)
     programs = {
         "read": compile_language_model(mesh),

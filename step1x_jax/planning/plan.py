@@ -1,6 +1,5 @@
 """Plan a program for a topology: compile it, report its memory and estimate its time."""
 
-import copy
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from step1x_jax.conditioning.images import PIXELS_PER_LATENT
 from step1x_jax.errors import UserError
 from step1x_jax.models.remat import AUTO, SAVED
+from step1x_jax.overrides import override
 from step1x_jax.parallel.devices import GIB
 from step1x_jax.parallel.mesh import MeshConfig, count_batch_shards, make_mesh
 from step1x_jax.planning import hlo
@@ -63,7 +63,7 @@ def make_request(
     """Make a request from flags.
 
     Args:
-      config: the run's config; it is copied.
+      config: the run's config.
       topology: the chips.
       program: a name in PROGRAMS.
       size: side of the pictures in pixels.
@@ -74,13 +74,12 @@ def make_request(
     Raises:
       UserError: the mesh does not fit the topology, or the program does not support an option.
     """
-    config = copy.deepcopy(config)
     if program == "sample":
         if topology.slices > 1 or examples > 1:
             raise UserError(
                 "an edit is of one picture on one slice; leave out --slices and --examples."
             )
-        config.mesh = mesh or edit_meshes(topology.chips)[0]
+        config = dataclasses.replace(config, mesh=mesh or edit_meshes(topology.chips)[0])
         _make_mesh(config, topology)
         return PlanRequest(config, topology, program, size, quantize)
     if quantize:
@@ -88,9 +87,9 @@ def make_request(
             f"--quantize={quantize} is for an edit (--program=sample); use --config.lora.quantize"
             " to quantize the base of adapters."
         )
-    config.mesh = mesh or config.mesh
+    config = dataclasses.replace(config, mesh=mesh or config.mesh)
     parts = count_batch_shards(_make_mesh(config, topology))
-    config.data.batch_size = examples * parts
+    config = override(config, {"data.batch_size": examples * parts})
     return PlanRequest(config, topology, program, size)
 
 
@@ -141,9 +140,7 @@ def search_requests(wanted: PlanRequest) -> Iterator[PlanRequest]:
     topology = wanted.topology
     if wanted.program == "sample":
         for mesh in edit_meshes(topology.chips):
-            config = copy.deepcopy(wanted.config)
-            config.mesh = mesh
-            yield dataclasses.replace(wanted, config=config)
+            yield dataclasses.replace(wanted, config=dataclasses.replace(wanted.config, mesh=mesh))
         return
     for copies in (1, 2, 4, 8):
         if topology.chips % copies or copies % topology.slices:
@@ -154,15 +151,14 @@ def search_requests(wanted: PlanRequest) -> Iterator[PlanRequest]:
                 wanted.config, topology, program=wanted.program, size=wanted.size,
                 mesh=mesh, examples=examples,
             )  # fmt: skip
-            tried.config.model.remat = AUTO
-            best = _resolve_remat(tried.config, tried, _make_mesh(tried.config, topology))
+            config = override(tried.config, {"model.remat": AUTO})
+            best = _resolve_remat(config, tried, _make_mesh(config, topology))
             if best == "full" and examples > 1:
                 continue  # a larger batch gains nothing if everything is rematerialized
             order = list(SAVED)
             for policy in order[max(order.index(best) - 1, 0) : order.index(best) + 1]:
-                one = copy.deepcopy(tried.config)
-                one.model.remat = policy
-                yield dataclasses.replace(tried, config=one)
+                config = override(config, {"model.remat": policy})
+                yield dataclasses.replace(tried, config=config)
 
 
 def _make_mesh(config: TrainConfig, topology: Topology):

@@ -17,7 +17,7 @@ Steps = Annotated[int, Meta(ge=1, le=10_000)]
 GuidanceScale = Annotated[float, Meta(ge=-1000, le=1000)]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class SamplingConfig:
     """The defaults are the published ones.
 

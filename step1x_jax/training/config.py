@@ -20,6 +20,7 @@ from step1x_jax.errors import UserError, require
 from step1x_jax.files import absolute, fingerprint, same_files, user_path
 from step1x_jax.json_files import check_fields
 from step1x_jax.models.config import LoraConfig, ModelConfig
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.sampling.config import SamplingConfig
 from step1x_jax.training.step.timesteps import TimestepConfig
@@ -28,7 +29,7 @@ OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("constant", "linear")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW or Adafactor (see optimizer.py). The paper trains at a constant 1e-5.
 
@@ -80,7 +81,7 @@ class OptimizerConfig:
         require(fine, "optimizer.moment_dtype", self.moment_dtype, advice)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """Length, start and reporting of the run."""
 
@@ -101,7 +102,7 @@ class TrainingConfig:
         require(profile_at >= 0, "training.profile_at", profile_at, "use a step, or 0 for none")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     """How often checkpoints are written and how many are kept."""
 
@@ -114,7 +115,7 @@ class CheckpointConfig:
         require(self.keep > 0, "checkpoint.keep", self.keep, "use a positive number")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class HeldOutConfig:
     """Evaluation on edits that are not trained on; see monitoring/held_out.py.
 
@@ -140,7 +141,7 @@ class HeldOutConfig:
             require(fine, f"held_out.{name}", getattr(self, name), advice)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run, of all parameters or, with lora.rank, of adapters only.
 
@@ -149,18 +150,18 @@ class TrainConfig:
     the models with which the data was encoded.
     """
 
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    timesteps: TimestepConfig = dataclasses.field(default_factory=TimestepConfig)
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
-    held_out: HeldOutConfig = dataclasses.field(default_factory=HeldOutConfig)
-    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    timesteps: TimestepConfig = TimestepConfig()
+    training: TrainingConfig = TrainingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    held_out: HeldOutConfig = HeldOutConfig()
+    mesh: MeshConfig = MeshConfig()
+    sampling: SamplingConfig = SamplingConfig()
     autoencoder: str = ""
-    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    encoder: EncoderConfig = EncoderConfig()
 
     def validate(self) -> None:
         """Raises UserError, naming the field, for values that no run can use."""
@@ -201,8 +202,9 @@ MAY_CHANGE = (
 MAY_CHANGE_WITH_LORA = ("training.start_from",)
 
 
-# Fields that hold paths. They are compared as absolute paths.
-PATH_FIELDS = ("data.path", "training.start_from", "lora.start_from")
+# Fields that hold paths. Those that must not change within a run are compared as absolute paths.
+COMPARED_PATHS = ("data.path", "training.start_from", "lora.start_from")
+PATHS = (*COMPARED_PATHS, "held_out.path", "autoencoder", "encoder.path")
 
 
 def check_same_run(
@@ -237,7 +239,7 @@ def check_same_run(
         may_change += ("data.path",)
     before = dict(_flat_fields(saved))
     for field, value in _flat_fields(config):
-        same = _absolute_paths if field in PATH_FIELDS else _identity
+        same = _absolute_paths if field in COMPARED_PATHS else _identity
         if same(value) != same(before[field]) and not field.startswith(may_change):
             raise UserError(
                 f"{field} is {value!r} but the run in {workdir} has {before[field]!r}; give the"
@@ -253,18 +255,14 @@ def _absolute_paths(paths: str) -> list[str]:
     return [str(absolute(path.strip())) if path.strip() else "" for path in paths.split(",")]
 
 
-def expand_paths(config: TrainConfig) -> None:
-    """Expand ~ in all paths of a config, in place.
+def expand_paths(config: TrainConfig) -> TrainConfig:
+    """Return the config with ~ expanded in all its paths.
 
     Raises:
       UserError: a path cannot be used in a file system or stored in JSON.
     """
-    config.data.path = _expand(config.data.path)
-    config.held_out.path = _expand(config.held_out.path)
-    config.training.start_from = _expand(config.training.start_from)
-    config.lora.start_from = _expand(config.lora.start_from)
-    config.autoencoder = _expand(config.autoencoder)
-    config.encoder.path = _expand(config.encoder.path)
+    paths = {name: value for name, value in _flat_fields(config) if name in PATHS}
+    return override(config, {name: _expand(value) for name, value in paths.items()})
 
 
 def _expand(paths: str) -> str:

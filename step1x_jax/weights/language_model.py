@@ -4,6 +4,8 @@ lm_head is left out because only text generation needs it. Every other tensor mu
 the expected shape, and no other tensor may be present.
 """
 
+import dataclasses
+
 from etils import epath
 from flax import nnx
 
@@ -55,9 +57,11 @@ def load_mllm(
       UserError: the folder is another model's, a file is missing or damaged, or the weights do not
         fit the sizes.
     """
-    config, tensors = read_mllm_config(folder), open_mllm(folder)
-    config.param_dtype = common_dtype(tensors.dtypes.values())
-    config.dtype = dtype or config.param_dtype
+    tensors = open_mllm(folder)
+    param_dtype = common_dtype(tensors.dtypes.values())
+    config = dataclasses.replace(
+        read_mllm_config(folder), param_dtype=param_dtype, dtype=dtype or param_dtype
+    )
     newer = any(name.startswith(NEW_PREFIXES) for name in tensors.shapes)
     table = mllm_table(config, newer=newer)
     advice = f"Download it again, {CONFIG} included."

@@ -291,8 +291,8 @@ def _make_config(
     else:
         version = "v1.0" if diffusers_folder.SCALE in tensors.shapes else "v1.1"
         config = dataclasses.replace(sizes or ModelConfig(), version=version)
-    config.param_dtype = config.dtype = common_dtype(tensors.dtypes.values())
-    return config
+    dtype = common_dtype(tensors.dtypes.values())
+    return dataclasses.replace(config, param_dtype=dtype, dtype=dtype)
 
 
 def _show_official(path: epath.Path, found: Format, config: Config, tensors: Tensors) -> Tensors:

@@ -10,6 +10,7 @@ from step1x_jax.data.manifest import MANIFEST, write_dataset
 from step1x_jax.data.precompute import make_settings
 from step1x_jax.errors import UserError
 from step1x_jax.json_files import as_json
+from step1x_jax.overrides import override
 from step1x_jax.training.config import TrainConfig, check_records
 from step1x_jax.training.config_file import from_json
 
@@ -32,13 +33,12 @@ def test_an_older_run_is_told_that_it_had_the_label():
 
 
 def test_older_records_are_refused_by_name_until_the_config_says_so(tmp_path):
-    config = TrainConfig()
-    config.data.path = str(tmp_path)
+    config = override(TrainConfig(), {"data.path": str(tmp_path)})
     older = {name: getattr(config.encoder, name) for name in READING if name != "picture_label"}
     write_dataset(tmp_path, [], older)
     with pytest.raises(UserError, match=r"set --config\.encoder\.picture_label=True"):
         check_records(config)
-    config.encoder.picture_label = True
+    config = override(config, {"encoder.picture_label": True})
     check_records(config)
 
 

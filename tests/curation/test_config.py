@@ -1,12 +1,12 @@
 """Configs of curation: what they must be, and what they say."""
 
-import dataclasses
 import json
 
 import pytest
 
 from step1x_jax.errors import UserError
-from tests.curation.tiny_edits import tiny_config
+from step1x_jax.overrides import override
+from tests.curation.tiny_edits import Edits, tiny_config
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,7 @@ from tests.curation.tiny_edits import tiny_config
     ],
 )
 def test_exports_that_cannot_be(change, message):
-    config = tiny_config()
-    config.export = dataclasses.replace(config.export, **change)
+    config = override(tiny_config(), {f"export.{name}": value for name, value in change.items()})
     with pytest.raises(UserError, match=message):
         config.validate()
 
@@ -30,17 +29,15 @@ def test_exports_that_cannot_be(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: setattr(c, "seed", -1), "seed"),
-        (lambda c: setattr(c, "sed", 1), "sed"),
-        (lambda c: setattr(c, "max_error_rate", 2.0), "max_error_rate"),
-        (lambda c: setattr(c.stages["edit"], "brighter", "x"), "stages.edit.brighter"),
-        (lambda c: setattr(c, "source", c.stages["edit"]), "give a Source"),
-        (lambda c: c.stages.update(x=3), "stages.x"),
+        ({"seed": -1}, "seed"),
+        ({"max_error_rate": 2.0}, "max_error_rate"),
+        ({"stages.edit.brighter": "x"}, "stages.edit.brighter"),
+        ({"source": Edits()}, "give a Source"),
+        ({"stages": {"x": 3}}, "stages.x"),
     ],
 )
 def test_configs_that_cannot_be(change, message):
-    config = tiny_config()
-    change(config)
+    config = override(tiny_config(), change)
     with pytest.raises(UserError, match=message):
         config.validate()
 

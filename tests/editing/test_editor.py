@@ -22,6 +22,7 @@ from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig, tiny
 from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.overrides import override
 from step1x_jax.sampling.config import SamplingConfig, sampling_to_json
 from step1x_jax.sampling.guidance import Guidance
 from step1x_jax.sampling.noise import noise_from_seed
@@ -128,7 +129,7 @@ def test_text_is_cut_to_what_the_longer_branch_needs(editor, monkeypatch):
 
     monkeypatch.setattr(editor_module, "sample_with_progress", no_sampling)
     model = random_model()
-    model.config.text_length = 640
+    model.config = override(model.config, {"text_length": 640})
     editor = dataclasses.replace(editor, model=model, encoder=Long())
     editor.edit(picture((64, 64)), "")
     editor.edit(picture((64, 64)), "fog", negative="a")

@@ -26,6 +26,7 @@ from step1x_jax.editing.loading import QUICKSTART
 from step1x_jax.editing.settings import encoder_of, sampling_of
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.step.train_step import abstract_state, init_state
@@ -54,13 +55,19 @@ def adapters(seed):
 def save_run(folder, lora, start_from):
     """A run with the settings of the quickstart, which names its autoencoder and its encoder."""
     weights = open_weights(QUICKSTART)
-    config = tiny_config()
-    config.model, config.lora = load_model(QUICKSTART).config, lora
-    config.sampling, config.encoder = sampling_of(weights), encoder_of(weights)
-    config.encoder.path = str(QUICKSTART / "encoder")
-    config.autoencoder = str(QUICKSTART / "autoencoder")
-    config.training.start_from = str(start_from)
-    config.mesh = MeshConfig(fsdp=1)
+    config = override(
+        tiny_config(),
+        {
+            "model": load_model(QUICKSTART).config,
+            "lora": lora,
+            "sampling": sampling_of(weights),
+            "encoder": encoder_of(weights),
+            "encoder.path": str(QUICKSTART / "encoder"),
+            "autoencoder": str(QUICKSTART / "autoencoder"),
+            "training.start_from": str(start_from),
+            "mesh": MeshConfig(fsdp=1),
+        },
+    )
     abstract = abstract_state(config, make_mesh(config.mesh, jax.devices()[:1]))
     base = nnx.state(load_model(QUICKSTART))
     state = init_state(config, abstract, adapters(0) if lora.rank else base)

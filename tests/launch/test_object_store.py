@@ -25,26 +25,28 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = """
 import dataclasses
 from step1x_jax.models.config import tiny
+from step1x_jax.overrides import override
 from step1x_jax.training.config import TrainConfig
 
 def get_config():
     model = dataclasses.replace(tiny(), connector_in_channels=128, text_length=64)
-    config = TrainConfig(model=model)
-    config.data.path = {folder!r} + "/records"
-    config.data.batch_size = 2
-    config.training.steps = 6
-    config.training.log_every = 1
-    config.checkpoint.every = 2
-    config.held_out.path = {folder!r} + "/records"
-    config.held_out.every = 3
-    config.held_out.batches = 1
-    config.held_out.pictures = 1
-    config.autoencoder = {folder!r} + "/model/autoencoder"
-    config.encoder.path = {folder!r} + "/model/encoder"
-    config.encoder.min_pixels = 3136
-    config.sampling.size = 64
-    config.sampling.num_steps = 2
-    return config
+    changes = {{
+        "data.path": {folder!r} + "/records",
+        "data.batch_size": 2,
+        "training.steps": 6,
+        "training.log_every": 1,
+        "checkpoint.every": 2,
+        "held_out.path": {folder!r} + "/records",
+        "held_out.every": 3,
+        "held_out.batches": 1,
+        "held_out.pictures": 1,
+        "autoencoder": {folder!r} + "/model/autoencoder",
+        "encoder.path": {folder!r} + "/model/encoder",
+        "encoder.min_pixels": 3136,
+        "sampling.size": 64,
+        "sampling.num_steps": 2,
+    }}
+    return override(TrainConfig(model=model), changes)
 """
 BUCKET = "gs://bucket"
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -24,17 +25,17 @@ from tests.weights.models import save_model
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = """
+from step1x_jax.data.pipeline import DataConfig
 from step1x_jax.models.config import tiny
-from step1x_jax.training.config import TrainConfig
+from step1x_jax.training.config import CheckpointConfig, TrainConfig, TrainingConfig
 
 def get_config():
-    config = TrainConfig(model=tiny())
-    config.data.path = {path!r}
-    config.data.batch_size = 4
-    config.training.steps = 2
-    config.training.log_every = 1
-    config.checkpoint.every = 1
-    return config
+    return TrainConfig(
+        model=tiny(),
+        data=DataConfig(path={path!r}, batch_size=4),
+        training=TrainingConfig(steps=2, log_every=1),
+        checkpoint=CheckpointConfig(every=1),
+    )
 """
 
 
@@ -191,11 +192,25 @@ def test_describe(folder):
     assert "Train step traced in" in result.stdout
 
 
-def test_an_error_in_a_config_file_names_its_line(tmp_path):
-    (tmp_path / "broken.py").write_text("def get_config():\n    return 1 / 0\n")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("return 1 / 0", "broken.py, line 3: ZeroDivisionError: division by zero"),
+        ("return TrainConfig(dat=1)", r"broken.py, line 3: TypeError: .* argument 'dat'"),
+        (
+            "TrainConfig().data.path = ''",
+            r"line 3: FrozenInstanceError: .* or use override",
+        ),
+        ("return (", r"broken.py, line 3: SyntaxError: '\(' was never closed"),
+        ("return 1", "must return a TrainConfig"),
+    ],
+)
+def test_an_error_in_a_config_file_names_its_line(tmp_path, line, message):
+    text = "from step1x_jax.training.config import TrainConfig\ndef get_config():\n    "
+    (tmp_path / "broken.py").write_text(text + line + "\n")
     result = launch(tmp_path, "describe", f"--config={tmp_path / 'broken.py'}")
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
-    assert "broken.py, line 2: ZeroDivisionError" in result.stderr
+    assert re.search(message, result.stderr), result.stderr
 
 
 def test_a_missing_flag_is_named(tmp_path):

@@ -13,17 +13,17 @@ from step1x_jax.models.config import AutoencoderConfig, tiny
 from step1x_jax.models.layers import compute_modulation, layer_norm, make_modulation
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model
 from step1x_jax.models.transformer import SelfAttention
+from step1x_jax.overrides import override
 from tests.models.test_step1x_edit import inputs
 
 
 def test_initial_gates_and_query_biases():
-    config = tiny()
-    config.gate_init = 0.5
+    config = override(tiny(), {"gate_init": 0.5})
     mod = make_modulation(6, 4, gates=(2, 5), config=config, rngs=nnx.Rngs(0))
     vectors = np.asarray(compute_modulation(mod, jnp.ones((3, 4))))
     assert vectors.shape == (6, 3, 4)
     assert vectors[:, 0, 0].tolist() == [0, 0, 0.5, 0, 0, 0.5]
-    config.qk_bias_init = 1.0
+    config = override(config, {"qk_bias_init": 1.0})
     attn = SelfAttention(config, rngs=nnx.Rngs(0))
     assert [float(x.bias[...].max()) for x in (attn.q, attn.k, attn.v)] == [1, 1, 0]
 
@@ -77,7 +77,7 @@ def test_callers_of_abstract_autoencoder_are_independent():
     config = dataclasses.replace(SMALL)
     _, shapes = abstract_autoencoder(config)
     del shapes["decoder"]
-    config.ch = 16
+    config = override(config, {"ch": 16})
     _, again = abstract_autoencoder(SMALL)
     assert "decoder" in again
     assert again["encoder"]["conv_in"]["kernel"].shape == (3, 3, 3, 8)

@@ -8,6 +8,7 @@ from flax import nnx
 
 from step1x_jax.models.config import tiny
 from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import batch_sharding, shardings
 from step1x_jax.planning import hlo
@@ -20,8 +21,7 @@ from tests.training.tiny import tiny_config
 
 def gradients(mesh):
     """Returns the gradients of a bfloat16 model on a mesh, or on one device (None); 8 examples."""
-    config = tiny()
-    config.dtype = "bfloat16"
+    config = override(tiny(), {"dtype": "bfloat16"})
     graph, params = nnx.split(Step1XEdit(config, rngs=nnx.Rngs(0)))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -85,10 +85,16 @@ def test_without_a_mesh_there_are_no_sharding_constraints():
 def test_on_tpus_weights_are_gathered_in_bfloat16_and_modulations_are_not(monkeypatch):
     """Compiled for four v5e chips (CPUs transfer bfloat16 as float32)."""
     mesh = tpu_mesh("v5e:2x2", monkeypatch)
-    config = tiny_config()
-    config.model.dtype, config.model.hidden_size, config.model.num_heads = "bfloat16", 512, 4
-    config.model.axes_dim = (16, 56, 56)
-    config.optimizer.ema_decay = 0.0
+    config = override(
+        tiny_config(),
+        {
+            "model.dtype": "bfloat16",
+            "model.hidden_size": 512,
+            "model.num_heads": 4,
+            "model.axes_dim": (16, 56, 56),
+            "optimizer.ema_decay": 0.0,
+        },
+    )
     state = abstract_state(config, mesh)
     batch = {
         name: jax.ShapeDtypeStruct((4, *shape), kind, sharding=batch_sharding(mesh))

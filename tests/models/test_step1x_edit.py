@@ -15,6 +15,7 @@ from step1x_jax.models.embeddings import pack, rope_table
 from step1x_jax.models.layers import scan_blocks
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model, token_positions
 from step1x_jax.models.text_tokens import text_bucket
+from step1x_jax.overrides import override
 from step1x_jax.weights.layouts.official import flatten_params
 from tests.golden import (
     VECTORS,
@@ -207,7 +208,7 @@ def test_padding_for_kernels_does_not_change_the_result(attend_to_padding):
     data = latents, reference, text.at[0, 3:].set(0), jnp.array([3, 8]), t
     velocities = []
     for name in ("xla", "pallas_tpu"):
-        config.attention = name
+        config = override(config, {"attention": name})
         model = random_model(attend_to_padding=attend_to_padding, attention=name)
         length = sum(x.shape[1] * x.shape[2] // 4 for x in data[:2]) + data[2].shape[1]
         assert working_length(length, 16, "float32", name) == (length if name == "xla" else 128)

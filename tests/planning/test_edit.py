@@ -8,6 +8,7 @@ from configs.finetune_1024 import get_config
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import ModelConfig
 from step1x_jax.models.mllm.config import MLLMConfig
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.planning.chips import parse_topology
 from step1x_jax.planning.compilation import compile_sample
@@ -84,7 +85,7 @@ def program(seconds, working=1.0):
 
 def test_an_edit_from_its_programs():
     config = tiny_config()  # all models but the language model are small
-    config.sampling.num_steps = 4
+    config = override(config, {"sampling.num_steps": 4})
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), jax.devices()[:4])
     parts = {"read": program(0.5), "sample": program(8.0), "decode": program(0.25, 3.0)}
     plan = combine_programs(config, parse_topology("v5e:2x2"), mesh, 512, None, parts)

@@ -4,6 +4,7 @@ import pytest
 
 from configs.finetune_1024 import get_config
 from step1x_jax.errors import UserError
+from step1x_jax.overrides import override
 from step1x_jax.parallel.described_gpus import gpu_devices
 from step1x_jax.parallel.mesh import MeshConfig
 from step1x_jax.planning.gpu_memory import (
@@ -84,12 +85,19 @@ def test_the_memory_of_an_edit():
 def test_a_small_step_on_two_gpus():
     """Each GPU holds half of the state: parameters, two moments, moving average."""
     pytest.importorskip("jax_cuda13_plugin", reason="needs JAX's CUDA plugin and nvidia-cuda-nvcc")
-    config = tiny_config()
-    config.model.hidden_size, config.model.num_heads, config.model.axes_dim = 512, 4, (16, 56, 56)
-    config.model.dtype, config.model.remat = "bfloat16", "auto"
+    config = override(
+        tiny_config(),
+        {
+            "model.hidden_size": 512,
+            "model.num_heads": 4,
+            "model.axes_dim": (16, 56, 56),
+            "model.dtype": "bfloat16",
+            "model.remat": "auto",
+        },
+    )
     plans = []
     for count in (1, 2):
-        config.mesh = MeshConfig(data=1, fsdp=count)
+        config = override(config, {"mesh": MeshConfig(data=1, fsdp=count)})
         plans.append(plan_gpu_memory(config, gpu_devices("h200", count), "h200", 256, 1))
     one, two = plans
     assert two["gpu"] == "NVIDIA H200"

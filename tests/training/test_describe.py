@@ -4,6 +4,7 @@ import pytest
 
 from step1x_jax.models.config import PRESETS
 from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch, count_parameters, trace_train_step
@@ -22,8 +23,7 @@ def test_parameter_counts(preset, more):
 
 
 def test_the_full_train_step_is_traced():
-    config = TrainConfig(model=PRESETS["step1x_edit_v1_1"]())
-    config.model.remat = "full"
+    config = override(TrainConfig(model=PRESETS["step1x_edit_v1_1"]()), {"model.remat": "full"})
     mesh = make_mesh(MeshConfig(data=2))
     state, batch = abstract_state(config, mesh), abstract_batch(config, 1024, mesh)
     lowered, _ = trace_train_step(config, mesh, state, batch)

@@ -13,6 +13,7 @@ from flax import nnx
 from step1x_jax.errors import UserError
 from step1x_jax.models import step1x_edit
 from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.overrides import override
 from step1x_jax.training import loop
 from step1x_jax.training.loop import train
 from step1x_jax.training.monitoring.metrics import read_metrics
@@ -85,8 +86,7 @@ def test_falling_back_repeats_the_lost_steps(whole_run, tmp_path, capsys):
     """More steps, a damaged newest checkpoint; no metrics row is written twice."""
     train(tiny_config(steps=4), tmp_path, batches)
     (tmp_path / "checkpoints" / "4" / "_CHECKPOINT_METADATA").write_text("?")
-    config = tiny_config(steps=5)
-    config.training.log_every = 1
+    config = override(tiny_config(steps=5), {"training.log_every": 1})
     state = train(config, tmp_path, batches)
     assert "Checkpoint 4 is damaged" in capsys.readouterr().out
     assert_same(state, whole_run[1])
@@ -94,8 +94,7 @@ def test_falling_back_repeats_the_lost_steps(whole_run, tmp_path, capsys):
 
 
 def test_another_config_is_refused(whole_run):
-    config = tiny_config(steps=6)
-    config.optimizer.learning_rate = 0.5
+    config = override(tiny_config(steps=6), {"optimizer.learning_rate": 0.5})
     with pytest.raises(UserError, match=r"optimizer\.learning_rate is 0\.5 but"):
         train(config, whole_run[0], batches)
     with pytest.raises(UserError, match=r"has done 5 steps, more than training\.steps=4"):
@@ -111,7 +110,7 @@ def test_a_run_keeps_the_fingerprints_of_its_records(tmp_path):
     config = tiny_config(steps=4)
     with pytest.raises(UserError, match="are not those that the run"):
         train(config, tmp_path, batches, records=["a", "c"])
-    config.data.path = "moved"
+    config = override(config, {"data.path": "moved"})
     assert int(train(config, tmp_path, batches, records=["a", "b"]).step) == 4
 
 
@@ -165,8 +164,7 @@ def test_config_json_is_not_read_to_go_on(tmp_path, damage):
     train(tiny_config(steps=1), tmp_path, batches)
     path = tmp_path / "config.json"
     path.unlink() if damage is None else path.write_text(damage)
-    config = tiny_config(steps=2)
-    config.training.seed = 1
+    config = override(tiny_config(steps=2), {"training.seed": 1})
     with pytest.raises(UserError, match=r"training\.seed is 1 but"):
         train(config, tmp_path, batches)
     train(tiny_config(steps=2), tmp_path, batches)
@@ -174,8 +172,7 @@ def test_config_json_is_not_read_to_go_on(tmp_path, damage):
 
 
 def test_a_batch_that_does_not_split(tmp_path):
-    config = tiny_config()
-    config.data.batch_size = 12
+    config = override(tiny_config(), {"data.batch_size": 12})
     with pytest.raises(UserError, match=r"data\.batch_size 12"):
         train(config, tmp_path / "run", batches)
     assert not (tmp_path / "run").exists()
@@ -214,8 +211,7 @@ def no_learning(monkeypatch):
 
 @pytest.mark.usefixtures("no_learning")
 def test_starting_from_another_run(whole_run, tmp_path, capsys):
-    config = tiny_config(steps=1)
-    config.training.start_from = str(whole_run[0])
+    config = override(tiny_config(steps=1), {"training.start_from": str(whole_run[0])})
     state = train(config, tmp_path, batches)
     assert "Starting from the weights of" in capsys.readouterr().out
     assert int(state.step) == 1
@@ -231,7 +227,7 @@ def test_starting_from_a_released_file(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     given = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), abstract)
     save_model(tmp_path / "weights.safetensors", nnx.merge(graph, given))
-    config.training.start_from = str(tmp_path / "weights.safetensors")
+    config = override(config, {"training.start_from": str(tmp_path / "weights.safetensors")})
     state = train(config, tmp_path / "run", batches)
     assert_same(state.params, given)
     assert state.params["transformer"]["img_in"]["kernel"].sharding.spec == jax.P(None, "fsdp")
@@ -239,16 +235,20 @@ def test_starting_from_a_released_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("missing", ["nothing", "nothing.safetensors"])
 def test_nothing_to_start_from(tmp_path, missing):
-    config = tiny_config()
-    config.training.start_from = str(tmp_path / missing)
+    config = override(tiny_config(), {"training.start_from": str(tmp_path / missing)})
     with pytest.raises(UserError, match="nothing"):
         train(config, tmp_path / "run", batches)
 
 
 def test_starting_from_another_size(whole_run, tmp_path):
-    config = tiny_config()
-    config.model.hidden_size, config.model.axes_dim = 64, (8, 12, 12)
-    config.training.start_from = str(whole_run[0])
+    config = override(
+        tiny_config(),
+        {
+            "model.hidden_size": 64,
+            "model.axes_dim": (8, 12, 12),
+            "training.start_from": str(whole_run[0]),
+        },
+    )
     wanted = r"is of another model: its sizes are model\.hidden_size=32 \(here 64\)"
     with pytest.raises(UserError, match=wanted):
         train(config, tmp_path, batches)
@@ -259,8 +259,9 @@ def test_starting_from_a_file_of_another_size(tmp_path, monkeypatch):
     monkeypatch.setattr(step1x_edit, "Step1XEdit", Step1XEdit)
     model = Step1XEdit(tiny_config().model, rngs=nnx.Rngs(0))
     save_model(tmp_path / "base" / "weights.safetensors", model)
-    config = tiny_config()
-    config.model.depth, config.training.start_from = 2, str(tmp_path / "base")
+    config = override(
+        tiny_config(), {"model.depth": 2, "training.start_from": str(tmp_path / "base")}
+    )
     with pytest.raises(UserError, match=r"its sizes are model\.depth=1 \(here 2\)"):
         train(config, tmp_path / "run", batches)
     (tmp_path / "base" / "config.json").unlink()

@@ -17,6 +17,7 @@ from step1x_jax.json_files import as_json
 from step1x_jax.models import step1x_edit
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training import loop
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
@@ -88,11 +89,14 @@ def base(tmp_path_factory):
 
 
 def lora_config(base, **lora):
-    config = tiny_config(steps=STEPS)
-    config.lora = LoraConfig(**{"rank": 3, "alpha": 6.0} | lora)
-    config.training.start_from = str(base)
-    config.mesh = MeshConfig(data=1, fsdp=8)
-    return config
+    return override(
+        tiny_config(steps=STEPS),
+        {
+            "lora": LoraConfig(**{"rank": 3, "alpha": 6.0} | lora),
+            "training.start_from": str(base),
+            "mesh": MeshConfig(data=1, fsdp=8),
+        },
+    )
 
 
 def state_model(base):
@@ -146,8 +150,7 @@ def whole_run(base, tmp_path_factory):
 
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_at_first_the_model_is_its_base(base, dtype):
-    config = lora_config(base)
-    config.model.dtype, config.model.param_dtype = dtype, dtype
+    config = override(lora_config(base), {"model.dtype": dtype, "model.param_dtype": dtype})
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     adapters = init_state(config, abstract_state(config, mesh)).params
     downs = [x for name, x in rows_of(adapters).items() if "adapter.down" in name]
@@ -241,7 +244,7 @@ def test_no_gradient_of_the_base_is_computed(base):
     kernel, adapter = (32, 128), (3, 32)  # mlp_in and its down half
     assert adapter in shapes(config)
     assert kernel not in shapes(config)
-    config.lora = LoraConfig()
+    config = override(config, {"lora": LoraConfig()})
     assert kernel in shapes(config)  # as with all parameters trained
 
 
@@ -250,9 +253,13 @@ def test_held_out_edits_are_evaluated_with_the_average_of_the_adapters(
     base, tmp_path, monkeypatch, capsys
 ):
     """Compare with the loss of full weights into which the average is merged."""
-    config = lora_config(base)
-    config.training.steps = 1
-    config.held_out = HeldOutConfig(path="x", every=1, batches=1, times=(0.5,))
+    config = override(
+        lora_config(base),
+        {
+            "training.steps": 1,
+            "held_out": HeldOutConfig(path="x", every=1, batches=1, times=(0.5,)),
+        },
+    )
     mesh = make_mesh(config.mesh)
     _, average, weights = parts_of(config)
 
@@ -330,8 +337,7 @@ def test_the_base_is_not_touched(base):
 def test_another_base_is_refused(base, whole_run, tmp_path):
     other = tmp_path / "other" / "weights.safetensors"
     save_model(other, random_weights(tiny_config().model, seed=9))
-    config = lora_config(other)
-    config.training.steps = STEPS + 1
+    config = override(lora_config(other), {"training.steps": STEPS + 1})
     with pytest.raises(UserError, match=r"were trained on other weights: .* differs"):
         train(config, whole_run[0], batches)
     tensors = open_weights(whole_run[0], base=other).tensors
@@ -351,8 +357,7 @@ def test_sums_are_rounded_once_to_the_dtype_that_is_wanted(tmp_path):
     given = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), nnx.state(numbers))
     nnx.update(numbers, given)
     save_model(base, numbers)
-    config = lora_config(base)
-    config.model.param_dtype = "bfloat16"
+    config = override(lora_config(base), {"model.param_dtype": "bfloat16"})
     mesh, rng = make_mesh(config.mesh), np.random.default_rng(1)
     abstract = abstract_state(config, mesh)
     adapters = jax.tree.map(
@@ -400,8 +405,7 @@ def test_where_adapters_may_start(base, whole_run, tmp_path, form):
         save_kohya(source, Adapters(whole_run[1].params, config.model, config.lora))
     if form == "folder":
         write_adapters_folder(source, whole_run[1].params, config.model, config.lora)
-    config.lora.start_from = str(source)
-    config.training.steps = 1
+    config = override(config, {"lora.start_from": str(source), "training.steps": 1})
     state = train(config, tmp_path / "run", batches)
     assert_same(state.params, whole_run[1].params)
 
@@ -415,8 +419,10 @@ def test_where_adapters_may_start(base, whole_run, tmp_path, form):
     ],
 )
 def test_adapters_of_other_settings_are_no_start(base, whole_run, change, words):
-    config = lora_config(base)
-    config.lora = dataclasses.replace(config.lora, start_from=str(whole_run[0]), **change)
+    config = override(
+        lora_config(base),
+        {"lora.start_from": str(whole_run[0])} | {f"lora.{n}": x for n, x in change.items()},
+    )
     abstract = abstract_split(config).trained
     with pytest.raises(UserError, match=words):
         load_first_adapters(config, abstract, print)
@@ -433,8 +439,7 @@ def test_adapters_without_a_base_take_the_one_that_is_given(base, whole_run, tmp
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_learning")
 def test_a_run_of_all_parameters_starts_from_a_run_of_adapters(base, whole_run, tmp_path):
-    config = tiny_config(steps=1)
-    config.training.start_from = str(whole_run[0])
+    config = override(tiny_config(steps=1), {"training.start_from": str(whole_run[0])})
     state = train(config, tmp_path, batches)
     assert_same(state.params, run_parameters(whole_run[0])[0])
 
@@ -442,11 +447,11 @@ def test_a_run_of_all_parameters_starts_from_a_run_of_adapters(base, whole_run, 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_learning")
 def test_a_bfloat16_base_comes_from_a_float32_run(base, tmp_path):
-    full = tiny_config(steps=1)
-    full.training.start_from = str(base)
+    full = override(tiny_config(steps=1), {"training.start_from": str(base)})
     params = train(full, tmp_path / "full", batches).params
-    config = lora_config(tmp_path / "full")
-    config.model.param_dtype, config.training.steps = "bfloat16", 1
+    config = override(
+        lora_config(tmp_path / "full"), {"model.param_dtype": "bfloat16", "training.steps": 1}
+    )
     train(config, tmp_path / "lora", batches)
     merged, weights = run_parameters(tmp_path / "lora")
     norm = merged["connector"]["blocks"]["norm1"]["scale"].get_value()
@@ -459,8 +464,7 @@ def test_a_bfloat16_base_comes_from_a_float32_run(base, tmp_path):
 
 
 def test_on_eight_devices_all_is_split_as_the_kernels_are(base, monkeypatch):
-    config = lora_config(base, rank=8)
-    config.mesh = MeshConfig(fsdp=8)
+    config = override(lora_config(base, rank=8), {"mesh": MeshConfig(fsdp=8)})
     mesh = make_mesh(config.mesh)
     state, frozen = abstract_state(config, mesh), abstract_frozen(config, mesh)
     blocks = state.params["transformer"]["single_blocks"]
@@ -520,7 +524,7 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
     np.testing.assert_allclose(ours, wanted, atol=2e-5 * np.abs(wanted).max())
 
     # A run's adapters are merged into the original weights.
-    config.training.steps = 1
+    config = override(config, {"training.steps": 1})
     train(config, tmp_path, batches)
     merged, _ = run_parameters(tmp_path)
     scale = merged["connector"]["blocks"]["norm1"]["scale"].get_value()
@@ -529,8 +533,7 @@ def test_a_base_in_8_bits(base, stored, tmp_path):
 
 
 def test_no_base_is_a_mistake():
-    config = tiny_config()
-    config.lora.rank = 4
+    config = override(tiny_config(), {"lora.rank": 4})
     with pytest.raises(UserError, match=r"training\.start_from is ''; adapters need base weights"):
         config.validate()
 
@@ -548,9 +551,14 @@ def test_a_bfloat16_gradient_of_float32_parameters(base):
     gradient may be rounded to 8 bits (on CPUs the matmuls do that anyway)."""
     found = {}
     for dtype in ("float32", "bfloat16"):
-        config = tiny_config()
-        config.model.dtype, config.optimizer.gradient_dtype = "bfloat16", dtype
-        config.optimizer.clip_norm = 0.0
+        config = override(
+            tiny_config(),
+            {
+                "model.dtype": "bfloat16",
+                "optimizer.gradient_dtype": dtype,
+                "optimizer.clip_norm": 0.0,
+            },
+        )
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
         abstract = abstract_state(config, mesh)
         state = init_state(config, abstract, nnx.state(load_as(base, config.model)))

@@ -9,6 +9,7 @@ from flax import nnx
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.eight_bits import quantize
 from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.trainable_split import abstract_base, abstract_frozen, make_freezer
 from step1x_jax.weights.filling import map_params
@@ -23,10 +24,7 @@ from tests.weights.models import load_as, save_model
 
 
 def run_config(model, stored):
-    config = tiny_config()
-    config.model = model
-    config.lora = LoraConfig(rank=2, quantize=stored)
-    return config
+    return override(tiny_config(), {"model": model, "lora": LoraConfig(rank=2, quantize=stored)})
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,7 @@ def files(tmp_path_factory):
 
     def make(config):
         rng = np.random.default_rng(0)
-        config.param_dtype = "bfloat16"
+        config = override(config, {"param_dtype": "bfloat16"})
         graph, abstract = abstract_model(config)
         state = jax.tree.map(lambda x: jnp.asarray(rng.random(x.shape, np.float32) - 0.5, x.dtype),
                              abstract)  # fmt: skip

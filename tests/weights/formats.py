@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.step1x_edit import Step1XEdit
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.step.train_step import abstract_state, init_state
@@ -231,8 +232,7 @@ def one_device():
 
 def run(folder):
     """A run of all parameters as launch.train saves it; its average is half the parameters."""
-    config = tiny_config()
-    config.model, config.mesh = model_config(), MeshConfig(fsdp=1)
+    config = override(tiny_config(), {"model": model_config(), "mesh": MeshConfig(fsdp=1)})
     abstract = abstract_state(config, one_device())
     params = parameters_as(GOLDEN, config.model, abstract.params)
     state = init_state(config, abstract, params)
@@ -248,9 +248,15 @@ def run_of_adapters(folder, base=GOLDEN / FILE, tensors=None):
 
     Its description has the fingerprints of these tensors as the base's.
     """
-    config = tiny_config()
-    config.model, config.lora, config.mesh = model_config(), ADAPTERS, MeshConfig(fsdp=1)
-    config.training.start_from = str(base)
+    config = override(
+        tiny_config(),
+        {
+            "model": model_config(),
+            "lora": ADAPTERS,
+            "mesh": MeshConfig(fsdp=1),
+            "training.start_from": str(base),
+        },
+    )
     abstract = abstract_state(config, one_device())
     adapters = load_adapters(LORA, abstract.params, config.model, ADAPTERS)
     tensors = arrays_in() if tensors is None else tensors

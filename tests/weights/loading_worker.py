@@ -12,6 +12,7 @@ from flax import nnx
 
 from step1x_jax.models.config import ModelConfig, tiny
 from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
@@ -23,11 +24,17 @@ from tests.weights.models import load_as, parameters_as
 
 def wide_config() -> ModelConfig:
     """33 M parameters, few of them outside the blocks."""
-    config = tiny()
-    config.hidden_size, config.num_heads, config.axes_dim = 512, 8, (16, 24, 24)
-    config.depth, config.depth_single_blocks = 2, 4
-    config.param_dtype = "bfloat16"
-    return config
+    return override(
+        tiny(),
+        {
+            "hidden_size": 512,
+            "num_heads": 8,
+            "axes_dim": (16, 24, 24),
+            "depth": 2,
+            "depth_single_blocks": 4,
+            "param_dtype": "bfloat16",
+        },
+    )
 
 
 def placed_at(config, mesh) -> nnx.State:

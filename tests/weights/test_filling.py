@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from step1x_jax.models.config import LoraConfig
 from step1x_jax.models.mllm.model import abstract_mllm
 from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.parallel.rules import shardings
 from step1x_jax.weights.files.safetensors_io import SafetensorsFile
@@ -57,7 +58,7 @@ def test_a_lora_is_merged_into_shards_of_bfloat16():
     """Sums are rounded once, as without sharding."""
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
     config = load_model(MODEL).config
-    config.param_dtype = "bfloat16"
+    config = override(config, {"param_dtype": "bfloat16"})
     places = shardings(abstract_model(config)[1], mesh)
     whole, split = (
         nnx.state(load_as(MODEL, config, loras=[(LORA, 0.7)], places=given))

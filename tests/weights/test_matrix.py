@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from step1x_jax.editing.editor import Editor
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import AutoencoderConfig
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.starting import open_start_weights
 from step1x_jax.training.step.train_step import abstract_state
@@ -266,15 +267,19 @@ def edit(fmt, path, made):
 @functools.cache
 def wanted_state(version):
     """Returns a run's config and its abstract parameters on eight devices."""
-    config = tiny_config()
-    config.mesh = MeshConfig(fsdp=4, tensor=2)
-    config.model = load_model(formats.GOLDEN_0 if version == "v1.0" else formats.GOLDEN).config
+    config = override(
+        tiny_config(),
+        {
+            "mesh": MeshConfig(fsdp=4, tensor=2),
+            "model": load_model(formats.GOLDEN_0 if version == "v1.0" else formats.GOLDEN).config,
+        },
+    )
     return config, abstract_state(config, make_mesh(config.mesh)).params
 
 
 def start(fmt, path, made):
     config, wanted = wanted_state(HOLDS.get(fmt))
-    config.training.start_from = str(path)
+    config = override(config, {"training.start_from": str(path)})
     params = load_parameters(open_start_weights(config, print), wanted)
     assert {len(x.sharding.device_set) for x in nnx.to_pure_dict(params)["transformer"]["img_in"]
             .values()} == {8}  # fmt: skip

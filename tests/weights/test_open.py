@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from step1x_jax.errors import UserError
 from step1x_jax.models.config import LoraConfig, tiny
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.step.train_step import abstract_state
@@ -67,9 +68,14 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("open")
     config = tiny_config()
     write_file(folder / "base.safetensors", InMemory(random_numbers(0)), config.model)
-    config.model.param_dtype = "bfloat16"
-    config.lora = LoraConfig(rank=3, alpha=6.0)
-    config.training.start_from = str(folder / "base.safetensors")
+    config = override(
+        config,
+        {
+            "model.param_dtype": "bfloat16",
+            "lora": LoraConfig(rank=3, alpha=6.0),
+            "training.start_from": str(folder / "base.safetensors"),
+        },
+    )
     abstract = abstract_state(config, make_mesh(config.mesh))
     rng = np.random.default_rng(1)
     trained, average = (

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from step1x_jax.models.config import tiny
 from step1x_jax.models.embeddings import rope_table
 from step1x_jax.models.step1x_edit import Step1XEdit, abstract_model, token_positions
+from step1x_jax.overrides import override
 from step1x_jax.weights.layouts.official import model_table
 from step1x_jax.weights.load import load_model
 from step1x_jax.weights.lora.file import LoraFile
@@ -32,8 +33,7 @@ TIMES = (0.3, 0.9)
 @pytest.fixture(scope="module", params=["v1.0", "v1.1"])
 def case(request, tmp_path_factory):
     """Our model with random weights (a new model's zero gates hide the blocks), and its export."""
-    config = tiny()
-    config.version, config.depth, config.depth_single_blocks = request.param, 2, 2
+    config = override(tiny(), {"version": request.param, "depth": 2, "depth_single_blocks": 2})
     rng = np.random.default_rng(0)
     graph, abstract = abstract_model(config)
     state = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) / 8, x.dtype), abstract)

@@ -49,7 +49,7 @@ LANGUAGE_DEFAULTS = {
 IMAGE_TOKEN = 151655
 
 
-@dataclasses.dataclass(unsafe_hash=True)  # part of the model's graph definition, which is a jit key
+@dataclasses.dataclass(frozen=True)  # part of the model's graph definition, which is a jit key
 class VisionConfig:
     """Sizes of the vision tower. Defaults are of Qwen2.5-VL-7B, names are Hugging Face's."""
 
@@ -72,7 +72,8 @@ class VisionConfig:
     rope_theta: Positive = 10_000.0
 
     def __post_init__(self) -> None:
-        self.fullatt_block_indexes = tuple(self.fullatt_block_indexes)  # JSON gives a list
+        # JSON gives a list, which is not hashable.
+        object.__setattr__(self, "fullatt_block_indexes", tuple(self.fullatt_block_indexes))
 
     @property
     def head_dim(self) -> int:
@@ -95,7 +96,7 @@ class VisionConfig:
         return self.window_size // self.spatial_merge_size // self.patch_size
 
 
-@dataclasses.dataclass(unsafe_hash=True)
+@dataclasses.dataclass(frozen=True)
 class LanguageConfig:
     """Sizes of the language model. Defaults are of Qwen2.5-VL-7B, names are Hugging Face's."""
 
@@ -110,7 +111,7 @@ class LanguageConfig:
     mrope_section: tuple[Width, ...] = (16, 24, 24)  # frequencies of time, row, column
 
     def __post_init__(self) -> None:
-        self.mrope_section = tuple(self.mrope_section)  # JSON gives a list
+        object.__setattr__(self, "mrope_section", tuple(self.mrope_section))  # as above
 
     @property
     def head_dim(self) -> int:
@@ -118,12 +119,12 @@ class LanguageConfig:
         return self.hidden_size // self.num_attention_heads
 
 
-@dataclasses.dataclass(unsafe_hash=True)
+@dataclasses.dataclass(frozen=True)
 class MLLMConfig:
     """Both networks, their dtypes, and the id of the tokens that stand for an image."""
 
-    vision: VisionConfig = dataclasses.field(default_factory=VisionConfig)
-    language: LanguageConfig = dataclasses.field(default_factory=LanguageConfig)
+    vision: VisionConfig = VisionConfig()
+    language: LanguageConfig = LanguageConfig()
     image_token_id: TokenId = IMAGE_TOKEN
     dtype: str = "bfloat16"
     param_dtype: str = "bfloat16"

@@ -16,7 +16,7 @@ from step1x_jax.errors import require
 from step1x_jax.sampling.schedule import time_shift
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class TimestepConfig:
     """Distribution and shift of the timesteps.
 

@@ -16,6 +16,7 @@ from step1x_jax.curation.engine.rows import StopError
 from step1x_jax.curation.engine.workdir import Workdir
 from step1x_jax.curation.results import Results
 from step1x_jax.errors import UserError
+from step1x_jax.overrides import override
 from tests.asking.chat_server import completion, error, serving
 from tests.curation.tiny_edits import tiny_config
 from tests.curation.toys import drive
@@ -52,8 +53,7 @@ def good(request):
 
 def captioned(server, **settings):
     """The pipeline with captions in place of templates."""
-    config = tiny_config()
-    config.source.count = 4
+    config = override(tiny_config(), {"source.count": 4})
     caption = Caption(
         endpoint=server.url, model="toy", first_wait=0.001, concurrency=4, timeout=5.0
     )

@@ -14,6 +14,7 @@ from step1x_jax.curation.engine.workdir import Workdir
 from step1x_jax.curation.operators.limits import Limits
 from step1x_jax.curation.operators.own_editor import OwnEditor
 from step1x_jax.curation.results import Results
+from step1x_jax.overrides import override
 from tests.asking.chat_server import serving
 from tests.curation.chat.asking import QUICK, as_reply, schema_of
 from tests.curation.operators.test_own_editor import Maker
@@ -44,13 +45,17 @@ def script(request):
 
 
 def pipeline_with(server, **limits):
-    config = CurateConfig(source=Noise(count=COUNT))
-    config.stages = {
-        "plan": PlanEdits(endpoint=server.url, **QUICK),
-        "edit": OwnEditor(model="mine", count=2, gpus=0.0),
-        "verdict": Verdict(endpoint=server.url, **QUICK),
-        "limits": Limits(**limits),
-    }
+    config = override(
+        CurateConfig(source=Noise(count=COUNT)),
+        {
+            "stages": {
+                "plan": PlanEdits(endpoint=server.url, **QUICK),
+                "edit": OwnEditor(model="mine", count=2, gpus=0.0),
+                "verdict": Verdict(endpoint=server.url, **QUICK),
+                "limits": Limits(**limits),
+            }
+        },
+    )
     config.validate()
     config.stages["edit"].use(Maker())
     return config.pipeline()

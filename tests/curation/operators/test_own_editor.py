@@ -12,6 +12,7 @@ from step1x_jax.curation.engine.workdir import Workdir
 from step1x_jax.curation.operators.own_editor import OwnEditor
 from step1x_jax.curation.results import Results
 from step1x_jax.errors import UserError
+from step1x_jax.overrides import override
 from tests.curation.operators.tiny import CONTEXT, decoded, encoded
 from tests.curation.tiny_edits import tiny_config
 from tests.curation.toys import drive
@@ -91,7 +92,9 @@ def test_settings_that_cannot_be(settings, message):
 def test_in_a_pipeline(tmp_path):
     """Its targets replace those before, and the masks of these are gone."""
     config: CurateConfig = tiny_config()
-    config.stages = {**config.stages, "again": OwnEditor(model="mine", count=2)}
+    config = override(
+        config, {"stages": {**config.stages, "again": OwnEditor(model="mine", count=2)}}
+    )
     config.validate()
     config.stages["again"].use(Maker())
     assert config.describe()["stages"]["again"]["model"] == "mine"

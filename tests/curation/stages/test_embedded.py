@@ -9,6 +9,7 @@ from configs.curate_embedded import get_config
 from step1x_jax.curation.categories import Category
 from step1x_jax.curation.engine.workdir import Workdir
 from step1x_jax.curation.results import EDIT, MORE, Results
+from step1x_jax.overrides import override
 from tests.curation.tiny_edits import as_pixels
 from tests.curation.toys import drive
 
@@ -55,7 +56,8 @@ def test_an_edit_does_not_depend_on_the_other_categories(tmp_path):
     made = []
     for categories in (("tone_transfer", "color_alter"), ("color_alter",)):
         config = quick_config()
-        config.stages = {"edit": dataclasses.replace(config.stages["edit"], categories=categories)}
+        edit = dataclasses.replace(config.stages["edit"], categories=categories)
+        config = override(config, {"stages": {"edit": edit}})
         drive(config.pipeline(), tmp_path / str(len(categories)))
         results = Results(config.pipeline(), Workdir(tmp_path / str(len(categories))))
         rows = results.accepted({"category": str, "target": bytes})

@@ -13,6 +13,7 @@ from step1x_jax.curation.engine.workdir import Workdir
 from step1x_jax.curation.export import export
 from step1x_jax.curation.results import Results
 from step1x_jax.errors import UserError
+from step1x_jax.overrides import override
 from step1x_jax.quickstart.held_out import read_held_out
 from tests.curation.tiny_edits import as_pixels
 from tests.curation.toys import drive
@@ -21,8 +22,7 @@ pytestmark = [pytest.mark.quickstart]
 
 
 def small_config():
-    config = get_config()
-    config.source = dataclasses.replace(config.source, count=10, rows=7, apart_count=5)
+    config = override(get_config(), {"source.count": 10, "source.rows": 7, "source.apart_count": 5})
     config.validate()
     return config
 
@@ -108,7 +108,6 @@ def test_a_group_that_is_not_there_cannot_be_held_out(run, tmp_path):
     ("field", "value"), [("count", 0), ("size", 8), ("apart", ("my_dog",)), ("apart_count", -1)]
 )
 def test_settings_that_cannot_be(field, value):
-    config = small_config()
-    setattr(config.source, field, value)
+    config = override(small_config(), {f"source.{field}": value})
     with pytest.raises(UserError, match=field):
         config.validate()

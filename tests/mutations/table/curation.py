@@ -86,7 +86,6 @@ TABLE: Table = {
         ("reasons of any kind", "read_verdicts", "verdict.reason in ('', *REASONS)", "True"),
     ],
     ("step1x_jax/curation/config.py", "tests/curation/test_config.py"): [
-        ("fields that are none", "CurateConfig.validate", "name in names", "True"),
         ("settings of any type", "CurateConfig.validate",
          "check_fields(stage, 'the config', f'stages.{name}')", "pass"),
         ("languages of any kind", "ExportConfig.validate",

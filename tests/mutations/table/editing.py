@@ -43,7 +43,7 @@ TABLE: Table = {
         ("a run without the label", "encoder_of", "values | stored_reading(values)", "values"),
         ("no section", "encoder_of", "if not isinstance(values, dict):", "if False:"),
         ("text as long as was said", "encoder_of",
-         "config.text_length = weights.config.text_length", "pass"),
+         "config = dataclasses.replace(config, text_length=weights.config.text_length)", "pass"),
         ("reading of a run not written", "settings_json",
          "{n: getattr(encoder, n) for n in READING}", "{}"),
         ("sampling of a run not written", "settings_json",

@@ -5,6 +5,13 @@ from tests.mutations.table import Table
 
 # fmt: off
 TABLE: Table = {
+    ("launch/shared/typed_config.py", "tests/launch/test_train.py"): [
+        ("flags do not count", "read_typed",
+         "override(config, config_flags.get_override_values(flag))", "config"),
+        ("a line of a dataclass", "_say_where", "own or frames", "frames"),
+        ("any kind of config", "read_typed",
+         "if not isinstance(config, config_class):", "if False:"),
+    ],
     ("launch/edits/check.py", "tests/launch/test_edit_check.py"): [
         ("differences are success", "print_findings", "return ERROR", "return 0"),
         ("nothing to report", "print_findings", "if counts[DIFFERS]:", "if False:"),

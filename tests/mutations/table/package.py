@@ -4,6 +4,13 @@ from tests.mutations.table import Table
 
 # fmt: off
 TABLE: Table = {
+    ("step1x_jax/overrides.py", "tests/test_overrides.py"): [
+        ("a config changed in place", "_override",
+         "{**node, field: after}", "node.update({field: after}) or node"),
+        ("no such field", "_override", "field not in names", "False"),
+        ("sections replaced by a value", "_override",
+         "_override(before, rest, value, name) if rest else value", "value"),
+    ],
     ("step1x_jax/__init__.py", "tests/test_package.py"): [
         ("any name is looked for", "__getattr__", "if name not in EXPORTS:", "if False:"),
         ("type checkers miss an export", "",

@@ -117,7 +117,7 @@ TABLE: Table = {
         ("records of a run not compared", "check_same_run",
          "if list(records) != list(saved_records):", "if False:"),
         ("places compared by name", "check_same_run",
-         "_absolute_paths if field in PATH_FIELDS else _identity", "_identity"),
+         "_absolute_paths if field in COMPARED_PATHS else _identity", "_identity"),
         ("held-out records unseen", "check_records", "if config.held_out.path:", "if False:"),
     ],
     ("step1x_jax/training/config.py", f"{OTHER_BASE} {LORA}::test_no_base_is_a_mistake"): [

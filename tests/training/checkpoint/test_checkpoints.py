@@ -10,6 +10,7 @@ from flax import nnx
 
 from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.config_file import from_json
@@ -175,8 +176,7 @@ def test_half_written_ones_are_ignored(workdir, state, abstract):
 
 
 def test_another_model_size_names_the_tensor_and_both_shapes(workdir, mesh):
-    config = tiny_config()
-    config.model.hidden_size = 64
+    config = override(tiny_config(), {"model.hidden_size": 64})
     wanted = r"img_in is float32\[16, 32\] there and float32\[16, 64\] in this config"
     with pytest.raises(UserError, match=wanted):
         restore(workdir, abstract_state(config, mesh))
@@ -257,8 +257,7 @@ def test_reading_for_others_falls_back_and_leaves_the_run_alone(workdir, state):
 def test_reading_for_others_says_what_is_wrong(workdir, tmp_path):
     with pytest.raises(UserError, match="no complete checkpoint"):
         RunFolder(tmp_path / "nothing")
-    config = tiny_config()
-    config.model.hidden_size = 64
+    config = override(tiny_config(), {"model.hidden_size": 64})
     with pytest.raises(UserError, match=r"img_in is float32\[16, 32\] there"):
         run_params(workdir, abstract_model(config.model)[1])
 

@@ -3,6 +3,7 @@
 import pytest
 
 from step1x_jax.models.config import step1x_edit_v1_1
+from step1x_jax.overrides import override
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.monitoring.flops import BACKWARD, forward_flops, step_flops
 
@@ -24,16 +25,15 @@ def test_operations_of_an_example(size):
 def test_neither_policy_nor_kernel_changes_them():
     config = step1x_edit_v1_1()
     plain = forward_flops(config, (64, 64))
-    config.remat, config.attention = "full", "pallas_tpu"
+    config = override(config, {"remat": "full", "attention": "pallas_tpu"})
     assert forward_flops(config, (64, 64)) == plain
 
 
 def test_a_frozen_base_has_no_gradients_of_its_own():
     """Two of three matmuls per weight remain; attention still has all three."""
-    config = TrainConfig(model=step1x_edit_v1_1())
-    config.data.batch_size = 1
+    config = override(TrainConfig(model=step1x_edit_v1_1()), {"data.batch_size": 1})
     full = step_flops(config, (128, 128))
-    config.lora.rank = 64
+    config = override(config, {"lora.rank": 64})
     attention = LAYERS * 4 * 8832**2 * WIDTH
     weights = full / 3 - attention
     assert step_flops(config, (128, 128)) == pytest.approx(3 * attention + 2 * weights, rel=1e-6)

@@ -12,6 +12,7 @@ from PIL import Image
 from step1x_jax.errors import UserError
 from step1x_jax.models.autoencoder import Autoencoder
 from step1x_jax.models.config import AutoencoderConfig
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import make_mesh
 from step1x_jax.training import loop
 from step1x_jax.training.config import HeldOutConfig
@@ -38,9 +39,10 @@ def held_out(dropped):
 
 
 def config_with(**fields):
-    config = tiny_config(steps=4)
-    config.held_out = HeldOutConfig(path="x", every=2, batches=2, times=TIMES, **fields)
-    return config
+    return override(
+        tiny_config(steps=4),
+        {"held_out": HeldOutConfig(path="x", every=2, batches=2, times=TIMES, **fields)},
+    )
 
 
 def test_the_loss_is_the_mean_at_each_time(tmp_path):
@@ -79,9 +81,10 @@ def autoencoder(tmp_path_factory):
 
 def test_a_run_looks_at_them_and_learns_nothing_from_it(tmp_path, autoencoder, capsys):
     plain = train(tiny_config(steps=4), tmp_path / "plain", batches)
-    config = config_with(pictures=3)
-    config.autoencoder = str(autoencoder)
-    config.sampling.num_steps, config.sampling.guidance = 2, 1.5
+    config = override(
+        config_with(pictures=3),
+        {"autoencoder": str(autoencoder), "sampling.num_steps": 2, "sampling.guidance": 1.5},
+    )
     state = train(config, tmp_path / "run", batches, held_out)
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(plain), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -111,11 +114,15 @@ def evaluations(monkeypatch):
 
 
 def averaged_config(autoencoder, decay):
-    config = config_with(pictures=1)
-    config.optimizer.ema_decay = decay
-    config.autoencoder = str(autoencoder)
-    config.sampling.num_steps, config.sampling.guidance = 2, 1.5
-    return config
+    return override(
+        config_with(pictures=1),
+        {
+            "optimizer.ema_decay": decay,
+            "autoencoder": str(autoencoder),
+            "sampling.num_steps": 2,
+            "sampling.guidance": 1.5,
+        },
+    )
 
 
 def test_a_run_with_a_moving_average_evaluates_it(
@@ -188,9 +195,10 @@ def test_a_run_without_one_evaluates_its_parameters(tmp_path, autoencoder, evalu
 
 def test_pictures_see_the_empty_instruction(tmp_path, autoencoder):
     """Guidance uses the dropped instruction: other negatives give other pictures."""
-    config = config_with(pictures=1)
-    config.autoencoder = str(autoencoder)
-    config.sampling.num_steps, config.sampling.guidance = 2, 3.0
+    config = override(
+        config_with(pictures=1),
+        {"autoencoder": str(autoencoder), "sampling.num_steps": 2, "sampling.guidance": 3.0},
+    )
     mesh, params = make_mesh(config.mesh), init_trained(config)
 
     def same(dropped):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from step1x_jax.overrides import override
 from step1x_jax.training.loop import train
 from tests.training.tiny import batches, tiny_config
 
@@ -13,7 +14,6 @@ pytestmark = pytest.mark.usefixtures("toy_model")
 )
 def test_the_steps_asked_for_are_traced(tmp_path, first, traced):
     """Also if the run ends before the trace is complete."""
-    config = tiny_config(steps=5)
-    config.training.profile_at = first
+    config = override(tiny_config(steps=5), {"training.profile_at": first})
     train(config, tmp_path, batches)
     assert bool(list((tmp_path / "profile").rglob("*.xplane.pb"))) == traced

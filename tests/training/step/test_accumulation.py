@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from step1x_jax.errors import UserError
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.loop import train
 from step1x_jax.training.step.train_step import abstract_state, init_state, make_train_step
@@ -33,10 +34,9 @@ def big_batches(first_step):
 
 
 def config_of(accumulate, **optimizer):
-    config = tiny_config(steps=4)
-    config.data.batch_size, config.training.accumulate = SIZE, accumulate
-    config.optimizer = dataclasses.replace(config.optimizer, clip_norm=0.5, **optimizer)
-    return config
+    changes = {f"optimizer.{name}": value for name, value in optimizer.items()}
+    changes |= {"data.batch_size": SIZE, "training.accumulate": accumulate}
+    return override(tiny_config(steps=4), {"optimizer.clip_norm": 0.5, **changes})
 
 
 def one_step(config, mesh):
@@ -62,10 +62,9 @@ def test_parts_give_what_the_whole_gives(mesh, accumulate):
 
 def test_sums_in_bfloat16_are_near():
     """Each of four partial sums is rounded to 8 bits: 2^-8 of the largest value."""
-    config = config_of(4, gradient_dtype="bfloat16")
-    config.model.dtype = config.model.param_dtype = "bfloat16"
-    exact = config_of(1)
-    exact.model.dtype = exact.model.param_dtype = "bfloat16"
+    dtypes = {"model.dtype": "bfloat16", "model.param_dtype": "bfloat16"}
+    config = override(config_of(4, gradient_dtype="bfloat16"), dtypes)
+    exact = override(config_of(1), dtypes)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     state, _ = one_step(exact, mesh)
     found, _ = one_step(config, mesh)

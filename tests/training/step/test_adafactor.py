@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from step1x_jax.models.config import PRESETS
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.config import OptimizerConfig, TrainConfig
 from step1x_jax.training.step.adafactor import scale_by_factored_rms
@@ -65,8 +66,9 @@ def test_the_first_step_has_the_size_of_the_learning_rate():
 
 
 def test_moments_of_the_full_model_are_small_and_split_as_the_kernels_are():
-    config = TrainConfig(model=PRESETS["step1x_edit_v1_1"]())
-    config.optimizer.name = "adafactor"
+    config = override(
+        TrainConfig(model=PRESETS["step1x_edit_v1_1"]()), {"optimizer.name": "adafactor"}
+    )
     mesh = make_mesh(MeshConfig(fsdp=8))
     state = abstract_state(config, mesh)
     sizes = [sum(x.size for x in jax.tree.leaves(t)) for t in (state.params, state.opt_state)]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.step import adafactor
 from step1x_jax.training.step.train_step import abstract_state, make_train_step
@@ -33,8 +34,7 @@ def compiled(config):
 
 
 def split_config():
-    config = tiny_config()
-    config.mesh = MeshConfig(data=2, fsdp=2, tensor=2)
+    config = override(tiny_config(), {"mesh": MeshConfig(data=2, fsdp=2, tensor=2)})
     assert config.optimizer.ema_decay
     return config
 
@@ -53,9 +53,14 @@ def assert_as(tree, params):
 
 
 def test_adapters():
-    config = split_config()
-    config.lora.rank, config.training.start_from = 8, "weights"
-    config.lora.targets = ("double_blocks.*", "single_blocks.*", "connector.*")
+    config = override(
+        split_config(),
+        {
+            "lora.rank": 8,
+            "training.start_from": "weights",
+            "lora.targets": ("double_blocks.*", "single_blocks.*", "connector.*"),
+        },
+    )
     state = compiled(config)
     assert_really_split(state.params)
     for tree in (state.opt_state[1][0].mu, state.opt_state[1][0].nu, state.ema):
@@ -65,8 +70,7 @@ def test_adapters():
 def test_adafactor(monkeypatch):
     """Means of rows and columns are sharded like the matrix without the averaged axis."""
     monkeypatch.setattr(adafactor, "SMALLEST_FACTORED", 16)
-    config = split_config()
-    config.optimizer.name = "adafactor"
+    config = override(split_config(), {"optimizer.name": "adafactor"})
     state = compiled(config)
     assert_really_split(state.params)
     assert_as(state.ema, state.params)

@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.config import OptimizerConfig
 from step1x_jax.training.loop import train
@@ -28,10 +29,9 @@ NOTHING = nnx.State({})
 
 
 def bf16_config(steps=4, **optimizer):
-    config = tiny_config(steps=steps)
-    config.model.dtype = config.model.param_dtype = "bfloat16"
-    config.optimizer = dataclasses.replace(config.optimizer, **optimizer)
-    return config
+    changes = {f"optimizer.{name}": value for name, value in optimizer.items()}
+    dtypes = {"model.dtype": "bfloat16", "model.param_dtype": "bfloat16"}
+    return override(tiny_config(steps=steps), dtypes | changes)
 
 
 def test_rounding_goes_to_a_neighbour_and_is_right_on_average():
@@ -201,8 +201,7 @@ def gradient_seen(config, mesh, monkeypatch):
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("mesh", [MeshConfig(fsdp=8), MeshConfig(data=2, fsdp=4)], ids=str)
 def test_gradients_lie_as_their_parameters(mesh, accumulate, monkeypatch):
-    config = tiny_config()
-    config.training.accumulate, config.data.batch_size = accumulate, 16
+    config = override(tiny_config(), {"training.accumulate": accumulate, "data.batch_size": 16})
     seen, state = gradient_seen(config, make_mesh(mesh), monkeypatch)
     params = jax.tree.leaves(state.params)
     assert len(seen["places"]) == len(params) > 3

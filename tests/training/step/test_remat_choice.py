@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from step1x_jax.models.config import step1x_edit_v1_1
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.config import TrainConfig
 from step1x_jax.training.describe import abstract_batch
@@ -17,8 +18,9 @@ GIB = 2**30
 
 @pytest.fixture(scope="module")
 def case():
-    config = TrainConfig(model=step1x_edit_v1_1())
-    config.model.remat, config.data.batch_size = "auto", 8
+    config = override(
+        TrainConfig(model=step1x_edit_v1_1()), {"model.remat": "auto", "data.batch_size": 8}
+    )
     mesh = make_mesh(MeshConfig())
     state, frozen = abstract_state(config, mesh), abstract_frozen(config, mesh)
     return config.model, abstract_batch(config, 1024, mesh), state, frozen, mesh
@@ -43,8 +45,7 @@ def test_more_memory_stores_more(case, monkeypatch):
 def test_small_pictures_take_what_their_tokens_take(case, monkeypatch):
     """Three pictures of 512 px have fewer tokens than one of 1024, so no less is saved."""
     model, _, state, frozen, mesh = case
-    config = TrainConfig(model=model)
-    config.data.batch_size = 24
+    config = override(TrainConfig(model=model), {"data.batch_size": 24})
     small = model, abstract_batch(config, 512, mesh), state, frozen, mesh
     for gib in range(24, 64):
         ranks = [

@@ -9,6 +9,7 @@ import pytest
 from step1x_jax.data.manifest import write_dataset
 from step1x_jax.data.pipeline import make_batches
 from step1x_jax.models import step1x_edit
+from step1x_jax.overrides import override
 from step1x_jax.training import loop
 from step1x_jax.training.loop import train
 from step1x_jax.training.monitoring.metrics import read_metrics
@@ -48,9 +49,10 @@ def test_a_run_on_three_buckets(tmp_path, monkeypatch):
         write_dataset(tmp_path / folder, records)
         number += len(records)
 
-    config = tiny_config(steps=16 + 8 + 8)
-    config.data.path = f"{tmp_path / 'large'},{tmp_path / 'small'}"
-    config.timesteps.std = 1e-4  # so that the timesteps show their shift
+    config = override(
+        tiny_config(steps=16 + 8 + 8),
+        {"data.path": f"{tmp_path / 'large'},{tmp_path / 'small'}", "timesteps.std": 1e-4},
+    )
     seen, ids = Counter(), Counter()
 
     def batches(first_step):

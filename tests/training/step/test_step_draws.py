@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from step1x_jax.models import step1x_edit
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.step.train_step import abstract_state, init_state, make_train_step
 from tests.training.tiny import make_batch, tiny_config
@@ -30,8 +31,10 @@ class Witness(nnx.Module):
 def test_the_step_draws_anew_and_follows_its_closed_form(monkeypatch):
     """Timesteps with a tiny spread reveal shift and draws; the noise follows from x_t."""
     monkeypatch.setattr(step1x_edit, "Step1XEdit", Witness)
-    config = tiny_config()
-    config.timesteps.std, config.optimizer.ema_decay, config.optimizer.clip_norm = 1e-4, 0.9, 1e-3
+    config = override(
+        tiny_config(),
+        {"timesteps.std": 1e-4, "optimizer.ema_decay": 0.9, "optimizer.clip_norm": 1e-3},
+    )
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     abstract = abstract_state(config, mesh)
     train_step, state = make_train_step(config, mesh, abstract), init_state(config, abstract)

@@ -23,9 +23,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import step1x_jax
+from step1x_jax.data.pipeline import DataConfig
 from step1x_jax.models.config import ModelConfig
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig
-from step1x_jax.training.config import TrainConfig
+from step1x_jax.training.config import (
+    CheckpointConfig,
+    OptimizerConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 from step1x_jax.training.loop import train
 
 STORED = pathlib.Path(__file__).parent / "stored"
@@ -34,45 +41,42 @@ STOPPED, STEPS = 2, 4  # the run was stopped after the first of these
 
 def run_config() -> TrainConfig:
     """A run of all parameters of the real model, with sizes that are small and mostly distinct."""
-    config = TrainConfig()
-    config.model = ModelConfig(
-        version="v1.0",
-        hidden_size=6,
-        num_heads=1,
-        axes_dim=(2, 2, 2),
-        depth=1,
-        depth_single_blocks=2,
-        mlp_ratio=2.0,
-        vec_in_dim=6,
-        context_in_dim=4,
-        connector_in_channels=10,
-        connector_hidden_size=4,
-        connector_heads=2,
-        connector_depth=1,
-        text_length=6,
-        gate_init=0.5,
-        dtype="float32",
+    return TrainConfig(
+        model=ModelConfig(
+            version="v1.0",
+            hidden_size=6,
+            num_heads=1,
+            axes_dim=(2, 2, 2),
+            depth=1,
+            depth_single_blocks=2,
+            mlp_ratio=2.0,
+            vec_in_dim=6,
+            context_in_dim=4,
+            connector_in_channels=10,
+            connector_hidden_size=4,
+            connector_heads=2,
+            connector_depth=1,
+            text_length=6,
+            gate_init=0.5,
+            dtype="float32",
+        ),
+        data=DataConfig(batch_size=8),
+        optimizer=OptimizerConfig(
+            learning_rate=0.1,
+            eps=0.01,  # so large that gradients that are rounding alone change nothing
+            warmup_steps=1,
+            ema_decay=0.5,
+        ),
+        training=TrainingConfig(steps=STEPS, log_every=1),
+        checkpoint=CheckpointConfig(every=STOPPED),
+        mesh=MeshConfig(data=4, fsdp=2),
     )
-    config.data.batch_size = 8
-    config.optimizer.learning_rate = 0.1
-    config.optimizer.eps = 0.01  # so large that gradients that are rounding alone change nothing
-    config.optimizer.warmup_steps = 1
-    config.optimizer.ema_decay = 0.5
-    config.training.steps = STEPS
-    config.training.log_every = 1
-    config.checkpoint.every = STOPPED
-    config.mesh = MeshConfig(data=4, fsdp=2)
-    return config
 
 
 def lora_config() -> TrainConfig:
     """A run of adapters on the weights that the run above had when it was stopped."""
-    config = run_config()
-    config.lora.rank = 2
-    config.lora.alpha = 4.0
-    config.training.steps = STOPPED
-    config.training.start_from = "run"
-    return config
+    changes = {"training.steps": STOPPED, "training.start_from": "run"}
+    return override(run_config(), {"lora.rank": 2, "lora.alpha": 4.0, **changes})
 
 
 def batches(first_step: int):

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from step1x_jax.models.config import LoraConfig
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.step.train_step import abstract_state, init_state
@@ -27,9 +28,14 @@ WORKER = "tests.weights.run.base_worker"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Random adapters on the golden weights."""
-    config = tiny_config()
-    config.model, config.lora = load_model(BASE).config, LoraConfig(rank=2, alpha=4.0)
-    config.training.start_from = str(BASE)
+    config = override(
+        tiny_config(),
+        {
+            "model": load_model(BASE).config,
+            "lora": LoraConfig(rank=2, alpha=4.0),
+            "training.start_from": str(BASE),
+        },
+    )
     abstract = abstract_state(config, make_mesh(MeshConfig(), jax.devices()[:1]))
     rng = np.random.default_rng(0)
     adapters = jax.tree.map(

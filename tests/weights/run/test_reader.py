@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from step1x_jax.errors import UserError
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.step.train_step import abstract_state, init_state
@@ -24,9 +25,7 @@ from tests.weights.run.test_writer import GOLDEN, write
 
 def run_of(path, mesh):
     """The golden weights as a run on a mesh would save them."""
-    config = tiny_config()
-    config.model = load_model(GOLDEN).config
-    config.mesh = mesh
+    config = override(tiny_config(), {"model": load_model(GOLDEN).config, "mesh": mesh})
     abstract = abstract_state(config, make_mesh(mesh))
     state = init_state(config, abstract, parameters_as(GOLDEN, config.model, abstract.params))
     checkpoints = Checkpoints(path, keep=1)

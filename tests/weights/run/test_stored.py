@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.overrides import override
 from step1x_jax.training.loop import train
 from step1x_jax.weights.lora.adapters import abstract_adapters
 from step1x_jax.weights.open import open_weights
@@ -117,7 +118,7 @@ def assert_same(found, wanted):
 def going_on(folder, name, config, monkeypatch):
     """Returns all arrays with which a run resumes, by resuming with no step left."""
     monkeypatch.chdir(folder)  # training.start_from of the adapters is "run"
-    config.training.steps = STOPPED
+    config = override(config, {"training.steps": STOPPED})
     state = train(config, name, batches)
     assert int(state.step) == STOPPED
     return arrays_of(state)

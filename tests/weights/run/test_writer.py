@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from step1x_jax.errors import UserError
 from step1x_jax.models.step1x_edit import abstract_model
+from step1x_jax.overrides import override
 from step1x_jax.parallel.mesh import MeshConfig, make_mesh
 from step1x_jax.training.checkpoint.checkpoints import Checkpoints
 from step1x_jax.training.config import TrainConfig
@@ -86,8 +87,7 @@ def test_arrays_of_zeros_are_stored_too(tmp_path):
 
 
 def test_it_is_no_run_to_go_on_with(folder):
-    config = TrainConfig()
-    config.model = load_model(GOLDEN).config
+    config = override(TrainConfig(), {"model": load_model(GOLDEN).config})
     checkpoints = Checkpoints(folder, keep=2)
     with pytest.raises(UserError, match=r"holds only weights.* training\.start_from"):
         checkpoints.restore(abstract_state(config, make_mesh(MeshConfig())), print)
