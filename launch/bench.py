@@ -34,7 +34,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers")
 
 
 def main(name: str) -> None:
-    """Measures and prints one table."""
+    """Measure and print one table."""
     where = {"device": jax.devices()[0].device_kind, "devices": jax.device_count()} | versions()
     print(", ".join(f"{key} {value}" for key, value in where.items()))
     measured = []

@@ -48,7 +48,7 @@ flags.adopt_module_key_flags(editor_flags)
 
 
 def main() -> None:
-    """Checks, records, searches, tries, writes."""
+    """Check, records, searches, try, write."""
     if sampling_flags.SPEED.value is not None:
         raise UserError("--speed is what is looked for; leave it out.")
     rows = read_edits(_EDITS.value, _ROOT.value)

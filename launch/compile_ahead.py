@@ -55,7 +55,7 @@ _SEARCH = flags.DEFINE_bool(
 
 
 def main() -> None:
-    """Plans what the flags say."""
+    """Plan what the flags say."""
     prepare_environment()
     wanted = make_request(
         read_config(),

@@ -33,7 +33,7 @@ flags.adopt_module_key_flags(curate_flags)
 
 
 def main(action: str) -> int:
-    """Does what is asked for."""
+    """Do what is asked for."""
     config = read_config()
     give_editors(config)
     workdir = Workdir(user_path(WORKDIR.value))
@@ -43,7 +43,7 @@ def main(action: str) -> int:
 
 
 def run_all(config: CurateConfig, workdir: Workdir) -> int:
-    """Makes what is not there, with a bar for each stage."""
+    """Make what is not there, with a bar for each stage."""
     for name, stage in config.pipeline().named.items():
         print(f"{name}: {stage}", file=sys.stderr)
     with workdir.driving(), contextlib.ExitStack() as end:
@@ -68,7 +68,7 @@ def run_all(config: CurateConfig, workdir: Workdir) -> int:
 
 
 def tell_status(config: CurateConfig, workdir: Workdir) -> int:
-    """Prints what is done of each stage."""
+    """Print what is done of each stage."""
     if workdir.driven:
         print("a process is at work here")
     names = list(config.pipeline().named)

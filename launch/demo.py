@@ -47,7 +47,7 @@ flags.adopt_module_key_flags(editor_flags)
 
 
 def main() -> None:
-    """Loads, serves until it is interrupted, and removes all uploads."""
+    """Load, serve until it is interrupted, and remove all uploads."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     with tempfile.TemporaryDirectory(prefix="step1x_demo_") as folder:
         root = pathlib.Path(folder).resolve()

@@ -26,7 +26,7 @@ _SIZE = flags.DEFINE_integer(
 
 
 def main() -> None:
-    """Prints parameters, batch, counts and times."""
+    """Print parameters, batch, counts and times."""
     config = read_config()
     mesh = make_mesh(config.mesh)
     state = abstract_state(config, mesh)

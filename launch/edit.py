@@ -145,7 +145,7 @@ _needed_unless("instruction", "edits", "like", "check")
 
 
 def main() -> int:
-    """Finds out what is to be made, refuses what is wrong, then loads, edits and saves."""
+    """Find out what is to be made, refuse what is wrong, then load, edit and save."""
     if _CHECK.value:
         return check()
     like = read_recipe(user_path(_LIKE.value)) if _LIKE.value else None
@@ -186,7 +186,7 @@ def main() -> int:
 
 
 def check() -> int:
-    """Compares weights with what is published, and prints that.
+    """Compare weights with what is published, and print that.
 
     Raises:
       UserError: there is no model, or a flag has no place here.
@@ -205,7 +205,7 @@ def check() -> int:
 
 
 def take_from(like: Recipe) -> None:
-    """Gives flags that were not given the values with which a picture was made."""
+    """Give flags that were not given the values with which a picture was made."""
     values = {
         "model": like.model.path,
         "base": like.base,
@@ -239,7 +239,7 @@ def take_from(like: Recipe) -> None:
 
 
 def tell_of(like: Recipe, now: Recipe) -> None:
-    """Says what is made again, and which files are not those of then."""
+    """Say what is made again, and which files are not those of then."""
     print(
         f"as {_LIKE.value}: {now.instruction!r:.200}, {now.steps} steps, guidance"
         f" {now.guidance:g}, size {now.size}, seed {now.seed}, model {now.model.path!r:.200}",
@@ -299,7 +299,7 @@ def _first(values: Sequence[str]) -> str | None:
 
 
 def check_new(job: EditJob) -> None:
-    """Raises UserError if files of the one result are there, unless they may be replaced."""
+    """Raise UserError if files of the one result are there, unless they may be replaced."""
     places = [job.output, job.compared] if _COMPARE.value else [job.output]
     for place in places:
         if is_file(place) and not _OVERWRITE.value:

@@ -33,7 +33,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Runs the command that is named first, in one word or two, as if it were the main module.
+    """Run the command that is named first, in one word or two, as if it were the main module.
 
     Of the commands only that one is imported, so only its flags are there.
     """

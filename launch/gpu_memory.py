@@ -43,7 +43,7 @@ _JSON = flags.DEFINE_bool("json", False, "One JSON object on stdout.")
 
 
 def main() -> None:
-    """Plans what the flags say."""
+    """Plan what the flags say."""
     jax.config.update("jax_platforms", "cpu")  # the GPUs are described, not looked for
     jax.config.update("jax_enable_compilation_cache", False)  # such programs cannot be read back
     config = read_config()

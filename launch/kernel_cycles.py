@@ -27,7 +27,7 @@ HEADS, WIDTH = 256, 128
 
 
 def main() -> None:
-    """Compiles the kernel with a dump of its schedule, and reads that."""
+    """Compile the kernel with a dump of its schedule, and read that."""
     with tempfile.TemporaryDirectory() as folder:
         prepare_environment()
         os.environ["LIBTPU_INIT_ARGS"] = (
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def compile_kernel() -> str:
-    """Compiles it for one chip; gives the kind of device."""
+    """Compile it for one chip; give the kind of device."""
     import jax
     import jax.numpy as jnp
     from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec

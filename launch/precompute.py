@@ -118,7 +118,7 @@ TOLD = 20  # rows that are named on stderr; all are in the list of rejected rows
 
 
 def main() -> int:
-    """Reads the lists, makes the data set or this process's share, tells what was left out."""
+    """Read the lists, make the data set or this process's share, tell what was left out."""
     config = EncoderConfig(
         path=user_path(_TEXT_ENCODER.value),
         min_pixels=_MIN_PIXELS.value,
@@ -151,7 +151,7 @@ def make(
     mesh: Mesh | None,
     process: tuple[int, int],
 ) -> int:
-    """Makes the data set or this process's share, and tells about it; gives the exit code."""
+    """Make the data set or this process's share, and tell about it; give the exit code."""
     index, count = process
     told = itertools.count(1)
 
@@ -235,7 +235,7 @@ def float_or_fail(text: str) -> float:
 
 @contextlib.contextmanager
 def no_empty_folders(output: epath.Path) -> Iterator[None]:
-    """Removes what the block made of a folder and those above it, if they are empty at its end."""
+    """Remove what the block made of a folder and those above it, if they are empty at its end."""
     above = [] if is_remote(output) else [output, *output.parents]
     new = list(itertools.takewhile(lambda path: not path.exists(), above))
     try:
@@ -247,7 +247,7 @@ def no_empty_folders(output: epath.Path) -> Iterator[None]:
 
 
 def tell(outcome: PrecomputeResult, output: epath.Path) -> int:
-    """Prints what was done; gives the exit code."""
+    """Print what was done; give the exit code."""
     if outcome.pictures:
         print(
             f"{outcome.pictures} pictures in {outcome.seconds:.1f} s:"

@@ -14,7 +14,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder to make or to replace.", r
 
 
 def main() -> None:
-    """Writes the folder."""
+    """Write the folder."""
     small_encoder.write_encoder(_OUTPUT.value)
     size = sum(file_size(path) for path in epath.Path(_OUTPUT.value).iterdir())
     print(f"{_OUTPUT.value}: {size / 1e6:.2f} MB")

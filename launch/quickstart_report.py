@@ -39,7 +39,7 @@ BATCH = 8  # pictures edited at a time
 
 
 def main() -> None:
-    """Edits, scores, writes."""
+    """Edit, scores, write."""
     started = time.time() if _STARTED.value is None else _STARTED.value
     edits = read_held_out(_EDITS.value)
     sources = [open_image(edit.source) for edit in edits]

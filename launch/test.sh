@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Runs the tests.
 #
-#   bash launch/test.sh [PYTEST_ARGUMENT...]         # the quick ones, without PyTorch: nine minutes on two cores
+#   bash launch/test.sh [PYTEST_ARGUMENT...]         # the quick ones, without PyTorch: four minutes on two cores
 #   bash launch/test.sh --all [PYTEST_ARGUMENT...]   # all that can run here, the linter and the type checker
 #
 # --all adds the slow tests and those that need extras. The quick ones of what stands on JAX, Flax
-# and Orbax themselves, and the kernels' slow ones, also run under Python 3.12 with its newest jax,
-# if there is a python3.12. What is skipped is printed with its reason. Makes .venv (and .venv-3.12) and installs the packages once.
+# and Orbax themselves, and the slow ones of kernels and models, also run under Python 3.12 with its
+# newest jax, if there is a python3.12. What is skipped is printed with its reason. Makes .venv (and .venv-3.12) and installs the packages once.
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 source launch/usage.sh
@@ -49,7 +49,7 @@ if lane=$(PYENV_VERSION=3.12 python3.12 -c 'import sys; print(sys.executable)' 2
     tests/weights/layouts tests/weights/run tests/conditioning tests/test_golden.py \
     tests/test_package.py
   .venv-3.12/bin/python -m pytest "${workers[@]}" -rs -m "slow and not ($extras)" tests/kernels \
-    tests/planning/test_gpu_memory.py
+    tests/models tests/planning/test_gpu_memory.py
 else
   echo "skipped: the quick tests under Python 3.12, because there is no python3.12 here"
 fi

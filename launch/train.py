@@ -40,7 +40,7 @@ SILENCE = 60  # seconds after which a process counts as lost, and the others end
 
 
 def main() -> int:
-    """Brings data and training together."""
+    """Bring data and training together."""
     config, workdir = expand_paths(read_config()), user_path(_WORKDIR.value)
     if is_remote(workdir):  # one sentence before any work, if there is no access
         check_writable(epath.Path(workdir) / "config.json")
@@ -93,7 +93,7 @@ def config_of_run(config: TrainConfig) -> TrainConfig:
 
 
 def join_others() -> None:
-    """Joins the other processes of the run.
+    """Join the other processes of the run.
 
     Raises:
       UserError: there are none, or they cannot be reached.

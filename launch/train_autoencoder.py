@@ -42,7 +42,7 @@ _REPORT = flags.DEFINE_integer(
 
 
 def main() -> None:
-    """Runs one stage, saving as it goes."""
+    """Run one stage, saving as it goes."""
     # Here, because the crops need OpenCV: flags are checked, and its absence said, without it.
     from step1x_jax.quickstart.autoencoder import (
         AutoencoderTraining,

@@ -82,7 +82,7 @@ __all__ = [*EXPORTS]
 if not TYPE_CHECKING:  # to type checkers it would be a promise of any name
 
     def __getattr__(name: str) -> Any:
-        """Loads one of EXPORTS (PEP 562)."""
+        """Load one of EXPORTS (PEP 562)."""
         if name not in EXPORTS:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f"{__name__}.{EXPORTS[name]}"), name)

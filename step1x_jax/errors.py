@@ -24,6 +24,6 @@ def _escaped(char: str) -> str:
 
 
 def require(fine: bool, field: str, value: object, advice: str) -> None:
-    """Raises a UserError that names the setting `field` and its value, unless `fine`."""
+    """Raise a UserError that names the setting `field` and its value, unless `fine`."""
     if not fine:
         raise UserError(f"{field} is {value!r}; {advice}.")

@@ -51,7 +51,7 @@ def is_remote(path: epath.PathLike) -> bool:
 
 @contextlib.contextmanager
 def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
-    """Gives a local or neighbouring temporary path; its file takes its place if the block succeeds.
+    """Give a local or neighbouring temporary path; its file takes its place if the block succeeds.
 
     Parent folders are made. On any error the temporary file is removed and what was under the name
     before stays. What a killed process left of the same file is removed.
@@ -84,7 +84,7 @@ def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
 
 
 def put(local: epath.PathLike, path: epath.PathLike) -> None:
-    """Copies a file to an object store, where it appears as a whole or not at all.
+    """Copy a file to an object store, where it appears as a whole or not at all.
 
     Raises:
       OSError: it is not there; what stood under the name before stays.
@@ -95,7 +95,7 @@ def put(local: epath.PathLike, path: epath.PathLike) -> None:
 
 
 def fetch(path: epath.PathLike, local: epath.PathLike) -> None:
-    """Copies an object to a local file.
+    """Copy an object to a local file.
 
     Raises:
       OSError: it could not be read or written.
@@ -106,7 +106,7 @@ def fetch(path: epath.PathLike, local: epath.PathLike) -> None:
 
 @contextlib.contextmanager
 def _os_errors() -> Iterator[None]:
-    """Makes OSErrors of what the libraries of the stores raise, each its own."""
+    """Make OSErrors of what the libraries of the stores raise, each its own."""
     try:
         yield
     except OSError:
@@ -159,13 +159,13 @@ class Growing:
             self._put_at = time.monotonic()
 
     def close(self) -> None:
-        """Puts them once more, and removes the temporary folder; raises what `put` raises."""
+        """Put them once more, and remove the temporary folder; raise what `put` raises."""
         with self._temporary or contextlib.nullcontext():
             self.put(now=True)
 
 
 def check_writable(path: epath.PathLike) -> None:
-    """Raises UserError unless a file of that name could be written, before long work is done."""
+    """Raise UserError unless a file of that name could be written, before long work is done."""
     path = epath.Path(path)
     probe = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
@@ -305,7 +305,7 @@ def same_files(first: str, second: str) -> bool:
 
 
 def check_local(folder: epath.PathLike) -> None:
-    """Raises UserError if a folder that is to appear as a whole would be on an object store."""
+    """Raise UserError if a folder that is to appear as a whole would be on an object store."""
     if is_remote(folder):
         raise UserError(
             f"{folder} is on an object store, where no folder appears as a whole; write it to a"
@@ -315,7 +315,7 @@ def check_local(folder: epath.PathLike) -> None:
 
 @contextlib.contextmanager
 def making_folder(path: epath.PathLike) -> Iterator[epath.Path]:
-    """Gives a temporary folder beside `path`; it takes that name if the block succeeds.
+    """Give a temporary folder beside `path`; it takes that name if the block succeeds.
 
     Parent folders are made. On any error the temporary folder is removed with all in it, and so is
     what a killed process left of the same folder.
@@ -343,7 +343,7 @@ def making_folder(path: epath.PathLike) -> Iterator[epath.Path]:
 
 @contextlib.contextmanager
 def _temporary(path: epath.Path, *, folder: bool) -> Iterator[epath.Path]:
-    """Gives an empty file or folder beside `path`, held by a lock, and removes it at the end.
+    """Give an empty file or folder beside `path`, held by a lock, and remove it at the end.
 
     Before that it removes those that no process holds: their processes were killed.
     """
@@ -418,7 +418,7 @@ def _lock(path: epath.PathLike, *, needed: bool = False) -> int | None:
 
 @contextlib.contextmanager
 def exclusive(path: epath.PathLike, message: str) -> Iterator[None]:
-    """Holds a lock file, so that no second process does the same work at the same time.
+    """Hold a lock file, so that no second process does the same work at the same time.
 
     The lock ends with the process, however that ends. Object stores and file systems without locks
     have none: there nothing is held.

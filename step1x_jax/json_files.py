@@ -72,7 +72,7 @@ def read_json(path: epath.PathLike, largest: int = LARGEST) -> dict[str, Any]:
 
 
 def write_json(path: epath.PathLike, values: dict[str, Any]) -> None:
-    """Writes a JSON object, completely or not at all.
+    """Write a JSON object, completely or not at all.
 
     Raises:
       UserError: the disk is full or the folder not writable.
@@ -120,7 +120,7 @@ def build(kind: Any, values: Any, source: str, field: str = "") -> Any:
 
 
 def check_fields(config: Any, source: str, field: str = "") -> None:
-    """Checks names, types and bounds of what was assigned to a dataclass and those in it.
+    """Check names, types and bounds of what was assigned to a dataclass and those in it.
 
     Raises:
       UserError: an attribute that is no field, or a value of another type or out of its bounds;
@@ -157,7 +157,7 @@ def _refuse_unknown(kind: Any, values: Any, source: str, field: str) -> None:
 
 
 def _refuse_unbounded(values: Any, source: str, field: str) -> None:
-    """Raises UserError for a number that is not finite or has over 64 bits."""
+    """Raise UserError for a number that is not finite or has over 64 bits."""
     if isinstance(values, dict):
         for name, value in values.items():
             _refuse_unbounded(value, source, f"{field}.{name}" if field else str(name))

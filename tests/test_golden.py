@@ -33,6 +33,7 @@ def test_every_quantity_of_a_case_is_compared():
     assert set(golden.read_case(VECTORS / "dit_v1_1")) - inputs <= compared
 
 
+@pytest.mark.slow
 def test_a_wrong_number_fails(tmp_path, capsys):
     folder = tmp_path / "vae"
     shutil.copytree(VECTORS / "vae", folder)

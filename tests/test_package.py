@@ -61,6 +61,7 @@ def test_the_package_itself_is_light():
     assert set(imported_by("import step1x_jax")) <= {"orbax"}  # flax brings it
 
 
+@pytest.mark.slow
 def test_exports_are_loaded_when_they_are_asked_for():
     rooms = ("step1x_jax.editing", "step1x_jax.training", "step1x_jax.models")
     assert imported_by("import step1x_jax", rooms) == []
@@ -107,6 +108,7 @@ def test_requirements_are_those_of_the_package_and_of_its_tests():
     assert extras["gpu"][0].replace("[cuda13]", "") in dependencies  # tests and plans: CUDA 13
 
 
+@pytest.mark.slow
 def test_models_conversion_and_sampling_need_no_torch():
     statement = (
         "import step1x_jax.models.step1x_edit, step1x_jax.weights.load,"

@@ -75,12 +75,14 @@ def copied(tmp_path, part):
     return tmp_path / part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["transformer", "autoencoder"])
 def test_sizes_beside_weights(tmp_path, part):
     folder = copied(tmp_path, part)
     try_file(folder / "config.json", lambda: open_weights(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "name"), [("transformer", "transformer"), ("autoencoder", "vae")])
 def test_sizes_in_folders_of_diffusers(tmp_path, part, name):
     folder = tmp_path / "out"
@@ -133,6 +135,7 @@ def test_settings_of_the_picture_processor(tmp_path):
     try_file(path, lambda: Processor(folder, 3136, 254016, vision), least=0.1)
 
 
+@pytest.mark.slow
 def test_what_editing_needs_beside_weights(tmp_path, monkeypatch):
     shutil.copytree(QUICKSTART, tmp_path / "model")
     monkeypatch.setattr(loading, "load_model", lambda *args, **options: None)

@@ -16,7 +16,7 @@ INCHES, DOTS = (7.5, 4.5), 120  # of the picture; dots in an inch
 
 
 def draw(path: epath.PathLike, errors: Mapping[str, SpeedError], title: str) -> None:
-    """Writes a PNG: a point for each mode at its mean, a line down to the worst edit.
+    """Write a PNG: a point for each mode at its mean, a line down to the worst edit.
 
     Args:
       path: of the file.

@@ -18,7 +18,7 @@ from step1x_jax.sampling.plan import EXACT, unscaled
 
 
 def give_editors(config: CurateConfig) -> None:
-    """Gives each stage that asks for one what loads its editor."""
+    """Give each stage that asks for one what loads its editor."""
     for stage in config.stages.values():
         if isinstance(stage, OwnEditor):
             stage.use(MadeByEditor())

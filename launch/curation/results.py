@@ -30,7 +30,7 @@ SHEET_EACH = 2  # edits of a category
 
 
 def tell_stats(config: CurateConfig, workdir: Workdir) -> int:
-    """Prints how many edits there are, of which kind, and why others were left out."""
+    """Print how many edits there are, of which kind, and why others were left out."""
     counted = stats.count(config.pipeline(), workdir)
     if FIGURES.value:
         figures.draw_all(counted, user_path(FIGURES.value))
@@ -48,7 +48,7 @@ def output_or(workdir: Workdir, name: str) -> epath.Path:
 
 
 def make_sheet(config: CurateConfig, workdir: Workdir) -> int:
-    """Writes examples as a picture and as a page."""
+    """Write examples as a picture and as a page."""
     results = Results(config.pipeline(), workdir)
     chosen = sheet.examples(results, EACH.value or SHEET_EACH, config.seed)
     folder = output_or(workdir, "sheet")
@@ -63,7 +63,7 @@ def make_sheet(config: CurateConfig, workdir: Workdir) -> int:
 
 
 def make_review(config: CurateConfig, workdir: Workdir) -> int:
-    """Writes the page with the edits that come to the review."""
+    """Write the page with the edits that come to the review."""
     pipeline = config.pipeline()
     before = {}
     for name, stage in pipeline.stages.items():
@@ -85,7 +85,7 @@ def make_review(config: CurateConfig, workdir: Workdir) -> int:
 
 
 def export_all(config: CurateConfig, workdir: Workdir) -> int:
-    """Writes lists of edits, and records of them if the config names models."""
+    """Write lists of edits, and records of them if the config names models."""
     results = Results(config.pipeline(), workdir)
     folder = output_or(workdir, "export")
     manifest = hashlib.sha256((workdir.path / MANIFEST).read_bytes()).hexdigest()
@@ -102,7 +102,7 @@ def export_all(config: CurateConfig, workdir: Workdir) -> int:
 
 
 def make_records(config: CurateConfig, edits: epath.Path, output: epath.Path) -> int:
-    """Makes records of a list, as launch.precompute does; gives the number of edits left out."""
+    """Make records of a list, as launch.precompute does; give the number of edits left out."""
     chosen = config.export
     encoder = dataclasses.replace(chosen.encoder, path=user_path(chosen.encoder.path))
     autoencoder = user_path(chosen.autoencoder)

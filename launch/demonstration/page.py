@@ -54,7 +54,7 @@ class Page:
     """Everything on the page, and what its buttons do; `blocks` is served by `serve`."""
 
     def __init__(self, editor: Editor, queue: EditQueue, folder: pathlib.Path) -> None:
-        """Puts the page together.
+        """Put the page together.
 
         Args:
           editor: makes the edits.
@@ -167,7 +167,7 @@ class Page:
         )  # fmt: skip
 
     def _connect(self) -> None:
-        """Says what happens on which click."""
+        """Say what happens on which click."""
         hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "undocumented"}
         quick = {"queue": False, **hidden}
         # What may fail passes through gradio's queue: of anything else the page shows no error.
@@ -204,7 +204,7 @@ class Page:
         )
 
     def _take(self, session: Session | None, upload: tuple[str, str] | None) -> dict:
-        """Reads an upload; it is edited next."""
+        """Read an upload; it is edited next."""
         if upload is None:
             raise gr.Error("give a picture as a file.", print_exception=False)
         path, name = upload
@@ -233,18 +233,18 @@ class Page:
         return {self._brush: None, self._part: gr.update(open=False)}
 
     def _show_brush(self, session: Session | None) -> dict:
-        """Puts the source under the brush: it is not measured rightly while it cannot be seen."""
+        """Put the source under the brush: it is not measured rightly while it cannot be seen."""
         return {self._brush: _canvas(session.source if session else None)}
 
     def _pick(self, session: Session | None, chosen: gr.SelectData) -> dict:
-        """Takes a picture of the history as the one that is edited next."""
+        """Take a picture of the history as the one that is edited next."""
         if session is None or not 0 <= chosen.index < len(session.entries):
             raise gr.Error("this picture is no longer stored.", print_exception=False)
         entry = session.entries[chosen.index]
         return {**self._sourced(session, entry), **self._shown(session, entry)}
 
     def _stop(self, session: Session | None) -> None:
-        """Ends the session's edit."""
+        """End the session's edit."""
         if session and session.job:
             self._queue.cancel(session.job)
 
@@ -261,7 +261,7 @@ class Page:
         size: float,
         seed: float,
     ) -> Iterator[dict]:
-        """Edits, and shows how far that is."""
+        """Edit, and show how far that is."""
         try:
             yield from self._edited(
                 session,
@@ -348,7 +348,7 @@ class Page:
         }
 
     def _sourced(self, session: Session, entry: HistoryEntry) -> dict:
-        """Makes an entry the source, and shows it so."""
+        """Make an entry the source, and show it so."""
         session.source = entry
         return {
             self._picture: gr.update(value=str(entry.view), label=f"Picture: {entry.label:.60}"),
@@ -357,7 +357,7 @@ class Page:
         }
 
     def _stored(self, session: Session) -> dict:
-        """Keeps the session, and shows its pictures."""
+        """Keep the session, and show its pictures."""
         pictures = [(str(entry.thumbnail), entry.label) for entry in session.entries]
         return {
             self._session: session,
@@ -366,7 +366,7 @@ class Page:
         }
 
     def _shown(self, session: Session, entry: HistoryEntry) -> dict:
-        """Shows an entry beside what it was made from, if it is a result."""
+        """Show an entry beside what it was made from, if it is a result."""
         made = entry.before is not None
         session.shown = entry if made else None
         return {
@@ -381,7 +381,7 @@ class Page:
 def serve(
     page: Page, *, host: str, port: int, share: bool, password: str | None, upload_limit: int
 ) -> list[str]:
-    """Starts the server, in threads of its own.
+    """Start the server, in threads of its own.
 
     Args:
       page: to serve.

@@ -31,12 +31,12 @@ class QueuedEdit:
         )
 
     def cancel(self) -> None:
-        """Ends it: at once if it waits, else at its next step; without effect once it is made."""
+        """End it: at once if it waits, else at its next step; without effect once it is made."""
         self._cancelled.set()
         self._news.put(Cancelled())
 
     def news(self) -> Iterator[int | Step | list[Image.Image]]:
-        """Waits for news of it: how many edits come first, then its steps, at last its pictures.
+        """Wait for news of it: how many edits come first, then its steps, at last its pictures.
 
         Raises:
           Cancelled: by `cancel`.
@@ -51,11 +51,11 @@ class QueuedEdit:
                 return
 
     def tell_place(self, ahead: int) -> None:
-        """Says how many edits are made before this one."""
+        """Say how many edits are made before this one."""
         self._news.put(ahead)
 
     def make(self) -> None:
-        """Makes the edit; how it ended is told as news."""
+        """Make the edit; how it ended is told as news."""
         try:
             self._raise_if_cancelled()
             self._news.put(self._work(self._on_step))
@@ -80,7 +80,7 @@ class EditQueue:
         self._jobs: list[QueuedEdit] = []  # the one that is made, then those that wait
 
     def submit(self, work: Work) -> QueuedEdit:
-        """Puts an edit at the end.
+        """Put an edit at the end.
 
         Raises:
           UserError: too many wait.
@@ -102,7 +102,7 @@ class EditQueue:
                 self._leave(job)
 
     def close(self) -> None:
-        """Ends all edits, and waits until the one that is made has noticed."""
+        """End all edits, and wait until the one that is made has noticed."""
         with self._lock:
             for job in self._jobs:
                 job.cancel()

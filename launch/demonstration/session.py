@@ -42,7 +42,7 @@ class Session:
     """The last pictures that one person uploaded and made; `source` is edited next."""
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Makes a folder below `root`, with a name that nobody guesses: the server gives its files
+        """Make a folder below `root`, with a name that nobody guesses: the server gives its files
         to whoever asks for them by name."""
         self._folder = root / secrets.token_urlsafe(16)
         self._folder.mkdir(parents=True, mode=0o700)
@@ -55,7 +55,7 @@ class Session:
     def add(
         self, picture: Image.Image, label: str, source: HistoryEntry | None = None
     ) -> HistoryEntry:
-        """Stores a picture (RGB) as the last entry; `source` is what it was made from."""
+        """Store a picture (RGB) as the last entry; `source` is what it was made from."""
         self._made += 1
         name = f"{'edited' if source else 'picture'}-{self._made}"
         entry = HistoryEntry(
@@ -75,11 +75,11 @@ class Session:
         return entry
 
     def close(self) -> None:
-        """Removes all files."""
+        """Remove all files."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _forget(self) -> None:
-        """Removes the oldest entries beyond MOST_ENTRIES, but never the source."""
+        """Remove the oldest entries beyond MOST_ENTRIES, but never the source."""
         extra = len(self.entries) - MOST_ENTRIES
         old = [entry for entry in self.entries if entry is not self.source][: max(extra, 0)]
         self.entries = [entry for entry in self.entries if entry not in old]

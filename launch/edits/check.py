@@ -13,7 +13,7 @@ WIDTH = 40  # of names; the longest ones go beyond
 
 
 def print_findings(findings: Iterable[Finding]) -> int:
-    """Prints them as they are made.
+    """Print them as they are made.
 
     Returns:
       The exit code: 0 if nothing differs, else 1.

@@ -48,7 +48,7 @@ def make_all(
     extras: Extras,
     report: EditReport | None,
 ) -> int:
-    """Makes results one after another, so that none depends on what is made with it.
+    """Make results one after another, so that none depends on what is made with it.
 
     Args:
       editor: makes them.
@@ -97,7 +97,7 @@ def make_all(
 def _make(
     editor: Editor, job: EditJob, common: Recipe, extras: Extras, bar: tqdm
 ) -> tuple[Image.Image, Image.Image]:
-    """Makes and saves one result, itself last: if it is there, so is all that belongs to it.
+    """Make and save one result, itself last: if it is there, so is all that belongs to it.
 
     Returns:
       The source and the result.

@@ -48,7 +48,7 @@ class Output:
     """
 
     def __init__(self, given: str):
-        """Takes a path, with ~ put in."""
+        """Take a path, with ~ put in."""
         check_protocol(given, "the edited picture")
         self.pattern = given
         if given.endswith("/") or (not is_remote(given) and os.path.isdir(given)):
@@ -106,7 +106,7 @@ def plan(rows: Sequence[Row], output: Output, seed: int, num_images: int) -> lis
 
 
 def check_places(jobs: Iterable[EditJob], files: Iterable[str]) -> None:
-    """Raises UserError for results that cannot be written, or that would replace what is read.
+    """Raise UserError for results that cannot be written, or that would replace what is read.
 
     Args:
       jobs: all.

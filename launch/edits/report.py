@@ -41,7 +41,7 @@ class EditReport:
     """The lines; written anew, as a whole, with each one that is added."""
 
     def __init__(self, folder: epath.PathLike):
-        """Takes over what earlier commands wrote there, but for lines that are none."""
+        """Take over what earlier commands wrote there, but for lines that are none."""
         self.folder = epath.Path(folder)
         self.path = self.folder / NAME
         self._lines: dict[str, dict[str, Any]] = {}
@@ -54,7 +54,7 @@ class EditReport:
                 self._lines[line.output] = dataclasses.asdict(line)
 
     def add(self, line: Line) -> None:
-        """Puts a line at the end, in place of the one of the same result.
+        """Put a line at the end, in place of the one of the same result.
 
         Raises:
           UserError: the report cannot be written.

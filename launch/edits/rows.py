@@ -183,7 +183,7 @@ def _object(value: Any, source: str) -> dict[str, Any]:
 
 
 def check_stays(path: str | None, source: str) -> None:
-    """Raises UserError for a path of a list that leads out of the folder where it starts."""
+    """Raise UserError for a path of a list that leads out of the folder where it starts."""
     if path is not None and not stays_inside(path):
         raise UserError(
             f"{source}: {shown(path)} is no path inside of the folder; give one without .. that"

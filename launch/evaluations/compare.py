@@ -38,7 +38,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder for the tables and the she
 
 
 def main() -> None:
-    """Reads judgements, compares, and writes what came out."""
+    """Read judgements, compare, and write what came out."""
     benchmark = BENCHMARKS[_BENCHMARK.value]
     if len(_METHODS.value) != 2:
         raise UserError(f"--methods={','.join(_METHODS.value)}: give two, as a,b.")

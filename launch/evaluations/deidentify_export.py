@@ -36,7 +36,7 @@ flags.adopt_module_key_flags(deidentify_flags)
 
 
 def main() -> None:
-    """Reads findings and decisions, and writes data set and log."""
+    """Read findings and decisions, and write data set and log."""
     findings_path = user_path(deidentify_flags.FINDINGS.value)
     findings = read_findings(findings_path)
     paths = list(map(user_path, _DECISIONS.value))

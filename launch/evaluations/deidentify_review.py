@@ -20,7 +20,7 @@ flags.adopt_module_key_flags(deidentify_flags)
 
 
 def main() -> None:
-    """Makes the folder."""
+    """Make the folder."""
     findings = read_findings(user_path(deidentify_flags.FINDINGS.value))
     samples, public = deidentify_flags.samples(findings), deidentify_flags.public()
     with tqdm(total=len(findings.pictures), desc="pictures", unit="picture") as bar:

@@ -44,7 +44,7 @@ flags.register_validator(
 
 
 def main() -> None:
-    """Looks at every picture, and writes what was found."""
+    """Look at every picture, and write what was found."""
     benchmark = benchmark_flags.benchmark()
     output = user_path(_OUTPUT.value)
     check_new(output, "output")  # decisions belong to it

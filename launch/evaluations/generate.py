@@ -56,7 +56,7 @@ flags.adopt_module_key_flags(editor_flags)
 
 
 def main() -> int:
-    """Checks all that can be wrong, then loads, edits and saves."""
+    """Check all that can be wrong, then load, edit and save."""
     benchmark = benchmark_flags.benchmark()
     source = find_source(benchmark, benchmark_flags.SOURCE.value)
     folder = method_folder(_RESULTS.value, _METHOD.value)

@@ -53,14 +53,14 @@ flags.adopt_module_key_flags(judge_against)
 
 
 def main() -> int:
-    """Judges, and prints what became of the samples."""
+    """Judge, and print what became of the samples."""
     if judge_against.AGAINST.value:
         return judge_against.judge_against(_RESULTS.value, _METHOD.value)
     return judge_method()
 
 
 def judge_method() -> int:
-    """Judges the pictures of --method one by one."""
+    """Judge the pictures of --method one by one."""
     benchmark = benchmark_flags.benchmark()
     measures_of(benchmark)  # refuses one that is judged by pairs
     protocol = judge_flags.protocol()

@@ -29,7 +29,7 @@ _DIMENSIONS = flags.DEFINE_list(
 
 
 def judge_against(results: str, method: str) -> int:
-    """Judges pairs of methods, and prints what became of the questions.
+    """Judge pairs of methods, and print what became of the questions.
 
     Args:
       results: folder of all methods.

@@ -45,7 +45,7 @@ flags.adopt_module_key_flags(judge_flags)
 
 
 def main() -> int:
-    """Asks, measures, prints and writes."""
+    """Ask, measure, print and write."""
     judge_flags.check_for_pairs()
     name = judge_flags.judge_name()
     check_name(name, "the judge's name")

@@ -62,7 +62,7 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be asked, and as
 
 
 def check_for_pairs() -> None:
-    """Raises UserError if flags are given that say something of single pictures alone."""
+    """Raise UserError if flags are given that say something of single pictures alone."""
     for name in SINGLE:
         if flags.FLAGS[name].present:
             raise UserError(f"--{name} is of pictures judged one by one; leave it out.")

@@ -31,7 +31,7 @@ _CHART = flags.DEFINE_bool("chart", True, "With --output: also the chart.")
 
 
 def main() -> None:
-    """Reads verdicts, computes and writes tables."""
+    """Read verdicts, compute and write tables."""
     names = list(dict.fromkeys(_JUDGE.value)) or find_pair_judges(_RESULTS.value)
     judged = {name: JudgeVerdicts(*read_pairs(pair_folder(_RESULTS.value, name))) for name in names}
     ranking = rank_judged(judged, _METHODS.value)

@@ -46,7 +46,7 @@ flags.adopt_module_key_flags(benchmark_flags)
 
 
 def main() -> None:
-    """Measures each method, and prints tables."""
+    """Measure each method, and print tables."""
     benchmark = benchmark_flags.benchmark()
     source = find_source(benchmark, benchmark_flags.SOURCE.value)
     if _CAPTION.value and not _CLIP.value:

@@ -48,7 +48,7 @@ _EXPORT_CSV = flags.DEFINE_string("export_csv", None, "Folder for official table
 
 
 def main() -> int:
-    """Reads judgements, computes and writes tables."""
+    """Read judgements, compute and write tables."""
     benchmark = BENCHMARKS[_BENCHMARK.value]
     if _IMPORT_CSV.value:
         for method in _METHODS.value:

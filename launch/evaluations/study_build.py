@@ -39,7 +39,7 @@ flags.adopt_module_key_flags(benchmark_flags)
 
 
 def main() -> None:
-    """Finds the pictures, and makes pages and key."""
+    """Find the pictures, and make pages and key."""
     benchmark = benchmark_flags.benchmark()
     samples = benchmark_flags.samples()
     ids = [sample.id for sample in samples]

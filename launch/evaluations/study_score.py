@@ -30,7 +30,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "A JSON file for all numbers.")
 
 
 def main() -> None:
-    """Reads, scores and prints."""
+    """Read, scores and print."""
     key = read_key(user_path(_KEY.value))
     answers = read_answers(find_answers(_ANSWERS.value), key)
     rows = score_study(key, answers)

@@ -23,7 +23,7 @@ from step1x_jax.parallel.compile_cache import enable_compile_cache
 
 
 def run(main: Callable[..., int | None], operands: Sequence[str] = ()) -> None:
-    """Parses flags and calls `main`, whose result is the exit code (None: 0).
+    """Parse flags and call `main`, whose result is the exit code (None: 0).
 
     With `operands`, the command takes one of them before its flags, and `main` is given it.
 
@@ -95,7 +95,7 @@ def _check_given_once() -> None:
 
 
 def _check_finite() -> None:
-    """Raises flags.Error for a number that is NaN or infinite: bounds of flags let NaN through."""
+    """Raise flags.Error for a number that is NaN or infinite: bounds of flags let NaN through."""
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
         if is_old_name(name):
@@ -121,7 +121,7 @@ def _say(message: str) -> int:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses flags; a wrong one, or a wrong file of configs/, is one sentence and exit code 1."""
+    """Parse flags; a wrong one, or a wrong file of configs/, is one sentence and exit code 1."""
     if any(argument in HELP for argument in argv[1:]):
         print(usage(), end="")
         sys.exit(0)

@@ -25,7 +25,7 @@ class _NumberListParser(flags.ArgumentParser):
 def define_number_list(
     name: str, default: Sequence[int], text: str, *, lower: int = 1, upper: int = 1 << 20
 ) -> flags.FlagHolder:
-    """Defines the flag.
+    """Define the flag.
 
     Args:
       name: of the flag.

@@ -13,7 +13,7 @@ from step1x_jax.weights.load import load_autoencoder
 def load_models(
     config: EncoderConfig, autoencoder: str, mesh: Mesh | None, implementation: str = "jax"
 ) -> Models:
-    """Loads both.
+    """Load both.
 
     Args:
       config: of the encoder.

@@ -108,7 +108,7 @@ def compare(
     plans: Mapping[str, SamplingPlan],
     tell: Callable[[], object] = lambda: None,
 ) -> dict[str, SpeedError]:
-    """Edits with each plan, and exactly.
+    """Edit with each plan, and exactly.
 
     Args:
       editor: makes the edits.

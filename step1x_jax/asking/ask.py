@@ -81,7 +81,7 @@ def ask_all(
     limits: AskLimits,
     parse: Callable[[Ask, str], T | None],
 ) -> Iterator[AskResult[T]]:
-    """Asks all questions, several at a time; what is in the cache is not asked again.
+    """Ask all questions, several at a time; what is in the cache is not asked again.
 
     Args:
       questions: taken one by one as they are needed.
@@ -235,7 +235,7 @@ def _attempt_all(
     pace: Pace,
     stopping: Stopping,
 ) -> AskResult[T]:
-    """Asks until a reply counts or the attempts are used up; kept replies were attempts, too."""
+    """Ask until a reply counts or the attempts are used up; kept replies were attempts, too."""
     key = cache_key(ask, respondent.parameters)
     kept = replies = cache.replies(key)
     failures = 0

@@ -102,7 +102,7 @@ class ReplyCache:
             return [reply for replies in self._replies.values() for reply in replies]
 
     def append(self, key: str, id: str, asked: str, reply: Reply) -> Reply:
-        """Keeps a reply.
+        """Keep a reply.
 
         Args:
           key: of the question.
@@ -141,7 +141,7 @@ class ReplyCache:
         return reply
 
     def close(self) -> None:
-        """Takes no more replies."""
+        """Take no more replies."""
         with self._lock:
             if self._descriptor is not None:
                 os.close(self._descriptor)

@@ -70,7 +70,7 @@ class ChatClient:
     """A model on a server; usable from several threads."""
 
     def __init__(self, preset: ChatPreset, timeout: float, key_variable: str = ""):
-        """Opens no connection yet.
+        """Open no connection yet.
 
         Args:
           preset: address, model, and how it is asked.
@@ -100,7 +100,7 @@ class ChatClient:
             ) from e
 
     def close(self) -> None:
-        """Closes its connections."""
+        """Close its connections."""
         self._client.close()
 
     @property

@@ -107,7 +107,7 @@ class Respondent(Protocol):
         """The model's id as "model", and all else that a reply depends on, as JSON values."""
 
     def answer(self, ask: Ask, attempt: int) -> Reply:
-        """Asks once.
+        """Ask once.
 
         Args:
           ask: the question.

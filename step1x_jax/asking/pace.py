@@ -39,7 +39,7 @@ class Pace:
         self._held_until = -math.inf
 
     def wait(self, stopping: Stopping) -> None:
-        """Waits for the time of a request.
+        """Wait for the time of a request.
 
         Raises:
           Stopped: the run ends.
@@ -56,7 +56,7 @@ class Pace:
         stopping.sleep(slot - now)
 
     def hold(self, seconds: float, reason: str) -> None:
-        """Lets nobody ask for some time, because the server wants that.
+        """Let nobody ask for some time, because the server wants that.
 
         Raises:
           UserError: it wants more than is worth waiting for.

@@ -26,11 +26,11 @@ class Stopping:
         self._event = threading.Event()
 
     def set(self) -> None:
-        """Ends all waiting, now and later."""
+        """End all waiting, now and later."""
         self._event.set()
 
     def sleep(self, seconds: float) -> None:
-        """Waits.
+        """Wait.
 
         Raises:
           Stopped: the run ends.
@@ -43,7 +43,7 @@ class WorkerPool(Generic[Job, Result]):
     """Threads that work on jobs; a context, which ends them."""
 
     def __init__(self, work: Callable[[Job, Stopping], Result], threads: int):
-        """Starts the threads.
+        """Start the threads.
 
         Args:
           work: done on a thread; what it raises, `next` raises.
@@ -80,12 +80,12 @@ class WorkerPool(Generic[Job, Result]):
         return self._pending >= 2 * len(self._threads)
 
     def submit(self, job: Job) -> None:
-        """Adds a job."""
+        """Add a job."""
         self._pending += 1
         self._jobs.put(job)
 
     def next(self) -> Result:
-        """Waits for a result; raises what its work raised."""
+        """Wait for a result; raise what its work raised."""
         result, error = self._done.get()
         self._pending -= 1
         if error is not None:
@@ -96,7 +96,7 @@ class WorkerPool(Generic[Job, Result]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Begins no further job; what is being done has GRACE seconds."""
+        """Begin no further job; what is being done has GRACE seconds."""
         self._stopping.set()
         for _ in self._threads:
             self._jobs.put(None)

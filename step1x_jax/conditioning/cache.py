@@ -111,7 +111,7 @@ class CachedEncoder:
             logging.warning("Nothing is kept of what was encoded: %s", e)
 
     def _make_room(self) -> None:
-        """Removes the entries that were not used for longest."""
+        """Remove the entries that were not used for longest."""
         entries = []
         for file in self._folder.glob("*" + SUFFIX):
             with contextlib.suppress(OSError):  # another process has removed it just now

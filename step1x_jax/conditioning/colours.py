@@ -83,7 +83,7 @@ def decode_upright(image: Image.Image, name: str) -> Image.Image:
 
 
 def check_size(width: int, height: int, name: str) -> None:
-    """Raises UserError for a picture that is too small or too large to be edited."""
+    """Raise UserError for a picture that is too small or too large to be edited."""
     if min(width, height) < SMALLEST_SIDE:
         raise UserError(
             f"{name} is {width}x{height} pixels; each side needs at least {SMALLEST_SIDE}."

@@ -53,7 +53,7 @@ class EncoderConfig:
     dtype: str = "bfloat16"  # of the language model; or "float32"
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for values that cannot be used."""
+        """Raise UserError, naming the field, for values that cannot be used."""
         check_fields(self, "the config", "encoder")
         if not 0 < self.min_pixels <= self.max_pixels:
             raise UserError(
@@ -82,7 +82,7 @@ class TextEncoder(Protocol):
     def encode(
         self, images: Sequence[Image.Image], instructions: Sequence[str]
     ) -> tuple[Array, np.ndarray]:
-        """Embeds each instruction together with its picture.
+        """Embed each instruction together with its picture.
 
         Args:
           images: B pictures as the editor sees them, resized.
@@ -139,7 +139,7 @@ class QwenEncoder:
     """The TextEncoder of the releases: prompt, picture processor and a LanguageModelBackend."""
 
     def __init__(self, config: EncoderConfig, model: LanguageModelBackend):
-        """Takes a loaded model; `load_encoder` loads it as well.
+        """Take a loaded model; `load_encoder` loads it as well.
 
         Raises:
           UserError: the tokenizer or the processor's settings are missing, or of another model.
@@ -237,7 +237,7 @@ def missing_files(path: str, *, weights: bool = True) -> list[str]:
 
 
 def check_encoder(path: str) -> None:
-    """Raises UserError for what can be wrong with a folder, but for the numbers in its weights.
+    """Raise UserError for what can be wrong with a folder, but for the numbers in its weights.
 
     To be asked before other parts are read, which takes minutes.
     """

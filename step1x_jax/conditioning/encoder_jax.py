@@ -27,7 +27,7 @@ class JaxLanguageModel:
     """The frozen model, on one device or split over a mesh: a LanguageModelBackend (encoder.py)."""
 
     def __init__(self, model: MLLM, mesh: Mesh | None = None, on_host: bool = False):
-        """Takes a loaded model, on that mesh if there is one; see `load_jax`."""
+        """Take a loaded model, on that mesh if there is one; see `load_jax`."""
         self._mesh = mesh
         self._on_host = on_host
         self._config = model.config

@@ -18,7 +18,7 @@ class TorchLanguageModel:
     """The frozen model, on a GPU if torch finds one; a LanguageModelBackend of encoder.py."""
 
     def __init__(self, model: Any):
-        """Takes a loaded transformers.Qwen2_5_VLModel; see `load_torch`."""
+        """Take a loaded transformers.Qwen2_5_VLModel; see `load_torch`."""
         self._model = model.eval().requires_grad_(False)
         self.image_token_id: int = model.config.image_token_id
 

@@ -40,7 +40,7 @@ def read_input_file(path: epath.PathLike, what: str, limit: int) -> bytes:
 
 
 def check_protocol(path: str, what: str) -> None:
-    """Raises UserError for an address, of the web or with file://, where a path is wanted."""
+    """Raise UserError for an address, of the web or with file://, where a path is wanted."""
     protocol, there, _ = path.partition("://")
     if there and protocol not in STORES:
         raise UserError(
@@ -50,7 +50,7 @@ def check_protocol(path: str, what: str) -> None:
 
 
 def _check_regular(path: str, what: str, limit: int) -> None:
-    """Raises UserError or OSError unless the path leads to a regular file of no more bytes."""
+    """Raise UserError or OSError unless the path leads to a regular file of no more bytes."""
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder")

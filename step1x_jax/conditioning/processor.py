@@ -56,7 +56,7 @@ class Processor:
     def __init__(
         self, folder: epath.PathLike, min_pixels: int, max_pixels: int, vision: VisionConfig
     ):
-        """Reads the settings of a model's folder.
+        """Read the settings of a model's folder.
 
         Args:
           folder: holds preprocessor_config.json, or processor_config.json as newer versions of
@@ -132,7 +132,7 @@ def read_settings(folder: epath.PathLike) -> tuple[dict[str, Any], epath.Path]:
 
 
 def _check_settings(settings: dict[str, Any], path: epath.Path, needed: dict[str, Any]) -> None:
-    """Raises UserError, naming it, for a setting that is not the model's. Absent ones are."""
+    """Raise UserError, naming it, for a setting that is not the model's. Absent ones are."""
     kind = settings.get("image_processor_type")
     if kind is not None and not str(kind).startswith(KINDS):
         raise UserError(f"{path} is of a {shown(kind)}; give the folder of a Qwen2.5-VL model.")

@@ -61,7 +61,7 @@ class Prompt:
     """
 
     def __init__(self, tokenize: Tokenize, quoting: str = "published", picture_label: bool = False):
-        """Takes a tokenizer and reads its special tokens.
+        """Take a tokenizer and read its special tokens.
 
         Args:
           tokenize: text to ids.
@@ -137,7 +137,7 @@ class Prompt:
 
 
 def check_instruction(instruction: str) -> None:
-    """Raises UserError for text that cannot be tokenised because half a character is in it."""
+    """Raise UserError for text that cannot be tokenised because half a character is in it."""
     try:
         instruction.encode()
     except UnicodeEncodeError as e:
@@ -145,7 +145,7 @@ def check_instruction(instruction: str) -> None:
 
 
 def published_pieces(text: str) -> list[str]:
-    """Cuts a text the way the release does before tokenising piece by piece.
+    """Cut a text the way the release does before tokenising piece by piece.
 
     Curly double quotes and apostrophes become `"`, and each `"` toggles quoting. Outside, the text
     up to and including the next quote is one piece; inside, every character is one, in curly
@@ -176,7 +176,7 @@ def published_pieces(text: str) -> list[str]:
 
 
 def word_pieces(instruction: str) -> list[str]:
-    """Cuts an instruction as `published_pieces` does, but for apostrophes inside words.
+    """Cut an instruction as `published_pieces` does, but for apostrophes inside words.
 
     They stay what they are: "the girl's dress" is one piece, 'say "it's"' spells out i, t, ', s.
     """

@@ -88,7 +88,7 @@ def load_tokenizer(folder: epath.PathLike, vocabulary: int | None = None) -> Tok
 
 
 def _check_kind(values: Any, path: epath.Path) -> None:
-    """Raises UserError, naming it, for what Qwen2.5-VL's tokenizers do not have."""
+    """Raise UserError, naming it, for what Qwen2.5-VL's tokenizers do not have."""
     model = values.get("model") if isinstance(values, dict) else None
     if not isinstance(model, dict):
         raise UserError(f"{path} is not a readable tokenizer (no model); download it again.")

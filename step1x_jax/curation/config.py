@@ -31,7 +31,7 @@ class ExportConfig:
     autoencoder: str = ""
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for values that cannot be used."""
+        """Raise UserError, naming the field, for values that cannot be used."""
         languages = self.languages
         known = bool(languages) and set(languages) <= set(LANGUAGES)
         require(
@@ -57,7 +57,7 @@ class CurateConfig:
     export: ExportConfig = ExportConfig()
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for values that cannot be used."""
+        """Raise UserError, naming the field, for values that cannot be used."""
         build(Count, self.seed, "the config", "seed")
         build(Fraction, self.max_error_rate, "the config", "max_error_rate")
         check_fields(self.export, "the config", "export")

@@ -41,7 +41,7 @@ class Exported:
 def export(
     results: Results, output: epath.PathLike, config: ExportConfig, seed: int, manifest: str
 ) -> Exported:
-    """Writes both lists and all pictures as a folder: complete, or not at all.
+    """Write both lists and all pictures as a folder: complete, or not at all.
 
     Args:
       results: of a run that is done.
@@ -148,7 +148,7 @@ def _lines(row: Row, folder: epath.Path, languages: Iterable[str]) -> Iterator[d
 
 
 def _save(data: bytes, folder: epath.Path) -> str:
-    """Writes a picture under the name of its content, once; gives the name."""
+    """Write a picture under the name of its content, once; give the name."""
     ending = (identify_image(data, "a picture of the run").format or "png").lower()
     name = f"{PICTURES}/{hashlib.sha256(data).hexdigest()[:32]}.{ending}"
     if not (folder / name).exists():

@@ -16,7 +16,7 @@ CATEGORIES, SETS = "categories.png", "public_sets.png"
 
 
 def draw_all(counted: Mapping[str, Any], folder: epath.PathLike) -> None:
-    """Draws both pictures into a folder.
+    """Draw both pictures into a folder.
 
     Args:
       counted: what `stats.count` gives.

@@ -38,7 +38,7 @@ class Results:
     """What came out of a run."""
 
     def __init__(self, pipeline: Pipeline, workdir: Workdir):
-        """Looks for all parts.
+        """Look for all parts.
 
         Raises:
           UserError: the run is not done, with these settings.

@@ -98,7 +98,7 @@ def _read(path: str) -> bytes:
 
 
 def write_page(rows: Iterable[Row], output: epath.PathLike) -> int:
-    """Writes the page with its pictures as a folder: complete, or not at all.
+    """Write the page with its pictures as a folder: complete, or not at all.
 
     Args:
       rows: edits with category, source, target and both instructions.

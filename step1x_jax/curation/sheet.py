@@ -23,7 +23,7 @@ Example = tuple[Row, Image.Image, Image.Image]  # the row, source and target as 
 
 
 def choose(rows: Iterable[Row], each: int, seed: int = 0) -> list[str]:
-    """Chooses edits of each category, of the photographs in turn.
+    """Choose edits of each category, of the photographs in turn.
 
     Args:
       rows: all, with category and group or groups.

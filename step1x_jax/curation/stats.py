@@ -16,7 +16,7 @@ NO_CATEGORY = ""  # rows that were left out before they had one
 
 
 def count(pipeline: Pipeline, workdir: Workdir) -> dict[str, Any]:
-    """Counts what a run that is done made.
+    """Count what a run that is done made.
 
     Returns:
       As JSON: `categories`, by name `accepted`, `sources` (photographs with an accepted edit),

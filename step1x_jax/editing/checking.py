@@ -114,7 +114,7 @@ def check_weights(
     tell: Tell = _untold,
     **loading: Any,
 ) -> Iterator[Finding]:
-    """Checks weights, and how they are read, against what is published.
+    """Check weights, and how they are read, against what is published.
 
     Args:
       path: see `Editor.load`, as are base, text_encoder and vae.
@@ -401,7 +401,7 @@ def _memory(components: Sequence[OpenedComponent]) -> Iterator[Finding]:
 
 
 def _numbers_alone(components: Sequence[OpenedComponent], why: str) -> Iterator[Finding]:
-    """Reads all tensors where they are not loaded; readers refuse what is not finite."""
+    """Read all tensors where they are not loaded; readers refuse what is not finite."""
     for component in components:
         try:
             for tensor in component.tensors.shapes:

@@ -43,7 +43,7 @@ class Conditioner:
     """Encodes pictures and texts that were not encoded lately."""
 
     def __init__(self, encoder: TextEncoder, encode: Callable[[Image.Image], np.ndarray]):
-        """Takes what encodes.
+        """Take what encodes.
 
         Args:
           encoder: of pictures with texts.

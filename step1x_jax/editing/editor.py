@@ -113,7 +113,7 @@ class Editor:
         offload: bool = False,
         say: Callable[[str], object] = logging.info,
     ) -> "Editor":
-        """Loads everything that is needed to edit pictures; its repr says what that was.
+        """Load everything that is needed to edit pictures; its repr says what that was.
 
         Args:
           path: "quickstart", a run's folder, or a file or folder of weights of any form that
@@ -179,7 +179,7 @@ class Editor:
         previews: int = 0,
         output_size: str | tuple[int, int] = "input",
     ) -> list[Image.Image]:
-        """Edits pictures, whatever their sizes; what was encoded for earlier edits is used again.
+        """Edit pictures, whatever their sizes; what was encoded for earlier edits is used again.
 
         Args:
           image: a picture as a PIL image, a path, the bytes of a file, or uint8 pixels (H, W),
@@ -252,7 +252,7 @@ class Editor:
         on_step: Callable[[Step], object] | None = None,
         previews: int = 0,
     ) -> list[Image.Image]:
-        """Makes pictures from text alone, which v1.1 can (published behaviour).
+        """Make pictures from text alone, which v1.1 can (published behaviour).
 
         Args as of `edit`, but for:
           prompt: what to show.

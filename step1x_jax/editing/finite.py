@@ -8,6 +8,6 @@ from step1x_jax.errors import UserError
 
 
 def check_finite(values: Any, what: str, advice: str) -> None:
-    """Raises UserError if an array has NaN or infinity."""
+    """Raise UserError if an array has NaN or infinity."""
     if not np.isfinite(np.asarray(values, np.float32)).all():
         raise UserError(f"{what} has values that are not finite; try {advice}.")

@@ -31,7 +31,7 @@ def read_known_edits(folder: epath.PathLike) -> Edits:
 
 
 def warn_of_unknown(instructions: Sequence[str], known: Edits) -> None:
-    """Warns of each instruction that is none of the known edits; lists these, once."""
+    """Warn of each instruction that is none of the known edits; list these, once."""
     wordings = {_letters(text) for texts in known for text in texts}
     unknown = [text for text in dict.fromkeys(instructions) if _letters(text) not in wordings]
     if known and unknown:

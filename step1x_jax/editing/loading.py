@@ -242,7 +242,7 @@ def _no_model(given: str, folder: epath.Path) -> str:
 
 
 def _check_all_there(weights: Weights, autoencoder: epath.Path | None, encoder: str) -> None:
-    """Raises UserError that names all that is missing beside the model."""
+    """Raise UserError that names all that is missing beside the model."""
     missing = []
     if autoencoder is None:
         missing.append("the autoencoder, of which the run's config says nothing (--vae)")

@@ -165,7 +165,7 @@ def check_memory(
 
 @contextlib.contextmanager
 def memory_explained() -> Iterator[None]:
-    """Turns what JAX raises where a device's memory is full into a TooLittleMemory."""
+    """Turn what JAX raises where a device's memory is full into a TooLittleMemory."""
     try:
         yield
     except jax.errors.JaxRuntimeError as e:

@@ -29,7 +29,7 @@ _ASCII = b"ASCII\0\0\0"  # how EXIF says in what a comment is written
 
 
 def check_format(path: epath.PathLike, size: tuple[int, int] | None = None) -> None:
-    """Raises UserError if a picture cannot be saved under a name, or not one of this size."""
+    """Raise UserError if a picture cannot be saved under a name, or not one of this size."""
     path = epath.Path(path)
     if path.suffix.lower() not in FORMATS:
         raise UserError(
@@ -43,7 +43,7 @@ def check_format(path: epath.PathLike, size: tuple[int, int] | None = None) -> N
 
 
 def save_picture(path: epath.PathLike, picture: Image.Image, note: str = "") -> None:
-    """Saves a picture in the format of its name, completely or not at all.
+    """Save a picture in the format of its name, completely or not at all.
 
     Args:
       path: ends in one of FORMATS.

@@ -84,7 +84,7 @@ class Registration:
 def register(
     source: Image.Image, edited: Image.Image, mask: np.ndarray | None = None
 ) -> Registration:
-    """Measures how far an edit has drifted from its source.
+    """Measure how far an edit has drifted from its source.
 
     Args:
       source: RGB picture of W x H pixels.

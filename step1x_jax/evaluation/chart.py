@@ -21,7 +21,7 @@ def draw_radar(
     methods: Mapping[str, Sequence[float | None]],
     highest: float,
 ) -> None:
-    """Writes a PNG.
+    """Write a PNG.
 
     Args:
       path: of the file.

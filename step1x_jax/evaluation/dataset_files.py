@@ -22,7 +22,7 @@ Writer = Callable[[epath.Path, Iterable[Row]], None]
 
 
 def write_parquet(folder: epath.Path, rows: Iterable[Row]) -> None:
-    """Writes one parquet file with the pictures in its cells.
+    """Write one parquet file with the pictures in its cells.
 
     Args:
       folder: that exists and is empty.
@@ -66,7 +66,7 @@ def _cell(value: Any) -> Any:
 
 
 def write_listed(folder: epath.Path, rows: Iterable[Row]) -> None:
-    """Writes metadata.jsonl, and each column's pictures into a folder of its name.
+    """Write metadata.jsonl, and each column's pictures into a folder of its name.
 
     Args:
       folder: that exists and is empty.

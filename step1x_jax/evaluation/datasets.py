@@ -130,7 +130,7 @@ def _to_sample(file: epath.Path, values: Any, columns: tables.Columns) -> Sample
 def _check(
     path: epath.Path, benchmark: Benchmark, samples: Sequence[Sample], bad_rows: Sequence[str]
 ) -> None:
-    """Raises UserError, which lists what was found, if rows are no samples of a benchmark."""
+    """Raise UserError, which lists what was found, if rows are no samples of a benchmark."""
     found = []
     for what, known, of in (
         ("tasks", benchmark.tasks, _task),

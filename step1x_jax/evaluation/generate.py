@@ -115,7 +115,7 @@ def generate(
     hosts: int = 1,
     tell: Callable[[SampleId, str], object] = lambda sample, error: None,
 ) -> Counts:
-    """Edits samples whose pictures are not there, one after another.
+    """Edit samples whose pictures are not there, one after another.
 
     A sample that fails is noted in failures.jsonl (of one host of several in
     failures-HOST-of-HOSTS.jsonl), and the next one is made.
@@ -164,7 +164,7 @@ class _Failures:
     """The list of samples that failed in this run, a line each; no file if there is none."""
 
     def __init__(self, folder: epath.Path, host: int, hosts: int):
-        """Removes what this host noted before, and hosts of another number."""
+        """Remove what this host noted before, and hosts of another number."""
         end = f"-of-{hosts}.jsonl" if hosts > 1 else ".jsonl"
         self.path = folder / (FAILURES + (f"-{host}{end}" if hosts > 1 else end))
         for path in find(folder, f"{FAILURES}*.jsonl"):

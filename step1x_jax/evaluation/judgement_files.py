@@ -40,7 +40,7 @@ def find_judges(method_folder: epath.PathLike) -> list[str]:
 def write_judgements(
     folder: epath.PathLike, judgements: Iterable[Judgement], judge: dict[str, Any]
 ) -> None:
-    """Writes all judgements of a judge, and what is to be known of it, in place of earlier ones.
+    """Write all judgements of a judge, and what is to be known of it, in place of earlier ones.
 
     Args:
       folder: of `judge_folder`.

@@ -20,7 +20,7 @@ def is_name(text: str) -> bool:
 
 
 def check_name(text: str, what: str) -> None:
-    """Raises UserError, which begins with `what`, if a text cannot be the name of a file."""
+    """Raise UserError, which begins with `what`, if a text cannot be the name of a file."""
     if not is_name(text):
         raise UserError(
             f"{what} is {shown(text)}, which is no name of a file; give one without slashes and"

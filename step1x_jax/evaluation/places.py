@@ -17,6 +17,6 @@ def is_inside(path: epath.PathLike, folder: epath.PathLike) -> bool:
 
 
 def check_new(path: epath.PathLike, flag: str) -> None:
-    """Raises UserError if there is something at the path that a flag names."""
+    """Raise UserError if there is something at the path that a flag names."""
     if epath.Path(path).exists():
         raise UserError(f"--{flag}={path} is there already; give another place.")

@@ -152,7 +152,7 @@ def measure_samples(
     caption: str | None = None,
     tell: Callable[[], object] = lambda: None,
 ) -> list[Measured]:
-    """Measures a method's pictures.
+    """Measure a method's pictures.
 
     Args:
       samples: of a data set with true edits.

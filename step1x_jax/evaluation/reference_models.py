@@ -32,7 +32,7 @@ class DinoMeasure:
     name = "dino"
 
     def __init__(self, folder: epath.PathLike):
-        """Loads a model and its processor from a folder as Hugging Face has it."""
+        """Load a model and its processor from a folder as Hugging Face has it."""
         self._model, self._processor = _load(folder, "--dino")
 
     def describe(self, picture: Image.Image) -> np.ndarray:
@@ -54,7 +54,7 @@ class ClipMeasure:
     name = "clip_i"
 
     def __init__(self, folder: epath.PathLike):
-        """Loads a model and its processor from a folder as Hugging Face has it."""
+        """Load a model and its processor from a folder as Hugging Face has it."""
         self._model, self._processor = _load(folder, "--clip")
         if not hasattr(self._model, "get_image_features"):
             raise UserError(f"--clip={folder} is no CLIP model; give the folder of one.")
@@ -96,7 +96,7 @@ class ClipTextMeasure:
     name = "clip_t"
 
     def __init__(self, clip: ClipMeasure):
-        """Takes the model that measures pictures."""
+        """Take the model that measures pictures."""
         self._clip = clip
 
     def measure(self, picture: Image.Image, text: str) -> float:
@@ -114,7 +114,7 @@ class LpipsMeasure:
     name = "lpips"
 
     def __init__(self, path: epath.PathLike):
-        """Loads the weights.
+        """Load the weights.
 
         Raises:
           UserError: torch or torchmetrics is missing, or the file holds another network.

@@ -84,7 +84,7 @@ def read_score_csv(root: epath.PathLike, method: str, backbone: str) -> list[Jud
 
 
 def import_score_csv(root: epath.PathLike, method: str, folder: epath.PathLike) -> list[str]:
-    """Takes a method's tables of all judges into our folder of its results.
+    """Take a method's tables of all judges into our folder of its results.
 
     Args:
       root: folder of all methods with tables.
@@ -190,7 +190,7 @@ def write_score_csv(
     backbone: str,
     judgements: Iterable[Judgement],
 ) -> None:
-    """Writes both forms, as the official script of averages reads them; instructions are blank.
+    """Write both forms, as the official script of averages reads them; instructions are blank.
 
     Args:
       root: folder of all methods.

@@ -154,6 +154,6 @@ def picture_reader(file: epath.Path, value: Any, item: int | None = None) -> Cal
 
 
 def forget() -> None:
-    """Drops what is in memory of tables: files may have been replaced."""
+    """Drop what is in memory of tables: files may have been replaced."""
     arrow.clear_cache()
     parquet.clear_cache()

@@ -33,7 +33,7 @@ def attention(
     key_mask: jax.Array | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
-    """Computes scaled dot-product attention with scale 1/sqrt(K) and a float32 softmax.
+    """Compute scaled dot-product attention with scale 1/sqrt(K) and a float32 softmax.
 
     Args:
       q: (B, L, H * K) float32 or bfloat16; head h is columns h * K to (h + 1) * K.
@@ -94,7 +94,7 @@ def qk_norm_rope_attention(
     total_keys: int | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
-    """Applies QK-norm and RoPE to q and k, then computes `attention`.
+    """Apply QK-norm and RoPE to q and k, then compute `attention`.
 
     QK-norm is RMSNorm over the head width (eps 1e-6) with a scale. Norm and RoPE are computed in
     float32. The TPU kernels apply both when they load q and k, so the normalised and rotated arrays
@@ -142,7 +142,7 @@ def qk_norm_rope_attention(
 def working_length(
     length: int, head_dim: int, dtype: jax.typing.DTypeLike, implementation: str = "auto"
 ) -> int:
-    """Returns the number of tokens to which `qk_norm_rope_attention` pads `length` tokens.
+    """Return the number of tokens to which `qk_norm_rope_attention` pads `length` tokens.
 
     Some kernels take only multiples of a block size, and pad q, k and v in every call. A caller can
     avoid this by padding its tokens once and passing `kv_lengths`.
@@ -167,7 +167,7 @@ def choose(
     masked: bool = False,
     implementation: str = "auto",
 ) -> str:
-    """Returns the name of the implementation that `attention` uses for these arguments.
+    """Return the name of the implementation that `attention` uses for these arguments.
 
     Args:
       head_dim: K.
@@ -211,7 +211,7 @@ def _import_kernels(name: str) -> Kernels:
 def _explain_unsupported(
     name: str, head_dim: int, dtype: jnp.dtype, causal: bool, masked: bool
 ) -> str | None:
-    """Returns why an implementation cannot be used here, or None if it can."""
+    """Return why an implementation cannot be used here, or None if it can."""
     where = platform()
     if name == "xla":
         return None

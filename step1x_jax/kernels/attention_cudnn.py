@@ -17,7 +17,7 @@ def attention_cudnn(
     total_keys: int | None = None,
     causal: bool,
 ) -> jax.Array:
-    """Computes `attention` of q (B, L, H, K), k and v (B, S, N, K), all bfloat16, by cuDNN."""
+    """Compute `attention` of q (B, L, H, K), k and v (B, S, N, K), all bfloat16, by cuDNN."""
     lengths: dict[str, Any] = {}
     if kv_lengths is not None and total_keys is not None:
         # cuDNN takes a bias of shape (B, 1, L, S) only, and computes its gradient, too: reading it

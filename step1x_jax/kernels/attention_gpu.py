@@ -44,7 +44,7 @@ def forward(
     norms: Norms | None,
     split: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Runs the forward pass; see flash.Kernels. Takes bfloat16 and K = 64 or 128."""
+    """Run the forward pass; see flash.Kernels. Takes bfloat16 and K = 64 or 128."""
     if norms is not None:
         k = norm_rope(k, norms.k_scale, norms.rope, split).astype(k.dtype)
     q, k, v = (split_heads(x, head_dim) for x in (q, k, v))
@@ -94,7 +94,7 @@ def forward(
 
 
 def _forward_kernel(*refs: Ref, counted: bool, fused: bool, split: int, **scratch: Ref) -> None:
-    """Attends from WARPGROUPS tiles of queries to all keys of a head."""
+    """Attend from WARPGROUPS tiles of queries to all keys of a head."""
     q_ref, k_ref, v_ref, kv_lengths, *rest = refs
     last_key_biases, *rest = rest if counted else (None, *rest)
     if fused:

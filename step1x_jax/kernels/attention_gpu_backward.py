@@ -44,7 +44,7 @@ def backward(
     lse: jax.Array,
     do: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """Runs the backward pass; see flash.Kernels. Takes bfloat16 and K = 64 or 128."""
+    """Run the backward pass; see flash.Kernels. Takes bfloat16 and K = 64 or 128."""
     q_len, kv_len = q.shape[1], k.shape[1]
     blocks = gpu_blocks(device_kind(), q_len, kv_len)
     rotated_q, rotated_k = q, k
@@ -77,7 +77,7 @@ def backward(
 
 
 def _pad(x: jax.Array, multiple: int) -> jax.Array:
-    """Pads the rows of (B, L, H, K) or (B, H, L) with zeros to a multiple."""
+    """Pad the rows of (B, L, H, K) or (B, H, L) with zeros to a multiple."""
     axis = 1 if x.ndim == 4 else 2
     return pad(x, axis, -(-x.shape[axis] // multiple) * multiple)
 
@@ -95,7 +95,7 @@ def _run(
     split: int,
     results: int,
 ) -> list[jax.Array]:
-    """Runs one of the two kernels over all blocks of the resident arrays.
+    """Run one of the two kernels over all blocks of the resident arrays.
 
     Args:
       kernel: the kernel's body.
@@ -178,7 +178,7 @@ class _ResidentTiles:
         self.reloaded = scratch["reloaded"].at[group]
 
     def norm_rope(self, scale: Ref, rope: Ref, split: int, factor: float) -> None:
-        """Normalises and rotates the first tile; see gpu.norm_rope_tile_in_place."""
+        """Normalise and rotate the first tile; see gpu.norm_rope_tile_in_place."""
         gpu.norm_rope_tile_in_place(self.smem[0], self.start, scale, rope, split, factor)
 
     def norm_rope_backward(
@@ -190,7 +190,7 @@ class _ResidentTiles:
         total: Ref,
         scale_gradients: Ref,
     ) -> None:
-        """Writes the raw rows' gradient into the first tile, and the gradient of the scale.
+        """Write the raw rows' gradient into the first tile, and the gradient of the scale.
 
         Args:
           gradient: (TILE_ROWS, K) float32, of the normalised and rotated rows.
@@ -221,7 +221,7 @@ class _ResidentTiles:
         plgpu.copy_smem_to_gmem(total, scale_gradients.at[*self.batch_head, self.tile])
 
     def write(self, *outputs: Ref) -> None:
-        """Copies the first tiles to the outputs."""
+        """Copy the first tiles to the outputs."""
         plgpu.commit_smem()
         for tile, output in zip(self.smem, outputs, strict=False):
             plgpu.copy_smem_to_gmem(tile, gpu.slice_head(output, self.batch_head, self.rows))
@@ -229,7 +229,7 @@ class _ResidentTiles:
 
 
 def _dq_kernel(*refs: Ref, counted: bool, fused: bool, split: int, **scratch: Any) -> None:
-    """Computes dq of WARPGROUPS tiles of queries; keys and values are streamed."""
+    """Compute dq of WARPGROUPS tiles of queries; keys and values are streamed."""
     q_ref, do_ref, lse_ref, delta_ref, k_ref, v_ref, kv_lengths, *rest = refs
     last_key_biases, *rest = rest if counted else (None, *rest)
     scale, rope, dq_ref, scale_gradients = rest if fused else (None, None, rest[0], None)
@@ -300,7 +300,7 @@ def _dq_kernel(*refs: Ref, counted: bool, fused: bool, split: int, **scratch: An
 
 
 def _dkv_kernel(*refs: Ref, counted: bool, fused: bool, split: int, **scratch: Any) -> None:
-    """Computes dk and dv of WARPGROUPS tiles of keys and values; queries are streamed.
+    """Compute dk and dv of WARPGROUPS tiles of keys and values; queries are streamed.
 
     Logits and their gradients are transposed, (keys, queries): each key has a row of its own, so
     the rows of masked keys are set to zero once, at the end. The bias of the last key multiplies

@@ -48,7 +48,7 @@ VMEM_BYTES = 96 * 2**20  # the limit given to the compiler, whose default is 16 
 
 
 def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int], precision: Any) -> jax.Array:
-    """Contracts one axis of a with one of b; returns float32."""
+    """Contract one axis of a with one of b; return float32."""
     if platform() == "cpu":  # interpret mode: some bfloat16 matmuls are not implemented on CPUs
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return jax.lax.dot_general(
@@ -61,14 +61,14 @@ def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int], precision: Any) 
 
 
 def _select_scale(indices: jax.Array, scales: jax.Array, split: int) -> jax.Array:
-    """Returns the norm's scale for each row: (R, K), or (1, K) if there is one norm."""
+    """Return the norm's scale for each row: (R, K), or (1, K) if there is one norm."""
     if scales.shape[0] == 1:
         return scales
     return jnp.where(indices < split, scales[0:1], scales[1:2])
 
 
 def _swap_halves(x: jax.Array) -> jax.Array:
-    """Swaps the two halves of the last axis."""
+    """Swap the two halves of the last axis."""
     half = x.shape[-1] // 2
     if x.shape[-1] == LANES:
         return pltpu.roll(x, half, 1)
@@ -78,7 +78,7 @@ def _swap_halves(x: jax.Array) -> jax.Array:
 def _norm_rope(
     x: jax.Array, indices: jax.Array, scales: jax.Array, rope: Rope, split: int
 ) -> jax.Array:
-    """Applies RMSNorm with scale, then RoPE: x (R, K) float32 -> (R, K) float32."""
+    """Apply RMSNorm with scale, then RoPE: x (R, K) float32 -> (R, K) float32."""
     x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + QK_NORM_EPS)
     x = x * _select_scale(indices, scales, split)
     return x * rope[0] + _swap_halves(x) * rope[1]
@@ -87,7 +87,7 @@ def _norm_rope(
 def _norm_rope_backward(
     x: jax.Array, dy: jax.Array, indices: jax.Array, scales: jax.Array, rope: Rope, split: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradients of `_norm_rope` for x (R, K), and for the scale per row (R, K)."""
+    """Return the gradients of `_norm_rope` for x (R, K), and for the scale per row (R, K)."""
     inverse = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + QK_NORM_EPS)
     normed = x * inverse
     dz = dy * rope[0] + _swap_halves(dy * rope[1])
@@ -97,7 +97,7 @@ def _norm_rope_backward(
 
 
 def _row_indices(start: Any, size: int) -> jax.Array:
-    """Returns the indices of a block's rows, (R, 1)."""
+    """Return the indices of a block's rows, (R, 1)."""
     return start + jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0)
 
 
@@ -120,7 +120,7 @@ def _forward_kernel(
     split: int,
     precision: Any,
 ) -> None:
-    """Attends from one block of queries to all keys of a head; grid (B, H, blocks of queries)."""
+    """Attend from one block of queries to all keys of a head; grid (B, H, blocks of queries)."""
     last_key_biases, *rest = refs if counted else (None, *refs)
     if fused:
         (q_ref, k_ref, v_ref, q_scale_ref, k_scale_ref, rope_ref,
@@ -219,7 +219,7 @@ def _backward_kernel(
     split: int,
     precision: Any,
 ) -> None:
-    """Computes dk and dv of one block of keys, and adds the block's part to dq and to both scales.
+    """Compute dk and dv of one block of keys, and add the block's part to dq and to both scales.
 
     Grid (B, H, blocks of keys).
     """
@@ -333,7 +333,7 @@ def _backward_kernel(
 
 
 def _loop(count: Any, body: Callable[[Any], None]) -> None:
-    """Runs `body` for 0 .. count - 1."""
+    """Run `body` for 0 .. count - 1."""
 
     def step(i, carry):
         body(i)
@@ -343,7 +343,7 @@ def _loop(count: Any, body: Callable[[Any], None]) -> None:
 
 
 def _add_scale_gradients(ref: Ref, gradient: jax.Array, indices: jax.Array, split: int) -> None:
-    """Adds the gradient (R, K), summed over the rows of each norm, to ref (M, K)."""
+    """Add the gradient (R, K), summed over the rows of each norm, to ref (M, K)."""
     if ref.shape[0] == 1:
         ref[...] += jnp.sum(gradient, axis=0, keepdims=True)
         return
@@ -353,28 +353,28 @@ def _add_scale_gradients(ref: Ref, gradient: jax.Array, indices: jax.Array, spli
 
 
 def _block_spec(rows: int, width: int) -> pl.BlockSpec:
-    """Selects one block of a head's rows, by the last grid axis; the array is (B, L, H * K)."""
+    """Select one block of a head's rows, by the last grid axis; the array is (B, L, H * K)."""
     return pl.BlockSpec((None, rows, width), lambda b, h, i, *_: (b, i, h))
 
 
 def _head_spec(rows: int, width: int, **options: Any) -> pl.BlockSpec:
-    """Selects all rows of a head; the array is (B, L, H * K)."""
+    """Select all rows of a head; the array is (B, L, H * K)."""
     return pl.BlockSpec((None, rows, width), lambda b, h, i, *_: (b, 0, h), **options)
 
 
 def _per_head_spec(rows: int, width: int) -> pl.BlockSpec:
-    """Selects the matrix of a head; the array is (B, H, rows, width)."""
+    """Select the matrix of a head; the array is (B, H, rows, width)."""
     return pl.BlockSpec((None, None, rows, width), lambda b, h, i, *_: (b, h, 0, 0))
 
 
 def _constant_spec(x: jax.Array) -> pl.BlockSpec:
-    """Selects the whole array, which is fetched once."""
+    """Select the whole array, which is fetched once."""
     zeros = (0,) * x.ndim
     return pl.BlockSpec(x.shape, lambda b, h, i, *_: zeros, pipeline_mode=pl.Buffered(1))
 
 
 def _run_kernel(kernel: Callable, grid: tuple, scalars: list, inputs: list, **specs: Any) -> list:
-    """Runs a kernel over the grid (B, H, blocks); on CPUs in interpret mode."""
+    """Run a kernel over the grid (B, H, blocks); on CPUs in interpret mode."""
     out_shape = specs.pop("out_shape")
     return pl.pallas_call(
         kernel,
@@ -421,7 +421,7 @@ def forward(
     norms: Norms | None,
     split: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Runs the forward pass; see flash.Kernels.
+    """Run the forward pass; see flash.Kernels.
 
     Raises:
       UserError: more than MAX_TOKENS queries or keys.
@@ -485,7 +485,7 @@ def backward(
     lse: jax.Array,
     do: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """Runs the backward pass; see flash.Kernels."""
+    """Run the backward pass; see flash.Kernels."""
     (b, q_len, columns), kv_len = q.shape, k.shape[1]
     h = columns // head_dim
     block_q, block_kv = tpu_blocks(device_kind(), q_len, kv_len).backward

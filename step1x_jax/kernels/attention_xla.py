@@ -19,7 +19,7 @@ def attention_xla(
     segment_ids: jax.Array | None,
     key_mask: jax.Array | None = None,
 ) -> jax.Array:
-    """Computes softmax(q k^T / sqrt(K)) v with float32 logits and softmax.
+    """Compute softmax(q k^T / sqrt(K)) v with float32 logits and softmax.
 
     B batch, H query heads, N key/value heads, G = H / N, Q queries, S keys, K head width.
 

@@ -51,7 +51,7 @@ def flash_attention(
     norms: Norms | None = None,
     split: int = 0,
 ) -> jax.Array:
-    """Computes `attention` by flash kernels, which never store the logits. Differentiable.
+    """Compute `attention` by flash kernels, which never store the logits. Differentiable.
 
     Under a mesh, the batch is sharded over BATCH_AXES and heads over TENSOR_AXIS, each if its size
     is divisible. Tokens are sharded over SEQUENCE_AXIS (ring.py), padded if necessary.
@@ -109,7 +109,7 @@ def flash_attention(
 
 
 def _repeat_heads(x: jax.Array, heads: int, head_dim: int) -> jax.Array:
-    """Repeats each key/value head: (B, S, N * K) -> (B, S, heads * K)."""
+    """Repeat each key/value head: (B, S, N * K) -> (B, S, heads * K)."""
     x_heads = split_heads(x, head_dim)
     return jnp.repeat(x_heads, heads // x_heads.shape[2], axis=2).reshape(*x.shape[:2], -1)
 
@@ -119,7 +119,7 @@ def _name_residuals(o: jax.Array, lse: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def tokens_are_sharded() -> bool:
-    """Returns whether the ambient mesh shards tokens."""
+    """Return whether the ambient mesh shards tokens."""
     return jax.sharding.get_abstract_mesh().shape.get(SEQUENCE_AXIS, 1) > 1
 
 

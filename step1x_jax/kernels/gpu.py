@@ -32,14 +32,14 @@ WGMMA_ROW, WGMMA_COL = WGMMA.reduce(1), WGMMA.reduce(0)
 
 
 def tile_smem(*shape: int, dtype: Any = jnp.bfloat16) -> Any:
-    """Returns shared memory for tiles (..., rows, K), swizzled as wgmma and TMA require."""
+    """Return shared memory for tiles (..., rows, K), swizzled as wgmma and TMA require."""
     half = shape[-1] // 2
     swizzle = plgpu.SwizzleTransform(2 * half)
     return plgpu.SMEM(shape, dtype, transforms=(plgpu.TilingTransform((8, half)), swizzle))
 
 
 def load(ref: Ref, layout: Any, *, optimized: bool = True) -> jax.Array:
-    """Loads memory into registers in the given layout.
+    """Load memory into registers in the given layout.
 
     Args:
       ref: shared memory, or device memory if not `optimized`.
@@ -57,33 +57,33 @@ def load(ref: Ref, layout: Any, *, optimized: bool = True) -> jax.Array:
 
 
 def slice_head(ref: Ref, batch_head: tuple[Any, Any], rows: Any) -> Ref:
-    """Selects rows of one head (batch, head) of an array (B, L, H, K) or (B, H, L)."""
+    """Select rows of one head (batch, head) of an array (B, L, H, K) or (B, H, L)."""
     batch, head = batch_head
     return ref.at[batch, rows, head] if len(ref.shape) == 4 else ref.at[batch, head, rows]
 
 
 def slice_columns(ref: Ref, start: int, size: int) -> Ref:
-    """Selects `size` columns of a matrix, from `start` on."""
+    """Select `size` columns of a matrix, from `start` on."""
     return ref.at[:, pl.ds(start, size)]
 
 
 def full(shape: tuple[int, ...], value: float, layout: Any) -> jax.Array:
-    """Returns a constant float32 array in registers."""
+    """Return a constant float32 array in registers."""
     return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout)
 
 
 def broadcast_per_row(vector: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Broadcasts one value per row: (rows,) -> (rows, columns)."""
+    """Broadcast one value per row: (rows,) -> (rows, columns)."""
     return jax.lax.broadcast_in_dim(vector, shape, [0])
 
 
 def broadcast_per_column(vector: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Broadcasts one value per column: (columns,) -> (rows, columns)."""
+    """Broadcast one value per column: (columns,) -> (rows, columns)."""
     return jax.lax.broadcast_in_dim(vector, shape, [1])
 
 
 def iota(shape: tuple[int, ...], axis: int) -> jax.Array:
-    """Returns row indices (axis 0) or column indices (axis 1) of `shape`, int32."""
+    """Return row indices (axis 0) or column indices (axis 1) of `shape`, int32."""
     return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=WGMMA)
 
 
@@ -103,7 +103,7 @@ def logits_at_end(s: jax.Array, start: Any, kv_length: Any, last_key_bias: Any |
 
 
 def add_matmul(acc: jax.Array, a: jax.Array, b: Ref, a_smem: Ref | None) -> jax.Array:
-    """Returns acc + a @ b, with a in registers.
+    """Return acc + a @ b, with a in registers.
 
     Args:
       acc: (TILE_ROWS, N) float32.
@@ -125,7 +125,7 @@ def add_matmul(acc: jax.Array, a: jax.Array, b: Ref, a_smem: Ref | None) -> jax.
 
 
 def multiply_pairs(*pairs: tuple[Ref, Ref]) -> tuple[jax.Array, ...]:
-    """Returns a @ b in float32 for several pairs in shared memory, (TILE_ROWS, K) and (K, N).
+    """Return a @ b in float32 for several pairs in shared memory, (TILE_ROWS, K) and (K, N).
 
     All matmuls are issued together. Each result is available as soon as its own matmul has
     finished, while later ones may still run.
@@ -147,7 +147,7 @@ TileGroup = tuple[list[tuple[Callable[[Any], Ref], Ref]], Ref, Ref]
 
 
 def fetch_tiles(steps: Any, stages: int, arrays: list[TileGroup]) -> None:
-    """Copies the tiles of all steps to shared memory: the work of the memory warpgroup.
+    """Copy the tiles of all steps to shared memory: the work of the memory warpgroup.
 
     Args:
       steps: number of tiles per array.
@@ -171,7 +171,7 @@ def fetch_tiles(steps: Any, stages: int, arrays: list[TileGroup]) -> None:
 
 
 def specialize_warpgroups(compute: Callable[[Any], None], fetcher: Callable[[], None]) -> None:
-    """Runs `compute(group)` in the compute warpgroups and `fetcher()` in the memory warpgroup."""
+    """Run `compute(group)` in the compute warpgroups and `fetcher()` in the memory warpgroup."""
     group = jax.lax.axis_index("group")
 
     @pl.when(group < WARPGROUPS)
@@ -188,7 +188,7 @@ def specialize_warpgroups(compute: Callable[[Any], None], fetcher: Callable[[], 
 def norm_rope_tile(
     tile: Ref, start: Any, scales: Ref, rope: Ref, split: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Applies RMSNorm with scale, then RoPE, to a tile.
+    """Apply RMSNorm with scale, then RoPE, to a tile.
 
     Args:
       tile: (TILE_ROWS, K) raw rows in shared memory.
@@ -211,7 +211,7 @@ def norm_rope_tile(
 def norm_rope_tile_in_place(
     tile: Ref, start: Any, scales: Ref, rope: Ref, split: int, factor: float
 ) -> None:
-    """Replaces a tile's rows by the normalised and rotated rows times `factor`."""
+    """Replace a tile's rows by the normalised and rotated rows times `factor`."""
     half = tile.shape[-1] // 2
     first, second = norm_rope_tile(tile, start, scales, rope, split)
     slice_columns(tile, 0, half)[...] = (first * factor).astype(tile.dtype)
@@ -222,7 +222,7 @@ def norm_rope_tile_in_place(
 def norm_rope_tile_backward(
     tile: Ref, da: jax.Array, db: jax.Array, start: Any, scales: Ref, rope: Ref, split: int
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Returns the gradients of `norm_rope_tile`, each in two halves (TILE_ROWS, K / 2) float32.
+    """Return the gradients of `norm_rope_tile`, each in two halves (TILE_ROWS, K / 2) float32.
 
     The first pair is for the raw rows, the second for the scale, per row. Arguments as in
     `norm_rope_tile`; da and db are the gradients of its two results.
@@ -241,7 +241,7 @@ def norm_rope_tile_backward(
 
 
 def _normalize(tile: Ref) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns both halves of the rows divided by their RMS, and the inverse RMS (TILE_ROWS,)."""
+    """Return both halves of the rows divided by their RMS, and the inverse RMS (TILE_ROWS,)."""
     half = tile.shape[-1] // 2
     a = load(slice_columns(tile, 0, half), WGMMA).astype(jnp.float32)
     b = load(slice_columns(tile, half, half), WGMMA).astype(jnp.float32)
@@ -251,7 +251,7 @@ def _normalize(tile: Ref) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _load_scale(scales: Ref, column: int, half: int, start: Any, split: int) -> jax.Array:
-    """Loads each row's scale, for the half that starts at `column`: (TILE_ROWS, K / 2)."""
+    """Load each row's scale, for the half that starts at `column`: (TILE_ROWS, K / 2)."""
     shape = (TILE_ROWS, half)
 
     def row(m: int) -> jax.Array:
@@ -264,7 +264,7 @@ def _load_scale(scales: Ref, column: int, half: int, start: Any, split: int) -> 
 
 
 def _load_rope(rope: Ref, start: Any, half: int) -> tuple[jax.Array, jax.Array]:
-    """Loads cosines and sines of the rows, (TILE_ROWS, K / 2) each."""
+    """Load cosines and sines of the rows, (TILE_ROWS, K / 2) each."""
     rows = pl.ds(start, TILE_ROWS)
     # the table repeats cosines and sines for both halves; the first half of the sines is negated
     cos, sin = rope.at[0, rows, pl.ds(0, half)], rope.at[1, rows, pl.ds(half, half)]
@@ -274,7 +274,7 @@ def _load_rope(rope: Ref, start: Any, half: int) -> tuple[jax.Array, jax.Array]:
 def run_kernel(
     kernel: Callable[..., None], inputs: list[Any], *, static: Any, **options: Any
 ) -> Any:
-    """Runs a kernel; on CPUs in interpret mode.
+    """Run a kernel; on CPUs in interpret mode.
 
     Args:
       kernel: its body; takes references to inputs and outputs, and by name scratch references and

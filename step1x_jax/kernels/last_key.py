@@ -7,7 +7,7 @@ from step1x_jax.kernels.norm_rope import pad
 
 
 def last_key_counts(kv_lengths: jax.Array, total_keys: int) -> jax.Array:
-    """Returns how many keys the key at index kv_lengths - 1 stands for, (B,) int32 from 1.
+    """Return how many keys the key at index kv_lengths - 1 stands for, (B,) int32 from 1.
 
     Args:
       kv_lengths: (B,) int32 in 1..total_keys.
@@ -17,7 +17,7 @@ def last_key_counts(kv_lengths: jax.Array, total_keys: int) -> jax.Array:
 
 
 def repeat_last_key(x: jax.Array, kv_lengths: jax.Array, total_keys: int) -> jax.Array:
-    """Returns (B, total_keys, ...) of x (B, S, ...): past the lengths, the last valid row.
+    """Return (B, total_keys, ...) of x (B, S, ...): past the lengths, the last valid row.
 
     For kernels that cannot weight a key.
     """

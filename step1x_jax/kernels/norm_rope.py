@@ -27,7 +27,7 @@ class Norms(NamedTuple):
 
 
 def norm_rope(x: jax.Array, scales: jax.Array, rope: jax.Array, split: int) -> jax.Array:
-    """Applies RMSNorm over the head width, then RoPE in half-rotation form.
+    """Apply RMSNorm over the head width, then RoPE in half-rotation form.
 
     Args:
       x: (B, L, H * K).
@@ -50,12 +50,12 @@ def norm_rope(x: jax.Array, scales: jax.Array, rope: jax.Array, split: int) -> j
 
 
 def split_heads(x: jax.Array, head_dim: int) -> jax.Array:
-    """Reshapes (B, L, H * K) to (B, L, H, K)."""
+    """Reshape (B, L, H * K) to (B, L, H, K)."""
     return x.reshape(*x.shape[:2], -1, head_dim)
 
 
 def is_bounded(norms: Norms | None, head_dim: int) -> jax.Array:
-    """Returns 1 if QK-norm keeps all base-2 logits within +-LARGEST_BOUND, else 0; (1,) int32.
+    """Return 1 if QK-norm keeps all base-2 logits within +-LARGEST_BOUND, else 0; (1,) int32.
 
     The bound is |logit| <= sqrt(K) max|q_scale| max|k_scale|. Without norms there is none.
     """
@@ -66,7 +66,7 @@ def is_bounded(norms: Norms | None, head_dim: int) -> jax.Array:
 
 
 def pad(x: jax.Array, axis: int, size: int) -> jax.Array:
-    """Pads the end of an axis with zeros to `size`."""
+    """Pad the end of an axis with zeros to `size`."""
     missing = size - x.shape[axis]
     if not missing:
         return x

@@ -4,7 +4,7 @@ import jax
 
 
 def platform() -> str:
-    """Returns "tpu", "gpu" or "cpu": the ambient mesh's platform, or the default backend's.
+    """Return "tpu", "gpu" or "cpu": the ambient mesh's platform, or the default backend's.
 
     The devices of a mesh need not be attached: programs for TPUs are compiled ahead of time.
     """
@@ -14,6 +14,6 @@ def platform() -> str:
 
 
 def device_kind() -> str:
-    """Returns the kind of device by JAX's name: "TPU v5 lite", "NVIDIA H200", ..."""
+    """Return the kind of device by JAX's name: "TPU v5 lite", "NVIDIA H200", ..."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.devices()[0].device_kind if device is None else device.device_kind

@@ -18,7 +18,7 @@ from step1x_jax.kernels.norm_rope import split_heads
 
 
 def local_lengths(kv_lengths: jax.Array, owner: jax.Array | int, size: int) -> jax.Array:
-    """Returns the number of valid keys on device `owner`, (B,) in 0..size.
+    """Return the number of valid keys on device `owner`, (B,) in 0..size.
 
     Args:
       kv_lengths: (B,) int32, valid keys over all devices.
@@ -31,7 +31,7 @@ def local_lengths(kv_lengths: jax.Array, owner: jax.Array | int, size: int) -> j
 def local_bias(
     last_key_bias: jax.Array | None, kv_lengths: jax.Array, owner: jax.Array | int, size: int
 ) -> jax.Array | None:
-    """Returns the bias of device `owner`'s last valid key, zero unless it is the last of all.
+    """Return the bias of device `owner`'s last valid key, zero unless it is the last of all.
 
     Args:
       last_key_bias: (B,) float32 of the last key of all, or None.
@@ -45,7 +45,7 @@ def local_bias(
 
 
 def _send_to_next(axis: str, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """Sends arrays (B, S, H * K) to the next device of the ring."""
+    """Send arrays (B, S, H * K) to the next device of the ring."""
     n = jax.lax.axis_size(axis)
     to = [(i, (i + 1) % n) for i in range(n)]
     return tuple(jax.lax.ppermute(x, axis, to) for x in arrays)
@@ -54,7 +54,7 @@ def _send_to_next(axis: str, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, 
 def ring_forward(
     kernels, axis: str, head_dim: int, q, k, v, kv_lengths, last_key_bias
 ) -> tuple[jax.Array, jax.Array]:
-    """Runs the forward pass over the keys of all devices.
+    """Run the forward pass over the keys of all devices.
 
     Args:
       kernels: a flash.Kernels.
@@ -92,7 +92,7 @@ def ring_forward(
 
 
 def _merge_weight(lse: jax.Array, merged: jax.Array) -> jax.Array:
-    """Returns the weight of the result with `lse` in the merged result: (B, L, H, 1)."""
+    """Return the weight of the result with `lse` in the merged result: (B, L, H, 1)."""
     # -inf until a valid key has been seen; the first device always holds one
     part = jnp.where(jnp.isneginf(lse), 0, jnp.exp2(lse - merged))
     return part.transpose(0, 3, 1, 2)
@@ -101,7 +101,7 @@ def _merge_weight(lse: jax.Array, merged: jax.Array) -> jax.Array:
 def ring_backward(
     kernels, axis: str, head_dim: int, q, k, v, kv_lengths, last_key_bias, o, lse, do
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Runs the backward pass; returns the gradients of this device's q, k and v.
+    """Run the backward pass; return the gradients of this device's q, k and v.
 
     Arguments as in `ring_forward`, then its results and the output's gradient do.
     """

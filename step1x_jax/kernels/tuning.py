@@ -66,36 +66,36 @@ GPU_DEFAULT = GpuBlocks(forward=Tiles(128, 2), dq=Tiles(64, 3), dkv=Tiles(64, 3)
 
 
 def tpu_blocks(device_kind: str, q_len: int, kv_len: int) -> Blocks:
-    """Returns the block sizes of the TPU kernels for `q_len` queries and `kv_len` keys."""
+    """Return the block sizes of the TPU kernels for `q_len` queries and `kv_len` keys."""
     known = TPU_TABLE.get((device_kind, q_len)) if q_len == kv_len else None
     both = choose_block_size(q_len), choose_block_size(kv_len)
     return known or Blocks(forward=both, backward=both)
 
 
 def gpu_blocks(device_kind: str, q_len: int, kv_len: int) -> GpuBlocks:
-    """Returns the tiles of the Hopper kernels for `q_len` queries and `kv_len` keys."""
+    """Return the tiles of the Hopper kernels for `q_len` queries and `kv_len` keys."""
     known = GPU_TABLE.get((device_kind, q_len)) if q_len == kv_len else None
     return known or GPU_DEFAULT
 
 
 def choose_block_size(length: int) -> int:
-    """Returns the largest block size whose padded length is within 3 % of the smallest one."""
+    """Return the largest block size whose padded length is within 3 % of the smallest one."""
     padded = {size: -(-length // size) * size for size in BLOCK_SIZES}
     least = min(padded.values())
     return max(size for size in BLOCK_SIZES if padded[size] <= 1.03 * least)
 
 
 def padded_length(device_kind: str, length: int) -> int:
-    """Returns the number of tokens to which the TPU kernels pad `length` tokens."""
+    """Return the number of tokens to which the TPU kernels pad `length` tokens."""
     sizes = (n for pair in tpu_blocks(device_kind, length, length) for n in pair)
     return max(-(-length // n) * n for n in sizes)
 
 
 def tpu_candidates() -> list[tuple[int, int]]:
-    """Returns the values that a search tries for each field of Blocks."""
+    """Return the values that a search tries for each field of Blocks."""
     return list(itertools.product(BLOCK_SIZES, BLOCK_SIZES))
 
 
 def gpu_candidates() -> list[Tiles]:
-    """Returns the values that a search tries for each field of GpuBlocks."""
+    """Return the values that a search tries for each field of GpuBlocks."""
     return [Tiles(*x) for x in itertools.product((64, 128), (2, 3, 4))]  # rows: multiples of 64

@@ -24,14 +24,14 @@ KERNEL_INIT = skippable(lecun_normal())  # the default of nnx.Conv
 
 
 def group_norm(channels: int, groups: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """Creates a GroupNorm with the published eps and a two-pass variance."""
+    """Create a GroupNorm with the published eps and a two-pass variance."""
     return nnx.GroupNorm(
         channels, num_groups=groups, epsilon=1e-6, use_fast_variance=False, rngs=rngs
     )
 
 
 def conv(c_in: int, c_out: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
-    """Creates a convolution that keeps height and width."""
+    """Create a convolution that keeps height and width."""
     return nnx.Conv(
         c_in, c_out, (size, size), padding=size // 2, kernel_init=KERNEL_INIT, rngs=rngs
     )
@@ -73,7 +73,7 @@ class AttentionBlock(nnx.Module):
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Computes `attention` in float32, QUERIES queries at a time.
+    """Compute `attention` in float32, QUERIES queries at a time.
 
     Uses plain JAX. The TPU kernels keep a head's keys in VMEM, and one head with all channels does
     not fit there at 1024 pixels. The GPU kernels do not support float32.
@@ -182,7 +182,7 @@ class Encoder(nnx.Module):
         return self.end(x)
 
     def end(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Applies the last layers: (B, h, w, C) -> mean and logvar, (B, h, w, z) each."""
+        """Apply the last layers: (B, h, w, C) -> mean and logvar, (B, h, w, z) each."""
         x = self.conv_out(nnx.silu(self.norm_out(self.mid(x))))
         mean, logvar = jnp.split(x, 2, axis=-1)
         return mean, logvar
@@ -214,12 +214,12 @@ class Decoder(nnx.Module):
         return self.conv_out(nnx.silu(self.norm_out(x)))
 
     def begin(self, z: jax.Array) -> jax.Array:
-        """Applies the first layers: (B, h, w, z) -> (B, h, w, C)."""
+        """Apply the first layers: (B, h, w, z) -> (B, h, w, C)."""
         return self.mid(self.conv_in(z))
 
 
 def abstract_autoencoder(config: AutoencoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Returns graph definition and abstract parameters of the autoencoder; see `abstract`.
+    """Return graph definition and abstract parameters of the autoencoder; see `abstract`.
 
     Cached per config: opening weights also needs them, and tracing the module is slow.
     """
@@ -244,7 +244,7 @@ class Autoencoder(nnx.Module):
         self.decoder = Decoder(config, rngs)
 
     def moments(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Encodes images to mean and log-variance of the latents, before scale and shift.
+        """Encode images to mean and log-variance of the latents, before scale and shift.
 
         Args:
           images: (B, H, W, 3) float32 in [-1, 1], H and W multiples of 8.
@@ -255,7 +255,7 @@ class Autoencoder(nnx.Module):
         return self.encoder(images)
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """Encodes images to scaled latents: the mean, where the published code draws a sample.
+        """Encode images to scaled latents: the mean, where the published code draws a sample.
 
         Args:
           images: (B, H, W, 3) float32 in [-1, 1], H and W multiples of 8.
@@ -267,7 +267,7 @@ class Autoencoder(nnx.Module):
         return self.scale_latents(mean)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Decodes scaled latents to images, without clipping.
+        """Decode scaled latents to images, without clipping.
 
         Args:
           latents: (B, h, w, 16).
@@ -278,10 +278,10 @@ class Autoencoder(nnx.Module):
         return self.decoder(self.unscale_latents(latents))
 
     def scale_latents(self, mean: jax.Array) -> jax.Array:
-        """Converts the encoder's mean to latents of the DiT; same shape."""
+        """Convert the encoder's mean to latents of the DiT; same shape."""
         return self.config.scale_factor * (mean - self.config.shift_factor)
 
     def unscale_latents(self, latents: jax.Array) -> jax.Array:
-        """Converts the DiT's latents, of any dtype, to the decoder's input: float32, same shape."""
+        """Convert the DiT's latents, of any dtype, to the decoder's input: float32, same shape."""
         latents = latents.astype(jnp.float32)
         return latents / self.config.scale_factor + self.config.shift_factor

@@ -35,7 +35,7 @@ LARGEST_WHOLE_PIXELS = 3 * 2**19
 
 
 def encode_tiled(autoencoder: Autoencoder, images: jax.Array, rows: int = ROWS) -> jax.Array:
-    """Computes `Autoencoder.encode` in strips; call it under jit.
+    """Compute `Autoencoder.encode` in strips; call it under jit.
 
     Args:
       autoencoder: its modules and parameters are used as they are.
@@ -58,7 +58,7 @@ def encode_tiled(autoencoder: Autoencoder, images: jax.Array, rows: int = ROWS) 
 
 
 def decode_tiled(autoencoder: Autoencoder, latents: jax.Array, rows: int = ROWS) -> jax.Array:
-    """Computes `Autoencoder.decode` in strips; call it under jit.
+    """Compute `Autoencoder.decode` in strips; call it under jit.
 
     Args:
       autoencoder: its modules and parameters are used as they are.
@@ -83,7 +83,7 @@ def decode_tiled(autoencoder: Autoencoder, latents: jax.Array, rows: int = ROWS)
 
 
 def run_in_strips(layers: Sequence[Any], x: jax.Array, rows: int) -> jax.Array:
-    """Applies the layers of one stage in strips.
+    """Apply the layers of one stage in strips.
 
     Args:
       layers: modules and functions of the autoencoder. The last may halve the resolution, or the
@@ -116,7 +116,7 @@ def run_in_strips(layers: Sequence[Any], x: jax.Array, rows: int) -> jax.Array:
     out = jax.eval_shape(lambda x: stage(x), jax.ShapeDtypeStruct((b, window, width, c), x.dtype))
 
     def strip(i: jax.Array, statistics: _Statistics) -> tuple[jax.Array, jax.Array, _Statistics]:
-        """Returns the first output row of strip i, its output, and its norms' statistics."""
+        """Return the first output row of strip i, its output, and its norms' statistics."""
         start = jnp.minimum(i * rows, height - rows)  # the last strip overlaps the previous one
         first = jnp.clip(start - halo, 0, height - window)
         row = first + jnp.arange(window)
@@ -160,7 +160,7 @@ class _StripNorms:
         self._measured: list[tuple[jax.Array, jax.Array]] = []
 
     def replace_norms(self, stage: nnx.Module) -> Any:
-        """Returns a copy of the modules with these norms and the same parameters."""
+        """Return a copy of the modules with these norms and the same parameters."""
 
         def replace(path: Any, node: Any) -> Any:
             return partial(self._normalize, node) if isinstance(node, nnx.GroupNorm) else node
@@ -168,7 +168,7 @@ class _StripNorms:
         return nnx.recursive_map(replace, stage)
 
     def _normalize(self, norm: nnx.GroupNorm, x: jax.Array) -> jax.Array:
-        """Normalizes with the given statistics: (B, H, W, C) -> (B, H, W, C)."""
+        """Normalize with the given statistics: (B, H, W, C) -> (B, H, W, C)."""
         mean, variance = self._given[len(self._measured)]
         new = self._new.repeat(x.shape[1] // len(self._new))
         self._measured.append(_measure(x, norm.num_groups, new))
@@ -179,12 +179,12 @@ class _StripNorms:
         return (x - mean) * (scale * norm.scale[...]) + norm.bias[...]
 
     def measured(self) -> _Statistics:
-        """Returns the statistics of all norms' inputs in the new rows."""
+        """Return the statistics of all norms' inputs in the new rows."""
         return _Statistics(*map(jnp.stack, zip(*self._measured, strict=True)))
 
 
 def _measure(x: jax.Array, groups: int, new: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and variance (B, G) of the rows of x (B, H, W, C) where `new` (H,) is true."""
+    """Return mean and variance (B, G) of the rows of x (B, H, W, C) where `new` (H,) is true."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, groups, c // groups)
     axes, where = (1, 2, 4), new[:, None, None, None]
@@ -193,7 +193,7 @@ def _measure(x: jax.Array, groups: int, new: jax.Array) -> tuple[jax.Array, jax.
 
 
 def _merge_statistics(strips: _Statistics, shares: Any) -> _Statistics:
-    """Merges statistics of strips (leading axis); `shares` are the strips' shares of the rows."""
+    """Merge statistics of strips (leading axis); `shares` are the strips' shares of the rows."""
     shares = jnp.float32(shares)[:, None, None, None]
     mean = (shares * strips.mean).sum(0)
     return _Statistics(mean, (shares * (strips.variance + (strips.mean - mean) ** 2)).sum(0))

@@ -93,7 +93,7 @@ class ModelConfig(Architecture):
     attention: str = "auto"
 
     def validate(self) -> None:
-        """Raises UserError for sizes that are out of bounds or do not match each other."""
+        """Raise UserError for sizes that are out of bounds or do not match each other."""
         check_fields(self, "the config", "model")
         if self.version not in VERSIONS:
             raise UserError(f"model.version is {self.version!r}; use one of {', '.join(VERSIONS)}.")
@@ -142,7 +142,7 @@ class LoraConfig:
     quantize: str = "none"  # or "int8", "fp8": how the blocks' frozen kernels are stored
 
     def validate(self) -> None:
-        """Raises UserError, with the field's name, for invalid values."""
+        """Raise UserError, with the field's name, for invalid values."""
         require(self.rank >= 0, "lora.rank", self.rank, "use 0 (no adapters) or more")
         require(self.alpha > 0, "lora.alpha", self.alpha, "use a positive number")
         require(bool(self.targets), "lora.targets", self.targets, "name at least one pattern")
@@ -174,7 +174,7 @@ class AutoencoderConfig:
         object.__setattr__(self, "ch_mult", tuple(self.ch_mult))  # as above
 
     def validate(self) -> None:
-        """Raises UserError for sizes that are out of bounds or do not match each other."""
+        """Raise UserError for sizes that are out of bounds or do not match each other."""
         check_fields(self, "the config", "autoencoder")
         for multiplier in self.ch_mult:
             if (self.ch * multiplier) % self.norm_groups:
@@ -185,17 +185,17 @@ class AutoencoderConfig:
 
 
 def step1x_edit_v1_0() -> ModelConfig:
-    """Returns the config of the first release, step1x-edit-i1258.safetensors."""
+    """Return the config of the first release, step1x-edit-i1258.safetensors."""
     return ModelConfig(version="v1.0")
 
 
 def step1x_edit_v1_1() -> ModelConfig:
-    """Returns the config of the second release, step1x-edit-v1p1-official.safetensors."""
+    """Return the config of the second release, step1x-edit-v1p1-official.safetensors."""
     return ModelConfig(version="v1.1")
 
 
 def quickstart() -> ModelConfig:
-    """Returns a config of about 4 M parameters, which learns ten edits in minutes on two CPUs."""
+    """Return a config of about 4 M parameters, which learns ten edits in minutes on two CPUs."""
     return ModelConfig(
         version="v1.0",
         hidden_size=192,
@@ -219,7 +219,7 @@ def quickstart() -> ModelConfig:
 
 
 def tiny() -> ModelConfig:
-    """Returns a config of a few thousand parameters, for tests."""
+    """Return a config of a few thousand parameters, for tests."""
     return ModelConfig(
         hidden_size=32,
         num_heads=2,
@@ -247,7 +247,7 @@ PRESETS: dict[str, Callable[[], ModelConfig]] = {
 
 
 def quickstart_autoencoder() -> AutoencoderConfig:
-    """Returns a config of about 2.8 M parameters; weights: assets/quickstart/autoencoder."""
+    """Return a config of about 2.8 M parameters; weights: assets/quickstart/autoencoder."""
     return AutoencoderConfig(
         ch=16,
         ch_mult=(1, 2, 4, 8),

@@ -33,7 +33,7 @@ SCALE_FACTOR = -0.91  # initial value of v1.0's learned scalar
 def masked_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array, head_dim: int
 ) -> jax.Array:
-    """Computes attention of valid queries to valid keys; padded queries return the value of key 0.
+    """Compute attention of valid queries to valid keys; padded queries return the value of key 0.
 
     This is as published. The output of padded queries matters, because the released DiT attends to
     all text tokens, including the padding.
@@ -105,7 +105,7 @@ class Connector(nnx.Module):
     def __call__(
         self, text: jax.Array, lengths: jax.Array, timesteps: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Computes text tokens and global vector.
+        """Compute text tokens and global vector.
 
         Args:
           text: (B, T, C), zero-padded past `lengths`.

@@ -24,7 +24,7 @@ class EightBitLinear(Linear):
     """
 
     def __init__(self, linear: Linear, dtype_name: str):
-        """Quantizes a Linear, which may be abstract.
+        """Quantize a Linear, which may be abstract.
 
         Args:
           linear: the layer to replace.
@@ -35,12 +35,12 @@ class EightBitLinear(Linear):
         self.kernel, self.kernel_scale = quantize_kernel(linear.kernel, dtype_name)
 
     def multiply(self, x: jax.Array) -> jax.Array:
-        """Computes the scaled product without bias and adapter; x has the layer's dtype."""
+        """Compute the scaled product without bias and adapter; x has the layer's dtype."""
         return (super().multiply(x) * self.kernel_scale[...]).astype(self.dtype)
 
 
 def quantize(model: nnx.Module, paths: Sequence[str], dtype_name: str) -> None:
-    """Replaces Linears of a model, which may be abstract, by 8-bit ones.
+    """Replace Linears of a model, which may be abstract, by 8-bit ones.
 
     Args:
       model: a module that contains Linears.
@@ -54,7 +54,7 @@ def quantize(model: nnx.Module, paths: Sequence[str], dtype_name: str) -> None:
 
 
 def quantize_kernel(kernel: nnx.Variable, dtype_name: str) -> tuple[nnx.Param, nnx.Param]:
-    """Quantizes a kernel with one scale per output channel (and layer).
+    """Quantize a kernel with one scale per output channel (and layer).
 
     Args:
       kernel: (..., inputs, outputs), with its logical axes.

@@ -15,21 +15,21 @@ PATCH = 2  # latents per token along one side
 
 
 def pack(latents: jax.Array) -> jax.Array:
-    """Packs (B, h, w, C) into tokens (B, h/2 * w/2, 4C), each ordered (channel, row, column)."""
+    """Pack (B, h, w, C) into tokens (B, h/2 * w/2, 4C), each ordered (channel, row, column)."""
     b, h, w, c = latents.shape
     grid = latents.reshape(b, h // PATCH, PATCH, w // PATCH, PATCH, c)
     return grid.transpose(0, 1, 3, 5, 2, 4).reshape(b, -1, c * PATCH**2)
 
 
 def unpack(tokens: jax.Array, h: int, w: int) -> jax.Array:
-    """Inverts `pack`: (B, h/2 * w/2, 4C) -> (B, h, w, C)."""
+    """Invert `pack`: (B, h/2 * w/2, 4C) -> (B, h, w, C)."""
     b = tokens.shape[0]
     grid = tokens.reshape(b, h // PATCH, w // PATCH, -1, PATCH, PATCH)
     return grid.transpose(0, 1, 4, 2, 5, 3).reshape(b, h, w, -1)
 
 
 def position_ids(h: int, w: int, offset: int = 0) -> np.ndarray:
-    """Returns the positions of the tokens of an (h, w) latent, row by row.
+    """Return the positions of the tokens of an (h, w) latent, row by row.
 
     Args:
       h: latent rows.
@@ -44,7 +44,7 @@ def position_ids(h: int, w: int, offset: int = 0) -> np.ndarray:
 
 
 def rope_table(ids: np.ndarray, axes_dim: tuple[int, ...], theta: float) -> np.ndarray:
-    """Computes cosines and sines for `apply_rope`.
+    """Compute cosines and sines for `apply_rope`.
 
     Angles are computed in float64 on the host: in float32 or bfloat16 large positions would have
     inaccurate phases. The frequencies of an axis of width d are theta^(-2j/d); the axes are
@@ -70,7 +70,7 @@ def rope_table(ids: np.ndarray, axes_dim: tuple[int, ...], theta: float) -> np.n
 
 
 def apply_rope(x: jax.Array, table: jax.Array | np.ndarray) -> jax.Array:
-    """Rotates the pairs (i, i + K/2) of a head by the angle of their position.
+    """Rotate the pairs (i, i + K/2) of a head by the angle of their position.
 
     The published pairs are (2i, 2i+1); loading weights permutes the columns of q and k accordingly.
 
@@ -88,7 +88,7 @@ def apply_rope(x: jax.Array, table: jax.Array | np.ndarray) -> jax.Array:
 
 
 def timestep_embedding(timesteps: jax.Array, dim: int = 256) -> jax.Array:
-    """Computes the sinusoidal embedding of 1000 t.
+    """Compute the sinusoidal embedding of 1000 t.
 
     Args:
       timesteps: (B,) in [0, 1]. The factor 1000 is applied only here.

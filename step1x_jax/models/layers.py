@@ -22,7 +22,7 @@ from step1x_jax.models.xla_tpu import broadcast_vectors, materialize, with_matmu
 def make_modulation(
     chunks: int, width: int, *, gates: Sequence[int], config: ModelConfig, rngs: nnx.Rngs
 ) -> Linear:
-    """Creates an adaLN modulation: a Linear from SiLU(vec) (B, D) to (B, chunks * D).
+    """Create an adaLN modulation: a Linear from SiLU(vec) (B, D) to (B, chunks * D).
 
     Args:
       chunks: number of vectors (shifts, scales and gates).
@@ -49,20 +49,20 @@ def make_modulation(
 
 
 def compute_modulation(linear: Linear, vec: jax.Array) -> jax.Array:
-    """Applies a modulation to SiLU(vec) (B, D): returns shifts, scales, gates (chunks, B, D)."""
+    """Apply a modulation to SiLU(vec) (B, D): return shifts, scale, gates (chunks, B, D)."""
     flat = broadcast_vectors(linear)(vec)
     return flat.reshape(len(vec), -1, vec.shape[1]).swapaxes(0, 1)
 
 
 def layer_norm(x: jax.Array) -> jax.Array:
-    """Applies LayerNorm over the last axis in float32, eps 1e-6, without scale and bias."""
+    """Apply LayerNorm over the last axis in float32, eps 1e-6, without scale and bias."""
     x = x.astype(jnp.float32)
     centred = x - x.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    """Returns (1 + scale) * LN(x) + shift in x's dtype; x (B, L, D), shift and scale (B, D)."""
+    """Return (1 + scale) * LN(x) + shift in x's dtype; x (B, L, D), shift and scale (B, D)."""
     shift = shift[:, None]
     y = (1 + scale[:, None]) * layer_norm(x) + jax.lax.stop_gradient(shift)
     return materialize(with_matmul_gradient(y.astype(x.dtype), shift))
@@ -105,12 +105,12 @@ class _OneKey(nnx.RngStream):
     """Returns the same key for all parameters, which are zeros anyway."""
 
     def __call__(self) -> jax.Array:
-        """Returns the key without counting: under a trace nnx needs milliseconds per count."""
+        """Return the key without counting: under a trace nnx needs milliseconds per count."""
         return self.key[...]
 
 
 def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, nnx.State]:
-    """Returns graph definition and abstract parameters of a module, in 0.1 s and without memory.
+    """Return graph definition and abstract parameters of a module, in 0.1 s and without memory.
 
     Unlike nnx.eval_shape it works under a mesh, where nnx.eval_shape would treat logical axes as
     mesh axes.
@@ -136,7 +136,7 @@ def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, nnx
 
 
 def stack_blocks(depth: int, build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> nnx.Module:
-    """Builds `depth` modules as one, whose parameters have a leading "layers" axis."""
+    """Build `depth` modules as one, whose parameters have a leading "layers" axis."""
 
     @nnx.split_rngs(splits=depth)
     @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
@@ -147,7 +147,7 @@ def stack_blocks(depth: int, build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.
 
 
 def compute_all_modulations(linears: Linear, vec: jax.Array) -> jax.Array:
-    """Applies a stack of modulations by one large matmul: returns (blocks, chunks, B, D)."""
+    """Apply a stack of modulations by one large matmul: return (blocks, chunks, B, D)."""
     graph, params = nnx.split(linears)
     return jax.vmap(lambda params: compute_modulation(nnx.merge(graph, params), vec))(params)
 
@@ -160,7 +160,7 @@ def scan_blocks(
     per_block: Any = None,
     collect: bool = False,
 ) -> Any:
-    """Runs the blocks of a stack in order, x = block(x, *context). Compiles one block.
+    """Run the blocks of a stack in order, x = block(x, *context). Compiles one block.
 
     Args:
       blocks: a module of `stack_blocks`.

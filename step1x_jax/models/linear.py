@@ -35,7 +35,7 @@ class Precision(Protocol):
 def param(
     init: Initializer, shape: tuple[int, ...], axes: Axes, config: Precision, rngs: nnx.Rngs
 ) -> nnx.Param:
-    """Creates a parameter in config.param_dtype with its logical axes."""
+    """Create a parameter in config.param_dtype with its logical axes."""
     value = skippable(init)(rngs.params(), shape).astype(config.param_dtype)
     return nnx.Param(value, out_sharding=tuple(axes))
 
@@ -45,7 +45,7 @@ _SKIP_INIT = ContextVar("_SKIP_INIT", default=False)
 
 @contextlib.contextmanager
 def skip_init() -> Iterator[None]:
-    """Creates all parameters as zeros inside this context, for callers that need only shapes.
+    """Create all parameters as zeros inside this context, for callers that need only shapes.
 
     Tracing a model's random number generation would take three quarters of its tracing time.
     """
@@ -57,7 +57,7 @@ def skip_init() -> Iterator[None]:
 
 
 def skippable(init: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Wraps an initializer so that it returns zeros inside `skip_init`."""
+    """Wrap an initializer so that it returns zeros inside `skip_init`."""
 
     def initialize(key: jax.Array, shape: tuple[int, ...], *dtype: Any, **more: Any) -> jax.Array:
         return (zeros if _SKIP_INIT.get() else init)(key, shape, *dtype, **more)
@@ -93,7 +93,7 @@ class Linear(nnx.Module):
         self.adapter: Callable[[jax.Array], jax.Array] | None = nnx.data(None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the layer: (..., inputs) -> (..., outputs) in the layer's dtype."""
+        """Apply the layer: (..., inputs) -> (..., outputs) in the layer's dtype."""
         x = x.astype(self.dtype)
         y = self.multiply(x)
         if self.bias is not None:
@@ -101,5 +101,5 @@ class Linear(nnx.Module):
         return y if self.adapter is None else y + self.adapter(x)
 
     def multiply(self, x: jax.Array) -> jax.Array:
-        """Computes the einsum without bias and adapter; x has the layer's dtype."""
+        """Compute the einsum without bias and adapter; x has the layer's dtype."""
         return jnp.einsum(self.spec, x, gather(self.kernel, self.dtype))

@@ -38,13 +38,13 @@ class Adapter(nnx.Module):
         self.down, self.up, self.scale = down, up, scale
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the adapter: (..., inputs) -> (..., outputs) in x's dtype."""
+        """Apply the adapter: (..., inputs) -> (..., outputs) in x's dtype."""
         low = x @ self.down.astype(x.dtype) * self.scale
         return low @ self.up.astype(x.dtype)
 
 
 def get_module(model: nnx.Module, path: str) -> Any:
-    """Returns the module at an attribute path such as transformer.single_blocks.attn.q."""
+    """Return the module at an attribute path such as transformer.single_blocks.attn.q."""
     module: Any = model
     for name in path.split("."):
         module = getattr(module, name)
@@ -54,7 +54,7 @@ def get_module(model: nnx.Module, path: str) -> Any:
 def attach(
     model: nnx.Module, targets: Sequence[LoraTarget], *, rank: int, alpha: float, rngs: nnx.Rngs
 ) -> None:
-    """Attaches float32 adapters to a model, which may be abstract.
+    """Attach float32 adapters to a model, which may be abstract.
 
     down is uniform in +-1 / sqrt(inputs), as in other LoRA implementations. up is zero, so the
     model's output is unchanged at first.
@@ -94,12 +94,12 @@ def _init_up(linear: Linear, rank: int) -> nnx.LoRAParam:
 
 
 def _names(linear: Linear) -> tuple[str | None, ...]:
-    """Returns the logical names of the kernel's axes."""
+    """Return the logical names of the kernel's axes."""
     return tuple(linear.kernel.get_metadata()["out_sharding"])
 
 
 def _parameter(value: jax.Array, names: list[str | None]) -> nnx.LoRAParam:
-    """Creates an adapter's parameter; its rank axis is sharded only if no other axis is."""
+    """Create an adapter's parameter; its rank axis is sharded only if no other axis is."""
     if "embed" in names or "modulation" in names:
         names[names.index("rank")] = None
     return nnx.LoRAParam(value, out_sharding=tuple(names))

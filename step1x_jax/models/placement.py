@@ -21,7 +21,7 @@ FREE = PartitionSpec.UNCONSTRAINED
 
 
 def gather(weight: nnx.Variable, dtype: jnp.dtype) -> jax.Array:
-    """Gathers a weight from the devices that store its shards, for a matmul in `dtype`.
+    """Gather a weight from the devices that store its shards, for a matmul in `dtype`.
 
     Each device casts its shard to `dtype` before the transfer. The gradient is reduce-scattered in
     `dtype` as well. Under `nnx.vmap` or a scan over stacked blocks the value has no "layers" axis;
@@ -64,14 +64,14 @@ _gather.defvjp(_gather_forward, _gather_backward)
 
 
 def can_shard(size: int, axes: tuple[str, ...]) -> bool:
-    """Returns whether the ambient mesh has several devices along these axes that divide `size`."""
+    """Return whether the ambient mesh has several devices along these axes that divide `size`."""
     sizes = jax.sharding.get_abstract_mesh().shape
     parts = math.prod(sizes.get(axis, 1) for axis in axes)
     return parts > 1 and size % parts == 0
 
 
 def shard_activation(x: jax.Array) -> jax.Array:
-    """Constrains x (B, L, ...): the batch over BATCH_AXES, tokens over SEQUENCE_AXIS.
+    """Constrain x (B, L, ...): the batch over BATCH_AXES, tokens over SEQUENCE_AXIS.
 
     Axes whose size is not divisible, and all other axes, stay unconstrained.
     """

@@ -31,7 +31,7 @@ AUTO = "auto"  # the last of SAVED that fits; see training/step/remat_choice.py
 
 
 def count_saved_widths(policy: str, *, double: bool) -> int:
-    """Returns how many numbers a block saves per token, in units of D, including its input.
+    """Return how many numbers a block saves per token, in units of D, including its input.
 
     Args:
       policy: a key of SAVED.
@@ -42,7 +42,7 @@ def count_saved_widths(policy: str, *, double: bool) -> int:
 
 
 def apply_remat(layer: Callable, policy: str) -> Callable:
-    """Wraps `layer` with a policy of choices.REMAT ("none": everything needed is saved).
+    """Wrap `layer` with a policy of choices.REMAT ("none": everything needed is saved).
 
     Raises:
       UserError: the policy is "offload" and the platform cannot offload within a program.

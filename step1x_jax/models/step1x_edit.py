@@ -16,7 +16,7 @@ from step1x_jax.models.transformer import Transformer
 
 
 def token_positions(version: str, sizes: Sequence[tuple[int, ...]], text_length: int) -> np.ndarray:
-    """Returns the position ids of all tokens: noise, reference (if there is one), text.
+    """Return the position ids of all tokens: noise, reference (if there is one), text.
 
     In v1.0 the reference has the same positions as the noise; in v1.1 they are shifted by one on
     every axis. Text tokens are at position 0.
@@ -35,7 +35,7 @@ def token_positions(version: str, sizes: Sequence[tuple[int, ...]], text_length:
 
 
 def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Returns graph definition and abstract parameters of the model; see `abstract`."""
+    """Return graph definition and abstract parameters of the model; see `abstract`."""
     return abstract(lambda rngs: Step1XEdit(config, rngs=rngs))
 
 
@@ -56,7 +56,7 @@ class Step1XEdit(nnx.Module):
         text_lengths: jax.Array,
         timesteps: jax.Array,
     ) -> jax.Array:
-        """Computes velocities at all image tokens, noise and reference; arguments as in __call__.
+        """Compute velocities at all image tokens, noise and reference; arguments as in __call__.
 
         Returns:
           (B, I, in_channels) in the compute dtype, noise tokens first.
@@ -86,7 +86,7 @@ class Step1XEdit(nnx.Module):
         text_lengths: jax.Array,
         timesteps: jax.Array,
     ) -> jax.Array:
-        """Computes the velocity eps - x0 of the noisy latents.
+        """Compute the velocity eps - x0 of the noisy latents.
 
         The result does not depend on T. Where config.attend_to_padding, it is that of text padded
         to config.text_length.

@@ -6,7 +6,7 @@ MULTIPLE = 64  # a few shapes for all texts, so that few programs are compiled
 
 
 def text_bucket(lengths: np.typing.ArrayLike, text_length: int) -> int:
-    """Returns the number of text tokens to compute for texts of these lengths.
+    """Return the number of text tokens to compute for texts of these lengths.
 
     Text may be cut to it: the result of `Step1XEdit` stays the same within rounding.
 

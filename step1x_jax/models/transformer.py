@@ -34,7 +34,7 @@ from step1x_jax.models.remat import GATED, MLP, QKV
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Applies GELU in its tanh approximation, as published."""
+    """Apply GELU in its tanh approximation, as published."""
     return nnx.gelu(x, approximate=True)
 
 
@@ -54,7 +54,7 @@ class SelfAttention(nnx.Module):
         self.proj = make("ble,ed->bld", (e, d), ("heads", "embed"))
 
     def qkv(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Projects x (B, L, D) to queries, keys and values (B, L, E), before QK-norm."""
+        """Project x (B, L, D) to queries, keys and values (B, L, E), before QK-norm."""
         return self.q(x), self.k(x), self.v(x)
 
     @property
@@ -112,7 +112,7 @@ class DoubleBlock(nnx.Module):
         total_keys: int | None,
         mods: tuple[jax.Array, jax.Array],
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns image and text; x = image (B, I, D), text (B, T, D); mods = two (6, B, D)."""
+        """Return image and text; x = image (B, I, D), text (B, T, D); mods = two (6, B, D)."""
         image, text = x
         image_mod, text_mod = mods
         n = image.shape[1]
@@ -218,7 +218,7 @@ class Transformer(nnx.Module):
         kv_lengths: jax.Array,
         total_keys: int | None,
     ) -> jax.Array:
-        """Computes the velocity at every image token.
+        """Compute the velocity at every image token.
 
         Args:
           image: (B, I, C) noise tokens, then reference tokens.
@@ -253,7 +253,7 @@ class Transformer(nnx.Module):
         return self.final_layer(x[:, : image.shape[1]], vec)
 
     def _pad_tokens(self, text: jax.Array, n: int, rope: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Pads text and rope so that the number of tokens suits the attention kernel."""
+        """Pad text and rope so that the number of tokens suits the attention kernel."""
         config, length = self.config, n + text.shape[1]
         padded = working_length(length, config.head_dim, config.dtype, config.attention)
         if padded == length:

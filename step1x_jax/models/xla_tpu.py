@@ -28,7 +28,7 @@ def materialize(x: jax.Array) -> jax.Array:
 
 
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """Returns y + bias; for y (B, L, D) with the gradient of `with_matmul_gradient`.
+    """Return y + bias; for y (B, L, D) with the gradient of `with_matmul_gradient`.
 
     Args:
       y: (..., D).
@@ -75,7 +75,7 @@ with_matmul_gradient.defvjp(_forward, _backward)
 
 
 def gather_first(x: jax.Array) -> jax.Array:
-    """Gathers x (B, E) over the fsdp axis before the next sharding constraint.
+    """Gather x (B, E) over the fsdp axis before the next sharding constraint.
 
     Without it XLA:TPU merges the gather and the following split into one all-to-all. That sends
     less data, but planning its route through a torus of 256 chips takes the compiler minutes.
@@ -86,7 +86,7 @@ def gather_first(x: jax.Array) -> jax.Array:
 def broadcast_vectors(
     function: Callable[[jax.Array], jax.Array],
 ) -> Callable[[jax.Array], jax.Array]:
-    """Wraps a function (B, D) -> (B, E) so that vectors are transferred instead of weights.
+    """Wrap a function (B, D) -> (B, E) so that vectors are transferred instead of weights.
 
     The vectors are gathered over the fsdp axis, and each device computes its shard of E for all of
     them. The results are gathered, and each device keeps its own examples.

@@ -10,7 +10,7 @@ MIN_COMPILE_SECONDS = 0.1  # programs that compile faster are not cached
 
 
 def enable_compile_cache() -> None:
-    """Enables JAX's persistent compilation cache in FOLDER.
+    """Enable JAX's persistent compilation cache in FOLDER.
 
     If the user has chosen a folder (JAX_COMPILATION_CACHE_DIR, or the jax option of that name), it
     stays, with the user's other settings.

@@ -66,6 +66,6 @@ TABLE: dict[str, dict[str, tuple[bool | int | str, str]]] = {
 
 
 def compiler_options(device: jax.Device) -> dict[str, bool | int | str]:
-    """Returns the options of a device for jit(compiler_options=...); none for CPUs and GPUs."""
+    """Return the options of a device for jit(compiler_options=...); none for CPUs and GPUs."""
     options = TABLE.get(device.platform, {}) | TABLE.get(device.device_kind, {})
     return {name: value for name, (value, _) in options.items()}

@@ -44,7 +44,7 @@ device_description_str: "{gpu.name}"
 
 
 def gpu_devices(kind: str, count: int) -> list[jax.Device]:
-    """Returns `count` GPUs of one machine, which can only be compiled for.
+    """Return `count` GPUs of one machine, which can only be compiled for.
 
     Args:
       kind: a key of GPUS.

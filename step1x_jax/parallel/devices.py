@@ -25,12 +25,12 @@ PEAK_FLOPS = {
 
 
 def get_peak_flops(device: jax.Device) -> float | None:
-    """Returns the peak bfloat16 FLOP/s of a device, or None if unknown."""
+    """Return the peak bfloat16 FLOP/s of a device, or None if unknown."""
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device.device_kind), None)
 
 
 def get_memory_bytes(device: jax.Device) -> float | None:
-    """Returns the bytes that a program may use on a device, or None if unknown."""
+    """Return the bytes that a program may use on a device, or None if unknown."""
     if device.device_kind in HBM:
         return HBM[device.device_kind]
     if device.platform != "gpu":
@@ -44,7 +44,7 @@ def get_memory_bytes(device: jax.Device) -> float | None:
 
 
 def bytes_per_device(abstract: Any) -> float:
-    """Returns the bytes per device of a tree of ShapeDtypeStructs with shardings."""
+    """Return the bytes per device of a tree of ShapeDtypeStructs with shardings."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(abstract)

@@ -16,14 +16,14 @@ from step1x_jax.parallel.rules import shardings
 
 
 def host_shardings(params: Any) -> Any:
-    """Returns the sharding in the host's memory for every array of a tree."""
+    """Return the sharding in the host's memory for every array of a tree."""
     host = SingleDeviceSharding(jax.devices("cpu")[0])
     return jax.tree.map(lambda _: host, params)
 
 
 @contextlib.contextmanager
 def on_device(params: Any, mesh: Mesh | None) -> Iterator[Any]:
-    """Yields a copy of the tree on the devices, which is deleted at the end of the `with` block.
+    """Yield a copy of the tree on the devices, which is deleted at the end of the `with` block.
 
     Args:
       params: a model's parameters, in the host's memory.

@@ -42,7 +42,7 @@ class MeshConfig:
     tensor: Devices = 1  # heads and the MLPs' hidden width are sharded over it
 
     def validate(self) -> None:
-        """Raises UserError for sizes that are impossible with any number of devices."""
+        """Raise UserError for sizes that are impossible with any number of devices."""
         sizes = dataclasses.asdict(self)
         for name, size in sizes.items():
             if size < 1 and size != -1:
@@ -58,7 +58,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arranges the devices of all processes in a mesh.
+    """Arrange the devices of all processes in a mesh.
 
     Args:
       config: the sizes of the axes.
@@ -104,7 +104,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def parse_mesh(text: str) -> MeshConfig:
-    """Parses "data=1,fsdp=64".
+    """Parse "data=1,fsdp=64".
 
     Axes that are not named have size 1, except fsdp, which takes all remaining devices.
 
@@ -126,12 +126,12 @@ def parse_mesh(text: str) -> MeshConfig:
 
 
 def count_batch_shards(mesh: Mesh) -> int:
-    """Returns the number of shards of a batch."""
+    """Return the number of shards of a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Raises UserError unless a batch splits evenly over the mesh, and then into microbatches.
+    """Raise UserError unless a batch splits evenly over the mesh, and then into microbatches.
 
     Args:
       batch_size: examples in a step.

@@ -55,7 +55,7 @@ def partition_spec(
     mesh: Mesh | AbstractMesh,
     column: str = "stored",
 ) -> PartitionSpec:
-    """Maps the logical axis names of one array to a PartitionSpec.
+    """Map the logical axis names of one array to a PartitionSpec.
 
     An axis whose size is not divisible by its mesh axis is replicated (biases and norms of small
     models; all large arrays of the releases are divisible by any power of two up to 1024).
@@ -97,7 +97,7 @@ def partition_spec(
 
 
 def shardings(abstract_state: Any, mesh: Mesh) -> Any:
-    """Returns the NamedSharding of every array in a tree of nnx variables and plain arrays.
+    """Return the NamedSharding of every array in a tree of nnx variables and plain arrays.
 
     Variables are sharded by their logical names, wherever in the tree they are. Optimizer moments
     are variables created from the parameters, so they have the same shardings. Plain arrays
@@ -122,10 +122,10 @@ def shardings(abstract_state: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of batch arrays: the first axis over data and fsdp together."""
+    """Return the sharding of batch arrays: the first axis over data and fsdp together."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of arrays that every device holds completely."""
+    """Return the sharding of arrays that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())

@@ -34,7 +34,7 @@ class SamplingConfig:
     speed: Speed = EXACT
 
     def validate(self) -> None:
-        """Raises UserError for impossible values."""
+        """Raise UserError for impossible values."""
         check_fields(self, "the config", "sampling")
 
     def truncate_for(self, version: str) -> float:

@@ -39,7 +39,7 @@ class SamplingPlan:
     order: Annotated[int, Meta(ge=0, le=1)] = 1
 
     def validate(self, source: str = "the plan") -> None:
-        """Raises UserError, beginning with `source`, for impossible steps."""
+        """Raise UserError, beginning with `source`, for impossible steps."""
         check_fields(self, source)
         for name in ("computed", "unconditional"):
             steps = getattr(self, name)
@@ -82,7 +82,7 @@ class SamplingPlan:
         )
 
     def check_steps(self, num_steps: int) -> None:
-        """Raises UserError unless the plan is for so many steps."""
+        """Raise UserError unless the plan is for so many steps."""
         if num_steps != self.num_steps:
             raise UserError(
                 f"the plan is for {self.num_steps} steps, and there are {num_steps}; give one for"

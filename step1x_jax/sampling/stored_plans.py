@@ -34,7 +34,7 @@ def read_plans(folder: epath.PathLike) -> dict[str, SamplingPlan]:
 
 
 def write_plans(folder: epath.PathLike, plans: Mapping[str, SamplingPlan]) -> epath.Path:
-    """Writes plans by the names of speeds, and gives the file's path.
+    """Write plans by the names of speeds, and give the file's path.
 
     Raises:
       UserError: the disk is full or the folder not writable.

@@ -58,7 +58,7 @@ class OptimizerConfig:
     ema_decay: Fraction = 0.0
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for impossible values."""
+        """Raise UserError, naming the field, for impossible values."""
         dtypes = "float32", "bfloat16"
         for name, fine, advice in (
             ("name", self.name in OPTIMIZERS, f"use one of {', '.join(OPTIMIZERS)}"),
@@ -94,7 +94,7 @@ class TrainingConfig:
     start_from: str = ""  # weights in any format, see weights/open.py; "": random weights
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for impossible values."""
+        """Raise UserError, naming the field, for impossible values."""
         require(self.steps > 0, "training.steps", self.steps, "use a positive number")
         require(self.accumulate > 0, "training.accumulate", self.accumulate, "use 1 or more")
         require(self.log_every > 0, "training.log_every", self.log_every, "use a positive number")
@@ -110,7 +110,7 @@ class CheckpointConfig:
     keep: Count = 3  # number of newest checkpoints to keep
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for impossible values."""
+        """Raise UserError, naming the field, for impossible values."""
         require(self.every > 0, "checkpoint.every", self.every, "use a positive number")
         require(self.keep > 0, "checkpoint.keep", self.keep, "use a positive number")
 
@@ -130,7 +130,7 @@ class HeldOutConfig:
     pictures: Annotated[int, Meta(ge=0, le=4096)] = 0  # edits that are sampled; 0: none
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for impossible values."""
+        """Raise UserError, naming the field, for impossible values."""
         times = all(0 < t <= 1 for t in self.times) and len(self.times) > 0
         for name, fine, advice in (
             ("every", self.every > 0, "use a positive number"),
@@ -164,7 +164,7 @@ class TrainConfig:
     encoder: EncoderConfig = EncoderConfig()
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for values that no run can use."""
+        """Raise UserError, naming the field, for values that no run can use."""
         check_fields(self, "the config")
         for field in dataclasses.fields(self):
             section: Any = getattr(self, field.name)

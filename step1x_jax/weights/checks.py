@@ -20,7 +20,7 @@ QUANTIZED = {
 
 
 def common_dtype(dtypes: Iterable[np.dtype]) -> str:
-    """Returns the parameter dtype that holds all of these exactly: bfloat16 or float32."""
+    """Return the parameter dtype that holds all of these exactly: bfloat16 or float32."""
     return "bfloat16" if set(dtypes) <= {np.dtype(jnp.bfloat16)} else "float32"
 
 
@@ -31,7 +31,7 @@ def check_tensors(
     advice: str = WRONG_SIZES,
     dtypes: Mapping[str, np.dtype] | None = None,
 ) -> None:
-    """Compares names, shapes and dtypes of a file's tensors with the table of a model.
+    """Compare names, shapes and dtypes of a file's tensors with the table of a model.
 
     Args:
       path: of the file, or of a folder of several, for the message.

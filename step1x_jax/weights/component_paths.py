@@ -33,7 +33,7 @@ class ComponentPaths:
 
 
 def locate_components(path: epath.PathLike) -> ComponentPaths:
-    """Locates the components of an editor.
+    """Locate the components of an editor.
 
     Args:
       path: of any format in the table above.

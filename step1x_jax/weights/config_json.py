@@ -22,7 +22,7 @@ AUTOENCODER_OPTIONAL = ("norm_groups",)
 
 
 def read_config_json(folder: epath.PathLike, kind: str) -> Values:
-    """Reads the entries of a folder's config.json; returns {} if it has none of this kind.
+    """Read the entries of a folder's config.json; return {} if it has none of this kind.
 
     Args:
       folder: the folder.
@@ -37,7 +37,7 @@ def read_config_json(folder: epath.PathLike, kind: str) -> Values:
 
 
 def model_from_json(values: Values, source: str) -> ModelConfig:
-    """Returns the sizes of connector and DiT.
+    """Return the sizes of connector and DiT.
 
     Args:
       values: entries of a config.json.
@@ -51,12 +51,12 @@ def model_from_json(values: Values, source: str) -> ModelConfig:
 
 
 def autoencoder_from_json(values: Values, source: str) -> AutoencoderConfig:
-    """Returns the autoencoder's sizes; arguments and errors as in `model_from_json`."""
+    """Return the autoencoder's sizes; arguments and errors as in `model_from_json`."""
     return _from_json(AutoencoderConfig, AutoencoderConfig, values, source, AUTOENCODER_OPTIONAL)
 
 
 def to_json(config: ModelConfig | AutoencoderConfig) -> Values:
-    """Returns a model's sizes as entries of config.json."""
+    """Return a model's sizes as entries of config.json."""
     is_model = isinstance(config, ModelConfig)
     values: Values = {"kind": "dit" if is_model else "vae"}
     for field in dataclasses.fields(Architecture if is_model else AutoencoderConfig):

@@ -10,7 +10,7 @@ STRIPE = 16
 
 
 def copy_blocked(target: np.ndarray, view: np.ndarray) -> None:
-    """Performs target[...] = view, fast also where the view is transposed memory.
+    """Perform target[...] = view, fast also where the view is transposed memory.
 
     numpy copies row by row. A row of the target is then gathered from as many cache lines as it has
     numbers, and these are evicted before the next row needs the neighbouring numbers. Therefore
@@ -36,13 +36,13 @@ def copy_blocked(target: np.ndarray, view: np.ndarray) -> None:
 
 
 def _fastest_axis(view: np.ndarray) -> int:
-    """Returns the axis with the smallest stride."""
+    """Return the axis with the smallest stride."""
     long = [axis for axis in range(view.ndim) if view.shape[axis] > 1]
     return min(long, key=lambda axis: abs(view.strides[axis]), default=view.ndim - 1)
 
 
 def to_contiguous(view: np.ndarray) -> np.ndarray:
-    """Returns the view as a C-contiguous array; copies only if it is not one."""
+    """Return the view as a C-contiguous array; copy only if it is not one."""
     if view.flags.c_contiguous:
         return view
     array = np.empty(view.shape, view.dtype)

@@ -61,7 +61,7 @@ _AUTOENCODER = {
 
 
 def transformer_json(config: ModelConfig, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns diffusers' config.json of connector and DiT.
+    """Return diffusers' config.json of connector and DiT.
 
     Args:
       config: sizes.
@@ -80,7 +80,7 @@ def transformer_json(config: ModelConfig, fields: Mapping[str, Any]) -> dict[str
 
 
 def autoencoder_json(config: AutoencoderConfig) -> dict[str, Any]:
-    """Returns diffusers' config.json of the autoencoder."""
+    """Return diffusers' config.json of the autoencoder."""
     values = config_json.to_json(config)
     levels = len(config.ch_mult)
     return {
@@ -100,7 +100,7 @@ def autoencoder_json(config: AutoencoderConfig) -> dict[str, Any]:
 
 
 def convert_diffusers_json(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Converts diffusers' config.json to ours.
+    """Convert diffusers' config.json to ours.
 
     Args:
       values: of diffusers' config.json.
@@ -140,7 +140,7 @@ def convert_diffusers_json(values: Mapping[str, Any], source: str) -> dict[str, 
 def diffusers_layout(
     config: ModelConfig | AutoencoderConfig, official: Mapping[str, Shape], flux: bool = False
 ) -> LayoutMap:
-    """Returns the map from official tensors to diffusers'.
+    """Return the map from official tensors to diffusers'.
 
     Args:
       config: sizes.
@@ -153,7 +153,7 @@ def diffusers_layout(
 
 
 def to_diffusers(tensors: Tensors, config: ModelConfig | AutoencoderConfig) -> Tensors:
-    """Shows official tensors as diffusers'; v1.0's scale_factor is folded (see FOLDED)."""
+    """Show official tensors as diffusers'; v1.0's scale_factor is folded (see FOLDED)."""
     if SCALE in tensors.shapes:
         tensors = _fold_scale_factor(tensors)
     return Relayout(tensors, diffusers_layout(config, tensors.shapes))
@@ -171,7 +171,7 @@ def _fold_scale_factor(tensors: Tensors) -> Tensors:
 
 
 def to_official(tensors: Tensors, layout: LayoutMap) -> Tensors:
-    """Shows diffusers' tensors as official ones; a folded v1.0 gets a scale_factor of 0.
+    """Show diffusers' tensors as official ones; a folded v1.0 gets a scale_factor of 0.
 
     Args:
       tensors: of a folder; their names and shapes have been compared with the layout.
@@ -191,7 +191,7 @@ def write_folder(
     config: ModelConfig | AutoencoderConfig,
     fields: Mapping[str, Any],
 ) -> None:
-    """Writes the folder of one model.
+    """Write the folder of one model.
 
     Args:
       folder: exists and is empty.
@@ -213,7 +213,7 @@ def write_folder(
 
 
 def write_pipeline_json(folder: epath.Path) -> None:
-    """Writes model_index.json and scheduler/, which make transformer/ and vae/ a pipeline.
+    """Write model_index.json and scheduler/, which make transformer/ and vae/ a pipeline.
 
     The user adds text_encoder/ and processor/ of Qwen2.5-VL.
     """

@@ -33,7 +33,7 @@ def fill_params(
     tensors: Tensors,
     transform: Transform | None = None,
 ) -> nnx.State:
-    """Reads the parameters from official tensors, one after another.
+    """Read the parameters from official tensors, one after another.
 
     Of an official tensor that is sharded along its rows a process reads the rows that its devices
     hold; a tensor that is sharded along its columns is read whole. Besides the loaded parameters,
@@ -67,7 +67,7 @@ def fill_params(
 def with_stored_dtypes(
     abstract_params: nnx.State, table: Table, dtypes: Mapping[str, np.dtype]
 ) -> nnx.State:
-    """Returns abstract parameters, each with the dtype of its official tensors.
+    """Return abstract parameters, each with the dtype of its official tensors.
 
     Args:
       abstract_params: shapes, dtypes and paths.
@@ -87,13 +87,13 @@ def with_stored_dtypes(
 
 
 def read_block(source: SliceSource, tensors: Tensors) -> np.ndarray:
-    """Reads one of our parameters, or one block of a stacked one: (1, ...), C-contiguous."""
+    """Read one of our parameters, or one block of a stacked one: (1, ...), C-contiguous."""
     part, official, where = source
     return _to_our_layout(part, tensors.read(official)[where])
 
 
 def iter_blocks(table: Table, tensors: Tensors) -> Iterator[tuple[ParamSlice, np.ndarray]]:
-    """Yields all parameters as in `read_block`; the order is such that each tensor is read once."""
+    """Yield all parameters as in `read_block`; the order is such that each tensor is read once."""
     for name, entry in table.items():
         tensor = tensors.read(name)
         for part, where, _ in entry.iter_slices():
@@ -106,7 +106,7 @@ def _to_our_layout(part: ParamSlice, official: np.ndarray) -> np.ndarray:
 
 
 def set_shardings(abstract_params: nnx.State, shardings: nnx.State | None) -> nnx.State:
-    """Returns abstract parameters with the given shardings; None: unchanged."""
+    """Return abstract parameters with the given shardings; None: unchanged."""
     if shardings is None:
         return abstract_params
     return jax.tree.map(
@@ -117,7 +117,7 @@ def set_shardings(abstract_params: nnx.State, shardings: nnx.State | None) -> nn
 
 
 def map_params(params: nnx.State, transform: Transform) -> nnx.State:
-    """Returns what `transform` makes of loaded parameters, one after another."""
+    """Return what `transform` makes of loaded parameters, one after another."""
     leaves: Iterable[Any] = nnx.to_flat_state(params)
     result: dict[Any, Any] = {}
     for path, parameter in leaves:
@@ -128,7 +128,7 @@ def map_params(params: nnx.State, transform: Transform) -> nnx.State:
 def _load(
     leaf: jax.ShapeDtypeStruct, sources: Sequence[SliceSource], tensors: Tensors
 ) -> jax.Array:
-    """Reads one of our parameters."""
+    """Read one of our parameters."""
     sharding = leaf.sharding
     indices: Iterable[Any] = [(slice(None),) * len(leaf.shape)]
     if sharding is not None:
@@ -156,7 +156,7 @@ def _load(
 
 
 def _shard_index(shape: tuple[int, ...], index: Any) -> ShardIndex:
-    """Returns a shard's index (slices) as ranges."""
+    """Return a shard's index (slices) as ranges."""
     return tuple(range(size)[part] for size, part in zip(shape, index, strict=True))
 
 
@@ -167,7 +167,7 @@ def _fill_shards(
     where: tuple[slice, ...],
     tensors: Tensors,
 ) -> bool:
-    """Copies a slice of the official tensor `name` to the shards, reading each set of rows once.
+    """Copy a slice of the official tensor `name` to the shards, reading each set of rows once.
 
     Returns:
       Whether numbers were rounded to fewer bits.

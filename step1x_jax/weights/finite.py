@@ -20,7 +20,7 @@ _FIRST_NOT_FINITE = {
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Returns whether an array of any dtype has neither NaN nor infinity."""
+    """Return whether an array of any dtype has neither NaN nor infinity."""
     limit = _FIRST_NOT_FINITE.get(array.dtype)
     if limit is None:
         return True
@@ -36,7 +36,7 @@ def is_finite(array: np.ndarray) -> bool:
 
 
 def check_finite(array: np.ndarray, name: str, source: object) -> None:
-    """Raises UserError if a tensor has a NaN or an infinity.
+    """Raise UserError if a tensor has a NaN or an infinity.
 
     Args:
       array: of any dtype.
@@ -65,7 +65,7 @@ class RequireFinite:
         self.shapes, self.dtypes, self.metadata = source.shapes, source.dtypes, source.metadata
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows."""
+        """Read one tensor, or some of its rows."""
         array = self._source.read(name, rows)
         if not is_finite(array):
             raise UserError(

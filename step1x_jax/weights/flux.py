@@ -60,7 +60,7 @@ class FluxModel:
 def start_from_flux(
     path: epath.Path, flux: Tensors, sizes: ModelConfig, how: FluxStart
 ) -> FluxModel:
-    """Completes FLUX.1's weights to a whole model.
+    """Complete FLUX.1's weights to a whole model.
 
     Args:
       path: of the weights, for messages.
@@ -96,7 +96,7 @@ class _DrawnTensors:
         self._leaves: dict[str, jax.Array] = {}
 
     def read(self, name: str) -> np.ndarray:
-        """Reads one of them; the first call draws all of them."""
+        """Read one of them; the first call draws all of them."""
         if not self._leaves:
             config, seed, paths = self._config, self._seed, self._paths
 

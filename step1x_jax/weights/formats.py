@@ -76,7 +76,7 @@ OTHER_ADAPTERS = {
 
 
 def other_adapter(name: str) -> str | None:
-    """Returns which type of adapter a tensor's name indicates; None: a LoRA or no adapter."""
+    """Return which type of adapter a tensor's name indicates; None: a LoRA or no adapter."""
     for suffixes, title in OTHER_ADAPTERS.items():
         if name.endswith(suffixes):
             return title
@@ -104,7 +104,7 @@ UNSUPPORTED = (
 
 
 def detect_format(tensors: Tensors, path: epath.PathLike) -> Format:
-    """Returns the format of a reader's tensors.
+    """Return the format of a reader's tensors.
 
     Args:
       tensors: the reader; only its names are used.
@@ -141,5 +141,5 @@ def detect_format(tensors: Tensors, path: epath.PathLike) -> Format:
 
 
 def _has(patterns: Sequence[str], tensors: Tensors) -> bool:
-    """Returns whether each pattern matches the name of some tensor."""
+    """Return whether each pattern matches the name of some tensor."""
     return all(any(re.search(pattern, name) for name in tensors.shapes) for pattern in patterns)

@@ -25,7 +25,7 @@ from step1x_jax.weights.run.reader import RunFolder
 
 
 def describe_weights(path: epath.PathLike, sizes: ModelConfig | None = None) -> list[str]:
-    """Describes what is at a path, component by component; of the numbers only alphas are read.
+    """Describe what is at a path, component by component; of the numbers only alphas are read.
 
     Args:
       path: any format that `open_weights` accepts, or adapters.
@@ -90,7 +90,7 @@ def _describe_file(path: epath.Path, sizes: ModelConfig | None) -> list[str]:
 
 
 def format_sizes(config: ModelConfig | AutoencoderConfig) -> str:
-    """Returns one line of sizes; a model's begins with the version."""
+    """Return one line of sizes; a model's begins with the version."""
     if isinstance(config, AutoencoderConfig):
         widths = ", ".join(str(config.ch * m) for m in config.ch_mult)
         return f"widths {widths}; {config.z_channels} latent channels"
@@ -102,7 +102,7 @@ def format_sizes(config: ModelConfig | AutoencoderConfig) -> str:
 
 
 def format_tensor_counts(shapes: Mapping[str, Shape], dtypes: Mapping[str, np.dtype]) -> list[str]:
-    """Returns lines with the numbers of tensors, parameters and bytes, and the dtypes."""
+    """Return lines with the numbers of tensors, parameters and bytes, and the dtypes."""
     count = {name: math.prod(shape) for name, shape in shapes.items()}
     total = sum(n * dtypes[name].itemsize for name, n in count.items())
     by_dtype = Counter(str(dtype) for dtype in dtypes.values())
@@ -114,7 +114,7 @@ def format_tensor_counts(shapes: Mapping[str, Shape], dtypes: Mapping[str, np.dt
 
 
 def _describe_adapters(file: WeightFile, sizes: ModelConfig) -> list[str]:
-    """Returns lines about modules, ranks and alphas of a LoRA."""
+    """Return lines about modules, ranks and alphas of a LoRA."""
     try:
         settings = LoraFile(file.path, model_table(sizes)).settings
         alphas = Counter(f"{alpha:g}" for _, alpha in settings.values())
@@ -132,7 +132,7 @@ def _describe_adapters(file: WeightFile, sizes: ModelConfig) -> list[str]:
 
 
 def _describe_adapters_by_name(file: WeightFile) -> list[str]:
-    """Returns the same for a LoRA that may be for any model."""
+    """Return the same for a LoRA that may be for any model."""
     halves = {name: parse_key(name) for name in file.shapes}
     ranks = {key[0]: file.shapes[n][0] for n, key in halves.items() if key and key[1] == DOWN}
     alphas = Counter(

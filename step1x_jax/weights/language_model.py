@@ -24,7 +24,7 @@ UNUSED = "lm_head."
 
 
 def open_mllm(folder: epath.PathLike) -> Tensors:
-    """Opens the weight file, or the index and its shards, of a folder; lm_head is left out.
+    """Open the weight file, or the index and its shards, of a folder; lm_head is left out.
 
     Raises:
       UserError: there are none, or see `open_raw`.
@@ -34,7 +34,7 @@ def open_mllm(folder: epath.PathLike) -> Tensors:
 
 
 def read_mllm_config(folder: epath.PathLike) -> MLLMConfig:
-    """Reads the sizes in a folder's config.json; dtypes are the defaults.
+    """Read the sizes in a folder's config.json; dtypes are the defaults.
 
     Raises:
       UserError: it is missing, or that of another model.
@@ -46,7 +46,7 @@ def read_mllm_config(folder: epath.PathLike) -> MLLMConfig:
 def load_mllm(
     folder: epath.PathLike, *, dtype: str | None = None, shardings: nnx.State | None = None
 ) -> MLLM:
-    """Loads the frozen model, each parameter in the dtype in which it is stored.
+    """Load the frozen model, each parameter in the dtype in which it is stored.
 
     Args:
       folder: with config.json and the weights.
@@ -57,11 +57,9 @@ def load_mllm(
       UserError: the folder is another model's, a file is missing or damaged, or the weights do not
         fit the sizes.
     """
-    tensors = open_mllm(folder)
+    config, tensors = read_mllm_config(folder), open_mllm(folder)
     param_dtype = common_dtype(tensors.dtypes.values())
-    config = dataclasses.replace(
-        read_mllm_config(folder), param_dtype=param_dtype, dtype=dtype or param_dtype
-    )
+    config = dataclasses.replace(config, param_dtype=param_dtype, dtype=dtype or param_dtype)
     newer = any(name.startswith(NEW_PREFIXES) for name in tensors.shapes)
     table = mllm_table(config, newer=newer)
     advice = f"Download it again, {CONFIG} included."

@@ -34,7 +34,7 @@ def load_model(
     quantize: str | None = None,
     on_host: bool = False,
 ) -> Step1XEdit:
-    """Loads connector and DiT, each parameter in the dtype in which it is stored.
+    """Load connector and DiT, each parameter in the dtype in which it is stored.
 
     Args:
       weights: opened weights, or a path in any format that `open_weights` accepts.
@@ -75,7 +75,7 @@ def _shardings(params: nnx.State, mesh: Mesh | None, on_host: bool) -> nnx.State
 def load_parameters(
     weights: Weights, wanted: nnx.State, transform: Transform | None = None
 ) -> nnx.State:
-    """Loads the parameters of an opened model.
+    """Load the parameters of an opened model.
 
     Args:
       weights: of a model.
@@ -98,7 +98,7 @@ def load_parameters(
 
 
 def load_autoencoder(path: epath.PathLike) -> Autoencoder:
-    """Loads the autoencoder in float32.
+    """Load the autoencoder in float32.
 
     Args:
       path: its file or folder (official, or diffusers' AutoencoderKL), or an editor's folder with
@@ -116,7 +116,7 @@ def load_autoencoder(path: epath.PathLike) -> Autoencoder:
 
 
 def open_autoencoder(path: epath.PathLike, *, exact: bool = False) -> Weights:
-    """Opens the autoencoder as `open_weights` does.
+    """Open the autoencoder as `open_weights` does.
 
     Args:
       path: see `load_autoencoder`.

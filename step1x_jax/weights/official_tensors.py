@@ -30,7 +30,7 @@ class OfficialTensors:
         }
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows."""
+        """Read one tensor, or some of its rows."""
         entry = self._table[name]
         if rows is not None and entry.axis == 0:
             return self._read_rows(entry, rows)
@@ -39,7 +39,7 @@ class OfficialTensors:
         return whole if rows is None else whole[rows]
 
     def _read_rows(self, entry: TensorEntry, rows: np.ndarray) -> np.ndarray:
-        """Reads rows of slices that follow each other along axis 0, skipping unused slices."""
+        """Read rows of slices that follow each other along axis 0, skipping unused slices."""
         arrays = []
         for part, where, shape in entry.iter_slices():
             here = rows[(rows >= where[0].start) & (rows < where[0].stop)] - where[0].start

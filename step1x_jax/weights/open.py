@@ -67,7 +67,7 @@ def open_weights(
     temp_dir: epath.PathLike | None = None,
     say: Say = logging.warning,
 ) -> Weights:
-    """Opens a model (in a folder with several components: connector and DiT) or an autoencoder.
+    """Open a model (in a folder with several components: connector and DiT) or an autoencoder.
 
     Accepted are a .safetensors file (official or diffusers' names; plain or in 8 bits), an index or
     a folder with one; a diffusers pipeline; a folder of components; the release's folder; the
@@ -134,7 +134,7 @@ def open_weights(
 def open_lora(
     path: epath.PathLike, sizes: ModelConfig, ignore: Sequence[str] = (), say: Say = logging.warning
 ) -> Lora:
-    """Opens a LoRA for a model.
+    """Open a LoRA for a model.
 
     Args:
       path: a file or folder of any LoRA format, or a run of adapters.
@@ -174,7 +174,7 @@ def open_lora(
 
 
 def check_is_model(weights: Weights) -> None:
-    """Raises UserError, which says what to do, unless opened weights are connector and DiT."""
+    """Raise UserError, which says what to do, unless opened weights are connector and DiT."""
     path, title = weights.path, weights.format.title
     if weights.format.component == "autoencoder":
         raise UserError(f"{path} is an {title}, not a model; give it as --vae.")
@@ -186,7 +186,7 @@ def check_is_model(weights: Weights) -> None:
 
 
 def detect_format_at(path: epath.PathLike) -> Format:
-    """Returns the format of what is at a path; in a folder with several components, the model's.
+    """Return the format of what is at a path; in a folder with several components, the model's.
 
     Raises:
       UserError: the path does not exist, or the format is unknown or not supported.
@@ -196,7 +196,7 @@ def detect_format_at(path: epath.PathLike) -> Format:
 
 
 def read_model_sizes(path: epath.PathLike) -> ModelConfig:
-    """Returns the sizes of a model, or of the model that a LoRA is for, according to config.json.
+    """Return the sizes of a model, or of the model that a LoRA is for, according to config.json.
 
     Args:
       path: a run, weights, or a LoRA; without a config.json beside it the release's sizes are
@@ -220,7 +220,7 @@ def read_model_sizes(path: epath.PathLike) -> ModelConfig:
 
 
 def official_shapes(config: Config) -> dict[str, Shape]:
-    """Returns names and shapes of the official tensors of these sizes."""
+    """Return names and shapes of the official tensors of these sizes."""
     if isinstance(config, ModelConfig):
         table = model_table(config)
     else:
@@ -231,7 +231,7 @@ def official_shapes(config: Config) -> dict[str, Shape]:
 def _open_base(
     run: RunFolder, given: epath.PathLike | None, temp_dir: epath.PathLike | None, say: Say
 ) -> Tensors:
-    """Opens the base of a run's adapters, with the dtype in which the run had it."""
+    """Open the base of a run's adapters, with the dtype in which the run had it."""
     model = run.model
     path = find_base(run, given)
     float32 = model.param_dtype == "float32"
@@ -251,7 +251,7 @@ def _open_base(
 def _open_files(
     path: epath.Path, exact: bool, sizes: ModelConfig | None
 ) -> tuple[Weights, Mapping[str, np.dtype]]:
-    """Opens weight files; returns also the dtypes in which they are stored (8 bits: bfloat16)."""
+    """Open weight files; return also the dtypes in which they are stored (8 bits: bfloat16)."""
     model = locate_components(path).model
     file = open_file(model)
     found = detect_format(file, model)
@@ -272,7 +272,7 @@ def _open_files(
 
 
 def _read_config(folder: epath.Path, found: Format) -> dict[str, Any]:
-    """Reads our config.json, or diffusers', beside a model's file; {} if there is none."""
+    """Read our config.json, or diffusers', beside a model's file; {} if there is none."""
     path = folder / config_json.FILE
     if found.diffusers:
         return diffusers_folder.convert_diffusers_json(read_json(path), str(path))
@@ -296,7 +296,7 @@ def _make_config(
 
 
 def _show_official(path: epath.Path, found: Format, config: Config, tensors: Tensors) -> Tensors:
-    """Shows a file's tensors under the official names, after comparing them with the sizes."""
+    """Show a file's tensors under the official names, after comparing them with the sizes."""
     official, flux = official_shapes(config), found.component == "flux"
     if flux:
         official = {n: s for n, s in official.items() if not n.startswith("connector.")}
@@ -310,7 +310,7 @@ def _show_official(path: epath.Path, found: Format, config: Config, tensors: Ten
 
 
 def _guidance_shapes(expected: Mapping[str, Shape], file: Tensors) -> dict[str, Shape]:
-    """Returns the shapes of the guidance embedding, which FLUX.1-dev has but not schnell."""
+    """Return the shapes of the guidance embedding, which FLUX.1-dev has but not schnell."""
     if not any("guidance" in name for name in file.shapes):
         return {}
     return {
@@ -326,7 +326,7 @@ def _check(path: epath.Path, tensors: Tensors, shapes: Mapping[str, Shape]) -> N
 
 
 def _complete_flux(weights: Weights, flux: FluxStart, say: Say) -> Weights:
-    """Completes FLUX.1 to a model."""
+    """Complete FLUX.1 to a model."""
     assert isinstance(weights.config, ModelConfig)
     start = start_from_flux(weights.path, weights.tensors, weights.config, flux)
     say(f"drawn with seed {flux.seed}: {', '.join(start.drawn)}")

@@ -18,7 +18,7 @@ from step1x_jax.weights.lora.adapters import quantized_paths
 def abstract_quantized_model(
     config: ModelConfig, stored: str | None
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """Returns structure and abstract parameters of a model whose blocks are stored in 8 bits.
+    """Return structure and abstract parameters of a model whose blocks are stored in 8 bits.
 
     Args:
       config: of the model.
@@ -36,7 +36,7 @@ def abstract_quantized_model(
 
 
 def make_quantizer(config: ModelConfig, stored: str, shardings: nnx.State | None) -> Transform:
-    """Makes a transform for `load_parameters` that quantizes the kernels of the blocks.
+    """Make a transform for `load_parameters` that quantizes the kernels of the blocks.
 
     The transform takes ownership of a parameter's buffers: it frees the unquantized kernel before
     the next one is read.

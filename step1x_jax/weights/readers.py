@@ -36,11 +36,11 @@ class Tensors(Protocol):
         """Strings that describe the tensors as a whole."""
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or only the given rows of it: (len(rows), ...)."""
+        """Read one tensor, or only the given rows of it: (len(rows), ...)."""
 
 
 def nbytes(tensors: Tensors, name: str) -> int:
-    """Returns the size of a tensor in bytes."""
+    """Return the size of a tensor in bytes."""
     return math.prod(tensors.shapes[name]) * tensors.dtypes[name].itemsize
 
 
@@ -59,7 +59,7 @@ class InMemory:
         self.metadata = metadata or {}
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows."""
+        """Read one tensor, or some of its rows."""
         return self._arrays[name] if rows is None else self._arrays[name][rows]
 
 
@@ -82,7 +82,7 @@ class RowRange:
     size: int
 
     def inverse(self) -> "RowRange":
-        """Returns the same rows with source and target exchanged."""
+        """Return the same rows with source and target exchanged."""
         return RowRange(self.target, self.target_start, self.source, self.source_start, self.size)
 
 
@@ -101,7 +101,7 @@ class LayoutMap:
     ranges: Sequence[RowRange]
 
     def inverse(self) -> "LayoutMap":
-        """Returns the map from target to source."""
+        """Return the map from target to source."""
         return LayoutMap(self.target, self.source, [rows.inverse() for rows in self.ranges])
 
 
@@ -130,7 +130,7 @@ class Relayout:
             self.dtypes[name] = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor of the target layout, or some of its rows."""
+        """Read one tensor of the target layout, or some of its rows."""
         arrays = []
         for part in self._ranges[name]:
             wanted = np.arange(part.size)
@@ -172,7 +172,7 @@ class Override:
         self.metadata = source.metadata if metadata is None else metadata
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows."""
+        """Read one tensor, or some of its rows."""
         if (change := self._changes.get(name)) is None:
             return self._source.read(name, rows)
         array = change[2]()
@@ -192,7 +192,7 @@ class Cast:
         self.dtypes = {name: np.dtype(dtype) for name in source.dtypes}
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows, rounded."""
+        """Read one tensor, or some of its rows, rounded."""
         with np.errstate(over="ignore"):  # writing refuses numbers that overflow
             return self._source.read(name, rows).astype(self.dtypes[name], copy=False)
 
@@ -211,7 +211,7 @@ class CheckOnFirstRead:
         self._checked = False
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows."""
+        """Read one tensor, or some of its rows."""
         if not self._checked:
             self._check()
             self._checked = True

@@ -32,7 +32,7 @@ SUFFIX = ".safetensors"
 def write_official(
     path: epath.Path, components: Components, defaults: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes one component as a .safetensors file, or all into transformer/ and autoencoder/.
+    """Write one component as a .safetensors file, or all into transformer/ and autoencoder/.
 
     Args:
       path: ends in .safetensors for a file, to which of two components "transformer" is written;
@@ -56,7 +56,7 @@ def write_official(
 
 
 def write_diffusers(path: epath.Path, components: Components) -> None:
-    """Writes the folder of one model, or that of a pipeline for two components.
+    """Write the folder of one model, or that of a pipeline for two components.
 
     Args:
       path: the folder to make.
@@ -82,7 +82,7 @@ def write_file(
     fields: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes official tensors, and beside them a config.json unless the sizes are a release's.
+    """Write official tensors, and beside them a config.json unless the sizes are a release's.
 
     Args:
       path: the .safetensors file.
@@ -107,7 +107,7 @@ def write_file(
 
 
 def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | None = None) -> None:
-    """Writes the autoencoder as an official file; a config.json unless the sizes are the release's.
+    """Write the autoencoder as an official file; a config.json unless the sizes are the release's.
 
     Args:
       path: the .safetensors file.
@@ -130,14 +130,14 @@ def save_autoencoder(path: epath.PathLike, model: Autoencoder, *, dtype: str | N
 
 
 def _release_of(config: ModelConfig | AutoencoderConfig) -> ModelConfig | AutoencoderConfig:
-    """Returns the release's sizes of the same model and version."""
+    """Return the release's sizes of the same model and version."""
     if isinstance(config, ModelConfig):
         return ModelConfig(version=config.version)
     return AutoencoderConfig()
 
 
 def _check_same(beside: epath.Path, values: Mapping, defaults: Mapping) -> None:
-    """Raises UserError if an existing config.json differs from the one to be written."""
+    """Raise UserError if an existing config.json differs from the one to be written."""
     there = read_json(beside)
     for name in sorted(there.keys() | values.keys()):
         one, other = (x.get(name, defaults.get(name)) for x in (there, values))

@@ -107,6 +107,7 @@ def test_a_mesh_changes_nothing_and_splits_the_parameters(folder):
     assert kernel.sharding.shard_shape(kernel.shape) == (2, HIDDEN // 4, 48)
 
 
+@pytest.mark.slow
 def test_few_programs_serve_pictures_of_all_shapes(folder):
     """The host makes every grid the same size: one program for 50 shapes of picture."""
     encoder = load(folder, min_pixels=40 * 28 * 28, max_pixels=80 * 28 * 28, text_length=200)

@@ -42,6 +42,7 @@ def case(name):
     return picture, GOLDEN[f"{name}/input_ids"].tolist()
 
 
+@pytest.mark.slow
 def test_hidden_states_are_those_of_the_release(model):
     pictures, prompts = zip(*map(case, CASES), strict=True)
     states = np.asarray(model(pictures, prompts, 0))

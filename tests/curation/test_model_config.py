@@ -59,6 +59,7 @@ def test_unsafe_pictures_are_left_out_early_and_verdicts_late(get):
     assert after[2] + 1 == limits[-1]
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_with_it():
     import subprocess
     import sys

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 EMBEDDED = ROOT / "tests/curation/embedded"
 CODE = """
@@ -15,6 +17,7 @@ sys.exit(pytest.main(["-q", "-rs", "-p", "no:cacheprovider", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.slow
 def test_every_module_says_what_it_needs():
     """Some cannot be imported without it, others (of videos) can."""
     videos = "tests/curation/sources/test_videos.py"

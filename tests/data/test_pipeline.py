@@ -188,6 +188,7 @@ def undropped(mixed):
     return batches(mixed, 250, batch_size=8, caption_dropout=0.0)
 
 
+@pytest.mark.slow
 def test_weights_are_shares_of_the_draws_independent_of_sizes(undropped):
     numbers, by_bucket = [], Counter()
     for batch in undropped:
@@ -218,6 +219,7 @@ def test_mixtures_do_not_depend_on_processes_or_the_start_step(mixed):
     assert_same(joined, whole)
 
 
+@pytest.mark.slow
 def test_dropout_has_the_right_rate_if_few_records_have_negatives(mixed, undropped):
     """8 of 30 and 3 of 10 have negatives: 0.25 * 8/30 + 0.75 * 3/10 = 0.292 of all draws."""
     some = batches(mixed, 250, batch_size=8, caption_dropout=0.1)
@@ -338,6 +340,7 @@ print(len(seen))
 """
 
 
+@pytest.mark.slow
 def test_many_shards_are_read_with_few_open_files(tmp_path):
     """120 shards in 3 shapes; 80 files may be open."""
     done = subprocess.run(

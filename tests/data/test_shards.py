@@ -307,6 +307,7 @@ write_dataset(sys.argv[1], [make_record(i, (2, 2 + i % 2 * 2)) for i in range(6)
 """
 
 
+@pytest.mark.slow
 def test_the_same_records_are_the_same_bytes_in_every_process(tmp_path):
     contents = []
     for seed in ("1", "2"):

@@ -72,6 +72,7 @@ def picture(size, seed=0):
     return Image.fromarray(pixels)
 
 
+@pytest.mark.slow
 def test_the_result_has_the_size_of_the_source(editor):
     (edited,) = editor.edit([picture((90, 45))], ["make it night"])
     assert edited.size == (90, 45)
@@ -79,6 +80,7 @@ def test_the_result_has_the_size_of_the_source(editor):
     assert editor.encoder.seen[-2:] == [([(80, 32)], ["make it night"]), ([(80, 32)], [""])]
 
 
+@pytest.mark.slow
 def test_the_seed_and_the_instruction_decide(editor):
     source = picture((64, 64))
     pixels = [
@@ -136,6 +138,7 @@ def test_text_is_cut_to_what_the_longer_branch_needs(editor, monkeypatch):
     assert lengths == [(64, 64), (128, 128)]
 
 
+@pytest.mark.slow
 def test_mixed_sizes_are_what_each_is_alone(editor):
     """In the order in which they were given, each with its own seed."""
     for seed, first in ((5, [5, 7, 9]), ([9, 2, 2], [9, 2, 2])):
@@ -292,6 +295,7 @@ def test_pictures_may_be_files_bytes_and_pixels(editor, tmp_path):
     np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
 
 
+@pytest.mark.slow
 def test_text_alone_makes_a_picture(editor):
     """As the sampler does without reference; the language model sees a black square."""
     (made,) = editor.generate("a cat", size=(48, 32), seed=3, steps=2)
@@ -606,6 +610,7 @@ def painted(size, box):
     return mask
 
 
+@pytest.mark.slow
 def test_outside_of_a_mask_the_result_is_the_source(editor):
     """Bit for bit beyond the soft edge, at the source's own size; inside it is edited."""
     source = picture((300, 200), 7)

@@ -40,6 +40,7 @@ def split(editor, mesh):
     return dataclasses.replace(editor, model=model, mesh=mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes", [{"data": 2}, {"fsdp": 2}, {"sequence": 2}, {"tensor": 2}, {"fsdp": 4, "tensor": 2}]
 )
@@ -71,6 +72,7 @@ def test_a_loaded_editor_may_be_split(mesh):
     assert f"{editor.mesh.size} x cpu ({mesh.replace(',', ', ')})" in repr(editor)
 
 
+@pytest.mark.slow
 def test_models_that_wait_on_the_host_give_the_same_picture():
     source = picture((128, 128))
     (want,) = Editor.load("quickstart").edit(source, "Make it night", steps=1)
@@ -102,6 +104,7 @@ def test_copies_on_the_device_are_deleted():
     assert not any(x.is_deleted() for x in jax.tree.leaves(host))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", ["int8", "fp8"])
 def test_blocks_in_8_bits(stored):
     """Half the bytes, and nearly the same picture."""

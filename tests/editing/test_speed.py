@@ -22,6 +22,7 @@ def edited(editor, **settings):  # noqa: F811
     return np.asarray(editor.edit(picture((64, 64)), "fog", steps=STEPS, **settings)[0], np.int32)
 
 
+@pytest.mark.slow
 def test_a_speed_is_its_plan(editor):  # noqa: F811
     exact = edited(editor)
     np.testing.assert_array_equal(edited(editor, speed="exact"), exact)

@@ -40,6 +40,7 @@ def test_values_and_gradients_in_float32(implementation, name):
         check(run, SHAPES[name], jnp.float32, FLOAT32.get(name, 1e-5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one block", "lengths in different blocks", "last keys count"])
 @pytest.mark.parametrize("implementation", HERE)
 def test_values_and_gradients_in_bfloat16(implementation, name):
@@ -55,6 +56,7 @@ def test_qk_norm_rope_attention_in_float32(implementation, name):
         check_fused(run, *NORM_SHAPES[name], jnp.float32, FLOAT32.get(name, 1e-5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one norm", "last keys count"])
 @pytest.mark.parametrize("implementation", HERE)
 def test_qk_norm_rope_attention_in_bfloat16(implementation, name):
@@ -106,6 +108,7 @@ def test_block_sizes_waste_at_most_three_percent():
     assert choose_block_size(8832) == 896  # 1.4 % of padding, for blocks more than twice as long
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ["plain", "fused"])
 def test_results_do_not_depend_on_block_sizes(entry, monkeypatch):
     """With these sizes queries and keys have different padded lengths."""
@@ -147,6 +150,7 @@ def test_more_tokens_than_fit_vmem_are_refused():
         jax.eval_shape(partial(attention, implementation="pallas_tpu"), x, x, x)
 
 
+@pytest.mark.slow
 def test_environment_variable_selects_a_supported_implementation(monkeypatch):
     x = jnp.zeros((1, 4, 1, 16))
     assert choose(16, x.dtype) == "xla"

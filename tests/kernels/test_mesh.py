@@ -12,6 +12,7 @@ AXES = ("data", "fsdp", "sequence", "tensor")
 SPLIT = 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("total_keys", [None, 40])
 @pytest.mark.parametrize(
     ("sizes", "batch", "shard_shape"),

@@ -75,6 +75,7 @@ def test_the_search_prints_lines_of_the_table(tmp_path):
     assert row["ms with forward"] > 0
 
 
+@pytest.mark.slow
 def test_what_can_be_measured_is_said():
     done = bench("decoder")
     assert done.returncode == 1
@@ -100,6 +101,7 @@ def test_the_loader_beside_what_chips_take(tmp_path):
         assert row["TPU v5 host could take"] == pytest.approx(14.6, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--pixels=abc", "--pixels=64,0", "--attention_batches=-1"])
 def test_lists_of_numbers_are_checked_before_work(flag):
     done = bench("attention", flag)

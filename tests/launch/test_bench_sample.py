@@ -18,6 +18,7 @@ def bench():
         yield Command(module)
 
 
+@pytest.mark.slow
 def test_figures_by_modes_and_a_picture(bench, edits, tmp_path, capsys):  # noqa: F811
     pytest.importorskip("matplotlib")
     path, drawn = tmp_path / "out.json", tmp_path / "out.png"

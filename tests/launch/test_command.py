@@ -78,6 +78,7 @@ def test_help_has_the_needed_flags_first_and_is_no_error(flag):
         assert f"--{name}: " in others
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["edit", "train", "precompute"])
 def test_a_commands_file_may_be_run_as_such(tmp_path, name):
     """From any folder: the root is found beside the file."""
@@ -87,6 +88,7 @@ def test_a_commands_file_may_be_run_as_such(tmp_path, name):
     assert "Needed:" in result.stdout
 
 
+@pytest.mark.slow
 def test_what_a_command_works_on_is_given_once_and_of_settings_the_last_counts():
     needed = ("--image=nope.png", "--model=x", "--instruction=y")
     result = command("-m", "launch.edit", *needed, "--model=b")
@@ -101,6 +103,7 @@ def test_what_a_command_works_on_is_given_once_and_of_settings_the_last_counts()
 RENAMED = {"guidance": "guidance_scale", "qwen": "text_encoder", "autoencoder": "vae"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_an_old_name_sets_the_new_flag_and_says_so(old, new):
     """On one line; what is wrong with the value, or given twice, is said of the new name alone."""
@@ -113,6 +116,7 @@ def test_an_old_name_sets_the_new_flag_and_says_so(old, new):
     assert result.stderr.splitlines()[1].startswith(f"warning: --{new} is given more than once")
 
 
+@pytest.mark.slow
 def test_an_old_name_counts_as_the_needed_flag():
     needed = ("--input=no", "--output=x", "--autoencoder=x")
     old = command("-m", "launch.precompute", *needed, "--qwen=x", "--encoder=torch")
@@ -135,6 +139,7 @@ def test_help_names_only_the_new_flag():
         assert f"--{old}" not in text.replace(f"--{new}", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "flags", "wrong"),
     [
@@ -156,6 +161,7 @@ def test_numbers_of_flags_are_finite(name, flags, wrong):
 OF_EXTRAS = ("torch", "diffusers", "ray", "cv2", "pyarrow", "skimage", "sklearn", "matplotlib")
 
 
+@pytest.mark.slow
 def test_commands_show_their_flags_without_any_extra():
     """What an extra brings is imported where it is used, so that its absence is one sentence."""
     folder = pathlib.Path(__file__).parents[2] / "launch"
@@ -174,6 +180,7 @@ def test_commands_show_their_flags_without_any_extra():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_flags_of_several_values_may_be_given_several_times():
     result = command("-m", "launch.precompute", "--input=no", "--input=nope", "--output=x",
                      "--text_encoder=x", "--vae=x")  # fmt: skip

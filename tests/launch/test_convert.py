@@ -39,6 +39,7 @@ def convert(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_from_official_to_orbax_to_a_pipeline_and_back(tmp_path):
     """Every form in one chain; the numbers at its end are those of its beginning."""
     steps = [
@@ -58,6 +59,7 @@ def test_from_official_to_orbax_to_a_pipeline_and_back(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["parts", "pipeline", "run"]
 
 
+@pytest.mark.slow
 def test_several_loras_are_merged_each_with_its_scale(tmp_path):
     out = tmp_path / "new folder" / "merged.safetensors"
     result = convert(
@@ -76,6 +78,7 @@ def test_several_loras_are_merged_each_with_its_scale(tmp_path):
         np.testing.assert_allclose(x.astype(np.float32), want(name), rtol=2**-8, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_info_converts_nothing(tmp_path):
     result = convert(f"--input={VECTORS / 'dit_v1_0'}", "--info")
     assert result.returncode == 0, result.stderr

@@ -25,6 +25,7 @@ def stage_of(**settings):
     return stage
 
 
+@pytest.mark.slow
 def test_candidates_are_the_editors(monkeypatch):
     autoencoder = Autoencoder(AUTOENCODER, rngs=nnx.Rngs(0))
     editor = Editor(random_model(), autoencoder, Words(), SAMPLING)

@@ -169,6 +169,7 @@ def command(code, *flags):
     )
 
 
+@pytest.mark.slow
 def test_without_gradio_one_sentence_says_what_to_install():
     result = command("sys.modules['gradio'] = None", "--model=quickstart")
     assert result.returncode == 1
@@ -189,6 +190,7 @@ for case in %r:
 """
 
 
+@pytest.mark.slow
 def test_off_this_machine_a_password_is_asked():
     cases = {
         (): "None",

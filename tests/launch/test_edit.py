@@ -34,6 +34,7 @@ def photo(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_bad_picture_is_one_sentence(tmp_path):
     broken, output = tmp_path / "broken.jpg", tmp_path / "out.png"
     broken.write_bytes(b"\xff\xd8\xff" + bytes(50))
@@ -57,6 +58,7 @@ def test_the_shipped_model_edits_a_picture(tmp_path, photo):
     assert night.mean() < 0.7 * np.asarray(Image.open(photo).convert("L"), np.float32).mean()
 
 
+@pytest.mark.slow
 def test_convert_writes_a_model_that_loads(tmp_path):
     output = tmp_path / "out" / "weights.safetensors"
     result = command("launch.convert", f"--input={QUICKSTART}", f"--output={output}")
@@ -145,6 +147,7 @@ def test_home_folders_are_found(tmp_path, photo, loading_nothing, monkeypatch):
     assert b'"~/p.jpg"' in (tmp_path / "new" / "x.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_command_tells_what_it_did(tmp_path, photo):
     """The same edit from PIL in a notebook has the same pixels; --like, to the bit."""
     exif = Image.Exif()

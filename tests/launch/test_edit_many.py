@@ -41,6 +41,7 @@ def names_in(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 def test_pictures_and_seeds_are_loaded_for_once(command, photos, tmp_path, capsys):
     out, before = tmp_path / "out", len(command.loaded)
     flags = [f"--image={photos / name}" for name in ("a.png", "b.jpg")]
@@ -233,6 +234,7 @@ def test_drift_is_reported(command, photos, tmp_path, monkeypatch):
     assert line["colour"] == pytest.approx([10, 10, 10], abs=1)
 
 
+@pytest.mark.slow
 def test_like_makes_the_same_picture(command, photos, tmp_path, capsys):
     """To the bit, of settings that are none of the defaults; what is given as a flag counts."""
     out = tmp_path / "b.png"

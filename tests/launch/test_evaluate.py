@@ -26,6 +26,7 @@ def test_without_a_command_there_is_a_sentence(arguments):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_help_tells_of_commands_and_each_of_its_own_flags():
     result = command("--help")
     assert (result.returncode, result.stderr) == (0, "")
@@ -39,6 +40,7 @@ def test_help_tells_of_commands_and_each_of_its_own_flags():
     assert "--model" not in result.stdout
 
 
+@pytest.mark.slow
 def test_flags_are_those_of_the_command():
     result = command("compare", "--methods=a,b", "--require_complete")
     assert result.returncode == 1

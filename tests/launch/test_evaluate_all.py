@@ -3,6 +3,8 @@
 import json
 import types
 
+import pytest
+
 from step1x_jax.evaluation.benchmarks import GEDIT
 from step1x_jax.evaluation.datasets import read_samples
 from tests.asking.chat_server import serving
@@ -18,6 +20,7 @@ BENCHMARK, DEIDENTIFY = (
 )
 
 
+@pytest.mark.slow
 def test_from_a_data_set_without_faces_to_tables_and_a_study(tmp_path, monkeypatch, capsys):
     data = f"--dataset={write_listed(tmp_path / 'private', toy_rows(1))}"
     findings, decided = tmp_path / "work" / "findings.json", tmp_path / "work" / "decisions.json"

@@ -66,6 +66,7 @@ def made(command, dataset, tmp_path_factory):
     return results
 
 
+@pytest.mark.slow
 def test_pictures_are_the_editor_s_with_seeds_of_samples(command, made):
     found = pictures(made)
     sampling = json.loads((made / "mine/run.json").read_text())["sampling"]

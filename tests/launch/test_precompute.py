@@ -70,6 +70,7 @@ def records(folder):
     }
 
 
+@pytest.mark.slow
 def test_exit_codes_and_messages(inputs):
     done = precompute(inputs)
     assert done.returncode == 0, done.stderr
@@ -97,6 +98,7 @@ def test_exit_codes_and_messages(inputs):
     assert rejected["row"] == "edits.jsonl line 4"
 
 
+@pytest.mark.slow
 def test_failures_leave_nothing_and_paths_are_those_of_the_shell(inputs):
     """In one test, for each process takes seconds to start."""
     (inputs / "edits.jsonl").rename(inputs / "kept.jsonl")
@@ -120,6 +122,7 @@ def test_failures_leave_nothing_and_paths_are_those_of_the_shell(inputs):
     assert records(inputs / "new" / "out")
 
 
+@pytest.mark.slow
 def test_many_faults_are_not_a_thousand_lines(inputs):
     rows = (inputs / "edits.jsonl").read_text().splitlines()
     faulty = [json.dumps({"source": f"{i}.png", "target": "x.png"}) for i in range(300)]

@@ -63,6 +63,7 @@ def edits(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_calibrate_stores_what_is_nearest_to_exact(calibrate, edits, tmp_path, capsys):
     out = tmp_path / "out"
     settings = ["--steps=8", "--size=64", "--guidance_scale=2", "--truncate=0.9"]

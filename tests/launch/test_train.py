@@ -160,6 +160,7 @@ def test_adapters_are_trained_written_and_found_again(folder, tmp_path):
     assert "Resuming from step 2 of 3" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -183,6 +184,7 @@ def test_mistakes_are_one_sentence(folder, tmp_path, arguments, sentence):
     assert sentence in result.stderr
 
 
+@pytest.mark.slow
 def test_describe(folder):
     result = launch(folder, "describe", "--config=configs/finetune_1024.py")
     assert result.returncode == 0, result.stderr
@@ -213,6 +215,7 @@ def test_an_error_in_a_config_file_names_its_line(tmp_path, line, message):
     assert re.search(message, result.stderr), result.stderr
 
 
+@pytest.mark.slow
 def test_a_missing_flag_is_named(tmp_path):
     result = launch(tmp_path, "train", f"--workdir={tmp_path}")
     assert result.stderr == "error: --config is missing; --help tells more.\n"

@@ -37,6 +37,7 @@ def small(ch_mult=(1, 2, 3), blocks=1, seed=0):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ch_mult", "blocks", "shape", "rows"),
     [

@@ -36,6 +36,7 @@ def test_layer_norm_has_an_eps_of_1e_6():
     np.testing.assert_allclose(layer_norm(jnp.float32(x)), want, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("remat", "count"), [("none", 0), ("full", 3)])
 def test_remat_wraps_each_of_the_three_stacks(remat, count):
     """Remat changes memory but no number, so the traced program is inspected."""
@@ -59,6 +60,7 @@ def _equations(program):
 SMALL = AutoencoderConfig(ch=8, ch_mult=(1, 2), norm_groups=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("abstract", "module", "config"),
     [(abstract_model, Step1XEdit, tiny()), (abstract_autoencoder, Autoencoder, SMALL)],

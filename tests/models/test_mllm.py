@@ -72,6 +72,7 @@ def singles(model, values, ids, grids):
         yield np.asarray(run(model, *one))[0]
 
 
+@pytest.mark.slow
 def test_a_padded_batch_of_mixed_lengths_equals_single_examples():
     model = golden_model()
     values, ids = examples(model.config, GRIDS)

@@ -43,6 +43,7 @@ def stored():
     return gradients("none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [p for p in HERE if p != "none"])
 def test_gradients_are_equal(policy, stored):
     """Up to float32 rounding: the compiler may fuse recomputed values differently."""

@@ -65,6 +65,7 @@ def test_every_parameter_has_its_logical_axes():
     assert axes["transformer.single_blocks.attn.q.kernel"] == ("layers", "embed", "heads")
 
 
+@pytest.mark.slow
 def test_masked_padding_equals_trimmed_text():
     """With attend_to_padding=False, padded and trimmed text give the same velocity."""
     model = random_model(attend_to_padding=False)
@@ -93,6 +94,7 @@ def published_velocity(model, latents, reference, text, lengths, t):
     return model.transformer(image, tokens, vector, t, rope, everything, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "full"])
 @pytest.mark.parametrize("length", [6, 7, 8])
 def test_one_padded_token_stands_for_all(length, remat):
@@ -127,6 +129,7 @@ def test_one_padded_token_stands_for_all(length, remat):
         np.testing.assert_allclose(ours[n:].sum(0), theirs[n:].sum(0), atol=tolerance)
 
 
+@pytest.mark.slow
 def test_golden_numbers_hold_for_cut_text():
     """Published with 20 text tokens, of which the longer text has 13."""
     case = read_case(VECTORS / "dit_v1_0")
@@ -161,6 +164,7 @@ def test_padded_queries_of_the_connector_take_the_value_of_key_0():
     assert np.abs(out[0, :3] - v[0, :1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_examples_of_a_batch_are_independent():
     model = random_model()
     arguments = inputs(model.config)

@@ -34,6 +34,7 @@ def compile_one(tmp_path, user_without_compile_cache):
     return run
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_the_compiled_program(compile_one, tmp_path):
     folder = str(tmp_path / ".cache/step1x_jax/compiled")
     assert compile_one() == (0, folder)

@@ -112,6 +112,7 @@ def test_an_edit_from_its_programs():
     assert sorted([full, plan], key=ranking_key) == [plan, full]
 
 
+@pytest.mark.slow
 def test_what_is_sampled_is_one_picture_on_all_devices():
     """The picture is replicated on the devices, and the weights are sharded."""
     config = tiny_config()

@@ -100,6 +100,7 @@ def test_shipped_weights_are_the_ones_the_command_makes(tmp_path):
         np.testing.assert_array_equal(value.view(np.uint16), shipped[name].view(np.uint16), name)
 
 
+@pytest.mark.slow
 def test_hidden_states_tell_kinds_apart():
     """A linear classifier on the mean hidden state predicts the kind for new pictures."""
     config = EncoderConfig(

@@ -22,6 +22,7 @@ def test_parameter_counts(preset, more):
     }
 
 
+@pytest.mark.slow
 def test_the_full_train_step_is_traced():
     config = override(TrainConfig(model=PRESETS["step1x_edit_v1_1"]()), {"model.remat": "full"})
     mesh = make_mesh(MeshConfig(data=2))

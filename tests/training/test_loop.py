@@ -219,6 +219,7 @@ def test_starting_from_another_run(whole_run, tmp_path, capsys):
     assert not any(x.any() for x in jax.tree.leaves(state.opt_state))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_learning")
 def test_starting_from_a_released_file(tmp_path, monkeypatch):
     monkeypatch.setattr(step1x_edit, "Step1XEdit", Step1XEdit)  # the real model
@@ -254,6 +255,7 @@ def test_starting_from_another_size(whole_run, tmp_path):
         train(config, tmp_path, batches)
 
 
+@pytest.mark.slow
 def test_starting_from_a_file_of_another_size(tmp_path, monkeypatch):
     """config.json beside the weights tells which sizes differ."""
     monkeypatch.setattr(step1x_edit, "Step1XEdit", Step1XEdit)

@@ -164,6 +164,7 @@ def test_at_first_the_model_is_its_base(base, dtype):
     np.testing.assert_allclose(adapted, plain(*arguments()), rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_full_weights_by_the_chain_rule(base):
     """W = W0 + s down up: each half's gradient follows from that of W in the plain model."""
     config = lora_config(base)
@@ -218,6 +219,7 @@ def test_gradients_are_those_of_the_full_weights_by_the_chain_rule(base):
         np.testing.assert_allclose(v(found), wanted, atol=2e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_no_gradient_of_the_base_is_computed(base):
     """It would be a dot of the kernel's shape. The whole program is searched for one."""
 
@@ -285,6 +287,7 @@ def test_held_out_edits_are_evaluated_with_the_average_of_the_adapters(
     assert row["held_out_loss"] != pytest.approx(alone["held_out_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_adapters_and_nothing_else(base, whole_run):
     workdir, state = whole_run
     names = set(rows_of(state.params))
@@ -303,6 +306,7 @@ def test_checkpoints_hold_adapters_and_nothing_else(base, whole_run):
     assert_same(restored, state.params)
 
 
+@pytest.mark.slow
 def test_resuming_is_bit_for_bit(base, whole_run, tmp_path):
     def interrupted(first_step):
         for number, batch in enumerate(batches(first_step), first_step):
@@ -334,6 +338,7 @@ def test_the_base_is_not_touched(base):
     assert min(moved) > 1e-4
 
 
+@pytest.mark.slow
 def test_another_base_is_refused(base, whole_run, tmp_path):
     other = tmp_path / "other" / "weights.safetensors"
     save_model(other, random_weights(tiny_config().model, seed=9))
@@ -350,6 +355,7 @@ def test_another_base_is_refused(base, whole_run, tmp_path):
     assert_same(again, run_parameters(whole_run[0])[0])
 
 
+@pytest.mark.slow
 def test_sums_are_rounded_once_to_the_dtype_that_is_wanted(tmp_path):
     """A bfloat16 base gives the same float32 weights as a float32 file with equal values."""
     base = tmp_path / "base" / "weights.safetensors"
@@ -395,6 +401,7 @@ def test_a_run_gives_full_weights_as_the_kohya_reader_merges_them(base, whole_ru
         np.testing.assert_array_equal(weights.tensors.read(name), read(name))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_learning")
 @pytest.mark.parametrize("form", ["kohya", "run", "folder"])
 def test_where_adapters_may_start(base, whole_run, tmp_path, form):

@@ -44,6 +44,7 @@ def files(tmp_path_factory):
     return {"tiny": make(tiny_config().model), "wide": make(wide_config())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{"fsdp": 1}, {"fsdp": 4, "tensor": 2}])
 @pytest.mark.parametrize("stored", ["int8", "fp8"])
 def test_it_is_what_the_loaded_weights_give(files, sizes, stored):

@@ -55,6 +55,7 @@ def start(weights, **how):
     return start_from_flux(weights.path, weights.tensors, weights.config, FluxStart(**how))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("diffusers", [False, True])
 def test_the_dit_is_taken_and_the_connector_drawn(tmp_path, diffusers):
     weights = flux(tmp_path / "flux", diffusers=diffusers)

@@ -372,6 +372,7 @@ def check_lora(path, fmt):
 DO = dict(zip(USES, (edit, start, base, official, diffusers, orbax, kohya, peft), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_flags")
 @pytest.mark.parametrize(("fmt", "use", "cell"), CASES)
 def test_every_form_in_every_use(made, fmt, use, cell):

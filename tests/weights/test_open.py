@@ -102,6 +102,7 @@ def check_same(tensors, name, wanted):
     np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [False, True])
 def test_a_run_of_adapters_is_its_base_as_the_run_had_it_and_they(run, ema):
     adapters = run.average if ema else run.adapters

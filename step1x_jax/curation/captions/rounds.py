@@ -51,7 +51,7 @@ class Annotation:
         self.latest: tuple[str, ...] = ()  # the claims of the latest round, which the next is given
 
     def add(self, reply: RoundReply) -> None:
-        """Takes in a round, whose reply has no problem."""
+        """Take in a round, whose reply has no problem."""
         confirmed = [self.latest[number - 1] for number in sorted(set(reply.confirmed))]
         stated = [" ".join(claim.split()) for claim in reply.claims]
         self.latest = tuple(dict.fromkeys([*confirmed, *stated]))

@@ -74,7 +74,7 @@ class Asked:
     outcome: Any = None
 
     def reject(self, reason: str, detail: str = "") -> None:
-        """Ends the row's way."""
+        """End the row's way."""
         self.outcome = Rejected(f"{self.word}_{reason}", detail, dict(self.columns))
 
 
@@ -90,7 +90,7 @@ class Conversation:
         context: Context,
         system: str,
     ):
-        """Asks nothing yet.
+        """Ask nothing yet.
 
         Args:
           rows: by id.
@@ -117,7 +117,7 @@ class Conversation:
         question: Callable[[Asked], RowQuestion],
         parse: Callable[[Asked, str], T | None],
     ) -> Iterator[tuple[Asked, T]]:
-        """Asks about all rows that are `going`; those without an answer get their outcome.
+        """Ask about all rows that are `going`; those without an answer get their outcome.
 
         Args:
           question: about a row.
@@ -200,7 +200,7 @@ class ChatStage(Stage):
         require(1 <= self.concurrency <= 1000, "concurrency", self.concurrency, "give 1 to 1000")
 
     def ask(self, conversation: Conversation) -> None:
-        """Asks about the rows of a part, until each has an outcome."""
+        """Ask about the rows of a part, until each has an outcome."""
         raise NotImplementedError
 
     def open(self) -> Operator:

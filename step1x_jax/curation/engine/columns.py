@@ -33,7 +33,7 @@ def arrow_type(kind: Any) -> Any:
 
 
 def check_values(values: Row, columns: Columns) -> None:
-    """Raises TypeError or ValueError unless values are of the columns' types, or None.
+    """Raise TypeError or ValueError unless values are of the columns' types, or None.
 
     Args:
       values: what a stage gave for a row.
@@ -100,7 +100,7 @@ class Digest:
         self._hash = hashlib.sha256()
 
     def add(self, value: Any) -> None:
-        """Takes in a stored value."""
+        """Take in a stored value."""
         if isinstance(value, list):
             self._hash.update(f"[{len(value)}".encode())
             for one in value:

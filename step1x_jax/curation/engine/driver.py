@@ -54,7 +54,7 @@ class Pipeline:
         return {SOURCE: self.source, **self.stages}
 
     def validate(self) -> None:
-        """Raises UserError for names, settings and columns that cannot be."""
+        """Raise UserError for names, settings and columns that cannot be."""
         for name, stage in self.named.items():
             if not NAME.fullmatch(name) or (name == SOURCE and stage is not self.source):
                 raise UserError(
@@ -97,7 +97,7 @@ def run(
     on_stage: Callable[[StagePlan], None] = lambda plan: None,
     on_part: OnPart = lambda plan, part: None,
 ) -> dict[str, Any]:
-    """Makes all that is not there yet.
+    """Make all that is not there yet.
 
     Args:
       pipeline: what is wanted.
@@ -268,7 +268,7 @@ class _Errors:
     """Counts the rows of a stage that failed."""
 
     def __init__(self, name: str, most: float, parts: Iterable[Part] = ()):
-        """Begins with parts that are there; `most` is the share of rows that may fail."""
+        """Begin with parts that are there; `most` is the share of rows that may fail."""
         self._name = name
         self._most = most
         self._worked = 0
@@ -278,7 +278,7 @@ class _Errors:
             self.add(part)
 
     def add(self, part: Part) -> None:
-        """Counts a part."""
+        """Count a part."""
         self._worked += part.worked
         self._kinds.update(part.failed)
         self._examples = {**part.examples, **self._examples}
@@ -289,7 +289,7 @@ class _Errors:
         return self._kinds.total() > self._most * self._worked
 
     def check(self, fewest: int) -> None:
-        """Raises StopError if too many failed of at least so many rows."""
+        """Raise StopError if too many failed of at least so many rows."""
         if self._worked < fewest or not self.too_many:
             return
         ((kind, _),) = self._kinds.most_common(1)

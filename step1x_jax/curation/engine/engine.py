@@ -11,7 +11,7 @@ class Engine(Protocol):
     """Makes parts, somewhere."""
 
     def run(self, name: str, stage: Stage, jobs: Iterable[PartJob]) -> Iterator[Made]:
-        """Makes the parts of a stage.
+        """Make the parts of a stage.
 
         Args:
           name: of the stage.

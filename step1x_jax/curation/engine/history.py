@@ -42,7 +42,7 @@ class History:
         self._stages: list[_Done] = []
 
     def add(self, name: str, stage: Stage, parts: Sequence[Part]) -> None:
-        """Adds a stage that is done.
+        """Add a stage that is done.
 
         Args:
           name: of it.

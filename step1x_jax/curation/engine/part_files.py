@@ -79,7 +79,7 @@ class Written:
 def write_parts(
     folder: str, key: str, rows: Sequence[Row], columns: Columns, limit: int = PART_BYTES
 ) -> list[Written]:
-    """Writes rows under temporary names, each file complete on the disk.
+    """Write rows under temporary names, each file complete on the disk.
 
     Args:
       folder: of the stage; exists.
@@ -178,7 +178,7 @@ def _write(folder: str, key: str, rows: Sequence[Row], columns: Columns, data: b
 
 
 def write_synced(folder: str, name: str, data: bytes) -> str:
-    """Writes a file beside its place, and waits until the disk has it.
+    """Write a file beside its place, and wait until the disk has it.
 
     Args:
       folder: where it is to be.
@@ -211,7 +211,7 @@ def write_synced(folder: str, name: str, data: bytes) -> str:
 
 
 def remove(paths: Sequence[str]) -> None:
-    """Removes files, those that are there."""
+    """Remove files, those that are there."""
     for path in paths:
         with contextlib.suppress(OSError):
             os.unlink(path)

@@ -26,7 +26,7 @@ class RayActors:
     """Actors on a Ray that `ray_engine` has joined or started."""
 
     def __init__(self, ray: Any, most: int):
-        """Starts no actor yet.
+        """Start no actor yet.
 
         Args:
           ray: the library, joined.
@@ -54,13 +54,13 @@ class RayActors:
             raise
 
     def _send_class(self, kind: type) -> None:
-        """Lets actors have a class that they cannot import: one in the file of --config itself."""
+        """Let actors have a class that they cannot import: one in the file of --config itself."""
         package = kind.__module__.partition(".")[0]
         if not any(finder.find_spec(package, None) for finder in sys.meta_path):
             self._ray.cloudpickle.register_pickle_by_value(sys.modules[kind.__module__])
 
     def end(self) -> None:
-        """Ends all actors, at once."""
+        """End all actors, at once."""
         for actor in self._actors:
             with contextlib.suppress(Exception):  # whatever Ray says of one that is dead already
                 self._ray.kill(actor)
@@ -107,7 +107,7 @@ class _Pool:
     def __init__(
         self, ray: Any, name: str, stage: Stage, options: dict[str, Any], actors: list[Any]
     ):
-        """Starts no actor yet.
+        """Start no actor yet.
 
         Args:
           ray: the library.
@@ -127,7 +127,7 @@ class _Pool:
         self._deaths: collections.Counter[str] = collections.Counter()
 
     def work(self, jobs: Iterable[PartJob], count: int) -> Iterator[Made]:
-        """Makes parts with at most so many actors; an actor begins when there is a job for it."""
+        """Make parts with at most so many actors; an actor begins when there is a job for it."""
         waiting = iter(jobs)
         for job in waiting:
             self._begin(job)
@@ -171,7 +171,7 @@ class _Actor:
         self._worker: Worker | None = None
 
     def make(self, name: str, stage: Stage, job: PartJob) -> Made | StopError:
-        """Makes a part, or says why the stage cannot go on."""
+        """Make a part, or say why the stage cannot go on."""
         if self._worker is None or self._task != (name, stage):
             self._task, self._worker = (name, stage), Worker(name, stage)
         try:
@@ -186,7 +186,7 @@ def _first_line(e: Exception) -> str:
 
 @contextlib.contextmanager
 def ray_engine(address: str = "", actors: int = 0) -> Iterator[RayActors]:
-    """Starts Ray in processes beside this one, or joins one that runs.
+    """Start Ray in processes beside this one, or join one that runs.
 
     Args:
       address: of a Ray that runs, such as "auto" or "HOST:6379"; "": starts one, which ends with

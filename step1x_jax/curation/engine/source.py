@@ -37,7 +37,7 @@ class Source(Stage):
         raise NotImplementedError
 
     def read(self, payload: Any, context: Context) -> Iterator[tuple[str, Outcome]]:
-        """Makes the rows of a part.
+        """Make the rows of a part.
 
         Args:
           payload: of its unit.

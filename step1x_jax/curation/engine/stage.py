@@ -72,7 +72,7 @@ class Stage:
     resources: ClassVar[Mapping[str, float]] = {"CPU": 1}
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for settings that cannot be."""
+        """Raise UserError, naming the field, for settings that cannot be."""
 
     def identity(self) -> Mapping[str, Any]:
         """What comes out depends on, besides fields and version: digests of prompts, models, files.
@@ -83,7 +83,7 @@ class Stage:
         return {}
 
     def open(self) -> Operator:
-        """Loads what the stage needs; called once in each worker, before the first rows.
+        """Load what the stage needs; called once in each worker, before the first rows.
 
         Raises:
           UserError: a package or a model is missing.
@@ -141,7 +141,7 @@ def type_name(kind: Any) -> str:
 
 
 def check_pipeline(source: Columns, stages: Mapping[str, Stage]) -> None:
-    """Raises UserError unless each stage finds its columns, with their types.
+    """Raise UserError unless each stage finds its columns, with their types.
 
     Args:
       source: the columns that rows begin with.

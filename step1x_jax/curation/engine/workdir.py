@@ -76,7 +76,7 @@ class Workdir:
     """The folder of a run."""
 
     def __init__(self, path: epath.PathLike):
-        """Makes nothing.
+        """Make nothing.
 
         Raises:
           UserError: it is on an object store, where nothing can be renamed.
@@ -94,7 +94,7 @@ class Workdir:
 
     @contextlib.contextmanager
     def driving(self) -> Iterator[None]:
-        """Lets no second process work here; leaves no file under a temporary name.
+        """Let no second process work here; leave no file under a temporary name.
 
         Raises:
           UserError: another process works here.
@@ -143,7 +143,7 @@ class Workdir:
             return False
 
     def commit(self, name: str, part: Part, written: Sequence[Written]) -> None:
-        """Gives a part its name: after this it is there, whatever happens; before, it is not.
+        """Give a part its name: after this it is there, whatever happens; before, it is not.
 
         Args:
           name: of the stage.
@@ -163,7 +163,7 @@ class Workdir:
         sync_folder(folder)
 
     def sweep(self, name: str, keys: Sequence[str]) -> None:
-        """Removes files of a stage that belong to no part, and parts that should not be there.
+        """Remove files of a stage that belong to no part, and parts that should not be there.
 
         Args:
           name: of the stage, which is done.
@@ -181,7 +181,7 @@ class Workdir:
                 remove([str(path)])
 
     def make_stage(self, name: str) -> None:
-        """Makes the folder of a stage.
+        """Make the folder of a stage.
 
         Raises:
           UserError: it cannot be made.
@@ -199,7 +199,7 @@ def _in_place(file: PartFile) -> bool:
 
 
 def sync_folder(folder: epath.PathLike) -> None:
-    """Waits until the disk has the names in a folder."""
+    """Wait until the disk has the names in a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -93,7 +93,7 @@ class Worker:
     """Makes parts of one stage, one after another."""
 
     def __init__(self, name: str, stage: Stage):
-        """Loads nothing yet.
+        """Load nothing yet.
 
         Args:
           name: of the stage.
@@ -104,7 +104,7 @@ class Worker:
         self._operator: Operator | None = None
 
     def make(self, job: PartJob) -> Made:
-        """Makes a part.
+        """Make a part.
 
         Raises:
           StopError: the stage cannot go on.

@@ -16,7 +16,7 @@ COLUMNS: Columns = {"target": bytes, "candidate": int, "seed": str, "method": st
 
 
 def check_count(count: int) -> None:
-    """Raises UserError for a number of candidates that cannot be."""
+    """Raise UserError for a number of candidates that cannot be."""
     require(1 <= count <= MOST, "count", count, f"give 1 to {MOST} candidates of an edit")
 
 

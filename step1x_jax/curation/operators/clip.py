@@ -22,7 +22,7 @@ class Clip:
     """The model with its picture processor and tokenizer."""
 
     def __init__(self, stage: ModelStage, texts: bool):
-        """Loads it.
+        """Load it.
 
         Args:
           stage: that names the model.

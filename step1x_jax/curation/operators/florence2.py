@@ -26,7 +26,7 @@ class Florence2:
     """The model with its processor."""
 
     def __init__(self, stage: ModelStage):
-        """Loads it.
+        """Load it.
 
         Args:
           stage: that names the model.

@@ -81,7 +81,7 @@ class OwnEditor(Stage):
         check_count(self.count)
 
     def use(self, maker: EditorMaker) -> None:
-        """Gives a stage, whose config is validated, what loads its editor; then it can be run."""
+        """Give a stage, whose config is validated, what loads its editor; then it can be run."""
         vars(self)["maker"] = maker  # no field: it is no setting
 
     @property

@@ -92,7 +92,7 @@ def first_text(values: Mapping[str, Any], names: Sequence[str], default: str) ->
 
 
 def check_rows(rows: int) -> None:
-    """Raises UserError for a number of rows that no part can have."""
+    """Raise UserError for a number of rows that no part can have."""
     require(1 <= rows <= MOST_ROWS, "rows", rows, f"give 1 to {MOST_ROWS} rows a part")
 
 

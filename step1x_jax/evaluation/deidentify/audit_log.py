@@ -25,7 +25,7 @@ LARGEST = 1 << 30  # bytes of a log
 
 
 def verify_log(path: epath.PathLike) -> tuple[str, int]:
-    """Follows the hashes from the first entry to the last.
+    """Follow the hashes from the first entry to the last.
 
     Args:
       path: of the log; where there is none, it is empty.
@@ -53,7 +53,7 @@ def verify_log(path: epath.PathLike) -> tuple[str, int]:
 
 
 def append_entries(path: epath.PathLike, entries: Sequence[dict[str, Any]]) -> str:
-    """Adds entries, all of them or none, after the log was verified.
+    """Add entries, all of them or none, after the log was verified.
 
     Args:
       path: of the log, on a disk; a missing one is begun.

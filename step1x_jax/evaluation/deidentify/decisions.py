@@ -68,7 +68,7 @@ class Decisions:
 def read_decisions(
     paths: Sequence[epath.PathLike], findings: Findings
 ) -> dict[str, tuple[str, Decision]]:
-    """Reads what several people decided, checked against the findings.
+    """Read what several people decided, checked against the findings.
 
     Args:
       paths: JSON files that the page exported.
@@ -104,7 +104,7 @@ def read_decisions(
 
 
 def _check(decision: Decision, picture: PictureFindings, where: str) -> None:
-    """Raises UserError if a decision cannot be carried out."""
+    """Raise UserError if a decision cannot be carried out."""
     if len(decision.instructions) != len(picture.requests):
         raise UserError(
             f"{where} has {len(decision.instructions)} instructions for {len(picture.requests)}"

@@ -35,7 +35,7 @@ class FaceDetector:
     """Finds faces in pictures."""
 
     def __init__(self) -> None:
-        """Loads the weights.
+        """Load the weights.
 
         Raises:
           UserError: the extra is not installed.
@@ -61,7 +61,7 @@ class TextDetector:
     """Finds lines of text in pictures."""
 
     def __init__(self) -> None:
-        """Loads the weights.
+        """Load the weights.
 
         Raises:
           UserError: the extra is not installed, or its package has no weights.
@@ -105,7 +105,7 @@ class PlateDetector:
     """The user's function: of (H, W, 3) uint8 pixels, RGB, it gives (x0, y0, x1, y1, score)s."""
 
     def __init__(self, name: str):
-        """Imports it.
+        """Import it.
 
         Args:
           name: module:function.

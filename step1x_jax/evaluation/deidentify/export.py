@@ -76,7 +76,7 @@ def export_dataset(
     inputs: Mapping[str, str],
     tell: Callable[[], object] = lambda: None,
 ) -> ExportSummary:
-    """Writes the reviewed samples of a data set, and adds an entry for each to the audit log.
+    """Write the reviewed samples of a data set, and add an entry for each to the audit log.
 
     Args:
       samples: of the data set that was scanned.

@@ -121,7 +121,7 @@ class Findings:
 
 
 def read_findings(path: epath.PathLike) -> Findings:
-    """Reads what `write_findings` wrote.
+    """Read what `write_findings` wrote.
 
     Raises:
       UserError: it is not there or holds something else.
@@ -135,7 +135,7 @@ def read_findings(path: epath.PathLike) -> Findings:
 
 
 def write_findings(path: epath.PathLike, findings: Findings) -> None:
-    """Writes findings, completely or not at all.
+    """Write findings, completely or not at all.
 
     Raises:
       UserError: the file cannot be written.

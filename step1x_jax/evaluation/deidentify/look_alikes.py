@@ -51,7 +51,7 @@ class Descriptor:
 
 
 def describe_picture(picture: Image.Image) -> Descriptor:
-    """Measures an RGB picture."""
+    """Measure an RGB picture."""
     grey = picture.convert("L")
     small = np.asarray(grey.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BOX), np.float64)
     low = scipy.fft.dctn(small, norm="ortho")[:HASH_FREQUENCIES, :HASH_FREQUENCIES].ravel()[1:]
@@ -78,7 +78,7 @@ class PublicPictures:
     """The pictures of a folder, measured."""
 
     def __init__(self, folder: epath.PathLike, tell: Callable[[], object] = lambda: None):
-        """Reads all pictures of a folder and of those below it.
+        """Read all pictures of a folder and of those below it.
 
         Args:
           folder: of pictures that may be published.

@@ -28,7 +28,7 @@ def build_review(
     folder: epath.PathLike,
     tell: Callable[[], object] = lambda: None,
 ) -> None:
-    """Makes a folder with index.html, and the pictures that it shows.
+    """Make a folder with index.html, and the pictures that it shows.
 
     Args:
       findings: of the scan.

@@ -34,7 +34,7 @@ def scan_pictures(
     public: PublicPictures | None = None,
     tell: Callable[[], object] = lambda: None,
 ) -> Findings:
-    """Looks at every picture of a data set.
+    """Look at every picture of a data set.
 
     Args:
       samples: of the data set.

@@ -18,7 +18,7 @@ ANOTHER = "give another --judge_name"  # to judge in another folder
 def check_same_judge(
     file: epath.Path, settings: Mapping[str, Any], names: Sequence[str], what: str
 ) -> dict[str, Any]:
-    """Compares how a judge is asked with how it was.
+    """Compare how a judge is asked with how it was.
 
     Args:
       file: the judge.json of a folder; it need not be there.

@@ -44,7 +44,7 @@ class FunctionJudge:
     host = ""
 
     def __init__(self, place: str, version: str):
-        """Imports it.
+        """Import it.
 
         Args:
           place: module:function.

@@ -118,7 +118,7 @@ def plan_judging(
 def judge_pictures(
     run: JudgeRun, samples: Sequence[Sample], judge: Respondent, limits: AskLimits, tally: Tally
 ) -> list[Judgement]:
-    """Asks a judge about a method's pictures, and writes what it said.
+    """Ask a judge about a method's pictures, and write what it said.
 
     Judgements of other samples from earlier runs stay.
 

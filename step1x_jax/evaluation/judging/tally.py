@@ -49,7 +49,7 @@ class Tally:
         self.output_tokens = 0
 
     def add(self, answer: AskResult) -> None:
-        """Counts an answer, and what was paid for it now."""
+        """Count an answer, and what was paid for it now."""
         self.statuses[answer.status] += 1
         for reply in answer.replies[len(answer.replies) - answer.paid :]:
             self.calls += 1
@@ -70,7 +70,7 @@ class Tally:
 def show_progress(
     answers: Iterable[AskResult[T]], total: int, tally: Tally
 ) -> Iterator[AskResult[T]]:
-    """Passes answers on, counting them, with a bar on stderr."""
+    """Pass answers on, counting them, with a bar on stderr."""
     with tqdm(total=total, desc="judging", unit="question", file=sys.stderr) as bar:
         for answer in answers:
             tally.add(answer)

@@ -26,7 +26,7 @@ class TransformersJudge:
     host = ""
 
     def __init__(self, preset: JudgePreset):
-        """Loads it, onto a GPU if there is one.
+        """Load it, onto a GPU if there is one.
 
         Args:
           preset: `model` is the model's folder, as Hugging Face has it.
@@ -66,7 +66,7 @@ class TransformersJudge:
         return {"model": self.preset.model, "max_tokens": self.preset.max_tokens}
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Give the memory back."""
         self._model = None
 
     def describe(self) -> Served:

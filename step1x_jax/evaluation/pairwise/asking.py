@@ -30,7 +30,7 @@ def collect_verdicts(
     tally: Tally,
     total: int,
 ) -> list[PairVerdict]:
-    """Asks a judge, with a progress bar.
+    """Ask a judge, with a progress bar.
 
     Args:
       questions: taken one by one as they are needed.

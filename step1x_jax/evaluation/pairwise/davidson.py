@@ -64,7 +64,7 @@ def fit_davidson(
     ridge: float = RIDGE,
     ridge_from: int | None = None,
 ) -> Fit:
-    """Fits one ability a method to the counts of all dimensions.
+    """Fit one ability a method to the counts of all dimensions.
 
     Args:
       counts: (..., D, P, 3) wins of the first, wins of the second, ties.

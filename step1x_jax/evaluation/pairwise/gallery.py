@@ -101,7 +101,7 @@ def has_list(folder: epath.PathLike) -> bool:
 
 
 def update_gallery(folder: epath.PathLike, method: str, pictures: Mapping[str, epath.Path]) -> None:
-    """Writes a method into a gallery's list, completely or not at all; other methods stay.
+    """Write a method into a gallery's list, completely or not at all; other methods stay.
 
     Args:
       folder: the gallery; its list is made if there is none.

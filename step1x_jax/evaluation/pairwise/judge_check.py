@@ -104,7 +104,7 @@ def check_judge(
     tally: Tally,
     dataset: str,
 ) -> list[PairVerdict]:
-    """Asks a judge about pairs that people have judged, and writes what it said.
+    """Ask a judge about pairs that people have judged, and write what it said.
 
     Args:
       pairs: of `read_judged_pairs`.

@@ -170,7 +170,7 @@ def plan_pairs(
 def judge_pairs(
     run: PairRun, samples: Sequence[Sample], judge: Respondent, limits: AskLimits, tally: Tally
 ) -> tuple[list[PairVerdict], Without]:
-    """Asks a judge about pairs of pictures, and writes what it said.
+    """Ask a judge about pairs of pictures, and write what it said.
 
     Verdicts on other methods, dimensions and samples from earlier runs stay. A
     gallery's list gets the methods' pictures, for other programs.
@@ -234,7 +234,7 @@ class _Asking:
     """
 
     def __init__(self, run: PairRun, samples: Sequence[Sample]):
-        """Looks for files, and opens none."""
+        """Look for files, and open none."""
         self._run, self._samples = run, samples
         self.found = _find(run, [sample.id for sample in samples])
         complete = sum(

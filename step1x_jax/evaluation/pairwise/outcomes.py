@@ -63,7 +63,7 @@ class Outcomes:
 
 
 def count_outcomes(verdicts: Iterable[PairVerdict]) -> Outcomes:
-    """Counts verdicts; those without a winner are left out.
+    """Count verdicts; those without a winner are left out.
 
     Args:
       verdicts: of one judge; each counts as one match, so of both orders their combination.
@@ -99,7 +99,7 @@ def count_outcomes(verdicts: Iterable[PairVerdict]) -> Outcomes:
 
 
 def check_connected(outcomes: Outcomes) -> None:
-    """Raises UserError if methods fall into groups that no comparison connects, by their names."""
+    """Raise UserError if methods fall into groups that no comparison connects, by their names."""
     size = len(outcomes.methods)
     edges = np.ones(len(outcomes.first))
     graph = sparse.coo_array((edges, (outcomes.first, outcomes.second)), shape=(size, size))

@@ -37,7 +37,7 @@ def pair_folder(results: str, judge: str) -> epath.Path:
 def write_pairs(
     folder: epath.PathLike, verdicts: Sequence[PairVerdict], judge: Mapping[str, Any]
 ) -> None:
-    """Writes all verdicts of a judge, and what is to be known of it, in place of earlier ones.
+    """Write all verdicts of a judge, and what is to be known of it, in place of earlier ones.
 
     Raises:
       UserError: the files cannot be written.

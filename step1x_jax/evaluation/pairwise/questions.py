@@ -42,7 +42,7 @@ def for_pairs(preset: JudgePreset) -> JudgePreset:
 
 
 def check_can_compare(preset: JudgePreset) -> None:
-    """Raises UserError if a judge is a function, which scores pictures one by one."""
+    """Raise UserError if a judge is a function, which scores pictures one by one."""
     if is_function(preset.name):
         raise UserError(
             f"--judge={preset.name} scores pictures one by one; pairs need a judge that answers in"

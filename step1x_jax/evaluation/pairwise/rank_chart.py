@@ -14,7 +14,7 @@ from step1x_jax.files import replacing
 
 
 def draw_ranking(path: epath.PathLike, tables: Sequence[RankingTable]) -> None:
-    """Writes a PNG.
+    """Write a PNG.
 
     Args:
       path: of the file.

@@ -106,7 +106,7 @@ def combine_orders(verdicts: Iterable[PairVerdict]) -> list[PairVerdict]:
 
 
 def check_pictures(verdicts: Iterable[PairVerdict]) -> None:
-    """Raises UserError if a method's picture of a sample was another one in other verdicts."""
+    """Raise UserError if a method's picture of a sample was another one in other verdicts."""
     seen: dict[tuple[str, str, str, str], str] = {}
     for one in verdicts:
         for method, picture in zip((one.first, one.second), one.pictures or (), strict=False):
@@ -160,7 +160,7 @@ def _lines(path: epath.Path) -> Iterator[tuple[int, bytes]]:
 
 
 def write_verdicts(path: epath.PathLike, verdicts: Sequence[PairVerdict]) -> None:
-    """Writes verdicts, a line each, completely or not at all.
+    """Write verdicts, a line each, completely or not at all.
 
     Raises:
       UserError: the disk is full or the folder not writable.

@@ -71,7 +71,7 @@ class Answers:
 
 
 def read_answers(paths: Sequence[epath.PathLike], key: StudyKey) -> Answers:
-    """Reads exports and checks them against the key.
+    """Read exports and check them against the key.
 
     Args:
       paths: JSON files.

@@ -40,7 +40,7 @@ def build_study(
     each: int,
     seed: bytes | None = None,
 ) -> StudyKey:
-    """Makes a folder with a page for each participant, and the key that belongs to it.
+    """Make a folder with a page for each participant, and the key that belongs to it.
 
     A sample is in the study if all methods have a picture of it: so every person compares all of
     them. Its pictures have the shape of its source and LONG_SIDE pixels along the longer side,
@@ -126,7 +126,7 @@ def build_study(
 
 
 def _check_places(folder: epath.Path, key_path: epath.Path) -> None:
-    """Raises UserError unless both can be made, and the key outside of the folder."""
+    """Raise UserError unless both can be made, and the key outside of the folder."""
     if is_inside(key_path, folder):
         raise UserError(
             f"--key={key_path} is in the folder that participants get; put it elsewhere."
@@ -211,7 +211,7 @@ def _write_page(
 
 
 def _hide_times(folder: epath.Path) -> None:
-    """Gives all files one time: in the order of writing methods come one after another."""
+    """Give all files one time: in the order of writing methods come one after another."""
     for parent, _, names in os.walk(folder):
         for name in names:
             os.utime(os.path.join(parent, name), (FILE_TIME, FILE_TIME))

@@ -13,7 +13,7 @@ MOST_PARTICIPANTS = 1000
 def deal_samples(
     ids: Sequence[SampleId], participants: int, each: int, secret: Secret
 ) -> list[list[SampleId]]:
-    """Deals samples over participants.
+    """Deal samples over participants.
 
     The samples are put in a circle in which every task (of a language) is spread evenly, in random
     order; a participant takes the next `each` of it. So the numbers of people who rate a sample

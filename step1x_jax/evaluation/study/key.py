@@ -68,7 +68,7 @@ class StudyKey:
 
 
 def read_key(path: epath.PathLike) -> StudyKey:
-    """Reads a key.
+    """Read a key.
 
     Raises:
       UserError: it is not there, or is none.
@@ -84,7 +84,7 @@ def read_key(path: epath.PathLike) -> StudyKey:
 
 
 def write_key(path: epath.PathLike, key: StudyKey) -> None:
-    """Writes a key, completely or not at all.
+    """Write a key, completely or not at all.
 
     Raises:
       UserError: it cannot be written.

@@ -20,7 +20,7 @@ class Secret:
     """
 
     def __init__(self, seed: bytes | None = None):
-        """Takes a seed of SECRET_BYTES bytes, or draws one from the system."""
+        """Take a seed of SECRET_BYTES bytes, or draw one from the system."""
         self.seed = secrets.token_bytes(SECRET_BYTES) if seed is None else seed
 
     def name(self, *about: str) -> str:

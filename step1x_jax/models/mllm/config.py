@@ -130,7 +130,7 @@ class MLLMConfig:
     param_dtype: str = "bfloat16"
 
     def validate(self) -> None:
-        """Raises UserError for sizes that are out of bounds or do not match each other."""
+        """Raise UserError for sizes that are out of bounds or do not match each other."""
         check_fields(self, "the language model's config")
         vision, language = self.vision, self.language
         for part, config, heads in (
@@ -186,7 +186,7 @@ class MLLMConfig:
 
 
 def mllm_from_json(values: dict[str, Any], source: str) -> MLLMConfig:
-    """Reads the sizes from a Hugging Face config.json.
+    """Read the sizes from a Hugging Face config.json.
 
     Both formats are supported: that of the release (the language model's fields at the top level)
     and the newer one (text_config). Absent fields have the defaults of transformers.
@@ -252,7 +252,7 @@ def _get_section(values: dict[str, Any], name: str, source: str) -> dict[str, An
 def _check_model_type(
     values: dict[str, Any], text: dict[str, Any], vision: dict[str, Any], source: str
 ) -> None:
-    """Raises UserError for another architecture, or for settings that no release has."""
+    """Raise UserError for another architecture, or for settings that no release has."""
     kinds = (
         (values.get("model_type"), (MODEL_TYPE,)),
         (text.get("model_type", TEXT_MODEL_TYPE), (MODEL_TYPE, TEXT_MODEL_TYPE)),

@@ -85,17 +85,17 @@ class LanguageModel(nnx.Module):
         self.norm = RMSNorm(d, language.rms_norm_eps, config=config, rngs=rngs)
 
     def embed(self, ids: jax.Array) -> jax.Array:
-        """Embeds token ids: (B, T) int32 -> (B, T, D) in the compute dtype."""
+        """Embed token ids: (B, T) int32 -> (B, T, D) in the compute dtype."""
         return self.embed_tokens[...][ids].astype(self.dtype)
 
     def layer_outputs(self, x: jax.Array, positions: jax.Array) -> jax.Array:
-        """Returns all layers' outputs, without the final norm: (N, B, T, D); see __call__."""
+        """Return all layers' outputs, without the final norm: (N, B, T, D); see __call__."""
         return self._run(x, positions, None, collect=True)
 
     def __call__(
         self, x: jax.Array, positions: jax.Array, key_mask: jax.Array | None = None
     ) -> jax.Array:
-        """Computes the last hidden state.
+        """Compute the last hidden state.
 
         Args:
           x: (B, T, D) embedded tokens, including the image tokens.

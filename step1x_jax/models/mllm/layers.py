@@ -44,7 +44,7 @@ class MLP(nnx.Module):
 
 
 def rotary_table(positions: jax.Array, axes: np.ndarray, frequencies: np.ndarray) -> jax.Array:
-    """Computes cosines and sines for `embeddings.apply_rope`, for positions on several axes.
+    """Compute cosines and sines for `embeddings.apply_rope`, for positions on several axes.
 
     Angles are float32 products of frequencies and exact integers.
 
@@ -62,5 +62,5 @@ def rotary_table(positions: jax.Array, axes: np.ndarray, frequencies: np.ndarray
 
 
 def rope_frequencies(width: int, theta: float) -> np.ndarray:
-    """Returns theta^(-2j / width) for the pairs j of an axis: (width / 2,) float32."""
+    """Return theta^(-2j / width) for the pairs j of an axis: (width / 2,) float32."""
     return (theta ** (-np.arange(0, width, 2) / width)).astype(np.float32)

@@ -17,7 +17,7 @@ from step1x_jax.models.mllm.vision import VisionTower
 
 
 def abstract_mllm(config: MLLMConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Returns graph definition and abstract parameters of the model; see `abstract`."""
+    """Return graph definition and abstract parameters of the model; see `abstract`."""
     return abstract(lambda rngs: MLLM(config, rngs=rngs))
 
 
@@ -36,7 +36,7 @@ class MLLM(nnx.Module):
         self.language_model = LanguageModel(config, rngs=rngs)
 
     def embed(self, pictures: Pictures, prompts: Prompts) -> jax.Array:
-        """Embeds the prompts and inserts the image tokens.
+        """Embed the prompts and inserts the image tokens.
 
         Args:
           pictures: result of `pad_pictures`, one image per example.
@@ -51,7 +51,7 @@ class MLLM(nnx.Module):
         return jnp.where(is_image, tokens, self.language_model.embed(prompts.ids))
 
     def __call__(self, pictures: Pictures, prompts: Prompts) -> jax.Array:
-        """Computes the last hidden state, after the final norm; arguments as in `embed`.
+        """Compute the last hidden state, after the final norm; arguments as in `embed`.
 
         Returns:
           (B, T, D) in the compute dtype; undefined past each example's length.

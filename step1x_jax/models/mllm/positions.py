@@ -53,7 +53,7 @@ class WindowLayout(NamedTuple):
 
 
 def check_grid(grid: Sequence[int] | np.ndarray, config: VisionConfig) -> tuple[int, int]:
-    """Returns rows and columns of a grid (1, h, w) of patches.
+    """Return rows and columns of a grid (1, h, w) of patches.
 
     Raises:
       ValueError: the grid has several frames, or sides that are not multiples of the merge size.
@@ -66,7 +66,7 @@ def check_grid(grid: Sequence[int] | np.ndarray, config: VisionConfig) -> tuple[
 
 
 def picture_layout(grid: Sequence[int] | np.ndarray, config: VisionConfig) -> WindowLayout:
-    """Computes the window order of an image.
+    """Compute the window order of an image.
 
     Windows are ordered row by row, and merged tokens row by row within a window. Windows at the
     right and bottom edge may be smaller. Equivalent to get_vision_window_index and
@@ -103,7 +103,7 @@ def prompt_positions(
     config: MLLMConfig,
     unseen_id: int | None = None,
 ) -> np.ndarray:
-    """Computes the multimodal rotary positions (M-RoPE) of a prompt with one image.
+    """Compute the multimodal rotary positions (M-RoPE) of a prompt with one image.
 
     Text positions increase by one on all three axes. Image tokens have a constant time, and their
     row and column, all counted from the position where the image starts. The text after the image
@@ -151,7 +151,7 @@ def pad_pictures(
     config: VisionConfig,
     patches: int,
 ) -> Pictures:
-    """Puts the processor's images into window order and pads them.
+    """Put the processor's images into window order and pad them.
 
     Args:
       pixel_values: B arrays (P_i, C) float32, patches in the processor's order.
@@ -192,7 +192,7 @@ def pad_prompts(
     tokens: int,
     unseen_id: int | None = None,
 ) -> Prompts:
-    """Pads prompts on the right, and computes their positions and image indices.
+    """Pad prompts on the right, and compute their positions and image indices.
 
     Args:
       ids: B prompts, T_i ids each; image_token_id once for each merged token of the image.
@@ -227,7 +227,7 @@ def pad_prompts(
 
 
 def padded_size(needed: int, sizes: Sequence[int]) -> int:
-    """Returns the smallest of `sizes` that is at least `needed`, or a multiple of the largest.
+    """Return the smallest of `sizes` that is at least `needed`, or a multiple of the largest.
 
     All inputs that are padded to one size share a compiled program.
     """

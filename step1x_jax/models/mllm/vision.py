@@ -98,11 +98,11 @@ class VisionTower(nnx.Module):
         self.merger = Merger(config, rngs=rngs)
 
     def block_outputs(self, pictures: Pictures) -> jax.Array:
-        """Returns each block's output, in window order: (N, B, P, D)."""
+        """Return each block's output, in window order: (N, B, P, D)."""
         return self._run(pictures, collect=True)
 
     def __call__(self, pictures: Pictures) -> jax.Array:
-        """Computes the image tokens of the language model.
+        """Compute the image tokens of the language model.
 
         Args:
           pictures: result of `pad_pictures`.

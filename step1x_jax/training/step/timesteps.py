@@ -30,7 +30,7 @@ class TimestepConfig:
     shift: Positive | None = None  # s in t s / (1 + (s - 1) t); None: by resolution; 1: no shift
 
     def validate(self) -> None:
-        """Raises UserError, naming the field, for impossible values."""
+        """Raise UserError, naming the field, for impossible values."""
         names = ", ".join(DISTRIBUTIONS)
         require(
             self.distribution in DISTRIBUTIONS,

@@ -33,7 +33,7 @@ SIGNATURE_BYTES = 512  # bytes
 
 
 def identify_file(start: bytes) -> tuple[str, str] | None:
-    """Returns what a file is and what to do about it; None if its first bytes do not tell.
+    """Return what a file is and what to do about it; None if its first bytes do not tell.
 
     Args:
       start: its first SIGNATURE_BYTES bytes, or all of a shorter file.

@@ -42,7 +42,7 @@ BESIDE = (*WEIGHT_SCALES, *INPUT_SCALES, LAYER_MARKER)
 
 
 def number_format(tensors: Tensors) -> str:
-    """Returns how a file's numbers are stored: "plain", "fp8" or "scaled fp8"."""
+    """Return how a file's numbers are stored: "plain", "fp8" or "scaled fp8"."""
     beside = any(name == MARKER or name.endswith(WEIGHT_SCALES) for name in tensors.shapes)
     if beside or HEADER in tensors.metadata:
         return "scaled fp8"
@@ -50,7 +50,7 @@ def number_format(tensors: Tensors) -> str:
 
 
 def dequantize(file: WeightFile, dtype: str = "bfloat16") -> "WeightFile | Fp8File":
-    """Shows a file's tensors without 8-bit numbers, whichever of the formats above it has.
+    """Show a file's tensors without 8-bit numbers, whichever of the formats above it has.
 
     Args:
       file: the file.
@@ -69,7 +69,7 @@ class Fp8File:
     """
 
     def __init__(self, file: WeightFile, dtype: str = "bfloat16"):
-        """Reads and checks the scales.
+        """Read and check the scales.
 
         Args:
           file: in one of the formats above.
@@ -107,7 +107,7 @@ class Fp8File:
                     )
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows; 8-bit tensors are dequantized.
+        """Read one tensor, or some of its rows; 8-bit tensors are dequantized.
 
         Raises:
           UserError: a product with a scale overflows.
@@ -131,7 +131,7 @@ class Fp8File:
         return self._stored[name] in STORED.values()
 
     def _add_scale(self, name: str) -> None:
-        """Checks a tensor beside a weight, and stores it if it is the weight's scale."""
+        """Check a tensor beside a weight, and store it if it is the weight's scale."""
         suffix = next(suffix for suffix in BESIDE if name.endswith(suffix))
         layer = name.removesuffix(suffix)
         weight = layer + WEIGHT
@@ -207,7 +207,7 @@ def _json(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 def is_fp8_weight(name: str, shape: Shape) -> bool:
-    """Returns whether `QuantizeToFp8` stores an official tensor in 8 bits.
+    """Return whether `QuantizeToFp8` stores an official tensor in 8 bits.
 
     These are the matrices of the blocks: 95 % of the parameters, and all that a matmul over many
     tokens reads. The rest is small and more sensitive: every token passes through the first and
@@ -228,7 +228,7 @@ class QuantizeToFp8:
     """
 
     def __init__(self, source: Tensors, *, scaled: bool):
-        """Determines names, shapes and dtypes; no tensor is read.
+        """Determine names, shapes and dtypes; no tensor is read.
 
         Args:
           source: reader of all official tensors: float32, bfloat16 or float16.
@@ -251,7 +251,7 @@ class QuantizeToFp8:
         self.shapes[name], self.dtypes[name] = shape, dtype
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows; the scale is always that of the whole tensor.
+        """Read one tensor, or some of its rows; the scale is always that of the whole tensor.
 
         Raises:
           UserError: a number is not finite or, in the plain format, larger than 448.
@@ -284,7 +284,7 @@ def _scale_name(weight: str) -> str:
 
 
 def round_to_fp8(tensor: np.ndarray, scale: np.float32) -> np.ndarray:
-    """Returns tensor / scale, rounded to the nearest float8_e4m3fn, ties to even."""
+    """Return tensor / scale, rounded to the nearest float8_e4m3fn, ties to even."""
     numbers = tensor
     if tensor.dtype.itemsize == 2:
         numbers = np.arange(1 << 16, dtype=np.uint16).view(tensor.dtype)
@@ -297,7 +297,7 @@ def round_to_fp8(tensor: np.ndarray, scale: np.float32) -> np.ndarray:
 
 
 def take_table(table: np.ndarray, tensor: np.ndarray) -> np.ndarray:
-    """Returns table[bits of each number], which is many times faster than computing each result.
+    """Return table[bits of each number], which is many times faster than computing each result.
 
     Args:
       table: results for all 256 or 65536 numbers of the tensor's dtype, indexed by their bits.

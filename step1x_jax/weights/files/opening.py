@@ -27,7 +27,7 @@ PREFIXES = (
 
 
 def find_weights(path: epath.PathLike, names: Sequence[str]) -> epath.Path:
-    """Returns the path itself, or a folder's first file of `names`, its index, or its only file.
+    """Return the path itself, or a folder's first file of `names`, its index, or its only file.
 
     Args:
       path: a file or folder.
@@ -54,7 +54,7 @@ def find_weights(path: epath.PathLike, names: Sequence[str]) -> epath.Path:
 
 
 def refuse_pickle(path: epath.Path) -> None:
-    """Raises UserError if a file's suffix is that of a pickle; the file is not opened."""
+    """Raise UserError if a file's suffix is that of a pickle; the file is not opened."""
     if path.suffix.lower() in PICKLES:
         raise UserError(
             f"{path} is a pickle, which may run any code when it is opened, so it is not opened; if"
@@ -64,7 +64,7 @@ def refuse_pickle(path: epath.Path) -> None:
 
 
 def open_raw(path: epath.PathLike, names: Sequence[str] = ()) -> SafetensorsFile | ShardedFile:
-    """Opens a .safetensors file, an index, or a folder with one of them; names are as stored.
+    """Open a .safetensors file, an index, or a folder with one of them; names are as stored.
 
     Args:
       path: the file or folder.
@@ -107,7 +107,7 @@ class StripPrefix:
         return {name.removeprefix(self._prefix): value for name, value in values.items()}
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows, in the file's dtype."""
+        """Read one tensor, or some of its rows, in the file's dtype."""
         return self._file.read(self._prefix + name, rows)
 
 
@@ -115,7 +115,7 @@ WeightFile = SafetensorsFile | ShardedFile | StripPrefix
 
 
 def open_file(path: epath.PathLike) -> WeightFile:
-    """Opens weights as `open_raw` does, but strips the prefix that all names have in common.
+    """Open weights as `open_raw` does, but strips the prefix that all names have in common.
 
     Args:
       path: the file or folder.

@@ -67,7 +67,7 @@ class TensorInfo:
 
 
 def parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Returns a header's tensors and metadata.
+    """Return a header's tensors and metadata.
 
     Args:
       text: the JSON of the header.
@@ -105,7 +105,7 @@ def parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, TensorInfo], d
 
 
 def parse_json_object(data: bytes, source: str) -> dict[str, Any]:
-    """Parses a JSON object; refuses duplicate keys, of which readers take the first or the last.
+    """Parse a JSON object; refuse duplicate keys, of which readers take the first or the last.
 
     Args:
       data: the JSON.
@@ -135,7 +135,7 @@ def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _info(name: str, entry: Any) -> TensorInfo:
-    """Returns one entry of a header, after checking its types."""
+    """Return one entry of a header, after checking its types."""
     if len(name) > MAX_NAME or not name.isprintable():
         raise ValueError(f"a tensor's name is {shown(name)}, of {len(name)} characters")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
@@ -165,7 +165,7 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: epath.PathLike):
-        """Reads and checks the header.
+        """Read and check the header.
 
         Args:
           path: the file.
@@ -193,7 +193,7 @@ class SafetensorsFile:
         self.dtypes = {name: info.dtype for name, info in self._tensors.items()}
 
     def _open(self) -> tuple[bytes, int, int]:
-        """Opens the file; returns the header, where the numbers begin, and the file's size in
+        """Open the file; return the header, where the numbers begin, and the file's size in
         bytes.
         """
         if self.path.is_dir():
@@ -217,7 +217,7 @@ class SafetensorsFile:
         return (start + rest)[8 : 8 + length], 8 + length, size
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows, in the file's dtype; only their bytes are read.
+        """Read one tensor, or some of its rows, in the file's dtype; only their bytes are read.
 
         Args:
           name: of the tensor.
@@ -247,7 +247,7 @@ class SafetensorsFile:
         return np.frombuffer(data, info.dtype).reshape(len(rows), *info.shape[1:])
 
     def _bytes(self, name: str, begin: int, end: int) -> bytes | memoryview:
-        """Reads bytes `begin` to `end`, counted from the end of the header."""
+        """Read bytes `begin` to `end`, counted from the end of the header."""
         begin, end = self._start + begin, self._start + end
         data: bytes | memoryview
         try:
@@ -275,7 +275,7 @@ def write_safetensors(
     names: Iterable[str] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a file tensor by tensor; it gets its name only when it is complete.
+    """Write a file tensor by tensor; it gets its name only when it is complete.
 
     Args:
       path: the file to write or replace.

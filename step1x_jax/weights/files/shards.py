@@ -30,12 +30,12 @@ SHARD_BYTES = 10 * 10**9  # as diffusers
 
 
 def is_index(path: epath.PathLike) -> bool:
-    """Returns whether a file has the name of an index."""
+    """Return whether a file has the name of an index."""
     return _ANY_INDEX.fullmatch(epath.Path(path).name) is not None
 
 
 def indices(folder: epath.PathLike) -> list[epath.Path]:
-    """Returns the indices in a folder; those of variants (fp16) only if there is no other."""
+    """Return the indices in a folder; those of variants (fp16) only if there is no other."""
     found = [path for path in find(folder, "*.json") if is_index(path)]
     plain = [path for path in found if path.name.endswith(INDEX)]
     return plain or found
@@ -45,7 +45,7 @@ class ShardedFile:
     """A reader of all files of an index."""
 
     def __init__(self, index: epath.PathLike):
-        """Reads the index and all headers.
+        """Read the index and all headers.
 
         Args:
           index: its path.
@@ -94,12 +94,12 @@ class ShardedFile:
             self.metadata |= file.metadata
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows, in the file's dtype."""
+        """Read one tensor, or some of its rows, in the file's dtype."""
         return self._file_of[name].read(name, rows)
 
 
 def _weight_map(path: epath.Path) -> dict[str, str]:
-    """Reads an index: tensor name -> name of a file in the index's folder."""
+    """Read an index: tensor name -> name of a file in the index's folder."""
     try:
         if not is_file(path):
             raise UserError(f"{path} does not exist; give the index of a folder of weights.")
@@ -124,7 +124,7 @@ def _weight_map(path: epath.Path) -> dict[str, str]:
 
 
 def write_shards(folder: epath.Path, tensors: Tensors) -> None:
-    """Writes one file, or several and an index if the file would be larger than SHARD_BYTES.
+    """Write one file, or several and an index if the file would be larger than SHARD_BYTES.
 
     Args:
       folder: an existing folder.

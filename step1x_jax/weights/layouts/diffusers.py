@@ -62,7 +62,7 @@ _BLOCKS = {
 
 
 def modules_of(module: str, flux: bool = False) -> tuple[str, ...]:
-    """Returns diffusers' modules for an official one of connector or DiT, in the order of its rows.
+    """Return diffusers' modules for an official one of connector or DiT, in the order of its rows.
 
     Args:
       module: official name, e.g. double_blocks.0.img_attn.qkv.
@@ -79,7 +79,7 @@ def modules_of(module: str, flux: bool = False) -> tuple[str, ...]:
 
 
 def transformer_layout(official: Mapping[str, Shape], width: int, flux: bool = False) -> LayoutMap:
-    """Returns the map from official tensors of connector and DiT to diffusers'.
+    """Return the map from official tensors of connector and DiT to diffusers'.
 
     Args:
       official: shapes of the official tensors.
@@ -105,7 +105,7 @@ def transformer_layout(official: Mapping[str, Shape], width: int, flux: bool = F
 
 
 def _split_rows(name: str, theirs: Sequence[str], rows: int, width: int) -> list[RowRange]:
-    """Splits consecutive rows; all tensors but the last have as many rows as the model's width."""
+    """Split consecutive rows; all tensors but the last have as many rows as the model's width."""
     starts = [i * width for i in range(len(theirs))]
     stops = [*starts[1:], rows]
     return [
@@ -115,7 +115,7 @@ def _split_rows(name: str, theirs: Sequence[str], rows: int, width: int) -> list
 
 
 def _swap_halves(name: str, theirs: str, shape: Shape) -> list[RowRange]:
-    """Maps (shift, scale) to (scale, shift)."""
+    """Map (shift, scale) to (scale, shift)."""
     half = shape[0] // 2
     return [RowRange(name, 0, theirs, half, half), RowRange(name, half, theirs, 0, half)]
 
@@ -135,7 +135,7 @@ _AUTOENCODER: list[_Rule] = [  # official module -> AutoencoderKL's; applied in 
 
 
 def autoencoder_layout(official: Mapping[str, Shape], levels: int) -> LayoutMap:
-    """Returns the map from official tensors of the autoencoder to diffusers'.
+    """Return the map from official tensors of the autoencoder to diffusers'.
 
     Args:
       official: shapes of the official tensors.

@@ -53,11 +53,11 @@ class ParamSlice:
         return tuple(self.official_shape[i] for i in self.order)
 
     def official_rows(self, shard: ShardIndex) -> np.ndarray:
-        """Returns the rows of the official slice that a shard needs, in increasing order."""
+        """Return the rows of the official slice that a shard needs, in increasing order."""
         return np.sort(self._official_order(shard))
 
     def to_ours(self, rows: np.ndarray, shard: ShardIndex) -> np.ndarray:
-        """Converts official rows to a shard of our parameter.
+        """Convert official rows to a shard of our parameter.
 
         Args:
           rows: the rows that `official_rows` returns.
@@ -73,14 +73,14 @@ class ParamSlice:
         return x[tuple(cuts)].transpose(self.order)
 
     def to_official(self, ours: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Converts our parameter to the official slice, reshaped to `shape`."""
+        """Convert our parameter to the official slice, reshaped to `shape`."""
         x = ours.transpose(np.argsort(self.order))
         if self.rope_head_dim is not None:  # whole rows in C order: many times as fast
             x = to_contiguous(x).take(np.argsort(self._rope_order()), axis=0)
         return x.reshape(shape)
 
     def _official_order(self, shard: ShardIndex) -> np.ndarray:
-        """Returns a shard's rows of the official slice in the order of our rows."""
+        """Return a shard's rows of the official slice in the order of our rows."""
         part = shard[self.order.index(0)]
         return self._rope_order()[part.start : part.stop]
 
@@ -101,7 +101,7 @@ class TensorEntry:
     axis: int = 0
 
     def iter_slices(self) -> Iterator[tuple[ParamSlice, tuple[slice, ...], tuple[int, ...]]]:
-        """Yields each slice with its index in the official tensor and its shape there."""
+        """Yield each slice with its index in the official tensor and its shape there."""
         start = 0
         for part in self.slices:
             stop = start + part.official_shape[self.axis]
@@ -125,11 +125,11 @@ class _TableBuilder:
         self.table[name] = TensorEntry(name, shape, slices, axis)
 
     def vector(self, name: str, path: str, size: int, layer: int | None = None) -> None:
-        """Adds a bias, a norm's scale, or another vector."""
+        """Add a bias, a norm's scale, or another vector."""
         self.add(name, (size,), ParamSlice(path, layer, (size,), (0,)))
 
     def head_norm(self, name: str, path: str, width: int, layer: int) -> None:
-        """Adds the scale of a QK-norm, permuted as RoPE requires."""
+        """Add the scale of a QK-norm, permuted as RoPE requires."""
         self.add(name, (width,), ParamSlice(path, layer, (width,), (0,), rope_head_dim=width))
 
     def layer_norm(self, name: str, path: str, size: int, layer: int) -> None:
@@ -137,13 +137,13 @@ class _TableBuilder:
         self.vector(f"{name}.bias", f"{path}.bias", size, layer)
 
     def linear(self, name: str, path: str, c_in: int, c_out: int, layer: int | None = None):
-        """Adds a linear layer: (out, in) <-> (in, out)."""
+        """Add a linear layer: (out, in) <-> (in, out)."""
         kernel = ParamSlice(f"{path}.kernel", layer, (c_out, c_in), (1, 0))
         self.add(f"{name}.weight", (c_out, c_in), kernel)
         self.vector(f"{name}.bias", f"{path}.bias", c_out, layer)
 
     def qkv(self, name: str, path: str, d: int, layer: int, rope_head_dim: int | None) -> None:
-        """Adds a fused projection: (3 out, in) <-> `path`.q, .k and .v; RoPE rotates queries and
+        """Add a fused projection: (3 out, in) <-> `path`.q, .k and .v; RoPE rotates queries and
         keys.
         """
         kernels, biases = qkv_slices(path, d, layer, rope_head_dim)
@@ -154,7 +154,7 @@ class _TableBuilder:
 def qkv_slices(
     path: str, d: int, layer: int, rope_head_dim: int | None
 ) -> tuple[list[ParamSlice], list[ParamSlice]]:
-    """Returns the slices of kernels and of biases of q, k and v."""
+    """Return the slices of kernels and of biases of q, k and v."""
     rope = {"q": rope_head_dim, "k": rope_head_dim, "v": None}
     return (
         [ParamSlice(f"{path}.{x}.kernel", layer, (d, d), (1, 0), rope[x]) for x in rope],
@@ -163,7 +163,7 @@ def qkv_slices(
 
 
 def model_table(config: ModelConfig) -> Table:
-    """Returns the table of connector and DiT, by official name, for these sizes and version."""
+    """Return the table of connector and DiT, by official name, for these sizes and version."""
     b = _TableBuilder()
     _connector(b, config)
     _transformer(b, config)
@@ -233,7 +233,7 @@ def _transformer(b: _TableBuilder, config: ModelConfig) -> None:
 
 
 def autoencoder_table(abstract: nnx.State) -> Table:
-    """Returns the autoencoder's table; paths are the official names, kernels are (out, in, h, w).
+    """Return the autoencoder's table; paths are the official names, kernels are (out, in, h, w).
 
     Args:
       abstract: the autoencoder's state, arrays or shapes.
@@ -252,18 +252,18 @@ def autoencoder_table(abstract: nnx.State) -> Table:
 
 
 def join_path(path: Iterable[str | int]) -> str:
-    """Joins an nnx path by dots: transformer.img_in.kernel."""
+    """Join an nnx path by dots: transformer.img_in.kernel."""
     return ".".join(map(str, path))
 
 
 def flatten_params(state: nnx.State) -> dict[str, nnx.Variable]:
-    """Returns our parameters by path."""
+    """Return our parameters by path."""
     leaves: Iterable[Any] = nnx.to_flat_state(state)
     return {join_path(path): leaf for path, leaf in leaves}
 
 
 def slices_by_parameter(table: Table) -> dict[str, list[tuple[ParamSlice, str, tuple[slice, ...]]]]:
-    """Returns for each of our parameters the slices that fill it, with official name and index."""
+    """Return for each of our parameters the slices that fill it, with official name and index."""
     result: dict[str, list[tuple[ParamSlice, str, tuple[slice, ...]]]] = {}
     for entry in table.values():
         for part, where, _ in entry.iter_slices():

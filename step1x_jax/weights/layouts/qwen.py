@@ -16,7 +16,7 @@ NEW_PREFIXES = ("model.language_model.", "model.visual.")
 
 
 def mllm_table(config: MLLMConfig, *, newer: bool) -> Table:
-    """Returns the table from names in the file to our parameters.
+    """Return the table from names in the file to our parameters.
 
     Args:
       config: sizes.
@@ -39,7 +39,7 @@ class _QwenTableBuilder:
         self._table[self._prefix + name] = TensorEntry(self._prefix + name, shape, slices)
 
     def param_slice(self, path: str, layer: int | None, shape: tuple[int, ...]) -> ParamSlice:
-        """Returns a whole parameter; matrices are (out, in) in the file, (in, out) in ours."""
+        """Return a whole parameter; matrices are (out, in) in the file, (in, out) in ours."""
         return ParamSlice(self._ours + path, layer, shape, (1, 0) if len(shape) == 2 else (0,))
 
     def vector(self, name: str, path: str, size: int, layer: int | None = None) -> None:

@@ -36,7 +36,7 @@ from step1x_jax.weights.readers import InMemory, Override
 
 
 def _linear_layers(table: Table) -> Iterator[tuple[str, TensorEntry, LoraTarget]]:
-    """Yields the official linear layers: name, weight, and target in our model (all blocks')."""
+    """Yield the official linear layers: name, weight, and target in our model (all blocks')."""
     for name, entry in table.items():
         if name.endswith(WEIGHT) and len(entry.shape) == 2:
             paths = tuple(part.path.removesuffix(".kernel") for part in entry.slices)
@@ -45,7 +45,7 @@ def _linear_layers(table: Table) -> Iterator[tuple[str, TensorEntry, LoraTarget]
 
 
 def select_targets(config: ModelConfig, targets: Sequence[str]) -> tuple[Table, list[LoraTarget]]:
-    """Selects layers by patterns: official weights, and targets in our model.
+    """Select layers by patterns: official weights, and targets in our model.
 
     Args:
       config: of the model.
@@ -82,7 +82,7 @@ def select_targets(config: ModelConfig, targets: Sequence[str]) -> tuple[Table, 
 def add_adapters(
     model: nnx.Module, config: ModelConfig, lora: LoraConfig, rngs: nnx.Rngs | None = None
 ) -> None:
-    """Attaches adapters to a model, and quantizes its frozen kernels, according to the settings.
+    """Attach adapters to a model, and quantize its frozen kernels, according to the settings.
 
     Args:
       model: connector and DiT, real or abstract.
@@ -103,13 +103,13 @@ def add_adapters(
 
 
 def quantized_paths(config: ModelConfig) -> list[str]:
-    """Returns paths of the linear layers that `quantize` stores in 8 bits: the blocks'."""
+    """Return paths of the linear layers that `quantize` stores in 8 bits: the blocks'."""
     _, selected = select_targets(config, LoraConfig().targets)
     return [path for target in selected for path in target.linears]
 
 
 def lora_table(weights: Table, rank: int) -> Table:
-    """Returns names and shapes of a LoRA's tensors, and how our adapters hold them.
+    """Return names and shapes of a LoRA's tensors, and how our adapters hold them.
 
     Args:
       weights: entries of the adapted layers, see `select_targets`.
@@ -133,14 +133,14 @@ def lora_table(weights: Table, rank: int) -> Table:
 
 
 def _half(kernel: ParamSlice, half: str, shape: tuple[int, int]) -> ParamSlice:
-    """Returns the down or up of a kernel's adapter; an up has the rows of the kernel."""
+    """Return the down or up of a kernel's adapter; an up has the rows of the kernel."""
     path = f"{kernel.path.removesuffix('kernel')}adapter.{half}"
     rope = kernel.rope_head_dim if half == "up" else None
     return ParamSlice(path, kernel.layer, shape, (1, 0), rope)
 
 
 def _shared_half(halves: Sequence[ParamSlice]) -> ParamSlice:
-    """Returns the slice whose path comes first in nnx's order: nnx keeps a shared array there."""
+    """Return the slice whose path comes first in nnx's order: nnx keeps a shared array there."""
     return min(halves, key=lambda half: half.path.split("."))
 
 
@@ -148,7 +148,7 @@ class Adapters:
     """Our adapters as a LoRA of the official layers; see `Lora` in file.py."""
 
     def __init__(self, adapters: nnx.State, config: ModelConfig, lora: LoraConfig):
-        """Determines the adapted official layers.
+        """Determine the adapted official layers.
 
         Args:
           adapters: the nnx.LoRAParam of a model with adapters.
@@ -161,13 +161,13 @@ class Adapters:
         self._tensors = OfficialTensors(lora_table(weights, lora.rank), flatten_params(adapters))
 
     def deltas(self, module: str) -> list[LoraDelta]:
-        """Returns the delta of a layer, float32: always one."""
+        """Return the delta of a layer, float32: always one."""
         down, up = (self._tensors.read(module + half) for half in (DOWN, UP))
         return [LoraDelta(0, down, up, self.alpha)]
 
 
 def abstract_adapters(config: ModelConfig, lora: LoraConfig) -> nnx.State:
-    """Returns the abstract nnx.LoRAParam of a model with adapters of these settings."""
+    """Return the abstract nnx.LoRAParam of a model with adapters of these settings."""
     plain = dataclasses.replace(lora, quantize="none")
 
     def build(rngs: nnx.Rngs) -> nnx.Module:
@@ -184,7 +184,7 @@ def load_adapters(
     config: ModelConfig,
     lora: LoraConfig,
 ) -> nnx.State:
-    """Loads a LoRA file as adapters, for further training or use.
+    """Load a LoRA file as adapters, for further training or use.
 
     Args:
       path: the file or folder, see `LoraFile`.
@@ -214,7 +214,7 @@ def load_adapters(
 
 
 def to_adapters(lora: Lora, config: ModelConfig) -> tuple[nnx.State, LoraConfig]:
-    """Converts any LoRA to our adapters, which have one rank and one alpha and exist in all blocks.
+    """Convert any LoRA to our adapters, which have one rank and one alpha and exist in all blocks.
 
     Lower ranks and missing layers are padded with zeros. The result is the same (if layers differ
     in alpha / rank, up to float32 rounding), and training does not change these zeros.
@@ -248,7 +248,7 @@ def _fill_adapters(
     weights: Table,
     settings: LoraConfig,
 ) -> nnx.State:
-    """Fills abstract adapters with deltas, padded with zeros."""
+    """Fill abstract adapters with deltas, padded with zeros."""
     table = lora_table(weights, settings.rank)
 
     def read(name: str) -> np.ndarray:

@@ -87,7 +87,7 @@ class Lora(Protocol):
         """The adapted official layers and the shapes of their weights, (out, in)."""
 
     def deltas(self, module: str) -> list[LoraDelta]:
-        """Returns what is added to an official layer's weight; rows do not overlap."""
+        """Return what is added to an official layer's weight; rows do not overlap."""
 
 
 @dataclasses.dataclass
@@ -104,7 +104,7 @@ class LoraFile:
     """An open LoRA file or folder; every tensor has been matched with a layer of the model."""
 
     def __init__(self, path: epath.PathLike, table: Table, ignore: Sequence[str] = ()):
-        """Reads the header and the alphas, and matches them with the model.
+        """Read the header and the alphas, and match them with the model.
 
         Args:
           path: the .safetensors file, or the folder that PEFT or diffusers wrote.
@@ -174,7 +174,7 @@ class LoraFile:
         }
 
     def deltas(self, module: str) -> list[LoraDelta]:
-        """Reads what is added to an official layer's weight, in the file's dtype."""
+        """Read what is added to an official layer's weight, in the file's dtype."""
         return [
             LoraDelta(
                 entry.rows.start,
@@ -303,7 +303,7 @@ class LoraFile:
         return next(iter(found.values()), float(rank))
 
     def _in_tensors(self) -> dict[str, float]:
-        """Returns alphas that are multiplied into the ups, by the file's layer names."""
+        """Return alphas that are multiplied into the ups, by the file's layer names."""
         if IN_TENSORS not in self.file.metadata:
             return {}
         source = f"{self.file.path}, {IN_TENSORS}"
@@ -311,7 +311,7 @@ class LoraFile:
         return build(dict[str, float], values, source)
 
     def _unscale_up(self, entry: _FileLayer, in_tensors: Mapping[str, float]) -> None:
-        """Restores an alpha that was multiplied into its up."""
+        """Restore an alpha that was multiplied into its up."""
         rank = self.file.shapes[entry.keys[DOWN]][0]
         alpha = in_tensors.get(layer_of(entry.keys[DOWN]), 0)
         if alpha > 0 and entry.alpha == rank and abs(math.frexp(alpha / rank)[0]) == 0.5:
@@ -319,7 +319,7 @@ class LoraFile:
 
 
 def fuse_deltas(deltas: Sequence[LoraDelta], rows: int) -> LoraDelta:
-    """Fuses deltas of one weight to a single delta of all its rows.
+    """Fuse deltas of one weight to a single delta of all its rows.
 
     If all have the same down (a fused layer that was split), their ups are concatenated, exactly.
     Else they become blocks: downs are stacked, ups are on a diagonal, and the ranks add up; exact,
@@ -357,7 +357,7 @@ def fuse_deltas(deltas: Sequence[LoraDelta], rows: int) -> LoraDelta:
 
 
 def split_delta(delta: LoraDelta, layers: Sequence[LayerRows]) -> list[tuple[LayerRows, LoraDelta]]:
-    """Splits a delta of an official weight into deltas of the layers that make it up, exactly.
+    """Split a delta of an official weight into deltas of the layers that make it up, exactly.
 
     The rows of the up are distributed, and all layers get the same down; but if the up is
     block-diagonal, as `fuse_deltas` makes it, each layer gets only its own block.

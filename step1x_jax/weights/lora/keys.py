@@ -24,7 +24,7 @@ TEXT_ENCODERS = (
 
 
 def parse_key(key: str) -> tuple[str, str, str | None] | None:
-    """Returns a key's layer, half (or ALPHA) and adapter's name (or None); None: not a LoRA's."""
+    """Return a key's layer, half (or ALPHA) and adapter's name (or None); None: not a LoRA's."""
     if key.endswith(ALPHA):
         return key.removesuffix(ALPHA), ALPHA, None
     stem = key.removesuffix(WEIGHT)
@@ -38,14 +38,14 @@ def parse_key(key: str) -> tuple[str, str, str | None] | None:
 
 
 def layer_of(key: str) -> str:
-    """Returns the layer of a half or an alpha, as named in the file."""
+    """Return the layer of a half or an alpha, as named in the file."""
     parts = parse_key(key)
     assert parts is not None  # the caller has parsed the key
     return parts[0]
 
 
 def strip_prefixes(layer: str, names: Container[str]) -> str:
-    """Removes prefixes that say which of several models a layer is in, until the name is in
+    """Remove prefixes that say which of several models a layer is in, until the name is in
     `names`.
     """
     stripped = True

@@ -42,7 +42,7 @@ class Merged:
         self._last: tuple[str, list[tuple[int, np.ndarray]]] = "", []
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows.
+        """Read one tensor, or some of its rows.
 
         Raises:
           UserError: a sum is not finite.
@@ -67,7 +67,7 @@ class Merged:
         return result
 
     def _products(self, name: str) -> list[tuple[int, np.ndarray]]:
-        """Returns what is added to a weight: first row and product of each delta.
+        """Return what is added to a weight: first row and product of each delta.
 
         Products are computed for all rows, because those of some rows may be rounded differently.
         The last weight's are cached: devices request rows of one weight one after another.

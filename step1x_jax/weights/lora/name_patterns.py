@@ -45,7 +45,7 @@ class NamePatterns:
     """Maps names to numbers; the first pattern that matches a name gives its number."""
 
     def __init__(self, patterns: Mapping[str, float], source: str):
-        """Parses the patterns.
+        """Parse the patterns.
 
         Args:
           patterns: pattern -> number.
@@ -78,7 +78,7 @@ class NamePatterns:
                 )
 
     def get(self, name: str) -> float | None:
-        """Returns the number of a layer, or None if no pattern matches its name."""
+        """Return the number of a layer, or None if no pattern matches its name."""
         found = [self._plain[key] for key in ((True, name), (False, name)) if key in self._plain]
         rest = name
         while "." in rest:
@@ -93,7 +93,7 @@ class NamePatterns:
 
 
 def _matches(sequence: _Sequence, name: str, whole: bool) -> bool:
-    """Returns whether the tokens match a name or, unless `whole`, what follows one of its dots.
+    """Return whether the tokens match a name or, unless `whole`, what follows one of its dots.
 
     Simulates an NFA: bit i of `states` is set if the first i tokens have been matched.
     """
@@ -120,7 +120,7 @@ def _matches(sequence: _Sequence, name: str, whole: bool) -> bool:
 
 
 def _alternatives(pattern: str) -> Iterator[tuple[bool, _Sequence]]:
-    """Yields a pattern's alternatives: whether it is anchored at the start, and its tokens."""
+    """Yield a pattern's alternatives: whether it is anchored at the start, and its tokens."""
     parts, rest = _parse(pattern, 0)
     if rest != len(pattern):
         raise _UnsupportedError("has an unmatched )")
@@ -138,7 +138,7 @@ _START, _END = _Token(frozenset({"at the start"})), _Token(frozenset({"at the en
 
 
 def _parse(pattern: str, at: int) -> tuple[list[_Sequence], int]:
-    """Parses from `at` to an unmatched ) or the end; returns alternatives and that position."""
+    """Parse from `at` to an unmatched ) or the end; return alternatives and that position."""
     done: list[_Sequence] = []
     current: list[_Sequence] = [()]
     while at < len(pattern) and pattern[at] != ")":
@@ -166,7 +166,7 @@ def _parse(pattern: str, at: int) -> tuple[list[_Sequence], int]:
 
 
 def _parse_token(pattern: str, at: int) -> tuple[_Token, int]:
-    """Parses a single token without its repetition; returns it and the next position."""
+    """Parse a single token without its repetition; return it and the next position."""
     char = pattern[at]
     if char == "^":
         return _START, at + 1
@@ -213,7 +213,7 @@ def _parse_class(pattern: str, at: int) -> tuple[_Token, int]:
 
 
 def _parse_repetition(token: _Token, pattern: str, at: int) -> tuple[list[_Sequence], int]:
-    """Applies *, + or ? to a token; returns alternatives and the next position."""
+    """Apply *, + or ? to a token; return alternatives and the next position."""
     sign = pattern[at : at + 1]
     if sign == "{":
         raise _UnsupportedError("has {...}")

@@ -40,17 +40,17 @@ class LayerRows:
         return sum(last - first for first, last in self.segments)
 
     def take(self, published: np.ndarray) -> np.ndarray:
-        """Returns its rows of the official weight, in its own order."""
+        """Return its rows of the official weight, in its own order."""
         return np.concatenate([published[first:last] for first, last in self.segments])
 
     def restore_order(self, own: np.ndarray) -> np.ndarray:
-        """Returns its own rows in the order of the official weight."""
+        """Return its own rows in the order of the official weight."""
         order = np.concatenate([np.arange(*segment) for segment in self.segments])
         return own[np.argsort(order)]
 
 
 def linear_shapes(table: Table) -> dict[str, tuple[int, int]]:
-    """Returns the official linear layers and the shapes of their weights, (out, in)."""
+    """Return the official linear layers and the shapes of their weights, (out, in)."""
     return {
         name.removesuffix(WEIGHT): (entry.shape[0], entry.shape[1])
         for name, entry in table.items()
@@ -59,7 +59,7 @@ def linear_shapes(table: Table) -> dict[str, tuple[int, int]]:
 
 
 def diffusers_layers(module: str, shape: tuple[int, int]) -> list[LayerRows]:
-    """Returns the layers of diffusers' model that make up an official layer.
+    """Return the layers of diffusers' model that make up an official layer.
 
     Args:
       module: official name.
@@ -103,7 +103,7 @@ _DIFFSYNTH_OUTSIDE = {
 
 
 def _other_names(module: str) -> list[str]:
-    """Returns further names of an official layer that has the rows of diffusers' layer."""
+    """Return further names of an official layer that has the rows of diffusers' layer."""
     names = [_DIFFSYNTH_OUTSIDE[module]] if module in _DIFFSYNTH_OUTSIDE else []
     if module.startswith(("time_in.", "vector_in.")):
         names += modules_of(module, flux=True)
@@ -118,7 +118,7 @@ def _diffsynth_name(module: str) -> str | None:
 
 
 def layer_names(table: Table) -> dict[str, LayerRows]:
-    """Returns the layers of this model by every name that a LoRA file may use.
+    """Return the layers of this model by every name that a LoRA file may use.
 
     These are the official names, diffusers' (also FLUX.1's) and DiffSynth's, each with dots and, as
     kohya writes them after `lora_unet_`, with underscores.
@@ -138,5 +138,5 @@ def layer_names(table: Table) -> dict[str, LayerRows]:
 
 
 def kohya_name(layer: str) -> str:
-    """Returns a layer's name in kohya's format."""
+    """Return a layer's name in kohya's format."""
     return "lora_unet_" + layer.replace(".", "_")

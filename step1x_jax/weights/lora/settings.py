@@ -44,7 +44,7 @@ class Settings:
     """Ranks and alphas of a LoRA according to one source."""
 
     def __init__(self, source: str, values: Mapping[str, Any], *, peft: bool):
-        """Reads the settings.
+        """Read the settings.
 
         Args:
           source: where they come from, for messages.
@@ -70,7 +70,7 @@ class Settings:
         self._ranks = self._patterns(values, "rank_pattern", Rank)
 
     def alpha(self, names: tuple[str, ...], rank: int) -> float | None:
-        """Returns the alpha of a layer, or None if the settings do not give one.
+        """Return the alpha of a layer, or None if the settings do not give one.
 
         Args:
           names: of the layer, as patterns may spell it.
@@ -148,7 +148,7 @@ def _first(patterns: NamePatterns, names: tuple[str, ...], default: float | None
 
 
 def load_settings(path: epath.Path, metadata: Mapping[str, str]) -> list[Settings]:
-    """Reads all settings of a LoRA, in its header and beside it.
+    """Read all settings of a LoRA, in its header and beside it.
 
     Args:
       path: of its file.
@@ -176,7 +176,7 @@ def load_settings(path: epath.Path, metadata: Mapping[str, str]) -> list[Setting
 
 
 def _model_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the model's own settings; a pipeline's file has those of several models."""
+    """Return the model's own settings; a pipeline's file has those of several models."""
     own = {
         key.removeprefix("transformer."): value
         for key, value in values.items()
@@ -186,7 +186,7 @@ def _model_settings(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings_beside(path: epath.Path) -> Iterator[Settings]:
-    """Yields the settings in JSON files beside a LoRA."""
+    """Yield the settings in JSON files beside a LoRA."""
     folder, stem = path.parent, path.name.removesuffix(".safetensors")
     another = path.name != LORA_NAMES[0] and is_file(folder / LORA_NAMES[0])
     if not another and is_file(folder / CONFIG):

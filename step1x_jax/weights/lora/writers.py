@@ -46,7 +46,7 @@ Layers = Callable[[str], Mapping[str, LoraDelta]]  # official layer -> the file'
 
 
 def save_kohya(path: epath.PathLike, lora: Lora, dtype: str | None = None) -> None:
-    """Writes kohya's format; layers that were split are fused exactly.
+    """Write kohya's format; layers that were split are fused exactly.
 
     Args:
       path: the .safetensors file.
@@ -64,7 +64,7 @@ def save_kohya(path: epath.PathLike, lora: Lora, dtype: str | None = None) -> No
 
 
 def save_peft(path: epath.PathLike, lora: Lora, dtype: str | None = None) -> None:
-    """Writes PEFT's format for diffusers' model.
+    """Write PEFT's format for diffusers' model.
 
     Args:
       path: ending in .safetensors, a file for diffusers' `load_lora_adapter` (keys begin with
@@ -113,7 +113,7 @@ def save_peft(path: epath.PathLike, lora: Lora, dtype: str | None = None) -> Non
 
 
 def _fold_alpha(delta: LoraDelta, dtype: str | None) -> LoraDelta:
-    """Returns the same product with alpha = rank; the up is rounded once, to its dtype."""
+    """Return the same product with alpha = rank; the up is rounded once, to its dtype."""
     if delta.alpha == delta.rank:
         return delta
     up = delta.up.astype(np.float32) * np.float32(delta.scale)
@@ -122,7 +122,7 @@ def _fold_alpha(delta: LoraDelta, dtype: str | None) -> LoraDelta:
 
 
 def _is_exact(delta: LoraDelta, dtype: str | None) -> bool:
-    """Returns whether the original up can be computed from that of `_fold_alpha`."""
+    """Return whether the original up can be computed from that of `_fold_alpha`."""
     if delta.alpha == delta.rank or abs(math.frexp(delta.scale)[0]) != 0.5:
         return False
     up = _fold_alpha(delta, dtype).up
@@ -131,7 +131,7 @@ def _is_exact(delta: LoraDelta, dtype: str | None) -> bool:
 
 
 def peft_config(settings: Mapping[str, tuple[int, float]]) -> dict:
-    """Returns the arguments of a peft.LoraConfig with these ranks and alphas.
+    """Return the arguments of a peft.LoraConfig with these ranks and alphas.
 
     Args:
       settings: rank and alpha by the layer's name.
@@ -164,7 +164,7 @@ def _write(
     metadata: Mapping[str, str] | None = None,
     alphas: bool = False,
 ) -> None:
-    """Writes layer by layer; each is made twice, first for its shapes, then for its numbers."""
+    """Write layer by layer; each is made twice, first for its shapes, then for its numbers."""
     cached = lru_cache(1)(layers)  # a layer's keys are adjacent in a file
     source: dict[str, tuple[str, str, str]] = {}  # key -> official layer, file's layer, half
     shapes: dict[str, Shape] = {}
@@ -195,7 +195,7 @@ class _LoraTensors:
     metadata: Mapping[str, str]
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads a half or an alpha."""
+        """Read a half or an alpha."""
         module, layer, half = self.source[name]
         delta = self.layers(module)[layer]
         array = {DOWN: delta.down, UP: delta.up, ALPHA: np.array(delta.alpha)}[half]

@@ -23,7 +23,7 @@ from step1x_jax.weights.run.reader import RunFolder
 
 
 def find_base(run: RunFolder, given: epath.PathLike | None = None) -> epath.Path:
-    """Returns the path of the base of a run's adapters.
+    """Return the path of the base of a run's adapters.
 
     Args:
       run: of adapters.
@@ -43,7 +43,7 @@ def find_base(run: RunFolder, given: epath.PathLike | None = None) -> epath.Path
 
 
 def check_base(run: RunFolder, tensors: Tensors) -> None:
-    """Compares weights with those on which a run's adapters were trained.
+    """Compare weights with those on which a run's adapters were trained.
 
     The weights are read for this, each process a share of the parameters.
 
@@ -76,7 +76,7 @@ def check_base(run: RunFolder, tensors: Tensors) -> None:
 
 
 def describe_parameters(tensors: Tensors, config: ModelConfig, names: Iterable[str]) -> ArrayInfos:
-    """Returns what `describe_arrays` returns for our parameters, computed from official tensors
+    """Return what `describe_arrays` returns for our parameters, computed from official tensors
     block by block.
 
     Args:

@@ -70,7 +70,7 @@ def detect_damage(path: epath.Path, what: str) -> Iterator[None]:
 
 
 def _environment_reason(error: BaseException, path: epath.Path) -> str | None:
-    """Returns why reading failed, if the cause is not in the files."""
+    """Return why reading failed, if the cause is not in the files."""
     for one in _chain(error):
         if isinstance(one, MemoryError):
             return "out of memory"
@@ -94,7 +94,7 @@ def _environment_reason(error: BaseException, path: epath.Path) -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yields an exception and those that caused it."""
+    """Yield an exception and those that caused it."""
     seen: list[BaseException] = []
     todo: list[BaseException | None] = [error]
     while todo:
@@ -106,13 +106,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def failure_reason(text: str) -> str:
-    """Returns the system's reason in one of tensorstore's messages, on one line."""
+    """Return the system's reason in one of tensorstore's messages, on one line."""
     message = re.split(r" \[(?=[a-z])", text)[0]  # codes and source locations follow
     return " ".join(message.rsplit(": ", 1)[-1].split())[:200]
 
 
 def write_failure_reason(e: OSError | ValueError) -> str | None:
-    """Returns why writing failed.
+    """Return why writing failed.
 
     Args:
       e: an OSError, or tensorstore's ValueError, which contains the system's reason.
@@ -127,7 +127,7 @@ def write_failure_reason(e: OSError | ValueError) -> str | None:
 
 
 def _unreadable(path: epath.Path) -> str | None:
-    """Returns why a file in a local folder cannot be opened; Orbax takes some of these for missing
+    """Return why a file in a local folder cannot be opened; Orbax takes some of these for missing
     files.
     """
     try:

@@ -96,7 +96,7 @@ class CheckpointDescription:
         return WEIGHTS if WEIGHTS in self.arrays else "params"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the description as JSON, with a checksum."""
+        """Return the description as JSON, with a checksum."""
         values: dict[str, Any] = {
             "schema_version": self.schema,
             "config": self.config,
@@ -110,7 +110,7 @@ class CheckpointDescription:
 
 
 def read_description(path: epath.Path) -> CheckpointDescription:
-    """Reads a checkpoint's description.
+    """Read a checkpoint's description.
 
     Args:
       path: WORKDIR/checkpoints/STEP.
@@ -169,19 +169,19 @@ def read_description(path: epath.Path) -> CheckpointDescription:
 
 
 def _read_section(section_type: type[Any], config: Mapping[str, Any], name: str) -> Any:
-    """Reads a section of a run's config; missing fields have their defaults."""
+    """Read a section of a run's config; missing fields have their defaults."""
     return build(section_type, config.get(name, {}), "the config", name)
 
 
 def _check_dtypes(infos: ArrayInfos) -> None:
-    """Raises ValueError for dtypes that no checkpoint has."""
+    """Raise ValueError for dtypes that no checkpoint has."""
     for name, array in infos.items():
         if array["dtype"] not in DTYPES:
             raise ValueError(f"{name} is of dtype {array['dtype']}")
 
 
 def different_base(description: CheckpointDescription, base: ArrayInfos) -> str | None:
-    """Returns the first array in which weights differ from the base of adapters, or None.
+    """Return the first array in which weights differ from the base of adapters, or None.
 
     Args:
       description: of the adapters' checkpoint.
@@ -196,7 +196,7 @@ def different_base(description: CheckpointDescription, base: ArrayInfos) -> str 
 def different_base_error(
     description: CheckpointDescription, path: epath.Path, name: str
 ) -> UserError:
-    """Returns the error for adapters (checkpoint at `path`) whose base differs in array `name`."""
+    """Return the error for adapters (checkpoint at `path`) whose base differs in array `name`."""
     return UserError(
         f"the adapters in {path} were trained on other weights: {name} differs; give those that"
         f" were in {description.start_from} when training began."
@@ -204,7 +204,7 @@ def different_base_error(
 
 
 def check_same_arrays(saved: ArrayInfos, wanted: Arrays, path: epath.Path) -> None:
-    """Raises UserError for the first array in which checkpoint and model differ."""
+    """Raise UserError for the first array in which checkpoint and model differ."""
     for name, x in wanted.items():
         expected = f"{x.dtype}{list(x.shape)}"
         found = summary(saved[name]) if name in saved else "missing"

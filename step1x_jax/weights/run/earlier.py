@@ -48,14 +48,14 @@ class Origin(NamedTuple):
     axis: int = 0
 
     def take(self, x: Any, shape: Sequence[int]) -> Any:
-        """Takes a current array of `shape` from the earlier one (numpy or jax), or from a layer of
+        """Take a current array of `shape` from the earlier one (numpy or jax), or from a layer of
         it.
         """
         return (x if self.third is None else x.take(self.third, axis=self.axis)).reshape(shape)
 
 
 def find_origin(name: str) -> Origin:
-    """Returns the earlier array from which the current array `name` is taken."""
+    """Return the earlier array from which the current array `name` is taken."""
     third, axis = None, 0
     if fused := _FUSED.search(name):
         third, axis = "qkv".index(fused[2]), -4 if fused[3] == "kernel" else -3
@@ -66,7 +66,7 @@ def find_origin(name: str) -> Origin:
 
 
 def abstract_earlier(wanted: Arrays, saved: ArrayInfos) -> Arrays:
-    """Returns, as abstract arrays, the earlier arrays from which current ones are taken.
+    """Return, as abstract arrays, the earlier arrays from which current ones are taken.
 
     Args:
       wanted: current abstract arrays, with dtypes and shardings.
@@ -98,7 +98,7 @@ def abstract_earlier(wanted: Arrays, saved: ArrayInfos) -> Arrays:
 def _group_axes(
     shape: Sequence[int], earlier: Sequence[int], source: Origin
 ) -> list[list[int]] | None:
-    """Groups the sizes of earlier axes by the current axis into which they are merged.
+    """Group the sizes of earlier axes by the current axis into which they are merged.
 
     The axis of q, k and v is left out.
 
@@ -124,7 +124,7 @@ def _group_axes(
 
 
 def _earlier_sharding(sharding: Any, groups: Sequence[Sequence[int]], source: Origin) -> Any:
-    """Returns the sharding of an earlier array: split where the current one is, if the axis is
+    """Return the sharding of an earlier array: split where the current one is, if the axis is
     divisible.
     """
     if not isinstance(sharding, NamedSharding):
@@ -143,7 +143,7 @@ def _earlier_sharding(sharding: Any, groups: Sequence[Sequence[int]], source: Or
 
 
 def from_earlier(loaded: Arrays, wanted: Arrays) -> Arrays:
-    """Returns current arrays from earlier ones, which are freed one after another.
+    """Return current arrays from earlier ones, which are freed one after another.
 
     Args:
       loaded: the arrays of `abstract_earlier`.
@@ -166,7 +166,7 @@ def from_earlier(loaded: Arrays, wanted: Arrays) -> Arrays:
 
 
 def describe_earlier(infos: ArrayInfos, saved: ArrayInfos) -> ArrayInfos:
-    """Returns what an earlier checkpoint's description would say about current arrays.
+    """Return what an earlier checkpoint's description would say about current arrays.
 
     For q, k and v only the sum of their bits is known, the first number of a fingerprint. The other
     arrays have the same numbers in the same order, hence the same fingerprint.
@@ -188,7 +188,7 @@ def describe_earlier(infos: ArrayInfos, saved: ArrayInfos) -> ArrayInfos:
 
 
 def group_by_earlier_name(names: Iterable[str]) -> dict[str, list[str]]:
-    """Groups current names by the name of the earlier array."""
+    """Group current names by the name of the earlier array."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(find_origin(name).name, []).append(name)

@@ -35,7 +35,7 @@ ArrayInfos = dict[str, ArrayInfo]  # by name
 
 
 def name_arrays(tree: Any) -> Arrays:
-    """Returns a tree's arrays by name: the path of modules and attributes, joined by dots."""
+    """Return a tree's arrays by name: the path of modules and attributes, joined by dots."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
     return {n.removesuffix(".value"): x for n, (_, x) in zip(names, leaves, strict=True)}
@@ -43,7 +43,7 @@ def name_arrays(tree: Any) -> Arrays:
 
 @jax.jit
 def fingerprints(arrays: Arrays) -> Arrays:
-    """Computes two sums over the numbers of each array, modulo 2^32: (2,) uint32.
+    """Compute two sums over the numbers of each array, modulo 2^32: (2,) uint32.
 
     The first one sums their bits, read as unsigned integers. It does not detect numbers that
     exchange places, or changes that cancel. The second one, over hashes of bits and index, does.
@@ -71,7 +71,7 @@ def _add_both(a: Any, b: Any) -> Any:
 
 
 def _strides(shape: Sequence[int]) -> list[int]:
-    """Returns the distance of neighbours along each axis in row-major order."""
+    """Return the distance of neighbours along each axis in row-major order."""
     return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
@@ -90,7 +90,7 @@ def _hash(bits: jax.Array, index: jax.Array) -> jax.Array:
 def fingerprint_of(
     block: np.ndarray, start: Sequence[int] | None = None, shape: Sequence[int] | None = None
 ) -> Fingerprint:
-    """Computes an array's fingerprint on the host, or what a block contributes to it.
+    """Compute an array's fingerprint on the host, or what a block contributes to it.
 
     Args:
       block: the array, or a block of it.
@@ -104,7 +104,7 @@ def fingerprint_of(
 
 
 def _sums(bits: np.ndarray, first: int, shape: Sequence[int]) -> Fingerprint:
-    """Computes the sums of a block whose first number has the flat index `first`."""
+    """Compute the sums of a block whose first number has the flat index `first`."""
     whole = [part == size for part, size in zip(bits.shape, shape, strict=True)]
     if all(whole[1:]):
         return _sums_of_rows(bits.reshape(1, -1), first, 0)
@@ -115,7 +115,7 @@ def _sums(bits: np.ndarray, first: int, shape: Sequence[int]) -> Fingerprint:
 
 
 def _sums_of_rows(rows: np.ndarray, first: int, stride: int) -> Fingerprint:
-    """Computes the sums of rows that begin at flat indices first, first + stride, ...."""
+    """Compute the sums of rows that begin at flat indices first, first + stride, ...."""
     width = min(max(rows.shape[1], 1), CHUNK)
     height = min(len(rows), CHUNK // width)
     indices = np.arange(height)[:, None] * stride + np.arange(width)
@@ -141,23 +141,23 @@ def _sums_of_rows(rows: np.ndarray, first: int, stride: int) -> Fingerprint:
 
 
 def combine(*parts: Fingerprint) -> Fingerprint:
-    """Returns the fingerprint of an array from those of its blocks."""
+    """Return the fingerprint of an array from those of its blocks."""
     return [sum(numbers) % 2**32 for numbers in zip(*parts, strict=True)]
 
 
 def matches(saved: ArrayInfo, found: ArrayInfo) -> bool:
-    """Returns whether two descriptions agree; schema 2 has only a fingerprint's first number."""
+    """Return whether two descriptions agree; schema 2 has only a fingerprint's first number."""
     bits = zip(saved["fingerprint"], found["fingerprint"], strict=False)
     return summary(saved) == summary(found) and all(a == b for a, b in bits)
 
 
 def summary(info: ArrayInfo) -> str:
-    """Returns dtype and shape as text: float32[16, 32]."""
+    """Return dtype and shape as text: float32[16, 32]."""
     return f"{info['dtype']}{list(info['shape'])}"
 
 
 def describe_arrays(arrays: Arrays) -> ArrayInfos:
-    """Returns shape, dtype and fingerprint of each array."""
+    """Return shape, dtype and fingerprint of each array."""
     sums = jax.device_get(fingerprints(arrays))
     return {
         name: {
@@ -170,7 +170,7 @@ def describe_arrays(arrays: Arrays) -> ArrayInfos:
 
 
 def make_fingerprinter(transform: Transform) -> tuple[ArrayInfos, Transform]:
-    """Wraps a transform so that it also describes each parameter it is called with.
+    """Wrap a transform so that it also describes each parameter it is called with.
 
     Args:
       transform: what replaces each parameter.
@@ -189,5 +189,5 @@ def make_fingerprinter(transform: Transform) -> tuple[ArrayInfos, Transform]:
 
 
 def checksum(description: dict[str, Any]) -> int:
-    """Returns the CRC-32 of a description."""
+    """Return the CRC-32 of a description."""
     return zlib.crc32(json.dumps(description, sort_keys=True).encode())

@@ -41,12 +41,12 @@ class Notes:
 
 
 def is_run(path: epath.PathLike) -> bool:
-    """Returns whether a path is a run's folder, or weights alone in that format."""
+    """Return whether a path is a run's folder, or weights alone in that format."""
     return (epath.Path(path) / FOLDER).is_dir()
 
 
 def no_average_error(path: epath.PathLike) -> UserError:
-    """Returns the error for a moving average requested of something that is not a run."""
+    """Return the error for a moving average requested of something that is not a run."""
     return UserError(
         f"{path} is not a run of launch.train, and only runs have a moving average; leave --ema"
         " out."
@@ -54,7 +54,7 @@ def no_average_error(path: epath.PathLike) -> UserError:
 
 
 def checkpoints_folder(workdir: epath.PathLike) -> epath.Path:
-    """Returns the folder of a run's checkpoints as an absolute path, which Orbax requires.
+    """Return the folder of a run's checkpoints as an absolute path, which Orbax requires.
 
     Raises:
       UserError: Orbax or tensorstore would resolve the path differently.
@@ -75,7 +75,7 @@ def checkpoints_folder(workdir: epath.PathLike) -> epath.Path:
 
 
 def check_can_save(folder: epath.PathLike) -> None:
-    """Raises UserError if Orbax could not read checkpoints that it writes below a folder.
+    """Raise UserError if Orbax could not read checkpoints that it writes below a folder.
 
     It takes the path for a glob pattern when it merges what the processes wrote.
     """
@@ -96,7 +96,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def list_steps(folder: epath.Path) -> list[int]:
-    """Returns the steps that have a checkpoint, newest first.
+    """Return the steps that have a checkpoint, newest first.
 
     Raises:
       UserError: the folder cannot be read.
@@ -146,7 +146,7 @@ def record_step(folder: epath.Path, field: str, step: int) -> None:
 
 
 def check_listed(folder: epath.Path, file: str) -> None:
-    """Refuses a folder that the object store does not list yet: Orbax would take it for damaged.
+    """Refuse a folder that the object store does not list yet: Orbax would take it for damaged.
 
     Args:
       folder: the folder.
@@ -163,7 +163,7 @@ def check_listed(folder: epath.Path, file: str) -> None:
 
 
 def set_aside(path: epath.Path) -> None:
-    """Makes sure that a damaged checkpoint is not used again: renames it, or on an object store
+    """Make sure that a damaged checkpoint is not used again: rename it, or on an object store
          uncommits it.
 
     Raises:
@@ -185,7 +185,7 @@ def set_aside(path: epath.Path) -> None:
 
 
 def any_set_aside(folder: epath.Path) -> bool:
-    """Returns whether a damaged checkpoint was set aside."""
+    """Return whether a damaged checkpoint was set aside."""
     if is_remote(folder):
         return bool(_notes(folder).damaged)
     return bool(find(folder, f"*{DAMAGED}*"))

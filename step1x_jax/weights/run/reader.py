@@ -61,7 +61,7 @@ class RunFolder:
     """
 
     def __init__(self, workdir: epath.PathLike, *, ema: bool = False, say: Say = logging.warning):
-        """Reads the description, but no array.
+        """Read the description, but no array.
 
         Args:
           workdir: the run's folder.
@@ -97,7 +97,7 @@ class RunFolder:
         return self.description.arrays[self._item(self.description)]
 
     def restore(self, wanted: nnx.State) -> nnx.State:
-        """Loads the parameters or adapters, each process its shards.
+        """Load the parameters or adapters, each process its shards.
 
         Args:
           wanted: shapes, dtypes and shardings; without a sharding: one local device.
@@ -114,14 +114,14 @@ class RunFolder:
         )
 
     def check_adapters(self) -> None:
-        """Raises UserError if the run trained all parameters."""
+        """Raise UserError if the run trained all parameters."""
         if not self.lora.rank:
             raise UserError(
                 f"{self.workdir} trained all parameters, so it has no adapters; use it as a model."
             )
 
     def adapters(self) -> Adapters:
-        """Loads the run's adapters as a LoRA.
+        """Load the run's adapters as a LoRA.
 
         Raises:
           UserError: the run trained all parameters.
@@ -133,7 +133,7 @@ class RunFolder:
     def read_newest(
         self, read: Callable[[epath.Path, CheckpointDescription, str], Result]
     ) -> Result:
-        """Returns the result of `read` for the newest checkpoint in which it finds no damage.
+        """Return the result of `read` for the newest checkpoint in which it finds no damage.
 
         Args:
           read: called with the checkpoint's folder, its description, and the name of the wanted
@@ -194,7 +194,7 @@ class RunTensors:
         return {n: np.dtype(arrays[stored(e.slices[0].path)]["dtype"]) for n, e in table.items()}
 
     def read(self, name: str, rows: RowIndices = None) -> np.ndarray:
-        """Reads one tensor, or some of its rows.
+        """Read one tensor, or some of its rows.
 
         Raises:
           UserError: there is no undamaged checkpoint, or no space for a copy.
@@ -231,7 +231,7 @@ class RunTensors:
 def iter_stored_blocks(
     path: epath.Path, item: str, name: str
 ) -> Iterator[tuple["Index", np.ndarray]]:
-    """Yields index and numbers of the blocks in which an array of a checkpoint is stored.
+    """Yield index and numbers of the blocks in which an array of a checkpoint is stored.
 
     The blocks are the shards of the devices that saved it. They are read by tensorstore, because
     Orbax reads only whole arrays.
@@ -254,7 +254,7 @@ def iter_stored_blocks(
 def _verify(
     path: epath.Path, item: str, name: str, info: ArrayInfo, folder: "_TempFolder | None"
 ) -> Any:
-    """Compares an array with its fingerprint, and returns it as a leaf for `OfficialTensors`.
+    """Compare an array with its fingerprint, and return it as a leaf for `OfficialTensors`.
 
     Args:
       path: of the checkpoint.
@@ -288,13 +288,13 @@ def _verify(
 
 
 def _check_same_arrays(saved: ArrayInfos, parameters: Mapping[str, Any], path: epath.Path) -> None:
-    """Raises DamagedError unless a description has exactly the arrays of its config."""
+    """Raise DamagedError unless a description has exactly the arrays of its config."""
     if saved.keys() != parameters.keys():
         raise DamagedError(f"{path} describes other arrays than its config has")
 
 
 def _stored_names(description: CheckpointDescription) -> Callable[[str], str]:
-    """Returns a function from a parameter's name to the name of the stored array."""
+    """Return a function from a parameter's name to the name of the stored array."""
     return (
         (lambda name: earlier.find_origin(name).name)
         if description.is_earlier
@@ -342,11 +342,11 @@ class _TempFolder:
         return epath.Path(folder)
 
     def file_path(self, name: str) -> epath.Path:
-        """Returns the path of the file with this name."""
+        """Return the path of the file with this name."""
         return self._path / name
 
     def no_space_error(self, e: OSError) -> UserError:
-        """Returns the error for a system error."""
+        """Return the error for a system error."""
         return UserError(
             f"no space for a copy of {self._workdir} in {self._temp_dir} ({e.strerror}); free some"
             " space, or set another folder for temporary files (TMPDIR)."
@@ -366,7 +366,7 @@ class _RawFile:
             raise folder.no_space_error(e) from e
 
     def write(self, index: "Index", block: np.ndarray) -> None:
-        """Writes a block."""
+        """Write a block."""
         row = math.prod(self._shape[1:]) * self.dtype.itemsize
         try:
             if block.shape[1:] == self._shape[1:]:

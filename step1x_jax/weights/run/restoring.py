@@ -18,7 +18,7 @@ from step1x_jax.weights.run.folder import check_listed
 def load_items(
     path: epath.Path, description: CheckpointDescription, wanted: dict[str, Arrays]
 ) -> dict[str, Arrays]:
-    """Loads items of one checkpoint, and compares every array with the description.
+    """Load items of one checkpoint, and compare every array with the description.
 
     Args:
       path: WORKDIR/checkpoints/STEP.
@@ -52,7 +52,7 @@ def load_items(
 def load_state(
     path: epath.Path, description: CheckpointDescription, item: str, wanted: nnx.State
 ) -> nnx.State:
-    """Loads one item, cast to the wanted dtypes: a float32 run may start from bfloat16 parameters.
+    """Load one item, cast to the wanted dtypes: a float32 run may start from bfloat16 parameters.
 
     Args:
       path: WORKDIR/checkpoints/STEP.
@@ -74,5 +74,5 @@ def load_state(
 
 
 def unflatten_arrays(tree: Any, arrays: Arrays) -> Any:
-    """Returns the tree with its arrays replaced by those of their names; inverts `name_arrays`."""
+    """Return the tree with its arrays replaced by those of their names; inverts `name_arrays`."""
     return jax.tree.unflatten(jax.tree.structure(tree), [arrays[n] for n in name_arrays(tree)])

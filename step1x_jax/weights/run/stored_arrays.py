@@ -25,7 +25,7 @@ BLOCK_BYTES = 1 << 28  # limit of a stored block; readers of blocks hold a few o
 
 
 def save_context() -> ocp.Context:
-    """Returns the Orbax context for saving arrays.
+    """Return the Orbax context for saving arrays.
 
     Compression is off: it would save 8 % of float32 weights and a quarter of bfloat16 ones, and
     take several times as long.
@@ -37,7 +37,7 @@ def save_context() -> ocp.Context:
 
 
 def open_array(item: epath.Path, name: str) -> ts.TensorStore:
-    """Opens an array of a checkpoint's item in tensorstore, to read or write blocks of it.
+    """Open an array of a checkpoint's item in tensorstore, to read or write blocks of it.
 
     Raises:
       ValueError: it does not exist, or is not stored as this version of Orbax does.
@@ -60,7 +60,7 @@ class ArraySpec(NamedTuple):
 
 
 def create_arrays(item: epath.Path, specs: Mapping[str, ArraySpec]) -> dict[str, ts.TensorStore]:
-    """Creates arrays without numbers, replacing those that Orbax stored under the same names.
+    """Create arrays without numbers, replacing those that Orbax stored under the same names.
 
     Args:
       item: the checkpoint's item.
@@ -93,7 +93,7 @@ def _split_block(block: Sequence[int], itemsize: int) -> list[int]:
 
 
 def _tensorstore_spec(item: epath.Path, name: str) -> dict[str, Any]:
-    """Returns tensorstore's spec of an array."""
+    """Return tensorstore's spec of an array."""
     if is_remote(item):
         bucket, _, folder = os.fspath(item).removeprefix("gs://").partition("/")
         base: Any = {"driver": "gcs", "bucket": bucket, "path": f"{folder}/"}
@@ -105,7 +105,7 @@ def _tensorstore_spec(item: epath.Path, name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def block_writer() -> Iterator[Write]:
-    """Yields a function that starts to write a block, which must not be changed any more.
+    """Yield a function that starts to write a block, which must not be changed any more.
 
     Pending writes are limited to one block or BLOCK_BYTES. When the context ends all are finished,
     also after an error.
@@ -131,7 +131,7 @@ def block_writer() -> Iterator[Write]:
 
 
 def block_indices(array: ts.TensorStore) -> Iterator[Index]:
-    """Yields the index of each block in which an array is stored."""
+    """Yield the index of each block in which an array is stored."""
     sizes: Any = array.chunk_layout.read_chunk.shape
     cuts = [
         [slice(start, min(start + size, n)) for start in range(0, n, size)]
@@ -141,7 +141,7 @@ def block_indices(array: ts.TensorStore) -> Iterator[Index]:
 
 
 def read_blocks(array: ts.TensorStore) -> Iterator[tuple[Index, np.ndarray]]:
-    """Yields index and numbers of each block in which an array is stored, and reads ahead.
+    """Yield index and numbers of each block in which an array is stored, and read ahead.
 
     Pending reads are limited to one block or BLOCK_BYTES.
 

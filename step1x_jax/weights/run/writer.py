@@ -42,7 +42,7 @@ from step1x_jax.weights.run.stored_arrays import (
 def write_weights_folder(
     path: epath.PathLike, tensors: Tensors, model: ModelConfig, settings: Mapping[str, Any]
 ) -> None:
-    """Writes official tensors as the checkpoint of step 0 of a run that has only parameters.
+    """Write official tensors as the checkpoint of step 0 of a run that has only parameters.
 
     The kernels of all blocks are stacked in one array of up to 2.9 GB, and Orbax handles only whole
     arrays, of which it makes copies. Therefore Orbax writes arrays of a single number, and
@@ -109,7 +109,7 @@ def _check_dtypes(parameters: Mapping[str, Sequence[SliceSource]], tensors: Tens
 def write_adapters_folder(
     path: epath.PathLike, adapters: nnx.State, model: ModelConfig, lora: LoraConfig
 ) -> None:
-    """Writes adapters as the checkpoint of step 0 of a run of adapters, for lora.start_from.
+    """Write adapters as the checkpoint of step 0 of a run of adapters, for lora.start_from.
 
     Args:
       path: the folder to make.

@@ -66,6 +66,7 @@ def test_an_edit_that_leaks_out_of_its_mask_is_found():
     assert UnchangedFilter()(row_of(source, target, mask[:100])) == "mask_does_not_fit"
 
 
+@pytest.mark.slow
 def test_duplicates_are_found_and_other_edits_are_not():
     check = new_edits()
     source, target, mask = edit(0)

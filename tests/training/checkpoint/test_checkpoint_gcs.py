@@ -55,6 +55,7 @@ def numbers(store):
     return {name.split("/")[3] for name in store.names if name.startswith(AT + "/")}
 
 
+@pytest.mark.slow
 def test_the_newest_comes_back_and_old_ones_are_deleted(gcs, state, abstract):
     save(state, 1, 2, 3)
     assert numbers(gcs) == {"2", "3"}
@@ -65,6 +66,7 @@ def test_the_newest_comes_back_and_old_ones_are_deleted(gcs, state, abstract):
     np.testing.assert_array_equal(params["bias"][...], at_step(state, 3).params["bias"][...])
 
 
+@pytest.mark.slow
 def test_listings_that_lag_neither_lose_nor_resurrect(gcs, state, abstract):
     save(state, 1, 2)
     gcs.freeze_listings(AT)  # in the folder 1 stays listed and 3 never appears
@@ -92,6 +94,7 @@ def test_what_is_not_listed_yet_is_not_taken_for_damaged(gcs, state, abstract):
     assert gcs.names == before
 
 
+@pytest.mark.slow
 def test_a_save_that_was_killed_is_none(gcs, state, abstract):
     save(state, 1, 2)
     gcs.delete(f"{AT}/2/commit_success.txt")  # it is written last
@@ -105,6 +108,7 @@ def test_a_save_that_was_killed_is_none(gcs, state, abstract):
     assert int(restore(RUN, abstract)[0].step) == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_one_is_said_set_aside_and_written_again(gcs, state, abstract):
     save(state, 1, 2)
     flip_a_bit(gcs, 2)
@@ -137,6 +141,7 @@ def test_a_bucket_that_takes_nothing_is_one_sentence(gcs, state, abstract):
     assert int(restore(RUN, abstract)[0].step) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_as_on_a_disk(gcs, tmp_path, monkeypatch):
     config = tiny_config(steps=5)
 

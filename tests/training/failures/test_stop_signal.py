@@ -41,6 +41,7 @@ def test_it_is_said_at_once_and_a_second_one_ends(busy, number):
     assert busy.stdout.read() == ""
 
 
+@pytest.mark.slow
 def test_one_signal_waits_for_the_step(busy):
     os.kill(busy.pid, signal.SIGINT)
     busy.stdout.readline()

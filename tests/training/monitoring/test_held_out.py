@@ -79,6 +79,7 @@ def autoencoder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_looks_at_them_and_learns_nothing_from_it(tmp_path, autoencoder, capsys):
     plain = train(tiny_config(steps=4), tmp_path / "plain", batches)
     config = override(

@@ -47,6 +47,7 @@ def one_step(config, mesh):
     return jax.device_get(state), {name: float(x) for name, x in metrics.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [2, 4])
 @pytest.mark.parametrize("mesh", [MeshConfig(data=2, fsdp=4), MeshConfig(fsdp=1)], ids=str)
 def test_parts_give_what_the_whole_gives(mesh, accumulate):
@@ -60,6 +61,7 @@ def test_parts_give_what_the_whole_gives(mesh, accumulate):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_sums_in_bfloat16_are_near():
     """Each of four partial sums is rounded to 8 bits: 2^-8 of the largest value."""
     dtypes = {"model.dtype": "bfloat16", "model.param_dtype": "bfloat16"}
@@ -89,6 +91,7 @@ def test_activations_are_those_of_one_part():
     assert not [shapes for shapes in sent if ",4,6," in shapes]
 
 
+@pytest.mark.slow
 def test_resuming_is_bit_for_bit(tmp_path):
     config = config_of(2)
     whole = train(config, tmp_path / "whole", big_batches)

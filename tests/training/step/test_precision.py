@@ -86,6 +86,7 @@ def test_parameters_move_at_the_learning_rate_of_fine_tuning():
     assert moved == pytest.approx(1e-3, abs=5 * (1e-3 * 2**-8 / 1e4) ** 0.5)
 
 
+@pytest.mark.slow
 def test_bfloat16_moments_decay_and_follow_the_float32_ones():
     """Rounded to nearest, 0.999 v is v, and v would never decay."""
     config = bf16_config(moment_dtype="bfloat16", clip_norm=0.0)
@@ -138,6 +139,7 @@ def test_kernels_alone_are_cast():
     assert cast == {"['proj']['kernel']"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -157,6 +159,7 @@ def test_resuming_is_bit_for_bit(config, tmp_path):
         assert (x.dtype, x.sharding) == (y.dtype, y.sharding)
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_learns(tmp_path):
     """The loss of one batch falls as in float32."""
 

@@ -31,6 +31,7 @@ class Witness(Toy):
         return super().__call__(latents, reference, text, text_lengths, timesteps)
 
 
+@pytest.mark.slow
 def test_a_run_on_three_buckets(tmp_path, monkeypatch):
     """Shares and timesteps depend on the bucket; each bucket compiles exactly one program."""
     monkeypatch.setattr(step1x_edit, "Step1XEdit", Witness)

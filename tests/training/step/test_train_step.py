@@ -71,6 +71,7 @@ def one_device():
     return run(ONE, stirred(fresh(ONE)))
 
 
+@pytest.mark.slow
 def test_the_random_start_is_the_same_on_a_mesh():
     states = fresh(make_mesh(MeshConfig(data=2))), fresh(ONE)
     for x, y in zip(*map(jax.tree.leaves, states), strict=True):
@@ -133,6 +134,7 @@ def test_a_mesh_changes_rounding_only(one_device, make, config):
     assert kernel.addressable_shards[0].data.size * parts == kernel.size
 
 
+@pytest.mark.slow
 def test_devices_send_each_other_weights_and_no_tokens():
     """A collective over the 30 image, 7 text or all 37 tokens would gather the batch."""
     config = tiny_config()

@@ -194,6 +194,7 @@ def test_absurd_headers_are_refused(tmp_path, entries, words):
     assert len(str(error.value)) < 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twins", [True, False])
 def test_many_and_long_names_take_no_more_than_their_share_of_time(tmp_path, twins):
     """A quadratic search would take minutes; the message must not contain a name of a megabyte."""

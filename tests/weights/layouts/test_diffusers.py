@@ -97,6 +97,7 @@ def test_which_rows_lie_where(tmp_path):
     assert len(theirs) == len(ours) + 2 * (2 * 2 * 2 + 3 * 3)
 
 
+@pytest.mark.slow
 def test_the_full_size_has_every_number_once():
     official = official_shapes(PRESETS["step1x_edit_v1_1"]())
     layout = transformer_layout(official, 3072)

@@ -83,6 +83,7 @@ def everything(workdir):
             os.chmod(parent, 0o755)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [".", DESCRIPTION, "params", "optimizer/_METADATA", "ema/d"])
 def test_missing_rights_are_no_damage(workdir, abstract, file):
     everything(workdir)

@@ -75,6 +75,7 @@ def test_a_changed_number_is_noticed(folder, tmp_path):
         tensors.read("img_in.weight")
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mesh_comes_back_from_its_parts(tmp_path):
     """Stored as the shards of eight devices, split along several axes."""
     run = run_of(tmp_path / "run", MeshConfig(fsdp=4, tensor=2))
@@ -89,6 +90,7 @@ def test_a_run_on_a_mesh_comes_back_from_its_parts(tmp_path):
     assert list((tmp_path / "room").iterdir()) == []  # the copy is gone
 
 
+@pytest.mark.slow
 def test_damage_leads_to_the_checkpoint_before(tmp_path):
     """Damage that is found only while the arrays are copied: the files are valid."""
     run = run_of(tmp_path / "run", MeshConfig(data=1))
@@ -101,6 +103,7 @@ def test_damage_leads_to_the_checkpoint_before(tmp_path):
     assert "transformer.img_in.bias does not match its fingerprint" in said[0]
 
 
+@pytest.mark.slow
 def test_missing_rights_do_not_lead_to_older_weights(tmp_path):
     run = run_of(tmp_path / "run", MeshConfig(data=1))
     tensors = RunTensors(RunFolder(run), tmp_path)
@@ -110,6 +113,7 @@ def test_missing_rights_do_not_lead_to_older_weights(tmp_path):
         tensors.read("img_in.bias")
 
 
+@pytest.mark.slow
 def test_no_room_for_the_copy(tmp_path, monkeypatch):
     run = run_of(tmp_path / "run", MeshConfig(data=1))
     (tmp_path / "room").write_text("a file")
@@ -118,6 +122,7 @@ def test_no_room_for_the_copy(tmp_path, monkeypatch):
         tensors.read("img_in.bias")
 
 
+@pytest.mark.slow
 def test_what_one_device_had_is_stored_in_small_blocks(tmp_path, monkeypatch):
     """Readers need no memory for the largest array; blocks are not compressed."""
     monkeypatch.setattr(stored_arrays, "BLOCK_BYTES", 1 << 14)

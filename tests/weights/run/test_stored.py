@@ -129,6 +129,7 @@ def test_every_schema_that_is_read_is_here():
     assert {FIRST, "schema_2", "schema_3", "schema_4", NEWEST} == set(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_and_moving_average(unpacked, name):
     wanted = arrays_then(unpacked / name / "run.npz", name)
@@ -142,6 +143,7 @@ def test_official_tensors(unpacked, name):
     assert_same(found, load_file(unpacked / name / "run.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_goes_on_with_all_that_it_had(unpacked, monkeypatch, capsys, name):
     found = going_on(unpacked / name, "run", run_config(), monkeypatch)
@@ -166,6 +168,7 @@ def test_moments_of_adafactor_are_refused():
         abstract_earlier({"1.moments.transformer.img_in.kernel.rows": rows}, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_ADAPTERS)
 def test_a_run_of_adapters_goes_on_on_its_base(unpacked, monkeypatch, capsys, name):
     found = going_on(unpacked / name, "lora", lora_config(), monkeypatch)
@@ -192,6 +195,7 @@ def test_adapters_are_merged_into_their_base(unpacked, name):
         np.testing.assert_allclose(found[tensor], x, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_ADAPTERS)
 def test_weights_alone(unpacked, name):
     """Which were rounded."""

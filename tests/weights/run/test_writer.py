@@ -60,6 +60,7 @@ def test_training_starts_from_it_on_a_mesh(folder):
         assert x.sharding.mesh == mesh
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_and_starts_float32(tmp_path):
     path = write(tmp_path / "half", jnp.bfloat16)
     run = RunFolder(path)
@@ -136,6 +137,7 @@ def test_a_tensor_that_cannot_be_read_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_each_tensor_is_read_once_and_few_are_held(tmp_path, monkeypatch):
     monkeypatch.setattr(stored_arrays, "BLOCK_BYTES", 1 << 20)
     model = dataclasses.replace(wide_config(), depth_single_blocks=8)
