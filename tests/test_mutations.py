@@ -40,7 +40,6 @@ def changes(where, old, new, source=SOURCE):
     return [line.strip() for line in after if line not in before]
 
 
-@pytest.mark.slow
 def test_every_mutation_can_be_made():
     assert problems(read_mutations()) == []
 

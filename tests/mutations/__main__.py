@@ -3,8 +3,8 @@
     python -m tests.mutations [--check] [--file FILE ...] [NAME ...]
 
 Each mutation of tests/mutations/table/ (all, those of a file, or those named) is made in a
-temporary copy of the tree. The tests named beside it run first (before that, once without any),
-then, if these pass, all quick ones. One row of a Markdown table is printed per mutation: its name,
+temporary copy of the tree. The tests named beside it run first (before that, once without any), the
+slow ones after the others, then, if these pass, all quick ones. One row of a Markdown table is printed per mutation: its name,
 the first test that failed, seconds. The exit code is 1 if one survives, or if one does not fit the
 code; --check looks only for that.
 
@@ -30,12 +30,10 @@ from tests.mutations.table import Mutation, read_mutations
 from tests.mutations.tree import DoesNotFit, find, replaced
 
 ROOT = pathlib.Path(__file__).parents[2]
-QUICK = (
-    "not (slow or torch or quickstart or parquet or gcs or demo or evaluation or deidentify"
-    " or curation)"
-)
+EXTRAS = "torch or quickstart or parquet or gcs or demo or evaluation or deidentify or curation"
 LIBRARIES = ("torch", "diffusers", "cv2", "pyarrow", "skimage")  # that WITH_EXTRAS need
 SECOND_LANE = ROOT / ".venv-3.12/bin/python"  # of launch/test.sh --all, for HOPPER alone
+NO_TESTS = 5  # pytest's exit code if all were deselected
 TIMEOUT = 1800  # seconds; code that hangs is noticed, too
 
 
@@ -63,10 +61,12 @@ def problems(mutations: list[Mutation], root: pathlib.Path = ROOT) -> list[str]:
     return found
 
 
-def first_failure(root: pathlib.Path, *tests: str) -> str | None:
-    """The first test that fails, of these or all quick ones; or None."""
+def first_failure(root: pathlib.Path, *tests: str, slow: bool = False) -> str | None:
+    """Return the first test that fails, of these or all, of the slow or the quick ones; or None."""
     python = str(SECOND_LANE) if tests == (HOPPER,) else sys.executable
-    marks = "not slow" if tests and all(test.startswith(WITH_EXTRAS) for test in tests) else QUICK
+    marks = "slow" if slow else "not slow"
+    if not (tests and all(test.startswith(WITH_EXTRAS) for test in tests)):
+        marks += f" and not ({EXTRAS})"
     command = [python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", marks]
     command.append("--ignore=tests/test_mutations.py")  # which any mutation fails
     environment = {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", "JAX_PLATFORMS": "cpu"}
@@ -81,10 +81,10 @@ def first_failure(root: pathlib.Path, *tests: str) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return "(hangs)"
-    if done.returncode == 0:
+    if done.returncode in (0, NO_TESTS):
         return None
     failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
-    if done.returncode != 1 or failed is None:  # no test to run, or the code cannot be imported
+    if done.returncode != 1 or failed is None:  # the code cannot be imported
         raise RuntimeError(f"pytest {' '.join(tests)}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return failed[1]
 
@@ -95,7 +95,9 @@ def caught_by(mutation: Mutation, root: pathlib.Path) -> str | None:
     text = path.read_text()
     path.write_text(replaced(text, *mutation[3:]))
     try:
-        return first_failure(root, *mutation.tests.split()) or first_failure(root)
+        tests = mutation.tests.split()
+        named = first_failure(root, *tests) or first_failure(root, *tests, slow=True)
+        return named or first_failure(root)
     finally:
         path.write_text(text)
 
