@@ -4,9 +4,9 @@
 
 Each mutation of tests/mutations/table/ (all, those of a file, or those named) is made in a
 temporary copy of the tree. The tests named beside it run first (before that, once without any), the
-slow ones after the others, then, if these pass, all quick ones. One row of a Markdown table is printed per mutation: its name,
-the first test that failed, seconds. The exit code is 1 if one survives, or if one does not fit the
-code; --check looks only for that.
+slow ones after the others, then, if these pass, all quick ones. One row of a Markdown table is
+printed per mutation: its name, the first test that failed, seconds. The exit code is 1 if one
+survives, or if one does not fit the code; --check looks only for that.
 
 Tests WITH_EXTRAS need the extras torch, diffusers and curation, and are run all the same; where one
 is missing, their mutations are left out, which is printed.
