@@ -3,7 +3,7 @@
     bash launch/quickstart.sh              # data, training, report; or with existing data:
     python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart/train
 
-Expected: 7 minutes of training on 2 CPU cores, 10 for the script, and a mean gain of 12.0 dB over
+Expected: 4 minutes of training on 2 CPU cores, 6 for the script, and a mean gain of 12.0 dB over
 the unedited source on held-out photographs.
 """
 

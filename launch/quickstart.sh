@@ -3,7 +3,7 @@
 #
 #   bash launch/quickstart.sh
 #
-# Needs Python 3.11+ and pip; about 10 minutes on two CPU cores once packages are installed.
+# Needs Python 3.11+ and pip; about 6 minutes on two CPU cores once packages are installed.
 # Run it again and it goes on where it was; `rm -r runs/quickstart` starts over.
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
